@@ -1,0 +1,2 @@
+//! The `logmirror` command.
+fn main() {}

@@ -1,0 +1,25 @@
+//! Replacing a small file so that a crash leaves the old content or the new, never a mixture or nothing.
+
+use std::io::{self, IoSlice};
+
+use super::Repo;
+
+/// Replaces the content of `name`. After Ok the new content survives power loss; after Err the old or the new does.
+///
+/// Three steps, each needed: the file is synced before the rename, or the name could point at an empty file; the rename
+/// is atomic, so a reader sees one content whole; the directory is synced, or the rename itself could be forgotten.
+///
+/// # Errors
+/// As the repo says.
+pub fn replace(repo: &dyn Repo, name: &str, content: &[u8]) -> io::Result<()> {
+    let draft = format!("{name}.tmp");
+    match repo.remove(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = repo.create(&draft)?;
+    file.write_at(&mut [IoSlice::new(content)], 0)?;
+    file.sync()?;
+    repo.rename(&draft, name)?;
+    repo.sync_dir()
+}

@@ -1,0 +1,192 @@
+//! [`FsRepo`]: a directory of the file system.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::FallocateFlags;
+use rustix::io::{Errno, ReadWriteFlags};
+
+use super::map::FileMap;
+use super::{Repo, RepoFile, RepoLock, RepoMap};
+
+/// What one writev may take (`IOV_MAX` on Linux).
+const SLICES_PER_WRITE: usize = 1024;
+
+/// A directory of the file system.
+#[derive(Clone, Debug)]
+pub struct FsRepo {
+    dir: PathBuf,
+}
+
+impl FsRepo {
+    /// The directory at `dir`, which must exist.
+    ///
+    /// # Errors
+    /// When it is not a directory that can be read.
+    pub fn open(dir: impl Into<PathBuf>) -> io::Result<Self> {
+        let dir = dir.into();
+        if !fs::metadata(&dir)?.is_dir() {
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, format!("{} is not a directory", dir.display())));
+        }
+        Ok(FsRepo { dir })
+    }
+
+    /// The directory at `dir`, made with those above it if need be. After Ok they all survive power loss.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn create(dir: impl Into<PathBuf>) -> io::Result<Self> {
+        let dir = dir.into();
+        let missing: Vec<&Path> = dir.ancestors().take_while(|at| !at.as_os_str().is_empty() && !at.exists()).collect();
+        fs::create_dir_all(&dir)?;
+        for made in missing {
+            let above = made.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            File::open(above)?.sync_all()?;
+        }
+        FsRepo::open(dir)
+    }
+
+    /// The directory's path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    fn file(&self, name: &str, options: &OpenOptions) -> io::Result<Arc<dyn RepoFile>> {
+        Ok(Arc::new(FsFile { file: options.open(self.dir.join(name))? }))
+    }
+}
+
+impl Repo for FsRepo {
+    fn place(&self) -> String {
+        self.dir.display().to_string()
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let names = fs::read_dir(&self.dir)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        names.filter_map(io::Result::transpose).collect()
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn RepoFile>> {
+        self.file(name, OpenOptions::new().read(true))
+    }
+
+    fn open_write(&self, name: &str) -> io::Result<Arc<dyn RepoFile>> {
+        self.file(name, OpenOptions::new().read(true).write(true))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Arc<dyn RepoFile>> {
+        self.file(name, OpenOptions::new().read(true).write(true).create_new(true))
+    }
+
+    fn map(&self, name: &str, bytes: u64) -> io::Result<Box<dyn RepoMap>> {
+        let path = self.dir.join(name);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let bytes = bytes.max(file.metadata()?.len());
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+            // A file system without fallocate: zeros written out reserve the space as well.
+            Err(Errno::OPNOTSUPP) => {
+                let from = file.metadata()?.len();
+                file.write_all_at(&vec![0; (bytes - from) as usize], from)?;
+            }
+            done => done?,
+        }
+        Ok(Box::new(FileMap::new(&file)?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.dir.join(from), self.dir.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.dir.join(name))
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
+    }
+
+    /// The lock is on the directory itself (`flock`), so it leaves no file behind in a directory that must stay
+    /// byte-identical to its source, and it goes with the process however that ends.
+    fn lock(&self) -> io::Result<RepoLock> {
+        let dir = File::open(&self.dir)?;
+        match dir.try_lock() {
+            Ok(()) => Ok(RepoLock::new(dir)),
+            Err(fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn dir(&self, name: &str) -> io::Result<Arc<dyn Repo>> {
+        Ok(Arc::new(FsRepo::open(self.dir.join(name))?))
+    }
+
+    fn create_dir(&self, name: &str) -> io::Result<Arc<dyn Repo>> {
+        fs::create_dir(self.dir.join(name))?;
+        self.dir(name)
+    }
+}
+
+#[derive(Debug)]
+struct FsFile {
+    file: File,
+}
+
+impl RepoFile for FsFile {
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buf.len() {
+            match self.file.read_at(&mut buf[done..], at + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+
+    fn read_cached(&self, buf: &mut [u8], at: u64) -> io::Result<Option<usize>> {
+        match rustix::io::preadv2(&self.file, &mut [IoSliceMut::new(buf)], at, ReadWriteFlags::NOWAIT) {
+            Ok(count) => Ok(Some(count)),
+            Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn write_at(&self, mut slices: &mut [IoSlice<'_>], mut at: u64) -> io::Result<()> {
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            let count = slices.len().min(SLICES_PER_WRITE);
+            match rustix::io::pwritev(&self.file, &slices[..count], at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    at += written as u64;
+                    IoSlice::advance_slices(&mut slices, written);
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn truncate(&self, bytes: u64) -> io::Result<()> {
+        self.file.set_len(bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        if self.file.metadata()?.nlink() == 0 {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the file was removed while it was being written"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,202 @@
+//! [`SegmentReader`]: the bytes of one segment, plain or sealed (zstd), and the place of an offset in them.
+
+use std::fmt;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::sync::Arc;
+
+use zeekstd::Decoder;
+
+use super::index::{Entry, IndexFile};
+use crate::format::commitlog::{Commitlog, HEADER_LEN, SegmentHeader, Version};
+use crate::format::{Commit, FormatError, Item, Scanner, name};
+use crate::limits::READ_BLOCK;
+use crate::offset::{BytePos, Offset};
+use crate::repo::{Repo, RepoFile};
+
+/// First bytes of a zstd frame.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// One segment, opened for reading. Positions are always those of the uncompressed bytes. It goes on reading the file
+/// it opened, even when that is replaced by its sealed form or removed meanwhile.
+pub struct SegmentReader {
+    start: Offset,
+    bytes: Bytes,
+    index: Option<IndexFile>,
+}
+
+enum Bytes {
+    Plain(Arc<dyn RepoFile>),
+    Sealed { decoder: Box<Decoder<'static, Cursor>>, len: u64 },
+}
+
+impl fmt::Debug for SegmentReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SegmentReader").field("start", &self.start).field("sealed", &self.is_compressed()).finish()
+    }
+}
+
+impl SegmentReader {
+    /// Opens the segment that starts at `start`.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none; `InvalidData` when it is compressed and its seek table cannot be read.
+    pub fn open(repo: &dyn Repo, start: Offset) -> io::Result<SegmentReader> {
+        let file = repo.open(&name::segment(start))?;
+        let mut magic = [0; ZSTD_MAGIC.len()];
+        let found = file.read_at(&mut magic, 0)?;
+        let bytes = if magic[..found] == ZSTD_MAGIC {
+            let decoder = Decoder::new(Cursor { file, at: 0 }).map_err(unsealed)?;
+            let len = decoder.seek_table().size_decomp();
+            Bytes::Sealed { decoder: Box::new(decoder), len }
+        } else {
+            Bytes::Plain(file)
+        };
+        Ok(SegmentReader { start, bytes, index: IndexFile::open(repo, start) })
+    }
+
+    /// The offset it starts at, by its name.
+    #[must_use]
+    pub fn start(&self) -> Offset {
+        self.start
+    }
+
+    /// Whether it is compressed.
+    #[must_use]
+    pub fn is_compressed(&self) -> bool {
+        matches!(self.bytes, Bytes::Sealed { .. })
+    }
+
+    /// The file behind it, unless it is compressed.
+    #[must_use]
+    pub fn plain(&self) -> Option<&Arc<dyn RepoFile>> {
+        match &self.bytes {
+            Bytes::Plain(file) => Some(file),
+            Bytes::Sealed { .. } => None,
+        }
+    }
+
+    /// Its length now, uncompressed; a segment being written grows.
+    ///
+    /// # Errors
+    /// When the file cannot be asked.
+    pub fn len(&self) -> io::Result<u64> {
+        match &self.bytes {
+            Bytes::Plain(file) => file.bytes(),
+            Bytes::Sealed { len, .. } => Ok(*len),
+        }
+    }
+
+    /// Whether it has no bytes at all.
+    ///
+    /// # Errors
+    /// When the file cannot be asked.
+    pub fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Reads into `buf` from byte `at`; fewer bytes than asked for only at the end.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or does not decompress (`InvalidData`).
+    pub fn read_at(&mut self, buf: &mut [u8], at: BytePos) -> io::Result<usize> {
+        match &mut self.bytes {
+            Bytes::Plain(file) => file.read_at(buf, at.0),
+            Bytes::Sealed { len, .. } if at.0 >= *len => Ok(0),
+            Bytes::Sealed { decoder, .. } => {
+                if decoder.offset() != at.0 {
+                    decoder.set_offset(at.0).map_err(unsealed)?;
+                }
+                let mut done = 0;
+                while done < buf.len() {
+                    match decoder.decompress(&mut buf[done..]).map_err(unsealed)? {
+                        0 => break,
+                        count => done += count,
+                    }
+                }
+                Ok(done)
+            }
+        }
+    }
+
+    /// Its header; `None` when it is too short to have one, or zero where it should be.
+    ///
+    /// # Errors
+    /// `Ok(Err(_))` when there is something else, or a header we refuse.
+    pub fn header(&mut self) -> io::Result<Result<Option<SegmentHeader>, FormatError>> {
+        let mut bytes = [0; HEADER_LEN];
+        let count = self.read_at(&mut bytes, BytePos(0))?;
+        if bytes[..count].iter().all(|byte| *byte == 0) || count < HEADER_LEN {
+            return Ok(Ok(None));
+        }
+        Ok(SegmentHeader::decode(&bytes).and_then(|header| match header {
+            None => Err(FormatError::NotALog { found: bytes.to_vec() }),
+            header => Ok(header),
+        }))
+    }
+
+    /// The commit at byte `at`, if a whole one with a matching checksum stands there.
+    ///
+    /// # Errors
+    /// When the segment cannot be read.
+    pub fn commit_at(&mut self, at: BytePos, version: Version, commit_bytes_max: u64) -> io::Result<Option<Commit>> {
+        let mut scanner = Scanner::new(Commitlog::new(version, None, commit_bytes_max));
+        let mut block = vec![0; 4096];
+        let mut pos = at;
+        loop {
+            let count = self.read_at(&mut block, pos)?;
+            let mut input = &block[..count];
+            match scanner.next(&mut input) {
+                Ok(Some(Item::Commit(commit))) => return Ok(Some(commit)),
+                Ok(None) if count > 0 => pos = pos.plus(count as u64),
+                _ => return Ok(None),
+            }
+            block.resize(READ_BLOCK, 0);
+        }
+    }
+
+    /// The last index entry at or before `at` that points at the whole commit it names, at a byte before `end`.
+    ///
+    /// # Errors
+    /// When the segment cannot be read.
+    pub fn indexed(&mut self, at: Offset, end: BytePos, version: Version, max: u64) -> io::Result<Option<Entry>> {
+        let Some(index) = self.index.take() else {
+            return Ok(None);
+        };
+        let found = index.find(at, |entry| {
+            let before = entry.value < end && entry.key >= self.start;
+            Ok(before && self.commit_at(entry.value, version, max)?.is_some_and(|commit| commit.first == entry.key))
+        });
+        self.index = Some(index);
+        found
+    }
+}
+
+#[derive(Debug)]
+struct Cursor {
+    file: Arc<dyn RepoFile>,
+    at: u64,
+}
+
+impl Read for Cursor {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buf, self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for Cursor {
+    fn seek(&mut self, pos: SeekFrom) -> io::Result<u64> {
+        let to = match pos {
+            SeekFrom::Start(at) => Some(at),
+            SeekFrom::Current(by) => self.at.checked_add_signed(by),
+            SeekFrom::End(by) => self.file.bytes()?.checked_add_signed(by),
+        };
+        self.at = to.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.at)
+    }
+}
+
+fn unsealed(error: zeekstd::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("sealed segment does not decompress: {error}"))
+}

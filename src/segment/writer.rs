@@ -1,0 +1,128 @@
+//! [`SegmentWriter`]: appends to the open segment.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use super::index::{Entry, OffsetIndex};
+use crate::format::commitlog::Version;
+use crate::format::name;
+use crate::offset::{BytePos, Offset};
+use crate::repo::{Repo, RepoFile};
+
+/// The open segment of a log, positioned at its end. It does not latch failures: its owner stops using it after one.
+#[derive(Debug)]
+pub struct SegmentWriter {
+    start: Offset,
+    version: Version,
+    file: Arc<dyn RepoFile>,
+    end: BytePos,
+    index: Option<OffsetIndex>,
+}
+
+impl SegmentWriter {
+    /// Creates the segment that starts at `start` with its header in it. Nothing is durable yet. A segment of that
+    /// name that holds no commit is replaced.
+    ///
+    /// # Errors
+    /// As the repo says; a file without a whole header may be left, which recovery takes for an empty head.
+    pub fn create(repo: &Arc<dyn Repo>, start: Offset, version: Version, header: &[u8]) -> io::Result<SegmentWriter> {
+        let file_name = name::segment(start);
+        let file = match repo.create(&file_name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let file = repo.open_write(&file_name)?;
+                file.truncate(0)?;
+                file
+            }
+            file => file?,
+        };
+        file.write_at(&mut [IoSlice::new(header)], 0)?;
+        let index = index(repo, start, None);
+        Ok(SegmentWriter { start, version, file, end: BytePos(header.len() as u64), index })
+    }
+
+    /// Opens the segment that starts at `start` for appending at byte `end`, cutting what is behind it. `last` is the
+    /// last index entry that holds, and `marks` are commits behind it that the index lacks.
+    ///
+    /// # Errors
+    /// As the repo says.
+    pub fn open(
+        repo: &Arc<dyn Repo>,
+        start: Offset,
+        version: Version,
+        end: BytePos,
+        last: Option<Entry>,
+        marks: &[Entry],
+    ) -> io::Result<SegmentWriter> {
+        let file = repo.open_write(&name::segment(start))?;
+        if file.bytes()? != end.0 {
+            file.truncate(end.0)?;
+        }
+        let index = index(repo, start, last);
+        let mut segment = SegmentWriter { start, version, file, end, index };
+        segment.note(marks.iter().copied());
+        Ok(segment)
+    }
+
+    /// The offset it starts at.
+    #[must_use]
+    pub fn start(&self) -> Offset {
+        self.start
+    }
+
+    /// How its commits are framed.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Where the next commit goes.
+    #[must_use]
+    pub fn end(&self) -> BytePos {
+        self.end
+    }
+
+    /// The file, to sync it from elsewhere.
+    #[must_use]
+    pub fn file(&self) -> &Arc<dyn RepoFile> {
+        &self.file
+    }
+
+    /// Appends whole, verified commits of `bytes` bytes in all. After Ok they are handed to the operating system,
+    /// nothing more; after Err any part of them may be in the file.
+    ///
+    /// # Errors
+    /// As the repo says.
+    pub fn append(&mut self, slices: &mut [IoSlice<'_>], bytes: u64) -> io::Result<()> {
+        self.file.write_at(slices, self.end.0)?;
+        self.end = self.end.plus(bytes);
+        Ok(())
+    }
+
+    /// Offers commits to the index. An index that cannot grow is given up until the segment is opened again.
+    pub fn note(&mut self, entries: impl IntoIterator<Item = Entry>) {
+        for entry in entries {
+            if let Some(index) = &mut self.index
+                && let Err(error) = index.note(entry)
+            {
+                log::warn!("offset index of segment {} stops at offset {}: {error}", self.start, entry.key);
+                self.index = None;
+            }
+        }
+    }
+
+    /// Ends the index and syncs it: the last step of a segment. The segment's own bytes are synced by its owner.
+    pub fn seal_index(&mut self) {
+        if let Some(index) = self.index.take()
+            && let Err(error) = index.seal()
+        {
+            log::warn!("offset index of segment {} was not sealed: {error}", self.start);
+        }
+    }
+}
+
+/// An index is a hint: a log without one works, so trouble with it is logged and not an error.
+fn index(repo: &Arc<dyn Repo>, start: Offset, last: Option<Entry>) -> Option<OffsetIndex> {
+    OffsetIndex::open(repo.clone(), start, last)
+        .inspect_err(|error| log::warn!("no offset index for segment {start} in {}: {error}", repo.place()))
+        .ok()
+}

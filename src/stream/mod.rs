@@ -1,0 +1,19 @@
+//! A log as a stream of raw bytes, in and out of a repo. Owns: contiguity, forks, epochs, rotation, recovery. Knows no
+//! sockets and no threads.
+
+mod batch;
+mod cursor;
+mod fault;
+mod mark;
+mod reader;
+mod recover;
+mod writer;
+
+pub use batch::{Batch, Batcher, Part, Run};
+pub use cursor::{Cursor, Placed};
+pub use fault::{Fault, FaultKind, Tail};
+pub use reader::{Read, ReadError, StreamReader};
+pub use recover::{SegmentInfo, Survey, SurveyError, segment_starts, survey};
+pub use writer::{AppendError, Appended, OnTrailing, OpenError, Options, Progress, StreamWriter, SyncJob, Synced};
+
+pub(crate) use recover::{SegmentEnd, walk};

@@ -1,0 +1,314 @@
+//! What is in a repo: its segments, where the log ends, and how. Reads only; it never changes a file.
+
+use std::io;
+
+use super::fault::{Fault, FaultKind, Tail};
+use crate::format::commitlog::{Commitlog, HEADER_LEN, Version};
+use crate::format::{Commit, FormatError, Item, ScanError, Scanner, name};
+use crate::limits::{INDEX_INTERVAL, READ_BLOCK};
+use crate::offset::{BytePos, Epoch, Offset};
+use crate::repo::Repo;
+use crate::segment::{Entry, SegmentReader};
+
+/// One segment of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its first offset.
+    pub start: Offset,
+    /// The offset right after its last commit.
+    pub end: Offset,
+    /// Its bytes up to there, uncompressed.
+    pub bytes: u64,
+    /// How its commits are framed.
+    pub version: Version,
+    /// Whether the file is compressed.
+    pub compressed: bool,
+}
+
+/// Where a log stands.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// Its segments, in order, without an empty head.
+    pub segments: Vec<SegmentInfo>,
+    /// Start of a last segment that holds no commit.
+    pub empty_head: Option<Offset>,
+    /// Its first offset, when any segment says so.
+    pub first: Option<Offset>,
+    /// The offset right after its last commit.
+    pub next: Offset,
+    /// Term of the last commit.
+    pub epoch: Epoch,
+    /// The last commit.
+    pub last: Option<Commit>,
+    /// How its last segment ends.
+    pub tail: Tail,
+    /// The last entry of the last segment's index that holds, and commits behind it that the index lacks.
+    pub(crate) indexed: (Option<Entry>, Vec<Entry>),
+}
+
+/// Why a log cannot be surveyed.
+#[derive(Debug, thiserror::Error)]
+pub enum SurveyError {
+    /// The log is damaged, and not just torn at its end.
+    #[error("{0}")]
+    Damaged(Fault),
+    /// It cannot be read.
+    #[error("cannot read the log")]
+    Io(#[from] io::Error),
+}
+
+/// Starts of the segments in a repo, ascending. Names that are not ours are passed over.
+///
+/// # Errors
+/// When the repo cannot be listed.
+pub fn segment_starts(repo: &dyn Repo) -> io::Result<Vec<Offset>> {
+    let mut starts: Vec<Offset> = repo.list()?.iter().filter_map(|file| name::parse_segment(file)).collect();
+    starts.sort_unstable();
+    Ok(starts)
+}
+
+/// Finds out where a log stands. Costs what lies behind the last index entry that holds in each segment, not the
+/// segments. `floor`, if known, is an offset up to which the log was durable once: damage before it is corruption and
+/// damage behind it is torn, whatever their shapes. Without it the shape decides: see [`Tail::Torn`].
+///
+/// # Errors
+/// When a segment is damaged other than at the torn end of the log, or offsets are missing between segments.
+pub fn survey(repo: &dyn Repo, commit_bytes_max: u64, floor: Option<Offset>) -> Result<Survey, SurveyError> {
+    let starts = segment_starts(repo)?;
+    let mut found = Survey { first: starts.first().copied(), ..Survey::default() };
+    found.next = found.first.unwrap_or_default();
+    for (at, start) in starts.iter().copied().enumerate() {
+        let following = starts.get(at + 1).copied();
+        if start != found.next {
+            let (segment, bytes) = found.segments.last().map_or((start, 0), |segment| (segment.start, segment.bytes));
+            let kind = FaultKind::Gap { found: start };
+            return Err(SurveyError::Damaged(Fault { segment, offset: found.next, at: BytePos(bytes), kind }));
+        }
+        let mut reader = SegmentReader::open(repo, start).map_err(|error| sealed(start, start, error))?;
+        let version = version_of(&mut reader)?;
+        let last = reader.indexed(Offset(u64::MAX), BytePos(u64::MAX), version, commit_bytes_max)?;
+        let mut marks = Vec::new();
+        let end = walk(&mut reader, last, found.epoch, commit_bytes_max, floor, |at, commit| {
+            if marks.last().or(last.as_ref()).is_none_or(|mark: &Entry| at.0 >= mark.value.0 + INDEX_INTERVAL) {
+                marks.push(Entry { key: commit.first, value: at });
+            }
+        })?;
+        found.next = end.next;
+        found.epoch = end.last.map_or(found.epoch, |last| last.epoch);
+        found.last = end.last.or(found.last);
+        let continued = following == Some(end.next);
+        match end.fault {
+            Some(fault) if !continued => return Err(SurveyError::Damaged(fault)),
+            _ => {}
+        }
+        if end.last.is_none() && following.is_none() {
+            found.empty_head = Some(start);
+        } else {
+            let (bytes, compressed) = (end.bytes.0, reader.is_compressed());
+            found.segments.push(SegmentInfo { start, end: end.next, bytes, version: end.version, compressed });
+        }
+        if following.is_none() {
+            found.tail = end.tail;
+            found.indexed = (last, marks);
+        }
+    }
+    Ok(found)
+}
+
+fn version_of(reader: &mut SegmentReader) -> Result<Version, SurveyError> {
+    let start = reader.start();
+    let header = reader.header().map_err(|error| sealed(start, start, error))?;
+    Ok(header.ok().flatten().map_or(Version::V1, |header| header.version))
+}
+
+fn sealed(segment: Offset, offset: Offset, error: io::Error) -> SurveyError {
+    match error.kind() {
+        io::ErrorKind::InvalidData => {
+            let kind = FaultKind::Sealed { text: error.to_string() };
+            SurveyError::Damaged(Fault { segment, offset, at: BytePos(0), kind })
+        }
+        _ => SurveyError::Io(error),
+    }
+}
+
+/// Where and how a segment ends.
+#[derive(Clone, Debug)]
+pub(crate) struct SegmentEnd {
+    /// The offset right after its last commit.
+    pub(crate) next: Offset,
+    /// The byte right after it.
+    pub(crate) bytes: BytePos,
+    /// Its last commit, if it has any.
+    pub(crate) last: Option<Commit>,
+    /// What follows.
+    pub(crate) tail: Tail,
+    /// Damage that is not a torn end.
+    pub(crate) fault: Option<Fault>,
+    /// How its commits are framed.
+    pub(crate) version: Version,
+}
+
+/// Walks over the commits of a segment from its start, or from a checked index entry, to its end.
+///
+/// # Errors
+/// When it cannot be read. Damage is part of the answer.
+pub(crate) fn walk(
+    reader: &mut SegmentReader,
+    from: Option<Entry>,
+    epoch: Epoch,
+    commit_bytes_max: u64,
+    floor: Option<Offset>,
+    mut on_commit: impl FnMut(BytePos, &Commit),
+) -> Result<SegmentEnd, SurveyError> {
+    let start = reader.start();
+    let fault = |offset, at, kind| Some(Fault { segment: start, offset, at, kind });
+    let header = reader.header().map_err(|error| sealed(start, start, error))?;
+    let mut end = SegmentEnd {
+        next: start,
+        bytes: BytePos(0),
+        last: None,
+        tail: Tail::Clean,
+        fault: None,
+        version: Version::V1,
+    };
+    match header {
+        Ok(Some(header)) => (end.version, end.bytes) = (header.version, BytePos(HEADER_LEN as u64)),
+        Ok(None) => {
+            let bytes = reader.len()?;
+            end.tail = if bytes == 0 { Tail::Clean } else { Tail::Zeros { bytes } };
+            return Ok(end);
+        }
+        Err(error) => {
+            end.fault = fault(start, BytePos(0), FaultKind::Format(error));
+            return Ok(end);
+        }
+    }
+    if let Some(entry) = from {
+        (end.next, end.bytes) = (entry.key, entry.value);
+    }
+    let base = end.bytes;
+    let mut epoch = if from.is_some() { Epoch(0) } else { epoch };
+    let mut scanner = Scanner::new(Commitlog::new(end.version, Some(end.next), commit_bytes_max));
+    let mut block = vec![0; READ_BLOCK];
+    let mut pos = base;
+    let error = 'read: loop {
+        let count = match reader.read_at(&mut block, pos) {
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                end.fault = fault(end.next, end.bytes, FaultKind::Sealed { text: error.to_string() });
+                return Ok(end);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if count == 0 {
+            break scanner.finish().err();
+        }
+        pos = pos.plus(count as u64);
+        let mut input = &block[..count];
+        loop {
+            let at = BytePos(base.0 + scanner.boundary().0);
+            let commit = match scanner.next(&mut input) {
+                Ok(Some(Item::Commit(commit))) => commit,
+                Ok(None) => break,
+                Ok(Some(Item::Header(_))) => {
+                    end.fault = fault(end.next, at, FaultKind::Format(FormatError::Header { found: vec![] }));
+                    return Ok(end);
+                }
+                Err(error) => break 'read Some(error),
+            };
+            let repeated = end.last.is_some_and(|last| last.first == commit.first && last.checksum == commit.checksum);
+            if !repeated {
+                let kind = if commit.first > end.next {
+                    Some(FaultKind::Gap { found: commit.first })
+                } else if commit.first < end.next {
+                    Some(FaultKind::Fork { found: commit.first })
+                } else if commit.epoch < epoch {
+                    Some(FaultKind::StaleEpoch { current: epoch, found: commit.epoch })
+                } else {
+                    None
+                };
+                if let Some(kind) = kind {
+                    end.fault = fault(end.next, at, kind);
+                    return Ok(end);
+                }
+                on_commit(at, &commit);
+                (end.next, end.last, epoch) = (commit.end(), Some(commit), commit.epoch);
+            }
+            end.bytes = BytePos(base.0 + scanner.boundary().0);
+        }
+    };
+    if let Some(error) = error {
+        let (tail, kind) = judge(reader, end.bytes, end.next, end.version, commit_bytes_max, floor, &error)?;
+        end.tail = tail;
+        end.fault = kind.and_then(|kind| fault(end.next, end.bytes, kind));
+    }
+    Ok(end)
+}
+
+/// Tells a torn end, which a crash leaves, from corruption: behind a torn end nothing sound follows.
+pub(crate) fn judge(
+    reader: &mut SegmentReader,
+    at: BytePos,
+    expected: Offset,
+    version: Version,
+    commit_bytes_max: u64,
+    floor: Option<Offset>,
+    error: &ScanError,
+) -> io::Result<(Tail, Option<FaultKind>)> {
+    let bytes = reader.len()?.saturating_sub(at.0);
+    let torn = (Tail::Torn { bytes }, None);
+    let kind = match error {
+        ScanError::Corrupt { error: FormatError::Zeros, .. } => return Ok((Tail::Zeros { bytes }, None)),
+        ScanError::Truncated { .. } if zeros(reader, at, bytes)? => return Ok((Tail::Zeros { bytes }, None)),
+        _ if floor.is_some_and(|floor| expected >= floor) => return Ok(torn),
+        ScanError::Corrupt { error: FormatError::TooLarge { len, .. }, .. } => {
+            return Ok((Tail::Clean, Some(FaultKind::Length { len: *len })));
+        }
+        ScanError::Corrupt { error, .. } => FaultKind::Format(error.clone()),
+        ScanError::Truncated { .. } => FaultKind::Cut,
+    };
+    if floor.is_some() || sound_commit_behind(reader, at, expected, version, commit_bytes_max)? {
+        return Ok((Tail::Clean, Some(kind)));
+    }
+    Ok(torn)
+}
+
+/// Whether the rest of a segment, too short for a commit header, is all zero.
+fn zeros(reader: &mut SegmentReader, at: BytePos, bytes: u64) -> io::Result<bool> {
+    if bytes >= Version::V1.commit_header_len() as u64 {
+        return Ok(false);
+    }
+    let mut rest = vec![0; bytes as usize];
+    let count = reader.read_at(&mut rest, at)?;
+    Ok(rest[..count].iter().all(|byte| *byte == 0))
+}
+
+/// Looks for a whole commit of a later offset anywhere behind `at`.
+fn sound_commit_behind(
+    reader: &mut SegmentReader,
+    at: BytePos,
+    expected: Offset,
+    version: Version,
+    commit_bytes_max: u64,
+) -> io::Result<bool> {
+    let later = expected.0.saturating_add(1)..=expected.0.saturating_add(u64::from(u32::MAX));
+    let mut block = vec![0; READ_BLOCK];
+    let mut pos = at.plus(1);
+    loop {
+        let count = reader.read_at(&mut block, pos)?;
+        for (i, window) in block[..count].windows(8).enumerate() {
+            let first = u64::from_le_bytes(std::array::from_fn(|k| window[k]));
+            if later.contains(&first) {
+                let candidate = reader.commit_at(pos.plus(i as u64), version, commit_bytes_max)?;
+                if candidate.is_some_and(|commit| commit.first.0 == first) {
+                    return Ok(true);
+                }
+            }
+        }
+        if count < block.len() {
+            return Ok(false);
+        }
+        // Windows that start in the last seven bytes are looked at with the next block.
+        pos = pos.plus(count as u64 - 7);
+    }
+}

@@ -1,0 +1,599 @@
+//! [`StreamWriter`]: appends a raw stream to a log, checking all of it first.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::batch::{Batch, Batcher, Part, Run};
+use super::cursor::Cursor;
+use super::fault::{Fault, FaultKind, Tail};
+use super::mark::DurableMark;
+use super::recover::{SegmentInfo, SurveyError, survey};
+use crate::format::commitlog::{SegmentHeader, Version};
+use crate::format::{Commit, ScanError};
+use crate::limits::COMMIT_BYTES_MAX;
+use crate::offset::{BytePos, Epoch, Offset};
+use crate::repo::{Repo, RepoFile, RepoLock};
+use crate::segment::{Entry, SegmentWriter};
+
+/// Bytes gathered before they are written in one go.
+const WRITE_BYTES: u64 = 4 << 20;
+
+/// What to do with torn bytes at the end of a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnTrailing {
+    /// Refuse to open.
+    #[default]
+    Error,
+    /// Cut them off. Anything that is not a torn end is refused all the same.
+    Trim,
+}
+
+/// How to open a log for writing.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// What to do with torn bytes at the end.
+    pub on_trailing: OnTrailing,
+    /// Largest commit taken.
+    pub commit_bytes_max: u64,
+    /// The offset an empty log starts with; `None` takes it from the first commit that comes.
+    pub first: Option<Offset>,
+    /// Whether to keep a durable mark beside the segments. It makes recovery certain where the shape of the damage
+    /// would have to be interpreted; a directory that must hold nothing but SpacetimeDB's files goes without.
+    pub durable_mark: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let on_trailing = OnTrailing::Error;
+        Options { on_trailing, commit_bytes_max: COMMIT_BYTES_MAX, first: None, durable_mark: false }
+    }
+}
+
+/// Why a log cannot be opened for writing. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another writer has it.
+    #[error("{place} is in use by another writer")]
+    Locked {
+        /// Where it is.
+        place: String,
+    },
+    /// Its last segment ends in torn bytes and trimming was not asked for.
+    #[error("{0}; trimming would remove them")]
+    Torn(Fault),
+    /// It is damaged.
+    #[error("{0}")]
+    Damaged(Fault),
+    /// Commits that were durable once are gone.
+    #[error("the log ends at offset {next}, but was durable up to {durable}")]
+    Lost {
+        /// Where it ends.
+        next: Offset,
+        /// What the durable mark says.
+        durable: Offset,
+    },
+    /// The files cannot be used.
+    #[error("cannot open the log")]
+    Io(#[from] io::Error),
+}
+
+impl From<SurveyError> for OpenError {
+    fn from(error: SurveyError) -> Self {
+        match error {
+            SurveyError::Damaged(fault) => OpenError::Damaged(fault),
+            SurveyError::Io(error) => OpenError::Io(error),
+        }
+    }
+}
+
+/// Why an append stopped. Everything before the offending commit is kept.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The stream is not a sound log.
+    #[error(transparent)]
+    Stream(#[from] ScanError),
+    /// The stream starts with a commit, and there is no segment to put it into.
+    #[error("a log without segments needs a segment header first, found the commit at offset {found}")]
+    NoHeader {
+        /// The commit's offset.
+        found: Offset,
+    },
+    /// Commits are missing between the log and the stream.
+    #[error("expected offset {expected}, found {found}")]
+    Gap {
+        /// Where the log ends.
+        expected: Offset,
+        /// Where the stream goes on.
+        found: Offset,
+    },
+    /// The stream has another commit at an offset the log holds.
+    #[error("the commit at offset {at} is not the one the log holds")]
+    Fork {
+        /// The offset.
+        at: Offset,
+    },
+    /// The term of the writer falls.
+    #[error("epoch falls from {current} to {found} at offset {at}")]
+    StaleEpoch {
+        /// Where.
+        at: Offset,
+        /// The log's.
+        current: Epoch,
+        /// The commit's.
+        found: Epoch,
+    },
+    /// The log's own commits, needed for a comparison, are damaged.
+    #[error("{0}")]
+    Damaged(Fault),
+    /// A write or sync failed, now or before. The log must be reopened, which recovers it.
+    #[error("the log is poisoned: {cause}")]
+    Poisoned {
+        /// What failed.
+        cause: Arc<str>,
+    },
+}
+
+/// What appends did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Appended {
+    /// Commits stored.
+    pub commits: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Commits that were there already, with the same checksum.
+    pub skipped: u64,
+}
+
+/// Told after each batch of commits is handed to the operating system.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Commits in the batch.
+    pub commits: u64,
+    /// Bytes in the batch.
+    pub bytes: u64,
+    /// The offset after the last commit stored.
+    pub next: Offset,
+    /// The offset after the last commit known durable.
+    pub durable: Offset,
+}
+
+/// A place in a log up to which something holds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Frontier {
+    pub(crate) next: Offset,
+    pub(crate) epoch: Epoch,
+    pub(crate) last: Option<Commit>,
+    /// Start of the open segment and the byte up to which it holds.
+    pub(crate) segment: Option<(Offset, BytePos)>,
+}
+
+/// A sync to be done, on any thread: see [`StreamWriter::begin_sync`].
+#[derive(Debug)]
+pub struct SyncJob {
+    file: Arc<dyn RepoFile>,
+    reached: Frontier,
+}
+
+/// A sync that was done.
+#[derive(Debug)]
+pub struct Synced {
+    reached: Frontier,
+    result: io::Result<()>,
+}
+
+impl SyncJob {
+    /// Syncs. Blocks for as long as the disk takes.
+    #[must_use]
+    pub fn run(self) -> Synced {
+        Synced { reached: self.reached, result: self.file.sync() }
+    }
+}
+
+/// Appends raw log bytes to the log in a repo.
+///
+/// It checks every checksum, that offsets are contiguous and that epochs do not fall, before a byte is stored. The
+/// frontiers are `durable ≤ next`: [`append`](Self::append) moves `next`, [`sync`](Self::sync) moves `durable`; only
+/// what is before `durable` may be acknowledged. After a failed write or sync every call errs with
+/// [`AppendError::Poisoned`] until the log is opened anew.
+///
+/// ```
+/// use logmirror::repo::FsRepo;
+/// use logmirror::stream::{Options, StreamWriter};
+/// use std::sync::Arc;
+///
+/// let dir = tempfile::tempdir()?;
+/// let mut writer = StreamWriter::open(Arc::new(FsRepo::open(dir.path())?), Options::default())?;
+/// for chunk in std::fs::read("segments/commitlog/whole/00000000000000000000.stdb.log")?.chunks(1000) {
+///     writer.append(chunk.to_vec())?;
+/// }
+/// assert_eq!(writer.finish()?.0, 111); // durable
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct StreamWriter {
+    repo: Arc<dyn Repo>,
+    options: Options,
+    _lock: Option<RepoLock>,
+    sealed: Vec<SegmentInfo>,
+    head: Option<SegmentWriter>,
+    /// The offset of the first entry; `None` while an empty log takes any.
+    first: Option<Offset>,
+    /// What was staged or written.
+    reached: Frontier,
+    durable: Frontier,
+    /// A header that came and opens a segment with the next commit stored.
+    header: Option<(Version, Bytes)>,
+    staged: Vec<Bytes>,
+    staged_bytes: u64,
+    staged_marks: Vec<Entry>,
+    staged_commits: u64,
+    batcher: Batcher,
+    mark: Option<DurableMark>,
+    poison: Option<Arc<str>>,
+    on_progress: Option<Box<dyn FnMut(&Progress) + Send>>,
+}
+
+impl std::fmt::Debug for StreamWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("StreamWriter");
+        shown.field("place", &self.repo.place()).field("next", &self.reached.next);
+        shown.field("durable", &self.durable.next).field("poison", &self.poison).finish_non_exhaustive()
+    }
+}
+
+impl StreamWriter {
+    /// Opens the log in `repo` and takes its lock. After Ok, all that it holds is durable and nothing torn is left.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; nothing was changed then.
+    pub fn open(repo: Arc<dyn Repo>, options: Options) -> Result<StreamWriter, OpenError> {
+        let lock = repo.lock().map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => OpenError::Locked { place: repo.place() },
+            _ => OpenError::Io(error),
+        })?;
+        let mut writer = StreamWriter::open_locked(repo, options)?;
+        writer._lock = Some(lock);
+        Ok(writer)
+    }
+
+    /// As [`open`](Self::open), for an owner who holds a lock above.
+    pub(crate) fn open_locked(repo: Arc<dyn Repo>, options: Options) -> Result<StreamWriter, OpenError> {
+        let floor = if options.durable_mark { DurableMark::read(&*repo)? } else { None };
+        let mut found = survey(&*repo, options.commit_bytes_max, floor)?;
+        if let Tail::Torn { bytes } = found.tail
+            && options.on_trailing == OnTrailing::Error
+        {
+            let at = found.segments.last().filter(|_| found.empty_head.is_none());
+            let (segment, at) = at.map_or((found.next, BytePos(0)), |s| (s.start, BytePos(s.bytes)));
+            return Err(OpenError::Torn(Fault { segment, offset: found.next, at, kind: FaultKind::Torn { bytes } }));
+        }
+        if let Some(durable) = floor.filter(|floor| found.next < *floor) {
+            return Err(OpenError::Lost { next: found.next, durable });
+        }
+        if found.first.is_none() {
+            found.next = options.first.unwrap_or_default();
+        }
+        let head = open_head(&repo, &mut found)?;
+        let first = found.first.or(options.first);
+        let segment = head.as_ref().map(|head| (head.start(), head.end()));
+        let reached = Frontier { next: found.next, epoch: found.epoch, last: found.last, segment };
+        let version = head.as_ref().map_or(Version::V1, SegmentWriter::version);
+        let batcher = Batcher::new(version, first.map(|_| found.next), options.commit_bytes_max);
+        let mark = if options.durable_mark { Some(DurableMark::open(&*repo)?) } else { None };
+        if let Some(head) = &head {
+            head.file().sync()?;
+        }
+        if head.is_some() || mark.is_some() {
+            repo.sync_dir()?;
+        }
+        let writer = StreamWriter {
+            repo,
+            options,
+            _lock: None,
+            sealed: found.segments,
+            head,
+            first,
+            reached,
+            durable: reached,
+            header: None,
+            staged: Vec::new(),
+            staged_bytes: 0,
+            staged_marks: Vec::new(),
+            staged_commits: 0,
+            batcher,
+            mark,
+            poison: None,
+            on_progress: None,
+        };
+        writer.note_mark();
+        Ok(writer)
+    }
+
+    /// Calls `told` after each batch of commits that was handed to the operating system.
+    pub fn on_progress(&mut self, told: impl FnMut(&Progress) + Send + 'static) {
+        self.on_progress = Some(Box::new(told));
+    }
+
+    /// The offset after the last commit taken.
+    #[must_use]
+    pub fn next(&self) -> Offset {
+        self.reached.next
+    }
+
+    /// The offset after the last commit known durable.
+    #[must_use]
+    pub fn durable(&self) -> Offset {
+        self.durable.next
+    }
+
+    /// The last commit known durable.
+    #[must_use]
+    pub fn last(&self) -> Option<Commit> {
+        self.durable.last
+    }
+
+    /// The offset the log starts with, once it is known.
+    #[must_use]
+    pub fn first(&self) -> Option<Offset> {
+        self.first
+    }
+
+    /// How commits in the open segment are framed; a stream without a header goes on like that.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.head.as_ref().map_or(Version::V1, SegmentWriter::version)
+    }
+
+    pub(crate) fn durable_frontier(&self) -> &Frontier {
+        &self.durable
+    }
+
+    /// The sealed segments, and the open one up to `durable`.
+    #[must_use]
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        let mut segments = self.sealed.clone();
+        if let (Some(head), Some((start, end))) = (&self.head, self.durable.segment)
+            && head.start() == start
+            && self.durable.next > start
+        {
+            let (end, bytes, version) = (self.durable.next, end.0, head.version());
+            segments.push(SegmentInfo { start, end, bytes, version, compressed: false });
+        }
+        segments
+    }
+
+    /// Appends the next chunk of a stream, of any size. After Ok its whole commits are handed to the operating system;
+    /// bytes of a commit that is not whole yet are kept in memory.
+    ///
+    /// # Errors
+    /// See [`AppendError`]. All commits before the offending one are stored. The stream cannot go on after that; a new
+    /// one may start after [`restart`](Self::restart).
+    pub fn append(&mut self, chunk: impl Into<Bytes>) -> Result<Appended, AppendError> {
+        let mut batch = Batch::default();
+        let sound = self.batcher.push(chunk.into(), &mut batch);
+        let mut done = Appended::default();
+        self.append_batch(&batch, &mut done)?;
+        self.flush()?;
+        sound?;
+        Ok(done)
+    }
+
+    /// Forgets an unfinished commit and any error of the stream: the next chunk starts a new stream at `next`.
+    pub fn restart(&mut self) {
+        self.header = None;
+        let expected = self.first.map(|_| self.reached.next);
+        self.batcher = Batcher::new(self.version(), expected, self.options.commit_bytes_max);
+    }
+
+    /// Ends the stream: checks that it stops on a boundary, and syncs. Returns the durable end.
+    ///
+    /// # Errors
+    /// [`ScanError::Truncated`] when it ended inside a commit: what came before is durable all the same.
+    pub fn finish(&mut self) -> Result<Offset, AppendError> {
+        let durable = self.sync()?;
+        self.batcher.finish()?;
+        Ok(durable)
+    }
+
+    /// Stages verified commits; they reach the operating system at [`flush`](Self::flush) at the latest. `done` counts
+    /// also what was taken before an error.
+    ///
+    /// # Errors
+    /// See [`AppendError`].
+    pub fn append_batch(&mut self, batch: &Batch, done: &mut Appended) -> Result<(), AppendError> {
+        self.check()?;
+        for part in &batch.parts {
+            match part {
+                Part::Header(version, bytes) => self.header = Some((*version, bytes.clone())),
+                Part::Run(run) => self.append_run(run, done)?,
+            }
+            if self.staged_bytes >= WRITE_BYTES {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes out what is staged. After Ok it is handed to the operating system, nothing more.
+    ///
+    /// # Errors
+    /// [`AppendError::Poisoned`].
+    pub fn flush(&mut self) -> Result<(), AppendError> {
+        self.check()?;
+        let Some(head) = self.head.as_mut().filter(|_| self.staged_bytes > 0) else {
+            return Ok(());
+        };
+        let mut slices: Vec<IoSlice<'_>> = self.staged.iter().map(|bytes| IoSlice::new(bytes)).collect();
+        let written = head.append(&mut slices, self.staged_bytes);
+        drop(slices);
+        head.note(self.staged_marks.drain(..));
+        self.staged.clear();
+        let (bytes, commits) = (std::mem::take(&mut self.staged_bytes), std::mem::take(&mut self.staged_commits));
+        self.poisoning("write", written)?;
+        if let Some(told) = &mut self.on_progress {
+            told(&Progress { commits, bytes, next: self.reached.next, durable: self.durable.next });
+        }
+        Ok(())
+    }
+
+    /// Makes everything taken so far durable and returns where that ends.
+    ///
+    /// # Errors
+    /// [`AppendError::Poisoned`].
+    pub fn sync(&mut self) -> Result<Offset, AppendError> {
+        if let Some(job) = self.begin_sync()? {
+            self.finish_sync(job.run())?;
+        }
+        Ok(self.durable.next)
+    }
+
+    /// Writes out what is staged and hands back the sync that would make it durable; `None` when all is. It may run on
+    /// another thread while this one goes on appending.
+    ///
+    /// # Errors
+    /// [`AppendError::Poisoned`].
+    pub fn begin_sync(&mut self) -> Result<Option<SyncJob>, AppendError> {
+        self.flush()?;
+        let head = self.head.as_ref().filter(|_| self.durable.next < self.reached.next);
+        Ok(head.map(|head| SyncJob { file: head.file().clone(), reached: self.reached }))
+    }
+
+    /// Takes note of a sync that was done.
+    ///
+    /// # Errors
+    /// [`AppendError::Poisoned`] when it failed.
+    pub fn finish_sync(&mut self, synced: Synced) -> Result<Offset, AppendError> {
+        self.poisoning("sync", synced.result)?;
+        self.check()?;
+        if synced.reached.next > self.durable.next {
+            self.durable = synced.reached;
+            self.note_mark();
+        }
+        Ok(self.durable.next)
+    }
+
+    fn note_mark(&self) {
+        if let Some(mark) = &self.mark
+            && let Err(error) = mark.note(self.durable.next)
+        {
+            log::warn!("durable mark in {} was not written: {error}", self.repo.place());
+        }
+    }
+
+    fn append_run(&mut self, run: &Run, done: &mut Appended) -> Result<(), AppendError> {
+        let next = self.reached.next;
+        if self.first.is_some() && run.first < next {
+            self.header = None;
+            return self.skip_held(run, done);
+        }
+        if self.first.is_some() && run.first > next {
+            return Err(AppendError::Gap { expected: next, found: run.first });
+        }
+        if run.epoch_first < self.reached.epoch {
+            let (current, found) = (self.reached.epoch, run.epoch_first);
+            return Err(AppendError::StaleEpoch { at: run.first, current, found });
+        }
+        match (self.header.take(), &self.head) {
+            (Some((version, header)), _) => self.rotate(run.first, version, &header)?,
+            (None, None) => return Err(AppendError::NoHeader { found: run.first }),
+            (None, Some(_)) => {}
+        }
+        let Some(head) = &self.head else {
+            return Err(AppendError::NoHeader { found: run.first });
+        };
+        let base = head.end().0 + self.staged_bytes;
+        self.staged_marks.extend(run.marks.iter().map(|m| Entry { key: m.key, value: m.value.plus(base) }));
+        self.staged.extend(run.slices.iter().cloned());
+        self.staged_bytes += run.bytes;
+        self.staged_commits += run.commits;
+        let segment = Some((head.start(), BytePos(base + run.bytes)));
+        self.first.get_or_insert(run.first);
+        self.reached = Frontier { next: run.end, epoch: run.last.epoch, last: Some(run.last), segment };
+        done.commits += run.commits;
+        done.bytes += run.bytes;
+        Ok(())
+    }
+
+    /// Compares the commits of a run that starts before `next` with those we hold, and appends the rest.
+    fn skip_held(&mut self, run: &Run, done: &mut Appended) -> Result<(), AppendError> {
+        self.flush()?;
+        let mut segments = self.sealed.clone();
+        if let (Some(head), Some(start)) = (&self.head, self.head.as_ref().map(SegmentWriter::start)) {
+            let (end, bytes, version) = (self.reached.next, head.end().0, head.version());
+            segments.push(SegmentInfo { start, end, bytes, version, compressed: false });
+        }
+        let damaged = |error| match error {
+            SurveyError::Damaged(fault) => AppendError::Damaged(fault),
+            SurveyError::Io(error) => AppendError::Poisoned { cause: format!("read failed: {error}").into() },
+        };
+        let mut held =
+            Cursor::open(&self.repo, &segments, run.first, self.options.commit_bytes_max).map_err(damaged)?;
+        let mut skipped = 0;
+        for (at, commit) in run.commits() {
+            if commit.first == self.reached.next {
+                return self.append_run(&run.after(at, &commit, skipped), done);
+            }
+            let ours = held.next().map_err(damaged)?.map(|placed| placed.commit);
+            let same = |ours: Commit| (ours.first, ours.entries, ours.checksum);
+            if ours.map(same) != Some(same(commit)) {
+                return Err(AppendError::Fork { at: commit.first });
+            }
+            skipped += 1;
+            done.skipped += 1;
+        }
+        Ok(())
+    }
+
+    /// Seals the open segment and starts a new one at `start`, durably, before anything is put into it: were a segment's
+    /// end lost to a power failure while its successor stays, the log would have a hole.
+    fn rotate(&mut self, start: Offset, version: Version, header: &[u8]) -> Result<(), AppendError> {
+        self.flush()?;
+        if let Some(mut head) = self.head.take() {
+            let synced = head.file().sync();
+            self.poisoning("sync", synced)?;
+            if self.reached.next > self.durable.next {
+                self.durable = self.reached;
+                self.note_mark();
+            }
+            let (end, bytes, version) = (self.reached.next, head.end().0, head.version());
+            if end > head.start() {
+                head.seal_index();
+                self.sealed.push(SegmentInfo { start: head.start(), end, bytes, version, compressed: false });
+            }
+        }
+        let created = SegmentWriter::create(&self.repo, start, version, header);
+        let head = self.poisoning("create a segment", created)?;
+        let synced = head.file().sync().and_then(|()| self.repo.sync_dir());
+        self.poisoning("sync the directory", synced)?;
+        self.head = Some(head);
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), AppendError> {
+        match &self.poison {
+            Some(cause) => Err(AppendError::Poisoned { cause: cause.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn poisoning<T>(&mut self, what: &str, result: io::Result<T>) -> Result<T, AppendError> {
+        result.map_err(|error| {
+            let cause: Arc<str> = format!("{what} failed: {error}").into();
+            AppendError::Poisoned { cause: self.poison.get_or_insert(cause).clone() }
+        })
+    }
+}
+
+/// Opens the segment that goes on: the empty head if there is one, else the last segment.
+fn open_head(repo: &Arc<dyn Repo>, found: &mut super::recover::Survey) -> io::Result<Option<SegmentWriter>> {
+    if let Some(start) = found.empty_head {
+        let version = found.segments.last().map_or(Version::V1, |segment| segment.version);
+        return SegmentWriter::create(repo, start, version, &SegmentHeader { version }.encode()).map(Some);
+    }
+    let Some(last) = found.segments.pop_if(|last| !last.compressed) else {
+        return Ok(None);
+    };
+    let (entry, marks) = &found.indexed;
+    SegmentWriter::open(repo, last.start, last.version, BytePos(last.bytes), *entry, marks).map(Some)
+}

@@ -1,0 +1,82 @@
+//! What the tests share: specimens, what is expected of them, and directories to compare.
+#![allow(dead_code, reason = "each test file uses its part of this")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use logmirror::format::name;
+use logmirror::repo::Repo;
+use serde::Deserialize;
+use tempfile::TempDir;
+
+/// What a correct reader finds in a specimen.
+#[derive(Debug, Deserialize)]
+pub struct Expect {
+    #[serde(default)]
+    pub name: String,
+    pub commits: u64,
+    pub next: u64,
+    pub trailing: Option<u64>,
+    pub error: Option<String>,
+}
+
+impl Expect {
+    pub fn is_sound(&self) -> bool {
+        self.trailing.is_none() && self.error.is_none()
+    }
+}
+
+pub fn expectations() -> Vec<Expect> {
+    let text = fs::read_to_string(root().join("segments/commitlog/EXPECT.json")).unwrap();
+    let all: BTreeMap<String, Expect> = serde_json::from_str(&text).unwrap();
+    assert_eq!(all.len(), 13);
+    all.into_iter().map(|(name, expect)| Expect { name, ..expect }).collect()
+}
+
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+pub fn specimen(name: &str) -> PathBuf {
+    root().join("segments/commitlog").join(name)
+}
+
+pub fn copy_of(name: &str) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in files(&specimen(name)) {
+        fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    dir
+}
+
+/// All files of a directory by name.
+pub fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
+}
+
+/// The segment files of a directory by name.
+pub fn segments(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = files(dir);
+    files.retain(|name, _| name::parse_segment(name).is_some());
+    files
+}
+
+/// The segment files of a repo by name.
+pub fn repo_segments(repo: &dyn Repo) -> BTreeMap<String, Vec<u8>> {
+    let names = repo.list().unwrap().into_iter().filter(|name| name::parse_segment(name).is_some());
+    names.map(|name| (name.clone(), read(repo, &name))).collect()
+}
+
+fn read(repo: &dyn Repo, name: &str) -> Vec<u8> {
+    let file = repo.open(name).unwrap();
+    let mut bytes = vec![0; file.bytes().unwrap() as usize];
+    file.read_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+/// The segments of a specimen one after the other: the raw stream.
+pub fn stream_of(name: &str) -> Vec<u8> {
+    segments(&specimen(name)).into_values().flatten().collect()
+}
