@@ -8,8 +8,10 @@
 //! - [`segment`]: one segment and its offset index;
 //! - [`stream`]: [`StreamWriter`](stream::StreamWriter) and [`StreamReader`](stream::StreamReader).
 
+pub mod api;
 pub mod format;
 pub mod limits;
+pub mod mirror;
 pub mod offset;
 pub mod repo;
 pub mod segment;

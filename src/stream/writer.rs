@@ -349,18 +349,19 @@ impl StreamWriter {
         &self.durable
     }
 
-    /// The sealed segments, and the open one up to `durable`.
+    /// The sealed segments; all of them are durable.
     #[must_use]
-    pub fn segments(&self) -> Vec<SegmentInfo> {
-        let mut segments = self.sealed.clone();
-        if let (Some(head), Some((start, end))) = (&self.head, self.durable.segment)
-            && head.start() == start
-            && self.durable.next > start
-        {
-            let (end, bytes, version) = (self.durable.next, end.0, head.version());
-            segments.push(SegmentInfo { start, end, bytes, version, compressed: false });
-        }
-        segments
+    pub fn sealed(&self) -> &[SegmentInfo] {
+        &self.sealed
+    }
+
+    /// The open segment up to `durable`, if it holds a durable commit.
+    #[must_use]
+    pub fn durable_head(&self) -> Option<SegmentInfo> {
+        let (head, (start, end)) = (self.head.as_ref()?, self.durable.segment?);
+        let held = head.start() == start && self.durable.next > start;
+        let (bytes, version) = (end.0, head.version());
+        held.then_some(SegmentInfo { start, end: self.durable.next, bytes, version, compressed: false })
     }
 
     /// Appends the next chunk of a stream, of any size. After Ok its whole commits are handed to the operating system;

@@ -1,0 +1,17 @@
+//! Many logs in one process: who owns a writer, what readers see, and the loop behind `logmirror mirror`. Async starts
+//! here. Knows no HTTP but through [`client`](crate::client).
+
+mod append;
+mod budget;
+mod error;
+mod feed;
+mod log;
+mod registry;
+mod shard;
+
+pub use append::Append;
+pub use budget::Budget;
+pub use error::Error;
+pub use feed::Feed;
+pub use log::{Log, State, View};
+pub use registry::{Registry, Settings};
