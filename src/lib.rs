@@ -10,9 +10,11 @@
 
 pub mod api;
 pub mod format;
+pub mod http;
 pub mod limits;
 pub mod mirror;
 pub mod offset;
 pub mod repo;
 pub mod segment;
+pub mod server;
 pub mod stream;

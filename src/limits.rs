@@ -51,3 +51,27 @@ pub const BUDGET_WAIT: Duration = Duration::from_secs(20);
 pub const DRAIN_BYTES_MAX: u64 = 256 << 20;
 /// How long that may take.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(2);
+
+/// What a connection may hold of a request not yet handed on. Bodies arrive in pieces of at most this.
+pub const CONNECTION_BUFFER: usize = 256 << 10;
+
+/// Pause after a connection could not be accepted.
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Silence after which the kernel asks whether the peer is still there.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+
+/// Connections at once; more wait in the listener's backlog.
+pub const CONNECTIONS_MAX: usize = 4096;
+
+/// Default patience with clients, in seconds: for the head of a request; for more of an append that stands on a
+/// boundary; for a commit to come whole; for a reader to take any bytes; for requests to end at shutdown.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// See [`HEADER_TIMEOUT`].
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(900);
+/// See [`HEADER_TIMEOUT`].
+pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// See [`HEADER_TIMEOUT`].
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// See [`HEADER_TIMEOUT`].
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);

@@ -9,7 +9,7 @@ use super::budget::{Budget, Share, units};
 use super::error::Error;
 use super::log::Log;
 use super::shard::{Ended, Message, Session};
-use crate::offset::Offset;
+use crate::offset::{BytePos, Offset};
 use crate::stream::{Batch, Batcher};
 
 /// One stream of raw log bytes into a log, in progress. It verifies here, on the caller's thread; the log's writer
@@ -50,6 +50,12 @@ impl Append {
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.batcher.held() == 0
+    }
+
+    /// Where the last whole commit or header ended, in bytes of the stream.
+    #[must_use]
+    pub fn boundary(&self) -> BytePos {
+        self.batcher.boundary()
     }
 
     /// Returns when the append has failed and more bytes are of no use.
