@@ -9,6 +9,8 @@
 //! - [`stream`]: [`StreamWriter`](stream::StreamWriter) and [`StreamReader`](stream::StreamReader).
 
 pub mod api;
+pub mod client;
+pub mod config;
 pub mod format;
 pub mod http;
 pub mod limits;

@@ -7,7 +7,10 @@ mod error;
 mod feed;
 mod log;
 mod registry;
+mod run;
 mod shard;
+mod sink;
+mod source;
 
 pub use append::Append;
 pub use budget::Budget;
@@ -15,3 +18,4 @@ pub use error::Error;
 pub use feed::Feed;
 pub use log::{Log, State, View};
 pub use registry::{Registry, Settings};
+pub use run::{Event, Mirror, MirrorError, Place, Progress, run};

@@ -1,0 +1,46 @@
+//! The command line: one file a subcommand, each flags → values → the same library call.
+
+mod exit;
+mod mirror;
+mod serve;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use exit::Exit;
+
+/// Verified, byte-exact mirrors of write-ahead logs.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Serve(serve::ServeArgs),
+    Mirror(mirror::MirrorArgs),
+    Status(status::StatusArgs),
+}
+
+pub(crate) fn main() -> ExitCode {
+    let filter = env_logger::Env::new().filter_or("LOGMIRROR_LOG", "info,notify=warn").write_style("LOGMIRROR_LOG_STYLE");
+    env_logger::Builder::from_env(filter).init();
+    let exit = match Cli::parse().command {
+        Command::Serve(args) => serve::run(args),
+        Command::Mirror(args) => mirror::run(args),
+        Command::Status(args) => status::run(&args),
+    };
+    exit.into()
+}
+
+/// Runs async work to its end.
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Exit> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => Ok(runtime.block_on(work)),
+        Err(error) => Err(exit::io("cannot start threads", error)),
+    }
+}
