@@ -9,11 +9,13 @@
 //! - [`stream`]: [`StreamWriter`](stream::StreamWriter) and [`StreamReader`](stream::StreamReader).
 
 pub mod api;
+mod block;
 pub mod client;
 pub mod config;
 pub mod format;
 pub mod http;
 pub mod limits;
+pub mod load;
 pub mod mirror;
 pub mod offset;
 pub mod repo;

@@ -103,3 +103,6 @@ pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 pub const BACKOFF_LAST: Duration = Duration::from_secs(5);
 /// Attempts without progress before a copy that does not follow is given up.
 pub const ATTEMPTS_MAX: u32 = 6;
+
+/// Read blocks kept for reuse: as many as one stream has under way.
+pub const IDLE_BLOCKS_MAX: usize = 24;

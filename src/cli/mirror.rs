@@ -141,7 +141,9 @@ impl Report {
                 "bytes_per_second": rate, "lag": lag, "source_bytes": self.source_bytes, "seconds": seconds}));
         } else {
             let (total, rate) = (HumanBytes(total), HumanBytes(rate));
-            eprintln!("{event}: {total} in {commits} commits at {rate}/s, durable up to offset {durable}, {lag} behind");
+            eprintln!(
+                "{event}: {total} in {commits} commits at {rate}/s, durable up to offset {durable}, {lag} behind"
+            );
         }
         (self.told, self.before) = (Instant::now(), self.now);
     }

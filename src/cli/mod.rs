@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, each flags → values → the same library call.
 
+mod bench;
 mod exit;
 mod mirror;
 mod serve;
@@ -23,15 +24,18 @@ enum Command {
     Serve(serve::ServeArgs),
     Mirror(mirror::MirrorArgs),
     Status(status::StatusArgs),
+    Bench(bench::BenchArgs),
 }
 
 pub(crate) fn main() -> ExitCode {
-    let filter = env_logger::Env::new().filter_or("LOGMIRROR_LOG", "info,notify=warn").write_style("LOGMIRROR_LOG_STYLE");
+    let filter =
+        env_logger::Env::new().filter_or("LOGMIRROR_LOG", "info,notify=warn").write_style("LOGMIRROR_LOG_STYLE");
     env_logger::Builder::from_env(filter).init();
     let exit = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Mirror(args) => mirror::run(args),
         Command::Status(args) => status::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     exit.into()
 }

@@ -190,7 +190,16 @@ impl Commitlog {
     #[must_use]
     pub fn new(version: Version, expected: Option<Offset>, commit_bytes_max: u64) -> Self {
         let unit = CommitHeader { first: Offset(0), epoch: Epoch(0), entries: 0, len: 0 };
-        Commitlog { version, commit_bytes_max, expected, unit, unit_len: 0, seen: 0, crc: 0, checksum: [0; CHECKSUM_LEN] }
+        Commitlog {
+            version,
+            commit_bytes_max,
+            expected,
+            unit,
+            unit_len: 0,
+            seen: 0,
+            crc: 0,
+            checksum: [0; CHECKSUM_LEN],
+        }
     }
 
     /// The version of the segment the walk is in.

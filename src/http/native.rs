@@ -6,11 +6,11 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::http::Uri;
 use axum::http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue,
     IF_NONE_MATCH, IF_RANGE, RANGE,
 };
-use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
 use futures::stream;
 use serde::Deserialize;
@@ -73,11 +73,7 @@ pub(super) async fn create(
     Ok(reply::created(new, log.status()))
 }
 
-pub(super) async fn read(
-    State(app): State<Arc<App>>,
-    name: Parsed<String>,
-    uri: Uri,
-) -> Result<Response, Failure> {
+pub(super) async fn read(State(app): State<Arc<App>>, name: Parsed<String>, uri: Uri) -> Result<Response, Failure> {
     let log = app.registry.get(&parse(name)?)?;
     let ReadQuery { from, to, follow, generation } = query(&uri)?;
     check_generation(&log, generation)?;
@@ -157,7 +153,8 @@ pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
 fn check_generation(log: &Log, wanted: Option<Generation>) -> Result<(), Error> {
     match wanted.filter(|wanted| *wanted != log.generation()) {
         Some(wanted) => {
-            let text = format!("log {:?} has no generation {wanted}, its current one is {}", log.name(), log.generation());
+            let text =
+                format!("log {:?} has no generation {wanted}, its current one is {}", log.name(), log.generation());
             Err(Error::NotFound(text))
         }
         None => Ok(()),

@@ -11,9 +11,7 @@ use tokio::sync::mpsc;
 use super::run::MirrorError;
 use crate::client::Client;
 use crate::format::commitlog::Version;
-use crate::limits::{
-    BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED,
-};
+use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED};
 use crate::offset::Offset;
 use crate::repo::{FsRepo, Repo};
 use crate::segment::SegmentReader;

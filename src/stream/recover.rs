@@ -163,14 +163,8 @@ pub(crate) fn walk(
     let start = reader.start();
     let fault = |offset, at, kind| Some(Fault { segment: start, offset, at, kind });
     let header = reader.header().map_err(|error| sealed(start, start, error))?;
-    let mut end = SegmentEnd {
-        next: start,
-        bytes: BytePos(0),
-        last: None,
-        tail: Tail::Clean,
-        fault: None,
-        version: Version::V1,
-    };
+    let mut end =
+        SegmentEnd { next: start, bytes: BytePos(0), last: None, tail: Tail::Clean, fault: None, version: Version::V1 };
     match header {
         Ok(Some(header)) => (end.version, end.bytes) = (header.version, BytePos(HEADER_LEN as u64)),
         Ok(None) => {

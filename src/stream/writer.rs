@@ -17,8 +17,8 @@ use crate::offset::{BytePos, Epoch, Offset};
 use crate::repo::{Repo, RepoFile, RepoLock};
 use crate::segment::{Entry, SegmentWriter};
 
-/// Bytes gathered before they are written in one go.
-const WRITE_BYTES: u64 = 4 << 20;
+/// Bytes gathered before they are written in one go: few enough to be in the L2 cache still.
+const WRITE_BYTES: u64 = 1 << 20;
 
 /// What to do with torn bytes at the end of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
