@@ -238,12 +238,12 @@ impl Format for Commitlog {
             return Ok(Begin::Need(HEADER_LEN));
         };
         // Real offsets have neither byte there, so the common path pays two compares; a flip in one leaves the other.
-        if start[1] == MAGIC[1] || start[2] == MAGIC[2] {
-            if let Some(header) = SegmentHeader::decode(start)? {
-                self.version = header.version;
-                self.expected = None;
-                return Ok(Begin::Header(header, HEADER_LEN));
-            }
+        if (start[1] == MAGIC[1] || start[2] == MAGIC[2])
+            && let Some(header) = SegmentHeader::decode(start)?
+        {
+            self.version = header.version;
+            self.expected = None;
+            return Ok(Begin::Header(header, HEADER_LEN));
         }
         let Some(unit) = CommitHeader::decode(self.version, head) else {
             return Ok(Begin::Need(self.version.commit_header_len()));

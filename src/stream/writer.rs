@@ -159,6 +159,8 @@ pub struct Progress {
     pub durable: Offset,
 }
 
+type OnProgress = Box<dyn FnMut(&Progress) + Send>;
+
 /// A place in a log up to which something holds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Frontier {
@@ -231,7 +233,7 @@ pub struct StreamWriter {
     batcher: Batcher,
     mark: Option<DurableMark>,
     poison: Option<Arc<str>>,
-    on_progress: Option<Box<dyn FnMut(&Progress) + Send>>,
+    on_progress: Option<OnProgress>,
 }
 
 impl std::fmt::Debug for StreamWriter {
