@@ -532,17 +532,15 @@ impl StreamWriter {
         };
         let mut held =
             Cursor::open(&self.repo, &segments, run.first, self.options.commit_bytes_max).map_err(damaged)?;
-        let mut skipped = 0;
-        for (at, commit) in run.commits() {
+        for (skipped, (at, commit)) in run.commits().enumerate() {
             if commit.first == self.reached.next {
-                return self.append_run(&run.after(at, &commit, skipped), done);
+                return self.append_run(&run.after(at, &commit, skipped as u64), done);
             }
             let ours = held.next().map_err(damaged)?.map(|placed| placed.commit);
             let same = |ours: Commit| (ours.first, ours.entries, ours.checksum);
             if ours.map(same) != Some(same(commit)) {
                 return Err(AppendError::Fork { at: commit.first });
             }
-            skipped += 1;
             done.skipped += 1;
         }
         Ok(())
