@@ -6,7 +6,8 @@
 //! - [`format`]: what a log looks like as bytes, and the [`Scanner`](format::Scanner) that verifies it;
 //! - [`repo`]: the files of a log, on disk or in memory;
 //! - [`segment`]: one segment and its offset index;
-//! - [`stream`]: [`StreamWriter`](stream::StreamWriter) and [`StreamReader`](stream::StreamReader).
+//! - [`stream`]: [`StreamWriter`](stream::StreamWriter) and [`StreamReader`](stream::StreamReader);
+//! - [`mod@verify`]: whether a log is whole.
 
 pub mod format;
 pub mod limits;
@@ -14,3 +15,4 @@ pub mod offset;
 pub mod repo;
 pub mod segment;
 pub mod stream;
+pub mod verify;
