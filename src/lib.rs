@@ -6,7 +6,8 @@
 //! - [`format`]: what a log looks like as bytes, and the [`Scanner`](format::Scanner) that verifies it;
 //! - [`repo`]: the files of a log, on disk or in memory;
 //! - [`segment`]: one segment and its offset index;
-//! - [`stream`]: [`StreamWriter`](stream::StreamWriter) and [`StreamReader`](stream::StreamReader).
+//! - [`stream`]: [`StreamWriter`](stream::StreamWriter) and [`StreamReader`](stream::StreamReader);
+//! - [`mod@verify`]: whether a log is whole.
 
 pub mod api;
 mod block;
@@ -22,3 +23,4 @@ pub mod repo;
 pub mod segment;
 pub mod server;
 pub mod stream;
+pub mod verify;

@@ -21,6 +21,13 @@ pub const INDEX_BYTES_STEP_MAX: u64 = 1 << 20;
 /// between the copy out of the page cache and the checksum.
 pub const READ_BLOCK: usize = 256 << 10;
 
+/// Segments are verified in pieces of about this many bytes: small enough that the last one does not keep a single core
+/// busy for long, large enough that finding the cuts costs nothing.
+pub const VERIFY_PIECE_BYTES: u64 = 32 << 20;
+
+/// Faults named in one segment before a verification leaves it: whoever reads the list has seen enough.
+pub const SEGMENT_FAULTS_MAX: usize = 1000;
+
 /// Bytes appended to a log but not yet synced before a bulk sender is made to wait: bounds what is lost to a power
 /// failure and how long the last sync of a stream takes.
 pub const UNSYNCED_MAX: u64 = 64 << 20;

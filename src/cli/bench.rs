@@ -8,7 +8,7 @@ use clap::Args;
 use logmirror::load::{self, Ceilings, Latency, Load, LoadError, Report};
 use serde_json::json;
 
-use super::exit::{self, Exit};
+use super::exit::Exit;
 
 /// Put a load on a service and say what it takes; the logs it makes are named after the URL given and stay
 #[derive(Args)]
@@ -43,9 +43,9 @@ pub(crate) struct BenchArgs {
 
 pub(crate) fn run(args: &BenchArgs) -> Exit {
     if args.writers == 0 || args.piece_commits == 0 || args.window_commits == 0 {
-        return exit::fail(Exit::Usage, "--writers, --piece-commits and --window-commits must be at least 1");
+        return Exit::Usage.because("--writers, --piece-commits and --window-commits must be at least 1");
     }
-    let result = super::block_on(measure(args)).and_then(|result| result.map_err(|error| exit::fail(Exit::Io, error)));
+    let result = super::block_on(measure(args)).and_then(|result| result.map_err(|error| Exit::Io.because(error)));
     let (report, lockstep, ceilings) = match result {
         Ok(result) => result,
         Err(exit) => return exit,

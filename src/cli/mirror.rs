@@ -11,7 +11,7 @@ use logmirror::mirror::{Event, Mirror, Place, Progress};
 use logmirror::offset::Offset;
 use serde_json::json;
 
-use super::exit::{self, Exit};
+use super::exit::Exit;
 
 /// Lines of a script that is told how a mirror fares come at most this often.
 const LINE_EVERY: Duration = Duration::from_secs(1);
@@ -57,7 +57,7 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     report.end(ended.as_ref().map(|result| result.as_ref().err().map(ToString::to_string)));
     match ended {
         None | Some(Ok(_)) => Exit::Done,
-        Some(Err(error)) => exit::fail(if error.is_data() { Exit::Data } else { Exit::Io }, error),
+        Some(Err(error)) => if error.is_data() { Exit::Data } else { Exit::Io }.because(error),
     }
 }
 

@@ -2,9 +2,12 @@
 
 mod bench;
 mod exit;
+mod inspect;
 mod mirror;
+mod place;
 mod serve;
 mod status;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -23,7 +26,9 @@ struct Cli {
 enum Command {
     Serve(serve::ServeArgs),
     Mirror(mirror::MirrorArgs),
+    Verify(verify::VerifyArgs),
     Status(status::StatusArgs),
+    Inspect(inspect::InspectArgs),
     Bench(bench::BenchArgs),
 }
 
@@ -34,6 +39,8 @@ pub(crate) fn main() -> ExitCode {
     let exit = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Mirror(args) => mirror::run(args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
@@ -45,6 +52,6 @@ fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     match runtime {
         Ok(runtime) => Ok(runtime.block_on(work)),
-        Err(error) => Err(exit::io("cannot start threads", error)),
+        Err(error) => Err(Exit::Io.because(format_args!("cannot start threads: {error}"))),
     }
 }

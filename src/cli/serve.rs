@@ -12,7 +12,7 @@ use logmirror::server::Server;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::exit::{self, Exit};
+use super::exit::Exit;
 
 /// Run the service: keep logs in a directory, take appends and serve them
 #[derive(Args)]
@@ -27,17 +27,17 @@ pub(crate) struct ServeArgs {
 pub(crate) fn run(args: ServeArgs) -> Exit {
     let config = match Config::resolve(args.settings, args.config.as_deref()) {
         Ok(config) => config,
-        Err(error) => return exit::fail(Exit::Usage, error),
+        Err(error) => return Exit::Usage.because(error),
     };
     raise_open_files_limit();
     let place = config.data.display().to_string();
     let data = match FsRepo::create(&config.data) {
         Ok(data) => Arc::new(data),
-        Err(error) => return exit::io(place, error),
+        Err(error) => return Exit::Io.because_of(place, error),
     };
     let registry = match Registry::open(data, config.settings) {
         Ok(registry) => Arc::new(registry),
-        Err(error) => return exit::io(place, error),
+        Err(error) => return Exit::Io.because_of(place, error),
     };
     super::block_on(serve(config, registry)).unwrap_or_else(|exit| exit)
 }
@@ -53,10 +53,10 @@ async fn serve(config: Config, registry: Arc<Registry>) -> Exit {
             log::info!("{} logs in {}", registry.logs().len(), config.data.display());
             server
         }
-        Err(error) => return exit::io(config.listen, error),
+        Err(error) => return Exit::Io.because_of(config.listen, error),
     };
     let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        return exit::fail(Exit::Io, "cannot listen for signals");
+        return Exit::Io.because("cannot listen for signals");
     };
     let stop = async move {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }

@@ -11,7 +11,7 @@ use logmirror::repo::FsRepo;
 use logmirror::stream::{SurveyError, Tail, survey};
 use serde_json::{Map, Value, json};
 
-use super::exit::{self, Exit};
+use super::exit::Exit;
 
 /// Say where a log stands: a directory with segments, or the URL of a log
 #[derive(Args)]
@@ -45,22 +45,22 @@ pub(crate) fn run(args: &StatusArgs) -> Exit {
 }
 
 fn of_url(url: &str) -> Result<(Map<String, Value>, Exit), Exit> {
-    let client = Client::new(url).map_err(|error| exit::fail(Exit::Usage, error))?;
-    let status = super::block_on(client.status())?.map_err(|error| exit::io(url, error))?;
+    let client = Client::new(url).map_err(|error| Exit::Usage.because(error))?;
+    let status = super::block_on(client.status())?.map_err(|error| Exit::Io.because_of(url, error))?;
     let exit = if status.error.is_some() { Exit::Data } else { Exit::Done };
     match serde_json::to_value(status) {
         Ok(Value::Object(status)) => Ok((status, exit)),
-        _ => Err(exit::fail(Exit::Io, "the status is not an object")),
+        _ => Err(Exit::Io.because("the status is not an object")),
     }
 }
 
 fn of_dir(path: &std::path::Path) -> Result<(Map<String, Value>, Exit), Exit> {
     let place = path.display();
-    let repo = FsRepo::open(path).map_err(|error| exit::io(place.to_string(), error))?;
+    let repo = FsRepo::open(path).map_err(|error| Exit::Io.because_of(place.to_string(), error))?;
     let found = match survey(&repo, COMMIT_BYTES_MAX, None) {
         Ok(found) => found,
-        Err(SurveyError::Damaged(fault)) => return Err(exit::fail(Exit::Data, fault)),
-        Err(error) => return Err(exit::io(place, std::io::Error::from(error))),
+        Err(SurveyError::Damaged(fault)) => return Err(Exit::Data.because(fault)),
+        Err(error) => return Err(Exit::Io.because_of(place, std::io::Error::from(error))),
     };
     let last = found.last.map(|last| LastCommit { offset: last.first, entries: last.entries, checksum: last.checksum });
     let (tail, exit) = match found.tail {
@@ -75,6 +75,6 @@ fn of_dir(path: &std::path::Path) -> Result<(Map<String, Value>, Exit), Exit> {
     });
     match status {
         Value::Object(status) => Ok((status, exit)),
-        _ => Err(exit::fail(Exit::Io, "the status is not an object")),
+        _ => Err(Exit::Io.because("the status is not an object")),
     }
 }

@@ -58,7 +58,7 @@ impl Version {
 }
 
 /// What a segment header says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SegmentHeader {
     /// How its commits are framed.
     pub version: Version,

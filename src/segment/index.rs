@@ -19,6 +19,9 @@ use crate::repo::{Repo, RepoFile, RepoMap};
 
 const ENTRY_LEN: u64 = 16;
 
+/// Bytes read at once when all entries are.
+const ENTRIES_BLOCK: usize = 64 << 10;
+
 /// Wrong entries looked at before an index is given up for lost.
 const WRONG_ENTRIES_MAX: u64 = 64;
 
@@ -94,6 +97,25 @@ impl IndexFile {
     /// Those of `holds`.
     pub fn find(&self, at: Offset, holds: impl FnMut(Entry) -> io::Result<bool>) -> io::Result<Option<Entry>> {
         Slots::find(self, at, holds)
+    }
+
+    /// Its entries from the first of offset `from` or later on, up to the first empty slot. Not one of them is checked.
+    pub fn entries(&self, from: Offset) -> impl Iterator<Item = Entry> + use<> {
+        let file = self.0.clone();
+        let first = self.before(|key| key == Offset(0) || key >= from).unwrap_or(0);
+        let mut at = first * ENTRY_LEN;
+        let mut block = Vec::new().into_iter();
+        std::iter::from_fn(move || {
+            if block.len() == 0 {
+                let mut bytes = vec![0; ENTRIES_BLOCK];
+                let count = file.read_at(&mut bytes, at).unwrap_or(0);
+                at += count as u64;
+                let (slots, _) = bytes[..count].as_chunks();
+                block = slots.iter().map(|slot| Entry::decode(*slot)).collect::<Vec<_>>().into_iter();
+            }
+            block.next().filter(|entry| entry.key != Offset(0))
+        })
+        .fuse()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::fault::{Fault, FaultKind, Tail};
-use crate::format::commitlog::{Commitlog, HEADER_LEN, Version};
+use crate::format::commitlog::{CommitHeader, Commitlog, HEADER_LEN, Version};
 use crate::format::{Commit, FormatError, Item, ScanError, Scanner, name};
 use crate::limits::{INDEX_INTERVAL, READ_BLOCK};
 use crate::offset::{BytePos, Epoch, Offset};
@@ -88,7 +88,7 @@ pub fn survey(repo: &dyn Repo, commit_bytes_max: u64, floor: Option<Offset>) -> 
         let version = version_of(&mut reader)?;
         let last = reader.indexed(Offset(u64::MAX), BytePos(u64::MAX), version, commit_bytes_max)?;
         let mut marks = Vec::new();
-        let end = walk(&mut reader, last, found.epoch, commit_bytes_max, floor, |at, commit| {
+        let end = walk(&mut reader, last, found.epoch, commit_bytes_max, floor, |at: BytePos, commit: &Commit| {
             if marks.last().or(last.as_ref()).is_none_or(|mark: &Entry| at.0 >= mark.value.0 + INDEX_INTERVAL) {
                 marks.push(Entry { key: commit.first, value: at });
             }
@@ -148,6 +148,43 @@ pub(crate) struct SegmentEnd {
     pub(crate) version: Version,
 }
 
+impl SegmentEnd {
+    /// Nothing was found behind the start of `span` yet.
+    fn at(span: &Span) -> SegmentEnd {
+        let (next, bytes, version) = (span.from.key, span.from.value, span.version);
+        SegmentEnd { next, bytes, last: None, tail: Tail::Clean, fault: None, version }
+    }
+}
+
+/// Told what a walk comes by.
+pub(crate) trait Visit {
+    /// A sound commit starts at `at`.
+    fn commit(&mut self, at: BytePos, commit: &Commit);
+
+    /// So many bytes more were read.
+    fn read(&mut self, _bytes: u64) {}
+}
+
+impl<F: FnMut(BytePos, &Commit)> Visit for F {
+    fn commit(&mut self, at: BytePos, commit: &Commit) {
+        self(at, commit);
+    }
+}
+
+/// The part of a segment to walk over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    /// The commit to start with.
+    pub(crate) from: Entry,
+    /// A place to stop at, where a commit is thought to end; `None` is the end of the segment. How the span ends is
+    /// not looked into then.
+    pub(crate) to: Option<BytePos>,
+    /// How its commits are framed.
+    pub(crate) version: Version,
+    /// Term of the commit before it; 0 when that is not known.
+    pub(crate) epoch: Epoch,
+}
+
 /// Walks over the commits of a segment from its start, or from a checked index entry, to its end.
 ///
 /// # Errors
@@ -158,35 +195,60 @@ pub(crate) fn walk(
     epoch: Epoch,
     commit_bytes_max: u64,
     floor: Option<Offset>,
-    mut on_commit: impl FnMut(BytePos, &Commit),
+    visit: impl Visit,
 ) -> Result<SegmentEnd, SurveyError> {
     let start = reader.start();
-    let fault = |offset, at, kind| Some(Fault { segment: start, offset, at, kind });
-    let header = reader.header().map_err(|error| sealed(start, start, error))?;
-    let mut end =
-        SegmentEnd { next: start, bytes: BytePos(0), last: None, tail: Tail::Clean, fault: None, version: Version::V1 };
-    match header {
-        Ok(Some(header)) => (end.version, end.bytes) = (header.version, BytePos(HEADER_LEN as u64)),
+    let whole = Span { from: Entry { key: start, value: BytePos(0) }, to: None, version: Version::V1, epoch };
+    let mut end = SegmentEnd::at(&whole);
+    let fault = |kind| Some(Fault { segment: start, offset: start, at: BytePos(0), kind });
+    match reader.header().map_err(|error| sealed(start, start, error))? {
+        Ok(Some(header)) => {
+            let version = header.version;
+            let span = match from {
+                Some(from) => Span { from, version, epoch: Epoch(0), ..whole },
+                None => Span { from: Entry { key: start, value: BytePos(HEADER_LEN as u64) }, version, ..whole },
+            };
+            walk_span(reader, &span, commit_bytes_max, floor, visit)
+        }
         Ok(None) => {
             let bytes = reader.len()?;
-            end.tail = if bytes == 0 { Tail::Clean } else { Tail::Zeros { bytes } };
-            return Ok(end);
+            if sound_commit_behind(reader, BytePos(0), start, Version::V1, commit_bytes_max)?.is_some() {
+                end.fault = fault(FaultKind::Format(FormatError::Zeros));
+            } else if bytes > 0 {
+                end.tail = Tail::Zeros { bytes };
+            }
+            Ok(end)
         }
         Err(error) => {
-            end.fault = fault(start, BytePos(0), FaultKind::Format(error));
-            return Ok(end);
+            end.fault = fault(FaultKind::Format(error));
+            Ok(end)
         }
     }
-    if let Some(entry) = from {
-        (end.next, end.bytes) = (entry.key, entry.value);
-    }
+}
+
+/// Walks over the commits of a span of a segment.
+///
+/// # Errors
+/// When it cannot be read. Damage is part of the answer.
+pub(crate) fn walk_span(
+    reader: &mut SegmentReader,
+    span: &Span,
+    commit_bytes_max: u64,
+    floor: Option<Offset>,
+    mut visit: impl Visit,
+) -> Result<SegmentEnd, SurveyError> {
+    let segment = reader.start();
+    let fault = |offset, at, kind| Some(Fault { segment, offset, at, kind });
+    let mut end = SegmentEnd::at(span);
     let base = end.bytes;
-    let mut epoch = if from.is_some() { Epoch(0) } else { epoch };
-    let mut scanner = Scanner::new(Commitlog::new(end.version, Some(end.next), commit_bytes_max));
+    let mut epoch = span.epoch;
+    let mut scanner = Scanner::new(Commitlog::new(span.version, Some(end.next), commit_bytes_max));
+    let stop = span.to.map_or(u64::MAX, |to| to.0);
     let mut block = vec![0; READ_BLOCK];
     let mut pos = base;
     let error = 'read: loop {
-        let count = match reader.read_at(&mut block, pos) {
+        let want = usize::try_from(stop.saturating_sub(pos.0)).unwrap_or(usize::MAX).min(block.len());
+        let count = match reader.read_at(&mut block[..want], pos) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 end.fault = fault(end.next, end.bytes, FaultKind::Sealed { text: error.to_string() });
@@ -198,6 +260,7 @@ pub(crate) fn walk(
             break scanner.finish().err();
         }
         pos = pos.plus(count as u64);
+        visit.read(count as u64);
         let mut input = &block[..count];
         loop {
             let at = BytePos(base.0 + scanner.boundary().0);
@@ -205,7 +268,7 @@ pub(crate) fn walk(
                 Ok(Some(Item::Commit(commit))) => commit,
                 Ok(None) => break,
                 Ok(Some(Item::Header(_))) => {
-                    end.fault = fault(end.next, at, FaultKind::Format(FormatError::Header { found: vec![] }));
+                    end.fault = fault(end.next, at, FaultKind::Header);
                     return Ok(end);
                 }
                 Err(error) => break 'read Some(error),
@@ -225,16 +288,24 @@ pub(crate) fn walk(
                     end.fault = fault(end.next, at, kind);
                     return Ok(end);
                 }
-                on_commit(at, &commit);
+                visit.commit(at, &commit);
                 (end.next, end.last, epoch) = (commit.end(), Some(commit), commit.epoch);
             }
             end.bytes = BytePos(base.0 + scanner.boundary().0);
         }
     };
-    if let Some(error) = error {
+    if let Some(error) = error.filter(|_| span.to.is_none()) {
         let (tail, kind) = judge(reader, end.bytes, end.next, end.version, commit_bytes_max, floor, &error)?;
         end.tail = tail;
         end.fault = kind.and_then(|kind| fault(end.next, end.bytes, kind));
+        // Zeros end a segment, unless what was written behind them is still there.
+        let later = Offset(end.next.0.saturating_add(1));
+        if matches!(tail, Tail::Zeros { .. })
+            && sound_commit_behind(reader, end.bytes, later, end.version, commit_bytes_max)?.is_some()
+        {
+            end.tail = Tail::Clean;
+            end.fault = fault(end.next, end.bytes, FaultKind::Format(FormatError::Zeros));
+        }
     }
     Ok(end)
 }
@@ -261,7 +332,8 @@ pub(crate) fn judge(
         ScanError::Corrupt { error, .. } => FaultKind::Format(error.clone()),
         ScanError::Truncated { .. } => FaultKind::Cut,
     };
-    if floor.is_some() || sound_commit_behind(reader, at, expected, version, commit_bytes_max)? {
+    let later = Offset(expected.0.saturating_add(1));
+    if floor.is_some() || sound_commit_behind(reader, at, later, version, commit_bytes_max)?.is_some() {
         return Ok((Tail::Clean, Some(kind)));
     }
     Ok(torn)
@@ -274,35 +346,44 @@ fn zeros(reader: &mut SegmentReader, at: BytePos, bytes: u64) -> io::Result<bool
     }
     let mut rest = vec![0; bytes as usize];
     let count = reader.read_at(&mut rest, at)?;
-    Ok(rest[..count].iter().all(|byte| *byte == 0))
+    Ok(is_zero(&rest[..count]))
 }
 
-/// Looks for a whole commit of a later offset anywhere behind `at`.
-fn sound_commit_behind(
+/// Looks for the first whole commit anywhere behind `at` whose offset is `from` or somewhat later.
+pub(crate) fn sound_commit_behind(
     reader: &mut SegmentReader,
     at: BytePos,
-    expected: Offset,
+    from: Offset,
     version: Version,
     commit_bytes_max: u64,
-) -> io::Result<bool> {
-    let later = expected.0.saturating_add(1)..=expected.0.saturating_add(u64::from(u32::MAX));
+) -> io::Result<Option<(BytePos, Commit)>> {
+    let offsets = from.0..=from.0.saturating_add(u64::from(u32::MAX));
+    let len = reader.len()?;
+    let head_len = version.commit_header_len();
     let mut block = vec![0; READ_BLOCK];
     let mut pos = at.plus(1);
     loop {
         let count = reader.read_at(&mut block, pos)?;
-        for (i, window) in block[..count].windows(8).enumerate() {
-            let first = u64::from_le_bytes(std::array::from_fn(|k| window[k]));
-            if later.contains(&first) {
-                let candidate = reader.commit_at(pos.plus(i as u64), version, commit_bytes_max)?;
-                if candidate.is_some_and(|commit| commit.first.0 == first) {
-                    return Ok(true);
-                }
+        let read = if is_zero(&block[..count]) { &[] } else { &block[..count] };
+        for (i, head) in read.windows(head_len).enumerate() {
+            let at = pos.plus(i as u64);
+            let likely = CommitHeader::decode(version, head).is_some_and(|head| {
+                let fits = at.0.saturating_add(head.commit_len(version)) <= len;
+                offsets.contains(&head.first.0) && head.entries > 0 && fits
+            });
+            if likely && let Some(commit) = reader.commit_at(at, version, commit_bytes_max)? {
+                return Ok(Some((at, commit)));
             }
         }
         if count < block.len() {
-            return Ok(false);
+            return Ok(None);
         }
-        // Windows that start in the last seven bytes are looked at with the next block.
-        pos = pos.plus(count as u64 - 7);
+        // Heads that start in the last bytes are looked at with the next block.
+        pos = pos.plus((count - (head_len - 1)) as u64);
     }
+}
+
+/// Whether all bytes are zero. Preallocated space is skipped at the speed of memory.
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(4096).all(|chunk| chunk.iter().fold(0, |any, byte| any | byte) == 0)
 }

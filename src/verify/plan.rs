@@ -1,0 +1,84 @@
+//! Which pieces of which segments are checked on their own.
+
+use std::io;
+
+use crate::format::commitlog::{HEADER_LEN, Version};
+use crate::limits::VERIFY_PIECE_BYTES;
+use crate::offset::{BytePos, Epoch, Offset};
+use crate::repo::Repo;
+use crate::segment::{Entry, SegmentReader};
+
+/// A part of a segment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Piece {
+    /// Which segment, counted from 0.
+    pub(super) segment: usize,
+    /// The commit it starts with; `None` to start with the segment's header.
+    pub(super) from: Option<(Entry, Version)>,
+    /// The commit the next piece starts with.
+    pub(super) to: Option<Entry>,
+    /// Term of the commit before it, as far as known.
+    pub(super) epoch: Epoch,
+}
+
+impl Piece {
+    /// All of a segment.
+    pub(super) fn whole(segment: usize) -> Piece {
+        Piece { segment, from: None, to: None, epoch: Epoch(0) }
+    }
+}
+
+/// All pieces, in the order of the log.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) pieces: Vec<Piece>,
+    /// Bytes of all segments.
+    pub(super) bytes: u64,
+}
+
+/// Cuts large segments at index entries that hold. A segment that cannot be opened is one piece: its check tells why.
+pub(super) fn plan(repo: &dyn Repo, starts: &[Offset], commit_bytes_max: u64) -> Plan {
+    let mut plan = Plan::default();
+    for (segment, start) in starts.iter().enumerate() {
+        let mut piece = Piece::whole(segment);
+        if let Ok((bytes, cuts)) = cuts(repo, *start, commit_bytes_max) {
+            plan.bytes += bytes;
+            if let Some((version, cuts)) = cuts {
+                let first = Entry { key: *start, value: BytePos(HEADER_LEN as u64) };
+                piece.from = Some((first, version));
+                for cut in cuts {
+                    plan.pieces.push(Piece { to: Some(cut), ..piece });
+                    piece.from = Some((cut, version));
+                }
+            }
+        }
+        plan.pieces.push(piece);
+    }
+    plan
+}
+
+/// The length of a segment and, when it is large, where to cut it.
+fn cuts(repo: &dyn Repo, start: Offset, commit_bytes_max: u64) -> io::Result<(u64, Option<(Version, Vec<Entry>)>)> {
+    let mut reader = SegmentReader::open(repo, start)?;
+    let bytes = reader.len()?;
+    let count = bytes / VERIFY_PIECE_BYTES;
+    if count < 2 {
+        return Ok((bytes, None));
+    }
+    let Ok(Some(header)) = reader.header()? else {
+        return Ok((bytes, None));
+    };
+    let mut indexed = |at| reader.indexed(at, BytePos(u64::MAX), header.version, commit_bytes_max);
+    let Some(last) = indexed(Offset(u64::MAX))? else {
+        return Ok((bytes, None));
+    };
+    // Entries are found by offset; evenly spaced offsets give pieces of about the same length.
+    let offsets = u128::from(last.key.0 - start.0);
+    let mut cuts: Vec<Entry> = Vec::new();
+    for piece in 1..count {
+        let at = start.0 + (offsets * u128::from(piece) / u128::from(count)) as u64;
+        let cut = indexed(Offset(at))?;
+        cuts.extend(cut.filter(|cut| cuts.last().is_none_or(|last| cut.key > last.key && cut.value > last.value)));
+    }
+    Ok((bytes, Some((header.version, cuts))))
+}
