@@ -11,6 +11,7 @@ mod run;
 mod shard;
 mod sink;
 mod source;
+mod verify;
 
 pub use append::Append;
 pub use budget::Budget;
@@ -19,3 +20,4 @@ pub use feed::Feed;
 pub use log::{Log, State, View};
 pub use registry::{Registry, Settings};
 pub use run::{Event, Mirror, MirrorError, Place, Progress, run};
+pub use verify::verify_url;
