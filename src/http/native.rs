@@ -46,6 +46,14 @@ struct ReadQuery {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct SegmentsQuery {
+    generation: Option<Generation>,
+    #[serde(default)]
+    sha256: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct SegmentQuery {
     generation: Option<Generation>,
 }
@@ -87,8 +95,9 @@ pub(super) async fn segments(
     uri: Uri,
 ) -> Result<Json<Vec<SegmentStatus>>, Failure> {
     let log = app.registry.get(&parse(name)?)?;
-    check_generation(&log, query::<SegmentQuery>(&uri)?.generation)?;
-    Ok(Json(blocking(move || log.segments()).await?))
+    let SegmentsQuery { generation, sha256 } = query(&uri)?;
+    check_generation(&log, generation)?;
+    Ok(Json(blocking(move || log.segments(sha256)).await?))
 }
 
 pub(super) async fn segment(
