@@ -23,6 +23,8 @@ pub struct Append {
     batcher: Batcher,
     /// Covers the bytes that the batcher holds.
     share: Option<Share>,
+    /// The offset that comes next in the stream, as far as that is known.
+    next: Option<Offset>,
     error: Option<Error>,
 }
 
@@ -43,7 +45,8 @@ impl Append {
         let version = from.and_then(|from| view.segment_of(from)).map_or(view.version, |segment| segment.version);
         // Without `from` the stream may start with any commit we hold; a wild first length is refused by its cap.
         let batcher = Batcher::new(version, Some(from.unwrap_or(view.durable)), commit_bytes_max);
-        Ok(Append { log, budget, queue, session: Arc::default(), batcher, share: None, error: None })
+        let next = from.or(Some(view.durable).filter(|durable| *durable == log.first()));
+        Ok(Append { log, budget, queue, session: Arc::default(), batcher, share: None, next, error: None })
     }
 
     /// Whether the stream stands on a boundary: nothing of an unfinished commit is held.
@@ -83,8 +86,10 @@ impl Append {
             }
         }
         let mut batch = Batch::default();
-        if let Err(error) = self.batcher.push(chunk, &mut batch) {
-            self.error = Some(error.into());
+        let pushed = self.batcher.push(chunk, &mut batch);
+        self.next = batch.runs().last().map(|run| run.end).or(self.next);
+        if let Err(error) = pushed {
+            self.fail(error.into());
         }
         if !batch.is_empty() {
             let keep = units(self.batcher.held());
@@ -98,7 +103,11 @@ impl Append {
     }
 
     /// Fails the append for a reason of the caller's; what came before is kept.
-    pub fn fail(&mut self, error: Error) {
+    pub fn fail(&mut self, mut error: Error) {
+        if let Error::Corrupt { offset, .. } | Error::Truncated { offset, .. } = &mut error {
+            // Behind a segment header the format does not know what comes; we do.
+            *offset = offset.or(self.next);
+        }
         self.error.get_or_insert(error);
     }
 
@@ -111,7 +120,7 @@ impl Append {
             && !self.session.is_stopped()
             && let Err(error) = self.batcher.finish()
         {
-            self.error = Some(error.into());
+            self.fail(error.into());
         }
         let (reply, ended) = oneshot::channel();
         let gone = || (Error::Unavailable("the service is shutting down".into()), self.log.view().durable);
