@@ -5,21 +5,21 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
+use axum::http::Uri;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures::stream;
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
-use super::native::{parse, query};
+use super::native::{Parsed, parse, query};
 use super::paths::{App, Timeouts};
-use super::reply::Failure;
+use super::reply::{Failure, drain};
 use crate::api::AckLine;
-use crate::limits::{DRAIN_BYTES_MAX, DRAIN_WAIT};
-use crate::mirror::{Append, Error};
+use crate::mirror::{Append, Error, Log};
 use crate::offset::Offset;
 
 #[derive(Deserialize)]
@@ -37,14 +37,17 @@ enum Acks {
 
 pub(super) async fn append(
     State(app): State<Arc<App>>,
-    name: Result<Path<String>, axum::extract::rejection::PathRejection>,
+    name: Parsed<String>,
     request: Request,
 ) -> Result<Response, Failure> {
-    let log = app.registry.get(&parse(name)?)?;
-    let AppendQuery { from, acks } = query(request.uri())?;
-    let refused = |error| Failure { error, next: Some(log.view().durable) };
-    let append = app.registry.append(&log, from).map_err(refused)?;
-    let body = request.into_body();
+    let (head, body) = request.into_parts();
+    let (log, append, acks) = match begin(&app, name, &head.uri) {
+        Ok(begun) => begun,
+        Err(failure) => {
+            drain(body);
+            return Err(failure);
+        }
+    };
     let Some(Acks::Stream) = acks else {
         return Ok(Json(receive(&app, append, body).await?).into_response());
     };
@@ -72,6 +75,14 @@ pub(super) async fn append(
         Some((Ok::<_, Infallible>(Bytes::from(text)), (view, ended, false)))
     });
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+fn begin(app: &App, name: Parsed<String>, uri: &Uri) -> Result<(Arc<Log>, Append, Option<Acks>), Failure> {
+    let log = app.registry.get(&parse(name)?)?;
+    let refused = |error| Failure { error, next: Some(log.view().durable) };
+    let AppendQuery { from, acks } = query(uri).map_err(refused)?;
+    let append = app.registry.append(&log, from).map_err(refused)?;
+    Ok((log, append, acks))
 }
 
 type Received = Result<crate::api::AppendOutcome, Failure>;
@@ -127,18 +138,7 @@ async fn receive(app: &App, mut append: Append, mut body: Body) -> Received {
     }
     let ended = append.finish().await.map_err(Failure::from);
     if ended.is_err() {
-        // A client that is still writing must get to read the answer, and would not if we closed on it.
-        let _took_too_long = timeout(DRAIN_WAIT, drain(&mut body)).await;
+        drain(body);
     }
     ended
-}
-
-async fn drain(body: &mut Body) {
-    let mut drained = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        drained += frame.data_ref().map_or(0, |data| data.len() as u64);
-        if drained > DRAIN_BYTES_MAX {
-            return;
-        }
-    }
 }

@@ -22,7 +22,7 @@ use crate::api::{CreateLog, LogStatus, SegmentStatus};
 use crate::mirror::{Error, Feed, Log, State as Health};
 use crate::offset::{Generation, Offset};
 
-type Parsed<T> = Result<Path<T>, PathRejection>;
+pub(super) type Parsed<T> = Result<Path<T>, PathRejection>;
 
 /// A part of the path, or a 400 in our own words.
 pub(super) fn parse<T>(path: Parsed<T>) -> Result<T, Error> {
