@@ -78,14 +78,18 @@ impl Append {
         if self.error.is_some() || self.session.is_stopped() {
             return false;
         }
-        match self.budget.incoming(chunk.len() as u64).await {
-            Ok(share) => match &mut self.share {
-                Some(held) => held.merge(share),
-                None => self.share = Some(share),
-            },
-            Err(error) => {
-                self.error = Some(error);
-                return false;
+        let has = self.share.as_ref().map_or(0, Share::num_permits);
+        let needs = units(self.batcher.held() + chunk.len() as u64);
+        if needs > has {
+            match self.budget.incoming(needs - has).await {
+                Ok(share) => match &mut self.share {
+                    Some(held) => held.merge(share),
+                    None => self.share = Some(share),
+                },
+                Err(error) => {
+                    self.error = Some(error);
+                    return false;
+                }
             }
         }
         let mut batch = Batch::default();
