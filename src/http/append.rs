@@ -19,7 +19,7 @@ use super::native::{Parsed, parse, query};
 use super::paths::{App, Timeouts};
 use super::reply::{Failure, drain};
 use crate::api::AckLine;
-use crate::mirror::{Append, Error, Log};
+use crate::mirror::{Append, Error};
 use crate::offset::Offset;
 
 #[derive(Deserialize)]
@@ -41,7 +41,7 @@ pub(super) async fn append(
     request: Request,
 ) -> Result<Response, Failure> {
     let (head, body) = request.into_parts();
-    let (log, append, acks) = match begin(&app, name, &head.uri) {
+    let (append, acks) = match begin(&app, name, &head.uri) {
         Ok(begun) => begun,
         Err(failure) => {
             drain(body);
@@ -51,38 +51,34 @@ pub(super) async fn append(
     let Some(Acks::Stream) = acks else {
         return Ok(Json(receive(&app, append, body).await?).into_response());
     };
+    let durable = append.acks();
     let (reply, ended) = oneshot::channel();
     tokio::spawn(async move {
         let result = receive(&app, append, body).await;
         let _client_is_gone = reply.send(result);
     });
-    let view = log.watch();
-    // The first line says where the log stands; each later one that it got further.
-    let lines = stream::unfold((view, Some(ended), true), |(mut view, ended, first)| async move {
+    // The first line says where the append starts; each later one that it got further.
+    let lines = stream::unfold((durable, Some(ended), true), |(mut durable, ended, first)| async move {
         let mut ended = ended?;
-        let durable = |offset| AckLine::Durable { durable: offset };
         let (line, ended) = tokio::select! {
             biased;
-            () = std::future::ready(()), if first => (durable(view.borrow_and_update().durable), Some(ended)),
+            () = std::future::ready(()), if first => (AckLine::Durable { durable: durable.durable() }, Some(ended)),
             result = &mut ended => (last_line(result), None),
-            changed = view.changed() => match changed {
-                Ok(()) => (durable(view.borrow_and_update().durable), Some(ended)),
-                Err(_) => (last_line(ended.await), None),
-            }
+            durable = durable.advanced() => (AckLine::Durable { durable }, Some(ended)),
         };
         let mut text = serde_json::to_vec(&line).unwrap_or_default();
         text.push(b'\n');
-        Some((Ok::<_, Infallible>(Bytes::from(text)), (view, ended, false)))
+        Some((Ok::<_, Infallible>(Bytes::from(text)), (durable, ended, false)))
     });
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 
-fn begin(app: &App, name: Parsed<String>, uri: &Uri) -> Result<(Arc<Log>, Append, Option<Acks>), Failure> {
+fn begin(app: &App, name: Parsed<String>, uri: &Uri) -> Result<(Append, Option<Acks>), Failure> {
     let log = app.registry.get(&parse(name)?)?;
     let refused = |error| Failure { error, next: Some(log.view().durable) };
     let AppendQuery { from, acks } = query(uri).map_err(refused)?;
     let append = app.registry.append(&log, from).map_err(refused)?;
-    Ok((log, append, acks))
+    Ok((append, acks))
 }
 
 type Received = Result<crate::api::AppendOutcome, Failure>;
@@ -115,7 +111,7 @@ async fn receive(app: &App, mut append: Append, mut body: Body) -> Received {
                 }
                 break;
             }
-            _ = stop.changed() => {
+            _ = stop.wait_for(|stop| *stop) => {
                 append.fail(Error::Unavailable("the service is shutting down".into()));
                 break;
             }

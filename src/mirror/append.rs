@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::budget::{Budget, Share, units};
 use super::error::Error;
-use super::log::Log;
+use super::log::{Log, View};
 use super::shard::{Ended, Message, Session};
 use crate::offset::{BytePos, Offset};
 use crate::stream::{Batch, Batcher, Part};
@@ -25,6 +25,7 @@ pub struct Append {
     header: Option<Part>,
     /// Covers the bytes that the batcher holds.
     share: Option<Share>,
+    from: Option<Offset>,
     /// The offset that comes next in the stream, as far as that is known.
     next: Option<Offset>,
     error: Option<Error>,
@@ -49,7 +50,7 @@ impl Append {
         let batcher = Batcher::new(version, Some(from.unwrap_or(view.durable)), commit_bytes_max);
         let next = from.or(Some(view.durable).filter(|durable| *durable == log.first()));
         let (session, header, share, error) = Default::default();
-        Ok(Append { log, budget, queue, session, batcher, header, share, next, error })
+        Ok(Append { log, budget, queue, session, batcher, header, share, from, next, error })
     }
 
     /// Whether the stream stands on a boundary: nothing of an unfinished commit is held.
@@ -62,6 +63,14 @@ impl Append {
     #[must_use]
     pub fn boundary(&self) -> BytePos {
         self.batcher.boundary()
+    }
+
+    /// How far it is durable.
+    #[must_use]
+    pub fn acks(&self) -> Acks {
+        let (view, session) = (self.log.watch(), self.session.clone());
+        let durable = view.borrow().durable;
+        Acks { view, session, durable: self.from.map_or(durable, |from| from.min(durable)) }
     }
 
     /// Returns when the append has failed and more bytes are of no use.
@@ -139,5 +148,38 @@ impl Append {
             Message::End { log: self.log.clone(), session: self.session.clone(), error: self.error.clone(), reply };
         self.queue.send(message).await.map_err(|_| gone())?;
         ended.await.map_err(|_| gone())?
+    }
+}
+
+/// How far one append is durable. What others append moves the log, but is no acknowledgement of this one.
+#[derive(Debug)]
+pub struct Acks {
+    view: watch::Receiver<View>,
+    session: Arc<Session>,
+    durable: Offset,
+}
+
+impl Acks {
+    /// All that this append sent before this offset is durable in the log.
+    #[must_use]
+    pub fn durable(&self) -> Offset {
+        self.durable
+    }
+
+    /// Waits until more is durable.
+    pub async fn advanced(&mut self) -> Offset {
+        loop {
+            let durable = self.view.borrow_and_update().durable;
+            let durable = self.session.end().map_or(self.durable, |end| end.min(durable));
+            if durable > self.durable {
+                self.durable = durable;
+                return durable;
+            }
+            tokio::select! {
+                // The log goes with the service: its last word is the append's own answer.
+                changed = self.view.changed() => if changed.is_err() { std::future::pending::<()>().await },
+                () = self.session.skipped.notified() => {}
+            }
+        }
     }
 }
