@@ -1,6 +1,10 @@
 //! What the tests share: specimens, what is expected of them, and directories to compare.
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
+pub mod failing;
+pub mod log;
+pub mod service;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -79,4 +83,11 @@ fn read(repo: &dyn Repo, name: &str) -> Vec<u8> {
 /// The segments of a specimen one after the other: the raw stream.
 pub fn stream_of(name: &str) -> Vec<u8> {
     segments(&specimen(name)).into_values().flatten().collect()
+}
+
+/// Memory of this process that is really in use.
+pub fn resident_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
