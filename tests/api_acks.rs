@@ -8,6 +8,7 @@ use std::time::Instant;
 use logmirror::limits::DRAIN_WAIT;
 use logmirror::repo::{Loss, MemRepo};
 use serde_json::{Value, json};
+use support::assert_bytes;
 use support::log::{Sample, commit, commits, header};
 use support::service::{Service, Setup, Wire};
 
@@ -107,7 +108,7 @@ fn a_live_append_is_not_acked_for_the_commits_of_another() {
     let lines = finish(loser);
     let codes: Vec<_> = lines.iter().map(|line| (line["error"].as_str(), line["at"].as_u64())).collect();
     assert_eq!(codes, [(Some("fork"), Some(0))], "{lines:?}");
-    assert_eq!(service.stream("app"), ours);
+    assert_bytes(&service.stream("app"), &ours, "app");
 }
 
 #[test]
@@ -145,7 +146,7 @@ fn commits_that_are_there_are_skipped_and_counted() {
     let more = [stream.clone(), commits(6, 2, 5, 0)].concat();
     let longer = outcome(service.append_chunked("app", "", &more, 3));
     assert_eq!(longer, json!({"next": 8, "durable": 8, "appended": 2, "skipped": 3}));
-    assert_eq!(service.stream("app"), more);
+    assert_bytes(&service.stream("app"), &more, "app");
 }
 
 #[test]
@@ -222,7 +223,7 @@ fn of_two_that_append_at_once_exactly_one_wins_each_offset() {
     };
     let end = service.status("app")["durable"].as_u64().unwrap();
     let wanted: Vec<u8> = (1..end).flat_map(|offset| commit(offset, 0, 1, &[winner(offset)])).collect();
-    assert_eq!(service.stream("app"), [header(), commits(0, 1, 4, 0), wanted].concat());
+    assert_bytes(&service.stream("app"), &[header(), commits(0, 1, 4, 0), wanted].concat(), "app");
 }
 
 #[test]
@@ -240,7 +241,7 @@ fn two_that_append_the_same_at_once_both_succeed_and_store_it_once() {
     });
     let sum = |key: &str| a[key].as_u64().unwrap() + b[key].as_u64().unwrap();
     assert_eq!((sum("appended"), sum("skipped")), (500, 500), "{a} {b}");
-    assert_eq!(service.stream("app"), stream);
+    assert_bytes(&service.stream("app"), &stream, "app");
 }
 
 #[test]
@@ -267,5 +268,5 @@ fn a_commit_in_chunks_of_one_byte_takes_no_more_of_the_budget_than_one_in_one_pi
     let stream = [header(), commits(0, 2, 60 << 10, 0)].concat();
     let answer = service.append_chunked("app", "", &stream, 1);
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert_eq!(service.stream("app"), stream);
+    assert_bytes(&service.stream("app"), &stream, "app");
 }

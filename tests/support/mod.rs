@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use logmirror::format::name;
+use logmirror::offset::Generation;
 use logmirror::repo::Repo;
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -90,4 +91,25 @@ pub fn resident_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// Puts the files of a specimen where a service that opens `data` finds them as the log `log`.
+pub fn plant(data: &Path, log: &str, specimen_name: &str) -> PathBuf {
+    let generation = data.join("logs").join(log).join(name::generation(Generation::FIRST));
+    fs::create_dir_all(&generation).unwrap();
+    for (file, bytes) in files(&specimen(specimen_name)) {
+        fs::write(generation.join(file), bytes).unwrap();
+    }
+    let meta = format!(r#"{{"format":"commitlog","id":"specimen-{log}","generation":1,"first":0}}"#);
+    fs::write(data.join("logs").join(log).join("log.json"), meta).unwrap();
+    generation
+}
+
+/// Fails with the place where two long byte strings part, and not with the strings.
+#[track_caller]
+pub fn assert_bytes(found: &[u8], wanted: &[u8], what: impl std::fmt::Display) {
+    if found != wanted {
+        let parted = found.iter().zip(wanted).take_while(|(found, wanted)| found == wanted).count();
+        panic!("{what}: {} bytes, not {}; they part at byte {parted}", found.len(), wanted.len());
+    }
 }
