@@ -2,8 +2,8 @@
 
 use std::io;
 
+use super::Options;
 use crate::format::commitlog::{HEADER_LEN, Version};
-use crate::limits::VERIFY_PIECE_BYTES;
 use crate::offset::{BytePos, Epoch, Offset};
 use crate::repo::Repo;
 use crate::segment::{Entry, SegmentReader};
@@ -37,11 +37,11 @@ pub(super) struct Plan {
 }
 
 /// Cuts large segments at index entries that hold. A segment that cannot be opened is one piece: its check tells why.
-pub(super) fn plan(repo: &dyn Repo, starts: &[Offset], commit_bytes_max: u64) -> Plan {
+pub(super) fn plan(repo: &dyn Repo, starts: &[Offset], options: &Options<'_>) -> Plan {
     let mut plan = Plan::default();
     for (segment, start) in starts.iter().enumerate() {
         let mut piece = Piece::whole(segment);
-        if let Ok((bytes, cuts)) = cuts(repo, *start, commit_bytes_max) {
+        if let Ok((bytes, cuts)) = cuts(repo, *start, options) {
             plan.bytes += bytes;
             if let Some((version, cuts)) = cuts {
                 let first = Entry { key: *start, value: BytePos(HEADER_LEN as u64) };
@@ -58,17 +58,17 @@ pub(super) fn plan(repo: &dyn Repo, starts: &[Offset], commit_bytes_max: u64) ->
 }
 
 /// The length of a segment and, when it is large, where to cut it.
-fn cuts(repo: &dyn Repo, start: Offset, commit_bytes_max: u64) -> io::Result<(u64, Option<(Version, Vec<Entry>)>)> {
+fn cuts(repo: &dyn Repo, start: Offset, options: &Options<'_>) -> io::Result<(u64, Option<(Version, Vec<Entry>)>)> {
     let mut reader = SegmentReader::open(repo, start)?;
     let bytes = reader.len()?;
-    let count = bytes / VERIFY_PIECE_BYTES;
+    let count = bytes / options.piece_bytes;
     if count < 2 {
         return Ok((bytes, None));
     }
     let Ok(Some(header)) = reader.header()? else {
         return Ok((bytes, None));
     };
-    let mut indexed = |at| reader.indexed(at, BytePos(u64::MAX), header.version, commit_bytes_max);
+    let mut indexed = |at| reader.indexed(at, BytePos(u64::MAX), header.version, options.commit_bytes_max);
     let Some(last) = indexed(Offset(u64::MAX))? else {
         return Ok((bytes, None));
     };
