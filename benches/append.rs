@@ -1,2 +1,2 @@
-//! x
+//! Comes with the next merge.
 fn main() {}

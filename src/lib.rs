@@ -9,10 +9,18 @@
 //! - [`stream`]: [`StreamWriter`](stream::StreamWriter) and [`StreamReader`](stream::StreamReader);
 //! - [`mod@verify`]: whether a log is whole.
 
+pub mod api;
+mod block;
+pub mod client;
+pub mod config;
 pub mod format;
+pub mod http;
 pub mod limits;
+pub mod load;
+pub mod mirror;
 pub mod offset;
 pub mod repo;
 pub mod segment;
+pub mod server;
 pub mod stream;
 pub mod verify;

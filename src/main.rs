@@ -2,10 +2,6 @@
 
 mod cli;
 
-use std::process::ExitCode;
-
-use clap::Parser;
-
-fn main() -> ExitCode {
-    cli::Cli::parse().run().into()
+fn main() -> std::process::ExitCode {
+    cli::main()
 }

@@ -29,6 +29,11 @@ impl Exit {
         eprintln!("error: {what}");
         self
     }
+
+    /// Says on stderr what failed and why, and ends like this.
+    pub fn because_of(self, what: impl fmt::Display, error: impl fmt::Display) -> Exit {
+        self.because(format_args!("{what}: {error}"))
+    }
 }
 
 /// The end of a command that printed its answer. A reader that went away, as `head` does, has seen enough.

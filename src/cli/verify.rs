@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use clap::Args;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
+use logmirror::client::Client;
+use logmirror::limits::COMMIT_BYTES_MAX;
+use logmirror::mirror::verify_url;
 use logmirror::repo::Repo;
 use logmirror::verify::{FoundFault, Options, Progress, Report, verify};
 
@@ -17,7 +20,7 @@ const FAULTS_SHOWN: usize = 50;
 /// Read every byte of a log, check every checksum and offset, and name each fault with its place
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
-    /// Directory with the segments of a log
+    /// Directory with the segments of a log, or the URL of a log
     path: String,
     /// Print the report as one JSON object
     #[arg(long)]
@@ -27,7 +30,7 @@ pub struct VerifyArgs {
 /// Runs the command.
 pub fn run(args: &VerifyArgs) -> Exit {
     if is_url(&args.path) {
-        return Exit::Usage.because("verify takes a directory");
+        return remote(args);
     }
     match log_directory(&args.path) {
         Ok(repo) => local(repo, args),
@@ -46,6 +49,24 @@ fn local(repo: Arc<dyn Repo>, args: &VerifyArgs) -> Exit {
     match result {
         Ok(report) => printed(show(&report, args)),
         Err(error) => Exit::Io.because(error),
+    }
+}
+
+fn remote(args: &VerifyArgs) -> Exit {
+    let client = match Client::new(&args.path) {
+        Ok(client) => client,
+        Err(error) => return Exit::Usage.because(error),
+    };
+    let bar = if args.json { ProgressBar::hidden() } else { progress_bar() };
+    let result = super::block_on(async {
+        bar.set_length(client.status().await?.bytes);
+        verify_url(&client, COMMIT_BYTES_MAX, |bytes| bar.inc(bytes)).await
+    });
+    bar.finish_and_clear();
+    match result {
+        Ok(Ok(report)) => printed(show(&report, args)),
+        Ok(Err(error)) => Exit::Io.because_of(&args.path, error),
+        Err(exit) => exit,
     }
 }
 

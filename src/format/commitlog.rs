@@ -146,6 +146,24 @@ impl CommitHeader {
     }
 }
 
+/// Appends a commit to `out`, as it stands on disk.
+///
+/// # Panics
+/// When `records` is longer than its length field can say.
+pub fn encode_commit(version: Version, first: Offset, epoch: Epoch, entries: u16, records: &[u8], out: &mut Vec<u8>) {
+    let len = u32::try_from(records.len()).expect("records of a commit must fit 32 bits");
+    let start = out.len();
+    out.extend_from_slice(&first.0.to_le_bytes());
+    if version == Version::V1 {
+        out.extend_from_slice(&epoch.0.to_le_bytes());
+    }
+    out.extend_from_slice(&entries.to_le_bytes());
+    out.extend_from_slice(&len.to_le_bytes());
+    out.extend_from_slice(records);
+    let checksum = crc32c::crc32c(&out[start..]);
+    out.extend_from_slice(&checksum.to_le_bytes());
+}
+
 /// The walk over a commitlog: see [`Format`].
 #[derive(Clone, Debug)]
 pub struct Commitlog {
@@ -220,12 +238,12 @@ impl Format for Commitlog {
             return Ok(Begin::Need(HEADER_LEN));
         };
         // Real offsets have neither byte there, so the common path pays two compares; a flip in one leaves the other.
-        if start[1] == MAGIC[1] || start[2] == MAGIC[2] {
-            if let Some(header) = SegmentHeader::decode(start)? {
-                self.version = header.version;
-                self.expected = None;
-                return Ok(Begin::Header(header, HEADER_LEN));
-            }
+        if (start[1] == MAGIC[1] || start[2] == MAGIC[2])
+            && let Some(header) = SegmentHeader::decode(start)?
+        {
+            self.version = header.version;
+            self.expected = None;
+            return Ok(Begin::Header(header, HEADER_LEN));
         }
         let Some(unit) = CommitHeader::decode(self.version, head) else {
             return Ok(Begin::Need(self.version.commit_header_len()));

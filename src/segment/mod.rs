@@ -6,5 +6,5 @@ mod reader;
 mod writer;
 
 pub use index::{Entry, IndexFile, OffsetIndex};
-pub use reader::SegmentReader;
+pub use reader::{Found, SegmentReader};
 pub use writer::SegmentWriter;

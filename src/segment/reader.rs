@@ -29,6 +29,17 @@ enum Bytes {
     Sealed { decoder: Box<Decoder<'static, Cursor>>, len: u64 },
 }
 
+/// Where [`SegmentReader::seek`] stopped.
+#[derive(Clone, Copy, Debug)]
+pub struct Found {
+    /// Offset of the commit there.
+    pub next: Offset,
+    /// Its byte position.
+    pub at: BytePos,
+    /// The commit before it, if the search passed one.
+    pub before: Option<Commit>,
+}
+
 impl fmt::Debug for SegmentReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SegmentReader").field("start", &self.start).field("sealed", &self.is_compressed()).finish()
@@ -152,6 +163,27 @@ impl SegmentReader {
             }
             block.resize(READ_BLOCK, 0);
         }
+    }
+
+    /// Finds the commit that holds `offset` before byte `end`: its position, or the end of the commits there are.
+    ///
+    /// # Errors
+    /// When the segment cannot be read.
+    pub fn seek(&mut self, offset: Offset, end: BytePos, version: Version, max: u64) -> io::Result<Option<Found>> {
+        let entry = self.indexed(offset, end, version, max)?;
+        let (next, at) = entry.map_or((self.start, BytePos(HEADER_LEN as u64)), |entry| (entry.key, entry.value));
+        let mut found = Found { next, at, before: None };
+        while found.next < offset && found.at < end {
+            match self.commit_at(found.at, version, max)? {
+                Some(commit) if commit.end() <= offset => {
+                    let at = found.at.plus(commit.bytes);
+                    found = Found { next: commit.end(), at, before: Some(commit) };
+                }
+                Some(_) => break,
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(found))
     }
 
     /// The last index entry at or before `at` that points at the whole commit it names, at a byte before `end`.

@@ -3,11 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::batch::{Batch, Batcher};
 use super::fault::{Fault, FaultKind, Tail};
 use super::recover::{SurveyError, judge, segment_starts};
+use crate::block::BlockPool;
 use crate::format::commitlog::{HEADER_LEN, Version};
 use crate::format::{Commit, ScanError};
 use crate::limits::READ_BLOCK;
@@ -100,6 +99,7 @@ pub struct StreamReader {
     last: Option<(Commit, Offset, BytePos)>,
     /// A sound batch was followed by an error, which is looked into with the next read.
     stuck: Option<ScanError>,
+    blocks: BlockPool,
 }
 
 /// A boundary in a segment.
@@ -134,6 +134,7 @@ impl StreamReader {
             epoch: Epoch(0),
             last: None,
             stuck: None,
+            blocks: BlockPool::default(),
         };
         let starts = segment_starts(&*reader.repo)?;
         let Some(first) = starts.first().copied() else {
@@ -268,8 +269,8 @@ impl StreamReader {
         while batch.runs().next().is_none()
             && let Some(open) = &mut self.open
         {
-            let mut block = vec![0; READ_BLOCK];
-            let count = open.reader.read_at(&mut block, open.read).map_err(|error| match error.kind() {
+            let mut block = self.blocks.take(READ_BLOCK, ());
+            let count = open.reader.read_at(block.space(), open.read).map_err(|error| match error.kind() {
                 io::ErrorKind::InvalidData => {
                     let kind = FaultKind::Sealed { text: error.to_string() };
                     ReadError::Damaged(Fault { segment: place.segment, offset: self.next, at: place.at, kind })
@@ -279,9 +280,8 @@ impl StreamReader {
             if count == 0 {
                 break;
             }
-            block.truncate(count);
             open.read = open.read.plus(count as u64);
-            let sound = open.batcher.push(Bytes::from(block), &mut batch);
+            let sound = open.batcher.push(block.filled(count), &mut batch);
             place.version = open.batcher.version();
             if let Err(error) = sound {
                 self.stuck = Some(error);

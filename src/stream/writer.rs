@@ -17,8 +17,8 @@ use crate::offset::{BytePos, Epoch, Offset};
 use crate::repo::{Repo, RepoFile, RepoLock};
 use crate::segment::{Entry, SegmentWriter};
 
-/// Bytes gathered before they are written in one go.
-const WRITE_BYTES: u64 = 4 << 20;
+/// Bytes gathered before they are written in one go: few enough to be in the L2 cache still.
+const WRITE_BYTES: u64 = 1 << 20;
 
 /// What to do with torn bytes at the end of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -159,6 +159,8 @@ pub struct Progress {
     pub durable: Offset,
 }
 
+type OnProgress = Box<dyn FnMut(&Progress) + Send>;
+
 /// A place in a log up to which something holds.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Frontier {
@@ -231,7 +233,7 @@ pub struct StreamWriter {
     batcher: Batcher,
     mark: Option<DurableMark>,
     poison: Option<Arc<str>>,
-    on_progress: Option<Box<dyn FnMut(&Progress) + Send>>,
+    on_progress: Option<OnProgress>,
 }
 
 impl std::fmt::Debug for StreamWriter {
@@ -349,18 +351,19 @@ impl StreamWriter {
         &self.durable
     }
 
-    /// The sealed segments, and the open one up to `durable`.
+    /// The sealed segments; all of them are durable.
     #[must_use]
-    pub fn segments(&self) -> Vec<SegmentInfo> {
-        let mut segments = self.sealed.clone();
-        if let (Some(head), Some((start, end))) = (&self.head, self.durable.segment)
-            && head.start() == start
-            && self.durable.next > start
-        {
-            let (end, bytes, version) = (self.durable.next, end.0, head.version());
-            segments.push(SegmentInfo { start, end, bytes, version, compressed: false });
-        }
-        segments
+    pub fn sealed(&self) -> &[SegmentInfo] {
+        &self.sealed
+    }
+
+    /// The open segment up to `durable`, if it holds a durable commit.
+    #[must_use]
+    pub fn durable_head(&self) -> Option<SegmentInfo> {
+        let (head, (start, end)) = (self.head.as_ref()?, self.durable.segment?);
+        let held = head.start() == start && self.durable.next > start;
+        let (bytes, version) = (end.0, head.version());
+        held.then_some(SegmentInfo { start, end: self.durable.next, bytes, version, compressed: false })
     }
 
     /// Appends the next chunk of a stream, of any size. After Ok its whole commits are handed to the operating system;
@@ -529,17 +532,15 @@ impl StreamWriter {
         };
         let mut held =
             Cursor::open(&self.repo, &segments, run.first, self.options.commit_bytes_max).map_err(damaged)?;
-        let mut skipped = 0;
-        for (at, commit) in run.commits() {
+        for (skipped, (at, commit)) in run.commits().enumerate() {
             if commit.first == self.reached.next {
-                return self.append_run(&run.after(at, &commit, skipped), done);
+                return self.append_run(&run.after(at, &commit, skipped as u64), done);
             }
             let ours = held.next().map_err(damaged)?.map(|placed| placed.commit);
             let same = |ours: Commit| (ours.first, ours.entries, ours.checksum);
             if ours.map(same) != Some(same(commit)) {
                 return Err(AppendError::Fork { at: commit.first });
             }
-            skipped += 1;
             done.skipped += 1;
         }
         Ok(())

@@ -1,0 +1,142 @@
+//! The JSON of the native API: what a client and the service both must spell alike. Knows no HTTP.
+
+use serde::{Deserialize, Serialize};
+
+use crate::offset::{Epoch, Generation, Offset};
+
+/// Formats a log can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// A SpacetimeDB commitlog.
+    Commitlog,
+}
+
+/// Body of a request to create a log.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateLog {
+    /// Its format.
+    pub format: LogFormat,
+    /// Its first offset.
+    #[serde(default)]
+    pub first: Offset,
+}
+
+/// Whether a log can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogState {
+    /// It can.
+    Ok,
+    /// A write or sync failed; it takes no appends until the service is restarted. What is durable is still served.
+    Poisoned,
+    /// Its files are damaged; it is neither written nor served.
+    Damaged,
+}
+
+/// Where a log stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LogStatus {
+    /// Its name.
+    pub log: String,
+    /// Its format.
+    pub format: LogFormat,
+    /// Identity of this mirror, made when it was created.
+    pub id: String,
+    /// The current generation.
+    pub generation: Generation,
+    /// Term of the last durable commit.
+    pub epoch: Epoch,
+    /// Its first offset.
+    pub first: Offset,
+    /// The offset after the last commit appended, durable or not.
+    pub next: Offset,
+    /// The offset after the last durable commit.
+    pub durable: Offset,
+    /// How many segments.
+    pub segments: u64,
+    /// Their durable bytes.
+    pub bytes: u64,
+    /// The last durable commit.
+    pub last_commit: Option<LastCommit>,
+    /// Whether it can be used.
+    pub state: LogState,
+    /// Why not.
+    pub error: Option<String>,
+}
+
+/// The last durable commit: what a sender compares with its own log before it sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastCommit {
+    /// Its offset.
+    pub offset: Offset,
+    /// How many entries it holds.
+    pub entries: u32,
+    /// Its checksum.
+    pub checksum: u64,
+}
+
+/// One segment of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentStatus {
+    /// Its first offset.
+    pub start: Offset,
+    /// The offset after its last durable commit.
+    pub end: Offset,
+    /// Its durable bytes.
+    pub bytes: u64,
+    /// Whether it is immutable.
+    pub sealed: bool,
+    /// CRC32C of those bytes; for sealed segments only.
+    pub crc32c: Option<u32>,
+}
+
+/// What an append did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppendOutcome {
+    /// The offset the log goes on with.
+    pub next: Offset,
+    /// The offset after the last durable commit; all of this append is before it.
+    pub durable: Offset,
+    /// Commits stored.
+    pub appended: u64,
+    /// Commits that were there already.
+    pub skipped: u64,
+}
+
+/// A line of an answer with `acks=stream`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum AckLine {
+    /// The append ended well.
+    Outcome(AppendOutcome),
+    /// The append ended with an error.
+    Error(ErrorBody),
+    /// Everything before this offset is durable.
+    Durable {
+        /// The offset.
+        durable: Offset,
+    },
+}
+
+/// Body of every error. Which numbers are there depends on the code.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// One word for programs.
+    pub error: String,
+    /// One sentence for people.
+    pub message: String,
+    /// The durable end of the log: where a sender goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<Offset>,
+    /// Where a fork is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at: Option<Offset>,
+    /// The first offset there is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first: Option<Offset>,
+    /// The offset of the commit that is damaged or cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<Offset>,
+}

@@ -1,0 +1,9 @@
+//! The API over HTTP. Each handler parses, makes one call, and replies; only [`reply`] names status codes.
+
+mod append;
+mod metrics;
+mod native;
+mod paths;
+mod reply;
+
+pub use paths::{App, Timeouts, router};

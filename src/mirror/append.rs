@@ -1,0 +1,123 @@
+//! [`Append`]: one stream into one log.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+
+use super::budget::{Budget, Share, units};
+use super::error::Error;
+use super::log::Log;
+use super::shard::{Ended, Message, Session};
+use crate::offset::{BytePos, Offset};
+use crate::stream::{Batch, Batcher};
+
+/// One stream of raw log bytes into a log, in progress. It verifies here, on the caller's thread; the log's writer
+/// thread checks each commit against the log when its turn comes, so two appends to one log are safe.
+#[derive(Debug)]
+pub struct Append {
+    log: Arc<Log>,
+    budget: Arc<Budget>,
+    queue: mpsc::Sender<Message>,
+    session: Arc<Session>,
+    batcher: Batcher,
+    /// Covers the bytes that the batcher holds.
+    share: Option<Share>,
+    error: Option<Error>,
+}
+
+impl Append {
+    pub(super) fn new(
+        log: Arc<Log>,
+        budget: Arc<Budget>,
+        queue: mpsc::Sender<Message>,
+        from: Option<Offset>,
+        commit_bytes_max: u64,
+    ) -> Result<Append, Error> {
+        let view = log.view();
+        match view.state {
+            super::State::Ok => {}
+            super::State::Poisoned(cause) => return Err(Error::Poisoned(cause)),
+            super::State::Damaged(cause) => return Err(Error::Damaged(cause)),
+        }
+        let version = from.and_then(|from| view.segment_of(from)).map_or(view.version, |segment| segment.version);
+        // Without `from` the stream may start with any commit we hold; a wild first length is refused by its cap.
+        let batcher = Batcher::new(version, Some(from.unwrap_or(view.durable)), commit_bytes_max);
+        Ok(Append { log, budget, queue, session: Arc::default(), batcher, share: None, error: None })
+    }
+
+    /// Whether the stream stands on a boundary: nothing of an unfinished commit is held.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.batcher.held() == 0
+    }
+
+    /// Where the last whole commit or header ended, in bytes of the stream.
+    #[must_use]
+    pub fn boundary(&self) -> BytePos {
+        self.batcher.boundary()
+    }
+
+    /// Returns when the append has failed and more bytes are of no use.
+    pub async fn stopped(&self) {
+        let stopped = self.session.stop.notified();
+        if !self.session.is_stopped() && self.error.is_none() {
+            stopped.await;
+        }
+    }
+
+    /// Takes the next bytes; waits while too much is under way. False when more bytes are of no use: the append has
+    /// failed, and [`finish`](Self::finish) says why.
+    pub async fn push(&mut self, chunk: Bytes) -> bool {
+        if self.error.is_some() || self.session.is_stopped() {
+            return false;
+        }
+        match self.budget.incoming(chunk.len() as u64).await {
+            Ok(share) => match &mut self.share {
+                Some(held) => held.merge(share),
+                None => self.share = Some(share),
+            },
+            Err(error) => {
+                self.error = Some(error);
+                return false;
+            }
+        }
+        let mut batch = Batch::default();
+        if let Err(error) = self.batcher.push(chunk, &mut batch) {
+            self.error = Some(error.into());
+        }
+        if !batch.is_empty() {
+            let keep = units(self.batcher.held());
+            let share = self.share.as_mut().and_then(|held| held.split(held.num_permits().saturating_sub(keep)));
+            let (log, session) = (self.log.clone(), self.session.clone());
+            if self.queue.send(Message::Append { log, session, batch, share }).await.is_err() {
+                self.error = Some(Error::Unavailable("the service is shutting down".into()));
+            }
+        }
+        self.error.is_none()
+    }
+
+    /// Fails the append for a reason of the caller's; what came before is kept.
+    pub fn fail(&mut self, error: Error) {
+        self.error.get_or_insert(error);
+    }
+
+    /// Ends the stream and waits until everything taken from it is durable, also when it failed.
+    ///
+    /// # Errors
+    /// Why it failed, with the durable end of the log.
+    pub async fn finish(mut self) -> Ended {
+        if self.error.is_none()
+            && !self.session.is_stopped()
+            && let Err(error) = self.batcher.finish()
+        {
+            self.error = Some(error.into());
+        }
+        let (reply, ended) = oneshot::channel();
+        let gone = || (Error::Unavailable("the service is shutting down".into()), self.log.view().durable);
+        let message =
+            Message::End { log: self.log.clone(), session: self.session.clone(), error: self.error.clone(), reply };
+        self.queue.send(message).await.map_err(|_| gone())?;
+        ended.await.map_err(|_| gone())?
+    }
+}

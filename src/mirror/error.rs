@@ -1,0 +1,150 @@
+//! What a caller of a log may get instead of an answer.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::format::{FormatError, ScanError};
+use crate::offset::{Epoch, Offset};
+use crate::stream::AppendError;
+
+/// Few kinds, each telling the caller what to do.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The request makes no sense: change it.
+    #[error("{0}")]
+    Invalid(String),
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// Commits are missing before what was sent: send from `expected`.
+    #[error("the log goes on with offset {expected}, but offset {found} was sent")]
+    Gap {
+        /// Where the log goes on.
+        expected: Offset,
+        /// What came.
+        found: Offset,
+    },
+    /// The sender's history is not ours: somebody must decide.
+    #[error("the commit at offset {at} is not the one this log holds: the histories have parted")]
+    Fork {
+        /// Where.
+        at: Offset,
+    },
+    /// The sender was replaced by a later leader.
+    #[error("epoch falls from {current} to {found} at offset {at}")]
+    StaleEpoch {
+        /// Where.
+        at: Offset,
+        /// The log's.
+        current: Epoch,
+        /// The sender's.
+        found: Epoch,
+    },
+    /// The reader asks for what is not there yet.
+    #[error("offset {from} is ahead of this log, which ends at offset {next}")]
+    Ahead {
+        /// What was asked for.
+        from: Offset,
+        /// The durable end.
+        next: Offset,
+    },
+    /// The log exists with another format or first offset.
+    #[error("{0}")]
+    Format(String),
+    /// The reader asks for what is there no longer.
+    #[error("offset {from} is no longer here: this log starts at offset {first}")]
+    Pruned {
+        /// What was asked for.
+        from: Offset,
+        /// The first offset.
+        first: Offset,
+    },
+    /// A commit or body over its cap.
+    #[error("{0}")]
+    TooLarge(String),
+    /// What was sent is damaged.
+    #[error("{message}")]
+    Corrupt {
+        /// Offset of the damaged commit, when known.
+        offset: Option<Offset>,
+        /// What was found.
+        message: String,
+    },
+    /// What was sent ends inside a commit; whole commits before it are kept.
+    #[error("{message}")]
+    Truncated {
+        /// Offset of the commit that was cut, when known.
+        offset: Option<Offset>,
+        /// Where it was cut.
+        message: String,
+    },
+    /// Our own files are damaged.
+    #[error("this log is damaged on disk: {0}")]
+    Damaged(Arc<str>),
+    /// Come back later.
+    #[error("{0}")]
+    Unavailable(String),
+    /// A write or sync of this log failed: it recovers when the service is restarted.
+    #[error("this log is poisoned, and recovers when the service is restarted: {0}")]
+    Poisoned(Arc<str>),
+}
+
+impl Error {
+    /// One word for it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::Invalid(_) => "invalid",
+            Error::NotFound(_) => "not-found",
+            Error::Gap { .. } => "gap",
+            Error::Fork { .. } => "fork",
+            Error::StaleEpoch { .. } => "stale-epoch",
+            Error::Ahead { .. } => "ahead",
+            Error::Format(_) => "format",
+            Error::Pruned { .. } => "pruned",
+            Error::TooLarge(_) => "too-large",
+            Error::Corrupt { .. } => "corrupt",
+            Error::Truncated { .. } => "truncated",
+            Error::Damaged(_) => "corrupt-log",
+            Error::Unavailable(_) => "unavailable",
+            Error::Poisoned(_) => "poisoned",
+        }
+    }
+}
+
+impl From<ScanError> for Error {
+    fn from(error: ScanError) -> Self {
+        let message = error.to_string();
+        match error {
+            ScanError::Corrupt { error: FormatError::TooLarge { .. }, .. } => Error::TooLarge(message),
+            ScanError::Corrupt { offset, .. } => Error::Corrupt { offset, message },
+            ScanError::Truncated { offset, .. } => Error::Truncated { offset, message },
+        }
+    }
+}
+
+impl From<AppendError> for Error {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::Stream(error) => error.into(),
+            AppendError::NoHeader { found } => {
+                Error::Corrupt { offset: Some(found), message: AppendError::NoHeader { found }.to_string() }
+            }
+            AppendError::Gap { expected, found } => Error::Gap { expected, found },
+            AppendError::Fork { at } => Error::Fork { at },
+            AppendError::StaleEpoch { at, current, found } => Error::StaleEpoch { at, current, found },
+            AppendError::Damaged(fault) => Error::Damaged(fault.to_string().into()),
+            AppendError::Poisoned { cause } => Error::Poisoned(cause),
+        }
+    }
+}
+
+/// A read of our own files failed.
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::InvalidData => Error::Damaged(error.to_string().into()),
+            _ => Error::Unavailable(format!("cannot read the log: {error}")),
+        }
+    }
+}

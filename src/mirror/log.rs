@@ -1,0 +1,249 @@
+//! [`Log`]: one log as everybody but its writer sees it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::error::Error;
+use crate::api::{LastCommit, LogFormat, LogState, LogStatus, SegmentStatus};
+use crate::format::commitlog::Version;
+use crate::format::{Commit, name};
+use crate::limits::READ_BLOCK;
+use crate::offset::{BytePos, Epoch, Generation, Offset};
+use crate::repo::Repo;
+use crate::segment::SegmentReader;
+use crate::stream::{SegmentInfo, StreamWriter};
+
+/// Whether a log can be used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum State {
+    /// It can.
+    #[default]
+    Ok,
+    /// A write or sync failed.
+    Poisoned(Arc<str>),
+    /// Its files are damaged.
+    Damaged(Arc<str>),
+}
+
+/// What is durable of a log. Readers see nothing else of it.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// Segments that will not change any more.
+    pub sealed: Arc<[SegmentInfo]>,
+    /// The open segment as far as it is durable; none while it holds no durable commit.
+    pub head: Option<SegmentInfo>,
+    /// The offset after the last durable commit.
+    pub durable: Offset,
+    /// Its term.
+    pub epoch: Epoch,
+    /// That commit.
+    pub last: Option<Commit>,
+    /// How a stream without a header goes on.
+    pub version: Version,
+    /// Whether the log can be used.
+    pub state: State,
+}
+
+impl View {
+    /// What `writer` has made durable, as a change of `self`.
+    pub(super) fn update(&mut self, writer: &StreamWriter) {
+        let frontier = writer.durable_frontier();
+        if self.sealed.len() != writer.sealed().len() {
+            self.sealed = writer.sealed().into();
+        }
+        self.head = writer.durable_head();
+        (self.durable, self.epoch, self.last) = (frontier.next, frontier.epoch, frontier.last);
+        self.version = writer.version();
+    }
+
+    /// Its segments, in order.
+    pub fn segments(&self) -> impl Iterator<Item = &SegmentInfo> {
+        self.sealed.iter().chain(&self.head)
+    }
+
+    /// The segment that holds `offset`, or the last one if `offset` is the durable end.
+    #[must_use]
+    pub fn segment_of(&self, offset: Offset) -> Option<SegmentInfo> {
+        let at = self.sealed.partition_point(|segment| segment.end <= offset);
+        let found = self.sealed.get(at).copied().or(self.head);
+        found.or_else(|| self.sealed.last().copied())
+    }
+
+    /// The segment that starts at `start`.
+    #[must_use]
+    pub fn segment(&self, start: Offset) -> Option<SegmentInfo> {
+        let sealed = self.sealed.binary_search_by_key(&start, |segment| segment.start).ok();
+        sealed.map(|at| self.sealed[at]).or(self.head.filter(|head| head.start == start))
+    }
+}
+
+/// What is known of a log apart from its commits; `log.json` in its directory.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Meta {
+    pub(super) format: LogFormat,
+    pub(super) id: String,
+    pub(super) generation: Generation,
+    pub(super) first: Offset,
+}
+
+/// One log of a service.
+pub struct Log {
+    name: String,
+    meta: Meta,
+    repo: Arc<dyn Repo>,
+    appended: AtomicU64,
+    view: watch::Sender<View>,
+    checksums: Mutex<HashMap<Offset, u32>>,
+    pub(super) shard: usize,
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("name", &self.name).field("meta", &self.meta).finish_non_exhaustive()
+    }
+}
+
+impl Log {
+    pub(super) fn new(name: String, meta: Meta, repo: Arc<dyn Repo>, shard: usize) -> Self {
+        let view = View { durable: meta.first, ..View::default() };
+        let appended = AtomicU64::new(meta.first.0);
+        Log { name, meta, repo, appended, view: watch::Sender::new(view), checksums: Mutex::default(), shard }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its first offset.
+    #[must_use]
+    pub fn first(&self) -> Offset {
+        self.meta.first
+    }
+
+    /// Its format.
+    #[must_use]
+    pub fn format(&self) -> LogFormat {
+        self.meta.format
+    }
+
+    /// The current generation.
+    #[must_use]
+    pub fn generation(&self) -> Generation {
+        self.meta.generation
+    }
+
+    /// Identity of this mirror.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.meta.id
+    }
+
+    /// The files of the current generation.
+    #[must_use]
+    pub fn repo(&self) -> &Arc<dyn Repo> {
+        &self.repo
+    }
+
+    /// What is durable now.
+    #[must_use]
+    pub fn view(&self) -> View {
+        self.view.borrow().clone()
+    }
+
+    /// Tells of every change of the view.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<View> {
+        self.view.subscribe()
+    }
+
+    pub(super) fn publish(&self, change: impl FnOnce(&mut View)) {
+        self.view.send_modify(change);
+    }
+
+    pub(super) fn set_appended(&self, next: Offset) {
+        self.appended.store(next.0, Ordering::Relaxed);
+    }
+
+    /// Refuses when the log is damaged.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`].
+    pub fn readable(&self) -> Result<(), Error> {
+        match &self.view.borrow().state {
+            State::Damaged(cause) => Err(Error::Damaged(cause.clone())),
+            State::Ok | State::Poisoned(_) => Ok(()),
+        }
+    }
+
+    /// Where the log stands.
+    #[must_use]
+    pub fn status(&self) -> LogStatus {
+        let view = self.view.borrow();
+        let (state, error) = match &view.state {
+            State::Ok => (LogState::Ok, None),
+            State::Poisoned(cause) => (LogState::Poisoned, Some(cause.to_string())),
+            State::Damaged(cause) => (LogState::Damaged, Some(cause.to_string())),
+        };
+        let last =
+            view.last.map(|last| LastCommit { offset: last.first, entries: last.entries, checksum: last.checksum });
+        LogStatus {
+            log: self.name.clone(),
+            format: self.meta.format,
+            id: self.meta.id.clone(),
+            generation: self.meta.generation,
+            epoch: view.epoch,
+            first: self.meta.first,
+            next: Offset(self.appended.load(Ordering::Relaxed)).max(view.durable),
+            durable: view.durable,
+            segments: view.segments().count() as u64,
+            bytes: view.segments().map(|segment| segment.bytes).sum(),
+            last_commit: last,
+            state,
+            error,
+        }
+    }
+
+    /// Its segments with the checksums of the sealed ones, which are computed once and remembered. Blocks.
+    ///
+    /// # Errors
+    /// When a segment cannot be read.
+    pub fn segments(&self) -> Result<Vec<SegmentStatus>, Error> {
+        self.readable()?;
+        let view = self.view();
+        let status = |segment: &SegmentInfo, crc32c: Option<u32>| {
+            let SegmentInfo { start, end, bytes, .. } = *segment;
+            SegmentStatus { start, end, bytes, sealed: crc32c.is_some(), crc32c }
+        };
+        let sealed = view.sealed.iter().map(|segment| Ok(status(segment, Some(self.checksum(segment)?))));
+        sealed.chain(view.head.iter().map(|head| Ok(status(head, None)))).collect()
+    }
+
+    fn checksum(&self, segment: &SegmentInfo) -> Result<u32, Error> {
+        let known = || self.checksums.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(crc) = known().get(&segment.start) {
+            return Ok(*crc);
+        }
+        let mut reader = SegmentReader::open(&*self.repo, segment.start)?;
+        let mut block = vec![0; READ_BLOCK];
+        let (mut crc, mut at) = (0, 0);
+        while at < segment.bytes {
+            let want = block.len().min(usize::try_from(segment.bytes - at).unwrap_or(usize::MAX));
+            let count = reader.read_at(&mut block[..want], BytePos(at))?;
+            if count == 0 {
+                let text = format!("segment {} ends at byte {at} of {}", name::segment(segment.start), segment.bytes);
+                return Err(Error::Damaged(text.into()));
+            }
+            crc = crc32c::crc32c_append(crc, &block[..count]);
+            at += count as u64;
+        }
+        known().insert(segment.start, crc);
+        Ok(crc)
+    }
+}

@@ -1,0 +1,23 @@
+//! Many logs in one process: who owns a writer, what readers see, and the loop behind `logmirror mirror`. Async starts
+//! here. Knows no HTTP but through [`client`](crate::client).
+
+mod append;
+mod budget;
+mod error;
+mod feed;
+mod log;
+mod registry;
+mod run;
+mod shard;
+mod sink;
+mod source;
+mod verify;
+
+pub use append::Append;
+pub use budget::Budget;
+pub use error::Error;
+pub use feed::Feed;
+pub use log::{Log, State, View};
+pub use registry::{Registry, Settings};
+pub use run::{Event, Mirror, MirrorError, Place, Progress, run};
+pub use verify::verify_url;

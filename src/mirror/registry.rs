@@ -1,0 +1,248 @@
+//! [`Registry`]: the logs of a data directory.
+//!
+//! ```text
+//! DATA/logs/NAME/log.json        what it is; written last when a log is created, so a log exists or does not
+//! DATA/logs/NAME/0000000001/     one directory a generation, with its segments and its durable mark
+//! ```
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use tokio::sync::{oneshot, watch};
+
+use super::append::Append;
+use super::budget::Budget;
+use super::error::Error;
+use super::feed::Feed;
+use super::log::{Log, Meta};
+use super::shard::{Message, Shards};
+use crate::api::{CreateLog, LogFormat};
+use crate::format::name;
+use crate::limits::{COMMIT_BYTES_MAX, MEMORY_MAX, WRITER_THREADS_MAX};
+use crate::offset::{Generation, Offset};
+use crate::repo::{Repo, RepoLock, read_small, replace};
+
+const LOGS: &str = "logs";
+const META: &str = "log.json";
+const META_BYTES_MAX: u64 = 64 << 10;
+
+/// What a registry needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Log bytes in memory at once.
+    pub memory_max: u64,
+    /// Largest commit taken.
+    pub commit_bytes_max: u64,
+    /// Writer threads; 0 for as many as there are cores, up to a limit.
+    pub writer_threads: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings { memory_max: MEMORY_MAX, commit_bytes_max: COMMIT_BYTES_MAX, writer_threads: 0 }
+    }
+}
+
+/// The logs of a data directory, open.
+#[derive(Debug)]
+pub struct Registry {
+    logs_repo: Arc<dyn Repo>,
+    _lock: RepoLock,
+    logs: RwLock<BTreeMap<String, Arc<Log>>>,
+    creating: Mutex<()>,
+    shards: Shards,
+    budget: Arc<Budget>,
+    settings: Settings,
+    stop: watch::Sender<bool>,
+}
+
+impl Registry {
+    /// Opens the data directory and every log in it. What a crash left behind a log's durable end is cut; a log that is
+    /// damaged is kept as it is and says so in its status, without harm to the others. Blocks.
+    ///
+    /// # Errors
+    /// When the directory is in use by another process, or cannot be read or written.
+    pub fn open(data: Arc<dyn Repo>, settings: Settings) -> io::Result<Registry> {
+        let lock = data.lock().map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => {
+                io::Error::new(error.kind(), format!("{} is in use by another process", data.place()))
+            }
+            _ => error,
+        })?;
+        let logs_repo = ensure_dir(&*data, LOGS)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = match settings.writer_threads {
+            0 => cores.min(WRITER_THREADS_MAX),
+            threads => threads,
+        };
+        let registry = Registry {
+            logs_repo,
+            _lock: lock,
+            logs: RwLock::default(),
+            creating: Mutex::default(),
+            shards: Shards::start(threads, settings.commit_bytes_max)?,
+            budget: Arc::new(Budget::new(settings.memory_max)),
+            settings,
+            stop: watch::Sender::new(false),
+        };
+        let mut opening = Vec::new();
+        for found in registry.logs_repo.list()?.into_iter().filter(|found| name::is_log_name(found)) {
+            match registry.load(&found) {
+                Ok(Some(log)) => opening.push(registry.start(log)),
+                Ok(None) => {}
+                Err(error) => log::error!("log {found} is left alone: {error}"),
+            }
+        }
+        for opened in opening {
+            // A shard that is gone has said why.
+            let _ = opened.blocking_recv();
+        }
+        Ok(registry)
+    }
+
+    /// Reads what `log.json` says; `None` for a log whose creation was interrupted.
+    fn load(&self, log_name: &str) -> io::Result<Option<Log>> {
+        let dir = self.logs_repo.dir(log_name)?;
+        let Some(text) = read_small(&*dir, META, META_BYTES_MAX)? else {
+            return Ok(None);
+        };
+        let meta: Meta = serde_json::from_slice(&text)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{META}: {error}")))?;
+        let repo = dir.dir(&name::generation(meta.generation))?;
+        Ok(Some(self.log(log_name, meta, repo)))
+    }
+
+    fn log(&self, log_name: &str, meta: Meta, repo: Arc<dyn Repo>) -> Log {
+        let shard = crc32c::crc32c(log_name.as_bytes()) as usize % self.shards.count();
+        Log::new(log_name.to_owned(), meta, repo, shard)
+    }
+
+    /// Adds a log and has its shard recover it.
+    fn start(&self, log: Log) -> oneshot::Receiver<()> {
+        let log = Arc::new(log);
+        let (reply, opened) = oneshot::channel();
+        let queue = self.shards.queue(&log);
+        let message = Message::Open { log: log.clone(), reply };
+        // A shard that is gone drops the reply, and the one who waits for it goes on.
+        let _ = queue.blocking_send(message);
+        self.logs.write().unwrap_or_else(PoisonError::into_inner).insert(log.name().to_owned(), log);
+        opened
+    }
+
+    /// All logs, by name.
+    #[must_use]
+    pub fn logs(&self) -> Vec<Arc<Log>> {
+        self.logs.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The log of that name.
+    ///
+    /// # Errors
+    /// When the name cannot be one, or there is none.
+    pub fn get(&self, log_name: &str) -> Result<Arc<Log>, Error> {
+        check_name(log_name)?;
+        let logs = self.logs.read().unwrap_or_else(PoisonError::into_inner);
+        logs.get(log_name).cloned().ok_or_else(|| Error::NotFound(format!("there is no log {log_name:?}")))
+    }
+
+    /// Creates a log, durably, or finds it there as wanted; true when it is new. Blocks.
+    ///
+    /// # Errors
+    /// When it exists with another format or first offset, or cannot be created.
+    pub fn create(&self, log_name: &str, wanted: CreateLog) -> Result<(Arc<Log>, bool), Error> {
+        check_name(log_name)?;
+        let _one_at_a_time = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Ok(log) = self.get(log_name) {
+            let LogFormat::Commitlog = log.format();
+            if log.first() != wanted.first {
+                let text = format!("log {log_name:?} exists and starts at offset {}", log.first());
+                return Err(Error::Format(text));
+            }
+            return Ok((log, false));
+        }
+        let failed = |error: io::Error| Error::Unavailable(format!("cannot create log {log_name:?}: {error}"));
+        let log = self.create_files(log_name, wanted).map_err(failed)?;
+        let _ = self.start(log).blocking_recv();
+        Ok((self.get(log_name)?, true))
+    }
+
+    fn create_files(&self, log_name: &str, wanted: CreateLog) -> io::Result<Log> {
+        let id = uuid::Uuid::new_v4().to_string();
+        let meta = Meta { format: wanted.format, id, generation: Generation::FIRST, first: wanted.first };
+        let dir = ensure_dir(&*self.logs_repo, log_name)?;
+        let repo = ensure_dir(&*dir, &name::generation(meta.generation))?;
+        replace(&*dir, META, serde_json::to_string_pretty(&meta)?.as_bytes())?;
+        Ok(self.log(log_name, meta, repo))
+    }
+
+    /// Starts an append to `log`. `from`, if the sender knows it, is the offset of its first commit.
+    ///
+    /// # Errors
+    /// When the log takes none.
+    pub fn append(&self, log: &Arc<Log>, from: Option<Offset>) -> Result<Append, Error> {
+        let queue = self.shards.queue(log).clone();
+        Append::new(log.clone(), self.budget.clone(), queue, from, self.settings.commit_bytes_max)
+    }
+
+    /// A stream of raw bytes: see [`Feed::range`].
+    ///
+    /// # Errors
+    /// When the range is not in the log, or the log is damaged.
+    pub async fn feed(&self, log: &Arc<Log>, range: (Offset, Option<Offset>), follow: bool) -> Result<Feed, Error> {
+        let (budget, stop) = (self.budget.clone(), self.stop.subscribe());
+        Feed::range(log.clone(), budget, range, follow, stop, self.settings.commit_bytes_max).await
+    }
+
+    /// The bytes of a segment of a log, all of them durable.
+    ///
+    /// # Errors
+    /// When there is no such segment, or the range is not within its durable bytes.
+    pub fn segment(&self, log: &Arc<Log>, start: Offset, bytes: Range<u64>) -> Result<Feed, Error> {
+        log.readable()?;
+        let found = log.view().segment(start).filter(|segment| bytes.end <= segment.bytes);
+        let segment = found.ok_or_else(|| Error::NotFound(format!("there are no such bytes in segment {start}")))?;
+        let (budget, stop) = (self.budget.clone(), self.stop.subscribe());
+        Ok(Feed::segment(log.clone(), budget, &segment, bytes, stop, self.settings.commit_bytes_max))
+    }
+
+    /// Becomes true when the service shuts down: streams without end should end then.
+    #[must_use]
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stop.subscribe()
+    }
+
+    /// Tells endless streams to end.
+    pub fn begin_stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Makes everything that was taken durable and ends the writer threads. Blocks.
+    pub fn stop(&self) {
+        self.begin_stop();
+        self.shards.stop();
+    }
+}
+
+fn check_name(log_name: &str) -> Result<(), Error> {
+    if name::is_log_name(log_name) {
+        return Ok(());
+    }
+    let shown: String = log_name.chars().take(name::LOG_NAME_MAX + 8).collect();
+    Err(Error::Invalid(format!(
+        "{shown:?} cannot be the name of a log: it takes 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit"
+    )))
+}
+
+/// The directory of that name, created durably if it is not there.
+fn ensure_dir(repo: &dyn Repo, dir_name: &str) -> io::Result<Arc<dyn Repo>> {
+    match repo.dir(dir_name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let dir = repo.create_dir(dir_name)?;
+            repo.sync_dir()?;
+            Ok(dir)
+        }
+        dir => dir,
+    }
+}

@@ -1,0 +1,371 @@
+//! The writer threads. A log belongs to exactly one of them, which alone opens, writes and syncs it; everybody else
+//! sends messages. Appends that wait on one log share one sync, which runs elsewhere while the thread writes on.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc as jobs};
+use std::time::Instant;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::budget::Share;
+use super::error::Error;
+use super::log::{Log, State};
+use crate::api::AppendOutcome;
+use crate::limits::{SHARD_QUEUE, SYNC_THREADS, UNSYNCED_MAX, WRITER_IDLE};
+use crate::offset::Offset;
+use crate::stream::{AppendError, Appended, Batch, OnTrailing, OpenError, Options, StreamWriter, SyncJob, Synced};
+
+/// How an append ended: what it did, or why it stopped and where the log goes on.
+pub(super) type Ended = Result<AppendOutcome, (Error, Offset)>;
+
+/// What is known of one append while it runs. Only the log's shard changes it.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    progress: Mutex<SessionProgress>,
+    stopped: AtomicBool,
+    pub(super) stop: Notify,
+}
+
+#[derive(Debug, Default)]
+struct SessionProgress {
+    done: Appended,
+    /// The offset after the last commit of this append, stored or skipped.
+    end: Offset,
+    error: Option<Error>,
+}
+
+impl Session {
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    fn progress(&self) -> std::sync::MutexGuard<'_, SessionProgress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fail(&self, error: Error) {
+        self.progress().error.get_or_insert(error);
+        self.stopped.store(true, Ordering::Release);
+        self.stop.notify_waiters();
+        self.stop.notify_one();
+    }
+}
+
+/// What a shard is told.
+pub(super) enum Message {
+    Open { log: Arc<Log>, reply: oneshot::Sender<()> },
+    Append { log: Arc<Log>, session: Arc<Session>, batch: Batch, share: Option<Share> },
+    End { log: Arc<Log>, session: Arc<Session>, error: Option<Error>, reply: oneshot::Sender<Ended> },
+    Synced { log: Arc<Log>, synced: Synced },
+    Stop,
+}
+
+/// The writer threads and those that wait for the disk.
+#[derive(Debug)]
+pub(super) struct Shards {
+    queues: Vec<mpsc::Sender<Message>>,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+type SyncRequest = (SyncJob, Arc<Log>, mpsc::Sender<Message>);
+
+impl Shards {
+    pub(super) fn start(threads: usize, commit_bytes_max: u64) -> std::io::Result<Shards> {
+        let (jobs, todo) = jobs::channel::<SyncRequest>();
+        let todo = Arc::new(Mutex::new(todo));
+        for n in 0..SYNC_THREADS {
+            let todo = todo.clone();
+            std::thread::Builder::new().name(format!("sync-{n}")).spawn(move || sync_loop(&todo))?;
+        }
+        let mut shards = Shards { queues: Vec::new(), threads: Mutex::default() };
+        for n in 0..threads {
+            let (queue, messages) = mpsc::channel(SHARD_QUEUE);
+            let mut shard = Shard { slots: HashMap::new(), jobs: jobs.clone(), queue: queue.clone(), commit_bytes_max };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+            let thread = std::thread::Builder::new().name(format!("writer-{n}"));
+            let thread = thread.spawn(move || runtime.block_on(shard.run(messages)))?;
+            shards.queues.push(queue);
+            shards.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        }
+        Ok(shards)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.queues.len()
+    }
+
+    pub(super) fn queue(&self, log: &Log) -> &mpsc::Sender<Message> {
+        &self.queues[log.shard]
+    }
+
+    /// Lets every shard finish what it was sent, sync, and end. Blocks.
+    pub(super) fn stop(&self) {
+        for queue in &self.queues {
+            // A shard that is gone already has nothing left to finish.
+            let _ = queue.blocking_send(Message::Stop);
+        }
+        for thread in self.threads.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            if thread.join().is_err() {
+                log::error!("a writer thread panicked");
+            }
+        }
+    }
+}
+
+fn sync_loop(todo: &Mutex<jobs::Receiver<SyncRequest>>) {
+    loop {
+        let request = todo.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((job, log, queue)) = request else { return };
+        let synced = job.run();
+        if queue.blocking_send(Message::Synced { log, synced }).is_err() {
+            return;
+        }
+    }
+}
+
+/// A log with its writer open.
+struct Slot {
+    log: Arc<Log>,
+    writer: StreamWriter,
+    /// Ends of appends that wait for what is before this offset to be durable.
+    waiting: VecDeque<(Offset, Arc<Session>, oneshot::Sender<Ended>)>,
+    /// Memory of batches that are staged but not written.
+    shares: Vec<Share>,
+    syncing: bool,
+    unsynced: u64,
+    touched: bool,
+    used: Instant,
+}
+
+struct Shard {
+    slots: HashMap<String, Slot>,
+    jobs: jobs::Sender<SyncRequest>,
+    queue: mpsc::Sender<Message>,
+    commit_bytes_max: u64,
+}
+
+impl Shard {
+    async fn run(&mut self, mut messages: mpsc::Receiver<Message>) {
+        loop {
+            let message = match tokio::time::timeout(WRITER_IDLE / 4, messages.recv()).await {
+                Ok(Some(message)) => Some(message),
+                Ok(None) => return,
+                Err(_elapsed) => None,
+            };
+            let idle = message.is_none();
+            let mut stopping = message.is_some_and(|message| self.take(message));
+            let mut taken = 0;
+            while taken < SHARD_QUEUE
+                && let Ok(message) = messages.try_recv()
+            {
+                stopping |= self.take(message);
+                taken += 1;
+            }
+            for slot in self.slots.values_mut().filter(|slot| slot.touched) {
+                slot.touched = false;
+                slot.settle(&self.jobs, &self.queue);
+            }
+            if stopping {
+                return self.drain();
+            }
+            if idle {
+                self.slots.retain(|_, slot| slot.is_busy() || slot.used.elapsed() < WRITER_IDLE);
+            }
+        }
+    }
+
+    /// Takes one message; true when it was the last.
+    fn take(&mut self, message: Message) -> bool {
+        match message {
+            Message::Stop => return true,
+            Message::Open { log, reply } => {
+                // Only where it stands is wanted; the writer is opened again with the first append.
+                if self.slot(&log).is_ok() {
+                    self.slots.remove(log.name());
+                }
+                let _nobody_waits = reply.send(());
+            }
+            Message::Append { log, session, batch, share } => {
+                if !session.is_stopped() {
+                    match self.slot(&log) {
+                        Ok(slot) => slot.append(&session, &batch, share),
+                        Err(error) => session.fail(error),
+                    }
+                }
+            }
+            Message::End { log, session, error, reply } => {
+                if let Some(error) = error {
+                    session.fail(error);
+                }
+                match self.slot(&log) {
+                    Ok(slot) => slot.end(session, reply),
+                    Err(error) => {
+                        let _nobody_waits = reply.send(Err((error, log.view().durable)));
+                    }
+                }
+            }
+            Message::Synced { log, synced } => {
+                if let Some(slot) = self.slots.get_mut(log.name()) {
+                    slot.synced(synced);
+                }
+            }
+        }
+        false
+    }
+
+    /// The log with its writer, opened if need be.
+    fn slot(&mut self, log: &Arc<Log>) -> Result<&mut Slot, Error> {
+        if !self.slots.contains_key(log.name()) {
+            match log.view().state {
+                State::Ok => {}
+                State::Poisoned(cause) => return Err(Error::Poisoned(cause)),
+                State::Damaged(cause) => return Err(Error::Damaged(cause)),
+            }
+            let writer =
+                open(log, self.commit_bytes_max).inspect_err(|error| log::error!("{}: {error}", log.name()))?;
+            let (waiting, shares, used) = (VecDeque::new(), Vec::new(), Instant::now());
+            let slot =
+                Slot { log: log.clone(), writer, waiting, shares, syncing: false, unsynced: 0, touched: false, used };
+            self.slots.insert(log.name().to_owned(), slot);
+        }
+        let slot = self.slots.get_mut(log.name()).ok_or_else(|| Error::NotFound(log.name().to_owned()))?;
+        (slot.touched, slot.used) = (true, Instant::now());
+        Ok(slot)
+    }
+
+    /// Makes everything taken so far durable and answers all who wait.
+    fn drain(&mut self) {
+        for (_, mut slot) in self.slots.drain() {
+            let synced = slot.writer.sync();
+            slot.settled(synced.err());
+        }
+    }
+}
+
+/// Opens a log's writer, cutting what a crash left behind the durable end, and publishes where it stands.
+fn open(log: &Arc<Log>, commit_bytes_max: u64) -> Result<StreamWriter, Error> {
+    let options =
+        Options { on_trailing: OnTrailing::Trim, commit_bytes_max, first: Some(log.first()), durable_mark: true };
+    let opened = StreamWriter::open_locked(log.repo().clone(), options);
+    let cause: Arc<str> = match opened {
+        Ok(writer) => {
+            log.set_appended(writer.next());
+            log.publish(|view| view.update(&writer));
+            return Ok(writer);
+        }
+        Err(OpenError::Io(error)) => {
+            let cause: Arc<str> = format!("cannot open the log: {error}").into();
+            log.publish(|view| view.state = State::Poisoned(cause.clone()));
+            return Err(Error::Poisoned(cause));
+        }
+        Err(error) => error.to_string().into(),
+    };
+    log.publish(|view| view.state = State::Damaged(cause.clone()));
+    Err(Error::Damaged(cause))
+}
+
+impl Slot {
+    fn is_busy(&self) -> bool {
+        self.syncing || !self.waiting.is_empty() || self.writer.durable() < self.writer.next()
+    }
+
+    fn append(&mut self, session: &Session, batch: &Batch, share: Option<Share>) {
+        let mut progress = session.progress();
+        let before = progress.done.bytes;
+        let result = self.writer.append_batch(batch, &mut progress.done);
+        self.unsynced += progress.done.bytes - before;
+        self.shares.extend(share);
+        match result {
+            Ok(()) => {
+                let end = batch.runs().map(|run| run.end).max().unwrap_or_default();
+                progress.end = progress.end.max(end);
+            }
+            Err(error) => {
+                progress.end = progress.end.max(self.writer.next());
+                drop(progress);
+                session.fail(error.clone().into());
+                self.poison(&error);
+            }
+        }
+    }
+
+    fn end(&mut self, session: Arc<Session>, reply: oneshot::Sender<Ended>) {
+        let end = session.progress().end;
+        self.waiting.push_back((end, session, reply));
+    }
+
+    /// Writes out what is staged and sees to it that it gets synced.
+    fn settle(&mut self, jobs: &jobs::Sender<SyncRequest>, queue: &mpsc::Sender<Message>) {
+        let flushed = self.writer.flush();
+        self.shares.clear();
+        self.log.set_appended(self.writer.next());
+        let result = flushed.and_then(|()| {
+            if self.syncing && self.unsynced < UNSYNCED_MAX {
+                return Ok(());
+            }
+            let Some(job) = self.writer.begin_sync()? else {
+                return Ok(());
+            };
+            self.unsynced = 0;
+            if self.syncing {
+                // The disk cannot keep up: wait for it here, and so let the senders wait.
+                return self.writer.finish_sync(job.run()).map(drop);
+            }
+            self.syncing = true;
+            jobs.send((job, self.log.clone(), queue.clone()))
+                .map_err(|_| AppendError::Poisoned { cause: "the sync threads are gone".into() })
+        });
+        self.settled(result.err());
+    }
+
+    fn synced(&mut self, synced: Synced) {
+        self.syncing = false;
+        self.touched = true;
+        let result = self.writer.finish_sync(synced);
+        self.settled(result.err());
+    }
+
+    /// Publishes what is durable now and answers those who waited for it.
+    fn settled(&mut self, error: Option<AppendError>) {
+        if let Some(error) = error {
+            self.poison(&error);
+        }
+        let durable = self.writer.durable();
+        let moved = {
+            let view = self.log.watch();
+            let view = view.borrow();
+            view.durable != durable || view.sealed.len() != self.writer.sealed().len()
+        };
+        if moved {
+            self.log.publish(|view| view.update(&self.writer));
+        }
+        while let Some((_, session, reply)) = self.waiting.pop_front_if(|(end, ..)| *end <= durable) {
+            let progress = session.progress();
+            let Appended { commits, skipped, .. } = progress.done;
+            let ended = match &progress.error {
+                Some(error) => Err((error.clone(), durable)),
+                None => Ok(AppendOutcome { next: self.writer.next(), durable, appended: commits, skipped }),
+            };
+            let _nobody_waits = reply.send(ended);
+        }
+    }
+
+    /// If `error` means that the log is poisoned, says so to everybody.
+    fn poison(&mut self, error: &AppendError) {
+        let AppendError::Poisoned { cause } = error else {
+            return;
+        };
+        let was_sound = self.log.view().state == State::Ok;
+        if was_sound {
+            log::error!("{} is poisoned: {cause}", self.log.name());
+            self.log.publish(|view| view.state = State::Poisoned(cause.clone()));
+        }
+        let durable = self.writer.durable();
+        for (_, session, reply) in self.waiting.drain(..) {
+            session.fail(Error::Poisoned(cause.clone()));
+            let error = session.progress().error.clone().unwrap_or(Error::Poisoned(cause.clone()));
+            let _nobody_waits = reply.send(Err((error, durable)));
+        }
+    }
+}
