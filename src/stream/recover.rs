@@ -295,7 +295,8 @@ pub(crate) fn walk_span(
         }
     };
     if let Some(error) = error.filter(|_| span.to.is_none()) {
-        let (tail, kind) = judge(reader, end.bytes, end.next, end.version, commit_bytes_max, floor, &error)?;
+        let (tail, kind) = judge(reader, end.bytes, end.next, end.version, commit_bytes_max, floor, &error)
+            .map_err(|error| sealed(segment, end.next, error))?;
         end.tail = tail;
         end.fault = kind.and_then(|kind| fault(end.next, end.bytes, kind));
         // Zeros end a segment, unless what was written behind them is still there.
@@ -333,10 +334,23 @@ pub(crate) fn judge(
         ScanError::Truncated { .. } => FaultKind::Cut,
     };
     let later = Offset(expected.0.saturating_add(1));
-    if floor.is_some() || sound_commit_behind(reader, at, later, version, commit_bytes_max)?.is_some() {
+    if floor.is_some()
+        || sound_commit_behind(reader, at, later, version, commit_bytes_max)?.is_some()
+        || at.0 == HEADER_LEN as u64 && of_other_version(reader, expected, version, commit_bytes_max)?
+    {
         return Ok((Tail::Clean, Some(kind)));
     }
     Ok(torn)
+}
+
+/// Whether a segment without a sound commit has some in the framing of the other version: then its header is damaged,
+/// which no checksum covers.
+fn of_other_version(reader: &mut SegmentReader, start: Offset, version: Version, max: u64) -> io::Result<bool> {
+    let other = match version {
+        Version::V0 => Version::V1,
+        Version::V1 => Version::V0,
+    };
+    Ok(sound_commit_behind(reader, BytePos(0), start, other, max)?.is_some())
 }
 
 /// Whether the rest of a segment, too short for a commit header, is all zero.
