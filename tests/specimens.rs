@@ -7,7 +7,9 @@ use std::sync::Arc;
 use logmirror::limits::COMMIT_BYTES_MAX;
 use logmirror::offset::Offset;
 use logmirror::repo::{FsRepo, MemRepo};
-use logmirror::stream::{Batch, OnTrailing, OpenError, Options, Read, StreamReader, StreamWriter, SurveyError, Tail, survey};
+use logmirror::stream::{
+    Batch, OnTrailing, OpenError, Options, Read, StreamReader, StreamWriter, SurveyError, Tail, survey,
+};
 use support::{Expect, expectations, specimen};
 
 fn read_all(expect: &Expect) -> (u64, StreamReader, Result<Tail, String>) {

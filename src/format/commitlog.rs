@@ -58,7 +58,7 @@ impl Version {
 }
 
 /// What a segment header says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SegmentHeader {
     /// How its commits are framed.
     pub version: Version,
@@ -172,7 +172,16 @@ impl Commitlog {
     #[must_use]
     pub fn new(version: Version, expected: Option<Offset>, commit_bytes_max: u64) -> Self {
         let unit = CommitHeader { first: Offset(0), epoch: Epoch(0), entries: 0, len: 0 };
-        Commitlog { version, commit_bytes_max, expected, unit, unit_len: 0, seen: 0, crc: 0, checksum: [0; CHECKSUM_LEN] }
+        Commitlog {
+            version,
+            commit_bytes_max,
+            expected,
+            unit,
+            unit_len: 0,
+            seen: 0,
+            crc: 0,
+            checksum: [0; CHECKSUM_LEN],
+        }
     }
 
     /// The version of the segment the walk is in.

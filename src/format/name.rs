@@ -70,7 +70,9 @@ mod tests {
             assert_eq!(parse_segment(&segment(Offset(start))), Some(Offset(start)));
         }
         assert_eq!(segment(Offset(333)), "00000000000000000333.stdb.log");
-        for foreign in ["README.stdb.log", "333.stdb.log", "+0000000000000000333.stdb.log", "99999999999999999999.stdb.log"] {
+        for foreign in
+            ["README.stdb.log", "333.stdb.log", "+0000000000000000333.stdb.log", "99999999999999999999.stdb.log"]
+        {
             assert_eq!(parse_segment(foreign), None, "{foreign}");
         }
         assert_eq!(parse_generation(&generation(Generation(7))), Some(Generation(7)));

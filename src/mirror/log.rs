@@ -191,11 +191,8 @@ impl Log {
             State::Poisoned(cause) => (LogState::Poisoned, Some(cause.to_string())),
             State::Damaged(cause) => (LogState::Damaged, Some(cause.to_string())),
         };
-        let last = view.last.map(|last| LastCommit {
-            offset: last.first,
-            entries: last.entries,
-            checksum: last.checksum,
-        });
+        let last =
+            view.last.map(|last| LastCommit { offset: last.first, entries: last.entries, checksum: last.checksum });
         LogStatus {
             log: self.name.clone(),
             format: self.meta.format,

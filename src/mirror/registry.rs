@@ -230,7 +230,9 @@ fn check_name(log_name: &str) -> Result<(), Error> {
         return Ok(());
     }
     let shown: String = log_name.chars().take(name::LOG_NAME_MAX + 8).collect();
-    Err(Error::Invalid(format!("{shown:?} cannot be the name of a log: it takes 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit")))
+    Err(Error::Invalid(format!(
+        "{shown:?} cannot be the name of a log: it takes 1 to 64 of a-z, 0-9, '.', '_' and '-', the first a letter or digit"
+    )))
 }
 
 /// The directory of that name, created durably if it is not there.

@@ -14,9 +14,7 @@ use super::log::{Log, State};
 use crate::api::AppendOutcome;
 use crate::limits::{SHARD_QUEUE, SYNC_THREADS, UNSYNCED_MAX, WRITER_IDLE};
 use crate::offset::Offset;
-use crate::stream::{
-    AppendError, Appended, Batch, OnTrailing, OpenError, Options, StreamWriter, SyncJob, Synced,
-};
+use crate::stream::{AppendError, Appended, Batch, OnTrailing, OpenError, Options, StreamWriter, SyncJob, Synced};
 
 /// How an append ended: what it did, or why it stopped and where the log goes on.
 pub(super) type Ended = Result<AppendOutcome, (Error, Offset)>;
@@ -224,7 +222,8 @@ impl Shard {
                 State::Poisoned(cause) => return Err(Error::Poisoned(cause)),
                 State::Damaged(cause) => return Err(Error::Damaged(cause)),
             }
-            let writer = open(log, self.commit_bytes_max).inspect_err(|error| log::error!("{}: {error}", log.name()))?;
+            let writer =
+                open(log, self.commit_bytes_max).inspect_err(|error| log::error!("{}: {error}", log.name()))?;
             let (waiting, shares, used) = (VecDeque::new(), Vec::new(), Instant::now());
             let slot =
                 Slot { log: log.clone(), writer, waiting, shares, syncing: false, unsynced: 0, touched: false, used };
@@ -246,12 +245,8 @@ impl Shard {
 
 /// Opens a log's writer, cutting what a crash left behind the durable end, and publishes where it stands.
 fn open(log: &Arc<Log>, commit_bytes_max: u64) -> Result<StreamWriter, Error> {
-    let options = Options {
-        on_trailing: OnTrailing::Trim,
-        commit_bytes_max,
-        first: Some(log.first()),
-        durable_mark: true,
-    };
+    let options =
+        Options { on_trailing: OnTrailing::Trim, commit_bytes_max, first: Some(log.first()), durable_mark: true };
     let opened = StreamWriter::open_locked(log.repo().clone(), options);
     let cause: Arc<str> = match opened {
         Ok(writer) => {
@@ -318,9 +313,8 @@ impl Slot {
                 return self.writer.finish_sync(job.run()).map(drop);
             }
             self.syncing = true;
-            jobs.send((job, self.log.clone(), queue.clone())).map_err(|_| AppendError::Poisoned {
-                cause: "the sync threads are gone".into(),
-            })
+            jobs.send((job, self.log.clone(), queue.clone()))
+                .map_err(|_| AppendError::Poisoned { cause: "the sync threads are gone".into() })
         });
         self.settled(result.err());
     }

@@ -83,7 +83,8 @@ enum NameChange {
 struct Disk {
     nodes: Vec<Node>,
     steps: u64,
-    seen: Vec<Op>,
+    /// Calls seen of the kind that is to fail.
+    seen: u64,
     faults: Faults,
     off: bool,
 }
@@ -118,8 +119,7 @@ impl MemRepo {
     /// Sets the faults from here on; steps and calls are counted from 0 again.
     pub fn set_faults(&self, faults: Faults) {
         let mut disk = self.disk();
-        (disk.faults, disk.steps) = (faults, 0);
-        disk.seen.clear();
+        (disk.faults, disk.steps, disk.seen) = (faults, 0, 0);
     }
 
     /// How many calls changed something since the faults were set.
@@ -172,10 +172,13 @@ impl Disk {
         if self.off {
             return Err(io::Error::other("power lost"));
         }
-        let nth = self.seen.iter().filter(|seen| **seen == op).count() as u64;
-        self.seen.push(op);
-        if self.faults.fail_nth == Some((op, nth)) {
-            return Err(io::Error::other(format!("injected failure of {op:?} {nth}")));
+        if let Some((failing, nth)) = self.faults.fail_nth
+            && failing == op
+        {
+            self.seen += 1;
+            if self.seen == nth + 1 {
+                return Err(io::Error::other(format!("injected failure of {op:?} {nth}")));
+            }
         }
         Ok(())
     }

@@ -186,7 +186,9 @@ impl SegmentReader {
         Ok(Some(found))
     }
 
-    /// The last index entry at or before `at` that points at the whole commit it names, at a byte before `end`.
+    /// The last index entry at or before `at` that points at the whole commit it names, at a byte before `end`. A commit
+    /// that only stands in the records of another, as in a log that backs up logs, is not taken for one of ours: the
+    /// commits from the entry before must lead to it.
     ///
     /// # Errors
     /// When the segment cannot be read.
@@ -194,12 +196,33 @@ impl SegmentReader {
         let Some(index) = self.index.take() else {
             return Ok(None);
         };
-        let found = index.find(at, |entry| {
-            let before = entry.value < end && entry.key >= self.start;
-            Ok(before && self.commit_at(entry.value, version, max)?.is_some_and(|commit| commit.first == entry.key))
+        let found = index.find(at, |before, entry| {
+            let start = Entry { key: self.start, value: BytePos(HEADER_LEN as u64) };
+            let sound = entry.value < end && entry.key >= self.start;
+            Ok(sound && self.leads(before.unwrap_or(start), entry, version, max)?)
         });
         self.index = Some(index);
         found
+    }
+
+    /// Whether the entries of the index ascend from its first slot up to `last`.
+    #[must_use]
+    pub fn index_leads_to(&self, last: Entry) -> bool {
+        self.index.as_ref().is_some_and(|index| index.slots_to(last).is_some())
+    }
+
+    /// Whether whole commits lead from one entry to the other, and one stands there.
+    fn leads(&mut self, from: Entry, to: Entry, version: Version, max: u64) -> io::Result<bool> {
+        let mut at = from;
+        while at.value < to.value {
+            match self.commit_at(at.value, version, max)? {
+                Some(commit) if commit.first == at.key || commit.end() <= at.key => {
+                    at = Entry { key: at.key.max(commit.end()), value: at.value.plus(commit.bytes) };
+                }
+                _ => return Ok(false),
+            }
+        }
+        Ok(at == to && self.commit_at(to.value, version, max)?.is_some_and(|commit| commit.first == to.key))
     }
 }
 

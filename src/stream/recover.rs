@@ -3,7 +3,7 @@
 use std::io;
 
 use super::fault::{Fault, FaultKind, Tail};
-use crate::format::commitlog::{Commitlog, HEADER_LEN, Version};
+use crate::format::commitlog::{CommitHeader, Commitlog, HEADER_LEN, Version};
 use crate::format::{Commit, FormatError, Item, ScanError, Scanner, name};
 use crate::limits::{INDEX_INTERVAL, READ_BLOCK};
 use crate::offset::{BytePos, Epoch, Offset};
@@ -86,7 +86,11 @@ pub fn survey(repo: &dyn Repo, commit_bytes_max: u64, floor: Option<Offset>) -> 
         }
         let mut reader = SegmentReader::open(repo, start).map_err(|error| sealed(start, start, error))?;
         let version = version_of(&mut reader)?;
-        let last = reader.indexed(Offset(u64::MAX), BytePos(u64::MAX), version, commit_bytes_max)?;
+        let mut last = reader.indexed(Offset(u64::MAX), BytePos(u64::MAX), version, commit_bytes_max)?;
+        if following.is_none() {
+            // The index that goes on is rebuilt if it is not sound from its first entry on.
+            last = last.filter(|last| reader.index_leads_to(*last));
+        }
         let mut marks = Vec::new();
         let end = walk(&mut reader, last, found.epoch, commit_bytes_max, floor, |at, commit| {
             if marks.last().or(last.as_ref()).is_none_or(|mark: &Entry| at.0 >= mark.value.0 + INDEX_INTERVAL) {
@@ -163,19 +167,21 @@ pub(crate) fn walk(
     let start = reader.start();
     let fault = |offset, at, kind| Some(Fault { segment: start, offset, at, kind });
     let header = reader.header().map_err(|error| sealed(start, start, error))?;
-    let mut end = SegmentEnd {
-        next: start,
-        bytes: BytePos(0),
-        last: None,
-        tail: Tail::Clean,
-        fault: None,
-        version: Version::V1,
-    };
+    let mut end =
+        SegmentEnd { next: start, bytes: BytePos(0), last: None, tail: Tail::Clean, fault: None, version: Version::V1 };
     match header {
         Ok(Some(header)) => (end.version, end.bytes) = (header.version, BytePos(HEADER_LEN as u64)),
         Ok(None) => {
             let bytes = reader.len()?;
-            end.tail = if bytes == 0 { Tail::Clean } else { Tail::Zeros { bytes } };
+            if bytes < HEADER_LEN as u64 || blank(reader, BytePos(0), u64::MAX)? {
+                end.tail = if bytes == 0 { Tail::Clean } else { Tail::Zeros { bytes } };
+                return Ok(end);
+            }
+            let error = FormatError::Header { found: vec![0; HEADER_LEN] };
+            let error = ScanError::Corrupt { offset: Some(start), at: BytePos(0), error };
+            let edge = Edge { next: start, at: BytePos(0), version: end.version };
+            let (tail, kind) = judge(reader, edge, commit_bytes_max, floor, u64::MAX, &error)?;
+            (end.tail, end.fault) = (tail, kind.and_then(|kind| fault(start, BytePos(0), kind)));
             return Ok(end);
         }
         Err(error) => {
@@ -207,108 +213,141 @@ pub(crate) fn walk(
         let mut input = &block[..count];
         loop {
             let at = BytePos(base.0 + scanner.boundary().0);
-            let commit = match scanner.next(&mut input) {
-                Ok(Some(Item::Commit(commit))) => commit,
+            let item = match scanner.next(&mut input) {
+                Ok(Some(item)) => item,
                 Ok(None) => break,
-                Ok(Some(Item::Header(_))) => {
-                    end.fault = fault(end.next, at, FaultKind::Format(FormatError::Header { found: vec![] }));
-                    return Ok(end);
-                }
                 Err(error) => break 'read Some(error),
             };
-            let repeated = end.last.is_some_and(|last| last.first == commit.first && last.checksum == commit.checksum);
-            if !repeated {
-                let kind = if commit.first > end.next {
-                    Some(FaultKind::Gap { found: commit.first })
-                } else if commit.first < end.next {
-                    Some(FaultKind::Fork { found: commit.first })
-                } else if commit.epoch < epoch {
+            let kind = match item {
+                Item::Commit(commit) if is_repeat(end.last, &commit) => None,
+                Item::Commit(commit) if commit.first > end.next => Some(FaultKind::Gap { found: commit.first }),
+                Item::Commit(commit) if commit.first < end.next => Some(FaultKind::Fork { found: commit.first }),
+                Item::Commit(commit) if commit.epoch < epoch => {
                     Some(FaultKind::StaleEpoch { current: epoch, found: commit.epoch })
-                } else {
-                    None
-                };
-                if let Some(kind) = kind {
-                    end.fault = fault(end.next, at, kind);
-                    return Ok(end);
                 }
-                on_commit(at, &commit);
-                (end.next, end.last, epoch) = (commit.end(), Some(commit), commit.epoch);
+                Item::Commit(commit) => {
+                    on_commit(at, &commit);
+                    (end.next, end.last, epoch) = (commit.end(), Some(commit), commit.epoch);
+                    None
+                }
+                Item::Header(header) => {
+                    Some(FaultKind::Format(FormatError::Header { found: header.encode().to_vec() }))
+                }
+            };
+            if let Some(kind) = kind {
+                if floor.is_some_and(|floor| end.next >= floor) {
+                    end.tail = Tail::Torn { bytes: reader.len()?.saturating_sub(at.0) };
+                } else {
+                    end.fault = fault(end.next, at, kind);
+                }
+                return Ok(end);
             }
             end.bytes = BytePos(base.0 + scanner.boundary().0);
         }
     };
     if let Some(error) = error {
-        let (tail, kind) = judge(reader, end.bytes, end.next, end.version, commit_bytes_max, floor, &error)?;
+        let edge = Edge { next: end.next, at: end.bytes, version: end.version };
+        let (tail, kind) = judge(reader, edge, commit_bytes_max, floor, u64::MAX, &error)?;
         end.tail = tail;
         end.fault = kind.and_then(|kind| fault(end.next, end.bytes, kind));
     }
     Ok(end)
 }
 
-/// Tells a torn end, which a crash leaves, from corruption: behind a torn end nothing sound follows.
+/// Whether `commit` is `last` once more: harmless, says the format.
+pub(crate) fn is_repeat(last: Option<Commit>, commit: &Commit) -> bool {
+    last.is_some_and(|last| {
+        (last.first, last.entries, last.checksum) == (commit.first, commit.entries, commit.checksum)
+    })
+}
+
+/// The end of what is sound in a segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Edge {
+    /// The offset that should come there.
+    pub(crate) next: Offset,
+    /// Where it is.
+    pub(crate) at: BytePos,
+    /// How the segment's commits are framed.
+    pub(crate) version: Version,
+}
+
+/// Tells a torn end, which a crash leaves, from corruption: behind a torn end nothing sound follows. `look` is how far
+/// zeros are followed before they are taken to go on to the end.
 pub(crate) fn judge(
     reader: &mut SegmentReader,
-    at: BytePos,
-    expected: Offset,
-    version: Version,
+    edge: Edge,
     commit_bytes_max: u64,
     floor: Option<Offset>,
+    look: u64,
     error: &ScanError,
 ) -> io::Result<(Tail, Option<FaultKind>)> {
-    let bytes = reader.len()?.saturating_sub(at.0);
+    let bytes = reader.len()?.saturating_sub(edge.at.0);
     let torn = (Tail::Torn { bytes }, None);
+    let short = bytes < Version::V1.commit_header_len() as u64;
     let kind = match error {
-        ScanError::Corrupt { error: FormatError::Zeros, .. } => return Ok((Tail::Zeros { bytes }, None)),
-        ScanError::Truncated { .. } if zeros(reader, at, bytes)? => return Ok((Tail::Zeros { bytes }, None)),
-        _ if floor.is_some_and(|floor| expected >= floor) => return Ok(torn),
+        ScanError::Corrupt { error: FormatError::Zeros, .. } if blank(reader, edge.at, look)? => {
+            return Ok((Tail::Zeros { bytes }, None));
+        }
+        ScanError::Truncated { .. } if short && blank(reader, edge.at, look)? => {
+            return Ok((Tail::Zeros { bytes }, None));
+        }
+        _ if floor.is_some_and(|floor| edge.next >= floor) => return Ok(torn),
         ScanError::Corrupt { error: FormatError::TooLarge { len, .. }, .. } => {
             return Ok((Tail::Clean, Some(FaultKind::Length { len: *len })));
         }
         ScanError::Corrupt { error, .. } => FaultKind::Format(error.clone()),
         ScanError::Truncated { .. } => FaultKind::Cut,
     };
-    if floor.is_some() || sound_commit_behind(reader, at, expected, version, commit_bytes_max)? {
+    if floor.is_some() || sound_commit_behind(reader, edge, commit_bytes_max)? {
         return Ok((Tail::Clean, Some(kind)));
     }
     Ok(torn)
 }
 
-/// Whether the rest of a segment, too short for a commit header, is all zero.
-fn zeros(reader: &mut SegmentReader, at: BytePos, bytes: u64) -> io::Result<bool> {
-    if bytes >= Version::V1.commit_header_len() as u64 {
-        return Ok(false);
+/// Whether a segment holds nothing but zeros from `at` on, as far as `look` bytes tell.
+fn blank(reader: &mut SegmentReader, at: BytePos, look: u64) -> io::Result<bool> {
+    let mut block = vec![0; READ_BLOCK];
+    let mut pos = at;
+    while pos.0 - at.0 < look {
+        let count = reader.read_at(&mut block, pos)?;
+        if block[..count].iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        if count < block.len() {
+            break;
+        }
+        pos = pos.plus(count as u64);
     }
-    let mut rest = vec![0; bytes as usize];
-    let count = reader.read_at(&mut rest, at)?;
-    Ok(rest[..count].iter().all(|byte| *byte == 0))
+    Ok(true)
 }
 
-/// Looks for a whole commit of a later offset anywhere behind `at`.
-fn sound_commit_behind(
-    reader: &mut SegmentReader,
-    at: BytePos,
-    expected: Offset,
-    version: Version,
-    commit_bytes_max: u64,
-) -> io::Result<bool> {
-    let later = expected.0.saturating_add(1)..=expected.0.saturating_add(u64::from(u32::MAX));
+/// Looks for a whole commit of a later offset anywhere behind `edge`.
+fn sound_commit_behind(reader: &mut SegmentReader, edge: Edge, commit_bytes_max: u64) -> io::Result<bool> {
+    // Where a segment's header is damaged, its first commit is behind that.
+    let later = edge.next.0.saturating_add(u64::from(edge.at.0 > 0));
+    let later = later..=later.saturating_add(u64::from(u32::MAX));
+    let (version, bytes) = (edge.version, reader.len()?);
     let mut block = vec![0; READ_BLOCK];
-    let mut pos = at.plus(1);
+    let mut pos = edge.at.plus(1);
     loop {
         let count = reader.read_at(&mut block, pos)?;
-        for (i, window) in block[..count].windows(8).enumerate() {
-            let first = u64::from_le_bytes(std::array::from_fn(|k| window[k]));
-            if later.contains(&first) {
-                let candidate = reader.commit_at(pos.plus(i as u64), version, commit_bytes_max)?;
-                if candidate.is_some_and(|commit| commit.first.0 == first) {
-                    return Ok(true);
-                }
+        for (i, window) in block[..count].windows(version.commit_header_len()).enumerate() {
+            let Some(head) = CommitHeader::decode(version, window).filter(|head| later.contains(&head.first.0)) else {
+                continue;
+            };
+            let at = pos.plus(i as u64);
+            if head.entries > 0
+                && head.commit_len(version) <= bytes.saturating_sub(at.0)
+                && reader.commit_at(at, version, commit_bytes_max)?.is_some()
+            {
+                return Ok(true);
             }
         }
         if count < block.len() {
             return Ok(false);
         }
-        // Windows that start in the last seven bytes are looked at with the next block.
-        pos = pos.plus(count as u64 - 7);
+        // A header that starts in the last bytes is looked at with the next block.
+        pos = pos.plus((count - (version.commit_header_len() - 1)) as u64);
     }
 }
