@@ -158,8 +158,12 @@ impl MemRepo {
         Ok(id)
     }
 
+    fn file(&self, id: NodeId, writable: bool) -> MemFile {
+        MemFile { disk: self.disk.clone(), id, writable, failed: AtomicBool::new(false) }
+    }
+
     fn handle(&self, id: NodeId) -> Arc<MemFile> {
-        Arc::new(MemFile { disk: self.disk.clone(), id, writable: true })
+        Arc::new(self.file(id, true))
     }
 }
 
@@ -319,7 +323,7 @@ impl Repo for MemRepo {
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn RepoFile>> {
         let id = self.node_of(name)?;
-        Ok(Arc::new(MemFile { disk: self.disk.clone(), id, writable: false }))
+        Ok(Arc::new(self.file(id, false)))
     }
 
     fn open_write(&self, name: &str) -> io::Result<Arc<dyn RepoFile>> {
@@ -340,7 +344,7 @@ impl Repo for MemRepo {
         disk.step(Op::Map)?;
         let bytes = bytes.max(disk.content(id)?.0.len() as u64);
         disk.resize(id, bytes)?;
-        Ok(Box::new(MemMap { file: MemFile { disk: self.disk.clone(), id, writable: true }, bytes }))
+        Ok(Box::new(MemMap { file: self.file(id, true), bytes }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -404,6 +408,8 @@ struct MemFile {
     disk: Arc<Mutex<Disk>>,
     id: NodeId,
     writable: bool,
+    /// Whether a sync failed.
+    failed: AtomicBool,
 }
 
 impl MemFile {
@@ -469,10 +475,24 @@ impl RepoFile for MemFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut disk = self.change(Op::Sync)?;
+        if !self.writable {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        if self.failed.load(Ordering::SeqCst) {
+            return Err(io::Error::other("an earlier sync of this file failed"));
+        }
+        let mut disk = self.disk();
+        let done = disk.step(Op::Sync);
+        let off = disk.off;
         let (now, synced) = disk.content(self.id)?;
-        synced.clone_from(now);
-        Ok(())
+        match &done {
+            Ok(()) => synced.clone_from(now),
+            // The dirty pages are dropped.
+            Err(_) if !off => now.clone_from(synced),
+            Err(_) => {}
+        }
+        self.failed.store(done.is_err(), Ordering::SeqCst);
+        done
     }
 }
 
