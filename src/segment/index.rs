@@ -62,21 +62,22 @@ impl IndexFile {
         repo.open(&name::index(start)).ok().map(IndexFile)
     }
 
-    /// The last entry at or before `at` for which `holds` answers yes; it is given the entry before as well. An
-    /// unreadable index has none.
+    /// The last entry at or before `at`, pointing before byte `end`, for which `holds` answers yes; it is given the entry
+    /// before as well. An unreadable index has none.
     ///
     /// # Errors
     /// Those of `holds`.
     pub fn find(
         &self,
         at: Offset,
+        end: BytePos,
         mut holds: impl FnMut(Option<Entry>, Entry) -> io::Result<bool>,
     ) -> io::Result<Option<Entry>> {
         let (mut low, mut high) = (0, self.0.bytes().unwrap_or(0) / ENTRY_LEN);
         while low < high {
             let middle = low + (high - low) / 2;
-            let key = self.slot(middle).key;
-            if key == Offset(0) || key > at {
+            let entry = self.slot(middle);
+            if entry.key == Offset(0) || entry.key > at || entry.value >= end {
                 high = middle;
             } else {
                 low = middle + 1;
@@ -84,7 +85,8 @@ impl IndexFile {
         }
         for slot in (low.saturating_sub(WRONG_ENTRIES_MAX)..low).rev() {
             let (before, entry) = (slot.checked_sub(1).map(|before| self.slot(before)), self.slot(slot));
-            if holds(before, entry)? {
+            // In an index out of order the search may stop anywhere.
+            if entry.key <= at && entry.value < end && holds(before, entry)? {
                 return Ok(Some(entry));
             }
         }

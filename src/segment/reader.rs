@@ -7,7 +7,7 @@ use std::sync::Arc;
 use zeekstd::Decoder;
 
 use super::index::{Entry, IndexFile};
-use crate::format::commitlog::{Commitlog, HEADER_LEN, SegmentHeader, Version};
+use crate::format::commitlog::{CommitHeader, Commitlog, HEADER_LEN, SegmentHeader, Version};
 use crate::format::{Commit, FormatError, Item, Scanner, name};
 use crate::limits::READ_BLOCK;
 use crate::offset::{BytePos, Offset};
@@ -155,13 +155,16 @@ impl SegmentReader {
         let mut pos = at;
         loop {
             let count = self.read_at(&mut block, pos)?;
-            let mut input = &block[..count];
-            match scanner.next(&mut input) {
+            if pos == at {
+                // Larger commits are read to their end and no further.
+                let end = CommitHeader::decode(version, &block[..count]).map_or(0, |head| head.commit_len(version));
+                block.resize(READ_BLOCK.min(end.saturating_sub(4096) as usize).max(4096), 0);
+            }
+            match scanner.next(&mut &block[..count]) {
                 Ok(Some(Item::Commit(commit))) => return Ok(Some(commit)),
                 Ok(None) if count > 0 => pos = pos.plus(count as u64),
                 _ => return Ok(None),
             }
-            block.resize(READ_BLOCK, 0);
         }
     }
 
@@ -196,10 +199,10 @@ impl SegmentReader {
         let Some(index) = self.index.take() else {
             return Ok(None);
         };
-        let found = index.find(at, |before, entry| {
+        let end = end.min(BytePos(self.len()?));
+        let found = index.find(at, end, |before, entry| {
             let start = Entry { key: self.start, value: BytePos(HEADER_LEN as u64) };
-            let sound = entry.value < end && entry.key >= self.start;
-            Ok(sound && self.leads(before.unwrap_or(start), entry, version, max)?)
+            Ok(entry.key >= self.start && self.leads(before.unwrap_or(start), entry, version, max)?)
         });
         self.index = Some(index);
         found

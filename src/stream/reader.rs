@@ -201,7 +201,9 @@ impl StreamReader {
             self.last = Some((commit, segment, place));
         }
         self.next = next;
-        Ok(Place { segment, at: place, version })
+        // The first commit comes with the header.
+        let at = if next == segment { BytePos(0) } else { place };
+        Ok(Place { segment, at, version })
     }
 
     /// The offset after the last commit handed out.

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
 pub mod commitlog;
+pub mod watched;
 
 use std::collections::BTreeMap;
 use std::fs;
