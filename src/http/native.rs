@@ -22,7 +22,7 @@ use crate::api::{CreateLog, LogStatus, SegmentStatus};
 use crate::mirror::{Error, Feed, Log, State as Health};
 use crate::offset::{Generation, Offset};
 
-type Parsed<T> = Result<Path<T>, PathRejection>;
+pub(super) type Parsed<T> = Result<Path<T>, PathRejection>;
 
 /// A part of the path, or a 400 in our own words.
 pub(super) fn parse<T>(path: Parsed<T>) -> Result<T, Error> {
@@ -42,6 +42,14 @@ struct ReadQuery {
     #[serde(default)]
     follow: bool,
     generation: Option<Generation>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SegmentsQuery {
+    generation: Option<Generation>,
+    #[serde(default)]
+    sha256: bool,
 }
 
 #[derive(Deserialize)]
@@ -87,8 +95,9 @@ pub(super) async fn segments(
     uri: Uri,
 ) -> Result<Json<Vec<SegmentStatus>>, Failure> {
     let log = app.registry.get(&parse(name)?)?;
-    check_generation(&log, query::<SegmentQuery>(&uri)?.generation)?;
-    Ok(Json(blocking(move || log.segments()).await?))
+    let SegmentsQuery { generation, sha256 } = query(&uri)?;
+    check_generation(&log, generation)?;
+    Ok(Json(blocking(move || log.segments(sha256)).await?))
 }
 
 pub(super) async fn segment(

@@ -1,11 +1,17 @@
 //! Answers: the one place that names status codes.
 
 use axum::Json;
+use axum::body::Body;
+use axum::extract::Request;
 use axum::http::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, RETRY_AFTER};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use tokio::time::timeout;
 
 use crate::api::ErrorBody;
+use crate::limits::{DRAIN_BYTES_MAX, DRAIN_WAIT};
 use crate::mirror::Error;
 use crate::offset::Offset;
 
@@ -104,11 +110,30 @@ pub(super) fn no_such_range(bytes: u64) -> Response {
 /// Part of a file.
 pub(super) const PARTIAL: StatusCode = StatusCode::PARTIAL_CONTENT;
 
-pub(super) async fn no_such_path(uri: Uri) -> Failure {
+/// Takes in what is left of a refused request's body, for a while, beside the answer: a client that is still writing must
+/// get to read the answer, and would not if we closed the connection on it.
+pub(super) fn drain(mut body: Body) {
+    if body.is_end_stream() {
+        return;
+    }
+    tokio::spawn(timeout(DRAIN_WAIT, async move {
+        let mut drained = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            drained += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if drained > DRAIN_BYTES_MAX {
+                return;
+            }
+        }
+    }));
+}
+
+pub(super) async fn no_such_path(uri: Uri, request: Request) -> Failure {
+    drain(request.into_body());
     Error::NotFound(format!("there is nothing at {}", uri.path())).into()
 }
 
-pub(super) async fn no_such_method(method: Method, uri: Uri) -> Response {
+pub(super) async fn no_such_method(method: Method, uri: Uri, request: Request) -> Response {
+    drain(request.into_body());
     let error = Error::Invalid(format!("{} does not take {method}", uri.path()));
     (StatusCode::METHOD_NOT_ALLOWED, Json(Failure::from(error).body())).into_response()
 }
