@@ -36,6 +36,9 @@ pub const UNSYNCED_MAX: u64 = 64 << 20;
 /// A bulk stream is synced each time this much has come, so that acknowledgements stay near.
 pub const SYNC_EVERY: u64 = 8 << 20;
 
+/// How long a sync in a bulk stream waits for that much to come.
+pub const SYNC_PATIENCE: Duration = Duration::from_millis(5);
+
 /// Messages a writer thread takes in before senders wait.
 pub const SHARD_QUEUE: usize = 256;
 

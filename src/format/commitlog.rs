@@ -17,7 +17,7 @@
 //! commit header marks the end of what was written to a preallocated segment. Source: `specs/spacetimedb-commitlog.md`,
 //! checked against files of the published writer.
 
-use super::{Begin, Commit, Format, FormatError, crc};
+use super::{Begin, Commit, Format, FormatError};
 use crate::limits::COMMIT_BYTES_MAX;
 use crate::offset::{Epoch, Offset};
 
@@ -264,14 +264,14 @@ impl Format for Commitlog {
         if piece.len() as u64 == self.unit_len
             && let Some((body, checksum)) = piece.split_last_chunk()
         {
-            (self.crc, self.checksum) = (crc::crc32c_append(0, body), *checksum);
+            (self.crc, self.checksum) = (crc32c::crc32c_append(0, body), *checksum);
             return;
         }
         let covered_len = self.unit_len - CHECKSUM_LEN as u64;
         let covered = covered_len.saturating_sub(self.seen).min(piece.len() as u64);
         let (body, checksum) = piece.split_at(covered as usize);
         if !body.is_empty() {
-            self.crc = crc::crc32c_append(self.crc, body);
+            self.crc = crc32c::crc32c_append(self.crc, body);
         }
         if !checksum.is_empty() {
             let at = (self.seen + covered - covered_len) as usize;

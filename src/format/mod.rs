@@ -1,7 +1,6 @@
 //! What logs look like as bytes. Owns: headers, framing, checksums. Knows no files, no sockets, no history of a log.
 
 pub mod commitlog;
-mod crc;
 pub mod name;
 mod scan;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use zeekstd::Decoder;
 
 use super::index::{Entry, IndexFile};
-use crate::format::commitlog::{Commitlog, HEADER_LEN, SegmentHeader, Version};
+use crate::format::commitlog::{CommitHeader, Commitlog, HEADER_LEN, SegmentHeader, Version};
 use crate::format::{Commit, FormatError, Item, Scanner, name};
 use crate::limits::READ_BLOCK;
 use crate::offset::{BytePos, Offset};
@@ -155,13 +155,16 @@ impl SegmentReader {
         let mut pos = at;
         loop {
             let count = self.read_at(&mut block, pos)?;
-            let mut input = &block[..count];
-            match scanner.next(&mut input) {
+            if pos == at {
+                // Larger commits are read to their end and no further.
+                let end = CommitHeader::decode(version, &block[..count]).map_or(0, |head| head.commit_len(version));
+                block.resize(READ_BLOCK.min(end.saturating_sub(4096) as usize).max(4096), 0);
+            }
+            match scanner.next(&mut &block[..count]) {
                 Ok(Some(Item::Commit(commit))) => return Ok(Some(commit)),
                 Ok(None) if count > 0 => pos = pos.plus(count as u64),
                 _ => return Ok(None),
             }
-            block.resize(READ_BLOCK, 0);
         }
     }
 
@@ -186,7 +189,9 @@ impl SegmentReader {
         Ok(Some(found))
     }
 
-    /// The last index entry at or before `at` that points at the whole commit it names, at a byte before `end`.
+    /// The last index entry at or before `at` that points at the whole commit it names, at a byte before `end`. A commit
+    /// that only stands in the records of another, as in a log that backs up logs, is not taken for one of ours: the
+    /// commits from the entry before must lead to it.
     ///
     /// # Errors
     /// When the segment cannot be read.
@@ -194,12 +199,33 @@ impl SegmentReader {
         let Some(index) = self.index.take() else {
             return Ok(None);
         };
-        let found = index.find(at, |entry| {
-            let before = entry.value < end && entry.key >= self.start;
-            Ok(before && self.commit_at(entry.value, version, max)?.is_some_and(|commit| commit.first == entry.key))
+        let end = end.min(BytePos(self.len()?));
+        let found = index.find(at, end, |before, entry| {
+            let start = Entry { key: self.start, value: BytePos(HEADER_LEN as u64) };
+            Ok(entry.key >= self.start && self.leads(before.unwrap_or(start), entry, version, max)?)
         });
         self.index = Some(index);
         found
+    }
+
+    /// Whether the entries of the index ascend from its first slot up to `last`.
+    #[must_use]
+    pub fn index_leads_to(&self, last: Entry) -> bool {
+        self.index.as_ref().is_some_and(|index| index.slots_to(last).is_some())
+    }
+
+    /// Whether whole commits lead from one entry to the other, and one stands there.
+    fn leads(&mut self, from: Entry, to: Entry, version: Version, max: u64) -> io::Result<bool> {
+        let mut at = from;
+        while at.value < to.value {
+            match self.commit_at(at.value, version, max)? {
+                Some(commit) if commit.first == at.key || commit.end() <= at.key => {
+                    at = Entry { key: at.key.max(commit.end()), value: at.value.plus(commit.bytes) };
+                }
+                _ => return Ok(false),
+            }
+        }
+        Ok(at == to && self.commit_at(to.value, version, max)?.is_some_and(|commit| commit.first == to.key))
     }
 }
 

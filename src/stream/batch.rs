@@ -40,6 +40,8 @@ pub struct Run {
     pub last: Commit,
     /// How they are framed.
     pub version: Version,
+    /// The header right before them, when they start a segment.
+    pub header: Option<Bytes>,
 }
 
 /// What one or more chunks held.
@@ -81,6 +83,8 @@ pub struct Batcher {
     rope: VecDeque<Bytes>,
     /// Where in the stream the rope starts.
     cut: u64,
+    /// A header that came and was not followed by a commit yet.
+    header: Option<Bytes>,
 }
 
 impl Batcher {
@@ -88,7 +92,7 @@ impl Batcher {
     #[must_use]
     pub fn new(version: Version, expected: Option<Offset>, commit_bytes_max: u64) -> Self {
         let scanner = Scanner::new(Commitlog::new(version, expected, commit_bytes_max));
-        Batcher { scanner, rope: VecDeque::new(), cut: 0 }
+        Batcher { scanner, rope: VecDeque::new(), cut: 0, header: None }
     }
 
     /// Bytes held of a commit or header that is not whole yet; 0 on a boundary.
@@ -125,6 +129,7 @@ impl Batcher {
                 Ok(Some(Item::Header(header))) => {
                     self.close(open.take(), at, batch);
                     let bytes = join(self.split_to(self.scanner.boundary().0));
+                    self.header = Some(bytes.clone());
                     batch.parts.push(Part::Header(header.version, bytes));
                 }
                 Ok(Some(Item::Commit(commit))) => {
@@ -132,7 +137,7 @@ impl Batcher {
                         Some(run) if run.end == commit.first && run.last.epoch <= commit.epoch => run,
                         _ => {
                             self.close(open.take(), at, batch);
-                            open.insert(Run::new(&commit, self.version()))
+                            open.insert(Run::new(&commit, self.version(), self.header.take()))
                         }
                     };
                     run.extend(commit, at - self.cut);
@@ -185,7 +190,7 @@ fn join(slices: Vec<Bytes>) -> Bytes {
 }
 
 impl Run {
-    fn new(first: &Commit, version: Version) -> Run {
+    fn new(first: &Commit, version: Version, header: Option<Bytes>) -> Run {
         Run {
             first: first.first,
             end: first.first,
@@ -196,6 +201,7 @@ impl Run {
             marks: Vec::new(),
             last: *first,
             version,
+            header,
         }
     }
 
@@ -248,6 +254,7 @@ impl Run {
             slices,
             bytes: self.bytes - at.0,
             marks,
+            header: self.header.clone().filter(|_| at == BytePos(0)),
             ..*self
         }
     }

@@ -1,6 +1,9 @@
 //! What the tests share: specimens, what is expected of them, and directories to compare.
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
+pub mod commitlog;
+pub mod watched;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
