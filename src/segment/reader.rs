@@ -238,6 +238,10 @@ struct Cursor {
 impl Read for Cursor {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read_at(buf, self.at)?;
+        if count == 0 && !buf.is_empty() {
+            // A seek table that promises more than there is would keep the decoder reading for ever.
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         self.at += count as u64;
         Ok(count)
     }
