@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, RETRY_AFTER};
+use axum::http::header::{CACHE_CONTROL, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, RETRY_AFTER};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
@@ -95,8 +95,14 @@ pub(super) fn health(problems: &[String]) -> Response {
 }
 
 /// The client has it already.
-pub(super) fn not_modified(etag: HeaderValue) -> Response {
-    (StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response()
+pub(super) fn not_modified(etag: &str, cache: &'static str) -> Result<Response, Failure> {
+    let cache = HeaderValue::from_static(cache);
+    Ok((StatusCode::NOT_MODIFIED, [(ETAG, header(etag)?), (CACHE_CONTROL, cache)]).into_response())
+}
+
+/// Text made here as the value of a header. It can only fail for an id in `log.json` that we did not write.
+pub(super) fn header(text: &str) -> Result<HeaderValue, Failure> {
+    HeaderValue::from_str(text).map_err(|_| Error::Invalid(format!("{text:?} cannot stand in a header")).into())
 }
 
 /// A range that the file does not have.
