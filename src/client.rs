@@ -149,12 +149,14 @@ impl Client {
         json(self.request(Method::PUT, "").json(&wanted).send().await?).await
     }
 
-    /// The log's segments.
+    /// The log's segments; with `sha256` also the digests of the sealed ones, for which the service must read them.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn segments(&self) -> Result<Vec<SegmentStatus>, ClientError> {
-        json(self.request(Method::GET, "segments").send().await?).await
+    pub async fn segments(&self, sha256: bool) -> Result<Vec<SegmentStatus>, ClientError> {
+        let request = self.request(Method::GET, "segments");
+        let request = if sha256 { request.query(&[("sha256", true)]) } else { request };
+        json(request.send().await?).await
     }
 
     /// The bytes of one segment.

@@ -1,4 +1,4 @@
-//! What opening for writing cuts, and what it refuses to cut.
+//! What opening a log takes for its end, what it cuts, and what it refuses to cut.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use logmirror::format::commitlog::Version;
 use logmirror::format::name;
+use logmirror::limits::COMMIT_BYTES_MAX;
 use logmirror::offset::Offset;
 use logmirror::repo::{MemRepo, Repo};
-use logmirror::stream::{FaultKind, OpenError, StreamWriter};
-use support::commitlog::{Source, commit, get, header, marked, open, put, records, trim, write};
+use logmirror::stream::{FaultKind, OpenError, Read, ReadError, StreamReader, StreamWriter};
+use support::commitlog::{Source, commit, get, header, marked, open, put, records, seal, trim, write};
 
 const SEGMENT_0: &str = "00000000000000000000.stdb.log";
 
@@ -148,4 +149,39 @@ fn an_empty_head_is_taken_over_with_what_it_says() {
         assert_eq!((writer.next(), writer.version()), (Offset(3), version));
         assert_eq!(get(&repo, &name::segment(Offset(3))), header(version));
     }
+}
+
+#[test]
+fn a_damaged_sealed_segment_is_damage_and_not_trouble_with_files() {
+    let source = Source::of(&[9000; 30]);
+    let sealed = seal(&source.stream);
+    for at in [5000, sealed.len() / 2, sealed.len() - 40, sealed.len() - 5] {
+        let mut damaged = sealed.clone();
+        damaged[at..at + 4].iter_mut().for_each(|byte| *byte ^= 0x55);
+        for from in [0, 30] {
+            let repo = MemRepo::default();
+            put(&repo, &name::segment(Offset(0)), &damaged);
+            let reader = StreamReader::open(Arc::new(repo), Offset(from), COMMIT_BYTES_MAX);
+            let error = reader.and_then(|mut reader| {
+                loop {
+                    if let Read::End(tail) = reader.read()? {
+                        panic!("damage at {at} is not noticed: {tail:?}");
+                    }
+                }
+            });
+            assert!(matches!(&error, Err::<(), _>(ReadError::Damaged(_))), "damage at {at}, from {from}: {error:?}");
+        }
+    }
+}
+
+#[test]
+fn a_sealed_segment_that_claims_billions_of_frames_is_refused_before_memory_is_reserved() {
+    let source = Source::of(&[9000; 3]);
+    let mut sealed = seal(&source.stream);
+    let footer = sealed.len() - 9;
+    sealed[footer..footer + 4].copy_from_slice(&0x0800_0000_u32.to_le_bytes());
+    let repo = MemRepo::default();
+    put(&repo, SEGMENT_0, &sealed);
+    let error = open(&repo).unwrap_err();
+    assert!(error.to_string().contains("claims to have 134217728 frames"), "{error}");
 }

@@ -5,20 +5,20 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
+use axum::http::Uri;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures::stream;
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
-use super::native::{parse, query};
+use super::native::{Parsed, parse, query};
 use super::paths::{App, Timeouts};
-use super::reply::Failure;
+use super::reply::{Failure, drain};
 use crate::api::AckLine;
-use crate::limits::{DRAIN_BYTES_MAX, DRAIN_WAIT};
 use crate::mirror::{Append, Error};
 use crate::offset::Offset;
 
@@ -37,41 +37,48 @@ enum Acks {
 
 pub(super) async fn append(
     State(app): State<Arc<App>>,
-    name: Result<Path<String>, axum::extract::rejection::PathRejection>,
+    name: Parsed<String>,
     request: Request,
 ) -> Result<Response, Failure> {
-    let log = app.registry.get(&parse(name)?)?;
-    let AppendQuery { from, acks } = query(request.uri())?;
-    let refused = |error| Failure { error, next: Some(log.view().durable) };
-    let append = app.registry.append(&log, from).map_err(refused)?;
-    let body = request.into_body();
+    let (head, body) = request.into_parts();
+    let (append, acks) = match begin(&app, name, &head.uri) {
+        Ok(begun) => begun,
+        Err(failure) => {
+            drain(body);
+            return Err(failure);
+        }
+    };
     let Some(Acks::Stream) = acks else {
         return Ok(Json(receive(&app, append, body).await?).into_response());
     };
+    let durable = append.acks();
     let (reply, ended) = oneshot::channel();
     tokio::spawn(async move {
         let result = receive(&app, append, body).await;
         let _client_is_gone = reply.send(result);
     });
-    let view = log.watch();
-    // The first line says where the log stands; each later one that it got further.
-    let lines = stream::unfold((view, Some(ended), true), |(mut view, ended, first)| async move {
+    // The first line says where the append starts; each later one that it got further.
+    let lines = stream::unfold((durable, Some(ended), true), |(mut durable, ended, first)| async move {
         let mut ended = ended?;
-        let durable = |offset| AckLine::Durable { durable: offset };
         let (line, ended) = tokio::select! {
             biased;
-            () = std::future::ready(()), if first => (durable(view.borrow_and_update().durable), Some(ended)),
+            () = std::future::ready(()), if first => (AckLine::Durable { durable: durable.durable() }, Some(ended)),
             result = &mut ended => (last_line(result), None),
-            changed = view.changed() => match changed {
-                Ok(()) => (durable(view.borrow_and_update().durable), Some(ended)),
-                Err(_) => (last_line(ended.await), None),
-            }
+            durable = durable.advanced() => (AckLine::Durable { durable }, Some(ended)),
         };
         let mut text = serde_json::to_vec(&line).unwrap_or_default();
         text.push(b'\n');
-        Some((Ok::<_, Infallible>(Bytes::from(text)), (view, ended, false)))
+        Some((Ok::<_, Infallible>(Bytes::from(text)), (durable, ended, false)))
     });
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+fn begin(app: &App, name: Parsed<String>, uri: &Uri) -> Result<(Append, Option<Acks>), Failure> {
+    let log = app.registry.get(&parse(name)?)?;
+    let refused = |error| Failure { error, next: Some(log.view().durable) };
+    let AppendQuery { from, acks } = query(uri).map_err(refused)?;
+    let append = app.registry.append(&log, from).map_err(refused)?;
+    Ok((append, acks))
 }
 
 type Received = Result<crate::api::AppendOutcome, Failure>;
@@ -104,7 +111,7 @@ async fn receive(app: &App, mut append: Append, mut body: Body) -> Received {
                 }
                 break;
             }
-            _ = stop.changed() => {
+            _ = stop.wait_for(|stop| *stop) => {
                 append.fail(Error::Unavailable("the service is shutting down".into()));
                 break;
             }
@@ -127,18 +134,7 @@ async fn receive(app: &App, mut append: Append, mut body: Body) -> Received {
     }
     let ended = append.finish().await.map_err(Failure::from);
     if ended.is_err() {
-        // A client that is still writing must get to read the answer, and would not if we closed on it.
-        let _took_too_long = timeout(DRAIN_WAIT, drain(&mut body)).await;
+        drain(body);
     }
     ended
-}
-
-async fn drain(body: &mut Body) {
-    let mut drained = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        drained += frame.data_ref().map_or(0, |data| data.len() as u64);
-        if drained > DRAIN_BYTES_MAX {
-            return;
-        }
-    }
 }

@@ -4,6 +4,7 @@ mod append;
 mod metrics;
 mod native;
 mod paths;
+mod range;
 mod reply;
 
 pub use paths::{App, Timeouts, router};

@@ -17,12 +17,13 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::paths::App;
+use super::range::{self, Wanted};
 use super::reply::{self, Failure};
 use crate::api::{CreateLog, LogStatus, SegmentStatus};
 use crate::mirror::{Error, Feed, Log, State as Health};
 use crate::offset::{Generation, Offset};
 
-type Parsed<T> = Result<Path<T>, PathRejection>;
+pub(super) type Parsed<T> = Result<Path<T>, PathRejection>;
 
 /// A part of the path, or a 400 in our own words.
 pub(super) fn parse<T>(path: Parsed<T>) -> Result<T, Error> {
@@ -42,6 +43,14 @@ struct ReadQuery {
     #[serde(default)]
     follow: bool,
     generation: Option<Generation>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SegmentsQuery {
+    generation: Option<Generation>,
+    #[serde(default)]
+    sha256: bool,
 }
 
 #[derive(Deserialize)]
@@ -87,8 +96,9 @@ pub(super) async fn segments(
     uri: Uri,
 ) -> Result<Json<Vec<SegmentStatus>>, Failure> {
     let log = app.registry.get(&parse(name)?)?;
-    check_generation(&log, query::<SegmentQuery>(&uri)?.generation)?;
-    Ok(Json(blocking(move || log.segments()).await?))
+    let SegmentsQuery { generation, sha256 } = query(&uri)?;
+    check_generation(&log, generation)?;
+    Ok(Json(blocking(move || log.segments(sha256)).await?))
 }
 
 pub(super) async fn segment(
@@ -100,41 +110,37 @@ pub(super) async fn segment(
     let (name, start) = parse(path)?;
     let log = app.registry.get(&name)?;
     check_generation(&log, query::<SegmentQuery>(&uri)?.generation)?;
+    log.readable()?;
     let view = log.view();
     let found = view.segment(start);
     let segment = found.ok_or_else(|| Error::NotFound(format!("no segment of log {name:?} starts at {start}")))?;
     // A log only grows and a segment starts with its offset, so identity and length decide the bytes.
     let etag = format!("\"{}-{}-{start}-{}\"", log.id(), log.generation(), segment.bytes);
-    let etag = HeaderValue::try_from(etag).map_err(|_| Error::Invalid("the log's id is not plain text".into()))?;
-    let matches = |header| headers.get_all(header).iter().any(|value| *value == etag || value == "*");
-    if headers.contains_key(IF_NONE_MATCH) && matches(IF_NONE_MATCH) {
-        return Ok(reply::not_modified(etag));
-    }
-    let ranged = !headers.contains_key(IF_RANGE) || matches(IF_RANGE);
-    let wanted = headers.get(RANGE).filter(|_| ranged).and_then(|range| range.to_str().ok());
-    let wanted = wanted.and_then(|range| http_range_header::parse_range_header(range).ok());
-    let mut range = 0..segment.bytes;
-    if let Some(wanted) = &wanted {
-        match wanted.validate(segment.bytes).as_deref() {
-            Ok([one]) => range = *one.start()..*one.end() + 1,
-            Ok(_) => {}
-            Err(_) => return Ok(reply::no_such_range(segment.bytes)),
-        }
-    }
-    let partial = range != (0..segment.bytes);
     let sealed = view.head.is_none_or(|head| head.start != start);
+    let cache = if sealed { "public, max-age=31536000, immutable" } else { "no-cache" };
+    let given = |header| headers.get_all(header).iter().filter_map(|value| value.to_str().ok());
+    let is_known = |tag: &str| tag == "*" || tag.trim_start_matches("W/") == etag;
+    if given(IF_NONE_MATCH).flat_map(|tags| tags.split(',')).any(|tag| is_known(tag.trim())) {
+        return reply::not_modified(&etag, cache);
+    }
+    let ranged = given(IF_RANGE).all(|tag| tag == etag);
+    let wanted = given(RANGE).find(|_| ranged).map_or(Wanted::All, |text| range::wanted(text, segment.bytes));
+    let (range, partial) = match wanted {
+        Wanted::All => (0..segment.bytes, false),
+        Wanted::Part(range) => (range, true),
+        Wanted::Nothing => return Ok(reply::no_such_range(segment.bytes)),
+    };
     let feed = app.registry.segment(&log, start, range.clone())?;
     let mut response = body(log, feed).into_response();
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     fields.insert(CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
     fields.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    fields.insert(ETAG, etag);
-    let cache = if sealed { "public, max-age=31536000, immutable" } else { "no-cache" };
+    fields.insert(ETAG, reply::header(&etag)?);
     fields.insert(CACHE_CONTROL, HeaderValue::from_static(cache));
     if partial {
         let text = format!("bytes {}-{}/{}", range.start, range.end - 1, segment.bytes);
-        fields.extend(HeaderValue::try_from(text).into_iter().map(|value| (CONTENT_RANGE, value)));
+        fields.insert(CONTENT_RANGE, reply::header(&text)?);
         *response.status_mut() = reply::PARTIAL;
     }
     Ok(response)

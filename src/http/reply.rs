@@ -1,11 +1,17 @@
 //! Answers: the one place that names status codes.
 
 use axum::Json;
-use axum::http::header::{CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, RETRY_AFTER};
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::{CACHE_CONTROL, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, RETRY_AFTER};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use tokio::time::timeout;
 
 use crate::api::ErrorBody;
+use crate::limits::{DRAIN_BYTES_MAX, DRAIN_WAIT};
 use crate::mirror::Error;
 use crate::offset::Offset;
 
@@ -89,8 +95,14 @@ pub(super) fn health(problems: &[String]) -> Response {
 }
 
 /// The client has it already.
-pub(super) fn not_modified(etag: HeaderValue) -> Response {
-    (StatusCode::NOT_MODIFIED, [(ETAG, etag)]).into_response()
+pub(super) fn not_modified(etag: &str, cache: &'static str) -> Result<Response, Failure> {
+    let cache = HeaderValue::from_static(cache);
+    Ok((StatusCode::NOT_MODIFIED, [(ETAG, header(etag)?), (CACHE_CONTROL, cache)]).into_response())
+}
+
+/// Text made here as the value of a header. It can only fail for an id in `log.json` that we did not write.
+pub(super) fn header(text: &str) -> Result<HeaderValue, Failure> {
+    HeaderValue::from_str(text).map_err(|_| Error::Invalid(format!("{text:?} cannot stand in a header")).into())
 }
 
 /// A range that the file does not have.
@@ -104,11 +116,30 @@ pub(super) fn no_such_range(bytes: u64) -> Response {
 /// Part of a file.
 pub(super) const PARTIAL: StatusCode = StatusCode::PARTIAL_CONTENT;
 
-pub(super) async fn no_such_path(uri: Uri) -> Failure {
+/// Takes in what is left of a refused request's body, for a while, beside the answer: a client that is still writing must
+/// get to read the answer, and would not if we closed the connection on it.
+pub(super) fn drain(mut body: Body) {
+    if body.is_end_stream() {
+        return;
+    }
+    tokio::spawn(timeout(DRAIN_WAIT, async move {
+        let mut drained = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            drained += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if drained > DRAIN_BYTES_MAX {
+                return;
+            }
+        }
+    }));
+}
+
+pub(super) async fn no_such_path(uri: Uri, request: Request) -> Failure {
+    drain(request.into_body());
     Error::NotFound(format!("there is nothing at {}", uri.path())).into()
 }
 
-pub(super) async fn no_such_method(method: Method, uri: Uri) -> Response {
+pub(super) async fn no_such_method(method: Method, uri: Uri, request: Request) -> Response {
+    drain(request.into_body());
     let error = Error::Invalid(format!("{} does not take {method}", uri.path()));
     (StatusCode::METHOD_NOT_ALLOWED, Json(Failure::from(error).body())).into_response()
 }

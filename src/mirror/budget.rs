@@ -37,12 +37,12 @@ impl Budget {
         Budget { incoming, outgoing, outgoing_max: half, blocks: BlockPool::default() }
     }
 
-    /// Waits for a share for received bytes.
+    /// Waits for a share of so many units for received bytes.
     ///
     /// # Errors
     /// When none came free for a while: those who hold the budget make no progress.
-    pub(super) async fn incoming(&self, bytes: u64) -> Result<Share, Error> {
-        take(&self.incoming, units(bytes)).await
+    pub(super) async fn incoming(&self, units: usize) -> Result<Share, Error> {
+        take(&self.incoming, units).await
     }
 
     /// Waits for a block to read into: a large one, or a small one when memory is scarce.

@@ -13,7 +13,7 @@ mod sink;
 mod source;
 mod verify;
 
-pub use append::Append;
+pub use append::{Acks, Append};
 pub use budget::Budget;
 pub use error::Error;
 pub use feed::Feed;

@@ -25,6 +25,8 @@ pub(super) struct Session {
     progress: Mutex<SessionProgress>,
     stopped: AtomicBool,
     pub(super) stop: Notify,
+    /// Told when commits were skipped: the end of this append moves then, and the log does not.
+    pub(super) skipped: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -32,12 +34,20 @@ struct SessionProgress {
     done: Appended,
     /// The offset after the last commit of this append, stored or skipped.
     end: Offset,
+    /// What must be durable before an append that failed is answered.
+    until: Offset,
     error: Option<Error>,
 }
 
 impl Session {
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
+    }
+
+    /// The offset after the last commit of this append, stored or skipped; none once it has failed.
+    pub(super) fn end(&self) -> Option<Offset> {
+        let progress = self.progress();
+        progress.error.is_none().then_some(progress.end)
     }
 
     fn progress(&self) -> std::sync::MutexGuard<'_, SessionProgress> {
@@ -288,18 +298,23 @@ impl Slot {
 
     fn append(&mut self, session: &Session, batch: &Batch, share: Option<Share>) {
         let mut progress = session.progress();
-        let before = progress.done.bytes;
+        let before = progress.done;
         let result = self.writer.append_batch(batch, &mut progress.done);
-        self.unsynced += progress.done.bytes - before;
+        self.unsynced += progress.done.bytes - before.bytes;
         self.shares.extend(share);
         match result {
             Ok(()) => {
                 let end = batch.runs().map(|run| run.end).max().unwrap_or_default();
                 progress.end = progress.end.max(end);
+                if progress.done.skipped > before.skipped {
+                    session.skipped.notify_one();
+                }
             }
             Err(error) => {
-                progress.end = progress.end.max(self.writer.next());
+                progress.until = self.writer.next();
                 drop(progress);
+                // A header that came before the offending commit is not for the next append.
+                self.writer.restart();
                 session.fail(error.clone().into());
                 self.poison(&error);
             }
@@ -307,7 +322,10 @@ impl Slot {
     }
 
     fn end(&mut self, session: Arc<Session>, reply: oneshot::Sender<Ended>) {
-        let end = session.progress().end;
+        let end = {
+            let progress = session.progress();
+            progress.end.max(progress.until)
+        };
         self.waiting.push_back((end, session, reply));
     }
 

@@ -5,7 +5,8 @@ use std::sync::mpsc::{self as wakes, RecvTimeoutError};
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::AccessKind;
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use super::run::MirrorError;
@@ -147,8 +148,12 @@ impl Watch {
     fn new(repo: &FsRepo) -> Watch {
         // One pending wake says it all, so more are dropped.
         let (wake, changes) = wakes::sync_channel(1);
-        let watcher = notify::recommended_watcher(move |_| {
-            let _ = wake.try_send(());
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Reading the directory opens files in it, which is no change: to wake for that would never end.
+            let opened = event.is_ok_and(|event| matches!(event.kind, EventKind::Access(AccessKind::Open(_))));
+            if !opened {
+                let _ = wake.try_send(());
+            }
         });
         let watcher = watcher.and_then(|mut watcher| {
             watcher.watch(repo.path(), RecursiveMode::NonRecursive)?;

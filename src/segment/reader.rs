@@ -16,6 +16,11 @@ use crate::repo::{Repo, RepoFile};
 /// First bytes of a zstd frame.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
+/// Bytes at the end of a seek table: how many frames, a descriptor, a magic.
+const SEEK_FOOTER_LEN: usize = 4 + 1 + 4;
+/// Bytes of a seek table for each frame, at least.
+const SEEK_ENTRY_LEN: u64 = 4 + 4;
+
 /// One segment, opened for reading. Positions are always those of the uncompressed bytes. It goes on reading the file
 /// it opened, even when that is replaced by its sealed form or removed meanwhile.
 pub struct SegmentReader {
@@ -56,6 +61,7 @@ impl SegmentReader {
         let mut magic = [0; ZSTD_MAGIC.len()];
         let found = file.read_at(&mut magic, 0)?;
         let bytes = if magic[..found] == ZSTD_MAGIC {
+            check_seek_table(&*file)?;
             let decoder = Decoder::new(Cursor { file, at: 0 }).map_err(unsealed)?;
             let len = decoder.seek_table().size_decomp();
             Bytes::Sealed { decoder: Box::new(decoder), len }
@@ -236,10 +242,10 @@ struct Cursor {
 }
 
 impl Read for Cursor {
+    /// The decoder asks for no more than a sound file has, and where a damaged one ends early it would ask for ever.
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read_at(buf, self.at)?;
         if count == 0 && !buf.is_empty() {
-            // A seek table that promises more than there is would keep the decoder reading for ever.
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.at += count as u64;
@@ -257,6 +263,20 @@ impl Seek for Cursor {
         self.at = to.ok_or(io::ErrorKind::InvalidInput)?;
         Ok(self.at)
     }
+}
+
+/// The decoder reserves memory for as many frames as the file's last bytes claim: they must fit the file.
+fn check_seek_table(file: &dyn RepoFile) -> io::Result<()> {
+    let bytes = file.bytes()?;
+    let mut footer = [0; SEEK_FOOTER_LEN];
+    file.read_at(&mut footer, bytes.saturating_sub(SEEK_FOOTER_LEN as u64))?;
+    let [f0, f1, f2, f3, ..] = footer;
+    let frames = u32::from_le_bytes([f0, f1, f2, f3]);
+    if u64::from(frames) * SEEK_ENTRY_LEN > bytes {
+        let text = format!("sealed segment of {bytes} bytes claims to have {frames} frames");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    Ok(())
 }
 
 fn unsealed(error: zeekstd::Error) -> io::Error {

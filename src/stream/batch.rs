@@ -10,6 +10,11 @@ use crate::limits::INDEX_INTERVAL;
 use crate::offset::{BytePos, Epoch, Offset};
 use crate::segment::Entry;
 
+/// A chunk shorter than this is small.
+const SMALL_PIECE: usize = 1024;
+/// Small chunks kept as they came; as many together are not small.
+const SMALL_PIECES_MAX: usize = SMALL_PIECE;
+
 /// Part of a verified stream, in order.
 #[derive(Clone, Debug)]
 pub enum Part {
@@ -81,6 +86,8 @@ pub struct Batcher {
     scanner: Scanner<Commitlog>,
     /// The bytes from the last cut on.
     rope: VecDeque<Bytes>,
+    /// How many pieces at the end of the rope are small.
+    small: usize,
     /// Where in the stream the rope starts.
     cut: u64,
     /// A header that came and was not followed by a commit yet.
@@ -92,7 +99,7 @@ impl Batcher {
     #[must_use]
     pub fn new(version: Version, expected: Option<Offset>, commit_bytes_max: u64) -> Self {
         let scanner = Scanner::new(Commitlog::new(version, expected, commit_bytes_max));
-        Batcher { scanner, rope: VecDeque::new(), cut: 0, header: None }
+        Batcher { scanner, rope: VecDeque::new(), small: 0, cut: 0, header: None }
     }
 
     /// Bytes held of a commit or header that is not whole yet; 0 on a boundary.
@@ -118,7 +125,7 @@ impl Batcher {
     /// # Errors
     /// When the chunk is not a sound continuation; `batch` holds all that was sound before it.
     pub fn push(&mut self, chunk: Bytes, batch: &mut Batch) -> Result<(), ScanError> {
-        self.rope.push_back(chunk.clone());
+        self.hold(chunk.clone());
         let mut input = &chunk[..];
         let mut open: Option<Run> = None;
         let result = loop {
@@ -156,6 +163,18 @@ impl Batcher {
         self.scanner.finish()
     }
 
+    /// Adds a chunk to the rope. A commit that comes in small chunks is put together now and then: each piece costs
+    /// memory of its own, and keeps alive all that was received with it.
+    fn hold(&mut self, chunk: Bytes) {
+        if self.small == SMALL_PIECES_MAX {
+            let pieces = self.rope.split_off(self.rope.len() - self.small);
+            self.rope.push_back(join(pieces.into()));
+            self.small = 0;
+        }
+        self.small = if chunk.len() < SMALL_PIECE { self.small + 1 } else { 0 };
+        self.rope.push_back(chunk);
+    }
+
     fn close(&mut self, run: Option<Run>, end: u64, batch: &mut Batch) {
         if let Some(mut run) = run {
             run.bytes = end - self.cut;
@@ -178,6 +197,7 @@ impl Batcher {
         if self.rope.front().is_some_and(Bytes::is_empty) {
             self.rope.pop_front();
         }
+        self.small = self.small.min(self.rope.len());
         taken
     }
 }

@@ -108,6 +108,14 @@ pub enum AppendError {
         /// Where the stream goes on.
         found: Offset,
     },
+    /// The stream starts before the log does.
+    #[error("offset {found} is before the start of the log, {first}")]
+    Pruned {
+        /// The first offset of the log.
+        first: Offset,
+        /// Where the stream starts.
+        found: Offset,
+    },
     /// The stream has another commit at an offset the log holds.
     #[error("the commit at offset {at} is not the one the log holds")]
     Fork {
@@ -270,11 +278,11 @@ impl StreamWriter {
             let (segment, at) = at.map_or((found.next, BytePos(0)), |s| (s.start, BytePos(s.bytes)));
             return Err(OpenError::Torn(Fault { segment, offset: found.next, at, kind: FaultKind::Torn { bytes } }));
         }
-        if let Some(durable) = floor.filter(|floor| found.next < *floor) {
-            return Err(OpenError::Lost { next: found.next, durable });
-        }
         if found.first.is_none() {
             found.next = options.first.unwrap_or_default();
+        }
+        if let Some(durable) = floor.filter(|floor| found.next < *floor) {
+            return Err(OpenError::Lost { next: found.next, durable });
         }
         let head = open_head(&repo, &mut found)?;
         let first = found.first.or(options.first);
@@ -497,6 +505,9 @@ impl StreamWriter {
 
     fn append_run(&mut self, run: &Run, done: &mut Appended) -> Result<(), AppendError> {
         let next = self.reached.next;
+        if let Some(first) = self.first.filter(|first| run.first < *first) {
+            return Err(AppendError::Pruned { first, found: run.first });
+        }
         if self.first.is_some() && run.first < next {
             return self.skip_held(run, done);
         }

@@ -234,3 +234,13 @@ impl Draw {
         (x ^ (x >> 31)) % end
     }
 }
+
+/// Seals a segment as SpacetimeDB does: seekable zstd with frames of 4 KiB.
+pub fn seal(bytes: &[u8]) -> Vec<u8> {
+    let options = zeekstd::EncodeOptions::new().frame_size_policy(zeekstd::FrameSizePolicy::Uncompressed(4096));
+    let mut sealed = Vec::new();
+    let mut encoder = options.into_encoder(&mut sealed).unwrap();
+    std::io::Write::write_all(&mut encoder, bytes).unwrap();
+    encoder.finish().unwrap();
+    sealed
+}
