@@ -34,7 +34,7 @@ fn any_log() -> impl Strategy<Value = Source> {
     let len = prop_oneof![6 => 0..200_usize, 2 => 3000..9000_usize, 1 => Just(300_000_usize)];
     let commit = (1..=20_u16, len, 0..3_u64);
     let segment = (prop::bool::weighted(0.3), vec(commit, 1..8));
-    let first = prop_oneof![Just(0), 0..1000_u64, Just(u64::from(u32::MAX)), Just(25_600 << 16)];
+    let first = prop_oneof![Just(0), 0..1000_u64, Just(u64::from(u32::MAX)), Just(0x5e_2973_6420)];
     (first, vec(segment, 1..5)).prop_map(|(first, segments)| {
         let mut source = Source::new(first);
         for (old, commits) in segments {
@@ -163,6 +163,21 @@ fn what_a_batcher_cuts_is_what_it_was_given_up_to_the_boundary() {
         }
         Ok(())
     });
+}
+
+#[test]
+fn a_commit_that_dribbles_in_is_not_held_in_as_many_pieces() {
+    let source = Source::of(&[500_000, 10]);
+    for chunk in [1, 3, 255] {
+        let mut batcher = Batcher::new(Version::V1, None, COMMIT_BYTES_MAX);
+        let mut batch = Batch::default();
+        for chunk in source.stream.chunks(chunk) {
+            batcher.push(chunk.to_vec().into(), &mut batch).unwrap();
+        }
+        let pieces: usize = batch.runs().map(|run| run.slices.len()).sum();
+        assert!(pieces < 500_000 / 256 + 512, "{pieces} pieces from chunks of {chunk}");
+        assert_eq!(batch.slices().flat_map(|slice| slice.to_vec()).collect::<Vec<u8>>(), source.stream);
+    }
 }
 
 #[test]

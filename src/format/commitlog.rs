@@ -152,6 +152,8 @@ pub struct Commitlog {
     version: Version,
     commit_bytes_max: u64,
     expected: Option<Offset>,
+    /// A header came last, so it is a commit that comes next.
+    headed: bool,
     unit: CommitHeader,
     unit_len: u64,
     seen: u64,
@@ -176,6 +178,7 @@ impl Commitlog {
             version,
             commit_bytes_max,
             expected,
+            headed: false,
             unit,
             unit_len: 0,
             seen: 0,
@@ -221,10 +224,16 @@ impl Format for Commitlog {
         };
         // Real offsets have neither byte there, so the common path pays two compares; a flip in one leaves the other.
         if start[1] == MAGIC[1] || start[2] == MAGIC[2] {
-            if let Some(header) = SegmentHeader::decode(start)? {
-                self.version = header.version;
-                self.expected = None;
-                return Ok(Begin::Header(header, HEADER_LEN));
+            match SegmentHeader::decode(start) {
+                Ok(None) => {}
+                Ok(Some(header)) => {
+                    self.version = header.version;
+                    (self.expected, self.headed) = (None, true);
+                    return Ok(Begin::Header(header, HEADER_LEN));
+                }
+                // Offset 404510630952 and some later ones look like a damaged magic.
+                Err(_) if self.headed || self.expected.is_some_and(|at| start.starts_with(&at.0.to_le_bytes())) => {}
+                Err(error) => return Err(error),
             }
         }
         let Some(unit) = CommitHeader::decode(self.version, head) else {
@@ -263,7 +272,7 @@ impl Format for Commitlog {
         }
         let CommitHeader { first, epoch, entries, .. } = self.unit;
         let commit = Commit { first, entries: entries.into(), epoch, checksum: stored.into(), bytes: self.unit_len };
-        self.expected = Some(commit.end());
+        (self.expected, self.headed) = (Some(commit.end()), false);
         Ok(Some(commit))
     }
 

@@ -10,6 +10,12 @@ use crate::limits::INDEX_INTERVAL;
 use crate::offset::{BytePos, Epoch, Offset};
 use crate::segment::Entry;
 
+/// Chunks shorter than this are joined once [`SMALL_CHUNKS`] of them in a row are held: a sender that dribbles must not
+/// cost many times its bytes.
+const SMALL_CHUNK: usize = 256;
+/// See [`SMALL_CHUNK`].
+const SMALL_CHUNKS: usize = 256;
+
 /// Part of a verified stream, in order.
 #[derive(Clone, Debug)]
 pub enum Part {
@@ -83,6 +89,8 @@ pub struct Batcher {
     rope: VecDeque<Bytes>,
     /// Where in the stream the rope starts.
     cut: u64,
+    /// How many small chunks came in a row.
+    small: usize,
     /// A header that came and was not followed by a commit yet.
     header: Option<Bytes>,
 }
@@ -92,7 +100,7 @@ impl Batcher {
     #[must_use]
     pub fn new(version: Version, expected: Option<Offset>, commit_bytes_max: u64) -> Self {
         let scanner = Scanner::new(Commitlog::new(version, expected, commit_bytes_max));
-        Batcher { scanner, rope: VecDeque::new(), cut: 0, header: None }
+        Batcher { scanner, rope: VecDeque::new(), cut: 0, small: 0, header: None }
     }
 
     /// Bytes held of a commit or header that is not whole yet; 0 on a boundary.
@@ -145,6 +153,12 @@ impl Batcher {
             }
         };
         self.close(open, self.scanner.boundary().0, batch);
+        self.small = if chunk.len() < SMALL_CHUNK { self.small + 1 } else { 0 };
+        if self.small == SMALL_CHUNKS {
+            let back = self.rope.split_off(self.rope.len().saturating_sub(SMALL_CHUNKS));
+            self.rope.extend((!back.is_empty()).then(|| join(back.into())));
+            self.small = 0;
+        }
         result
     }
 
