@@ -78,7 +78,7 @@ pub struct LastCommit {
 }
 
 /// One segment of a log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SegmentStatus {
     /// Its first offset.
     pub start: Offset,
@@ -88,8 +88,10 @@ pub struct SegmentStatus {
     pub bytes: u64,
     /// Whether it is immutable.
     pub sealed: bool,
-    /// CRC32C of those bytes; for sealed segments only.
-    pub crc32c: Option<u32>,
+    /// SHA-256 of those bytes in hexadecimal; for sealed segments only, and only when asked for, since they must be
+    /// read for it. (A CRC32C would say nothing: each commit ends with its own, and so that of all of them depends on
+    /// their lengths alone.)
+    pub sha256: Option<String>,
 }
 
 /// What an append did.

@@ -6,13 +6,21 @@
 //! - [`format`]: what a log looks like as bytes, and the [`Scanner`](format::Scanner) that verifies it;
 //! - [`repo`]: the files of a log, on disk or in memory;
 //! - [`segment`]: one segment and its offset index;
-//! - [`stream`]: [`StreamWriter`](stream::StreamWriter) and [`StreamReader`](stream::StreamReader).
+//! - [`stream`]: [`StreamWriter`](stream::StreamWriter) and [`StreamReader`](stream::StreamReader);
+//! - [`mod@verify`]: whether a log is whole.
 
 pub mod api;
+mod block;
+pub mod client;
+pub mod config;
 pub mod format;
+pub mod http;
 pub mod limits;
+pub mod load;
 pub mod mirror;
 pub mod offset;
 pub mod repo;
 pub mod segment;
+pub mod server;
 pub mod stream;
+pub mod verify;

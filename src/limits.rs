@@ -1,5 +1,6 @@
 //! Every cap, with its reason. What a user may change has its default here and nowhere else.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// Largest commit taken unless the user says otherwise. A commit is held in memory until its checksum is known, so
@@ -21,12 +22,22 @@ pub const INDEX_BYTES_STEP_MAX: u64 = 1 << 20;
 /// between the copy out of the page cache and the checksum.
 pub const READ_BLOCK: usize = 256 << 10;
 
+/// Segments are verified in pieces of about this many bytes: small enough that the last one does not keep a single core
+/// busy for long, large enough that finding the cuts costs nothing.
+pub const VERIFY_PIECE_BYTES: NonZeroU64 = NonZeroU64::new(32 << 20).unwrap();
+
+/// Faults named in one segment before a verification leaves it: whoever reads the list has seen enough.
+pub const SEGMENT_FAULTS_MAX: usize = 1000;
+
 /// Bytes appended to a log but not yet synced before a bulk sender is made to wait: bounds what is lost to a power
 /// failure and how long the last sync of a stream takes.
 pub const UNSYNCED_MAX: u64 = 64 << 20;
 
 /// A bulk stream is synced each time this much has come, so that acknowledgements stay near.
 pub const SYNC_EVERY: u64 = 8 << 20;
+
+/// How long a sync in a bulk stream waits for that much to come.
+pub const SYNC_PATIENCE: Duration = Duration::from_millis(5);
 
 /// Messages a writer thread takes in before senders wait.
 pub const SHARD_QUEUE: usize = 256;
@@ -51,3 +62,58 @@ pub const BUDGET_WAIT: Duration = Duration::from_secs(20);
 pub const DRAIN_BYTES_MAX: u64 = 256 << 20;
 /// How long that may take.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(2);
+
+/// What a connection may hold of a request not yet handed on. Bodies arrive in pieces of at most this.
+pub const CONNECTION_BUFFER: usize = 256 << 10;
+
+/// Pause after a connection could not be accepted.
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// Silence after which the kernel asks whether the peer is still there.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+
+/// Connections at once; more wait in the listener's backlog.
+pub const CONNECTIONS_MAX: usize = 4096;
+
+/// Default patience with clients, in seconds: for the head of a request; for more of an append that stands on a
+/// boundary; for a commit to come whole; for a reader to take any bytes; for requests to end at shutdown.
+pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// See [`HEADER_TIMEOUT`].
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(900);
+/// See [`HEADER_TIMEOUT`].
+pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// See [`HEADER_TIMEOUT`].
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// See [`HEADER_TIMEOUT`].
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest wait for a connection to a service.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest line of an answer that acknowledges appends.
+pub const ACK_LINE_BYTES_MAX: usize = 64 << 10;
+
+/// Batches on their way from a source to a sink; each is at most a read block or a commit.
+pub const BATCHES_UNDER_WAY: usize = 8;
+
+/// How often a followed directory is looked at even when the file system says nothing of it, as on a network share.
+pub const POLL_EVERY: Duration = Duration::from_secs(1);
+/// The same where the file system cannot say anything.
+pub const POLL_EVERY_UNWATCHED: Duration = Duration::from_millis(50);
+
+/// What looks like damage at the end of a log that is being written is looked at again this many times, this far
+/// apart, before it is believed: a writer may be in the middle of it.
+pub const DAMAGE_LOOKS: u32 = 10;
+/// See [`DAMAGE_LOOKS`].
+pub const DAMAGE_LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Waits between attempts to reach a service: doubling from the first to the last, each shortened by chance by up to
+/// half so that many clients do not come back at once.
+pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// See [`BACKOFF_FIRST`].
+pub const BACKOFF_LAST: Duration = Duration::from_secs(5);
+/// Attempts without progress before a copy that does not follow is given up.
+pub const ATTEMPTS_MAX: u32 = 6;
+
+/// Read blocks kept for reuse: as many as one stream has under way.
+pub const IDLE_BLOCKS_MAX: usize = 24;

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::budget::{Budget, Share, units};
 use super::error::Error;
-use super::log::Log;
+use super::log::{Log, View};
 use super::shard::{Ended, Message, Session};
-use crate::offset::Offset;
-use crate::stream::{Batch, Batcher};
+use crate::offset::{BytePos, Offset};
+use crate::stream::{Batch, Batcher, Part};
 
 /// One stream of raw log bytes into a log, in progress. It verifies here, on the caller's thread; the log's writer
 /// thread checks each commit against the log when its turn comes, so two appends to one log are safe.
@@ -21,8 +21,13 @@ pub struct Append {
     queue: mpsc::Sender<Message>,
     session: Arc<Session>,
     batcher: Batcher,
+    /// A header that waits for the commits behind it: the writer must not take it for the start of another's commits.
+    header: Option<Part>,
     /// Covers the bytes that the batcher holds.
     share: Option<Share>,
+    from: Option<Offset>,
+    /// The offset that comes next in the stream, as far as that is known.
+    next: Option<Offset>,
     error: Option<Error>,
 }
 
@@ -43,13 +48,29 @@ impl Append {
         let version = from.and_then(|from| view.segment_of(from)).map_or(view.version, |segment| segment.version);
         // Without `from` the stream may start with any commit we hold; a wild first length is refused by its cap.
         let batcher = Batcher::new(version, Some(from.unwrap_or(view.durable)), commit_bytes_max);
-        Ok(Append { log, budget, queue, session: Arc::default(), batcher, share: None, error: None })
+        let next = from.or(Some(view.durable).filter(|durable| *durable == log.first()));
+        let (session, header, share, error) = Default::default();
+        Ok(Append { log, budget, queue, session, batcher, header, share, from, next, error })
     }
 
     /// Whether the stream stands on a boundary: nothing of an unfinished commit is held.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.batcher.held() == 0
+    }
+
+    /// Where the last whole commit or header ended, in bytes of the stream.
+    #[must_use]
+    pub fn boundary(&self) -> BytePos {
+        self.batcher.boundary()
+    }
+
+    /// How far it is durable.
+    #[must_use]
+    pub fn acks(&self) -> Acks {
+        let (view, session) = (self.log.watch(), self.session.clone());
+        let durable = view.borrow().durable;
+        Acks { view, session, durable: self.from.map_or(durable, |from| from.min(durable)) }
     }
 
     /// Returns when the append has failed and more bytes are of no use.
@@ -66,19 +87,29 @@ impl Append {
         if self.error.is_some() || self.session.is_stopped() {
             return false;
         }
-        match self.budget.incoming(chunk.len() as u64).await {
-            Ok(share) => match &mut self.share {
-                Some(held) => held.merge(share),
-                None => self.share = Some(share),
-            },
-            Err(error) => {
-                self.error = Some(error);
-                return false;
+        let has = self.share.as_ref().map_or(0, Share::num_permits);
+        let needs = units(self.batcher.held() + chunk.len() as u64);
+        if needs > has {
+            match self.budget.incoming(needs - has).await {
+                Ok(share) => match &mut self.share {
+                    Some(held) => held.merge(share),
+                    None => self.share = Some(share),
+                },
+                Err(error) => {
+                    self.error = Some(error);
+                    return false;
+                }
             }
         }
         let mut batch = Batch::default();
-        if let Err(error) = self.batcher.push(chunk, &mut batch) {
-            self.error = Some(error.into());
+        let pushed = self.batcher.push(chunk, &mut batch);
+        self.next = batch.runs().last().map(|run| run.end).or(self.next);
+        if let Err(error) = pushed {
+            self.fail(error.into());
+        }
+        if !batch.is_empty() {
+            batch.parts.splice(..0, self.header.take());
+            self.header = batch.parts.pop_if(|part| matches!(part, Part::Header(..)));
         }
         if !batch.is_empty() {
             let keep = units(self.batcher.held());
@@ -92,7 +123,11 @@ impl Append {
     }
 
     /// Fails the append for a reason of the caller's; what came before is kept.
-    pub fn fail(&mut self, error: Error) {
+    pub fn fail(&mut self, mut error: Error) {
+        if let Error::Corrupt { offset, .. } | Error::Truncated { offset, .. } = &mut error {
+            // Behind a segment header the format does not know what comes; we do.
+            *offset = offset.or(self.next);
+        }
         self.error.get_or_insert(error);
     }
 
@@ -105,7 +140,7 @@ impl Append {
             && !self.session.is_stopped()
             && let Err(error) = self.batcher.finish()
         {
-            self.error = Some(error.into());
+            self.fail(error.into());
         }
         let (reply, ended) = oneshot::channel();
         let gone = || (Error::Unavailable("the service is shutting down".into()), self.log.view().durable);
@@ -113,5 +148,38 @@ impl Append {
             Message::End { log: self.log.clone(), session: self.session.clone(), error: self.error.clone(), reply };
         self.queue.send(message).await.map_err(|_| gone())?;
         ended.await.map_err(|_| gone())?
+    }
+}
+
+/// How far one append is durable. What others append moves the log, but is no acknowledgement of this one.
+#[derive(Debug)]
+pub struct Acks {
+    view: watch::Receiver<View>,
+    session: Arc<Session>,
+    durable: Offset,
+}
+
+impl Acks {
+    /// All that this append sent before this offset is durable in the log.
+    #[must_use]
+    pub fn durable(&self) -> Offset {
+        self.durable
+    }
+
+    /// Waits until more is durable.
+    pub async fn advanced(&mut self) -> Offset {
+        loop {
+            let durable = self.view.borrow_and_update().durable;
+            let durable = self.session.end().map_or(self.durable, |end| end.min(durable));
+            if durable > self.durable {
+                self.durable = durable;
+                return durable;
+            }
+            tokio::select! {
+                // The log goes with the service: its last word is the append's own answer.
+                changed = self.view.changed() => if changed.is_err() { std::future::pending::<()>().await },
+                () = self.session.skipped.notified() => {}
+            }
+        }
     }
 }

@@ -1,12 +1,11 @@
 //! The memory budget of a process: log bytes in memory, over all senders and readers.
 
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::Error;
+use crate::block::{Block, BlockPool};
 use crate::limits::{BUDGET_WAIT, READ_BLOCK};
 
 /// Bytes a permit stands for.
@@ -18,7 +17,7 @@ pub struct Budget {
     incoming: Arc<Semaphore>,
     outgoing: Arc<Semaphore>,
     outgoing_max: usize,
-    idle_blocks: Arc<Mutex<Vec<Vec<u8>>>>,
+    blocks: BlockPool,
 }
 
 /// A share of the budget, given back when dropped.
@@ -35,31 +34,27 @@ impl Budget {
     pub fn new(bytes: u64) -> Self {
         let half = units(bytes / 2).min(Semaphore::MAX_PERMITS);
         let (incoming, outgoing) = (Arc::new(Semaphore::new(half)), Arc::new(Semaphore::new(half)));
-        Budget { incoming, outgoing, outgoing_max: half, idle_blocks: Arc::default() }
+        Budget { incoming, outgoing, outgoing_max: half, blocks: BlockPool::default() }
     }
 
-    /// Waits for a share for received bytes.
+    /// Waits for a share of so many units for received bytes.
     ///
     /// # Errors
     /// When none came free for a while: those who hold the budget make no progress.
-    pub(super) async fn incoming(&self, bytes: u64) -> Result<Share, Error> {
-        take(&self.incoming, units(bytes)).await
+    pub(super) async fn incoming(&self, units: usize) -> Result<Share, Error> {
+        take(&self.incoming, units).await
     }
 
     /// Waits for a block to read into: a large one, or a small one when memory is scarce.
     ///
     /// # Errors
     /// As [`incoming`](Self::incoming).
-    pub(super) async fn block(&self, wanted: u64) -> Result<Block, Error> {
+    pub(super) async fn block(&self, wanted: u64) -> Result<Block<Share>, Error> {
         let scarce = self.outgoing.available_permits() < self.outgoing_max / 2;
         let most = if scarce { READ_BLOCK / 16 } else { READ_BLOCK };
         let bytes = usize::try_from(wanted).unwrap_or(most).min(most);
         let share = take(&self.outgoing, units(bytes as u64)).await?;
-        let pooled = bytes > READ_BLOCK / 16;
-        let idle = pooled.then(|| lock(&self.idle_blocks).pop()).flatten();
-        let buf = idle.unwrap_or_else(|| vec![0; if pooled { READ_BLOCK } else { bytes }]);
-        let pool = pooled.then(|| self.idle_blocks.clone());
-        Ok(Block { buf, len: bytes, pool, _share: share })
+        Ok(self.blocks.take(bytes, share))
     }
 }
 
@@ -69,55 +64,5 @@ async fn take(from: &Arc<Semaphore>, units: usize) -> Result<Share, Error> {
     match tokio::time::timeout(BUDGET_WAIT, from.clone().acquire_many_owned(units)).await {
         Ok(share) => share.map_err(|_closed| full()),
         Err(_elapsed) => Err(full()),
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A block to read into. Its memory goes back to the pool with the last [`Bytes`] made of it.
-pub(super) struct Block {
-    buf: Vec<u8>,
-    len: usize,
-    pool: Option<Arc<Mutex<Vec<Vec<u8>>>>>,
-    _share: Share,
-}
-
-impl fmt::Debug for Block {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Block").field("len", &self.len).finish_non_exhaustive()
-    }
-}
-
-impl Block {
-    /// The space to read into.
-    pub(super) fn space(&mut self) -> &mut [u8] {
-        &mut self.buf[..self.len]
-    }
-
-    /// The first `count` bytes of it.
-    pub(super) fn filled(mut self, count: usize) -> Bytes {
-        self.len = self.len.min(count);
-        Bytes::from_owner(self)
-    }
-}
-
-impl AsRef<[u8]> for Block {
-    fn as_ref(&self) -> &[u8] {
-        &self.buf[..self.len]
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        /// Blocks kept for reuse: enough for the readers that are really moving.
-        const IDLE_BLOCKS_MAX: usize = 16;
-        if let Some(pool) = &self.pool {
-            let mut pool = lock(pool);
-            if pool.len() < IDLE_BLOCKS_MAX {
-                pool.push(std::mem::take(&mut self.buf));
-            }
-        }
     }
 }

@@ -131,6 +131,7 @@ impl From<AppendError> for Error {
                 Error::Corrupt { offset: Some(found), message: AppendError::NoHeader { found }.to_string() }
             }
             AppendError::Gap { expected, found } => Error::Gap { expected, found },
+            AppendError::Pruned { first, found } => Error::Pruned { from: found, first },
             AppendError::Fork { at } => Error::Fork { at },
             AppendError::StaleEpoch { at, current, found } => Error::StaleEpoch { at, current, found },
             AppendError::Damaged(fault) => Error::Damaged(fault.to_string().into()),

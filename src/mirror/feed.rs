@@ -11,7 +11,7 @@ use super::error::Error;
 use super::log::{Log, State, View};
 use crate::offset::{BytePos, Offset};
 use crate::repo::RepoFile;
-use crate::segment::SegmentReader;
+use crate::segment::{Found, SegmentReader};
 use crate::stream::SegmentInfo;
 
 /// A place in a log: a segment and a byte position in it.
@@ -202,7 +202,9 @@ impl Feed {
         let at = blocking(move || {
             let mut reader = SegmentReader::open(&*repo, info.start)?;
             let found = reader.seek(offset, BytePos(info.bytes), info.version, max)?;
-            found.filter(|found| found.next <= offset).map(|found| found.at).ok_or_else(|| {
+            // Byte 0 for the first commit, of which `offset` may be a later entry.
+            let at = |found: Found| if found.next == info.start { BytePos(0) } else { found.at };
+            found.filter(|found| found.next <= offset).map(at).ok_or_else(|| {
                 Error::Damaged(format!("offset {offset} is not where it must be in segment {}", info.start).into())
             })
         })

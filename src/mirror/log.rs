@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::error::Error;
@@ -98,7 +99,8 @@ pub struct Log {
     repo: Arc<dyn Repo>,
     appended: AtomicU64,
     view: watch::Sender<View>,
-    checksums: Mutex<HashMap<Offset, u32>>,
+    /// SHA-256 of sealed segments, by their starts.
+    digests: Mutex<HashMap<Offset, String>>,
     pub(super) shard: usize,
 }
 
@@ -112,7 +114,7 @@ impl Log {
     pub(super) fn new(name: String, meta: Meta, repo: Arc<dyn Repo>, shard: usize) -> Self {
         let view = View { durable: meta.first, ..View::default() };
         let appended = AtomicU64::new(meta.first.0);
-        Log { name, meta, repo, appended, view: watch::Sender::new(view), checksums: Mutex::default(), shard }
+        Log { name, meta, repo, appended, view: watch::Sender::new(view), digests: Mutex::default(), shard }
     }
 
     /// Its name.
@@ -210,29 +212,31 @@ impl Log {
         }
     }
 
-    /// Its segments with the checksums of the sealed ones, which are computed once and remembered. Blocks.
+    /// Its segments; with `sha256` also the digests of the sealed ones, computed once and remembered. Blocks.
     ///
     /// # Errors
-    /// When a segment cannot be read.
-    pub fn segments(&self) -> Result<Vec<SegmentStatus>, Error> {
+    /// When the log is damaged, or a segment cannot be read.
+    pub fn segments(&self, sha256: bool) -> Result<Vec<SegmentStatus>, Error> {
         self.readable()?;
         let view = self.view();
-        let status = |segment: &SegmentInfo, crc32c: Option<u32>| {
+        let status = |segment: &SegmentInfo, sealed: bool| {
             let SegmentInfo { start, end, bytes, .. } = *segment;
-            SegmentStatus { start, end, bytes, sealed: crc32c.is_some(), crc32c }
+            let sha256 = if sealed && sha256 { Some(self.digest(segment)?) } else { None };
+            Ok(SegmentStatus { start, end, bytes, sealed, sha256 })
         };
-        let sealed = view.sealed.iter().map(|segment| Ok(status(segment, Some(self.checksum(segment)?))));
-        sealed.chain(view.head.iter().map(|head| Ok(status(head, None)))).collect()
+        let sealed = view.sealed.iter().map(|segment| status(segment, true));
+        sealed.chain(view.head.iter().map(|head| status(head, false))).collect()
     }
 
-    fn checksum(&self, segment: &SegmentInfo) -> Result<u32, Error> {
-        let known = || self.checksums.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(crc) = known().get(&segment.start) {
-            return Ok(*crc);
+    fn digest(&self, segment: &SegmentInfo) -> Result<String, Error> {
+        // Held while a segment is read, so that many who ask at once have it read once.
+        let mut known = self.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(digest) = known.get(&segment.start) {
+            return Ok(digest.clone());
         }
         let mut reader = SegmentReader::open(&*self.repo, segment.start)?;
         let mut block = vec![0; READ_BLOCK];
-        let (mut crc, mut at) = (0, 0);
+        let (mut hash, mut at) = (Sha256::new(), 0);
         while at < segment.bytes {
             let want = block.len().min(usize::try_from(segment.bytes - at).unwrap_or(usize::MAX));
             let count = reader.read_at(&mut block[..want], BytePos(at))?;
@@ -240,10 +244,11 @@ impl Log {
                 let text = format!("segment {} ends at byte {at} of {}", name::segment(segment.start), segment.bytes);
                 return Err(Error::Damaged(text.into()));
             }
-            crc = crc32c::crc32c_append(crc, &block[..count]);
+            hash.update(&block[..count]);
             at += count as u64;
         }
-        known().insert(segment.start, crc);
-        Ok(crc)
+        let digest: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        known.insert(segment.start, digest.clone());
+        Ok(digest)
     }
 }

@@ -7,11 +7,17 @@ mod error;
 mod feed;
 mod log;
 mod registry;
+mod run;
 mod shard;
+mod sink;
+mod source;
+mod verify;
 
-pub use append::Append;
+pub use append::{Acks, Append};
 pub use budget::Budget;
 pub use error::Error;
 pub use feed::Feed;
 pub use log::{Log, State, View};
 pub use registry::{Registry, Settings};
+pub use run::{Event, Mirror, MirrorError, Place, Progress, run};
+pub use verify::verify_url;

@@ -12,7 +12,7 @@ use super::budget::Share;
 use super::error::Error;
 use super::log::{Log, State};
 use crate::api::AppendOutcome;
-use crate::limits::{SHARD_QUEUE, SYNC_THREADS, UNSYNCED_MAX, WRITER_IDLE};
+use crate::limits::{SHARD_QUEUE, SYNC_EVERY, SYNC_PATIENCE, SYNC_THREADS, UNSYNCED_MAX, WRITER_IDLE};
 use crate::offset::Offset;
 use crate::stream::{AppendError, Appended, Batch, OnTrailing, OpenError, Options, StreamWriter, SyncJob, Synced};
 
@@ -25,6 +25,8 @@ pub(super) struct Session {
     progress: Mutex<SessionProgress>,
     stopped: AtomicBool,
     pub(super) stop: Notify,
+    /// Told when commits were skipped: the end of this append moves then, and the log does not.
+    pub(super) skipped: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -32,12 +34,20 @@ struct SessionProgress {
     done: Appended,
     /// The offset after the last commit of this append, stored or skipped.
     end: Offset,
+    /// What must be durable before an append that failed is answered.
+    until: Offset,
     error: Option<Error>,
 }
 
 impl Session {
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
+    }
+
+    /// The offset after the last commit of this append, stored or skipped; none once it has failed.
+    pub(super) fn end(&self) -> Option<Offset> {
+        let progress = self.progress();
+        progress.error.is_none().then_some(progress.end)
     }
 
     fn progress(&self) -> std::sync::MutexGuard<'_, SessionProgress> {
@@ -133,7 +143,11 @@ struct Slot {
     /// Memory of batches that are staged but not written.
     shares: Vec<Share>,
     syncing: bool,
+    /// Bytes that came since the last sync began, and how many that one was for.
     unsynced: u64,
+    synced_bytes: u64,
+    /// Since when a sync that is not urgent waits for more bytes to take along.
+    postponed: Option<Instant>,
     touched: bool,
     used: Instant,
 }
@@ -148,7 +162,9 @@ struct Shard {
 impl Shard {
     async fn run(&mut self, mut messages: mpsc::Receiver<Message>) {
         loop {
-            let message = match tokio::time::timeout(WRITER_IDLE / 4, messages.recv()).await {
+            let postponed = self.slots.values().any(|slot| slot.postponed.is_some());
+            let patience = if postponed { SYNC_PATIENCE } else { WRITER_IDLE / 4 };
+            let message = match tokio::time::timeout(patience, messages.recv()).await {
                 Ok(Some(message)) => Some(message),
                 Ok(None) => return,
                 Err(_elapsed) => None,
@@ -162,14 +178,14 @@ impl Shard {
                 stopping |= self.take(message);
                 taken += 1;
             }
-            for slot in self.slots.values_mut().filter(|slot| slot.touched) {
+            for slot in self.slots.values_mut().filter(|slot| slot.touched || slot.is_due()) {
                 slot.touched = false;
                 slot.settle(&self.jobs, &self.queue);
             }
             if stopping {
                 return self.drain();
             }
-            if idle {
+            if idle && !postponed {
                 self.slots.retain(|_, slot| slot.is_busy() || slot.used.elapsed() < WRITER_IDLE);
             }
         }
@@ -225,8 +241,18 @@ impl Shard {
             let writer =
                 open(log, self.commit_bytes_max).inspect_err(|error| log::error!("{}: {error}", log.name()))?;
             let (waiting, shares, used) = (VecDeque::new(), Vec::new(), Instant::now());
-            let slot =
-                Slot { log: log.clone(), writer, waiting, shares, syncing: false, unsynced: 0, touched: false, used };
+            let slot = Slot {
+                log: log.clone(),
+                writer,
+                waiting,
+                shares,
+                syncing: false,
+                unsynced: 0,
+                synced_bytes: 0,
+                postponed: None,
+                touched: false,
+                used,
+            };
             self.slots.insert(log.name().to_owned(), slot);
         }
         let slot = self.slots.get_mut(log.name()).ok_or_else(|| Error::NotFound(log.name().to_owned()))?;
@@ -272,18 +298,23 @@ impl Slot {
 
     fn append(&mut self, session: &Session, batch: &Batch, share: Option<Share>) {
         let mut progress = session.progress();
-        let before = progress.done.bytes;
+        let before = progress.done;
         let result = self.writer.append_batch(batch, &mut progress.done);
-        self.unsynced += progress.done.bytes - before;
+        self.unsynced += progress.done.bytes - before.bytes;
         self.shares.extend(share);
         match result {
             Ok(()) => {
                 let end = batch.runs().map(|run| run.end).max().unwrap_or_default();
                 progress.end = progress.end.max(end);
+                if progress.done.skipped > before.skipped {
+                    session.skipped.notify_one();
+                }
             }
             Err(error) => {
-                progress.end = progress.end.max(self.writer.next());
+                progress.until = self.writer.next();
                 drop(progress);
+                // A header that came before the offending commit is not for the next append.
+                self.writer.restart();
                 session.fail(error.clone().into());
                 self.poison(&error);
             }
@@ -291,7 +322,10 @@ impl Slot {
     }
 
     fn end(&mut self, session: Arc<Session>, reply: oneshot::Sender<Ended>) {
-        let end = session.progress().end;
+        let end = {
+            let progress = session.progress();
+            progress.end.max(progress.until)
+        };
         self.waiting.push_back((end, session, reply));
     }
 
@@ -301,13 +335,14 @@ impl Slot {
         self.shares.clear();
         self.log.set_appended(self.writer.next());
         let result = flushed.and_then(|()| {
-            if self.syncing && self.unsynced < UNSYNCED_MAX {
+            if self.syncing && self.unsynced < UNSYNCED_MAX || self.postpones() {
                 return Ok(());
             }
+            self.postponed = None;
             let Some(job) = self.writer.begin_sync()? else {
                 return Ok(());
             };
-            self.unsynced = 0;
+            self.synced_bytes = std::mem::take(&mut self.unsynced);
             if self.syncing {
                 // The disk cannot keep up: wait for it here, and so let the senders wait.
                 return self.writer.finish_sync(job.run()).map(drop);
@@ -317,6 +352,20 @@ impl Slot {
                 .map_err(|_| AppendError::Poisoned { cause: "the sync threads are gone".into() })
         });
         self.settled(result.err());
+    }
+
+    /// In a bulk stream a sync waits a moment for more bytes: each one halts the file system's journal. Small commits
+    /// are synced at once, and so is what somebody waits for.
+    fn postpones(&mut self) -> bool {
+        let bulk = self.synced_bytes.max(self.unsynced) >= SYNC_EVERY / 16;
+        if !bulk || self.unsynced >= SYNC_EVERY || self.unsynced == 0 || !self.waiting.is_empty() {
+            return false;
+        }
+        self.postponed.get_or_insert_with(Instant::now).elapsed() < SYNC_PATIENCE
+    }
+
+    fn is_due(&self) -> bool {
+        self.postponed.is_some_and(|since| since.elapsed() >= SYNC_PATIENCE)
     }
 
     fn synced(&mut self, synced: Synced) {

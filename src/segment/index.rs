@@ -22,6 +22,9 @@ use crate::repo::{Repo, RepoFile, RepoMap};
 
 const ENTRY_LEN: u64 = 16;
 
+/// Bytes read at once when all entries are.
+const ENTRIES_BLOCK: usize = 64 << 10;
+
 /// Wrong entries looked at before an index is given up for lost.
 const WRONG_ENTRIES_MAX: u64 = 64;
 
@@ -73,17 +76,8 @@ impl IndexFile {
         end: BytePos,
         mut holds: impl FnMut(Option<Entry>, Entry) -> io::Result<bool>,
     ) -> io::Result<Option<Entry>> {
-        let (mut low, mut high) = (0, self.0.bytes().unwrap_or(0) / ENTRY_LEN);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let entry = self.slot(middle);
-            if entry.key == Offset(0) || entry.key > at || entry.value >= end {
-                high = middle;
-            } else {
-                low = middle + 1;
-            }
-        }
-        for slot in (low.saturating_sub(WRONG_ENTRIES_MAX)..low).rev() {
+        let candidates = self.before(|entry| entry.key == Offset(0) || entry.key > at || entry.value >= end);
+        for slot in (candidates.saturating_sub(WRONG_ENTRIES_MAX)..candidates).rev() {
             let (before, entry) = (slot.checked_sub(1).map(|before| self.slot(before)), self.slot(slot));
             // In an index out of order the search may stop anywhere.
             if entry.key <= at && entry.value < end && holds(before, entry)? {
@@ -93,28 +87,52 @@ impl IndexFile {
         Ok(None)
     }
 
-    /// How many slots lead up to `last` and include it, ascending from the first on. `None` when they do not: such an
-    /// index cannot be searched.
+    /// Its entries from the first of offset `from` or later on, up to the first empty slot. Not one of them is checked.
+    pub fn entries(&self, from: Offset) -> impl Iterator<Item = Entry> + use<> {
+        let file = self.0.clone();
+        let first = self.before(|entry| entry.key == Offset(0) || entry.key >= from);
+        let mut at = first * ENTRY_LEN;
+        let mut block = Vec::new().into_iter();
+        std::iter::from_fn(move || {
+            if block.len() == 0 {
+                let mut bytes = vec![0; ENTRIES_BLOCK];
+                let count = file.read_at(&mut bytes, at).unwrap_or(0);
+                at += count as u64;
+                let (slots, _) = bytes[..count].as_chunks();
+                block = slots.iter().map(|slot| Entry::decode(*slot)).collect::<Vec<_>>().into_iter();
+            }
+            block.next().filter(|entry| entry.key != Offset(0))
+        })
+        .fuse()
+    }
+
+    /// How many slots lead up to `last` and include it. `None` when it is not where a search finds it, or the slots
+    /// before it, as many as a crash can have touched, do not ascend: such an index is better made anew.
     #[must_use]
     pub fn slots_to(&self, last: Entry) -> Option<u64> {
-        let mut block = vec![0; INDEX_BYTES_START as usize];
-        let (mut used, mut before) = (0, EMPTY);
-        loop {
-            let count = self.0.read_at(&mut block, used * ENTRY_LEN).unwrap_or(0);
-            for slot in block[..count].chunks_exact(ENTRY_LEN as usize) {
-                let entry = Entry::decode(std::array::from_fn(|i| slot[i]));
-                if entry.key <= before.key || entry.value <= before.value {
-                    return None;
-                }
-                (used, before) = (used + 1, entry);
-                if entry == last {
-                    return Some(used);
-                }
-            }
-            if count < block.len() {
-                return None;
+        let used = self.before(|entry| entry.key == Offset(0) || entry.key > last.key);
+        let from = used.saturating_sub(INDEX_BYTES_START / ENTRY_LEN);
+        let mut block = vec![0; ((used - from) * ENTRY_LEN) as usize];
+        let count = self.0.read_at(&mut block, from * ENTRY_LEN).unwrap_or(0);
+        let (slots, _) = block[..count].as_chunks();
+        let entries: Vec<Entry> = slots.iter().map(|slot| Entry::decode(*slot)).collect();
+        let ascend = entries.is_sorted_by(|a, b| a.key < b.key && a.value < b.value);
+        let ends = entries.first().is_some_and(|first| *first != EMPTY) && entries.last() == Some(&last);
+        (ascend && ends).then_some(used)
+    }
+
+    /// Slots before the first that satisfies `stop`, if they are sorted by it.
+    fn before(&self, stop: impl Fn(Entry) -> bool) -> u64 {
+        let (mut low, mut high) = (0, self.0.bytes().unwrap_or(0) / ENTRY_LEN);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if stop(self.slot(middle)) {
+                high = middle;
+            } else {
+                low = middle + 1;
             }
         }
+        low
     }
 
     fn slot(&self, at: u64) -> Entry {

@@ -10,11 +10,10 @@ use crate::limits::INDEX_INTERVAL;
 use crate::offset::{BytePos, Epoch, Offset};
 use crate::segment::Entry;
 
-/// Chunks shorter than this are joined once [`SMALL_CHUNKS`] of them in a row are held: a sender that dribbles must not
-/// cost many times its bytes.
-const SMALL_CHUNK: usize = 256;
-/// See [`SMALL_CHUNK`].
-const SMALL_CHUNKS: usize = 256;
+/// A chunk shorter than this is small.
+const SMALL_PIECE: usize = 1024;
+/// Small chunks kept as they came; as many together are not small.
+const SMALL_PIECES_MAX: usize = SMALL_PIECE;
 
 /// Part of a verified stream, in order.
 #[derive(Clone, Debug)]
@@ -87,10 +86,10 @@ pub struct Batcher {
     scanner: Scanner<Commitlog>,
     /// The bytes from the last cut on.
     rope: VecDeque<Bytes>,
+    /// How many pieces at the end of the rope are small.
+    small: usize,
     /// Where in the stream the rope starts.
     cut: u64,
-    /// How many small chunks came in a row.
-    small: usize,
     /// A header that came and was not followed by a commit yet.
     header: Option<Bytes>,
 }
@@ -100,7 +99,7 @@ impl Batcher {
     #[must_use]
     pub fn new(version: Version, expected: Option<Offset>, commit_bytes_max: u64) -> Self {
         let scanner = Scanner::new(Commitlog::new(version, expected, commit_bytes_max));
-        Batcher { scanner, rope: VecDeque::new(), cut: 0, small: 0, header: None }
+        Batcher { scanner, rope: VecDeque::new(), small: 0, cut: 0, header: None }
     }
 
     /// Bytes held of a commit or header that is not whole yet; 0 on a boundary.
@@ -126,7 +125,7 @@ impl Batcher {
     /// # Errors
     /// When the chunk is not a sound continuation; `batch` holds all that was sound before it.
     pub fn push(&mut self, chunk: Bytes, batch: &mut Batch) -> Result<(), ScanError> {
-        self.rope.push_back(chunk.clone());
+        self.hold(chunk.clone());
         let mut input = &chunk[..];
         let mut open: Option<Run> = None;
         let result = loop {
@@ -153,12 +152,6 @@ impl Batcher {
             }
         };
         self.close(open, self.scanner.boundary().0, batch);
-        self.small = if chunk.len() < SMALL_CHUNK { self.small + 1 } else { 0 };
-        if self.small == SMALL_CHUNKS {
-            let back = self.rope.split_off(self.rope.len().saturating_sub(SMALL_CHUNKS));
-            self.rope.extend((!back.is_empty()).then(|| join(back.into())));
-            self.small = 0;
-        }
         result
     }
 
@@ -168,6 +161,18 @@ impl Batcher {
     /// [`ScanError::Truncated`] when it ends inside a commit or header; the error of a push that failed.
     pub fn finish(&self) -> Result<(), ScanError> {
         self.scanner.finish()
+    }
+
+    /// Adds a chunk to the rope. A commit that comes in small chunks is put together now and then: each piece costs
+    /// memory of its own, and keeps alive all that was received with it.
+    fn hold(&mut self, chunk: Bytes) {
+        if self.small == SMALL_PIECES_MAX {
+            let pieces = self.rope.split_off(self.rope.len() - self.small);
+            self.rope.push_back(join(pieces.into()));
+            self.small = 0;
+        }
+        self.small = if chunk.len() < SMALL_PIECE { self.small + 1 } else { 0 };
+        self.rope.push_back(chunk);
     }
 
     fn close(&mut self, run: Option<Run>, end: u64, batch: &mut Batch) {
@@ -192,6 +197,7 @@ impl Batcher {
         if self.rope.front().is_some_and(Bytes::is_empty) {
             self.rope.pop_front();
         }
+        self.small = self.small.min(self.rope.len());
         taken
     }
 }

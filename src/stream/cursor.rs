@@ -60,7 +60,7 @@ impl Cursor {
         commit_bytes_max: u64,
     ) -> Result<Cursor, SurveyError> {
         let skipped = segments.partition_point(|segment| segment.end <= from);
-        let segments = segments[skipped..].to_vec().into_iter();
+        let segments = Vec::from(&segments[skipped..]).into_iter();
         let mut cursor = Cursor { repo: repo.clone(), segments, open: None, found: None, commit_bytes_max };
         cursor.open_next(from)?;
         Ok(cursor)
@@ -100,14 +100,13 @@ impl Cursor {
         let block = vec![0; READ_BLOCK.min(usize::try_from(info.bytes).unwrap_or(READ_BLOCK))];
         let mut open = Open { info, reader, scanner, base, block, fresh: 0..0, read: base, last: None };
         // Commits before `from` are walked over: at most an index interval of them when the index is whole.
-        while from > info.start {
-            match open.next()? {
-                Some(placed) if placed.commit.end() <= from => {}
-                found => {
-                    self.found = found;
-                    break;
+        if from > info.start {
+            self.found = loop {
+                match open.next()? {
+                    Some(placed) if placed.commit.end() <= from => {}
+                    found => break found,
                 }
-            }
+            };
         }
         self.open = Some(open);
         Ok(())

@@ -48,6 +48,8 @@ pub enum FaultKind {
     },
     /// A commit that is cut although sound commits follow behind it.
     Cut,
+    /// A segment header where a commit should be.
+    Header,
     /// Commits are missing.
     Gap {
         /// What comes instead of [`Fault::offset`].
@@ -70,6 +72,11 @@ pub enum FaultKind {
         /// How many.
         bytes: u64,
     },
+    /// Commits that were durable once are gone from the end of the log.
+    Lost {
+        /// The offset up to which it was durable.
+        durable: Offset,
+    },
     /// A sealed segment does not decompress.
     Sealed {
         /// What the decoder says.
@@ -82,11 +89,16 @@ impl FaultKind {
     #[must_use]
     pub fn code(&self) -> &'static str {
         match self {
-            FaultKind::Format(_) | FaultKind::Length { .. } | FaultKind::Cut | FaultKind::Sealed { .. } => "corrupt",
+            FaultKind::Format(_)
+            | FaultKind::Length { .. }
+            | FaultKind::Cut
+            | FaultKind::Header
+            | FaultKind::Sealed { .. } => "corrupt",
             FaultKind::Gap { .. } => "gap",
             FaultKind::Fork { .. } => "fork",
             FaultKind::StaleEpoch { .. } => "stale-epoch",
             FaultKind::Torn { .. } => "torn",
+            FaultKind::Lost { .. } => "lost",
         }
     }
 }
@@ -102,6 +114,10 @@ impl fmt::Display for Fault {
                 write!(f, "commit length {len} runs past the end of the segment at offset {offset}")?;
             }
             FaultKind::Cut => write!(f, "commit is cut at offset {offset} although sound commits follow it")?,
+            FaultKind::Header => write!(f, "segment header in the middle of a segment at offset {offset}")?,
+            FaultKind::Lost { durable } => {
+                write!(f, "the log ends at offset {offset}, but was durable up to {durable}")?;
+            }
             FaultKind::Gap { found } => write!(f, "expected offset {offset}, found {found}")?,
             FaultKind::Fork { found } => write!(f, "offset {found} comes again with other content, expected {offset}")?,
             FaultKind::StaleEpoch { current, found } => {

@@ -19,11 +19,11 @@ const NAME: &str = "durable";
 const LEN: usize = 8 + 4;
 
 #[derive(Debug)]
-pub(super) struct DurableMark(Arc<dyn RepoFile>);
+pub(crate) struct DurableMark(Arc<dyn RepoFile>);
 
 impl DurableMark {
     /// What the mark of `repo` says; `None` when there is none, or none that can be believed.
-    pub(super) fn read(repo: &dyn Repo) -> io::Result<Option<Offset>> {
+    pub(crate) fn read(repo: &dyn Repo) -> io::Result<Option<Offset>> {
         let file = match repo.open(NAME) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,

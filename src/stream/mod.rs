@@ -16,4 +16,5 @@ pub use reader::{Read, ReadError, StreamReader};
 pub use recover::{SegmentInfo, Survey, SurveyError, segment_starts, survey};
 pub use writer::{AppendError, Appended, OnTrailing, OpenError, Options, Progress, StreamWriter, SyncJob, Synced};
 
-pub(crate) use recover::{SegmentEnd, walk};
+pub(crate) use mark::DurableMark;
+pub(crate) use recover::{Span, Visit, sound_commit_behind, walk, walk_span};

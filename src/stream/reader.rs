@@ -3,11 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::batch::{Batch, Batcher, Part, Run};
 use super::fault::{Fault, FaultKind, Tail};
 use super::recover::{Edge, SurveyError, is_repeat, judge, segment_starts, walk};
+use crate::block::BlockPool;
 use crate::format::commitlog::{HEADER_LEN, Version};
 use crate::format::{Commit, FormatError, ScanError};
 use crate::limits::READ_BLOCK;
@@ -104,6 +103,7 @@ pub struct StreamReader {
     last: Option<(Commit, Offset, BytePos)>,
     /// A sound batch was followed by an error, which is looked into with the next read.
     stuck: Option<Stuck>,
+    blocks: BlockPool,
 }
 
 #[derive(Debug)]
@@ -147,6 +147,7 @@ impl StreamReader {
             epoch: Epoch(0),
             last: None,
             stuck: None,
+            blocks: BlockPool::default(),
         };
         reader.locate()?;
         Ok(reader)
@@ -182,7 +183,7 @@ impl StreamReader {
         let mut next = entry.map_or(segment, |entry| entry.key);
         while next < from {
             let Some(commit) = reader.commit_at(place, version, max).map_err(sealed)? else {
-                let end = walk(&mut reader, entry, Epoch(0), max, None, |_, _| {})?;
+                let end = walk(&mut reader, entry, Epoch(0), max, None, |_: BytePos, _: &Commit| {})?;
                 return Err(end.fault.map_or(ReadError::Ahead { from, next: end.next }, ReadError::Damaged));
             };
             if is_repeat(self.last.map(|(last, ..)| last), &commit) {
@@ -276,15 +277,14 @@ impl StreamReader {
             }
         };
         while sound.is_empty() && self.stuck.is_none() {
-            let mut block = vec![0; READ_BLOCK];
-            let count = open.reader.read_at(&mut block, open.read).map_err(|error| self.unreadable(place, error))?;
+            let mut block = self.blocks.take(READ_BLOCK, ());
+            let count = open.reader.read_at(block.space(), open.read).map_err(|error| self.unreadable(place, error))?;
             if count == 0 {
                 break;
             }
-            block.truncate(count);
             open.read = open.read.plus(count as u64);
             let mut batch = Batch::default();
-            let scanned = open.batcher.push(Bytes::from(block), &mut batch);
+            let scanned = open.batcher.push(block.filled(count), &mut batch);
             for part in batch.parts {
                 if let Err(kind) = self.take(part, place.segment, &mut open.taken, &mut sound) {
                     self.stuck = Some(Stuck::Fault(kind));

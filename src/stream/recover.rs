@@ -86,13 +86,9 @@ pub fn survey(repo: &dyn Repo, commit_bytes_max: u64, floor: Option<Offset>) -> 
         }
         let mut reader = SegmentReader::open(repo, start).map_err(|error| sealed(start, start, error))?;
         let version = version_of(&mut reader)?;
-        let mut last = reader.indexed(Offset(u64::MAX), BytePos(u64::MAX), version, commit_bytes_max)?;
-        if following.is_none() {
-            // The index that goes on is rebuilt if it is not sound from its first entry on.
-            last = last.filter(|last| reader.index_leads_to(*last));
-        }
+        let last = reader.indexed(Offset(u64::MAX), BytePos(u64::MAX), version, commit_bytes_max)?;
         let mut marks = Vec::new();
-        let end = walk(&mut reader, last, found.epoch, commit_bytes_max, floor, |at, commit| {
+        let end = walk(&mut reader, last, found.epoch, commit_bytes_max, floor, |at: BytePos, commit: &Commit| {
             if marks.last().or(last.as_ref()).is_none_or(|mark: &Entry| at.0 >= mark.value.0 + INDEX_INTERVAL) {
                 marks.push(Entry { key: commit.first, value: at });
             }
@@ -152,6 +148,43 @@ pub(crate) struct SegmentEnd {
     pub(crate) version: Version,
 }
 
+impl SegmentEnd {
+    /// Nothing was found behind the start of `span` yet.
+    fn at(span: &Span) -> SegmentEnd {
+        let (next, bytes, version) = (span.from.key, span.from.value, span.version);
+        SegmentEnd { next, bytes, last: None, tail: Tail::Clean, fault: None, version }
+    }
+}
+
+/// Told what a walk comes by.
+pub(crate) trait Visit {
+    /// A sound commit starts at `at`.
+    fn commit(&mut self, at: BytePos, commit: &Commit);
+
+    /// So many bytes more were read.
+    fn read(&mut self, _bytes: u64) {}
+}
+
+impl<F: FnMut(BytePos, &Commit)> Visit for F {
+    fn commit(&mut self, at: BytePos, commit: &Commit) {
+        self(at, commit);
+    }
+}
+
+/// The part of a segment to walk over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    /// The commit to start with.
+    pub(crate) from: Entry,
+    /// A place to stop at, where a commit is thought to end; `None` is the end of the segment. How the span ends is
+    /// not looked into then.
+    pub(crate) to: Option<BytePos>,
+    /// How its commits are framed.
+    pub(crate) version: Version,
+    /// Term of the commit before it; 0 when that is not known.
+    pub(crate) epoch: Epoch,
+}
+
 /// Walks over the commits of a segment from its start, or from a checked index entry, to its end.
 ///
 /// # Errors
@@ -162,43 +195,63 @@ pub(crate) fn walk(
     epoch: Epoch,
     commit_bytes_max: u64,
     floor: Option<Offset>,
-    mut on_commit: impl FnMut(BytePos, &Commit),
+    visit: impl Visit,
 ) -> Result<SegmentEnd, SurveyError> {
     let start = reader.start();
-    let fault = |offset, at, kind| Some(Fault { segment: start, offset, at, kind });
-    let header = reader.header().map_err(|error| sealed(start, start, error))?;
-    let mut end =
-        SegmentEnd { next: start, bytes: BytePos(0), last: None, tail: Tail::Clean, fault: None, version: Version::V1 };
-    match header {
-        Ok(Some(header)) => (end.version, end.bytes) = (header.version, BytePos(HEADER_LEN as u64)),
+    let whole = Span { from: Entry { key: start, value: BytePos(0) }, to: None, version: Version::V1, epoch };
+    let mut end = SegmentEnd::at(&whole);
+    let fault = |kind| Some(Fault { segment: start, offset: start, at: BytePos(0), kind });
+    match reader.header().map_err(|error| sealed(start, start, error))? {
+        Ok(Some(header)) => {
+            let version = header.version;
+            let span = match from {
+                Some(from) => Span { from, version, epoch: Epoch(0), ..whole },
+                None => Span { from: Entry { key: start, value: BytePos(HEADER_LEN as u64) }, version, ..whole },
+            };
+            walk_span(reader, &span, commit_bytes_max, floor, visit)
+        }
         Ok(None) => {
             let bytes = reader.len()?;
             if bytes < HEADER_LEN as u64 || blank(reader, BytePos(0), u64::MAX)? {
                 end.tail = if bytes == 0 { Tail::Clean } else { Tail::Zeros { bytes } };
                 return Ok(end);
             }
-            let error = FormatError::Header { found: vec![0; HEADER_LEN] };
-            let error = ScanError::Corrupt { offset: Some(start), at: BytePos(0), error };
+            let error = ScanError::Corrupt { offset: Some(start), at: BytePos(0), error: FormatError::Zeros };
             let edge = Edge { next: start, at: BytePos(0), version: end.version };
             let (tail, kind) = judge(reader, edge, commit_bytes_max, floor, u64::MAX, &error)?;
-            (end.tail, end.fault) = (tail, kind.and_then(|kind| fault(start, BytePos(0), kind)));
-            return Ok(end);
+            (end.tail, end.fault) = (tail, kind.and_then(fault));
+            Ok(end)
         }
         Err(error) => {
-            end.fault = fault(start, BytePos(0), FaultKind::Format(error));
-            return Ok(end);
+            end.fault = fault(FaultKind::Format(error));
+            Ok(end)
         }
     }
-    if let Some(entry) = from {
-        (end.next, end.bytes) = (entry.key, entry.value);
-    }
+}
+
+/// Walks over the commits of a span of a segment.
+///
+/// # Errors
+/// When it cannot be read. Damage is part of the answer.
+pub(crate) fn walk_span(
+    reader: &mut SegmentReader,
+    span: &Span,
+    commit_bytes_max: u64,
+    floor: Option<Offset>,
+    mut visit: impl Visit,
+) -> Result<SegmentEnd, SurveyError> {
+    let segment = reader.start();
+    let fault = |offset, at, kind| Some(Fault { segment, offset, at, kind });
+    let mut end = SegmentEnd::at(span);
     let base = end.bytes;
-    let mut epoch = if from.is_some() { Epoch(0) } else { epoch };
-    let mut scanner = Scanner::new(Commitlog::new(end.version, Some(end.next), commit_bytes_max));
+    let mut epoch = span.epoch;
+    let mut scanner = Scanner::new(Commitlog::new(span.version, Some(end.next), commit_bytes_max));
+    let stop = span.to.map_or(u64::MAX, |to| to.0);
     let mut block = vec![0; READ_BLOCK];
     let mut pos = base;
     let error = 'read: loop {
-        let count = match reader.read_at(&mut block, pos) {
+        let want = usize::try_from(stop.saturating_sub(pos.0)).unwrap_or(usize::MAX).min(block.len());
+        let count = match reader.read_at(&mut block[..want], pos) {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 end.fault = fault(end.next, end.bytes, FaultKind::Sealed { text: error.to_string() });
@@ -210,6 +263,7 @@ pub(crate) fn walk(
             break scanner.finish().err();
         }
         pos = pos.plus(count as u64);
+        visit.read(count as u64);
         let mut input = &block[..count];
         loop {
             let at = BytePos(base.0 + scanner.boundary().0);
@@ -226,13 +280,11 @@ pub(crate) fn walk(
                     Some(FaultKind::StaleEpoch { current: epoch, found: commit.epoch })
                 }
                 Item::Commit(commit) => {
-                    on_commit(at, &commit);
+                    visit.commit(at, &commit);
                     (end.next, end.last, epoch) = (commit.end(), Some(commit), commit.epoch);
                     None
                 }
-                Item::Header(header) => {
-                    Some(FaultKind::Format(FormatError::Header { found: header.encode().to_vec() }))
-                }
+                Item::Header(_) => Some(FaultKind::Header),
             };
             if let Some(kind) = kind {
                 if floor.is_some_and(|floor| end.next >= floor) {
@@ -245,9 +297,10 @@ pub(crate) fn walk(
             end.bytes = BytePos(base.0 + scanner.boundary().0);
         }
     };
-    if let Some(error) = error {
+    if let Some(error) = error.filter(|_| span.to.is_none()) {
         let edge = Edge { next: end.next, at: end.bytes, version: end.version };
-        let (tail, kind) = judge(reader, edge, commit_bytes_max, floor, u64::MAX, &error)?;
+        let (tail, kind) = judge(reader, edge, commit_bytes_max, floor, u64::MAX, &error)
+            .map_err(|error| sealed(segment, end.next, error))?;
         end.tail = tail;
         end.fault = kind.and_then(|kind| fault(end.next, end.bytes, kind));
     }
@@ -282,24 +335,30 @@ pub(crate) fn judge(
     look: u64,
     error: &ScanError,
 ) -> io::Result<(Tail, Option<FaultKind>)> {
-    let bytes = reader.len()?.saturating_sub(edge.at.0);
+    let Edge { next, at, version } = edge;
+    let bytes = reader.len()?.saturating_sub(at.0);
     let torn = (Tail::Torn { bytes }, None);
     let short = bytes < Version::V1.commit_header_len() as u64;
     let kind = match error {
-        ScanError::Corrupt { error: FormatError::Zeros, .. } if blank(reader, edge.at, look)? => {
+        ScanError::Corrupt { error: FormatError::Zeros, .. } if blank(reader, at, look)? => {
             return Ok((Tail::Zeros { bytes }, None));
         }
-        ScanError::Truncated { .. } if short && blank(reader, edge.at, look)? => {
+        ScanError::Truncated { .. } if short && blank(reader, at, look)? => {
             return Ok((Tail::Zeros { bytes }, None));
         }
-        _ if floor.is_some_and(|floor| edge.next >= floor) => return Ok(torn),
+        _ if floor.is_some_and(|floor| next >= floor) => return Ok(torn),
         ScanError::Corrupt { error: FormatError::TooLarge { len, .. }, .. } => {
             return Ok((Tail::Clean, Some(FaultKind::Length { len: *len })));
         }
         ScanError::Corrupt { error, .. } => FaultKind::Format(error.clone()),
         ScanError::Truncated { .. } => FaultKind::Cut,
     };
-    if floor.is_some() || sound_commit_behind(reader, edge, commit_bytes_max)? {
+    // Where a segment's header is damaged, its first commit is behind that.
+    let later = Offset(next.0.saturating_add(u64::from(at.0 > 0)));
+    if floor.is_some()
+        || sound_commit_behind(reader, at, later, version, commit_bytes_max)?.is_some()
+        || at.0 == HEADER_LEN as u64 && of_other_version(reader, next, version, commit_bytes_max)?
+    {
         return Ok((Tail::Clean, Some(kind)));
     }
     Ok(torn)
@@ -311,7 +370,7 @@ fn blank(reader: &mut SegmentReader, at: BytePos, look: u64) -> io::Result<bool>
     let mut pos = at;
     while pos.0 - at.0 < look {
         let count = reader.read_at(&mut block, pos)?;
-        if block[..count].iter().any(|byte| *byte != 0) {
+        if !is_zero(&block[..count]) {
             return Ok(false);
         }
         if count < block.len() {
@@ -322,32 +381,51 @@ fn blank(reader: &mut SegmentReader, at: BytePos, look: u64) -> io::Result<bool>
     Ok(true)
 }
 
-/// Looks for a whole commit of a later offset anywhere behind `edge`.
-fn sound_commit_behind(reader: &mut SegmentReader, edge: Edge, commit_bytes_max: u64) -> io::Result<bool> {
-    // Where a segment's header is damaged, its first commit is behind that.
-    let later = edge.next.0.saturating_add(u64::from(edge.at.0 > 0));
-    let later = later..=later.saturating_add(u64::from(u32::MAX));
-    let (version, bytes) = (edge.version, reader.len()?);
+/// Whether a segment without a sound commit has some in the framing of the other version: then its header is damaged,
+/// which no checksum covers.
+fn of_other_version(reader: &mut SegmentReader, start: Offset, version: Version, max: u64) -> io::Result<bool> {
+    let other = match version {
+        Version::V0 => Version::V1,
+        Version::V1 => Version::V0,
+    };
+    Ok(sound_commit_behind(reader, BytePos(0), start, other, max)?.is_some())
+}
+
+/// Looks for the first whole commit anywhere behind `at` whose offset is `from` or somewhat later.
+pub(crate) fn sound_commit_behind(
+    reader: &mut SegmentReader,
+    at: BytePos,
+    from: Offset,
+    version: Version,
+    commit_bytes_max: u64,
+) -> io::Result<Option<(BytePos, Commit)>> {
+    let offsets = from.0..=from.0.saturating_add(u64::from(u32::MAX));
+    let len = reader.len()?;
+    let head_len = version.commit_header_len();
     let mut block = vec![0; READ_BLOCK];
-    let mut pos = edge.at.plus(1);
+    let mut pos = at.plus(1);
     loop {
         let count = reader.read_at(&mut block, pos)?;
-        for (i, window) in block[..count].windows(version.commit_header_len()).enumerate() {
-            let Some(head) = CommitHeader::decode(version, window).filter(|head| later.contains(&head.first.0)) else {
-                continue;
-            };
+        let read = if is_zero(&block[..count]) { &[] } else { &block[..count] };
+        for (i, head) in read.windows(head_len).enumerate() {
             let at = pos.plus(i as u64);
-            if head.entries > 0
-                && head.commit_len(version) <= bytes.saturating_sub(at.0)
-                && reader.commit_at(at, version, commit_bytes_max)?.is_some()
-            {
-                return Ok(true);
+            let likely = CommitHeader::decode(version, head).is_some_and(|head| {
+                let fits = at.0.saturating_add(head.commit_len(version)) <= len;
+                offsets.contains(&head.first.0) && head.entries > 0 && fits
+            });
+            if likely && let Some(commit) = reader.commit_at(at, version, commit_bytes_max)? {
+                return Ok(Some((at, commit)));
             }
         }
         if count < block.len() {
-            return Ok(false);
+            return Ok(None);
         }
-        // A header that starts in the last bytes is looked at with the next block.
-        pos = pos.plus((count - (version.commit_header_len() - 1)) as u64);
+        // Heads that start in the last bytes are looked at with the next block.
+        pos = pos.plus((count - (head_len - 1)) as u64);
     }
+}
+
+/// Whether all bytes are zero. Preallocated space is skipped at the speed of memory.
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(4096).all(|chunk| chunk.iter().fold(0, |any, byte| any | byte) == 0)
 }

@@ -17,8 +17,8 @@ use crate::offset::{BytePos, Epoch, Offset};
 use crate::repo::{Repo, RepoFile, RepoLock};
 use crate::segment::{Entry, SegmentReader, SegmentWriter};
 
-/// Bytes gathered before they are written in one go.
-const WRITE_BYTES: u64 = 4 << 20;
+/// Bytes gathered before they are written in one go: few enough to be in the L2 cache still.
+const WRITE_BYTES: u64 = 1 << 20;
 
 /// What to do with torn bytes at the end of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,6 +108,14 @@ pub enum AppendError {
         /// Where the stream goes on.
         found: Offset,
     },
+    /// The stream starts before the log does.
+    #[error("offset {found} is before the start of the log, {first}")]
+    Pruned {
+        /// The first offset of the log.
+        first: Offset,
+        /// Where the stream starts.
+        found: Offset,
+    },
     /// The stream has another commit at an offset the log holds.
     #[error("the commit at offset {at} is not the one the log holds")]
     Fork {
@@ -158,6 +166,8 @@ pub struct Progress {
     /// The offset after the last commit known durable.
     pub durable: Offset,
 }
+
+type OnProgress = Box<dyn FnMut(&Progress) + Send>;
 
 /// A place in a log up to which something holds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -231,7 +241,7 @@ pub struct StreamWriter {
     stopped: Option<AppendError>,
     mark: Option<DurableMark>,
     poison: Option<Arc<str>>,
-    on_progress: Option<Box<dyn FnMut(&Progress) + Send>>,
+    on_progress: Option<OnProgress>,
 }
 
 impl std::fmt::Debug for StreamWriter {
@@ -268,11 +278,11 @@ impl StreamWriter {
             let (segment, at) = at.map_or((found.next, BytePos(0)), |s| (s.start, BytePos(s.bytes)));
             return Err(OpenError::Torn(Fault { segment, offset: found.next, at, kind: FaultKind::Torn { bytes } }));
         }
-        if let Some(durable) = floor.filter(|floor| found.next < *floor) {
-            return Err(OpenError::Lost { next: found.next, durable });
-        }
         if found.first.is_none() {
             found.next = options.first.unwrap_or_default();
+        }
+        if let Some(durable) = floor.filter(|floor| found.next < *floor) {
+            return Err(OpenError::Lost { next: found.next, durable });
         }
         let head = open_head(&repo, &mut found)?;
         let first = found.first.or(options.first);
@@ -499,6 +509,9 @@ impl StreamWriter {
 
     fn append_run(&mut self, run: &Run, done: &mut Appended) -> Result<(), AppendError> {
         let next = self.reached.next;
+        if let Some(first) = self.first.filter(|first| run.first < *first) {
+            return Err(AppendError::Pruned { first, found: run.first });
+        }
         if self.first.is_some() && run.first < next {
             return self.skip_held(run, done);
         }
@@ -538,17 +551,15 @@ impl StreamWriter {
         }
         let held = Cursor::open(&self.repo, &segments, run.first, self.options.commit_bytes_max);
         let mut held = held.map_err(|error| self.unreadable(error))?;
-        let mut skipped = 0;
-        for (at, commit) in run.commits() {
+        for (skipped, (at, commit)) in run.commits().enumerate() {
             if commit.first == self.reached.next {
-                return self.append_run(&run.after(at, &commit, skipped), done);
+                return self.append_run(&run.after(at, &commit, skipped as u64), done);
             }
             let ours = held.next().map_err(|error| self.unreadable(error))?.map(|placed| placed.commit);
             let same = |ours: Commit| (ours.first, ours.entries, ours.checksum);
             if ours.map(same) != Some(same(commit)) {
                 return Err(AppendError::Fork { at: commit.first });
             }
-            skipped += 1;
             done.skipped += 1;
         }
         Ok(())

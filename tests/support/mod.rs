@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "each test file uses its part of this")]
 
 pub mod commitlog;
+pub mod failing;
+pub mod log;
+pub mod service;
 pub mod watched;
 
 use std::collections::BTreeMap;
@@ -9,6 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use logmirror::format::name;
+use logmirror::offset::Generation;
 use logmirror::repo::Repo;
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -82,4 +86,32 @@ fn read(repo: &dyn Repo, name: &str) -> Vec<u8> {
 /// The segments of a specimen one after the other: the raw stream.
 pub fn stream_of(name: &str) -> Vec<u8> {
     segments(&specimen(name)).into_values().flatten().collect()
+}
+
+/// Memory of this process that is really in use.
+pub fn resident_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
+/// Puts the files of a specimen where a service that opens `data` finds them as the log `log`.
+pub fn plant(data: &Path, log: &str, specimen_name: &str) -> PathBuf {
+    let generation = data.join("logs").join(log).join(name::generation(Generation::FIRST));
+    fs::create_dir_all(&generation).unwrap();
+    for (file, bytes) in files(&specimen(specimen_name)) {
+        fs::write(generation.join(file), bytes).unwrap();
+    }
+    let meta = format!(r#"{{"format":"commitlog","id":"specimen-{log}","generation":1,"first":0}}"#);
+    fs::write(data.join("logs").join(log).join("log.json"), meta).unwrap();
+    generation
+}
+
+/// Fails with the place where two long byte strings part, and not with the strings.
+#[track_caller]
+pub fn assert_bytes(found: &[u8], wanted: &[u8], what: impl std::fmt::Display) {
+    if found != wanted {
+        let parted = found.iter().zip(wanted).take_while(|(found, wanted)| found == wanted).count();
+        panic!("{what}: {} bytes, not {}; they part at byte {parted}", found.len(), wanted.len());
+    }
 }

@@ -1,0 +1,192 @@
+//! `logmirror mirror`: the main job.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use bytesize::ByteSize;
+use clap::Args;
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use logmirror::limits;
+use logmirror::mirror::{Event, Mirror, Place, Progress};
+use logmirror::offset::Offset;
+use serde_json::json;
+
+use super::exit::Exit;
+
+/// Lines of a script that is told how a mirror fares come at most this often.
+const LINE_EVERY: Duration = Duration::from_secs(1);
+
+/// Copy, push, pull or relay a log: SRC and DST are each a directory or the URL of a log
+#[derive(Args)]
+pub(crate) struct MirrorArgs {
+    /// Directory with segments, or URL of a log (http://HOST/logs/NAME)
+    #[arg(value_name = "SRC")]
+    source: String,
+    /// The same; a directory or log that is not there is created
+    #[arg(value_name = "DST")]
+    sink: String,
+    /// Go on as SRC grows, until stopped; reconnect when a connection fails
+    #[arg(long)]
+    follow: bool,
+    /// Cut a torn end off DST, and accept one in SRC; only ever the torn end
+    #[arg(long)]
+    trim: bool,
+    /// Tell how it fares in lines of JSON
+    #[arg(long)]
+    json: bool,
+    /// Largest commit taken
+    #[arg(long, value_name = "BYTES", env = "LOGMIRROR_COMMIT_BYTES_MAX", default_value_t = ByteSize(limits::COMMIT_BYTES_MAX))]
+    commit_bytes_max: ByteSize,
+}
+
+pub(crate) fn run(args: MirrorArgs) -> Exit {
+    let mut mirror = Mirror::new(Place::parse(&args.source), Place::parse(&args.sink));
+    (mirror.follow, mirror.trim) = (args.follow, args.trim);
+    mirror.commit_bytes_max = args.commit_bytes_max.as_u64();
+    let report = RefCell::new(Report::new(args.json));
+    let result = super::block_on(async {
+        let stop = super::asked_to_stop()?;
+        tokio::select! {
+            result = logmirror::mirror::run(&mirror, |event| report.borrow_mut().tell(&event)) => Ok(Some(result)),
+            () = stop => Ok(None),
+            never = keep_telling(&report) => match never {},
+        }
+    });
+    let ended = match result {
+        Ok(Ok(ended)) => ended,
+        Err(exit) | Ok(Err(exit)) => return exit,
+    };
+    let mut report = report.into_inner();
+    report.end(ended.as_ref().map(|result| result.as_ref().err().map(ToString::to_string)));
+    match ended {
+        None | Some(Ok(_)) => Exit::Done,
+        Some(Err(error)) => if error.is_data() { Exit::Data } else { Exit::Io }.because(error),
+    }
+}
+
+/// What moved since the last line must be told also when nothing moves any more.
+async fn keep_telling(report: &RefCell<Report>) -> Infallible {
+    let mut ticks = tokio::time::interval(LINE_EVERY / 4);
+    loop {
+        ticks.tick().await;
+        report.borrow_mut().line_if_due();
+    }
+}
+
+/// How a mirror fares, told in the way that suits who listens.
+struct Report {
+    way: Way,
+    start: Instant,
+    told: Instant,
+    before: Progress,
+    now: Progress,
+    source_bytes: u64,
+}
+
+enum Way {
+    Bar(ProgressBar),
+    Lines,
+    Json,
+}
+
+impl Report {
+    fn new(json: bool) -> Report {
+        let way = match (json, std::io::stderr().is_terminal()) {
+            (true, _) => Way::Json,
+            (false, false) => Way::Lines,
+            (false, true) => {
+                let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+                let style = "{bar:24} {bytes}/{total_bytes} at {binary_bytes_per_sec}, {msg}, ETA {eta}";
+                bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+                Way::Bar(bar)
+            }
+        };
+        let (start, progress) = (Instant::now(), Progress::default());
+        Report { way, start, told: start, before: progress, now: progress, source_bytes: 0 }
+    }
+
+    fn tell(&mut self, event: &Event) {
+        match event {
+            Event::Started { from, source_bytes } => {
+                self.source_bytes = *source_bytes;
+                match &self.way {
+                    Way::Bar(bar) => bar.set_length(*source_bytes),
+                    Way::Lines => eprintln!("mirroring from offset {from}"),
+                    Way::Json => line(&json!({"event": "started", "from": from, "source_bytes": source_bytes})),
+                }
+            }
+            Event::Moved(progress) => {
+                self.now = *progress;
+                if let Way::Bar(bar) = &self.way {
+                    if bar.length().is_none_or(|length| length < progress.bytes) {
+                        bar.set_length(progress.bytes);
+                    }
+                    bar.set_position(progress.bytes);
+                    bar.set_message(format!("{} commits, {} to be durable", HumanCount(progress.commits), self.lag()));
+                }
+                self.line_if_due();
+            }
+            Event::Retrying { error, after } => match &self.way {
+                Way::Bar(bar) => bar.println(format!("{error}; trying again in {} ms", after.as_millis())),
+                Way::Lines => eprintln!("{error}; trying again in {} ms", after.as_millis()),
+                Way::Json => {
+                    let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+                    line(&json!({"event": "retrying", "error": error, "after_ms": ms}));
+                }
+            },
+        }
+    }
+
+    fn line_if_due(&mut self) {
+        let bar = matches!(self.way, Way::Bar(_));
+        if !bar && self.now != self.before && self.told.elapsed() >= LINE_EVERY {
+            self.line("progress", self.now.bytes - self.before.bytes, self.told.elapsed());
+        }
+    }
+
+    /// Entries sent but not durable.
+    fn lag(&self) -> u64 {
+        self.now.next.0.saturating_sub(self.now.durable.0)
+    }
+
+    fn line(&mut self, event: &str, bytes: u64, over: Duration) {
+        let Progress { commits, bytes: total, next: Offset(next), durable: Offset(durable) } = self.now;
+        let rate = (bytes as f64 / over.as_secs_f64().max(1e-6)) as u64;
+        let lag = self.lag();
+        if let Way::Json = self.way {
+            let seconds = self.start.elapsed().as_secs_f64();
+            line(&json!({"event": event, "commits": commits, "bytes": total, "next": next, "durable": durable,
+                "bytes_per_second": rate, "lag": lag, "source_bytes": self.source_bytes, "seconds": seconds}));
+        } else {
+            let (total, rate) = (HumanBytes(total), HumanBytes(rate));
+            eprintln!(
+                "{event}: {total} in {commits} commits at {rate}/s, durable up to offset {durable}, {lag} behind"
+            );
+        }
+        (self.told, self.before) = (Instant::now(), self.now);
+    }
+
+    /// `Some(None)`: it ended well; `None`: it was interrupted.
+    fn end(&mut self, ended: Option<Option<String>>) {
+        if let Way::Bar(bar) = &self.way {
+            bar.finish_and_clear();
+            self.way = Way::Lines;
+        }
+        let event = match &ended {
+            Some(None) => "done",
+            Some(Some(_)) => "failed",
+            None => "interrupted",
+        };
+        self.line(event, self.now.bytes, self.start.elapsed());
+        if let (Way::Json, Some(Some(error))) = (&self.way, ended) {
+            line(&json!({"event": "error", "error": error}));
+        }
+    }
+}
+
+fn line(value: &serde_json::Value) {
+    // Whoever does not read us any more does not miss the line.
+    let _ = writeln!(std::io::stdout(), "{value}");
+}

@@ -1,0 +1,80 @@
+//! `logmirror status`: where a log stands.
+
+use std::io::Write;
+
+use clap::Args;
+use logmirror::api::LastCommit;
+use logmirror::client::Client;
+use logmirror::limits::COMMIT_BYTES_MAX;
+use logmirror::mirror::Place;
+use logmirror::repo::FsRepo;
+use logmirror::stream::{SurveyError, Tail, survey};
+use serde_json::{Map, Value, json};
+
+use super::exit::Exit;
+
+/// Say where a log stands: a directory with segments, or the URL of a log
+#[derive(Args)]
+pub(crate) struct StatusArgs {
+    /// Directory or URL
+    place: String,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &StatusArgs) -> Exit {
+    let found = match Place::parse(&args.place) {
+        Place::Url(url) => of_url(&url),
+        Place::Dir(path) => of_dir(&path),
+    };
+    let (status, exit) = match found {
+        Ok(found) => found,
+        Err(exit) => return exit,
+    };
+    let mut out = std::io::stdout().lock();
+    let written = if args.json {
+        writeln!(out, "{}", Value::Object(status))
+    } else {
+        status.iter().filter(|(_, value)| !value.is_null()).try_for_each(|(key, value)| match value {
+            Value::String(text) => writeln!(out, "{key:12} {text}"),
+            value => writeln!(out, "{key:12} {value}"),
+        })
+    };
+    if written.is_err() { Exit::Io } else { exit }
+}
+
+fn of_url(url: &str) -> Result<(Map<String, Value>, Exit), Exit> {
+    let client = Client::new(url).map_err(|error| Exit::Usage.because(error))?;
+    let status = super::block_on(client.status())?.map_err(|error| Exit::Io.because_of(url, error))?;
+    let exit = if status.error.is_some() { Exit::Data } else { Exit::Done };
+    match serde_json::to_value(status) {
+        Ok(Value::Object(status)) => Ok((status, exit)),
+        _ => Err(Exit::Io.because("the status is not an object")),
+    }
+}
+
+fn of_dir(path: &std::path::Path) -> Result<(Map<String, Value>, Exit), Exit> {
+    let place = path.display();
+    let repo = FsRepo::open(path).map_err(|error| Exit::Io.because_of(place.to_string(), error))?;
+    let found = match survey(&repo, COMMIT_BYTES_MAX, None) {
+        Ok(found) => found,
+        Err(SurveyError::Damaged(fault)) => return Err(Exit::Data.because(fault)),
+        Err(error) => return Err(Exit::Io.because_of(place, std::io::Error::from(error))),
+    };
+    let last = found.last.map(|last| LastCommit { offset: last.first, entries: last.entries, checksum: last.checksum });
+    let (tail, exit) = match found.tail {
+        Tail::Clean => (Value::Null, Exit::Done),
+        Tail::Zeros { bytes } => (json!(format!("{bytes} zero bytes of preallocated space")), Exit::Done),
+        Tail::Torn { bytes } => (json!(format!("{bytes} torn bytes")), Exit::Data),
+    };
+    let status = json!({
+        "path": place.to_string(), "format": "commitlog", "epoch": found.epoch, "first": found.first,
+        "next": found.next, "segments": found.segments.len(),
+        "bytes": found.segments.iter().map(|segment| segment.bytes).sum::<u64>(), "last_commit": last, "tail": tail,
+    });
+    match status {
+        Value::Object(status) => Ok((status, exit)),
+        _ => Err(Exit::Io.because("the status is not an object")),
+    }
+}

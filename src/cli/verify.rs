@@ -1,0 +1,139 @@
+//! `logmirror verify`: is a log whole?
+
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use clap::Args;
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
+use logmirror::client::Client;
+use logmirror::limits::COMMIT_BYTES_MAX;
+use logmirror::mirror::verify_url;
+use logmirror::repo::Repo;
+use logmirror::verify::{FoundFault, Options, Progress, Report, verify};
+
+use super::exit::{Exit, printed};
+use super::place::{is_url, log_directory};
+
+/// Faults put into words; `--json` has them all.
+const FAULTS_SHOWN: usize = 50;
+
+/// Read every byte of a log, check every checksum and offset, and name each fault with its place
+#[derive(Args, Debug)]
+pub struct VerifyArgs {
+    /// Directory with the segments of a log, or the URL of a log
+    path: String,
+    /// Print the report as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &VerifyArgs) -> Exit {
+    if is_url(&args.path) {
+        return remote(args);
+    }
+    match log_directory(&args.path) {
+        Ok(repo) => local(repo, args),
+        Err(exit) => exit,
+    }
+}
+
+fn local(repo: Arc<dyn Repo>, args: &VerifyArgs) -> Exit {
+    let bar = if args.json { ProgressBar::hidden() } else { progress_bar() };
+    let told = |progress: Progress| {
+        bar.set_length(progress.total.max(progress.read));
+        bar.set_position(progress.read);
+    };
+    let result = verify(repo, &Options { on_progress: Some(&told), ..Options::default() });
+    bar.finish_and_clear();
+    match result {
+        Ok(report) => printed(show(&report, args)),
+        Err(error) => Exit::Io.because(error),
+    }
+}
+
+fn remote(args: &VerifyArgs) -> Exit {
+    let client = match Client::new(&args.path) {
+        Ok(client) => client,
+        Err(error) => return Exit::Usage.because(error),
+    };
+    let bar = if args.json { ProgressBar::hidden() } else { progress_bar() };
+    let result = super::block_on(async {
+        bar.set_length(client.status().await?.bytes);
+        verify_url(&client, COMMIT_BYTES_MAX, |bytes| bar.inc(bytes)).await
+    });
+    bar.finish_and_clear();
+    match result {
+        Ok(Ok(report)) => printed(show(&report, args)),
+        Ok(Err(error)) => Exit::Io.because_of(&args.path, error),
+        Err(exit) => exit,
+    }
+}
+
+/// On stderr, and only when that is a terminal.
+fn progress_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("{wide_bar} {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left");
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = style {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn show(report: &Report, args: &VerifyArgs) -> io::Result<Exit> {
+    let mut out = io::stdout().lock();
+    if args.json {
+        serde_json::to_writer(&mut out, report)?;
+        writeln!(out)?;
+    } else {
+        in_words(&mut out, report, &args.path)?;
+    }
+    Ok(if report.is_sound() { Exit::Done } else { Exit::Data })
+}
+
+fn in_words(out: &mut impl Write, report: &Report, path: &str) -> io::Result<()> {
+    let first = report.first.unwrap_or(report.next);
+    let verdict = match (report.faults.len(), report.trailing) {
+        (0, None) => "whole".to_owned(),
+        (0, Some(_)) => "torn at its end".to_owned(),
+        (1, _) => "damaged: 1 fault".to_owned(),
+        (count, _) => format!("damaged: {count} faults"),
+    };
+    writeln!(out, "log       {path}")?;
+    writeln!(out, "verdict   {verdict}")?;
+    writeln!(out, "offsets   {first}..{}{}", report.next, if report.faults.is_empty() { "" } else { " are sound" })?;
+    writeln!(out, "commits   {}", HumanCount(report.commits))?;
+    writeln!(out, "entries   {}", HumanCount(report.entries))?;
+    writeln!(out, "bytes     {} ({})", HumanCount(report.bytes), HumanBytes(report.bytes))?;
+    writeln!(out, "segments  {}", HumanCount(report.segments.len() as u64))?;
+    for fault in report.faults.iter().take(FAULTS_SHOWN) {
+        writeln!(out, "{}: {}; {}", fault.code, fault.message, remedy(fault))?;
+    }
+    if report.faults.len() > FAULTS_SHOWN {
+        writeln!(out, "and {} more: --json lists them", report.faults.len() - FAULTS_SHOWN)?;
+    }
+    if let Some(bytes) = report.trailing {
+        let next = report.segments.last().map_or(report.next, |segment| segment.end);
+        writeln!(
+            out,
+            "torn: {bytes} bytes behind offset {next} are no whole commit, as a crash in mid-write leaves them; \
+             `logmirror mirror SRC {path} --trim` cuts them off"
+        )?;
+    }
+    for note in &report.notes {
+        writeln!(out, "note: segment {}: {}", note.segment, note.message)?;
+    }
+    Ok(())
+}
+
+/// What to do next about a fault.
+fn remedy(fault: &FoundFault) -> String {
+    let FoundFault { segment, offset, .. } = fault;
+    match fault.code.as_str() {
+        "gap" => format!("bring back the segments from offset {offset} on from a sound copy"),
+        "fork" => "two histories are mixed here: find out which is the real one and copy that".to_owned(),
+        "stale-epoch" => "a writer that had lost the lead wrote here: compare with the source".to_owned(),
+        "lost" => format!("bring back the commits from offset {offset} on from a sound copy"),
+        _ => format!("replace segment {segment} by that of a sound copy"),
+    }
+}

@@ -1,0 +1,273 @@
+//! A client for the native API.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt, TryStreamExt};
+use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
+
+use crate::api::{AckLine, AppendOutcome, CreateLog, ErrorBody, LogFormat, LogStatus, SegmentStatus};
+use crate::limits::{ACK_LINE_BYTES_MAX, CONNECT_TIMEOUT, KEEPALIVE_IDLE};
+use crate::offset::Offset;
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The URL is not one of a log.
+    #[error("{url:?} is not the URL of a log: {reason}")]
+    Url {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The service refused, and says why.
+    #[error("{} ({}, status {status})", body.message, body.error)]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// What it says.
+        body: Box<ErrorBody>,
+    },
+    /// The service could not be reached, or the connection broke.
+    #[error("{}", chain(.0))]
+    Transport(#[from] reqwest::Error),
+    /// Something answered, but not a logmirror service.
+    #[error("this does not answer like a logmirror service: {0}")]
+    Protocol(String),
+}
+
+impl ClientError {
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            ClientError::Url { .. } | ClientError::Protocol(_) => false,
+            ClientError::Refused { status, .. } => *status == 503 || *status == 502 || *status == 504,
+            ClientError::Transport(error) => !error.is_builder(),
+        }
+    }
+}
+
+/// An error with its causes, since reqwest's own text names only the request.
+fn chain(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// One log of a service, by its URL (`http://HOST/logs/NAME`).
+///
+/// ```no_run
+/// # async fn example() -> Result<(), logmirror::client::ClientError> {
+/// use futures::TryStreamExt;
+/// use logmirror::client::Client;
+/// use logmirror::offset::Offset;
+///
+/// let log = Client::new("http://127.0.0.1:7171/logs/app")?;
+/// let status = log.status().await?;
+/// let mut commits = log.read(status.first, None, false).await?;
+/// while let Some(bytes) = commits.try_next().await? {
+///     // raw log bytes: see logmirror::format::Scanner
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    url: Url,
+}
+
+impl Client {
+    /// A client for the log at `url`. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ClientError::Url`].
+    pub fn new(url: &str) -> Result<Client, ClientError> {
+        let wrong = |reason: &str| ClientError::Url { url: url.to_owned(), reason: reason.to_owned() };
+        let mut parsed = Url::parse(url.trim_end_matches('/')).map_err(|error| wrong(&error.to_string()))?;
+        if !matches!(parsed.scheme(), "http" | "https") {
+            return Err(wrong("it must start with http:// or https://"));
+        }
+        if parsed.path().len() < 2 {
+            return Err(wrong("it lacks the log, as in http://HOST/logs/NAME"));
+        }
+        parsed.set_query(None);
+        let http = reqwest::Client::builder()
+            .http1_only()
+            .tcp_nodelay(true)
+            .tcp_keepalive(KEEPALIVE_IDLE)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .user_agent(concat!("logmirror/", env!("CARGO_PKG_VERSION")))
+            .build()?;
+        Ok(Client { http, url: parsed })
+    }
+
+    /// The log's URL.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let mut url = self.url.clone();
+        if !path.is_empty() {
+            url.set_path(&format!("{}/{path}", self.url.path()));
+        }
+        self.http.request(method, url)
+    }
+
+    /// Where the log stands; `None` when there is none of that name.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn find(&self) -> Result<Option<LogStatus>, ClientError> {
+        match self.status().await {
+            Err(ClientError::Refused { status: 404, body }) if body.error == "not-found" => Ok(None),
+            status => status.map(Some),
+        }
+    }
+
+    /// Where the log stands.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn status(&self) -> Result<LogStatus, ClientError> {
+        json(self.request(Method::GET, "").send().await?).await
+    }
+
+    /// Creates the log, or finds it there with that first offset.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn create(&self, first: Offset) -> Result<LogStatus, ClientError> {
+        let wanted = CreateLog { format: LogFormat::Commitlog, first };
+        json(self.request(Method::PUT, "").json(&wanted).send().await?).await
+    }
+
+    /// The log's segments; with `sha256` also the digests of the sealed ones, for which the service must read them.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn segments(&self, sha256: bool) -> Result<Vec<SegmentStatus>, ClientError> {
+        let request = self.request(Method::GET, "segments");
+        let request = if sha256 { request.query(&[("sha256", true)]) } else { request };
+        json(request.send().await?).await
+    }
+
+    /// The bytes of one segment.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn segment(
+        &self,
+        start: Offset,
+    ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>, ClientError> {
+        let response = self.request(Method::GET, &format!("segments/{start}")).send().await?;
+        Ok(checked(response).await?.bytes_stream().map_err(ClientError::from))
+    }
+
+    /// Raw log bytes from the commit that holds `from` to before `to` or the durable end, or without end.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn read(
+        &self,
+        from: Offset,
+        to: Option<Offset>,
+        follow: bool,
+    ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + Unpin + use<>, ClientError> {
+        let mut request = self.request(Method::GET, "commits").query(&[("from", from)]);
+        if let Some(to) = to {
+            request = request.query(&[("to", to)]);
+        }
+        if follow {
+            request = request.query(&[("follow", true)]);
+        }
+        Ok(checked(request.send().await?).await?.bytes_stream().map_err(ClientError::from))
+    }
+
+    /// Appends raw log bytes. After Ok all of them are durable.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a refusal says in `next` up to where they are.
+    pub async fn append(&self, from: Option<Offset>, body: impl Into<Body>) -> Result<AppendOutcome, ClientError> {
+        let mut request = self.request(Method::POST, "commits").body(body);
+        if let Some(from) = from {
+            request = request.query(&[("from", from)]);
+        }
+        json(request.send().await?).await
+    }
+
+    /// Appends a live stream; acknowledgements come back while it goes on.
+    ///
+    /// # Errors
+    /// When the append cannot be started.
+    pub async fn append_live<S>(&self, from: Offset, body: S) -> Result<Acks, ClientError>
+    where
+        S: Stream<Item = Result<Bytes, io::Error>> + Send + 'static,
+    {
+        let request = self.request(Method::POST, "commits").query(&[("from", from)]).query(&[("acks", "stream")]);
+        let response = checked(request.body(Body::wrap_stream(body)).send().await?).await?;
+        Ok(Acks { lines: response.bytes_stream().boxed(), text: BytesMut::new() })
+    }
+}
+
+/// Acknowledgements of a live append.
+pub struct Acks {
+    lines: futures::stream::BoxStream<'static, reqwest::Result<Bytes>>,
+    text: BytesMut,
+}
+
+impl std::fmt::Debug for Acks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Acks").finish_non_exhaustive()
+    }
+}
+
+impl Acks {
+    /// The next line; `None` when the answer is over.
+    ///
+    /// # Errors
+    /// When the connection breaks or what comes is no acknowledgement. An append that was refused is a line.
+    pub async fn next(&mut self) -> Result<Option<AckLine>, ClientError> {
+        loop {
+            if let Some(end) = self.text.iter().position(|byte| *byte == b'\n') {
+                let line = self.text.split_to(end + 1);
+                let parsed = serde_json::from_slice(&line);
+                return parsed.map(Some).map_err(|error| ClientError::Protocol(format!("not an ack line: {error}")));
+            }
+            if self.text.len() > ACK_LINE_BYTES_MAX {
+                return Err(ClientError::Protocol("an ack line without end".into()));
+            }
+            match self.lines.next().await {
+                Some(bytes) => self.text.extend_from_slice(&bytes?),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+/// The response if it is a success, else what the service says.
+async fn checked(response: Response) -> Result<Response, ClientError> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let text = response.bytes().await?;
+    let body: ErrorBody = serde_json::from_slice(&text).map_err(|_| {
+        let start = String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned();
+        let moved = if status == StatusCode::NOT_FOUND { "; is this the URL of a log?" } else { "" };
+        ClientError::Protocol(format!("status {status}, {start:?}{moved}"))
+    })?;
+    Err(ClientError::Refused { status: status.as_u16(), body: Box::new(body) })
+}
+
+async fn json<T: serde::de::DeserializeOwned>(response: Response) -> Result<T, ClientError> {
+    let text = checked(response).await?.bytes().await?;
+    serde_json::from_slice(&text).map_err(|error| ClientError::Protocol(error.to_string()))
+}

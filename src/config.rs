@@ -1,0 +1,123 @@
+//! Settings of the service: a flag wins over the environment, that over the file, that over the default.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::Args;
+use serde::Deserialize;
+
+use crate::http::Timeouts;
+use crate::limits;
+use crate::mirror::Settings;
+
+/// Where the service keeps its logs unless told otherwise.
+pub const DATA_DEFAULT: &str = "./logmirror-data";
+/// Where it listens unless told otherwise.
+pub const LISTEN_DEFAULT: &str = "127.0.0.1:7171";
+
+/// One layer of settings: the flags with the environment, or the file. What it does not say is left to the next.
+#[derive(Args, Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Layer {
+    /// Directory with the logs [default: ./logmirror-data]
+    #[arg(long, value_name = "DIR", env = "LOGMIRROR_DATA")]
+    data: Option<PathBuf>,
+    /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:7171]
+    #[arg(long, value_name = "ADDR", env = "LOGMIRROR_LISTEN")]
+    listen: Option<String>,
+    /// Log bytes in memory at once, over all clients [default: 256MiB]
+    #[arg(long, value_name = "BYTES", env = "LOGMIRROR_MEMORY_MAX")]
+    memory_max: Option<ByteSize>,
+    /// Largest commit taken; at most a quarter of --memory-max [default: 64MiB]
+    #[arg(long, value_name = "BYTES", env = "LOGMIRROR_COMMIT_BYTES_MAX")]
+    commit_bytes_max: Option<ByteSize>,
+    /// Threads that write; 0 for one a core, at most 4 [default: 0]
+    #[arg(long, value_name = "N", env = "LOGMIRROR_WRITER_THREADS")]
+    writer_threads: Option<usize>,
+    /// Connections at once; more wait [default: 4096]
+    #[arg(long, value_name = "N", env = "LOGMIRROR_CONNECTIONS_MAX")]
+    connections_max: Option<usize>,
+    /// Patience for the head of a request, also on an idle connection [default: 30]
+    #[arg(long, value_name = "SECONDS", env = "LOGMIRROR_HEADER_TIMEOUT")]
+    header_timeout: Option<u64>,
+    /// Patience for more of an append between two commits; it ends well then [default: 900]
+    #[arg(long, value_name = "SECONDS", env = "LOGMIRROR_IDLE_TIMEOUT")]
+    idle_timeout: Option<u64>,
+    /// Patience for a commit to come whole [default: 60]
+    #[arg(long, value_name = "SECONDS", env = "LOGMIRROR_COMMIT_TIMEOUT")]
+    commit_timeout: Option<u64>,
+    /// Patience for a reader that takes nothing [default: 60]
+    #[arg(long, value_name = "SECONDS", env = "LOGMIRROR_STALL_TIMEOUT")]
+    stall_timeout: Option<u64>,
+    /// Patience for requests under way at shutdown [default: 10]
+    #[arg(long, value_name = "SECONDS", env = "LOGMIRROR_DRAIN_TIMEOUT")]
+    drain_timeout: Option<u64>,
+}
+
+/// All settings, resolved.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Directory with the logs.
+    pub data: PathBuf,
+    /// Address to listen on.
+    pub listen: String,
+    /// What the logs need to know.
+    pub settings: Settings,
+    /// Patience with clients.
+    pub timeouts: Timeouts,
+    /// Connections at once.
+    pub connections_max: usize,
+}
+
+impl Config {
+    /// Resolves the flags over the file.
+    ///
+    /// # Errors
+    /// What is wrong with a setting, for the one who made it.
+    pub fn resolve(flags: Layer, file: Option<&Path>) -> Result<Config, String> {
+        let file = match file {
+            None => Layer::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+                toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?
+            }
+        };
+        let seconds = |flag: Option<u64>, file: Option<u64>, default: Duration| {
+            flag.or(file).map_or(default, Duration::from_secs)
+        };
+        let bytes = |flag: Option<ByteSize>, file: Option<ByteSize>, default: u64| {
+            flag.or(file).map_or(default, |size| size.as_u64())
+        };
+        let settings = Settings {
+            memory_max: bytes(flags.memory_max, file.memory_max, limits::MEMORY_MAX),
+            commit_bytes_max: bytes(flags.commit_bytes_max, file.commit_bytes_max, limits::COMMIT_BYTES_MAX),
+            writer_threads: flags.writer_threads.or(file.writer_threads).unwrap_or(0),
+        };
+        if settings.commit_bytes_max > settings.memory_max / 4 {
+            return Err(format!(
+                "a commit of {} bytes (--commit-bytes-max) needs --memory-max of at least {}, not {}",
+                settings.commit_bytes_max,
+                settings.commit_bytes_max.saturating_mul(4),
+                settings.memory_max,
+            ));
+        }
+        let connections_max = flags.connections_max.or(file.connections_max).unwrap_or(limits::CONNECTIONS_MAX);
+        if connections_max == 0 {
+            return Err("--connections-max must be at least 1".into());
+        }
+        Ok(Config {
+            data: flags.data.or(file.data).unwrap_or_else(|| DATA_DEFAULT.into()),
+            listen: flags.listen.or(file.listen).unwrap_or_else(|| LISTEN_DEFAULT.into()),
+            settings,
+            timeouts: Timeouts {
+                header: seconds(flags.header_timeout, file.header_timeout, limits::HEADER_TIMEOUT),
+                idle: seconds(flags.idle_timeout, file.idle_timeout, limits::IDLE_TIMEOUT),
+                commit: seconds(flags.commit_timeout, file.commit_timeout, limits::COMMIT_TIMEOUT),
+                stall: seconds(flags.stall_timeout, file.stall_timeout, limits::STALL_TIMEOUT),
+                drain: seconds(flags.drain_timeout, file.drain_timeout, limits::DRAIN_TIMEOUT),
+            },
+            connections_max,
+        })
+    }
+}

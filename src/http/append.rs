@@ -1,0 +1,140 @@
+//! `POST /logs/N/commits`: a body of any length into a log.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
+use axum::http::Uri;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use futures::stream;
+use http_body_util::BodyExt;
+use serde::Deserialize;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep_until};
+
+use super::native::{Parsed, parse, query};
+use super::paths::{App, Timeouts};
+use super::reply::{Failure, drain};
+use crate::api::AckLine;
+use crate::mirror::{Append, Error};
+use crate::offset::Offset;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AppendQuery {
+    from: Option<Offset>,
+    acks: Option<Acks>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Acks {
+    Stream,
+}
+
+pub(super) async fn append(
+    State(app): State<Arc<App>>,
+    name: Parsed<String>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let (head, body) = request.into_parts();
+    let (append, acks) = match begin(&app, name, &head.uri) {
+        Ok(begun) => begun,
+        Err(failure) => {
+            drain(body);
+            return Err(failure);
+        }
+    };
+    let Some(Acks::Stream) = acks else {
+        return Ok(Json(receive(&app, append, body).await?).into_response());
+    };
+    let durable = append.acks();
+    let (reply, ended) = oneshot::channel();
+    tokio::spawn(async move {
+        let result = receive(&app, append, body).await;
+        let _client_is_gone = reply.send(result);
+    });
+    // The first line says where the append starts; each later one that it got further.
+    let lines = stream::unfold((durable, Some(ended), true), |(mut durable, ended, first)| async move {
+        let mut ended = ended?;
+        let (line, ended) = tokio::select! {
+            biased;
+            () = std::future::ready(()), if first => (AckLine::Durable { durable: durable.durable() }, Some(ended)),
+            result = &mut ended => (last_line(result), None),
+            durable = durable.advanced() => (AckLine::Durable { durable }, Some(ended)),
+        };
+        let mut text = serde_json::to_vec(&line).unwrap_or_default();
+        text.push(b'\n');
+        Some((Ok::<_, Infallible>(Bytes::from(text)), (durable, ended, false)))
+    });
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+fn begin(app: &App, name: Parsed<String>, uri: &Uri) -> Result<(Append, Option<Acks>), Failure> {
+    let log = app.registry.get(&parse(name)?)?;
+    let refused = |error| Failure { error, next: Some(log.view().durable) };
+    let AppendQuery { from, acks } = query(uri).map_err(refused)?;
+    let append = app.registry.append(&log, from).map_err(refused)?;
+    Ok((append, acks))
+}
+
+type Received = Result<crate::api::AppendOutcome, Failure>;
+
+fn last_line(ended: Result<Received, oneshot::error::RecvError>) -> AckLine {
+    match ended {
+        Ok(Ok(outcome)) => AckLine::Outcome(outcome),
+        Ok(Err(failure)) => AckLine::Error(failure.body()),
+        Err(_) => AckLine::Error(Failure::from(Error::Unavailable("the append was interrupted".into())).body()),
+    }
+}
+
+/// Takes a body in until it ends, fails, or takes too long, and waits until what is kept of it is durable.
+async fn receive(app: &App, mut append: Append, mut body: Body) -> Received {
+    let Timeouts { idle, commit, .. } = app.timeouts;
+    let mut stop = app.registry.stopping();
+    // Since when a commit has been coming in.
+    let mut since: Option<Instant> = None;
+    loop {
+        let deadline = since.map_or(Instant::now() + idle, |since| since + commit);
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            () = append.stopped() => break,
+            () = sleep_until(deadline) => {
+                if since.is_some() {
+                    append.fail(Error::Truncated {
+                        offset: None,
+                        message: format!("a commit did not come whole within {} s (--commit-timeout)", commit.as_secs()),
+                    });
+                }
+                break;
+            }
+            _ = stop.wait_for(|stop| *stop) => {
+                append.fail(Error::Unavailable("the service is shutting down".into()));
+                break;
+            }
+        };
+        let Some(Ok(frame)) = frame else {
+            // The end, or the connection broke: what came is judged all the same.
+            break;
+        };
+        if let Ok(chunk) = frame.into_data() {
+            let before = append.boundary();
+            if !append.push(chunk).await {
+                break;
+            }
+            since = match append.is_whole() {
+                true => None,
+                false if append.boundary() != before => Some(Instant::now()),
+                false => since.or_else(|| Some(Instant::now())),
+            };
+        }
+    }
+    let ended = append.finish().await.map_err(Failure::from);
+    if ended.is_err() {
+        drain(body);
+    }
+    ended
+}

@@ -1,0 +1,51 @@
+//! `GET /metrics`: where every log stands, as Prometheus text.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use axum::extract::State;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::paths::App;
+use super::reply::Failure;
+use crate::api::{LogState, LogStatus};
+use crate::mirror::Error;
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Labels {
+    log: String,
+}
+
+type PerLog = Family<Labels, Gauge<u64, AtomicU64>>;
+
+pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Failure> {
+    let logs: Vec<LogStatus> = app.registry.logs().iter().map(|log| log.status()).collect();
+    let mut registry = Registry::with_prefix("logmirror");
+    let mut gauge = |name: &str, help: &str, unit: Option<Unit>, value: fn(&LogStatus) -> u64| {
+        let family = PerLog::default();
+        for log in &logs {
+            family.get_or_create(&Labels { log: log.log.clone() }).set(value(log));
+        }
+        match unit {
+            Some(unit) => registry.register_with_unit(name, help, unit, family),
+            None => registry.register(name, help, family),
+        }
+    };
+    gauge("durable_offset", "Offset after the last durable commit", None, |log| log.durable.0);
+    gauge("appended_offset", "Offset after the last commit appended", None, |log| log.next.0);
+    gauge("first_offset", "First offset of the log", None, |log| log.first.0);
+    gauge("epoch", "Term of the last durable commit", None, |log| log.epoch.0);
+    gauge("segments", "Segments of the log", None, |log| log.segments);
+    gauge("log_size", "Durable bytes of the log", Some(Unit::Bytes), |log| log.bytes);
+    gauge("usable", "1 while the log can be written and read", None, |log| u64::from(log.state == LogState::Ok));
+    let mut text = String::new();
+    encode(&mut text, &registry).map_err(|error| Error::Unavailable(format!("metrics: {error}")))?;
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(CONTENT_TYPE, kind)], text).into_response())
+}

@@ -1,0 +1,186 @@
+//! The native API, but for appends.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::http::Uri;
+use axum::http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue,
+    IF_NONE_MATCH, IF_RANGE, RANGE,
+};
+use axum::response::{IntoResponse, Response};
+use futures::stream;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::paths::App;
+use super::range::{self, Wanted};
+use super::reply::{self, Failure};
+use crate::api::{CreateLog, LogStatus, SegmentStatus};
+use crate::mirror::{Error, Feed, Log, State as Health};
+use crate::offset::{Generation, Offset};
+
+pub(super) type Parsed<T> = Result<Path<T>, PathRejection>;
+
+/// A part of the path, or a 400 in our own words.
+pub(super) fn parse<T>(path: Parsed<T>) -> Result<T, Error> {
+    path.map(|Path(part)| part).map_err(|rejection| Error::Invalid(rejection.body_text()))
+}
+
+/// The query, or a 400 in our own words.
+pub(super) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Error> {
+    Query::try_from_uri(uri).map(|Query(query)| query).map_err(|rejection| Error::Invalid(rejection.body_text()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadQuery {
+    from: Option<Offset>,
+    to: Option<Offset>,
+    #[serde(default)]
+    follow: bool,
+    generation: Option<Generation>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SegmentsQuery {
+    generation: Option<Generation>,
+    #[serde(default)]
+    sha256: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SegmentQuery {
+    generation: Option<Generation>,
+}
+
+pub(super) async fn list(State(app): State<Arc<App>>) -> Json<Vec<LogStatus>> {
+    Json(app.registry.logs().iter().map(|log| log.status()).collect())
+}
+
+pub(super) async fn status(State(app): State<Arc<App>>, name: Parsed<String>) -> Result<Json<LogStatus>, Failure> {
+    Ok(Json(app.registry.get(&parse(name)?)?.status()))
+}
+
+pub(super) async fn create(
+    State(app): State<Arc<App>>,
+    name: Parsed<String>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let name = parse(name)?;
+    let wanted = axum::body::Bytes::from_request(request, &()).await;
+    let wanted = wanted.map_err(|rejection| Error::Invalid(rejection.body_text()))?;
+    let wanted: CreateLog = serde_json::from_slice(&wanted)
+        .map_err(|error| Error::Invalid(format!("{error}; wanted is {{\"format\":\"commitlog\",\"first\":0}}")))?;
+    let registry = app.registry.clone();
+    let (log, new) = blocking(move || registry.create(&name, wanted)).await?;
+    Ok(reply::created(new, log.status()))
+}
+
+pub(super) async fn read(State(app): State<Arc<App>>, name: Parsed<String>, uri: Uri) -> Result<Response, Failure> {
+    let log = app.registry.get(&parse(name)?)?;
+    let ReadQuery { from, to, follow, generation } = query(&uri)?;
+    check_generation(&log, generation)?;
+    let feed = app.registry.feed(&log, (from.unwrap_or(log.first()), to), follow).await?;
+    Ok(([(CONTENT_TYPE, "application/octet-stream")], body(log, feed)).into_response())
+}
+
+pub(super) async fn segments(
+    State(app): State<Arc<App>>,
+    name: Parsed<String>,
+    uri: Uri,
+) -> Result<Json<Vec<SegmentStatus>>, Failure> {
+    let log = app.registry.get(&parse(name)?)?;
+    let SegmentsQuery { generation, sha256 } = query(&uri)?;
+    check_generation(&log, generation)?;
+    Ok(Json(blocking(move || log.segments(sha256)).await?))
+}
+
+pub(super) async fn segment(
+    State(app): State<Arc<App>>,
+    path: Parsed<(String, Offset)>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let (name, start) = parse(path)?;
+    let log = app.registry.get(&name)?;
+    check_generation(&log, query::<SegmentQuery>(&uri)?.generation)?;
+    log.readable()?;
+    let view = log.view();
+    let found = view.segment(start);
+    let segment = found.ok_or_else(|| Error::NotFound(format!("no segment of log {name:?} starts at {start}")))?;
+    // A log only grows and a segment starts with its offset, so identity and length decide the bytes.
+    let etag = format!("\"{}-{}-{start}-{}\"", log.id(), log.generation(), segment.bytes);
+    let sealed = view.head.is_none_or(|head| head.start != start);
+    let cache = if sealed { "public, max-age=31536000, immutable" } else { "no-cache" };
+    let given = |header| headers.get_all(header).iter().filter_map(|value| value.to_str().ok());
+    let is_known = |tag: &str| tag == "*" || tag.trim_start_matches("W/") == etag;
+    if given(IF_NONE_MATCH).flat_map(|tags| tags.split(',')).any(|tag| is_known(tag.trim())) {
+        return reply::not_modified(&etag, cache);
+    }
+    let ranged = given(IF_RANGE).all(|tag| tag == etag);
+    let wanted = given(RANGE).find(|_| ranged).map_or(Wanted::All, |text| range::wanted(text, segment.bytes));
+    let (range, partial) = match wanted {
+        Wanted::All => (0..segment.bytes, false),
+        Wanted::Part(range) => (range, true),
+        Wanted::Nothing => return Ok(reply::no_such_range(segment.bytes)),
+    };
+    let feed = app.registry.segment(&log, start, range.clone())?;
+    let mut response = body(log, feed).into_response();
+    let fields = response.headers_mut();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    fields.insert(CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
+    fields.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    fields.insert(ETAG, reply::header(&etag)?);
+    fields.insert(CACHE_CONTROL, HeaderValue::from_static(cache));
+    if partial {
+        let text = format!("bytes {}-{}/{}", range.start, range.end - 1, segment.bytes);
+        fields.insert(CONTENT_RANGE, reply::header(&text)?);
+        *response.status_mut() = reply::PARTIAL;
+    }
+    Ok(response)
+}
+
+pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
+    let problem = |log: &Arc<Log>| match log.view().state {
+        Health::Ok => None,
+        Health::Poisoned(cause) => Some(format!("log {} is poisoned: {cause}", log.name())),
+        Health::Damaged(cause) => Some(format!("log {} is damaged: {cause}", log.name())),
+    };
+    let problems: Vec<String> = app.registry.logs().iter().filter_map(problem).collect();
+    reply::health(&problems)
+}
+
+fn check_generation(log: &Log, wanted: Option<Generation>) -> Result<(), Error> {
+    match wanted.filter(|wanted| *wanted != log.generation()) {
+        Some(wanted) => {
+            let text =
+                format!("log {:?} has no generation {wanted}, its current one is {}", log.name(), log.generation());
+            Err(Error::NotFound(text))
+        }
+        None => Ok(()),
+    }
+}
+
+fn body(log: Arc<Log>, feed: Feed) -> Body {
+    Body::from_stream(stream::try_unfold((log, feed), |(log, mut feed)| async move {
+        match feed.next().await {
+            Ok(Some(bytes)) => Ok(Some((bytes, (log, feed)))),
+            Ok(None) => Ok(None),
+            Err(error) => {
+                log::error!("reading {}: {error}", log.name());
+                Err(error)
+            }
+        }
+    }))
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(Error::Unavailable("the work was interrupted".into())))
+}

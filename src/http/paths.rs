@@ -1,0 +1,52 @@
+//! All routes in one table, and what every handler gets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+
+use super::{append, metrics, native, reply};
+use crate::limits::JSON_BYTES_MAX;
+use crate::mirror::Registry;
+
+/// Patience with clients.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// For the head of a request, also on an idle connection.
+    pub header: Duration,
+    /// For the next byte of an append that stands on a boundary; the append ends well then.
+    pub idle: Duration,
+    /// From the first byte of a commit to its last.
+    pub commit: Duration,
+    /// For a reader to take any bytes at all.
+    pub stall: Duration,
+    /// For requests under way when the service shuts down.
+    pub drain: Duration,
+}
+
+/// What every handler gets.
+#[derive(Debug)]
+pub struct App {
+    /// The logs.
+    pub registry: Arc<Registry>,
+    /// Patience with clients.
+    pub timeouts: Timeouts,
+}
+
+/// The API.
+pub fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/logs", get(native::list))
+        .route("/logs/{log}", get(native::status).put(native::create))
+        .route("/logs/{log}/commits", post(append::append).get(native::read))
+        .route("/logs/{log}/segments", get(native::segments))
+        .route("/logs/{log}/segments/{start}", get(native::segment))
+        .route("/health", get(native::health))
+        .route("/metrics", get(metrics::metrics))
+        .fallback(reply::no_such_path)
+        .method_not_allowed_fallback(reply::no_such_method)
+        .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
+        .with_state(app)
+}

@@ -1,0 +1,145 @@
+//! Answers: the one place that names status codes.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::header::{CACHE_CONTROL, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, RETRY_AFTER};
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
+use hyper::body::Body as _;
+use tokio::time::timeout;
+
+use crate::api::ErrorBody;
+use crate::limits::{DRAIN_BYTES_MAX, DRAIN_WAIT};
+use crate::mirror::Error;
+use crate::offset::Offset;
+
+/// Seconds after which a client may try again.
+const RETRY_AFTER_SECONDS: &str = "1";
+
+/// An error on its way out; an append's carries the durable end of the log.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: Error,
+    pub(super) next: Option<Offset>,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Failure { error, next: None }
+    }
+}
+
+impl From<(Error, Offset)> for Failure {
+    fn from((error, next): (Error, Offset)) -> Self {
+        Failure { error, next: Some(next) }
+    }
+}
+
+impl Failure {
+    /// The JSON of it.
+    pub(super) fn body(&self) -> ErrorBody {
+        let (error, message) = (self.error.code().to_owned(), self.error.to_string());
+        let mut body = ErrorBody { error, message, next: self.next, ..ErrorBody::default() };
+        match &self.error {
+            Error::Gap { expected, .. } => body.next = Some(*expected),
+            Error::Ahead { next, .. } => body.next = Some(*next),
+            Error::Fork { at } | Error::StaleEpoch { at, .. } => body.at = Some(*at),
+            Error::Pruned { first, .. } => body.first = Some(*first),
+            Error::Corrupt { offset, .. } | Error::Truncated { offset, .. } => body.offset = *offset,
+            _ => {}
+        }
+        body
+    }
+}
+
+fn status(error: &Error) -> StatusCode {
+    match error {
+        Error::Invalid(_) => StatusCode::BAD_REQUEST,
+        Error::NotFound(_) => StatusCode::NOT_FOUND,
+        Error::Gap { .. } | Error::Fork { .. } | Error::StaleEpoch { .. } | Error::Ahead { .. } | Error::Format(_) => {
+            StatusCode::CONFLICT
+        }
+        Error::Pruned { .. } => StatusCode::GONE,
+        Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        Error::Corrupt { .. } | Error::Truncated { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+        Error::Damaged(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        Error::Unavailable(_) | Error::Poisoned(_) => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status = status(&self.error);
+        let mut response = (status, Json(self.body())).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+        }
+        response
+    }
+}
+
+/// A new thing, or one that was there.
+pub(super) fn created(new: bool, body: impl serde::Serialize) -> Response {
+    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
+    (status, Json(body)).into_response()
+}
+
+/// All well, or not.
+pub(super) fn health(problems: &[String]) -> Response {
+    match problems {
+        [] => (StatusCode::OK, "ok\n").into_response(),
+        problems => (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n").into_response(),
+    }
+}
+
+/// The client has it already.
+pub(super) fn not_modified(etag: &str, cache: &'static str) -> Result<Response, Failure> {
+    let cache = HeaderValue::from_static(cache);
+    Ok((StatusCode::NOT_MODIFIED, [(ETAG, header(etag)?), (CACHE_CONTROL, cache)]).into_response())
+}
+
+/// Text made here as the value of a header. It can only fail for an id in `log.json` that we did not write.
+pub(super) fn header(text: &str) -> Result<HeaderValue, Failure> {
+    HeaderValue::from_str(text).map_err(|_| Error::Invalid(format!("{text:?} cannot stand in a header")).into())
+}
+
+/// A range that the file does not have.
+pub(super) fn no_such_range(bytes: u64) -> Response {
+    let range = HeaderValue::try_from(format!("bytes */{bytes}")).into_iter().map(|value| (CONTENT_RANGE, value));
+    let headers: HeaderMap = range.collect();
+    let error = Error::Invalid(format!("there is no such range in {bytes} bytes"));
+    (StatusCode::RANGE_NOT_SATISFIABLE, headers, Json(Failure::from(error).body())).into_response()
+}
+
+/// Part of a file.
+pub(super) const PARTIAL: StatusCode = StatusCode::PARTIAL_CONTENT;
+
+/// Takes in what is left of a refused request's body, for a while, beside the answer: a client that is still writing must
+/// get to read the answer, and would not if we closed the connection on it.
+pub(super) fn drain(mut body: Body) {
+    if body.is_end_stream() {
+        return;
+    }
+    tokio::spawn(timeout(DRAIN_WAIT, async move {
+        let mut drained = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            drained += frame.data_ref().map_or(0, |data| data.len() as u64);
+            if drained > DRAIN_BYTES_MAX {
+                return;
+            }
+        }
+    }));
+}
+
+pub(super) async fn no_such_path(uri: Uri, request: Request) -> Failure {
+    drain(request.into_body());
+    Error::NotFound(format!("there is nothing at {}", uri.path())).into()
+}
+
+pub(super) async fn no_such_method(method: Method, uri: Uri, request: Request) -> Response {
+    drain(request.into_body());
+    let error = Error::Invalid(format!("{} does not take {method}", uri.path()));
+    (StatusCode::METHOD_NOT_ALLOWED, Json(Failure::from(error).body())).into_response()
+}

@@ -1,0 +1,330 @@
+//! The one loop behind `logmirror mirror`: from any source to any sink, resuming where the sink ends.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::sink::{Feeding, Sink, Stand};
+use super::source::{Piece, Pieces, Source};
+use crate::api::{ErrorBody, LastCommit};
+use crate::client::{Client, ClientError};
+use crate::format::ScanError;
+use crate::limits::{ATTEMPTS_MAX, BACKOFF_FIRST, BACKOFF_LAST, COMMIT_BYTES_MAX};
+use crate::offset::Offset;
+use crate::repo::FsRepo;
+use crate::stream::{AppendError, Batch, OnTrailing, OpenError, Options, Part, ReadError, Tail};
+
+/// A directory with segments in it, or the URL of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A directory.
+    Dir(std::path::PathBuf),
+    /// The URL of a log.
+    Url(String),
+}
+
+impl Place {
+    /// What `text` means: a URL if it has a scheme, else a path.
+    #[must_use]
+    pub fn parse(text: &str) -> Place {
+        if text.contains("://") { Place::Url(text.to_owned()) } else { Place::Dir(text.into()) }
+    }
+}
+
+/// What to mirror, and how.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    /// Where from.
+    pub source: Place,
+    /// Where to.
+    pub sink: Place,
+    /// Whether to go on as the source grows, for ever.
+    pub follow: bool,
+    /// Whether a torn end is cut off in a directory that is the sink, and accepted in one that is the source.
+    pub trim: bool,
+    /// Largest commit taken.
+    pub commit_bytes_max: u64,
+}
+
+impl Mirror {
+    /// A plain copy of `source` to `sink`.
+    #[must_use]
+    pub fn new(source: Place, sink: Place) -> Self {
+        Mirror { source, sink, follow: false, trim: false, commit_bytes_max: COMMIT_BYTES_MAX }
+    }
+}
+
+/// Why a mirror stopped. Everything before is kept; running it again resumes.
+#[derive(Debug, thiserror::Error)]
+pub enum MirrorError {
+    /// The source is damaged or cannot be read.
+    #[error("source: {0}")]
+    Read(#[from] ReadError),
+    /// What the source sent is not a sound log.
+    #[error("source: {0}")]
+    Received(ScanError),
+    /// The sink cannot be opened.
+    #[error("sink: {0}")]
+    Open(#[from] OpenError),
+    /// The sink does not take what the source has.
+    #[error("sink: {0}")]
+    Append(#[from] AppendError),
+    /// A service refused, or could not be reached.
+    #[error("{0}")]
+    Client(#[from] ClientError),
+    /// A directory cannot be used.
+    #[error("{place}: {error}")]
+    Dir {
+        /// Which.
+        place: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The sink's last commit is another one in the source: the histories have parted.
+    #[error("fork: the commit at offset {at} in the sink is not the one in the source")]
+    Fork {
+        /// Its offset.
+        at: Offset,
+    },
+    /// The sink holds more than the source: the source was reset, or lost its end.
+    #[error("fork: the sink ends at offset {sink}, behind the end of the source at {source_end}")]
+    Ahead {
+        /// Where the sink ends.
+        sink: Offset,
+        /// Where the source ends.
+        source_end: Offset,
+    },
+    /// Commits between the end of the sink and the start of the source are gone.
+    #[error("gap: the sink ends at offset {sink}, but the source starts at {source_first}")]
+    Gap {
+        /// Where the sink ends.
+        sink: Offset,
+        /// Where the source starts.
+        source_first: Offset,
+    },
+    /// The source ends in torn bytes; everything before them was copied.
+    #[error("the source ends in {bytes} torn bytes behind offset {next}; if nobody is writing it, --trim accepts that")]
+    Torn {
+        /// How many bytes.
+        bytes: u64,
+        /// Where its whole commits end.
+        next: Offset,
+    },
+    /// The connection or a thread ended early.
+    #[error("{0}")]
+    Interrupted(String),
+}
+
+impl MirrorError {
+    pub(super) fn refused(body: ErrorBody) -> Self {
+        let status = if matches!(body.error.as_str(), "unavailable" | "poisoned") { 503 } else { 409 };
+        MirrorError::Client(ClientError::Refused { status, body: Box::new(body) })
+    }
+
+    /// Whether another attempt may succeed.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            MirrorError::Client(error) => error.is_transient(),
+            // A stream from a service that is cut by its end, not by damage.
+            MirrorError::Received(ScanError::Truncated { .. }) | MirrorError::Interrupted(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the data is at fault, and not a disk or a network.
+    #[must_use]
+    pub fn is_data(&self) -> bool {
+        match self {
+            MirrorError::Read(error) => !matches!(error, ReadError::Io(_)),
+            MirrorError::Open(error) => !matches!(error, OpenError::Io(_) | OpenError::Locked { .. }),
+            MirrorError::Append(error) => !matches!(error, AppendError::Poisoned { .. }),
+            MirrorError::Client(ClientError::Refused { status, .. }) => *status != 503 && *status != 404,
+            MirrorError::Client(_) | MirrorError::Dir { .. } | MirrorError::Interrupted(_) => false,
+            _ => true,
+        }
+    }
+}
+
+/// What happens while a mirror runs.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// An attempt starts.
+    Started {
+        /// Where the sink stands.
+        from: Offset,
+        /// Bytes in the whole source, roughly.
+        source_bytes: u64,
+    },
+    /// Something moved.
+    Moved(Progress),
+    /// An attempt failed, and another will be made.
+    Retrying {
+        /// Why it failed.
+        error: String,
+        /// When.
+        after: Duration,
+    },
+}
+
+/// How far a mirror has come, counted from its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Commits handed to the sink.
+    pub commits: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The offset after the last one.
+    pub next: Offset,
+    /// The offset after the last commit durable in the sink.
+    pub durable: Offset,
+}
+
+/// Runs a mirror until the source is copied, or for ever if it follows.
+///
+/// # Errors
+/// See [`MirrorError`]. A connection that fails is tried again: for ever when following, else a few times.
+pub async fn run(mirror: &Mirror, mut told: impl FnMut(Event)) -> Result<Progress, MirrorError> {
+    let source = match &mirror.source {
+        Place::Url(url) => Source::Url(Client::new(url)?),
+        Place::Dir(path) => Source::Dir(dir(path, FsRepo::open(path))?),
+    };
+    let sink = match &mirror.sink {
+        Place::Url(url) => Sink::Url(Client::new(url)?),
+        Place::Dir(path) => {
+            let on_trailing = if mirror.trim { OnTrailing::Trim } else { OnTrailing::Error };
+            let commit_bytes_max = mirror.commit_bytes_max;
+            let options = Options { on_trailing, commit_bytes_max, ..Options::default() };
+            Sink::Dir(dir(path, FsRepo::create(path))?, options)
+        }
+    };
+    let mut progress = Progress::default();
+    let mut failures = 0;
+    loop {
+        let before = progress;
+        let error = match attempt(mirror, &source, &sink, &mut progress, &mut told).await {
+            Ok(()) => return Ok(progress),
+            Err(error) => error,
+        };
+        if progress.durable > before.durable {
+            failures = 0;
+        }
+        failures += 1;
+        if !error.is_transient() || (!mirror.follow && failures >= ATTEMPTS_MAX) {
+            return Err(error);
+        }
+        let after = backoff(failures);
+        told(Event::Retrying { error: error.to_string(), after });
+        sleep(after).await;
+    }
+}
+
+fn dir<T>(path: &std::path::Path, opened: std::io::Result<T>) -> Result<T, MirrorError> {
+    opened.map_err(|error| MirrorError::Dir { place: path.display().to_string(), error })
+}
+
+/// Doubles with each failure up to a cap, and is shortened by chance by up to half.
+fn backoff(failures: u32) -> Duration {
+    let full = BACKOFF_FIRST.saturating_mul(1 << failures.min(16)).min(BACKOFF_LAST);
+    let chance = RandomState::new().build_hasher().finish() % 1024;
+    full.mul_f64(0.5 + chance as f64 / 2048.0)
+}
+
+async fn attempt(
+    mirror: &Mirror,
+    source: &Source,
+    sink: &Sink,
+    progress: &mut Progress,
+    told: &mut impl FnMut(Event),
+) -> Result<(), MirrorError> {
+    let extent = source.extent().await?;
+    let (Stand { next, last }, mut feeding) = sink.open(extent.first).await?;
+    let from = next.or(extent.first).unwrap_or_default();
+    if let Some(source_first) = extent.first.filter(|first| *first > from) {
+        return Err(MirrorError::Gap { sink: from, source_first });
+    }
+    (progress.next, progress.durable) = (from, from);
+    told(Event::Started { from, source_bytes: extent.bytes });
+    // The stream starts with the last commit both should hold, so a fork shows before anything is sent.
+    let start = last.map_or(from, |last| last.offset);
+    let pieces = source.stream(start, mirror.follow, mirror.commit_bytes_max);
+    let pumped = pump(pieces, &mut feeding, last, progress, told).await;
+    // What came is sound and is kept, whatever became of the rest; and the sink is closed before it is opened again.
+    let ended = feeding.end().await;
+    if let Ok(durable) = &ended {
+        progress.durable = *durable;
+        told(Event::Moved(*progress));
+    }
+    let tail = pumped?;
+    ended?;
+    match tail {
+        Tail::Torn { bytes } if !mirror.trim => Err(MirrorError::Torn { bytes, next: progress.next }),
+        _ if mirror.follow => Err(MirrorError::Interrupted("the service ended the stream".into())),
+        _ => Ok(()),
+    }
+}
+
+/// Moves pieces from the source to the sink until the source ends, with the tail it ends in.
+async fn pump(
+    mut pieces: Pieces,
+    feeding: &mut Feeding,
+    mut held: Option<LastCommit>,
+    progress: &mut Progress,
+    told: &mut impl FnMut(Event),
+) -> Result<Tail, MirrorError> {
+    let mut durable = feeding.durable();
+    let sink = progress.next;
+    let ahead = |source_end| MirrorError::Ahead { sink, source_end };
+    loop {
+        let piece = tokio::select! {
+            piece = pieces.recv() => piece,
+            error = feeding.failed() => return Err(error),
+            Ok(()) = durable.changed() => {
+                progress.durable = *durable.borrow_and_update();
+                told(Event::Moved(*progress));
+                continue;
+            }
+        };
+        let mut batch = match piece {
+            None => return Err(MirrorError::Interrupted("the source is gone".into())),
+            Some(Err(MirrorError::Read(ReadError::Ahead { next, .. }))) => return Err(ahead(next)),
+            Some(Err(MirrorError::Client(ClientError::Refused { body, .. }))) if body.error == "ahead" => {
+                return Err(ahead(body.next.unwrap_or_default()));
+            }
+            Some(Err(error)) => return Err(error),
+            Some(Ok(Piece::End(tail))) => return held.map_or(Ok(tail), |last| Err(ahead(last.offset))),
+            Some(Ok(Piece::Batch(batch))) => batch,
+        };
+        if let Some(last) = held.take_if(|_| batch.runs().next().is_some()) {
+            batch = without_held(batch, &last)?;
+        }
+        for run in batch.runs() {
+            progress.commits += run.commits;
+            progress.bytes += run.bytes;
+            progress.next = run.end;
+        }
+        if !feeding.send(batch).await {
+            return Err(feeding.failed().await);
+        }
+        told(Event::Moved(*progress));
+    }
+}
+
+/// The batch without its first commit, which must be the one the sink holds.
+fn without_held(batch: Batch, held: &LastCommit) -> Result<Batch, MirrorError> {
+    let mut parts = batch.parts.into_iter().skip_while(|part| matches!(part, Part::Header(..)));
+    let Some(Part::Run(run)) = parts.next() else {
+        return Ok(Batch::default());
+    };
+    let mut commits = run.commits();
+    let same = commits.next().is_some_and(|(_, found)| {
+        (found.first, found.entries, found.checksum) == (held.offset, held.entries, held.checksum)
+    });
+    if !same {
+        return Err(MirrorError::Fork { at: held.offset });
+    }
+    let rest = commits.next().map(|(at, next)| Part::Run(run.after(at, &next, 1)));
+    drop(commits);
+    Ok(Batch { parts: rest.into_iter().chain(parts).collect() })
+}

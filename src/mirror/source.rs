@@ -1,0 +1,176 @@
+//! Where `logmirror mirror` reads from: a directory, also one being written, or a log of a service.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self as wakes, RecvTimeoutError};
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use notify::event::AccessKind;
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+
+use super::run::MirrorError;
+use crate::client::Client;
+use crate::format::commitlog::Version;
+use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED};
+use crate::offset::Offset;
+use crate::repo::{FsRepo, Repo};
+use crate::segment::SegmentReader;
+use crate::stream::{Batch, Batcher, Read, ReadError, StreamReader, Tail, segment_starts};
+
+/// Where to read from.
+#[derive(Clone, Debug)]
+pub(super) enum Source {
+    Dir(FsRepo),
+    Url(Client),
+}
+
+/// What a source is known to hold.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Extent {
+    /// Its first offset; none for an empty directory.
+    pub(super) first: Option<Offset>,
+    /// Its bytes, roughly.
+    pub(super) bytes: u64,
+}
+
+/// What comes out of a source.
+#[derive(Debug)]
+pub(super) enum Piece {
+    Batch(Batch),
+    /// The source ends here.
+    End(Tail),
+}
+
+pub(super) type Pieces = mpsc::Receiver<Result<Piece, MirrorError>>;
+type Out = mpsc::Sender<Result<Piece, MirrorError>>;
+
+impl Source {
+    pub(super) async fn extent(&self) -> Result<Extent, MirrorError> {
+        match self {
+            Source::Url(client) => {
+                let status = client.status().await?;
+                Ok(Extent { first: Some(status.first), bytes: status.bytes })
+            }
+            Source::Dir(repo) => {
+                let starts = segment_starts(repo).map_err(ReadError::Io)?;
+                let bytes = |start: &Offset| SegmentReader::open(repo, *start).and_then(|segment| segment.len());
+                let bytes = starts.iter().map(|start| bytes(start).unwrap_or(0)).sum();
+                Ok(Extent { first: starts.first().copied(), bytes })
+            }
+        }
+    }
+
+    /// Streams from the commit that holds `from`.
+    pub(super) fn stream(&self, from: Offset, follow: bool, commit_bytes_max: u64) -> Pieces {
+        let (out, pieces) = mpsc::channel(BATCHES_UNDER_WAY);
+        match self {
+            Source::Dir(repo) => {
+                let repo = repo.clone();
+                tokio::task::spawn_blocking(move || {
+                    if let Err(error) = read_dir(&repo, from, follow, commit_bytes_max, &out) {
+                        // The other end is gone when it has stopped for a reason of its own.
+                        let _ = out.blocking_send(Err(error));
+                    }
+                });
+            }
+            Source::Url(client) => {
+                let client = client.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = read_url(&client, from, follow, commit_bytes_max, &out).await {
+                        let _ = out.send(Err(error)).await;
+                    }
+                });
+            }
+        }
+        pieces
+    }
+}
+
+async fn read_url(client: &Client, from: Offset, follow: bool, max: u64, out: &Out) -> Result<(), MirrorError> {
+    let mut bytes = client.read(from, None, follow).await?;
+    let mut batcher = Batcher::new(Version::V1, None, max);
+    while let Some(chunk) = bytes.try_next().await? {
+        let mut batch = Batch::default();
+        let sound = batcher.push(chunk, &mut batch);
+        if !batch.is_empty() && out.send(Ok(Piece::Batch(batch))).await.is_err() {
+            return Ok(());
+        }
+        sound.map_err(MirrorError::Received)?;
+    }
+    batcher.finish().map_err(MirrorError::Received)?;
+    let _ = out.send(Ok(Piece::End(Tail::Clean))).await;
+    Ok(())
+}
+
+fn read_dir(repo: &FsRepo, from: Offset, follow: bool, max: u64, out: &Out) -> Result<(), MirrorError> {
+    // Watch first: what is written between the first read and the first wait must wake us.
+    let watch = follow.then(|| Watch::new(repo));
+    let mut reader = StreamReader::open(Arc::new(repo.clone()), from, max)?;
+    let mut looks = 0;
+    loop {
+        match (reader.read(), &watch) {
+            (Ok(Read::Batch(batch)), _) => {
+                looks = 0;
+                if out.blocking_send(Ok(Piece::Batch(batch))).is_err() {
+                    return Ok(());
+                }
+            }
+            (Ok(Read::End(tail)), None) => {
+                let _ = out.blocking_send(Ok(Piece::End(tail)));
+                return Ok(());
+            }
+            (Ok(Read::End(_)), Some(watch)) => {
+                looks = 0;
+                watch.wait();
+            }
+            (Err(ReadError::Damaged(fault)), Some(_)) if looks < DAMAGE_LOOKS => {
+                looks += 1;
+                log::debug!("looking again ({looks}): {fault}");
+                std::thread::sleep(DAMAGE_LOOK_AGAIN);
+            }
+            (Err(error), _) => return Err(error.into()),
+        }
+        if out.is_closed() {
+            return Ok(());
+        }
+    }
+}
+
+/// Wakes when something changes in a directory, or at the latest when it is time to look anyway.
+struct Watch {
+    changes: wakes::Receiver<()>,
+    every: Duration,
+    _watcher: Option<RecommendedWatcher>,
+}
+
+impl Watch {
+    fn new(repo: &FsRepo) -> Watch {
+        // One pending wake says it all, so more are dropped.
+        let (wake, changes) = wakes::sync_channel(1);
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Reading the directory opens files in it, which is no change: to wake for that would never end.
+            let opened = event.is_ok_and(|event| matches!(event.kind, EventKind::Access(AccessKind::Open(_))));
+            if !opened {
+                let _ = wake.try_send(());
+            }
+        });
+        let watcher = watcher.and_then(|mut watcher| {
+            watcher.watch(repo.path(), RecursiveMode::NonRecursive)?;
+            Ok(watcher)
+        });
+        match watcher {
+            Ok(watcher) => Watch { changes, every: POLL_EVERY, _watcher: Some(watcher) },
+            Err(error) => {
+                log::warn!("{} cannot be watched and is polled: {error}", repo.place());
+                Watch { changes, every: POLL_EVERY_UNWATCHED, _watcher: None }
+            }
+        }
+    }
+
+    fn wait(&self) {
+        if let Err(RecvTimeoutError::Disconnected) = self.changes.recv_timeout(self.every) {
+            std::thread::sleep(self.every);
+        }
+    }
+}

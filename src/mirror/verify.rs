@@ -1,0 +1,109 @@
+//! Verifying a log of a service: what it serves is checked here, byte for byte, as any follower would.
+
+use futures::TryStreamExt;
+
+use crate::client::{Client, ClientError};
+use crate::format::commitlog::{HEADER_LEN, Version};
+use crate::format::{FormatError, ScanError};
+use crate::offset::BytePos;
+use crate::stream::{Batch, Batcher, Fault, FaultKind, Part, Run};
+use crate::verify::{FoundFault, Report, SegmentReport};
+
+/// Reads a log of a service from its first offset to its durable end and checks everything. What is behind the first
+/// fault is not looked at. `told` hears of bytes checked.
+///
+/// # Errors
+/// When the service cannot be read. Faults are part of the answer.
+pub async fn verify_url(
+    client: &Client,
+    commit_bytes_max: u64,
+    mut told: impl FnMut(u64),
+) -> Result<Report, ClientError> {
+    let status = client.status().await?;
+    let mut report = Report { first: Some(status.first), next: status.first, ..Report::default() };
+    let mut bytes = client.read(status.first, Some(status.durable), false).await?;
+    let mut batcher = Batcher::new(Version::V1, None, commit_bytes_max);
+    let mut fault = None;
+    while let Some(chunk) = bytes.try_next().await? {
+        told(chunk.len() as u64);
+        let mut batch = Batch::default();
+        let sound = batcher.push(chunk, &mut batch);
+        fault = batch.parts.iter().find_map(|part| report.take(part).err());
+        fault = fault.or_else(|| sound.err().map(|error| report.fault(kind_of(error))));
+        if fault.is_some() {
+            break;
+        }
+    }
+    if fault.is_none() {
+        let cut = batcher.finish().err().map(kind_of);
+        let short = (report.next < status.durable).then_some(FaultKind::Gap { found: status.durable });
+        fault = cut.or(short).map(|kind| report.fault(kind));
+    }
+    report.error = fault.as_ref().map(ToString::to_string);
+    report.faults = fault.as_ref().map(FoundFault::from).into_iter().collect();
+    Ok(report)
+}
+
+fn kind_of(error: ScanError) -> FaultKind {
+    match error {
+        ScanError::Corrupt { error: FormatError::TooLarge { len, .. }, .. } => FaultKind::Length { len },
+        ScanError::Corrupt { error, .. } => FaultKind::Format(error),
+        ScanError::Truncated { .. } => FaultKind::Cut,
+    }
+}
+
+impl Report {
+    fn fault(&self, kind: FaultKind) -> Fault {
+        let (segment, at) = self.segments.last().map_or((self.next, 0), |segment| (segment.start, segment.bytes));
+        Fault { segment, offset: self.next, at: BytePos(at), kind }
+    }
+
+    fn take(&mut self, part: &Part) -> Result<(), Fault> {
+        match part {
+            Part::Header(version, _) => {
+                let version = match version {
+                    Version::V0 => 0,
+                    Version::V1 => 1,
+                };
+                let (start, bytes) = (self.next, HEADER_LEN as u64);
+                self.bytes += bytes;
+                let (compressed, index_entries) = (false, None);
+                self.segments.push(SegmentReport {
+                    start,
+                    end: start,
+                    commits: 0,
+                    bytes,
+                    version,
+                    compressed,
+                    index_entries,
+                });
+                Ok(())
+            }
+            Part::Run(run) => self.take_run(run),
+        }
+    }
+
+    fn take_run(&mut self, run: &Run) -> Result<(), Fault> {
+        if run.first > self.next {
+            return Err(self.fault(FaultKind::Gap { found: run.first }));
+        }
+        if run.first < self.next {
+            return Err(self.fault(FaultKind::Fork { found: run.first }));
+        }
+        if run.epoch_first < self.epoch {
+            let (current, found) = (self.epoch, run.epoch_first);
+            return Err(self.fault(FaultKind::StaleEpoch { current, found }));
+        }
+        let entries = run.end.0 - run.first.0;
+        (self.next, self.epoch) = (run.end, run.last.epoch);
+        self.commits += run.commits;
+        self.entries += entries;
+        self.bytes += run.bytes;
+        if let Some(segment) = self.segments.last_mut() {
+            segment.end = run.end;
+            segment.commits += run.commits;
+            segment.bytes += run.bytes;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,126 @@
+//! The service: a listener, the API behind it, and an orderly end.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
+use tower_service::Service;
+
+use crate::http::{App, Timeouts, router};
+use crate::limits::{ACCEPT_RETRY, CONNECTION_BUFFER, KEEPALIVE_IDLE};
+use crate::mirror::Registry;
+
+/// A service that listens and is ready to [`run`](Server::run).
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    app: Arc<App>,
+    connections_max: usize,
+}
+
+impl Server {
+    /// Binds `listen` (port 0 takes a free one).
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub async fn bind(
+        listen: &str,
+        registry: Arc<Registry>,
+        timeouts: Timeouts,
+        connections_max: usize,
+    ) -> io::Result<Server> {
+        let listener = TcpListener::bind(listen).await?;
+        Ok(Server { listener, app: Arc::new(App { registry, timeouts }), connections_max })
+    }
+
+    /// The address it listens on.
+    ///
+    /// # Errors
+    /// When the socket cannot be asked.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `stop` completes; then takes no more connections, ends streams without end, gives the rest of the
+    /// requests a while, and makes everything taken durable.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let router = router(self.app.clone());
+        let graceful = GracefulShutdown::new();
+        let places = Arc::new(Semaphore::new(self.connections_max));
+        let Timeouts { header, stall, drain, .. } = self.app.timeouts;
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(header).max_buf_size(CONNECTION_BUFFER);
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let accepted = tokio::select! {
+                accepted = accept(&self.listener, &places) => accepted,
+                () = &mut stop => break,
+            };
+            let (stream, place) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, most likely: those who have one will give it back.
+                    log::warn!("cannot accept a connection: {error}");
+                    sleep(ACCEPT_RETRY).await;
+                    continue;
+                }
+            };
+            prepare(&stream);
+            let mut stream = TimeoutStream::new(stream);
+            stream.set_write_timeout(Some(stall));
+            let router = router.clone();
+            let service = service_fn(move |request| {
+                let mut router = router.clone();
+                async move { Ok::<_, Infallible>(router.call(request).await.unwrap_or_else(|never| match never {})) }
+            });
+            let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
+            let connection = graceful.watch(connection);
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    log::debug!("a connection ended: {error}");
+                }
+                drop(place);
+            });
+        }
+        drop(self.listener);
+        self.app.registry.begin_stop();
+        if timeout(drain, graceful.shutdown()).await.is_err() {
+            log::warn!("some requests did not end within {} s and were cut off", drain.as_secs());
+        }
+        let registry = self.app.registry.clone();
+        if tokio::task::spawn_blocking(move || registry.stop()).await.is_err() {
+            log::error!("stopping the writers failed");
+        }
+    }
+}
+
+/// Waits for a place, then for a connection: above the limit, clients wait in the listener's backlog.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, place))
+}
+
+/// Small acks go out at once, and a peer that vanished is noticed even when nothing is sent to it.
+fn prepare(stream: &TcpStream) {
+    let prepared = stream.set_nodelay(true).and_then(|()| {
+        set_socket_keepalive(stream, true)?;
+        Ok(set_tcp_keepidle(stream, KEEPALIVE_IDLE)?)
+    });
+    if let Err(error) = prepared {
+        log::debug!("a connection was not prepared: {error}");
+    }
+}
