@@ -127,7 +127,7 @@ fn a_scanner_finds_every_commit_of_a_log_and_where_it_is() {
 
 #[test]
 fn what_a_batcher_cuts_is_what_it_was_given_up_to_the_boundary() {
-    holds(400, (any_bytes(), any_cuts()), |(bytes, cuts)| {
+    holds(200, (any_bytes(), any_cuts()), |(bytes, cuts)| {
         let mut batcher = Batcher::new(Version::V1, None, COMMIT_BYTES_MAX);
         let mut batch = Batch::default();
         let mut result = Ok(());
@@ -182,7 +182,7 @@ fn a_commit_that_dribbles_in_is_not_held_in_as_many_pieces() {
 
 #[test]
 fn any_log_in_any_chunks_reads_back_from_any_offset() {
-    holds(60, (any_log(), any_cuts(), vec(any::<u64>(), 8)), |(source, cuts, picks)| {
+    holds(40, (any_log(), any_cuts(), vec(any::<u64>(), 8)), |(source, cuts, picks)| {
         let repo = MemRepo::default();
         let mut writer = StreamWriter::open(Arc::new(repo.clone()), trim()).unwrap();
         for (at, chunk) in chunks(&source.stream, &cuts).enumerate() {
@@ -217,7 +217,7 @@ fn any_log_in_any_chunks_reads_back_from_any_offset() {
 
 #[test]
 fn no_bytes_on_disk_make_a_survey_or_a_writer_panic() {
-    holds(300, (any_bytes(), any_bytes(), vec(any::<u8>(), 0..200), any::<bool>()), |(one, two, index, sealed)| {
+    holds(200, (any_bytes(), any_bytes(), vec(any::<u8>(), 0..200), any::<bool>()), |(one, two, index, sealed)| {
         let repo = MemRepo::default();
         put(&repo, &name::segment(Offset(0)), &one);
         put(&repo, &name::index(Offset(0)), &index);
@@ -264,7 +264,7 @@ fn no_damage_to_a_sealed_segment_makes_a_reader_panic_or_spin() {
 fn no_index_makes_a_search_or_a_writer_panic() {
     let numbers = vec((any::<u64>(), any::<u64>()), 0..40);
     let small = vec((0..100_u64, 0..9000_u64), 0..40);
-    holds(300, (prop_oneof![numbers, small], vec(any::<u8>(), 0..16), any_log()), |(entries, tail, source)| {
+    holds(150, (prop_oneof![numbers, small], vec(any::<u8>(), 0..16), any_log()), |(entries, tail, source)| {
         let repo = MemRepo::default();
         source.store(&repo);
         let start = Offset(source.segments[0].0);

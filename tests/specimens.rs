@@ -1,4 +1,5 @@
 //! Every specimen gets the verdict that `EXPECT.json` gives it.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 

@@ -170,7 +170,7 @@ pub struct Commitlog {
     version: Version,
     commit_bytes_max: u64,
     expected: Option<Offset>,
-    /// A header came last, so it is a commit that comes next.
+    /// It is a commit that comes next: a header came last.
     headed: bool,
     unit: CommitHeader,
     unit_len: u64,
@@ -203,6 +203,12 @@ impl Commitlog {
             crc: 0,
             checksum: [0; CHECKSUM_LEN],
         }
+    }
+
+    /// A walk that starts at a commit, whatever its offset: what comes first is not taken for a header.
+    #[must_use]
+    pub fn at_commit(version: Version, commit_bytes_max: u64) -> Self {
+        Commitlog { headed: true, ..Commitlog::new(version, None, commit_bytes_max) }
     }
 
     /// The version of the segment the walk is in.
@@ -249,7 +255,7 @@ impl Format for Commitlog {
                     (self.expected, self.headed) = (None, true);
                     return Ok(Begin::Header(header, HEADER_LEN));
                 }
-                // Offset 404510630952 and some later ones look like a damaged magic.
+                // Offset 404422353960 and some later ones look like a damaged magic.
                 Err(_) if self.headed || self.expected.is_some_and(|at| start.starts_with(&at.0.to_le_bytes())) => {}
                 Err(error) => return Err(error),
             }
