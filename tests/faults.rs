@@ -139,7 +139,7 @@ fn an_index_that_cannot_grow_stops_and_the_log_goes_on() {
 #[test]
 fn on_a_full_disk_what_was_acknowledged_stays_and_space_lets_it_go_on() {
     let source = source();
-    let needed = source.stream.len() as u64 + (3 * 64 << 10);
+    let needed = source.stream.len() as u64 + 3 * (64 << 10);
     for bytes_max in (0..needed).step_by(997) {
         let repo = MemRepo::new(Faults { bytes_max: Some(bytes_max), ..Faults::default() });
         let acked = Mutex::default();

@@ -9,7 +9,7 @@ use logmirror::format::commitlog::Version;
 use logmirror::format::name;
 use logmirror::limits::COMMIT_BYTES_MAX;
 use logmirror::offset::Offset;
-use logmirror::repo::{MemRepo, Repo};
+use logmirror::repo::{Loss, MemRepo, Repo};
 use logmirror::stream::{FaultKind, OpenError, Read, ReadError, StreamReader, StreamWriter};
 use support::commitlog::{Source, commit, get, header, marked, open, put, records, seal, trim, write};
 
@@ -132,6 +132,17 @@ fn zeros_to_the_end_are_space_and_garbage_behind_zeros_is_torn() {
             assert!(matches!(open(&repo), Err(OpenError::Torn(_))), "{zeros} zeros and garbage");
             assert_eq!(StreamWriter::open(Arc::new(repo.clone()), trim()).unwrap().next(), Offset(9));
         }
+    }
+}
+
+#[test]
+fn all_that_an_opened_log_holds_is_durable_whoever_put_it_there() {
+    let source = source();
+    for options in [trim(), marked()] {
+        let copied = MemRepo::default();
+        source.store(&copied);
+        assert_eq!(StreamWriter::open(Arc::new(copied.clone()), options).unwrap().durable().0, source.next);
+        source.assert_is(&copied.after_power_loss(Loss::All), "after a power loss");
     }
 }
 

@@ -170,6 +170,8 @@ pub struct Commitlog {
     version: Version,
     commit_bytes_max: u64,
     expected: Option<Offset>,
+    /// It is a commit that comes next: a header came last.
+    headed: bool,
     unit: CommitHeader,
     unit_len: u64,
     seen: u64,
@@ -194,12 +196,19 @@ impl Commitlog {
             version,
             commit_bytes_max,
             expected,
+            headed: false,
             unit,
             unit_len: 0,
             seen: 0,
             crc: 0,
             checksum: [0; CHECKSUM_LEN],
         }
+    }
+
+    /// A walk that starts at a commit, whatever its offset: what comes first is not taken for a header.
+    #[must_use]
+    pub fn at_commit(version: Version, commit_bytes_max: u64) -> Self {
+        Commitlog { headed: true, ..Commitlog::new(version, None, commit_bytes_max) }
     }
 
     /// The version of the segment the walk is in.
@@ -238,12 +247,18 @@ impl Format for Commitlog {
             return Ok(Begin::Need(HEADER_LEN));
         };
         // Real offsets have neither byte there, so the common path pays two compares; a flip in one leaves the other.
-        if (start[1] == MAGIC[1] || start[2] == MAGIC[2])
-            && let Some(header) = SegmentHeader::decode(start)?
-        {
-            self.version = header.version;
-            self.expected = None;
-            return Ok(Begin::Header(header, HEADER_LEN));
+        if start[1] == MAGIC[1] || start[2] == MAGIC[2] {
+            match SegmentHeader::decode(start) {
+                Ok(None) => {}
+                Ok(Some(header)) => {
+                    self.version = header.version;
+                    (self.expected, self.headed) = (None, true);
+                    return Ok(Begin::Header(header, HEADER_LEN));
+                }
+                // Offset 404422353960 and some later ones look like a damaged magic.
+                Err(_) if self.headed || self.expected.is_some_and(|at| start.starts_with(&at.0.to_le_bytes())) => {}
+                Err(error) => return Err(error),
+            }
         }
         let Some(unit) = CommitHeader::decode(self.version, head) else {
             return Ok(Begin::Need(self.version.commit_header_len()));
@@ -288,7 +303,7 @@ impl Format for Commitlog {
         }
         let CommitHeader { first, epoch, entries, .. } = self.unit;
         let commit = Commit { first, entries: entries.into(), epoch, checksum: stored.into(), bytes: self.unit_len };
-        self.expected = Some(commit.end());
+        (self.expected, self.headed) = (Some(commit.end()), false);
         Ok(Some(commit))
     }
 

@@ -30,7 +30,7 @@ pub trait Repo: fmt::Debug + Send + Sync {
     /// When the directory cannot be read.
     fn list(&self) -> io::Result<Vec<String>>;
 
-    /// Opens a file for reading.
+    /// Opens a file for reading. It may be synced too.
     ///
     /// # Errors
     /// `NotFound` when there is none of that name; otherwise as the file system says.

@@ -156,7 +156,7 @@ impl SegmentReader {
     /// # Errors
     /// When the segment cannot be read.
     pub fn commit_at(&mut self, at: BytePos, version: Version, commit_bytes_max: u64) -> io::Result<Option<Commit>> {
-        let mut scanner = Scanner::new(Commitlog::new(version, None, commit_bytes_max));
+        let mut scanner = Scanner::new(Commitlog::at_commit(version, commit_bytes_max));
         let mut block = vec![0; 4096];
         let mut pos = at;
         loop {

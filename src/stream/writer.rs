@@ -11,7 +11,7 @@ use super::fault::{Fault, FaultKind, Tail};
 use super::mark::DurableMark;
 use super::recover::{SegmentInfo, SurveyError, survey};
 use crate::format::commitlog::{SegmentHeader, Version};
-use crate::format::{Commit, ScanError};
+use crate::format::{Commit, ScanError, name};
 use crate::limits::COMMIT_BYTES_MAX;
 use crate::offset::{BytePos, Epoch, Offset};
 use crate::repo::{Repo, RepoFile, RepoLock};
@@ -290,11 +290,15 @@ impl StreamWriter {
         let reached = Frontier { next: found.next, epoch: found.epoch, last: found.last, segment };
         let version = head.as_ref().map_or(Version::V1, SegmentWriter::version);
         let batcher = Batcher::new(version, first.map(|_| found.next), options.commit_bytes_max);
+        // Sealed segments were synced as they were rotated out, unless somebody copied them here.
+        for segment in found.segments.iter().filter(|segment| floor.is_none_or(|floor| floor < segment.end)) {
+            repo.open(&name::segment(segment.start))?.sync()?;
+        }
         if let Some(head) = &head {
             head.file().sync()?;
         }
         let mark = if options.durable_mark { Some(DurableMark::open(&*repo, found.next)?) } else { None };
-        if head.is_some() || mark.is_some() {
+        if found.first.is_some() || mark.is_some() {
             repo.sync_dir()?;
         }
         let mut writer = StreamWriter {

@@ -1,5 +1,5 @@
 //! Logs made to measure: segments of commits with chosen offsets, epochs, sizes and versions, and their bytes.
-#![allow(dead_code, reason = "each test file uses its part of this")]
+#![allow(dead_code, clippy::unwrap_used, reason = "tests, and each file uses its part of this")]
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;

@@ -1,5 +1,5 @@
 //! What the tests share: specimens, what is expected of them, and directories to compare.
-#![allow(dead_code, reason = "each test file uses its part of this")]
+#![allow(dead_code, clippy::unwrap_used, reason = "tests, and each file uses its part of this")]
 
 pub mod commitlog;
 pub mod failing;

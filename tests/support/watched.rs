@@ -1,5 +1,5 @@
 //! A repo that counts the bytes read through it and lets a test act at a chosen moment.
-#![allow(dead_code, reason = "each test file uses its part of this")]
+#![allow(dead_code, clippy::unwrap_used, reason = "tests, and each file uses its part of this")]
 
 use std::fmt;
 use std::io::{self, IoSlice};
