@@ -55,10 +55,12 @@ async fn serve(config: Config, registry: Arc<Registry>) -> Exit {
         Err(error) => return Exit::Io.because_of(config.listen, error),
     };
     let stop = match super::asked_to_stop() {
-        Ok(stop) => async move {
-            stop.await;
-            log::info!("shutting down");
-        },
+        Ok(stop) => {
+            async move {
+                stop.await;
+                log::info!("shutting down");
+            }
+        }
         Err(exit) => return exit,
     };
     server.run(stop).await;
