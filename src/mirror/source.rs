@@ -11,7 +11,6 @@ use tokio::sync::mpsc;
 
 use super::run::MirrorError;
 use crate::client::Client;
-use crate::format::commitlog::Version;
 use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED};
 use crate::offset::Offset;
 use crate::repo::{FsRepo, Repo};
@@ -103,7 +102,7 @@ impl Source {
 
 async fn read_url(client: &Client, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {
     let mut bytes = client.read(reading.from, None, reading.follow).await?;
-    let mut batcher = Batcher::new(Version::V1, None, max);
+    let mut batcher = Batcher::new(bytes.version, None, max);
     while let Some(chunk) = bytes.try_next().await? {
         let mut batch = Batch::default();
         let sound = batcher.push(chunk, &mut batch);
