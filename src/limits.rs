@@ -1,5 +1,6 @@
 //! Every cap, with its reason. What a user may change has its default here and nowhere else.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// Largest commit taken unless the user says otherwise. A commit is held in memory until its checksum is known, so
@@ -23,7 +24,7 @@ pub const READ_BLOCK: usize = 256 << 10;
 
 /// Segments are verified in pieces of about this many bytes: small enough that the last one does not keep a single core
 /// busy for long, large enough that finding the cuts costs nothing.
-pub const VERIFY_PIECE_BYTES: u64 = 32 << 20;
+pub const VERIFY_PIECE_BYTES: NonZeroU64 = NonZeroU64::new(32 << 20).unwrap();
 
 /// Faults named in one segment before a verification leaves it: whoever reads the list has seen enough.
 pub const SEGMENT_FAULTS_MAX: usize = 1000;

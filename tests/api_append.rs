@@ -201,7 +201,7 @@ fn what_is_no_log_is_refused_with_what_was_found() {
         ("version", &version, "log format version 9 is not supported"),
         ("algorithm", &algorithm, "checksum algorithm 3 is not supported"),
         ("reserved", &reserved, "damaged segment header: found 28 64 73 29 5e 32 01 00 00 01"),
-        ("no-header", &commit(0, 0, 1, b"x"), "needs a segment header first, found the commit at offset 0"),
+        ("no-header", &commit(0, 0, 1, b"x"), "no segment is open for the commit at offset 0"),
         ("zeros", &[0; 22], "all-zero commit header"),
         ("zeros-behind-header", &[header(), vec![0; 22]].concat(), "all-zero commit header"),
         ("html", page, "neither a segment header nor a commit: found 3c 21 44 4f"),

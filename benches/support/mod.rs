@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use logmirror::format::commitlog::{CHECKSUM_LEN, COMMIT_HEADER_LEN_V1, SegmentHeader};
+use logmirror::format::commitlog::{CHECKSUM_LEN, COMMIT_HEADER_LEN_V1, SegmentHeader, Version, encode_commit};
+use logmirror::offset::{Epoch, Offset};
 use logmirror::repo::FsRepo;
 use logmirror::stream::{Options, StreamWriter};
 
@@ -35,13 +36,14 @@ impl Shape {
 #[derive(Clone, Debug)]
 pub struct Source {
     shape: Shape,
-    next: u64,
+    next: Offset,
     state: u64,
+    records: Vec<u8>,
 }
 
 impl Source {
     pub fn new(shape: Shape) -> Source {
-        Source { shape, next: 0, state: 0x9e37_79b9_7f4a_7c15 }
+        Source { shape, next: Offset::ZERO, state: 0x9e37_79b9_7f4a_7c15, records: Vec::new() }
     }
 
     /// Appends commits to `out` until about `bytes` bytes were added.
@@ -53,23 +55,17 @@ impl Source {
     }
 
     fn commit(&mut self, out: &mut Vec<u8>) {
-        let start = out.len();
-        let epoch = 1_u64;
-        out.extend(self.next.to_le_bytes());
-        out.extend(epoch.to_le_bytes());
-        out.extend(self.shape.entries.to_le_bytes());
-        out.extend((self.shape.records_len() as u32).to_le_bytes());
-        let end = out.len() + self.shape.records_len();
-        while out.len() < end {
+        self.records.clear();
+        while self.records.len() < self.shape.records_len() {
             // xorshift64: cheap bytes that do not repeat
             self.state ^= self.state << 13;
             self.state ^= self.state >> 7;
             self.state ^= self.state << 17;
-            let word = self.state.to_le_bytes();
-            out.extend_from_slice(&word[..word.len().min(end - out.len())]);
+            self.records.extend_from_slice(&self.state.to_le_bytes());
         }
-        out.extend(crc32c::crc32c(&out[start..]).to_le_bytes());
-        self.next += u64::from(self.shape.entries);
+        self.records.truncate(self.shape.records_len());
+        encode_commit(Version::V1, self.next, Epoch(1), self.shape.entries, &self.records, out);
+        self.next.0 += u64::from(self.shape.entries);
     }
 }
 

@@ -34,7 +34,7 @@ pub fn run(args: &InspectArgs) -> Exit {
         Ok(repo) if args.commits => {
             let mut lines = Lines::new(args.json);
             let report = verify_each(repo, &Options::default(), |placed| lines.put(&placed));
-            lines.end().and_then(|()| report).map_or_else(|error| printed(Err(error)), |report| verdict(&report))
+            lines.end().and(report).map_or_else(|error| printed(Err(error)), |report| verdict(&report))
         }
         Ok(repo) => match verify(repo, &Options::default()) {
             Ok(report) => printed(segments(&report, args.json).map(|()| verdict(&report))),

@@ -1,5 +1,7 @@
 //! `logmirror mirror`: the main job.
 
+use std::cell::RefCell;
+use std::convert::Infallible;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -43,21 +45,33 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     let mut mirror = Mirror::new(Place::parse(&args.source), Place::parse(&args.sink));
     (mirror.follow, mirror.trim) = (args.follow, args.trim);
     mirror.commit_bytes_max = args.commit_bytes_max.as_u64();
-    let mut report = Report::new(args.json);
+    let report = RefCell::new(Report::new(args.json));
     let result = super::block_on(async {
+        let stop = super::asked_to_stop()?;
         tokio::select! {
-            result = logmirror::mirror::run(&mirror, |event| report.tell(&event)) => Some(result),
-            _ = tokio::signal::ctrl_c() => None,
+            result = logmirror::mirror::run(&mirror, |event| report.borrow_mut().tell(&event)) => Ok(Some(result)),
+            () = stop => Ok(None),
+            never = keep_telling(&report) => match never {},
         }
     });
     let ended = match result {
-        Ok(ended) => ended,
-        Err(exit) => return exit,
+        Ok(Ok(ended)) => ended,
+        Err(exit) | Ok(Err(exit)) => return exit,
     };
+    let mut report = report.into_inner();
     report.end(ended.as_ref().map(|result| result.as_ref().err().map(ToString::to_string)));
     match ended {
         None | Some(Ok(_)) => Exit::Done,
         Some(Err(error)) => if error.is_data() { Exit::Data } else { Exit::Io }.because(error),
+    }
+}
+
+/// What moved since the last line must be told also when nothing moves any more.
+async fn keep_telling(report: &RefCell<Report>) -> Infallible {
+    let mut ticks = tokio::time::interval(LINE_EVERY / 4);
+    loop {
+        ticks.tick().await;
+        report.borrow_mut().line_if_due();
     }
 }
 
@@ -111,9 +125,8 @@ impl Report {
                     }
                     bar.set_position(progress.bytes);
                     bar.set_message(format!("{} commits, {} to be durable", HumanCount(progress.commits), self.lag()));
-                } else if self.told.elapsed() >= LINE_EVERY && self.now != self.before {
-                    self.line("progress", self.now.bytes - self.before.bytes, self.told.elapsed());
                 }
+                self.line_if_due();
             }
             Event::Retrying { error, after } => match &self.way {
                 Way::Bar(bar) => bar.println(format!("{error}; trying again in {} ms", after.as_millis())),
@@ -123,6 +136,13 @@ impl Report {
                     line(&json!({"event": "retrying", "error": error, "after_ms": ms}));
                 }
             },
+        }
+    }
+
+    fn line_if_due(&mut self) {
+        let bar = matches!(self.way, Way::Bar(_));
+        if !bar && self.now != self.before && self.told.elapsed() >= LINE_EVERY {
+            self.line("progress", self.now.bytes - self.before.bytes, self.told.elapsed());
         }
     }
 

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use exit::Exit;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Verified, byte-exact mirrors of write-ahead logs.
 #[derive(Parser)]
@@ -53,5 +54,15 @@ fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Exit> {
     match runtime {
         Ok(runtime) => Ok(runtime.block_on(work)),
         Err(error) => Err(Exit::Io.because(format_args!("cannot start threads: {error}"))),
+    }
+}
+
+/// Completes when we are asked to end: SIGTERM, or SIGINT as from Ctrl-C.
+fn asked_to_stop() -> Result<impl Future<Output = ()>, Exit> {
+    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
+        (Ok(mut term), Ok(mut int)) => Ok(async move {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        }),
+        (Err(error), _) | (_, Err(error)) => Err(Exit::Io.because_of("cannot listen for signals", error)),
     }
 }

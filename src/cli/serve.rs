@@ -10,7 +10,6 @@ use logmirror::mirror::Registry;
 use logmirror::repo::FsRepo;
 use logmirror::server::Server;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::exit::Exit;
 
@@ -55,12 +54,14 @@ async fn serve(config: Config, registry: Arc<Registry>) -> Exit {
         }
         Err(error) => return Exit::Io.because_of(config.listen, error),
     };
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        return Exit::Io.because("cannot listen for signals");
-    };
-    let stop = async move {
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        log::info!("shutting down");
+    let stop = match super::asked_to_stop() {
+        Ok(stop) => {
+            async move {
+                stop.await;
+                log::info!("shutting down");
+            }
+        }
+        Err(exit) => return exit,
     };
     server.run(stop).await;
     Exit::Done

@@ -112,12 +112,17 @@ impl<F: Format> Scanner<F> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        self.advance(input).map_err(|error| {
-            let at = BytePos(self.boundary);
-            let error = ScanError::Corrupt { offset: self.format.expected(), at, error };
-            self.failed = Some(error.clone());
-            error
-        })
+        match self.advance(input) {
+            Ok(item) => Ok(item),
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
+    #[cold]
+    fn fail(&mut self, error: FormatError) -> ScanError {
+        let error = ScanError::Corrupt { offset: self.format.expected(), at: BytePos(self.boundary), error };
+        self.failed = Some(error.clone());
+        error
     }
 
     /// Says whether the stream may end here.
@@ -167,13 +172,30 @@ impl<F: Format> Scanner<F> {
         Ok(None)
     }
 
-    /// Decides what starts here, gathering a cut head first. `None`: more bytes are needed and the input is used up.
-    /// After a unit, `left` is what is still to absorb of it.
+    /// Decides what starts here. `None`: more bytes are needed and the input is used up. After a unit, `left` is what is
+    /// still to absorb of it.
     #[inline]
     fn begin(&mut self, input: &mut &[u8]) -> Result<Option<Begin<F::Header>>, FormatError> {
+        if !self.head.is_empty() {
+            return self.gather(input);
+        }
+        let begun = self.format.begin(input)?;
+        match begun {
+            Begin::Need(_) => return self.gather(input),
+            Begin::Header(_, bytes) => {
+                *input = &input[bytes..];
+                self.pos += bytes as u64;
+            }
+            Begin::Unit(bytes) => self.left = bytes,
+        }
+        Ok(Some(begun))
+    }
+
+    /// Decides what starts here from a head that a chunk border cuts.
+    #[cold]
+    fn gather(&mut self, input: &mut &[u8]) -> Result<Option<Begin<F::Header>>, FormatError> {
         loop {
-            let gathered = !self.head.is_empty();
-            let begun = self.format.begin(if gathered { &self.head } else { input })?;
+            let begun = self.format.begin(if self.head.is_empty() { input } else { &self.head })?;
             match begun {
                 Begin::Need(need) => {
                     let take = need.saturating_sub(self.head.len()).min(input.len());
@@ -185,17 +207,10 @@ impl<F: Format> Scanner<F> {
                     }
                     continue;
                 }
-                Begin::Header(_, bytes) if !gathered => {
-                    *input = &input[bytes..];
-                    self.pos += bytes as u64;
-                }
                 Begin::Header(..) => {}
                 Begin::Unit(bytes) => {
-                    self.left = bytes;
-                    if gathered {
-                        self.format.absorb(&self.head);
-                        self.left -= self.head.len() as u64;
-                    }
+                    self.format.absorb(&self.head);
+                    self.left = bytes - self.head.len() as u64;
                 }
             }
             self.head.clear();

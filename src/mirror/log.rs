@@ -78,6 +78,12 @@ impl View {
         found.or_else(|| self.sealed.last().copied())
     }
 
+    /// How commits at `offset` are framed.
+    #[must_use]
+    pub fn version_at(&self, offset: Offset) -> Version {
+        self.segment_of(offset).map_or(self.version, |segment| segment.version)
+    }
+
     /// The segment that starts at `start`.
     #[must_use]
     pub fn segment(&self, start: Offset) -> Option<SegmentInfo> {

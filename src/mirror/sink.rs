@@ -83,7 +83,8 @@ impl Feeding {
         let (input, messages) = mpsc::channel(BATCHES_UNDER_WAY);
         let (told, durable) = watch::channel(writer.durable());
         let (end, ended) = oneshot::channel();
-        let back = input.clone();
+        // Weak, so that the channel closes when the feeder is gone.
+        let back = input.downgrade();
         tokio::task::spawn_blocking(move || {
             let _nobody_waits = end.send(write(writer, messages, back, &told));
         });
@@ -173,12 +174,10 @@ async fn take_acks(mut acks: Acks, told: &watch::Sender<Offset>) -> Result<Offse
 fn write(
     mut writer: StreamWriter,
     mut messages: mpsc::Receiver<ToWriter>,
-    back: mpsc::Sender<ToWriter>,
+    back: mpsc::WeakSender<ToWriter>,
     told: &watch::Sender<Offset>,
 ) -> Result<Offset, MirrorError> {
     let (jobs, todo) = std::sync::mpsc::channel::<SyncJob>();
-    // Weak, so that the channel closes when the feeder is gone.
-    let back = back.downgrade();
     std::thread::spawn(move || {
         for job in todo {
             let synced = job.run();

@@ -1,4 +1,4 @@
-//! Files mapped into memory: the only unsafe code of the crate.
+//! Files mapped into memory. Beside `format/crc.rs`, the only unsafe code of the crate.
 
 use std::fs::File;
 use std::io;

@@ -83,7 +83,8 @@ enum NameChange {
 struct Disk {
     nodes: Vec<Node>,
     steps: u64,
-    seen: Vec<Op>,
+    /// Calls seen of the kind that is to fail.
+    seen: u64,
     faults: Faults,
     off: bool,
 }
@@ -118,8 +119,7 @@ impl MemRepo {
     /// Sets the faults from here on; steps and calls are counted from 0 again.
     pub fn set_faults(&self, faults: Faults) {
         let mut disk = self.disk();
-        (disk.faults, disk.steps) = (faults, 0);
-        disk.seen.clear();
+        (disk.faults, disk.steps, disk.seen) = (faults, 0, 0);
     }
 
     /// How many calls changed something since the faults were set.
@@ -158,8 +158,12 @@ impl MemRepo {
         Ok(id)
     }
 
+    fn file(&self, id: NodeId, writable: bool) -> MemFile {
+        MemFile { disk: self.disk.clone(), id, writable, failed: AtomicBool::new(false) }
+    }
+
     fn handle(&self, id: NodeId) -> Arc<MemFile> {
-        Arc::new(MemFile { disk: self.disk.clone(), id, writable: true })
+        Arc::new(self.file(id, true))
     }
 }
 
@@ -172,10 +176,13 @@ impl Disk {
         if self.off {
             return Err(io::Error::other("power lost"));
         }
-        let nth = self.seen.iter().filter(|seen| **seen == op).count() as u64;
-        self.seen.push(op);
-        if self.faults.fail_nth == Some((op, nth)) {
-            return Err(io::Error::other(format!("injected failure of {op:?} {nth}")));
+        if let Some((failing, nth)) = self.faults.fail_nth
+            && failing == op
+        {
+            self.seen += 1;
+            if self.seen == nth + 1 {
+                return Err(io::Error::other(format!("injected failure of {op:?} {nth}")));
+            }
         }
         Ok(())
     }
@@ -316,7 +323,7 @@ impl Repo for MemRepo {
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn RepoFile>> {
         let id = self.node_of(name)?;
-        Ok(Arc::new(MemFile { disk: self.disk.clone(), id, writable: false }))
+        Ok(Arc::new(self.file(id, false)))
     }
 
     fn open_write(&self, name: &str) -> io::Result<Arc<dyn RepoFile>> {
@@ -337,7 +344,7 @@ impl Repo for MemRepo {
         disk.step(Op::Map)?;
         let bytes = bytes.max(disk.content(id)?.0.len() as u64);
         disk.resize(id, bytes)?;
-        Ok(Box::new(MemMap { file: MemFile { disk: self.disk.clone(), id, writable: true }, bytes }))
+        Ok(Box::new(MemMap { file: self.file(id, true), bytes }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -401,6 +408,8 @@ struct MemFile {
     disk: Arc<Mutex<Disk>>,
     id: NodeId,
     writable: bool,
+    /// Whether a sync failed.
+    failed: AtomicBool,
 }
 
 impl MemFile {
@@ -466,10 +475,21 @@ impl RepoFile for MemFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut disk = self.change(Op::Sync)?;
+        if self.failed.load(Ordering::SeqCst) {
+            return Err(io::Error::other("an earlier sync of this file failed"));
+        }
+        let mut disk = self.disk();
+        let done = disk.step(Op::Sync);
+        let off = disk.off;
         let (now, synced) = disk.content(self.id)?;
-        synced.clone_from(now);
-        Ok(())
+        match &done {
+            Ok(()) => synced.clone_from(now),
+            // The dirty pages are dropped.
+            Err(_) if !off => now.clone_from(synced),
+            Err(_) => {}
+        }
+        self.failed.store(done.is_err(), Ordering::SeqCst);
+        done
     }
 }
 

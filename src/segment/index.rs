@@ -8,6 +8,9 @@
 //! `key` is the offset of a commit and `value` its byte position in the segment, both `u64`, little-endian. SpacetimeDB
 //! reads and writes the same file. It is a hint and never the truth: it may name commits that a crash took away, or be
 //! missing, short, stale or wrong, so every entry is checked against the commit it points at before it is used.
+//!
+//! Our own writer adds an entry only once its commit is durable. Without that, a power loss could take a commit and leave
+//! a later one with its entry, and recovery, which starts at the last entry that holds, would not see the hole.
 
 use std::io;
 use std::sync::Arc;
@@ -24,6 +27,9 @@ const ENTRIES_BLOCK: usize = 64 << 10;
 
 /// Wrong entries looked at before an index is given up for lost.
 const WRONG_ENTRIES_MAX: u64 = 64;
+
+/// A slot not used.
+const EMPTY: Entry = Entry { key: Offset(0), value: BytePos(0) };
 
 /// One entry: a commit's offset and its byte position in the segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,38 +54,6 @@ impl Entry {
     }
 }
 
-/// Slots to look into, wherever they are.
-trait Slots {
-    fn slots(&self) -> io::Result<u64>;
-    fn slot(&self, at: u64) -> io::Result<Entry>;
-
-    /// Slots before the first whose key satisfies `stop`; they must be sorted by it.
-    fn before(&self, stop: impl Fn(Offset) -> bool) -> io::Result<u64> {
-        let (mut low, mut high) = (0, self.slots()?);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if stop(self.slot(middle)?.key) {
-                high = middle;
-            } else {
-                low = middle + 1;
-            }
-        }
-        Ok(low)
-    }
-
-    /// The last entry at or before `at` that `holds`, walking back over those that do not.
-    fn find(&self, at: Offset, mut holds: impl FnMut(Entry) -> io::Result<bool>) -> io::Result<Option<Entry>> {
-        let candidates = self.before(|key| key == Offset(0) || key > at)?;
-        for slot in (candidates.saturating_sub(WRONG_ENTRIES_MAX)..candidates).rev() {
-            let entry = self.slot(slot)?;
-            if holds(entry)? {
-                return Ok(Some(entry));
-            }
-        }
-        Ok(None)
-    }
-}
-
 /// An index that is only read, through plain reads: its owner may cut the file at any time.
 #[derive(Debug)]
 pub struct IndexFile(Arc<dyn RepoFile>);
@@ -91,18 +65,32 @@ impl IndexFile {
         repo.open(&name::index(start)).ok().map(IndexFile)
     }
 
-    /// The last entry at or before `at` for which `holds` answers yes. An unreadable index has none.
+    /// The last entry at or before `at`, pointing before byte `end`, for which `holds` answers yes; it is given the entry
+    /// before as well. An unreadable index has none.
     ///
     /// # Errors
     /// Those of `holds`.
-    pub fn find(&self, at: Offset, holds: impl FnMut(Entry) -> io::Result<bool>) -> io::Result<Option<Entry>> {
-        Slots::find(self, at, holds)
+    pub fn find(
+        &self,
+        at: Offset,
+        end: BytePos,
+        mut holds: impl FnMut(Option<Entry>, Entry) -> io::Result<bool>,
+    ) -> io::Result<Option<Entry>> {
+        let candidates = self.before(|entry| entry.key == Offset(0) || entry.key > at || entry.value >= end);
+        for slot in (candidates.saturating_sub(WRONG_ENTRIES_MAX)..candidates).rev() {
+            let (before, entry) = (slot.checked_sub(1).map(|before| self.slot(before)), self.slot(slot));
+            // In an index out of order the search may stop anywhere.
+            if entry.key <= at && entry.value < end && holds(before, entry)? {
+                return Ok(Some(entry));
+            }
+        }
+        Ok(None)
     }
 
     /// Its entries from the first of offset `from` or later on, up to the first empty slot. Not one of them is checked.
     pub fn entries(&self, from: Offset) -> impl Iterator<Item = Entry> + use<> {
         let file = self.0.clone();
-        let first = self.before(|key| key == Offset(0) || key >= from).unwrap_or(0);
+        let first = self.before(|entry| entry.key == Offset(0) || entry.key >= from);
         let mut at = first * ENTRY_LEN;
         let mut block = Vec::new().into_iter();
         std::iter::from_fn(move || {
@@ -117,17 +105,40 @@ impl IndexFile {
         })
         .fuse()
     }
-}
 
-impl Slots for IndexFile {
-    fn slots(&self) -> io::Result<u64> {
-        Ok(self.0.bytes().unwrap_or(0) / ENTRY_LEN)
+    /// How many slots lead up to `last` and include it. `None` when it is not where a search finds it, or the slots
+    /// before it, as many as a crash can have touched, do not ascend: such an index is better made anew.
+    #[must_use]
+    pub fn slots_to(&self, last: Entry) -> Option<u64> {
+        let used = self.before(|entry| entry.key == Offset(0) || entry.key > last.key);
+        let from = used.saturating_sub(INDEX_BYTES_START / ENTRY_LEN);
+        let mut block = vec![0; ((used - from) * ENTRY_LEN) as usize];
+        let count = self.0.read_at(&mut block, from * ENTRY_LEN).unwrap_or(0);
+        let (slots, _) = block[..count].as_chunks();
+        let entries: Vec<Entry> = slots.iter().map(|slot| Entry::decode(*slot)).collect();
+        let ascend = entries.is_sorted_by(|a, b| a.key < b.key && a.value < b.value);
+        let ends = entries.first().is_some_and(|first| *first != EMPTY) && entries.last() == Some(&last);
+        (ascend && ends).then_some(used)
     }
 
-    fn slot(&self, at: u64) -> io::Result<Entry> {
+    /// Slots before the first that satisfies `stop`, if they are sorted by it.
+    fn before(&self, stop: impl Fn(Entry) -> bool) -> u64 {
+        let (mut low, mut high) = (0, self.0.bytes().unwrap_or(0) / ENTRY_LEN);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if stop(self.slot(middle)) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        low
+    }
+
+    fn slot(&self, at: u64) -> Entry {
         let mut bytes = [0; ENTRY_LEN as usize];
         let _unreadable_is_empty = self.0.read_at(&mut bytes, at * ENTRY_LEN);
-        Ok(Entry::decode(bytes))
+        Entry::decode(bytes)
     }
 }
 
@@ -142,24 +153,27 @@ pub struct OffsetIndex {
 }
 
 impl OffsetIndex {
-    /// Opens or creates the index of the segment that starts at `start`, keeping only what is before byte `end` of the
-    /// segment. Only the last of those entries has been checked by the caller, which passes it as `last`.
+    /// Opens or creates the index of the segment that starts at `start`, keeping the entries up to `last`, which the
+    /// caller has checked, and none behind it.
     ///
     /// # Errors
     /// When there is no space for it or it cannot be mapped.
     pub fn open(repo: Arc<dyn Repo>, start: Offset, last: Option<Entry>) -> io::Result<OffsetIndex> {
         let name = name::index(start);
+        let found = IndexFile::open(&*repo, start);
+        let used = found.as_ref().zip(last).and_then(|(index, last)| index.slots_to(last)).unwrap_or(0);
+        if let Some(found) = found {
+            let stale = found.slot(used) != EMPTY;
+            let file = repo.open_write(&name)?;
+            file.truncate(used * ENTRY_LEN)?;
+            // Were a stale entry to come back after a power loss, it could name a commit that took the place of its own.
+            if stale {
+                file.sync()?;
+            }
+        }
         let map = repo.map(&name, INDEX_BYTES_START)?;
-        let empty = Entry { key: Offset(0), value: BytePos(0) };
-        let mut index = OffsetIndex { repo, name, map, used: 0, last: last.unwrap_or(empty) };
-        if let Some(last) = last {
-            index.used = index.before(|key| key == Offset(0) || key > last.key)?;
-        }
-        let stale = (index.used..index.slots()?).take_while(|slot| index.slot(*slot).is_ok_and(|e| e != empty)).count();
-        for slot in index.used..index.used + stale as u64 {
-            index.map.write_at(&empty.encode(), slot * ENTRY_LEN);
-        }
-        Ok(index)
+        let last = last.filter(|_| used > 0).unwrap_or(EMPTY);
+        Ok(OffsetIndex { repo, name, map, used, last })
     }
 
     /// Notes that a commit starts at `entry`, if it is far enough behind the last one noted.
@@ -190,17 +204,5 @@ impl OffsetIndex {
         let file = self.repo.open_write(&self.name)?;
         file.truncate((self.used + 1) * ENTRY_LEN)?;
         file.sync()
-    }
-}
-
-impl Slots for OffsetIndex {
-    fn slots(&self) -> io::Result<u64> {
-        Ok(self.map.bytes() / ENTRY_LEN)
-    }
-
-    fn slot(&self, at: u64) -> io::Result<Entry> {
-        let mut bytes = [0; ENTRY_LEN as usize];
-        self.map.read_at(&mut bytes, at * ENTRY_LEN);
-        Ok(Entry::decode(bytes))
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use zeekstd::Decoder;
 
 use super::index::{Entry, IndexFile};
-use crate::format::commitlog::{Commitlog, HEADER_LEN, SegmentHeader, Version};
+use crate::format::commitlog::{CommitHeader, Commitlog, HEADER_LEN, SegmentHeader, Version};
 use crate::format::{Commit, FormatError, Item, Scanner, name};
 use crate::limits::READ_BLOCK;
 use crate::offset::{BytePos, Offset};
@@ -15,6 +15,11 @@ use crate::repo::{Repo, RepoFile};
 
 /// First bytes of a zstd frame.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// Bytes at the end of a seek table: how many frames, a descriptor, a magic.
+const SEEK_FOOTER_LEN: usize = 4 + 1 + 4;
+/// Bytes of a seek table for each frame, at least.
+const SEEK_ENTRY_LEN: u64 = 4 + 4;
 
 /// One segment, opened for reading. Positions are always those of the uncompressed bytes. It goes on reading the file
 /// it opened, even when that is replaced by its sealed form or removed meanwhile.
@@ -56,6 +61,7 @@ impl SegmentReader {
         let mut magic = [0; ZSTD_MAGIC.len()];
         let found = file.read_at(&mut magic, 0)?;
         let bytes = if magic[..found] == ZSTD_MAGIC {
+            check_seek_table(&*file)?;
             let decoder = Decoder::new(Cursor { file, at: 0 }).map_err(unsealed)?;
             let len = decoder.seek_table().size_decomp();
             Bytes::Sealed { decoder: Box::new(decoder), len }
@@ -150,18 +156,21 @@ impl SegmentReader {
     /// # Errors
     /// When the segment cannot be read.
     pub fn commit_at(&mut self, at: BytePos, version: Version, commit_bytes_max: u64) -> io::Result<Option<Commit>> {
-        let mut scanner = Scanner::new(Commitlog::new(version, None, commit_bytes_max));
+        let mut scanner = Scanner::new(Commitlog::at_commit(version, commit_bytes_max));
         let mut block = vec![0; 4096];
         let mut pos = at;
         loop {
             let count = self.read_at(&mut block, pos)?;
-            let mut input = &block[..count];
-            match scanner.next(&mut input) {
+            if pos == at {
+                // Larger commits are read to their end and no further.
+                let end = CommitHeader::decode(version, &block[..count]).map_or(0, |head| head.commit_len(version));
+                block.resize(READ_BLOCK.min(end.saturating_sub(4096) as usize).max(4096), 0);
+            }
+            match scanner.next(&mut &block[..count]) {
                 Ok(Some(Item::Commit(commit))) => return Ok(Some(commit)),
                 Ok(None) if count > 0 => pos = pos.plus(count as u64),
                 _ => return Ok(None),
             }
-            block.resize(READ_BLOCK, 0);
         }
     }
 
@@ -186,7 +195,9 @@ impl SegmentReader {
         Ok(Some(found))
     }
 
-    /// The last index entry at or before `at` that points at the whole commit it names, at a byte before `end`.
+    /// The last index entry at or before `at` that points at the whole commit it names, at a byte before `end`. A commit
+    /// that only stands in the records of another, as in a log that backs up logs, is not taken for one of ours: the
+    /// commits from the entry before must lead to it.
     ///
     /// # Errors
     /// When the segment cannot be read.
@@ -194,12 +205,33 @@ impl SegmentReader {
         let Some(index) = self.index.take() else {
             return Ok(None);
         };
-        let found = index.find(at, |entry| {
-            let before = entry.value < end && entry.key >= self.start;
-            Ok(before && self.commit_at(entry.value, version, max)?.is_some_and(|commit| commit.first == entry.key))
+        let end = end.min(BytePos(self.len()?));
+        let found = index.find(at, end, |before, entry| {
+            let start = Entry { key: self.start, value: BytePos(HEADER_LEN as u64) };
+            Ok(entry.key >= self.start && self.leads(before.unwrap_or(start), entry, version, max)?)
         });
         self.index = Some(index);
         found
+    }
+
+    /// Whether the entries of the index ascend from its first slot up to `last`.
+    #[must_use]
+    pub fn index_leads_to(&self, last: Entry) -> bool {
+        self.index.as_ref().is_some_and(|index| index.slots_to(last).is_some())
+    }
+
+    /// Whether whole commits lead from one entry to the other, and one stands there.
+    fn leads(&mut self, from: Entry, to: Entry, version: Version, max: u64) -> io::Result<bool> {
+        let mut at = from;
+        while at.value < to.value {
+            match self.commit_at(at.value, version, max)? {
+                Some(commit) if commit.first == at.key || commit.end() <= at.key => {
+                    at = Entry { key: at.key.max(commit.end()), value: at.value.plus(commit.bytes) };
+                }
+                _ => return Ok(false),
+            }
+        }
+        Ok(at == to && self.commit_at(to.value, version, max)?.is_some_and(|commit| commit.first == to.key))
     }
 }
 
@@ -210,8 +242,12 @@ struct Cursor {
 }
 
 impl Read for Cursor {
+    /// The decoder asks for no more than a sound file has, and where a damaged one ends early it would ask for ever.
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read_at(buf, self.at)?;
+        if count == 0 && !buf.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         self.at += count as u64;
         Ok(count)
     }
@@ -227,6 +263,20 @@ impl Seek for Cursor {
         self.at = to.ok_or(io::ErrorKind::InvalidInput)?;
         Ok(self.at)
     }
+}
+
+/// The decoder reserves memory for as many frames as the file's last bytes claim: they must fit the file.
+fn check_seek_table(file: &dyn RepoFile) -> io::Result<()> {
+    let bytes = file.bytes()?;
+    let mut footer = [0; SEEK_FOOTER_LEN];
+    file.read_at(&mut footer, bytes.saturating_sub(SEEK_FOOTER_LEN as u64))?;
+    let [f0, f1, f2, f3, ..] = footer;
+    let frames = u32::from_le_bytes([f0, f1, f2, f3]);
+    if u64::from(frames) * SEEK_ENTRY_LEN > bytes {
+        let text = format!("sealed segment of {bytes} bytes claims to have {frames} frames");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    Ok(())
 }
 
 fn unsealed(error: zeekstd::Error) -> io::Error {

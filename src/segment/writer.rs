@@ -1,11 +1,13 @@
 //! [`SegmentWriter`]: appends to the open segment.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use super::index::{Entry, OffsetIndex};
 use crate::format::commitlog::Version;
 use crate::format::name;
+use crate::limits::INDEX_INTERVAL;
 use crate::offset::{BytePos, Offset};
 use crate::repo::{Repo, RepoFile};
 
@@ -17,6 +19,8 @@ pub struct SegmentWriter {
     file: Arc<dyn RepoFile>,
     end: BytePos,
     index: Option<OffsetIndex>,
+    /// Commits for the index that are not known to be durable.
+    unsettled: VecDeque<Entry>,
 }
 
 impl SegmentWriter {
@@ -36,8 +40,8 @@ impl SegmentWriter {
             file => file?,
         };
         file.write_at(&mut [IoSlice::new(header)], 0)?;
-        let index = index(repo, start, None);
-        Ok(SegmentWriter { start, version, file, end: BytePos(header.len() as u64), index })
+        let (index, end) = (index(repo, start, None), BytePos(header.len() as u64));
+        Ok(SegmentWriter { start, version, file, end, index, unsettled: VecDeque::new() })
     }
 
     /// Opens the segment that starts at `start` for appending at byte `end`, cutting what is behind it. `last` is the
@@ -58,9 +62,8 @@ impl SegmentWriter {
             file.truncate(end.0)?;
         }
         let index = index(repo, start, last);
-        let mut segment = SegmentWriter { start, version, file, end, index };
-        segment.note(marks.iter().copied());
-        Ok(segment)
+        let unsettled = marks.iter().copied().collect();
+        Ok(SegmentWriter { start, version, file, end, index, unsettled })
     }
 
     /// The offset it starts at.
@@ -98,9 +101,21 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Offers commits to the index. An index that cannot grow is given up until the segment is opened again.
+    /// Offers commits to the index, which takes them once they are durable.
     pub fn note(&mut self, entries: impl IntoIterator<Item = Entry>) {
         for entry in entries {
+            let far = |last: &Entry| entry.value.0 >= last.value.0 + INDEX_INTERVAL;
+            if self.index.is_some() && self.unsettled.back().is_none_or(far) {
+                self.unsettled.push_back(entry);
+            }
+        }
+    }
+
+    /// Takes note that all before byte `end` is durable. An index that cannot grow is given up until the segment is
+    /// opened again.
+    pub fn settle(&mut self, end: BytePos) {
+        while let Some(entry) = self.unsettled.front().copied().filter(|entry| entry.value < end) {
+            self.unsettled.pop_front();
             if let Some(index) = &mut self.index
                 && let Err(error) = index.note(entry)
             {

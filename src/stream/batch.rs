@@ -45,6 +45,8 @@ pub struct Run {
     pub last: Commit,
     /// How they are framed.
     pub version: Version,
+    /// The header right before them, when they start a segment.
+    pub header: Option<Bytes>,
 }
 
 /// What one or more chunks held.
@@ -88,6 +90,8 @@ pub struct Batcher {
     small: usize,
     /// Where in the stream the rope starts.
     cut: u64,
+    /// A header that came and was not followed by a commit yet.
+    header: Option<Bytes>,
 }
 
 impl Batcher {
@@ -95,7 +99,7 @@ impl Batcher {
     #[must_use]
     pub fn new(version: Version, expected: Option<Offset>, commit_bytes_max: u64) -> Self {
         let scanner = Scanner::new(Commitlog::new(version, expected, commit_bytes_max));
-        Batcher { scanner, rope: VecDeque::new(), small: 0, cut: 0 }
+        Batcher { scanner, rope: VecDeque::new(), small: 0, cut: 0, header: None }
     }
 
     /// Bytes held of a commit or header that is not whole yet; 0 on a boundary.
@@ -132,6 +136,7 @@ impl Batcher {
                 Ok(Some(Item::Header(header))) => {
                     self.close(open.take(), at, batch);
                     let bytes = join(self.split_to(self.scanner.boundary().0));
+                    self.header = Some(bytes.clone());
                     batch.parts.push(Part::Header(header.version, bytes));
                 }
                 Ok(Some(Item::Commit(commit))) => {
@@ -139,7 +144,7 @@ impl Batcher {
                         Some(run) if run.end == commit.first && run.last.epoch <= commit.epoch => run,
                         _ => {
                             self.close(open.take(), at, batch);
-                            open.insert(Run::new(&commit, self.version()))
+                            open.insert(Run::new(&commit, self.version(), self.header.take()))
                         }
                     };
                     run.extend(commit, at - self.cut);
@@ -205,7 +210,7 @@ fn join(slices: Vec<Bytes>) -> Bytes {
 }
 
 impl Run {
-    fn new(first: &Commit, version: Version) -> Run {
+    fn new(first: &Commit, version: Version, header: Option<Bytes>) -> Run {
         Run {
             first: first.first,
             end: first.first,
@@ -216,6 +221,7 @@ impl Run {
             marks: Vec::new(),
             last: *first,
             version,
+            header,
         }
     }
 
@@ -268,6 +274,7 @@ impl Run {
             slices,
             bytes: self.bytes - at.0,
             marks,
+            header: self.header.clone().filter(|_| at == BytePos(0)),
             ..*self
         }
     }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::fault::{Fault, FaultKind};
-use super::recover::{SegmentInfo, SurveyError};
+use super::recover::{SegmentInfo, SurveyError, is_repeat};
 use crate::format::commitlog::{Commitlog, HEADER_LEN};
 use crate::format::{Commit, Format, Item, ScanError, Scanner};
 use crate::limits::READ_BLOCK;
@@ -45,6 +45,7 @@ struct Open {
     /// The part of the block not scanned yet.
     fresh: std::ops::Range<usize>,
     read: BytePos,
+    last: Option<Commit>,
 }
 
 impl Cursor {
@@ -97,7 +98,7 @@ impl Cursor {
         let (expected, base) = entry.map_or((info.start, BytePos(HEADER_LEN as u64)), |e| (e.key, e.value));
         let scanner = Scanner::new(Commitlog::new(info.version, Some(expected), self.commit_bytes_max));
         let block = vec![0; READ_BLOCK.min(usize::try_from(info.bytes).unwrap_or(READ_BLOCK))];
-        let mut open = Open { info, reader, scanner, base, block, fresh: 0..0, read: base };
+        let mut open = Open { info, reader, scanner, base, block, fresh: 0..0, read: base, last: None };
         // Commits before `from` are walked over: at most an index interval of them when the index is whole.
         if from > info.start {
             self.found = loop {
@@ -125,7 +126,9 @@ impl Open {
             let item = self.scanner.next(&mut input);
             self.fresh.start = self.fresh.end - input.len();
             match item {
+                Ok(Some(Item::Commit(commit))) if is_repeat(self.last, &commit) => {}
                 Ok(Some(Item::Commit(commit))) => {
+                    self.last = Some(commit);
                     return Ok(Some(Placed { commit, segment: self.info.start, at }));
                 }
                 Ok(Some(Item::Header(_))) => {}

@@ -5,15 +5,15 @@
 //! | offset  | crc32c   |        little-endian; the checksum covers the offset
 //! ```
 //!
-//! It is written after each sync of the log and not synced itself, so after a power failure it may be behind, never
-//! ahead. With it, recovery tells a tail that a crash tore (at or behind the mark: never acknowledged, trimmed) from
+//! It is written after each sync of the log, in one sector, and synced only when a log is opened, so after a power failure
+//! it may be behind, but never ahead and never missing. With it, recovery tells a tail that a crash tore (at or behind the mark: never acknowledged, trimmed) from
 //! acknowledged commits that rotted or vanished (before the mark: refused), whatever the damage looks like.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use crate::offset::Offset;
-use crate::repo::{Repo, RepoFile, read_small};
+use crate::repo::{Repo, RepoFile};
 
 const NAME: &str = "durable";
 const LEN: usize = 8 + 4;
@@ -24,20 +24,28 @@ pub(crate) struct DurableMark(Arc<dyn RepoFile>);
 impl DurableMark {
     /// What the mark of `repo` says; `None` when there is none, or none that can be believed.
     pub(crate) fn read(repo: &dyn Repo) -> io::Result<Option<Offset>> {
-        let content = read_small(repo, NAME, 4096)?.unwrap_or_default();
-        let Some((offset, checksum)) = content.split_first_chunk::<8>() else {
-            return Ok(None);
+        let file = match repo.open(NAME) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
         };
-        let sound = checksum == crc32c::crc32c(offset).to_le_bytes();
-        Ok(sound.then_some(Offset(u64::from_le_bytes(*offset))))
+        let mut content = [0; LEN];
+        let whole = file.read_at(&mut content, 0)? == LEN;
+        let [offset @ .., _, _, _, _] = content;
+        let sound = whole && content[8..] == crc32c::crc32c(&offset).to_le_bytes();
+        Ok(sound.then_some(Offset(u64::from_le_bytes(offset))))
     }
 
-    pub(super) fn open(repo: &dyn Repo) -> io::Result<DurableMark> {
-        match repo.open_write(NAME) {
+    /// Opens or creates the mark and notes that everything before `durable` is durable. After Ok that note survives
+    /// power loss, once the directory is synced.
+    pub(super) fn open(repo: &dyn Repo, durable: Offset) -> io::Result<DurableMark> {
+        let file = match repo.open_write(NAME) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => repo.create(NAME),
             file => file,
-        }
-        .map(DurableMark)
+        };
+        let mark = DurableMark(file?);
+        mark.note(durable)?;
+        mark.0.sync()?;
+        Ok(mark)
     }
 
     /// Notes that everything before `offset` is durable.

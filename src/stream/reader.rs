@@ -3,16 +3,20 @@
 use std::io;
 use std::sync::Arc;
 
-use super::batch::{Batch, Batcher};
+use super::batch::{Batch, Batcher, Part, Run};
 use super::fault::{Fault, FaultKind, Tail};
-use super::recover::{SurveyError, judge, segment_starts};
+use super::recover::{Edge, SurveyError, is_repeat, judge, segment_starts, walk};
 use crate::block::BlockPool;
 use crate::format::commitlog::{HEADER_LEN, Version};
-use crate::format::{Commit, ScanError};
+use crate::format::{Commit, FormatError, ScanError};
 use crate::limits::READ_BLOCK;
 use crate::offset::{BytePos, Epoch, Offset};
 use crate::repo::Repo;
 use crate::segment::SegmentReader;
+
+/// How far zeros behind the last commit are followed before they are taken for space not written yet: a source may have
+/// preallocated a gibibyte, and its end is looked at often.
+const ZEROS_LOOK: u64 = 1 << 20;
 
 /// What a read gave.
 #[derive(Debug)]
@@ -98,8 +102,16 @@ pub struct StreamReader {
     /// The last commit handed out, its segment and its end there.
     last: Option<(Commit, Offset, BytePos)>,
     /// A sound batch was followed by an error, which is looked into with the next read.
-    stuck: Option<ScanError>,
+    stuck: Option<Stuck>,
     blocks: BlockPool,
+}
+
+#[derive(Debug)]
+enum Stuck {
+    /// The bytes are no log.
+    Stream(ScanError),
+    /// They are, but not the one that goes on here.
+    Fault(FaultKind),
 }
 
 /// A boundary in a segment.
@@ -114,9 +126,10 @@ struct Place {
 struct Open {
     reader: SegmentReader,
     batcher: Batcher,
-    /// Where in the segment the batcher started.
-    base: BytePos,
+    /// Up to where it was read.
     read: BytePos,
+    /// Up to where what the batcher cut was looked at.
+    taken: BytePos,
 }
 
 impl StreamReader {
@@ -136,36 +149,52 @@ impl StreamReader {
             stuck: None,
             blocks: BlockPool::default(),
         };
-        let starts = segment_starts(&*reader.repo)?;
+        reader.locate()?;
+        Ok(reader)
+    }
+
+    /// Finds the place of `next`; false while the log has no segments.
+    fn locate(&mut self) -> Result<bool, ReadError> {
+        let (starts, from) = (segment_starts(&*self.repo)?, self.next);
         let Some(first) = starts.first().copied() else {
-            return Ok(reader);
+            return Ok(false);
         };
         if from < first {
             return Err(ReadError::Pruned { from, first });
         }
         let segment = starts[starts.partition_point(|start| *start <= from) - 1];
-        if segment == from {
-            reader.place = Some(Place { segment, at: BytePos(0), version: Version::V1 });
-        } else {
-            reader.place = Some(reader.seek(segment, from)?);
+        self.place = Some(Place { segment, at: BytePos(0), version: Version::V1 });
+        if segment < from {
+            self.place = Some(self.seek(segment, from)?);
         }
-        Ok(reader)
+        Ok(true)
     }
 
     /// The place of the commit that holds `from` in `segment`, or of the segment's end.
     fn seek(&mut self, segment: Offset, from: Offset) -> Result<Place, ReadError> {
-        let mut reader = SegmentReader::open(&*self.repo, segment)?;
-        let header = reader.header()?.map_err(|error| {
+        let sealed = |error| unreadable(segment, segment, BytePos(0), error);
+        let mut reader = SegmentReader::open(&*self.repo, segment).map_err(sealed)?;
+        let header = reader.header().map_err(sealed)?.map_err(|error| {
             ReadError::Damaged(Fault { segment, offset: segment, at: BytePos(0), kind: FaultKind::Format(error) })
         })?;
-        let version = header.map_or(Version::V1, |header| header.version);
-        let entry = reader.indexed(from, BytePos(u64::MAX), version, self.commit_bytes_max)?;
+        let (version, max) = (header.map_or(Version::V1, |header| header.version), self.commit_bytes_max);
+        let entry = reader.indexed(from, BytePos(u64::MAX), version, max).map_err(sealed)?;
         let mut place = entry.map_or(BytePos(HEADER_LEN as u64), |entry| entry.value);
         let mut next = entry.map_or(segment, |entry| entry.key);
         while next < from {
-            let Some(commit) = reader.commit_at(place, version, self.commit_bytes_max)? else {
-                return Err(ReadError::Ahead { from, next });
+            let Some(commit) = reader.commit_at(place, version, max).map_err(sealed)? else {
+                let end = walk(&mut reader, entry, Epoch(0), max, None, |_: BytePos, _: &Commit| {})?;
+                return Err(end.fault.map_or(ReadError::Ahead { from, next: end.next }, ReadError::Damaged));
             };
+            if is_repeat(self.last.map(|(last, ..)| last), &commit) {
+                place = place.plus(commit.bytes);
+                continue;
+            }
+            if commit.first != next {
+                let found = commit.first;
+                let kind = if found > next { FaultKind::Gap { found } } else { FaultKind::Fork { found } };
+                return Err(ReadError::Damaged(Fault { segment, offset: next, at: place, kind }));
+            }
             if commit.end() > from {
                 break;
             }
@@ -173,7 +202,9 @@ impl StreamReader {
             self.last = Some((commit, segment, place));
         }
         self.next = next;
-        Ok(Place { segment, at: place, version })
+        // The first commit comes with the header.
+        let at = if next == segment { BytePos(0) } else { place };
+        Ok(Place { segment, at, version })
     }
 
     /// The offset after the last commit handed out.
@@ -189,155 +220,173 @@ impl StreamReader {
     pub fn read(&mut self) -> Result<Read, ReadError> {
         let mut second_look = false;
         loop {
-            if self.place.is_none() && !self.first_segment()? {
+            if self.place.is_none() && !self.locate()? {
                 return Ok(Read::End(Tail::Clean));
             }
             let batch = self.read_batch()?;
             if !batch.is_empty() {
-                self.check(&batch)?;
                 return Ok(Read::Batch(batch));
             }
-            let ended = self.stuck.take();
+            let stuck = self.stuck.take();
             let (Some(place), Some(mut open)) = (self.place, self.open.take()) else {
-                return Ok(Read::End(Tail::Clean));
+                continue;
             };
-            let error = ended.or_else(|| open.batcher.finish().err());
             let following = segment_starts(&*self.repo)?.into_iter().find(|start| *start > place.segment);
-            match following {
-                Some(start) if start == self.next => {
-                    self.place = Some(Place { segment: start, at: BytePos(0), version: Version::V1 });
-                    second_look = false;
-                    continue;
-                }
-                // The segment may have grown between our read and the appearance of its successor.
-                Some(_) if !second_look => {
-                    second_look = true;
-                    continue;
-                }
-                _ => {}
+            if following == Some(self.next) {
+                self.place = Some(Place { segment: self.next, at: BytePos(0), version: Version::V1 });
+                second_look = false;
+                continue;
             }
-            let (tail, kind) = match &error {
+            let (tail, kind) = match stuck.or_else(|| open.batcher.finish().err().map(Stuck::Stream)) {
                 None => (Tail::Clean, None),
-                Some(error) => {
-                    let max = self.commit_bytes_max;
-                    judge(&mut open.reader, place.at, self.next, place.version, max, None, error)?
+                Some(Stuck::Fault(kind)) => (Tail::Clean, Some(kind)),
+                Some(Stuck::Stream(error)) => {
+                    let edge = Edge { next: self.next, at: place.at, version: place.version };
+                    judge(&mut open.reader, edge, self.commit_bytes_max, None, ZEROS_LOOK, &error)
+                        .map_err(|error| self.unreadable(place, error))?
                 }
             };
             let gap = following.map(|found| FaultKind::Gap { found });
-            if let Some(kind) = kind.or(gap) {
-                return Err(self.fault(place, kind));
+            match kind.or(gap) {
+                None => return Ok(Read::End(tail)),
+                // The segment may have grown between our read and the look at what follows.
+                Some(_) if !second_look => second_look = true,
+                Some(kind) => {
+                    let Place { segment, at, .. } = place;
+                    return Err(ReadError::Damaged(Fault { segment, offset: self.next, at, kind }));
+                }
             }
-            return Ok(Read::End(tail));
         }
-    }
-
-    fn fault(&self, place: Place, kind: FaultKind) -> ReadError {
-        ReadError::Damaged(Fault { segment: place.segment, offset: self.next, at: place.at, kind })
-    }
-
-    /// An empty log may have got its first segment.
-    fn first_segment(&mut self) -> Result<bool, ReadError> {
-        let Some(first) = segment_starts(&*self.repo)?.first().copied() else {
-            return Ok(false);
-        };
-        if first > self.next {
-            return Err(ReadError::Pruned { from: self.next, first });
-        }
-        self.place = Some(if first == self.next {
-            Place { segment: first, at: BytePos(0), version: Version::V1 }
-        } else {
-            self.seek(first, self.next)?
-        });
-        Ok(true)
     }
 
     /// Reads blocks until something whole came, or the segment ends.
     fn read_batch(&mut self) -> Result<Batch, ReadError> {
-        let mut batch = Batch::default();
-        let Some(mut place) = self.place else {
-            return Ok(batch);
+        let mut sound = Batch::default();
+        let Some(place) = self.place.filter(|_| self.stuck.is_none()) else {
+            return Ok(sound);
         };
-        if self.stuck.is_some() {
-            return Ok(batch);
-        }
-        if self.open.is_none() {
-            let reader = self.reopen(place)?;
-            let expected = (place.at.0 > 0).then_some(self.next);
-            let batcher = Batcher::new(place.version, expected, self.commit_bytes_max);
-            self.open = Some(Open { reader, batcher, base: place.at, read: place.at });
-        }
-        while batch.runs().next().is_none()
-            && let Some(open) = &mut self.open
-        {
+        let mut open = match self.open.take() {
+            Some(open) => open,
+            None => {
+                let Some(reader) = self.reopen(place)? else {
+                    return Ok(sound);
+                };
+                let expected = (place.at.0 > 0).then_some(self.next);
+                let batcher = Batcher::new(place.version, expected, self.commit_bytes_max);
+                Open { reader, batcher, read: place.at, taken: place.at }
+            }
+        };
+        while sound.is_empty() && self.stuck.is_none() {
             let mut block = self.blocks.take(READ_BLOCK, ());
-            let count = open.reader.read_at(block.space(), open.read).map_err(|error| match error.kind() {
-                io::ErrorKind::InvalidData => {
-                    let kind = FaultKind::Sealed { text: error.to_string() };
-                    ReadError::Damaged(Fault { segment: place.segment, offset: self.next, at: place.at, kind })
-                }
-                _ => ReadError::Io(error),
-            })?;
+            let count = open.reader.read_at(block.space(), open.read).map_err(|error| self.unreadable(place, error))?;
             if count == 0 {
                 break;
             }
             open.read = open.read.plus(count as u64);
-            let sound = open.batcher.push(block.filled(count), &mut batch);
-            place.version = open.batcher.version();
-            if let Err(error) = sound {
-                self.stuck = Some(error);
-                break;
+            let mut batch = Batch::default();
+            let scanned = open.batcher.push(block.filled(count), &mut batch);
+            for part in batch.parts {
+                if let Err(kind) = self.take(part, place.segment, &mut open.taken, &mut sound) {
+                    self.stuck = Some(Stuck::Fault(kind));
+                    break;
+                }
+            }
+            if let Err(error) = scanned {
+                self.stuck.get_or_insert(Stuck::Stream(error));
             }
         }
-        // A header alone is no news: it is read again with the first commit behind it.
-        if batch.runs().next().is_none() {
-            batch.parts.clear();
-        } else if let Some(open) = &self.open {
-            place.at = BytePos(open.base.0 + open.batcher.boundary().0);
-        }
-        if let Some(run) = batch.runs().last() {
-            self.last = Some((run.last, place.segment, place.at));
-        }
-        self.place = Some(place);
-        Ok(batch)
+        self.open = Some(open);
+        Ok(sound)
     }
 
-    /// Opens the segment anew by its name, making sure it still holds what was read of it last.
-    fn reopen(&self, place: Place) -> Result<SegmentReader, ReadError> {
-        let opened = SegmentReader::open(&*self.repo, place.segment);
-        let Some((commit, segment, end)) = self.last.filter(|(_, segment, _)| *segment == place.segment) else {
-            return Ok(opened?);
+    /// Looks at what comes at byte `at` of the segment: offsets must go on and epochs must not fall. Only a header at its
+    /// front is one; it is handed out with the first commit.
+    fn take(&mut self, part: Part, segment: Offset, at: &mut BytePos, sound: &mut Batch) -> Result<(), FaultKind> {
+        let run = match part {
+            Part::Header(version, bytes) if at.0 == 0 => {
+                *at = BytePos(bytes.len() as u64);
+                self.place = self.place.map(|place| Place { version, ..place });
+                return Ok(());
+            }
+            Part::Header(_, bytes) => {
+                return Err(FaultKind::Format(FormatError::Header { found: bytes.to_vec() }));
+            }
+            Part::Run(run) => run,
         };
-        let mut reader = match opened {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ReadError::Reset { at: commit.first }),
-            reader => reader?,
-        };
-        let at = BytePos(end.0 - commit.bytes);
-        debug_assert_eq!(segment, place.segment);
-        match reader.commit_at(at, place.version, self.commit_bytes_max)? {
-            Some(found) if found == commit => Ok(reader),
-            _ => Err(ReadError::Reset { at: commit.first }),
+        if at.0 == 0 {
+            let found = run.slices.first().map(|slice| slice[..slice.len().min(16)].to_vec()).unwrap_or_default();
+            return Err(FaultKind::Format(FormatError::NotALog { found }));
         }
-    }
-
-    /// Offsets must go on and epochs must not fall from batch to batch.
-    fn check(&mut self, batch: &Batch) -> Result<(), ReadError> {
-        let Some(place) = self.place else {
-            return Ok(());
-        };
-        for run in batch.runs() {
+        let end = at.plus(run.bytes);
+        if let Some(run) = self.without_repeat(run) {
             if run.first != self.next {
                 let found = run.first;
-                let gap = found > self.next;
-                let kind = if gap { FaultKind::Gap { found } } else { FaultKind::Fork { found } };
-                return Err(self.fault(place, kind));
+                return Err(if found > self.next { FaultKind::Gap { found } } else { FaultKind::Fork { found } });
             }
             if run.epoch_first < self.epoch {
-                let (current, found) = (self.epoch, run.epoch_first);
-                return Err(self.fault(place, FaultKind::StaleEpoch { current, found }));
+                return Err(FaultKind::StaleEpoch { current: self.epoch, found: run.epoch_first });
             }
-            (self.next, self.epoch) = (run.end, run.last.epoch);
+            (self.next, self.epoch, self.last) = (run.end, run.last.epoch, Some((run.last, segment, end)));
+            sound.parts.extend(run.header.clone().map(|header| Part::Header(run.version, header)));
+            sound.parts.push(Part::Run(run));
         }
+        *at = end;
+        self.place = self.place.map(|place| Place { at: end, ..place });
         Ok(())
+    }
+
+    /// A run that starts with the last commit once more goes on without it.
+    fn without_repeat(&self, run: Run) -> Option<Run> {
+        let last = self.last.map(|(commit, ..)| commit);
+        if run.first >= self.next || !run.commits().next().is_some_and(|(_, first)| is_repeat(last, &first)) {
+            return Some(run);
+        }
+        let second = run.commits().nth(1);
+        second.map(|(at, commit)| run.after(at, &commit, 1))
+    }
+
+    /// Opens the segment anew by its name, making sure the log still holds what was read of it last. `None` when the
+    /// place is another now.
+    fn reopen(&mut self, place: Place) -> Result<Option<SegmentReader>, ReadError> {
+        let opened = match SegmentReader::open(&*self.repo, place.segment) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.moved(place).map(|()| None),
+            opened => opened.map_err(|error| self.unreadable(place, error))?,
+        };
+        if let Some((commit, segment, end)) = self.last {
+            let mut holder = match SegmentReader::open(&*self.repo, segment) {
+                // Pruned behind us.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(opened)),
+                holder => holder.map_err(|error| self.unreadable(place, error))?,
+            };
+            let header = holder.header().map_err(|error| self.unreadable(place, error))?.ok().flatten();
+            let (version, at) = (header.unwrap_or_default().version, BytePos(end.0 - commit.bytes));
+            let found = holder.commit_at(at, version, self.commit_bytes_max);
+            if found.map_err(|error| self.unreadable(place, error))? != Some(commit) {
+                return Err(ReadError::Reset { at: commit.first });
+            }
+        }
+        Ok(Some(opened))
+    }
+
+    /// The segment being read is gone: pruned, when the log goes on with another; else the log was reset.
+    fn moved(&mut self, place: Place) -> Result<(), ReadError> {
+        let starts = segment_starts(&*self.repo)?;
+        if self.next > place.segment && starts.contains(&self.next) {
+            self.place = Some(Place { segment: self.next, at: BytePos(0), version: Version::V1 });
+            return Ok(());
+        }
+        match (starts.first().copied(), self.last) {
+            (Some(first), _) if first > self.next => Err(ReadError::Pruned { from: self.next, first }),
+            (_, Some((commit, ..))) => Err(ReadError::Reset { at: commit.first }),
+            _ => {
+                self.place = None;
+                Ok(())
+            }
+        }
+    }
+
+    fn unreadable(&self, place: Place, error: io::Error) -> ReadError {
+        unreadable(place.segment, self.next, place.at, error)
     }
 
     /// The commit at `at` in this log, if one starts there: a fork shows in its checksum.
@@ -354,5 +403,15 @@ impl StreamReader {
         };
         let first = batch.runs().next().and_then(|run| run.commits().next());
         Ok(first.map(|(_, commit)| commit).filter(|commit| commit.first == at))
+    }
+}
+
+/// A sealed segment that does not decompress is damage; all else is trouble with the files.
+fn unreadable(segment: Offset, offset: Offset, at: BytePos, error: io::Error) -> ReadError {
+    match error.kind() {
+        io::ErrorKind::InvalidData => {
+            ReadError::Damaged(Fault { segment, offset, at, kind: FaultKind::Sealed { text: error.to_string() } })
+        }
+        _ => ReadError::Io(error),
     }
 }

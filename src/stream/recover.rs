@@ -212,11 +212,14 @@ pub(crate) fn walk(
         }
         Ok(None) => {
             let bytes = reader.len()?;
-            if sound_commit_behind(reader, BytePos(0), start, Version::V1, commit_bytes_max)?.is_some() {
-                end.fault = fault(FaultKind::Format(FormatError::Zeros));
-            } else if bytes > 0 {
-                end.tail = Tail::Zeros { bytes };
+            if bytes < HEADER_LEN as u64 || blank(reader, BytePos(0), u64::MAX)? {
+                end.tail = if bytes == 0 { Tail::Clean } else { Tail::Zeros { bytes } };
+                return Ok(end);
             }
+            let error = ScanError::Corrupt { offset: Some(start), at: BytePos(0), error: FormatError::Zeros };
+            let edge = Edge { next: start, at: BytePos(0), version: end.version };
+            let (tail, kind) = judge(reader, edge, commit_bytes_max, floor, u64::MAX, &error)?;
+            (end.tail, end.fault) = (tail, kind.and_then(fault));
             Ok(end)
         }
         Err(error) => {
@@ -264,89 +267,128 @@ pub(crate) fn walk_span(
         let mut input = &block[..count];
         loop {
             let at = BytePos(base.0 + scanner.boundary().0);
-            let commit = match scanner.next(&mut input) {
-                Ok(Some(Item::Commit(commit))) => commit,
+            let item = match scanner.next(&mut input) {
+                Ok(Some(item)) => item,
                 Ok(None) => break,
-                Ok(Some(Item::Header(_))) => {
-                    end.fault = fault(end.next, at, FaultKind::Header);
-                    return Ok(end);
-                }
                 Err(error) => break 'read Some(error),
             };
-            let repeated = end.last.is_some_and(|last| last.first == commit.first && last.checksum == commit.checksum);
-            if !repeated {
-                let kind = if commit.first > end.next {
-                    Some(FaultKind::Gap { found: commit.first })
-                } else if commit.first < end.next {
-                    Some(FaultKind::Fork { found: commit.first })
-                } else if commit.epoch < epoch {
+            let kind = match item {
+                Item::Commit(commit) if is_repeat(end.last, &commit) => None,
+                Item::Commit(commit) if commit.first > end.next => Some(FaultKind::Gap { found: commit.first }),
+                Item::Commit(commit) if commit.first < end.next => Some(FaultKind::Fork { found: commit.first }),
+                Item::Commit(commit) if commit.epoch < epoch => {
                     Some(FaultKind::StaleEpoch { current: epoch, found: commit.epoch })
-                } else {
-                    None
-                };
-                if let Some(kind) = kind {
-                    end.fault = fault(end.next, at, kind);
-                    return Ok(end);
                 }
-                visit.commit(at, &commit);
-                (end.next, end.last, epoch) = (commit.end(), Some(commit), commit.epoch);
+                Item::Commit(commit) => {
+                    visit.commit(at, &commit);
+                    (end.next, end.last, epoch) = (commit.end(), Some(commit), commit.epoch);
+                    None
+                }
+                Item::Header(_) => Some(FaultKind::Header),
+            };
+            if let Some(kind) = kind {
+                if floor.is_some_and(|floor| end.next >= floor) {
+                    end.tail = Tail::Torn { bytes: reader.len()?.saturating_sub(at.0) };
+                } else {
+                    end.fault = fault(end.next, at, kind);
+                }
+                return Ok(end);
             }
             end.bytes = BytePos(base.0 + scanner.boundary().0);
         }
     };
     if let Some(error) = error.filter(|_| span.to.is_none()) {
-        let (tail, kind) = judge(reader, end.bytes, end.next, end.version, commit_bytes_max, floor, &error)?;
+        let edge = Edge { next: end.next, at: end.bytes, version: end.version };
+        let (tail, kind) = judge(reader, edge, commit_bytes_max, floor, u64::MAX, &error)
+            .map_err(|error| sealed(segment, end.next, error))?;
         end.tail = tail;
         end.fault = kind.and_then(|kind| fault(end.next, end.bytes, kind));
-        // Zeros end a segment, unless what was written behind them is still there.
-        let later = Offset(end.next.0.saturating_add(1));
-        if matches!(tail, Tail::Zeros { .. })
-            && sound_commit_behind(reader, end.bytes, later, end.version, commit_bytes_max)?.is_some()
-        {
-            end.tail = Tail::Clean;
-            end.fault = fault(end.next, end.bytes, FaultKind::Format(FormatError::Zeros));
-        }
     }
     Ok(end)
 }
 
-/// Tells a torn end, which a crash leaves, from corruption: behind a torn end nothing sound follows.
+/// Whether `commit` is `last` once more: harmless, says the format.
+pub(crate) fn is_repeat(last: Option<Commit>, commit: &Commit) -> bool {
+    last.is_some_and(|last| {
+        (last.first, last.entries, last.checksum) == (commit.first, commit.entries, commit.checksum)
+    })
+}
+
+/// The end of what is sound in a segment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Edge {
+    /// The offset that should come there.
+    pub(crate) next: Offset,
+    /// Where it is.
+    pub(crate) at: BytePos,
+    /// How the segment's commits are framed.
+    pub(crate) version: Version,
+}
+
+/// Tells a torn end, which a crash leaves, from corruption: behind a torn end nothing sound follows. `look` is how far
+/// zeros are followed before they are taken to go on to the end.
 pub(crate) fn judge(
     reader: &mut SegmentReader,
-    at: BytePos,
-    expected: Offset,
-    version: Version,
+    edge: Edge,
     commit_bytes_max: u64,
     floor: Option<Offset>,
+    look: u64,
     error: &ScanError,
 ) -> io::Result<(Tail, Option<FaultKind>)> {
+    let Edge { next, at, version } = edge;
     let bytes = reader.len()?.saturating_sub(at.0);
     let torn = (Tail::Torn { bytes }, None);
+    let short = bytes < Version::V1.commit_header_len() as u64;
     let kind = match error {
-        ScanError::Corrupt { error: FormatError::Zeros, .. } => return Ok((Tail::Zeros { bytes }, None)),
-        ScanError::Truncated { .. } if zeros(reader, at, bytes)? => return Ok((Tail::Zeros { bytes }, None)),
-        _ if floor.is_some_and(|floor| expected >= floor) => return Ok(torn),
+        ScanError::Corrupt { error: FormatError::Zeros, .. } if blank(reader, at, look)? => {
+            return Ok((Tail::Zeros { bytes }, None));
+        }
+        ScanError::Truncated { .. } if short && blank(reader, at, look)? => {
+            return Ok((Tail::Zeros { bytes }, None));
+        }
+        _ if floor.is_some_and(|floor| next >= floor) => return Ok(torn),
         ScanError::Corrupt { error: FormatError::TooLarge { len, .. }, .. } => {
             return Ok((Tail::Clean, Some(FaultKind::Length { len: *len })));
         }
         ScanError::Corrupt { error, .. } => FaultKind::Format(error.clone()),
         ScanError::Truncated { .. } => FaultKind::Cut,
     };
-    let later = Offset(expected.0.saturating_add(1));
-    if floor.is_some() || sound_commit_behind(reader, at, later, version, commit_bytes_max)?.is_some() {
+    // Where a segment's header is damaged, its first commit is behind that.
+    let later = Offset(next.0.saturating_add(u64::from(at.0 > 0)));
+    if floor.is_some()
+        || sound_commit_behind(reader, at, later, version, commit_bytes_max)?.is_some()
+        || at.0 == HEADER_LEN as u64 && of_other_version(reader, next, version, commit_bytes_max)?
+    {
         return Ok((Tail::Clean, Some(kind)));
     }
     Ok(torn)
 }
 
-/// Whether the rest of a segment, too short for a commit header, is all zero.
-fn zeros(reader: &mut SegmentReader, at: BytePos, bytes: u64) -> io::Result<bool> {
-    if bytes >= Version::V1.commit_header_len() as u64 {
-        return Ok(false);
+/// Whether a segment holds nothing but zeros from `at` on, as far as `look` bytes tell.
+fn blank(reader: &mut SegmentReader, at: BytePos, look: u64) -> io::Result<bool> {
+    let mut block = vec![0; READ_BLOCK];
+    let mut pos = at;
+    while pos.0 - at.0 < look {
+        let count = reader.read_at(&mut block, pos)?;
+        if !is_zero(&block[..count]) {
+            return Ok(false);
+        }
+        if count < block.len() {
+            break;
+        }
+        pos = pos.plus(count as u64);
     }
-    let mut rest = vec![0; bytes as usize];
-    let count = reader.read_at(&mut rest, at)?;
-    Ok(is_zero(&rest[..count]))
+    Ok(true)
+}
+
+/// Whether a segment without a sound commit has some in the framing of the other version: then its header is damaged,
+/// which no checksum covers.
+fn of_other_version(reader: &mut SegmentReader, start: Offset, version: Version, max: u64) -> io::Result<bool> {
+    let other = match version {
+        Version::V0 => Version::V1,
+        Version::V1 => Version::V0,
+    };
+    Ok(sound_commit_behind(reader, BytePos(0), start, other, max)?.is_some())
 }
 
 /// Looks for the first whole commit anywhere behind `at` whose offset is `from` or somewhat later.

@@ -12,11 +12,11 @@ use super::latch::SyncLatch;
 use super::mark::DurableMark;
 use super::recover::{SegmentInfo, SurveyError, survey};
 use crate::format::commitlog::{SegmentHeader, Version};
-use crate::format::{Commit, ScanError};
+use crate::format::{Commit, ScanError, name};
 use crate::limits::COMMIT_BYTES_MAX;
 use crate::offset::{BytePos, Epoch, Offset};
 use crate::repo::{Repo, RepoFile, RepoLock};
-use crate::segment::{Entry, SegmentWriter};
+use crate::segment::{Entry, SegmentReader, SegmentWriter};
 
 /// Bytes gathered before they are written in one go: few enough to be in the L2 cache still.
 const WRITE_BYTES: u64 = 1 << 20;
@@ -95,8 +95,8 @@ pub enum AppendError {
     /// The stream is not a sound log.
     #[error(transparent)]
     Stream(#[from] ScanError),
-    /// The stream starts with a commit, and there is no segment to put it into.
-    #[error("a log without segments needs a segment header first, found the commit at offset {found}")]
+    /// The stream starts with a commit, and there is no open segment of its version to put it into.
+    #[error("no segment is open for the commit at offset {found}: a segment header must come first")]
     NoHeader {
         /// The commit's offset.
         found: Offset,
@@ -136,7 +136,7 @@ pub enum AppendError {
     /// The log's own commits, needed for a comparison, are damaged.
     #[error("{0}")]
     Damaged(Fault),
-    /// A write or sync failed, now or before. The log must be reopened, which recovers it.
+    /// A write, a sync or a read of our own failed, now or before. The log must be reopened, which recovers it.
     #[error("the log is poisoned: {cause}")]
     Poisoned {
         /// What failed.
@@ -234,13 +234,13 @@ pub struct StreamWriter {
     /// What was staged or written.
     reached: Frontier,
     durable: Frontier,
-    /// A header that came and opens a segment with the next commit stored.
-    header: Option<(Version, Bytes)>,
     staged: Vec<Bytes>,
     staged_bytes: u64,
     staged_marks: Vec<Entry>,
     staged_commits: u64,
     batcher: Batcher,
+    /// Why the stream given to `append` cannot go on.
+    stopped: Option<AppendError>,
     mark: Option<DurableMark>,
     latch: SyncLatch,
     poison: Option<Arc<str>>,
@@ -293,14 +293,18 @@ impl StreamWriter {
         let reached = Frontier { next: found.next, epoch: found.epoch, last: found.last, segment };
         let version = head.as_ref().map_or(Version::V1, SegmentWriter::version);
         let batcher = Batcher::new(version, first.map(|_| found.next), options.commit_bytes_max);
-        let mark = if options.durable_mark { Some(DurableMark::open(&*repo)?) } else { None };
+        // Sealed segments were synced as they were rotated out, unless somebody copied them here.
+        for segment in found.segments.iter().filter(|segment| floor.is_none_or(|floor| floor < segment.end)) {
+            repo.open(&name::segment(segment.start))?.sync()?;
+        }
         if let Some(head) = &head {
             head.file().sync()?;
         }
-        if head.is_some() || mark.is_some() {
+        let mark = if options.durable_mark { Some(DurableMark::open(&*repo, found.next)?) } else { None };
+        if found.first.is_some() || mark.is_some() {
             repo.sync_dir()?;
         }
-        let writer = StreamWriter {
+        let mut writer = StreamWriter {
             repo,
             options,
             _lock: None,
@@ -309,18 +313,18 @@ impl StreamWriter {
             first,
             reached,
             durable: reached,
-            header: None,
             staged: Vec::new(),
             staged_bytes: 0,
             staged_marks: Vec::new(),
             staged_commits: 0,
             batcher,
+            stopped: None,
             mark,
             latch: SyncLatch::default(),
             poison: None,
             on_progress: None,
         };
-        writer.note_mark();
+        writer.settle();
         Ok(writer)
     }
 
@@ -385,18 +389,23 @@ impl StreamWriter {
     /// See [`AppendError`]. All commits before the offending one are stored. The stream cannot go on after that; a new
     /// one may start after [`restart`](Self::restart).
     pub fn append(&mut self, chunk: impl Into<Bytes>) -> Result<Appended, AppendError> {
+        if let Some(error) = &self.stopped {
+            return Err(error.clone());
+        }
         let mut batch = Batch::default();
         let sound = self.batcher.push(chunk.into(), &mut batch);
         let mut done = Appended::default();
-        self.append_batch(&batch, &mut done)?;
+        let appended = self.append_batch(&batch, &mut done);
         self.flush()?;
-        sound?;
-        Ok(done)
+        match appended.and(sound.map_err(AppendError::from)) {
+            Ok(()) => Ok(done),
+            Err(error) => Err(self.stopped.insert(error).clone()),
+        }
     }
 
     /// Forgets an unfinished commit and any error of the stream: the next chunk starts a new stream at `next`.
     pub fn restart(&mut self) {
-        self.header = None;
+        self.stopped = None;
         let expected = self.first.map(|_| self.reached.next);
         self.batcher = Batcher::new(self.version(), expected, self.options.commit_bytes_max);
     }
@@ -419,9 +428,9 @@ impl StreamWriter {
     pub fn append_batch(&mut self, batch: &Batch, done: &mut Appended) -> Result<(), AppendError> {
         self.check()?;
         for part in &batch.parts {
-            match part {
-                Part::Header(version, bytes) => self.header = Some((*version, bytes.clone())),
-                Part::Run(run) => self.append_run(run, done)?,
+            // A header comes with the run behind it; one without is no news.
+            if let Part::Run(run) = part {
+                self.append_run(run, done)?;
             }
             if self.staged_bytes >= WRITE_BYTES {
                 self.flush()?;
@@ -487,12 +496,18 @@ impl StreamWriter {
         self.check()?;
         if synced.reached.next > self.durable.next {
             self.durable = synced.reached;
-            self.note_mark();
+            self.settle();
         }
         Ok(self.durable.next)
     }
 
-    fn note_mark(&self) {
+    /// Notes what is durable in the index and in the mark.
+    fn settle(&mut self) {
+        if let (Some(head), Some((start, end))) = (&mut self.head, self.durable.segment)
+            && head.start() == start
+        {
+            head.settle(end);
+        }
         if let Some(mark) = &self.mark
             && let Err(error) = mark.note(self.durable.next)
         {
@@ -506,7 +521,6 @@ impl StreamWriter {
             return Err(AppendError::Pruned { first, found: run.first });
         }
         if self.first.is_some() && run.first < next {
-            self.header = None;
             return self.skip_held(run, done);
         }
         if self.first.is_some() && run.first > next {
@@ -516,12 +530,10 @@ impl StreamWriter {
             let (current, found) = (self.reached.epoch, run.epoch_first);
             return Err(AppendError::StaleEpoch { at: run.first, current, found });
         }
-        match (self.header.take(), &self.head) {
-            (Some((version, header)), _) => self.rotate(run.first, version, &header)?,
-            (None, None) => return Err(AppendError::NoHeader { found: run.first }),
-            (None, Some(_)) => {}
+        if let Some(header) = &run.header {
+            self.rotate(run.first, run.version, header)?;
         }
-        let Some(head) = &self.head else {
+        let Some(head) = self.head.as_ref().filter(|head| head.version() == run.version) else {
             return Err(AppendError::NoHeader { found: run.first });
         };
         let base = head.end().0 + self.staged_bytes;
@@ -545,17 +557,13 @@ impl StreamWriter {
             let (end, bytes, version) = (self.reached.next, head.end().0, head.version());
             segments.push(SegmentInfo { start, end, bytes, version, compressed: false });
         }
-        let damaged = |error| match error {
-            SurveyError::Damaged(fault) => AppendError::Damaged(fault),
-            SurveyError::Io(error) => AppendError::Poisoned { cause: format!("read failed: {error}").into() },
-        };
-        let mut held =
-            Cursor::open(&self.repo, &segments, run.first, self.options.commit_bytes_max).map_err(damaged)?;
+        let held = Cursor::open(&self.repo, &segments, run.first, self.options.commit_bytes_max);
+        let mut held = held.map_err(|error| self.unreadable(error))?;
         for (skipped, (at, commit)) in run.commits().enumerate() {
             if commit.first == self.reached.next {
                 return self.append_run(&run.after(at, &commit, skipped as u64), done);
             }
-            let ours = held.next().map_err(damaged)?.map(|placed| placed.commit);
+            let ours = held.next().map_err(|error| self.unreadable(error))?.map(|placed| placed.commit);
             let same = |ours: Commit| (ours.first, ours.entries, ours.checksum);
             if ours.map(same) != Some(same(commit)) {
                 return Err(AppendError::Fork { at: commit.first });
@@ -569,18 +577,18 @@ impl StreamWriter {
     /// end lost to a power failure while its successor stays, the log would have a hole.
     fn rotate(&mut self, start: Offset, version: Version, header: &[u8]) -> Result<(), AppendError> {
         self.flush()?;
-        if let Some(mut head) = self.head.take() {
+        if let Some(head) = &self.head {
             let synced = self.latch.sync(&**head.file());
             self.poisoning("sync", synced)?;
-            if self.reached.next > self.durable.next {
-                self.durable = self.reached;
-                self.note_mark();
-            }
+            self.durable = self.reached;
+            self.settle();
+        }
+        if let Some(mut head) = self.head.take()
+            && self.reached.next > head.start()
+        {
+            head.seal_index();
             let (end, bytes, version) = (self.reached.next, head.end().0, head.version());
-            if end > head.start() {
-                head.seal_index();
-                self.sealed.push(SegmentInfo { start: head.start(), end, bytes, version, compressed: false });
-            }
+            self.sealed.push(SegmentInfo { start: head.start(), end, bytes, version, compressed: false });
         }
         let created = SegmentWriter::create(&self.repo, start, version, header);
         let head = self.poisoning("create a segment", created)?;
@@ -597,6 +605,16 @@ impl StreamWriter {
         }
     }
 
+    fn unreadable(&mut self, error: SurveyError) -> AppendError {
+        match error {
+            SurveyError::Damaged(fault) => AppendError::Damaged(fault),
+            SurveyError::Io(error) => {
+                let cause: Arc<str> = format!("read failed: {error}").into();
+                AppendError::Poisoned { cause: self.poison.get_or_insert(cause).clone() }
+            }
+        }
+    }
+
     fn poisoning<T>(&mut self, what: &str, result: io::Result<T>) -> Result<T, AppendError> {
         result.map_err(|error| {
             let cause: Arc<str> = format!("{what} failed: {error}").into();
@@ -608,7 +626,9 @@ impl StreamWriter {
 /// Opens the segment that goes on: the empty head if there is one, else the last segment.
 fn open_head(repo: &Arc<dyn Repo>, found: &mut super::recover::Survey) -> io::Result<Option<SegmentWriter>> {
     if let Some(start) = found.empty_head {
-        let version = found.segments.last().map_or(Version::V1, |segment| segment.version);
+        let header = SegmentReader::open(&**repo, start)?.header()?.ok().flatten();
+        let before = found.segments.last().map(|segment| segment.version);
+        let version = header.map(|header| header.version).or(before).unwrap_or_default();
         return SegmentWriter::create(repo, start, version, &SegmentHeader { version }.encode()).map(Some);
     }
     let Some(last) = found.segments.pop_if(|last| !last.compressed) else {

@@ -15,12 +15,12 @@ pub use report::{FoundFault, Note, Report, SegmentReport};
 
 use std::fmt;
 use std::io;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::limits::COMMIT_BYTES_MAX;
+use crate::limits::{COMMIT_BYTES_MAX, VERIFY_PIECE_BYTES};
 use crate::offset::Offset;
 use crate::repo::Repo;
 use crate::stream::{DurableMark, Placed, segment_starts};
@@ -34,20 +34,25 @@ pub struct Options<'a> {
     pub commit_bytes_max: u64,
     /// How many threads read and check; `None` is one a core.
     pub threads: Option<NonZeroUsize>,
+    /// A segment of twice this length or more is cut into pieces of about this length, so that all threads share it.
+    pub piece_bytes: NonZeroU64,
     /// Told now and then how far it is, from any of the threads.
     pub on_progress: Option<&'a (dyn Fn(Progress) + Sync)>,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Options { commit_bytes_max: COMMIT_BYTES_MAX, threads: None, on_progress: None }
+        let piece_bytes = VERIFY_PIECE_BYTES;
+        Options { commit_bytes_max: COMMIT_BYTES_MAX, threads: None, piece_bytes, on_progress: None }
     }
 }
 
 impl fmt::Debug for Options<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Options { commit_bytes_max, threads, on_progress: _ } = self;
-        f.debug_struct("Options").field("commit_bytes_max", commit_bytes_max).field("threads", threads).finish()
+        let Options { commit_bytes_max, threads, piece_bytes, on_progress: _ } = self;
+        let mut shown = f.debug_struct("Options");
+        shown.field("commit_bytes_max", commit_bytes_max).field("threads", threads).field("piece_bytes", piece_bytes);
+        shown.finish_non_exhaustive()
     }
 }
 
@@ -79,7 +84,7 @@ pub struct Progress {
 pub fn verify(repo: Arc<dyn Repo>, options: &Options<'_>) -> io::Result<Report> {
     let threads = options.threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
     let log = Log::open(repo)?;
-    let plan = plan(&*log.repo, &log.starts, options.commit_bytes_max);
+    let plan = plan(&*log.repo, &log.starts, options);
     let read = AtomicU64::new(0);
     let check = |piece: &Piece| {
         let on_read = |bytes| {

@@ -2,8 +2,8 @@
 
 use std::io;
 
+use super::Options;
 use crate::format::commitlog::{HEADER_LEN, Version};
-use crate::limits::VERIFY_PIECE_BYTES;
 use crate::offset::{BytePos, Epoch, Offset};
 use crate::repo::Repo;
 use crate::segment::{Entry, SegmentReader};
@@ -37,48 +37,54 @@ pub(super) struct Plan {
 }
 
 /// Cuts large segments at index entries that hold. A segment that cannot be opened is one piece: its check tells why.
-pub(super) fn plan(repo: &dyn Repo, starts: &[Offset], commit_bytes_max: u64) -> Plan {
+pub(super) fn plan(repo: &dyn Repo, starts: &[Offset], options: &Options<'_>) -> Plan {
     let mut plan = Plan::default();
     for (segment, start) in starts.iter().enumerate() {
         let mut piece = Piece::whole(segment);
-        if let Ok((bytes, cuts)) = cuts(repo, *start, commit_bytes_max) {
-            plan.bytes += bytes;
-            if let Some((version, cuts)) = cuts {
-                let first = Entry { key: *start, value: BytePos(HEADER_LEN as u64) };
-                piece.from = Some((first, version));
-                for cut in cuts {
-                    plan.pieces.push(Piece { to: Some(cut), ..piece });
-                    piece.from = Some((cut, version));
-                }
+        if let Ok(cuts) = cuts(repo, *start, options) {
+            plan.bytes += cuts.bytes;
+            let first = Entry { key: *start, value: BytePos(HEADER_LEN as u64) };
+            for (from, to) in std::iter::once(first).chain(cuts.at.iter().copied()).zip(&cuts.at) {
+                plan.pieces.push(Piece { from: Some((from, cuts.version)), to: Some(*to), ..piece });
             }
+            piece.from = cuts.at.last().map(|last| (*last, cuts.version));
         }
         plan.pieces.push(piece);
     }
     plan
 }
 
-/// The length of a segment and, when it is large, where to cut it.
-fn cuts(repo: &dyn Repo, start: Offset, commit_bytes_max: u64) -> io::Result<(u64, Option<(Version, Vec<Entry>)>)> {
+/// A segment to be cut.
+struct Cuts {
+    bytes: u64,
+    version: Version,
+    /// The commits to cut at; none when it is small, or cannot be cut.
+    at: Vec<Entry>,
+}
+
+fn cuts(repo: &dyn Repo, start: Offset, options: &Options<'_>) -> io::Result<Cuts> {
     let mut reader = SegmentReader::open(repo, start)?;
     let bytes = reader.len()?;
-    let count = bytes / VERIFY_PIECE_BYTES;
+    let mut cuts = Cuts { bytes, version: Version::default(), at: Vec::new() };
+    let count = bytes / options.piece_bytes;
     if count < 2 {
-        return Ok((bytes, None));
+        return Ok(cuts);
     }
     let Ok(Some(header)) = reader.header()? else {
-        return Ok((bytes, None));
+        return Ok(cuts);
     };
-    let mut indexed = |at| reader.indexed(at, BytePos(u64::MAX), header.version, commit_bytes_max);
+    cuts.version = header.version;
+    let mut indexed = |at| reader.indexed(at, BytePos(u64::MAX), header.version, options.commit_bytes_max);
     let Some(last) = indexed(Offset(u64::MAX))? else {
-        return Ok((bytes, None));
+        return Ok(cuts);
     };
     // Entries are found by offset; evenly spaced offsets give pieces of about the same length.
     let offsets = u128::from(last.key.0 - start.0);
-    let mut cuts: Vec<Entry> = Vec::new();
     for piece in 1..count {
         let at = start.0 + (offsets * u128::from(piece) / u128::from(count)) as u64;
-        let cut = indexed(Offset(at))?;
-        cuts.extend(cut.filter(|cut| cuts.last().is_none_or(|last| cut.key > last.key && cut.value > last.value)));
+        let behind = |cut: &Entry| cuts.at.last().is_none_or(|last| cut.key > last.key && cut.value > last.value);
+        let cut = indexed(Offset(at))?.filter(behind);
+        cuts.at.extend(cut);
     }
-    Ok((bytes, Some((header.version, cuts))))
+    Ok(cuts)
 }

@@ -1,9 +1,13 @@
 //! What the tests share: specimens, what is expected of them, and directories to compare.
-#![allow(dead_code, reason = "each test file uses its part of this")]
+#![allow(dead_code, clippy::unwrap_used, reason = "tests, and each file uses its part of this")]
 
+pub mod commitlog;
 pub mod failing;
+pub mod live_writer;
 pub mod log;
+pub mod process;
 pub mod service;
+pub mod watched;
 
 use std::collections::BTreeMap;
 use std::fs;
