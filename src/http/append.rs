@@ -121,14 +121,15 @@ async fn receive(app: &App, mut append: Append, mut body: Body) -> Received {
             break;
         };
         if let Ok(chunk) = frame.into_data() {
-            let before = append.boundary();
+            let (before, came) = (append.boundary(), Instant::now());
             if !append.push(chunk).await {
                 break;
             }
             since = match append.is_whole() {
                 true => None,
                 false if append.boundary() != before => Some(Instant::now()),
-                false => since.or_else(|| Some(Instant::now())),
+                // While it waited for us, for memory or the disk, the client's time stood still.
+                false => Some(since.map_or_else(Instant::now, |since| since + came.elapsed())),
             };
         }
     }

@@ -83,7 +83,7 @@ impl Registry {
             logs: RwLock::default(),
             creating: Mutex::default(),
             shards: Shards::start(threads, settings.commit_bytes_max)?,
-            budget: Arc::new(Budget::new(settings.memory_max)),
+            budget: Arc::new(Budget::new(settings.memory_max, settings.commit_bytes_max)),
             settings,
             stop: watch::Sender::new(false),
         };
