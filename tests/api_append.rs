@@ -127,28 +127,6 @@ fn a_flipped_bit_anywhere_is_found_and_nothing_of_that_commit_or_after_it_is_sto
 }
 
 #[test]
-fn a_length_of_4_gib_in_32_bytes_is_too_large_and_takes_no_memory() {
-    let (_, service) = start();
-    service.create("app");
-    let mut bytes = header();
-    bytes.extend(commit(0, 0, 1, b""));
-    bytes.truncate(32);
-    bytes[28..].copy_from_slice(&0xffff_fff0_u32.to_le_bytes());
-    let before = support::resident_bytes();
-    let mut wires: Vec<_> = (0..50).map(|_| service.begin_append("app", "")).collect();
-    for wire in &mut wires {
-        wire.send_chunk(&bytes);
-    }
-    for wire in &mut wires {
-        let answer = wire.answer();
-        refused(&answer, 413, "too-large", 0);
-        assert!(answer.text().contains("4294967280 is over the limit of 4096"), "{}", answer.text());
-    }
-    let grown = support::resident_bytes().saturating_sub(before);
-    assert!(grown < 64 << 20, "memory grew by {grown} bytes");
-}
-
-#[test]
 fn a_commit_of_exactly_the_cap_is_taken_and_one_byte_more_is_not() {
     let (_, service) = start();
     service.create("app");
