@@ -224,6 +224,28 @@ fn a_request_that_makes_no_sense_is_refused_before_its_body() {
     assert_eq!(service.status("app")["durable"], 6);
 }
 
+#[test]
+fn a_sender_that_asks_first_is_told_to_go_on_or_why_not() {
+    let (_, service) = start();
+    service.create("app");
+    let body = Sample::small().bytes;
+    let ask = |path: &str| {
+        let mut wire = service.connect();
+        let head = format!("expect: 100-continue\r\ncontent-length: {}\r\n", body.len());
+        wire.send(support::service::request("POST", path, &head).as_bytes());
+        wire
+    };
+    let mut wire = ask("/logs/app/commits");
+    assert_eq!(wire.head().status, 100);
+    wire.send(&body);
+    assert_eq!(next(&wire.answer()), 6);
+    for (path, status) in
+        [("/logs/none/commits", 404), ("/logs/app/commits?from=x", 400), ("/logs/app", 405), ("/x", 404)]
+    {
+        assert_eq!(ask(path).answer().status, status, "{path}");
+    }
+}
+
 /// The answer comes although the sender is far from done, also when nobody will ever take the rest.
 #[test]
 fn a_sender_of_much_gets_to_read_why_it_is_refused() {

@@ -51,7 +51,8 @@ fn status_of(answer: &str) -> ClientError {
 
 #[test]
 fn only_the_url_of_a_log_is_taken() {
-    for url in ["", "app", "/logs/app", "ftp://host/logs/app", "http://host", "http://host/", "file:///logs", "http://"] {
+    for url in ["", "app", "/logs/app", "ftp://host/logs/app", "http://host", "http://host/", "file:///logs", "http://"]
+    {
         let error = Client::new(url).unwrap_err();
         assert!(matches!(&error, ClientError::Url { url: named, .. } if named == url), "{url}: {error}");
         assert!(!error.is_transient());
@@ -96,7 +97,10 @@ fn what_is_no_logmirror_service_is_said_to_be_none() {
     let page = "<html><body>Welcome to nginx!</body></html>";
     let answers = [
         (format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{page}", page.len()), "expected value"),
-        (format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{page}", page.len()), "is this the URL of a log?"),
+        (
+            format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{page}", page.len()),
+            "is this the URL of a log?",
+        ),
         (format!("HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\n\r\n{page}", page.len()), "Welcome to nginx!"),
         ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}".to_owned(), "missing field"),
         ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_owned(), "404"),
@@ -116,7 +120,10 @@ fn what_may_go_away_by_itself_is_transient() {
     let json = r#"{"error":"poisoned","message":"the disk"}"#;
     let unavailable = format!("HTTP/1.1 503 Service Unavailable\r\ncontent-length: {}\r\n\r\n{json}", json.len());
     let error = status_of(&unavailable);
-    assert!(error.is_transient() && matches!(&error, ClientError::Refused { status: 503, body } if body.error == "poisoned"));
+    assert!(
+        error.is_transient()
+            && matches!(&error, ClientError::Refused { status: 503, body } if body.error == "poisoned")
+    );
     // A proxy whose service is being restarted says so in its own words.
     for status in ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"] {
         let error = status_of(&format!("HTTP/1.1 {status}\r\ncontent-length: 9\r\n\r\n<html>oh!"));
@@ -152,7 +159,8 @@ fn a_log_goes_in_and_comes_out_byte_for_byte() {
         let last = LastCommit { offset: Offset(357), entries: 3, checksum: checksum.into() };
         assert_eq!((status.last_commit, status.segments), (Some(last), 4));
         let read = client.read(Offset(0), None, false).await.unwrap();
-        let bytes = read.try_fold(vec![], |all, bytes| async move { Ok([all, bytes.to_vec()].concat()) }).await.unwrap();
+        let bytes =
+            read.try_fold(vec![], |all, bytes| async move { Ok([all, bytes.to_vec()].concat()) }).await.unwrap();
         assert_bytes(&bytes, &whole, "all of it");
         let part = client.read(Offset(111), Some(Offset(222)), false).await.unwrap();
         let part = part.try_fold(vec![], |all, bytes| async move { Ok([all, bytes.to_vec()].concat()) }).await.unwrap();

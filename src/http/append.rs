@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::native::{Parsed, parse, query};
 use super::paths::{App, Timeouts};
-use super::reply::{Failure, drain};
+use super::reply::{Failure, drain, turn_down};
 use crate::api::AckLine;
 use crate::mirror::{Append, Error};
 use crate::offset::Offset;
@@ -44,7 +44,7 @@ pub(super) async fn append(
     let (append, acks) = match begin(&app, name, &head.uri) {
         Ok(begun) => begun,
         Err(failure) => {
-            drain(body);
+            turn_down(&head.headers, body);
             return Err(failure);
         }
     };
