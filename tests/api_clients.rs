@@ -1,5 +1,6 @@
 //! Clients that dawdle, vanish, come in crowds or never read, and a service that shuts down under them: others are
 //! served on, memory stays bounded, and what was acknowledged is kept.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 

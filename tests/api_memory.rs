@@ -1,4 +1,5 @@
 //! Memory stays bounded whatever clients do. Each test here measures this process, so they run one after the other.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 

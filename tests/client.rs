@@ -1,4 +1,5 @@
 //! The client: what it sends and gets from a service, and what it makes of whatever else may answer.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 
