@@ -1,4 +1,5 @@
 //! Live appends with acknowledgements, and appends that meet: each offset has one winner.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! What an append gets that is cut, damaged, hostile or simply wrong: the table "Bad input" of the API.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! What readers get: ranges of a log, and logs that grow while they are read.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Segments as files, and everything around the logs: lists, health, metrics, names, and what is not there.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 

@@ -114,7 +114,8 @@ impl Registry {
         let meta: Meta = serde_json::from_slice(&text)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{META}: {error}")))?;
         let generation = name::generation(meta.generation);
-        let repo = dir.dir(&generation).map_err(|error| io::Error::new(error.kind(), format!("{generation}: {error}")))?;
+        let repo =
+            dir.dir(&generation).map_err(|error| io::Error::new(error.kind(), format!("{generation}: {error}")))?;
         Ok(Some(self.log(log_name, meta, repo)))
     }
 
@@ -211,7 +212,8 @@ impl Registry {
         Append::new(log.clone(), self.budget.clone(), queue, from, self.settings.commit_bytes_max)
     }
 
-    /// A stream of raw bytes: see [`Feed::range`].
+    /// Raw bytes from the commit that holds the start of `range` up to the one before its end, or to the durable end; with
+    /// `follow` it goes on from there as commits become durable.
     ///
     /// # Errors
     /// When the range is not in the log, or the log is damaged.
