@@ -4,6 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::offset::{Epoch, Generation, Offset};
 
+/// What an answer with commits says beside them: the format version they start with. Only a segment header names it in the
+/// bytes, and a range that starts inside a segment has none.
+pub const VERSION_FIELD: &str = "log-format-version";
+
 /// Formats a log can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

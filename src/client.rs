@@ -1,12 +1,15 @@
 //! A client for the native API.
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
 
-use crate::api::{AckLine, AppendOutcome, CreateLog, ErrorBody, LogFormat, LogStatus, SegmentStatus};
+use crate::api::{AckLine, AppendOutcome, CreateLog, ErrorBody, LogFormat, LogStatus, SegmentStatus, VERSION_FIELD};
+use crate::format::commitlog::Version;
 use crate::limits::{ACK_LINE_BYTES_MAX, CONNECT_TIMEOUT, KEEPALIVE_IDLE};
 use crate::offset::Offset;
 
@@ -175,12 +178,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn read(
-        &self,
-        from: Offset,
-        to: Option<Offset>,
-        follow: bool,
-    ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + Unpin + use<>, ClientError> {
+    pub async fn read(&self, from: Offset, to: Option<Offset>, follow: bool) -> Result<Commits, ClientError> {
         let mut request = self.request(Method::GET, "commits").query(&[("from", from)]);
         if let Some(to) = to {
             request = request.query(&[("to", to)]);
@@ -188,7 +186,12 @@ impl Client {
         if follow {
             request = request.query(&[("follow", true)]);
         }
-        Ok(checked(request.send().await?).await?.bytes_stream().map_err(ClientError::from))
+        let response = checked(request.send().await?).await?;
+        let version = response.headers().get(VERSION_FIELD).map_or(Ok(Version::V1), |value| {
+            let version = value.to_str().ok().and_then(|text| text.parse().ok()).and_then(Version::of_number);
+            version.ok_or_else(|| ClientError::Protocol(format!("commits of version {value:?}")))
+        })?;
+        Ok(Commits { version, bytes: response.bytes_stream().boxed() })
     }
 
     /// Appends raw log bytes. After Ok all of them are durable.
@@ -214,6 +217,27 @@ impl Client {
         let request = self.request(Method::POST, "commits").query(&[("from", from)]).query(&[("acks", "stream")]);
         let response = checked(request.body(Body::wrap_stream(body)).send().await?).await?;
         Ok(Acks { lines: response.bytes_stream().boxed(), text: BytesMut::new() })
+    }
+}
+
+/// Raw log bytes of a range of a log, as they come in.
+pub struct Commits {
+    /// How the first commits are framed when the range does not start with a segment header.
+    pub version: Version,
+    bytes: futures::stream::BoxStream<'static, reqwest::Result<Bytes>>,
+}
+
+impl std::fmt::Debug for Commits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Commits").field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+impl Stream for Commits {
+    type Item = Result<Bytes, ClientError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.bytes.poll_next_unpin(cx).map_err(ClientError::from)
     }
 }
 

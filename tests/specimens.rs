@@ -131,3 +131,17 @@ fn a_stream_cut_off_a_boundary_is_truncated_and_keeps_its_whole_commits() {
     }
     assert_eq!(boundaries, 1 + 4 + 120, "the start, behind each header, behind each commit");
 }
+
+#[test]
+fn the_readme_says_of_each_specimen_what_the_tests_expect() {
+    let readme = std::fs::read_to_string(support::root().join("segments/commitlog/README.md")).unwrap();
+    for expect in expectations() {
+        let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+        let row = readme.lines().find(|line| line.starts_with(&format!("| `{}` |", expect.name))).map(cells);
+        let row = row.unwrap_or_else(|| panic!("no row for {}", expect.name));
+        let trailing = expect.trailing.map(|bytes| bytes.to_string()).unwrap_or_default();
+        let expected =
+            [expect.commits.to_string(), expect.next.to_string(), trailing, expect.error.unwrap_or_default()];
+        assert_eq!(row[2..6], expected, "{}", expect.name);
+    }
+}

@@ -4,26 +4,24 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::IoSlice;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use logmirror::format::commitlog::{HEADER_LEN, SegmentHeader, Version, encode_commit};
+use logmirror::format::commitlog::{HEADER_LEN, Version};
 use logmirror::format::name;
-use logmirror::offset::{Epoch, Offset};
+use logmirror::offset::Offset;
 use logmirror::repo::{FsRepo, MemRepo, Repo};
 use logmirror::stream::{Options as WriterOptions, Placed, StreamWriter};
 use logmirror::verify::{Options, Progress, Report, verify, verify_each};
+use support::commitlog::{Draw, commit, get, header, put, records, seed};
 use support::{expectations, files, specimen};
 
 type Files = BTreeMap<String, Vec<u8>>;
 
 fn repo_of(files: &Files) -> Arc<MemRepo> {
     let repo = MemRepo::default();
-    for (name, bytes) in files {
-        repo.create(name).unwrap().write_at(&mut [IoSlice::new(bytes)], 0).unwrap();
-    }
+    files.iter().for_each(|(name, bytes)| put(&repo, name, bytes));
     Arc::new(repo)
 }
 
@@ -48,11 +46,8 @@ fn segment_mut(files: &mut Files, start: u64) -> &mut Vec<u8> {
 
 /// A segment with commits of `(first, entries, epoch)`, 40 bytes of records each.
 fn segment(version: Version, commits: &[(u64, u16, u64)]) -> Vec<u8> {
-    let mut bytes = SegmentHeader { version }.encode().to_vec();
-    for &(first, entries, epoch) in commits {
-        encode_commit(version, Offset(first), Epoch(epoch), entries, &[first as u8 | 1; 40], &mut bytes);
-    }
-    bytes
+    let commits = commits.iter().flat_map(|&(first, n, epoch)| commit(version, first, epoch, n, &records(first, 40)));
+    [header(version), commits.collect()].concat()
 }
 
 const CRAFTED_LEN: u64 = 22 + 40 + 4;
@@ -287,75 +282,48 @@ fn an_empty_directory_is_an_empty_log() {
     assert_eq!(report, Report::default());
 }
 
-/// xorshift64 with a seed that is printed, and taken back from `LOGMIRROR_SEED`.
-struct Random(u64);
-
-impl Random {
-    fn new() -> Random {
-        let seed = std::env::var("LOGMIRROR_SEED").ok().and_then(|seed| seed.parse().ok());
-        let clock = || std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1;
-        let seed = seed.unwrap_or_else(clock);
-        println!("LOGMIRROR_SEED={seed}");
-        Random(seed)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % end as u64) as usize
-    }
-}
-
 /// Three segments of some 40 KB with their indexes, commits of all lengths.
-fn long_log(random: &mut Random) -> Files {
+fn long_log(draw: &mut Draw) -> Files {
     let repo = Arc::new(MemRepo::default());
     let mut writer = StreamWriter::open(repo.clone(), WriterOptions::default()).unwrap();
     for _ in 0..3 {
-        let mut bytes = SegmentHeader::default().encode().to_vec();
-        let mut next = writer.next();
+        let mut bytes = header(Version::V1);
+        let mut next = writer.next().0;
         while bytes.len() < 40_000 {
-            let records = vec![random.below(256) as u8; random.below(900)];
-            let entries = 1 + random.below(5) as u16;
-            encode_commit(Version::V1, next, Epoch(next.0 / 100), entries, &records, &mut bytes);
-            next.0 += u64::from(entries);
+            let records = vec![draw.below(256) as u8; draw.below(900) as usize];
+            let entries = 1 + draw.below(5) as u16;
+            bytes.extend(commit(Version::V1, next, next / 100, entries, &records));
+            next += u64::from(entries);
         }
         writer.append(bytes).unwrap();
     }
     writer.finish().unwrap();
     drop(writer);
-    let names = repo.list().unwrap().into_iter();
-    let read = |name: &String| {
-        let file = repo.open(name).unwrap();
-        let mut bytes = vec![0; file.bytes().unwrap() as usize];
-        file.read_at(&mut bytes, 0).unwrap();
-        bytes
-    };
-    names.map(|name| (name.clone(), read(&name))).collect()
+    repo.list().unwrap().into_iter().map(|name| (name.clone(), get(&*repo, &name))).collect()
 }
 
 #[test]
 fn pieces_give_what_one_walk_gives_whatever_is_damaged() {
-    let mut random = Random::new();
-    let sound = long_log(&mut random);
+    let mut draw = Draw(seed());
+    let sound = long_log(&mut draw);
     let names: Vec<&String> = sound.keys().collect();
     for round in 0..300 {
         let mut files = sound.clone();
-        for _ in 0..random.below(4) {
-            let bytes = files.get_mut(names[random.below(names.len())]).unwrap();
-            let at = random.below(bytes.len());
-            match random.below(8) {
+        for _ in 0..draw.below(4) {
+            let bytes = files.get_mut(names[draw.below(names.len() as u64) as usize]).unwrap();
+            let at = draw.below(bytes.len() as u64) as usize;
+            match draw.below(8) {
                 0 => bytes.truncate(at),
                 1 => bytes[at..].fill(0),
                 2 => drop(bytes.splice(at..at, [0x5a; 7])),
                 3 => bytes.copy_within(at.., at / 2),
-                _ => bytes[at] ^= 1 << random.below(8),
+                _ => bytes[at] ^= 1 << draw.below(8),
             }
             if bytes.is_empty() {
                 bytes.push(0);
             }
         }
-        let piece_bytes = NonZeroU64::new(1 + random.below(20_000) as u64).unwrap();
+        let piece_bytes = NonZeroU64::new(1 + draw.below(20_000)).unwrap();
         let options = Options { piece_bytes, ..Options::default() };
         let mut in_pieces = verify(repo_of(&files), &options).unwrap();
         let mut in_order = verify_each(repo_of(&files), &options, |_| ()).unwrap();

@@ -47,6 +47,25 @@ pub enum Version {
 }
 
 impl Version {
+    /// Its number, as in a segment header.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Version::V0 => 0,
+            Version::V1 => 1,
+        }
+    }
+
+    /// The version of that number.
+    #[must_use]
+    pub const fn of_number(number: u8) -> Option<Version> {
+        match number {
+            0 => Some(Version::V0),
+            1 => Some(Version::V1),
+            _ => None,
+        }
+    }
+
     /// Bytes of a commit header.
     #[must_use]
     pub const fn commit_header_len(self) -> usize {
@@ -70,10 +89,7 @@ impl SegmentHeader {
     pub fn encode(self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[..MAGIC.len()].copy_from_slice(&MAGIC);
-        bytes[MAGIC.len()] = match self.version {
-            Version::V0 => 0,
-            Version::V1 => 1,
-        };
+        bytes[MAGIC.len()] = self.version.number();
         bytes
     }
 
@@ -94,11 +110,7 @@ impl SegmentHeader {
         if algorithm != 0 {
             return Err(FormatError::Algorithm { found: algorithm });
         }
-        let version = match version {
-            0 => Version::V0,
-            1 => Version::V1,
-            found => return Err(FormatError::Version { found }),
-        };
+        let version = Version::of_number(version).ok_or(FormatError::Version { found: version })?;
         if [r0, r1] != [0, 0] {
             return Err(damaged());
         }

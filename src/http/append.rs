@@ -75,7 +75,7 @@ pub(super) async fn append(
 
 fn begin(app: &App, name: Parsed<String>, uri: &Uri) -> Result<(Append, Option<Acks>), Failure> {
     let log = app.registry.get(&parse(name)?)?;
-    let refused = |error| Failure { error, next: Some(log.view().durable) };
+    let refused = |error| Failure { error, next: log.durable() };
     let AppendQuery { from, acks } = query(uri).map_err(refused)?;
     let append = app.registry.append(&log, from).map_err(refused)?;
     Ok((append, acks))

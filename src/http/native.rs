@@ -8,8 +8,8 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, Path, Query, Request, State};
 use axum::http::Uri;
 use axum::http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderValue,
-    IF_NONE_MATCH, IF_RANGE, RANGE,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
+    HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE,
 };
 use axum::response::{IntoResponse, Response};
 use futures::stream;
@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use super::paths::App;
 use super::range::{self, Wanted};
 use super::reply::{self, Failure};
-use crate::api::{CreateLog, LogStatus, SegmentStatus};
+use crate::api::{CreateLog, LogStatus, SegmentStatus, VERSION_FIELD};
 use crate::mirror::{Error, Feed, Log, State as Health};
 use crate::offset::{Generation, Offset};
 
@@ -86,8 +86,12 @@ pub(super) async fn read(State(app): State<Arc<App>>, name: Parsed<String>, uri:
     let log = app.registry.get(&parse(name)?)?;
     let ReadQuery { from, to, follow, generation } = query(&uri)?;
     check_generation(&log, generation)?;
-    let feed = app.registry.feed(&log, (from.unwrap_or(log.first()), to), follow).await?;
-    Ok(([(CONTENT_TYPE, "application/octet-stream")], body(log, feed)).into_response())
+    let from = from.unwrap_or(log.first());
+    let feed = app.registry.feed(&log, (from, to), follow).await?;
+    let mut response = ([(CONTENT_TYPE, "application/octet-stream")], body(log.clone(), feed)).into_response();
+    let version = HeaderValue::from(u16::from(log.view().version_at(from).number()));
+    response.headers_mut().insert(HeaderName::from_static(VERSION_FIELD), version);
+    Ok(response)
 }
 
 pub(super) async fn segments(

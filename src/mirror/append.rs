@@ -45,7 +45,7 @@ impl Append {
             super::State::Poisoned(cause) => return Err(Error::Poisoned(cause)),
             super::State::Damaged(cause) => return Err(Error::Damaged(cause)),
         }
-        let version = from.and_then(|from| view.segment_of(from)).map_or(view.version, |segment| segment.version);
+        let version = from.map_or(view.version, |from| view.version_at(from));
         // Without `from` the stream may start with any commit we hold; a wild first length is refused by its cap.
         let batcher = Batcher::new(version, Some(from.unwrap_or(view.durable)), commit_bytes_max);
         let next = from.or(Some(view.durable).filter(|durable| *durable == log.first()));

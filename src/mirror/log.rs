@@ -48,12 +48,15 @@ pub struct View {
     pub version: Version,
     /// Whether the log can be used.
     pub state: State,
+    /// Whether the log was ever opened; before that, the rest is not known.
+    pub opened: bool,
 }
 
 impl View {
     /// What `writer` has made durable, as a change of `self`.
     pub(super) fn update(&mut self, writer: &StreamWriter) {
         let frontier = writer.durable_frontier();
+        self.opened = true;
         if self.sealed.len() != writer.sealed().len() {
             self.sealed = writer.sealed().into();
         }
@@ -73,6 +76,12 @@ impl View {
         let at = self.sealed.partition_point(|segment| segment.end <= offset);
         let found = self.sealed.get(at).copied().or(self.head);
         found.or_else(|| self.sealed.last().copied())
+    }
+
+    /// How commits at `offset` are framed.
+    #[must_use]
+    pub fn version_at(&self, offset: Offset) -> Version {
+        self.segment_of(offset).map_or(self.version, |segment| segment.version)
     }
 
     /// The segment that starts at `start`.
@@ -173,13 +182,22 @@ impl Log {
         self.appended.store(next.0, Ordering::Relaxed);
     }
 
-    /// Refuses when the log is damaged.
+    /// The offset after the last durable commit; none when that is not known, since the log could not be opened.
+    #[must_use]
+    pub fn durable(&self) -> Option<Offset> {
+        let view = self.view.borrow();
+        view.opened.then_some(view.durable)
+    }
+
+    /// Refuses when the log is damaged, or could never be opened. A log that was poisoned later serves what is durable.
     ///
     /// # Errors
-    /// [`Error::Damaged`].
+    /// [`Error::Damaged`] and [`Error::Poisoned`].
     pub fn readable(&self) -> Result<(), Error> {
-        match &self.view.borrow().state {
+        let view = self.view.borrow();
+        match &view.state {
             State::Damaged(cause) => Err(Error::Damaged(cause.clone())),
+            State::Poisoned(cause) if !view.opened => Err(Error::Poisoned(cause.clone())),
             State::Ok | State::Poisoned(_) => Ok(()),
         }
     }

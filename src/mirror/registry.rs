@@ -16,7 +16,7 @@ use super::append::Append;
 use super::budget::Budget;
 use super::error::Error;
 use super::feed::Feed;
-use super::log::{Log, Meta};
+use super::log::{Log, Meta, State};
 use super::shard::{Message, Shards};
 use crate::api::{CreateLog, LogFormat};
 use crate::format::name;
@@ -92,7 +92,7 @@ impl Registry {
             match registry.load(&found) {
                 Ok(Some(log)) => opening.push(registry.start(log)),
                 Ok(None) => {}
-                Err(error) => log::error!("log {found} is left alone: {error}"),
+                Err(error) => registry.keep(&found, &error),
             }
         }
         for opened in opening {
@@ -104,14 +104,38 @@ impl Registry {
 
     /// Reads what `log.json` says; `None` for a log whose creation was interrupted.
     fn load(&self, log_name: &str) -> io::Result<Option<Log>> {
-        let dir = self.logs_repo.dir(log_name)?;
+        let dir = match self.logs_repo.dir(log_name) {
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(None),
+            dir => dir?,
+        };
         let Some(text) = read_small(&*dir, META, META_BYTES_MAX)? else {
             return Ok(None);
         };
         let meta: Meta = serde_json::from_slice(&text)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{META}: {error}")))?;
-        let repo = dir.dir(&name::generation(meta.generation))?;
+        let generation = name::generation(meta.generation);
+        let repo = dir.dir(&generation).map_err(|error| io::Error::new(error.kind(), format!("{generation}: {error}")))?;
         Ok(Some(self.log(log_name, meta, repo)))
+    }
+
+    /// Keeps the name of a log that cannot be opened, so that nobody takes it for absent and creates it anew.
+    fn keep(&self, log_name: &str, error: &io::Error) {
+        let (format, id) = (LogFormat::Commitlog, String::new());
+        let meta = Meta { format, id, generation: Generation::FIRST, first: Offset::ZERO };
+        let log = self.log(log_name, meta, self.logs_repo.clone());
+        let cause: Arc<str> = format!("cannot open the log: {error}").into();
+        log::error!("{log_name}: {cause}");
+        log.publish(|view| {
+            view.state = match error.kind() {
+                io::ErrorKind::InvalidData | io::ErrorKind::NotFound => State::Damaged(cause),
+                _ => State::Poisoned(cause),
+            };
+        });
+        self.add(Arc::new(log));
+    }
+
+    fn add(&self, log: Arc<Log>) {
+        self.logs.write().unwrap_or_else(PoisonError::into_inner).insert(log.name().to_owned(), log);
     }
 
     fn log(&self, log_name: &str, meta: Meta, repo: Arc<dyn Repo>) -> Log {
@@ -127,7 +151,7 @@ impl Registry {
         let message = Message::Open { log: log.clone(), reply };
         // A shard that is gone drops the reply, and the one who waits for it goes on.
         let _ = queue.blocking_send(message);
-        self.logs.write().unwrap_or_else(PoisonError::into_inner).insert(log.name().to_owned(), log);
+        self.add(log);
         opened
     }
 
@@ -155,6 +179,7 @@ impl Registry {
         check_name(log_name)?;
         let _one_at_a_time = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
         if let Ok(log) = self.get(log_name) {
+            log.readable()?;
             let LogFormat::Commitlog = log.format();
             if log.first() != wanted.first {
                 let text = format!("log {log_name:?} exists and starts at offset {}", log.first());
@@ -235,14 +260,13 @@ fn check_name(log_name: &str) -> Result<(), Error> {
     )))
 }
 
-/// The directory of that name, created durably if it is not there.
+/// The directory of that name, created if it is not there. After Ok it survives power loss, also when an earlier attempt
+/// created it and could not sync it.
 fn ensure_dir(repo: &dyn Repo, dir_name: &str) -> io::Result<Arc<dyn Repo>> {
-    match repo.dir(dir_name) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let dir = repo.create_dir(dir_name)?;
-            repo.sync_dir()?;
-            Ok(dir)
-        }
-        dir => dir,
-    }
+    let dir = match repo.dir(dir_name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => repo.create_dir(dir_name)?,
+        dir => dir?,
+    };
+    repo.sync_dir()?;
+    Ok(dir)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::sink::{Feeding, Sink, Stand};
-use super::source::{Piece, Pieces, Source};
+use super::source::{Piece, Pieces, Reading, Source};
 use crate::api::{ErrorBody, LastCommit};
 use crate::client::{Client, ClientError};
 use crate::format::ScanError;
@@ -87,8 +87,14 @@ pub enum MirrorError {
         /// Its offset.
         at: Offset,
     },
+    /// The source does not hold any more what was read from it.
+    #[error("fork: the source no longer holds the commit at offset {at}: it was reset, or lost its end")]
+    Reset {
+        /// The commit's offset.
+        at: Offset,
+    },
     /// The sink holds more than the source: the source was reset, or lost its end.
-    #[error("fork: the sink ends at offset {sink}, behind the end of the source at {source_end}")]
+    #[error("fork: the sink ends at offset {sink}, but the source at {source_end}: it was reset, or lost its end")]
     Ahead {
         /// Where the sink ends.
         sink: Offset,
@@ -241,14 +247,20 @@ async fn attempt(
     let extent = source.extent().await?;
     let (Stand { next, last }, mut feeding) = sink.open(extent.first).await?;
     let from = next.or(extent.first).unwrap_or_default();
+    if let Some(source_end) = extent.end.filter(|end| last.is_some() && *end < from) {
+        return Err(MirrorError::Ahead { sink: from, source_end });
+    }
     if let Some(source_first) = extent.first.filter(|first| *first > from) {
         return Err(MirrorError::Gap { sink: from, source_first });
     }
     (progress.next, progress.durable) = (from, from);
     told(Event::Started { from, source_bytes: extent.bytes });
-    // The stream starts with the last commit both should hold, so a fork shows before anything is sent.
+    // The stream starts with the last commit both should hold, so a fork shows before anything is sent; unless the
+    // source was pruned exactly up to there.
+    let last = last.filter(|_| extent.first != Some(from));
     let start = last.map_or(from, |last| last.offset);
-    let pieces = source.stream(start, mirror.follow, mirror.commit_bytes_max);
+    let reading = Reading { from: start, held: last.is_some(), follow: mirror.follow };
+    let pieces = source.stream(reading, mirror.commit_bytes_max);
     let pumped = pump(pieces, &mut feeding, last, progress, told).await;
     // What came is sound and is kept, whatever became of the rest; and the sink is closed before it is opened again.
     let ended = feeding.end().await;
@@ -289,6 +301,7 @@ async fn pump(
         let mut batch = match piece {
             None => return Err(MirrorError::Interrupted("the source is gone".into())),
             Some(Err(MirrorError::Read(ReadError::Ahead { next, .. }))) => return Err(ahead(next)),
+            Some(Err(MirrorError::Read(ReadError::Reset { at }))) => return Err(MirrorError::Reset { at }),
             Some(Err(MirrorError::Client(ClientError::Refused { body, .. }))) if body.error == "ahead" => {
                 return Err(ahead(body.next.unwrap_or_default()));
             }

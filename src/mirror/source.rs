@@ -11,7 +11,6 @@ use tokio::sync::mpsc;
 
 use super::run::MirrorError;
 use crate::client::Client;
-use crate::format::commitlog::Version;
 use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED};
 use crate::offset::Offset;
 use crate::repo::{FsRepo, Repo};
@@ -30,8 +29,21 @@ pub(super) enum Source {
 pub(super) struct Extent {
     /// Its first offset; none for an empty directory.
     pub(super) first: Option<Offset>,
+    /// Where it ends, when that is known without reading it.
+    pub(super) end: Option<Offset>,
     /// Its bytes, roughly.
     pub(super) bytes: u64,
+}
+
+/// What to read from a source.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    /// From the commit that holds this offset.
+    pub(super) from: Offset,
+    /// Whether there must be one: the sink holds it.
+    pub(super) held: bool,
+    /// Whether to go on for ever.
+    pub(super) follow: bool,
 }
 
 /// What comes out of a source.
@@ -50,25 +62,26 @@ impl Source {
         match self {
             Source::Url(client) => {
                 let status = client.status().await?;
-                Ok(Extent { first: Some(status.first), bytes: status.bytes })
+                Ok(Extent { first: Some(status.first), end: Some(status.durable), bytes: status.bytes })
             }
             Source::Dir(repo) => {
                 let starts = segment_starts(repo).map_err(ReadError::Io)?;
                 let bytes = |start: &Offset| SegmentReader::open(repo, *start).and_then(|segment| segment.len());
                 let bytes = starts.iter().map(|start| bytes(start).unwrap_or(0)).sum();
-                Ok(Extent { first: starts.first().copied(), bytes })
+                let end = starts.is_empty().then_some(Offset::ZERO);
+                Ok(Extent { first: starts.first().copied(), end, bytes })
             }
         }
     }
 
-    /// Streams from the commit that holds `from`.
-    pub(super) fn stream(&self, from: Offset, follow: bool, commit_bytes_max: u64) -> Pieces {
+    /// Streams what is read.
+    pub(super) fn stream(&self, reading: Reading, commit_bytes_max: u64) -> Pieces {
         let (out, pieces) = mpsc::channel(BATCHES_UNDER_WAY);
         match self {
             Source::Dir(repo) => {
                 let repo = repo.clone();
                 tokio::task::spawn_blocking(move || {
-                    if let Err(error) = read_dir(&repo, from, follow, commit_bytes_max, &out) {
+                    if let Err(error) = read_dir(&repo, reading, commit_bytes_max, &out) {
                         // The other end is gone when it has stopped for a reason of its own.
                         let _ = out.blocking_send(Err(error));
                     }
@@ -77,7 +90,7 @@ impl Source {
             Source::Url(client) => {
                 let client = client.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = read_url(&client, from, follow, commit_bytes_max, &out).await {
+                    if let Err(error) = read_url(&client, reading, commit_bytes_max, &out).await {
                         let _ = out.send(Err(error)).await;
                     }
                 });
@@ -87,9 +100,9 @@ impl Source {
     }
 }
 
-async fn read_url(client: &Client, from: Offset, follow: bool, max: u64, out: &Out) -> Result<(), MirrorError> {
-    let mut bytes = client.read(from, None, follow).await?;
-    let mut batcher = Batcher::new(Version::V1, None, max);
+async fn read_url(client: &Client, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {
+    let mut bytes = client.read(reading.from, None, reading.follow).await?;
+    let mut batcher = Batcher::new(bytes.version, None, max);
     while let Some(chunk) = bytes.try_next().await? {
         let mut batch = Batch::default();
         let sound = batcher.push(chunk, &mut batch);
@@ -103,7 +116,8 @@ async fn read_url(client: &Client, from: Offset, follow: bool, max: u64, out: &O
     Ok(())
 }
 
-fn read_dir(repo: &FsRepo, from: Offset, follow: bool, max: u64, out: &Out) -> Result<(), MirrorError> {
+fn read_dir(repo: &FsRepo, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {
+    let Reading { from, mut held, follow } = reading;
     // Watch first: what is written between the first read and the first wait must wake us.
     let watch = follow.then(|| Watch::new(repo));
     let mut reader = StreamReader::open(Arc::new(repo.clone()), from, max)?;
@@ -111,11 +125,12 @@ fn read_dir(repo: &FsRepo, from: Offset, follow: bool, max: u64, out: &Out) -> R
     loop {
         match (reader.read(), &watch) {
             (Ok(Read::Batch(batch)), _) => {
-                looks = 0;
+                (looks, held) = (0, false);
                 if out.blocking_send(Ok(Piece::Batch(batch))).is_err() {
                     return Ok(());
                 }
             }
+            (Ok(Read::End(_)), _) if held => return Err(ReadError::Ahead { from, next: reader.next() }.into()),
             (Ok(Read::End(tail)), None) => {
                 let _ = out.blocking_send(Ok(Piece::End(tail)));
                 return Ok(());

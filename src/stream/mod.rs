@@ -4,6 +4,7 @@
 mod batch;
 mod cursor;
 mod fault;
+mod latch;
 mod mark;
 mod reader;
 mod recover;

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::batch::{Batch, Batcher, Part, Run};
 use super::cursor::Cursor;
 use super::fault::{Fault, FaultKind, Tail};
+use super::latch::SyncLatch;
 use super::mark::DurableMark;
 use super::recover::{SegmentInfo, SurveyError, survey};
 use crate::format::commitlog::{SegmentHeader, Version};
@@ -183,6 +184,7 @@ pub(crate) struct Frontier {
 #[derive(Debug)]
 pub struct SyncJob {
     file: Arc<dyn RepoFile>,
+    latch: SyncLatch,
     reached: Frontier,
 }
 
@@ -197,7 +199,7 @@ impl SyncJob {
     /// Syncs. Blocks for as long as the disk takes.
     #[must_use]
     pub fn run(self) -> Synced {
-        Synced { reached: self.reached, result: self.file.sync() }
+        Synced { reached: self.reached, result: self.latch.sync(&*self.file) }
     }
 }
 
@@ -240,6 +242,7 @@ pub struct StreamWriter {
     /// Why the stream given to `append` cannot go on.
     stopped: Option<AppendError>,
     mark: Option<DurableMark>,
+    latch: SyncLatch,
     poison: Option<Arc<str>>,
     on_progress: Option<OnProgress>,
 }
@@ -317,6 +320,7 @@ impl StreamWriter {
             batcher,
             stopped: None,
             mark,
+            latch: SyncLatch::default(),
             poison: None,
             on_progress: None,
         };
@@ -476,7 +480,11 @@ impl StreamWriter {
     pub fn begin_sync(&mut self) -> Result<Option<SyncJob>, AppendError> {
         self.flush()?;
         let head = self.head.as_ref().filter(|_| self.durable.next < self.reached.next);
-        Ok(head.map(|head| SyncJob { file: head.file().clone(), reached: self.reached }))
+        Ok(head.map(|head| SyncJob {
+            file: head.file().clone(),
+            latch: self.latch.clone(),
+            reached: self.reached,
+        }))
     }
 
     /// Takes note of a sync that was done.
@@ -570,7 +578,7 @@ impl StreamWriter {
     fn rotate(&mut self, start: Offset, version: Version, header: &[u8]) -> Result<(), AppendError> {
         self.flush()?;
         if let Some(head) = &self.head {
-            let synced = head.file().sync();
+            let synced = self.latch.sync(&**head.file());
             self.poisoning("sync", synced)?;
             self.durable = self.reached;
             self.settle();

@@ -3,7 +3,9 @@
 
 pub mod commitlog;
 pub mod failing;
+pub mod live_writer;
 pub mod log;
+pub mod process;
 pub mod service;
 pub mod watched;
 
