@@ -114,7 +114,8 @@ impl Registry {
         let meta: Meta = serde_json::from_slice(&text)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{META}: {error}")))?;
         let generation = name::generation(meta.generation);
-        let repo = dir.dir(&generation).map_err(|error| io::Error::new(error.kind(), format!("{generation}: {error}")))?;
+        let repo =
+            dir.dir(&generation).map_err(|error| io::Error::new(error.kind(), format!("{generation}: {error}")))?;
         Ok(Some(self.log(log_name, meta, repo)))
     }
 

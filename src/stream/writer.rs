@@ -480,11 +480,7 @@ impl StreamWriter {
     pub fn begin_sync(&mut self) -> Result<Option<SyncJob>, AppendError> {
         self.flush()?;
         let head = self.head.as_ref().filter(|_| self.durable.next < self.reached.next);
-        Ok(head.map(|head| SyncJob {
-            file: head.file().clone(),
-            latch: self.latch.clone(),
-            reached: self.reached,
-        }))
+        Ok(head.map(|head| SyncJob { file: head.file().clone(), latch: self.latch.clone(), reached: self.reached }))
     }
 
     /// Takes note of a sync that was done.
