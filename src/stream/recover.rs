@@ -87,6 +87,8 @@ pub fn survey(repo: &dyn Repo, commit_bytes_max: u64, floor: Option<Offset>) -> 
         let mut reader = SegmentReader::open(repo, start).map_err(|error| sealed(start, start, error))?;
         let version = version_of(&mut reader)?;
         let last = reader.indexed(Offset(u64::MAX), BytePos(u64::MAX), version, commit_bytes_max)?;
+        // The index that goes on is rebuilt where it is out of order.
+        let last = last.filter(|last| following.is_some() || reader.index_leads_to(*last));
         let mut marks = Vec::new();
         let end = walk(&mut reader, last, found.epoch, commit_bytes_max, floor, |at: BytePos, commit: &Commit| {
             if marks.last().or(last.as_ref()).is_none_or(|mark: &Entry| at.0 >= mark.value.0 + INDEX_INTERVAL) {
