@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc as jobs};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc as jobs};
 use std::time::Instant;
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -27,6 +27,8 @@ pub(super) struct Session {
     pub(super) stop: Notify,
     /// Told when commits were skipped: the end of this append moves then, and the log does not.
     pub(super) skipped: Notify,
+    /// Whether the log's slot knows of it.
+    joined: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -140,6 +142,8 @@ struct Slot {
     writer: StreamWriter,
     /// Ends of appends that wait for what is before this offset to be durable.
     waiting: VecDeque<(Offset, Arc<Session>, oneshot::Sender<Ended>)>,
+    /// Appends under way, to be told when the log is poisoned. One that was given up by its client just goes.
+    sessions: Vec<Weak<Session>>,
     /// Memory of batches that are staged but not written.
     shares: Vec<Share>,
     syncing: bool,
@@ -240,11 +244,12 @@ impl Shard {
             }
             let writer =
                 open(log, self.commit_bytes_max).inspect_err(|error| log::error!("{}: {error}", log.name()))?;
-            let (waiting, shares, used) = (VecDeque::new(), Vec::new(), Instant::now());
+            let (waiting, sessions, shares, used) = (VecDeque::new(), Vec::new(), Vec::new(), Instant::now());
             let slot = Slot {
                 log: log.clone(),
                 writer,
                 waiting,
+                sessions,
                 shares,
                 syncing: false,
                 unsynced: 0,
@@ -296,7 +301,11 @@ impl Slot {
         self.syncing || !self.waiting.is_empty() || self.writer.durable() < self.writer.next()
     }
 
-    fn append(&mut self, session: &Session, batch: &Batch, share: Option<Share>) {
+    fn append(&mut self, session: &Arc<Session>, batch: &Batch, share: Option<Share>) {
+        if !session.joined.swap(true, Ordering::Relaxed) {
+            self.sessions.retain(|session| session.strong_count() > 0);
+            self.sessions.push(Arc::downgrade(session));
+        }
         let mut progress = session.progress();
         let before = progress.done;
         let result = self.writer.append_batch(batch, &mut progress.done);
@@ -410,9 +419,12 @@ impl Slot {
             log::error!("{} is poisoned: {cause}", self.log.name());
             self.log.publish(|view| view.state = State::Poisoned(cause.clone()));
         }
+        self.postponed = None;
+        for session in self.sessions.drain(..).filter_map(|session| session.upgrade()) {
+            session.fail(Error::Poisoned(cause.clone()));
+        }
         let durable = self.writer.durable();
         for (_, session, reply) in self.waiting.drain(..) {
-            session.fail(Error::Poisoned(cause.clone()));
             let error = session.progress().error.clone().unwrap_or(Error::Poisoned(cause.clone()));
             let _nobody_waits = reply.send(Err((error, durable)));
         }

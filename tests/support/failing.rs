@@ -23,6 +23,8 @@ pub enum Trouble {
     ReadFails,
     /// Syncs of files do not return while this lasts.
     SyncHangs,
+    /// The next sync of a file hangs while this lasts, and fails then; all others work.
+    OneSyncHangsAndFails,
 }
 
 /// Says which directories are in trouble. Shared by all handles of a repo.
@@ -36,6 +38,8 @@ pub struct Plan {
 struct State {
     troubles: BTreeMap<String, Trouble>,
     hanging: usize,
+    /// The one sync of [`Trouble::OneSyncHangsAndFails`] was picked.
+    picked: bool,
 }
 
 impl Plan {
@@ -47,7 +51,9 @@ impl Plan {
 
     /// Lets everything work again.
     pub fn clear(&self) {
-        self.state().troubles.clear();
+        let mut state = self.state();
+        (state.troubles, state.picked) = Default::default();
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -75,15 +81,18 @@ impl Plan {
         }
     }
 
-    fn hang(&self, path: &str) {
-        let hangs = |state: &State| Plan::trouble(state, path) == Some(Trouble::SyncHangs);
+    fn hang(&self, path: &str) -> io::Result<()> {
         let mut state = self.state();
-        if hangs(&state) {
+        let trouble = Plan::trouble(&state, path);
+        let one = trouble == Some(Trouble::OneSyncHangsAndFails) && !state.picked;
+        if trouble == Some(Trouble::SyncHangs) || one {
+            state.picked |= one;
             state.hanging += 1;
             self.changed.notify_all();
-            state = self.changed.wait_while(state, |state| hangs(state)).unwrap();
+            state = self.changed.wait_while(state, |state| Plan::trouble(state, path) == trouble).unwrap();
             state.hanging -= 1;
         }
+        if one { Err(io::Error::other("injected: the one sync that fails")) } else { Ok(()) }
     }
 }
 
@@ -210,7 +219,7 @@ impl RepoFile for FailingFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.plan.hang(&self.path);
+        self.plan.hang(&self.path)?;
         self.plan.check(&self.path, &[Trouble::SyncFails])?;
         self.inner.sync()
     }

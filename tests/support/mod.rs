@@ -117,3 +117,11 @@ pub fn assert_bytes(found: &[u8], wanted: &[u8], what: impl std::fmt::Display) {
         panic!("{what}: {} bytes, not {}; they part at byte {parted}", found.len(), wanted.len());
     }
 }
+
+/// Lets this process open as many files as it may: the usual soft limit is 1,024.
+pub fn raise_open_files_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
+}

@@ -1,0 +1,327 @@
+//! Clients that dawdle, vanish, come in crowds or never read, and a service that shuts down under them: others are
+//! served on, memory stays bounded, and what was acknowledged is kept.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use logmirror::repo::{FsRepo, MemRepo};
+use serde_json::json;
+use support::log::{commit, commits, header};
+use support::service::{Service, Setup, Wire, request};
+use support::{assert_bytes, resident_bytes};
+
+/// A timeout short enough to wait for, and far longer than anything here takes.
+const SHORT: Duration = Duration::from_millis(400);
+/// A pause between two bytes of a slow client.
+const PAUSE: Duration = Duration::from_millis(20);
+
+fn start(change: impl FnOnce(&mut Setup)) -> Service {
+    let mut setup = Setup::default();
+    change(&mut setup);
+    let service = Service::start_with(Arc::new(MemRepo::default()), setup);
+    service.create("app");
+    assert_eq!(service.append("app", "", &[header(), commits(0, 3, 9, 0)].concat()).status, 200);
+    service
+}
+
+fn others_are_served(service: &Service) {
+    let durable = service.status("app")["durable"].as_u64().unwrap();
+    let answer = service.append("app", "", &commits(durable, 1, 9, 0));
+    assert_eq!((answer.status, &answer.json()["durable"]), (200, &(durable + 1).into()), "{}", answer.text());
+    assert_eq!(service.get(&format!("/logs/app/commits?from={durable}")).body, commits(durable, 1, 9, 0));
+}
+
+/// Sends bytes with pauses until the other side is gone or has answered, at most for ten seconds.
+fn trickle(wire: &mut Wire, bytes: impl IntoIterator<Item = u8>, done: &AtomicBool) {
+    for byte in bytes {
+        if done.load(Ordering::Relaxed) || wire.stream.write_all(&[byte]).is_err() {
+            return;
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+#[test]
+fn a_head_that_comes_a_byte_at_a_time_is_cut_off_and_others_are_served() {
+    let service = start(|setup| setup.timeouts.header = SHORT);
+    let mut wire = service.connect();
+    let mut sender = Wire::connect(service.address);
+    std::mem::swap(&mut sender.stream, &mut wire.stream.try_clone().unwrap());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| trickle(&mut sender, "GET /health HTTP/1.1\r\nx: ".bytes().chain([b'y'; 480]), &done));
+        others_are_served(&service);
+        let since = Instant::now();
+        wire.wait_closed();
+        assert!(since.elapsed() < SHORT * 5, "{:?}", since.elapsed());
+        done.store(true, Ordering::Relaxed);
+        others_are_served(&service);
+    });
+}
+
+#[test]
+fn a_commit_that_comes_a_byte_at_a_time_is_cut_off_and_others_append_meanwhile() {
+    let service = start(|setup| setup.timeouts.commit = SHORT);
+    let mut wire = service.begin_append("app", "");
+    let mut sender = Wire::connect(service.address);
+    std::mem::swap(&mut sender.stream, &mut wire.stream.try_clone().unwrap());
+    wire.send_chunk(&commits(3, 1, 9, 0));
+    service.wait_durable("app", 4);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let slow = commit(4, 0, 1, &[7; 500]).into_iter().flat_map(|byte| [b'1', b'\r', b'\n', byte, b'\r', b'\n']);
+        scope.spawn(|| trickle(&mut sender, slow, &done));
+        others_are_served(&service);
+        let answer = wire.answer();
+        done.store(true, Ordering::Relaxed);
+        assert_eq!(answer.refusal(), (422, "truncated".to_owned()), "{}", answer.text());
+        assert_eq!((&answer.json()["next"], &answer.json()["offset"]), (&5.into(), &4.into()), "{}", answer.text());
+        assert!(answer.text().contains("--commit-timeout"), "{}", answer.text());
+    });
+}
+
+#[test]
+fn a_sender_of_whole_commits_may_take_its_time() {
+    let service = start(|setup| (setup.timeouts.commit, setup.timeouts.idle) = (SHORT, SHORT));
+    let mut wire = service.begin_append("app", "");
+    let since = Instant::now();
+    let mut offset = 3;
+    while since.elapsed() < SHORT * 3 {
+        wire.send_chunk(&commits(offset, 1, 9, 0));
+        offset += 1;
+        std::thread::sleep(SHORT / 8);
+    }
+    wire.send_chunk(b"");
+    let answer = wire.answer();
+    assert_eq!((answer.status, &answer.json()["durable"]), (200, &offset.into()), "{}", answer.text());
+}
+
+#[test]
+fn an_append_that_idles_between_commits_ends_well() {
+    let service = start(|setup| setup.timeouts.idle = SHORT);
+    let mut wire = service.begin_append("app", "");
+    wire.send_chunk(&commits(3, 2, 9, 0));
+    let answer = wire.answer();
+    assert_eq!(answer.text(), r#"{"next":5,"durable":5,"appended":2,"skipped":0}"#);
+}
+
+#[test]
+fn a_small_body_that_never_comes_is_not_waited_for() {
+    let service = start(|setup| setup.timeouts.header = SHORT);
+    let mut wire = service.connect();
+    wire.send(request("PUT", "/logs/new", "content-length: 30\r\n").as_bytes());
+    wire.send(b"{\"format\":");
+    let answer = wire.answer();
+    assert_eq!(answer.refusal(), (400, "invalid".to_owned()), "{}", answer.text());
+    wire.wait_closed();
+}
+
+#[test]
+fn a_thousand_idle_connections_hinder_nobody_and_are_closed() {
+    support::raise_open_files_limit();
+    let service = start(|setup| setup.timeouts.header = Duration::from_secs(2));
+    let before = resident_bytes();
+    let mut crowd: Vec<Wire> = (0..1000).map(|_| service.connect()).collect();
+    for half in crowd.iter_mut().step_by(2) {
+        half.send(b"GET /hea");
+    }
+    others_are_served(&service);
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 64 << 20, "memory grew by {grown} bytes");
+    for wire in &mut crowd {
+        wire.wait_closed();
+    }
+    others_are_served(&service);
+}
+
+#[test]
+fn connections_over_the_limit_wait_for_a_place() {
+    let service = start(|setup| setup.connections_max = 2);
+    let (mut one, mut two) = (service.connect(), service.connect());
+    for wire in [&mut one, &mut two] {
+        wire.send(request("GET", "/health", "").as_bytes());
+        assert_eq!(wire.answer().status, 200);
+    }
+    let mut three = service.connect();
+    three.send(request("GET", "/health", "").as_bytes());
+    three.stream.set_read_timeout(Some(SHORT / 4)).unwrap();
+    assert_eq!(three.stream.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    three.stream.set_read_timeout(Some(support::service::PATIENCE)).unwrap();
+    drop(one);
+    assert_eq!(three.answer().status, 200);
+    two.send(request("GET", "/health", "").as_bytes());
+    assert_eq!(two.answer().status, 200);
+}
+
+/// A log of 32 MiB in files, so that its bytes are not this process's.
+fn with_much(setup: Setup) -> (tempfile::TempDir, Service, u64) {
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start_with(Arc::new(FsRepo::open(data.path()).unwrap()), setup);
+    service.create("much");
+    let mut wire = service.begin_append("much", "");
+    wire.send_chunk(&header());
+    for part in 0..64 {
+        wire.send_chunk(&commits(part * 4, 4, 128 << 10, 0));
+    }
+    wire.send_chunk(b"");
+    assert_eq!(wire.answer().json()["durable"], 256);
+    let bytes = service.status("much")["bytes"].as_u64().unwrap();
+    (data, service, bytes)
+}
+
+#[test]
+fn readers_that_never_read_are_cut_off_and_cost_little() {
+    const READERS: usize = 16;
+    let mut setup = Setup::default();
+    setup.timeouts.stall = SHORT;
+    (setup.settings.memory_max, setup.connections_max) = (4 << 20, READERS);
+    let (_data, service, bytes) = with_much(setup);
+    let before = resident_bytes();
+    let mut readers: Vec<Wire> = (0..READERS).map(|_| service.connect()).collect();
+    for (at, reader) in readers.iter_mut().enumerate() {
+        let follow = if at % 2 == 0 { "?follow=true" } else { "" };
+        reader.send(request("GET", &format!("/logs/much/commits{follow}"), "").as_bytes());
+    }
+    // All places are taken: whoever gets one proves that a reader was cut off.
+    for _ in 0..READERS {
+        assert_eq!(service.get("/logs/much").status, 200);
+    }
+    let grown = resident_bytes().saturating_sub(before);
+    assert!(grown < 48 << 20, "memory grew by {grown} bytes");
+    for reader in &mut readers {
+        assert_eq!(reader.head().status, 200);
+        let mut read = 0;
+        while let Ok(Some(piece)) = reader.next_chunk() {
+            read += piece.len() as u64;
+        }
+        assert!(read < bytes, "it was served to the end");
+    }
+    assert_eq!(service.stream("much").len() as u64, bytes);
+}
+
+#[test]
+fn a_client_that_vanishes_inside_a_commit_gives_its_memory_back() {
+    let service = start(|setup| setup.settings.memory_max = 4 << 20);
+    let big = commit(3, 0, 1, &vec![7; 1_000_000]);
+    for _ in 0..10 {
+        let mut wire = service.begin_append("app", "");
+        wire.send_chunk(&big[..900_000]);
+        wire.stream.shutdown(Shutdown::Both).unwrap();
+    }
+    let since = Instant::now();
+    assert_eq!(service.append("app", "", &big).json()["durable"], 4);
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+}
+
+#[test]
+fn senders_that_hold_the_whole_memory_budget_are_cut_off_for_the_next() {
+    let service = start(|setup| (setup.settings.memory_max, setup.timeouts.commit) = (4 << 20, SHORT));
+    let big = commit(3, 0, 1, &vec![7; 1_000_000]);
+    let mut holders: Vec<Wire> = (0..4).map(|_| service.begin_append("app", "")).collect();
+    for wire in &mut holders {
+        // Two of them fill the half of the budget that senders have; the others wait for it already.
+        wire.send_chunk(&big[..900_000]);
+    }
+    assert_eq!(service.append("app", "", &big).json()["durable"], 4);
+    for wire in &mut holders {
+        assert_eq!(wire.answer().refusal(), (422, "truncated".to_owned()));
+    }
+}
+
+#[test]
+fn a_shutdown_ends_what_is_endless_and_keeps_what_was_acknowledged() {
+    let data = tempfile::tempdir().unwrap();
+    let repo = || Arc::new(FsRepo::open(data.path()).unwrap());
+    let mut service = Service::start(repo());
+    let acked: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
+    let mut idle = service.connect();
+    idle.send(request("GET", "/health", "").as_bytes());
+    assert_eq!(idle.answer().status, 200);
+    let mut half_a_head = service.connect();
+    half_a_head.send(b"GET /hea");
+    std::thread::scope(|scope| {
+        let mut followers = Vec::new();
+        for (log, acked) in acked.iter().enumerate() {
+            let name = format!("log-{log}");
+            service.create(&name);
+            let mut follower = service.connect();
+            follower.send(request("GET", &format!("/logs/{name}/commits?follow=true"), "").as_bytes());
+            assert_eq!(follower.head().status, 200);
+            followers.push(scope.spawn(move || {
+                let mut bytes = Vec::new();
+                while let Some(piece) = follower.next_chunk().unwrap() {
+                    bytes.extend(piece);
+                }
+                bytes
+            }));
+            let mut wire = service.begin_append(&name, "?acks=stream");
+            let mut sender = wire.stream.try_clone().unwrap();
+            scope.spawn(move || {
+                let (mut text, mut offset) = (Vec::new(), 0);
+                support::service::chunk(&header(), &mut text);
+                while sender.write_all(&text).is_ok() {
+                    text.clear();
+                    support::service::chunk(&commits(offset, 1, 1000, 0), &mut text);
+                    offset += 1;
+                }
+            });
+            scope.spawn(move || {
+                assert_eq!(wire.head().status, 200);
+                let mut last = json!(null);
+                while let Some(line) = wire.next_json() {
+                    acked.store(line["durable"].as_u64().unwrap_or_default(), Ordering::Relaxed);
+                    last = line;
+                }
+                assert_eq!(last["error"], "unavailable", "{last}");
+                acked.store(last["next"].as_u64().unwrap(), Ordering::Relaxed);
+                // No more is taken, so the sender ends too.
+                wire.stream.shutdown(Shutdown::Both).unwrap();
+            });
+        }
+        for log in 0..4 {
+            service.wait_durable(&format!("log-{log}"), 50);
+        }
+        let since = Instant::now();
+        service.begin_stop();
+        let followed: Vec<Vec<u8>> = followers.into_iter().map(|follower| follower.join().unwrap()).collect();
+        assert_eq!((idle.wait_closed(), half_a_head.wait_closed()), (vec![], vec![]));
+        service.stop();
+        assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+        let service = Service::start(repo());
+        for (log, followed) in followed.iter().enumerate() {
+            let stream = service.stream(&format!("log-{log}"));
+            assert_bytes(followed, &stream[..followed.len()], log);
+        }
+    });
+    let service = Service::start(repo());
+    for (log, acked) in acked.iter().enumerate() {
+        let durable = service.status(&format!("log-{log}"))["durable"].as_u64().unwrap();
+        let acked = acked.load(Ordering::Relaxed);
+        assert!(durable >= acked && acked >= 50, "log-{log}: {durable} after {acked} were acknowledged");
+    }
+}
+
+#[test]
+fn who_does_not_end_by_itself_is_cut_off_at_shutdown() {
+    let mut setup = Setup::default();
+    setup.timeouts.drain = SHORT;
+    let (data, service, bytes) = with_much(setup);
+    let mut reader = service.connect();
+    reader.send(request("GET", "/logs/much/commits", "").as_bytes());
+    assert_eq!(reader.head().status, 200);
+    let took = service.stop();
+    assert!(took < SHORT * 8, "{took:?}");
+    let mut read = 0;
+    while let Ok(Some(piece)) = reader.next_chunk() {
+        read += piece.len() as u64;
+    }
+    assert!(read < bytes, "it was served to the end");
+    // The data directory is free again at once, whoever may still hold a connection.
+    let service = Service::start(Arc::new(FsRepo::open(data.path()).unwrap()));
+    assert_eq!(service.status("much")["durable"], 256);
+}
