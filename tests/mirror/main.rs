@@ -1,4 +1,5 @@
 //! `logmirror mirror` by the real binary: every specimen through a service and back, resuming, refusing, and what it says.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 #[path = "../support/mod.rs"]
 mod support;
