@@ -349,8 +349,9 @@ pub(crate) fn judge(
             return Ok((Tail::Zeros { bytes }, None));
         }
         _ if floor.is_some_and(|floor| next >= floor) => return Ok(torn),
-        ScanError::Corrupt { error: FormatError::TooLarge { len, .. }, .. } => {
-            return Ok((Tail::Clean, Some(FaultKind::Length { len: *len })));
+        ScanError::Corrupt { error: error @ FormatError::TooLarge { len, .. }, .. } => {
+            let kind = if *len > bytes { FaultKind::Length { len: *len } } else { FaultKind::Format(error.clone()) };
+            return Ok((Tail::Clean, Some(kind)));
         }
         ScanError::Corrupt { error, .. } => FaultKind::Format(error.clone()),
         ScanError::Truncated { .. } => FaultKind::Cut,
