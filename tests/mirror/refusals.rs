@@ -120,6 +120,23 @@ fn a_sink_that_another_writer_has_is_left_to_it() {
     is_refused(&ended, 3, "is in use by another writer");
 }
 
+#[test]
+fn a_log_that_is_damaged_in_the_service_is_not_taken_for_one_that_was_reset() {
+    let data = tempfile::tempdir().unwrap();
+    let mut service = Service::start(data.path());
+    let (url, copy) = (service.url("x"), copy_of("whole"));
+    is_done(&mirror(arg(&specimen("whole")), &url, &[]), 120, 360);
+    service.kill();
+    let last = service.segments_of("x").join(segment_name(333));
+    fs::write(&last, &fs::read(specimen("bit-flip").join(segment_name(333))).unwrap()).unwrap();
+    service.restart();
+    let url = service.url("x");
+    for follow in [&[][..], &["--follow"]] {
+        is_refused(&mirror(&url, arg(copy.path()), follow), 1, "this log is damaged on disk: checksum mismatch");
+        is_refused(&mirror(arg(copy.path()), &url, follow), 1, "this log is damaged on disk: checksum mismatch");
+    }
+}
+
 /// An address where nobody listens.
 fn nowhere() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()

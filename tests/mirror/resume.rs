@@ -157,3 +157,41 @@ fn an_empty_source_is_an_empty_log() {
     }
     is_done(&mirror(arg(source.path()), arg(copy.path()), &[]), 83, 360);
 }
+
+/// What a writer that was killed while it opened a segment may leave of it.
+fn beginnings() -> [Vec<u8>; 5] {
+    let segment = &whole_up_to(360)[&segment_name(SEGMENT_ENTRIES)];
+    [0, 4, 10, 15, 10 + COMMIT_BYTES as usize - 1].map(|cut| segment[..cut].to_vec())
+}
+
+#[test]
+fn a_service_that_was_killed_while_it_opened_a_segment_goes_on() {
+    let data = tempfile::tempdir().unwrap();
+    let mut service = Service::start(data.path());
+    let (first, source) = (directory(&whole_up_to(SEGMENT_ENTRIES)), specimen("whole"));
+    let logs: Vec<String> = (0..beginnings().len()).map(|at| format!("log-{at}")).collect();
+    for log in &logs {
+        copy(&service, arg(first.path()), &service.url(log));
+    }
+    service.kill();
+    for (log, beginning) in logs.iter().zip(beginnings()) {
+        fs::write(service.segments_of(log).join(segment_name(SEGMENT_ENTRIES)), beginning).unwrap();
+    }
+    service.restart();
+    for log in &logs {
+        is_done(&mirror(arg(&source), service.url(log), &[]), 83, 360);
+        assert!(segments(&service.segments_of(log)) == whole_up_to(360), "{log}");
+    }
+}
+
+#[test]
+fn a_copy_that_was_killed_while_it_opened_a_segment_goes_on() {
+    for beginning in beginnings() {
+        let copy = directory(&whole_up_to(SEGMENT_ENTRIES));
+        fs::write(copy.path().join(segment_name(SEGMENT_ENTRIES)), &beginning).unwrap();
+        let torn = ![0, 10].contains(&beginning.len());
+        let ended = mirror(arg(&specimen("whole")), arg(copy.path()), if torn { &["--trim"] } else { &[] });
+        is_done(&ended, 83, 360);
+        assert!(segments(copy.path()) == whole_up_to(360), "{} bytes", beginning.len());
+    }
+}
