@@ -348,11 +348,14 @@ pub(crate) fn judge(
         ScanError::Truncated { .. } if short && blank(reader, at, look)? => {
             return Ok((Tail::Zeros { bytes }, None));
         }
-        _ if floor.is_some_and(|floor| next >= floor) => return Ok(torn),
-        ScanError::Corrupt { error: error @ FormatError::TooLarge { len, .. }, .. } => {
+        // Behind the floor everything is torn, but for a whole commit that is merely larger than the cap of today.
+        ScanError::Corrupt { error: error @ FormatError::TooLarge { len, .. }, .. }
+            if floor.is_none_or(|floor| next < floor) || reader.commit_at(at, version, bytes)?.is_some() =>
+        {
             let kind = if *len > bytes { FaultKind::Length { len: *len } } else { FaultKind::Format(error.clone()) };
             return Ok((Tail::Clean, Some(kind)));
         }
+        _ if floor.is_some_and(|floor| next >= floor) => return Ok(torn),
         ScanError::Corrupt { error, .. } => FaultKind::Format(error.clone()),
         ScanError::Truncated { .. } => FaultKind::Cut,
     };
