@@ -3,7 +3,7 @@
 //! The modules stand in dependency order; a module uses only what stands above it here.
 //!
 //! - [`offset`], [`limits`]: the numbers and every cap;
-//! - [`format`]: what a log looks like as bytes, and the [`Scanner`](format::Scanner) that verifies it;
+//! - [`mod@format`]: what a log looks like as bytes, and the [`Scanner`](format::Scanner) that verifies it;
 //! - [`repo`]: the files of a log, on disk or in memory;
 //! - [`segment`]: one segment and its offset index;
 //! - [`stream`]: [`StreamWriter`](stream::StreamWriter) and [`StreamReader`](stream::StreamReader);

@@ -173,6 +173,20 @@ fn what_cannot_be_acknowledged_is_not() {
 }
 
 #[test]
+fn a_sync_that_ends_after_a_failed_write_acknowledges_nothing() {
+    let source = source();
+    let repo = MemRepo::default();
+    let mut writer = open(&repo).unwrap();
+    writer.append(source.stream[..source.commits[1].to].to_vec()).unwrap();
+    let job = writer.begin_sync().unwrap().unwrap();
+    repo.set_faults(Faults { fail_nth: Some((Op::Write, 0)), ..Faults::default() });
+    assert!(writer.append(source.stream[source.commits[1].to..].to_vec()).is_err());
+    let before = writer.durable();
+    assert!(matches!(writer.finish_sync(job.run()), Err(AppendError::Poisoned { .. })));
+    assert_eq!(writer.durable(), before);
+}
+
+#[test]
 fn a_second_writer_is_locked_out_until_the_first_is_gone() {
     fn locked_out(repo: &(impl Repo + Clone + 'static)) {
         let first = open(repo).unwrap();

@@ -162,18 +162,22 @@ fn whatever_the_index_says_the_log_opens_at_its_end_and_the_last_index_is_rebuil
     with_wrong_indexes(|source, repo, start, what| {
         let mut longer = source.clone();
         longer.commits(&[4000, 4000, 10]);
+        // Entries in the middle are checked when they are used, not when the log is opened.
+        let rebuilt = start != Offset(0) && !what.contains("among others") && !what.contains("reversed");
         for _ in 0..2 {
             let writer = open(repo).unwrap_or_else(|error| panic!("{what}: {error}"));
             assert_eq!(writer.next().0, source.next, "{what}");
             drop(writer);
             source.assert_is(repo, what);
+            if rebuilt {
+                assert_whole(source, repo, start, what);
+            }
         }
         let mut writer = open(repo).unwrap();
         writer.append(longer.rest(source.next).to_vec()).unwrap();
         writer.finish().unwrap();
         drop(writer);
-        // Entries in the middle are checked when they are used, not when the log is opened.
-        if start != Offset(0) && !what.contains("among others") && !what.contains("reversed") {
+        if rebuilt {
             assert_whole(&longer, repo, start, what);
         }
         // Whatever is left of a wrong one, it is no obstacle.

@@ -11,7 +11,7 @@ use logmirror::limits::COMMIT_BYTES_MAX;
 use logmirror::offset::{Epoch, Offset};
 use logmirror::repo::{MemRepo, Repo};
 use logmirror::stream::{AppendError, Appended, Batch, Batcher, Options, StreamWriter};
-use support::commitlog::{Source, commit, get, header, open, read_from, records, trim, write};
+use support::commitlog::{Source, commit, get, header, open, put, read_from, records, trim};
 
 const SEGMENT_0: &str = "00000000000000000000.stdb.log";
 
@@ -37,7 +37,8 @@ fn log_up_to(source: &Source, next: u64) -> (MemRepo, StreamWriter) {
 fn refused(source: &Source, next: u64, stream: &[u8]) -> AppendError {
     let (repo, mut writer) = log_up_to(source, next);
     let error = writer.append(stream.to_vec()).unwrap_err();
-    assert_eq!(writer.append(stream.to_vec()).unwrap_err().to_string(), error.to_string(), "a stream cannot go on");
+    let again = writer.append(source.rest(next).to_vec()).unwrap_err();
+    assert_eq!(again.to_string(), error.to_string(), "a stream cannot go on");
     assert_eq!(writer.sync().unwrap().0, next);
     source.assert_holds(&repo, next, &error.to_string());
     writer.restart();
@@ -166,15 +167,16 @@ fn a_commit_sent_twice_and_a_header_sent_twice_are_harmless() {
 #[test]
 fn a_log_that_holds_a_commit_twice_is_compared_all_the_same() {
     let mut source = source();
-    let last = *source.commits.last().unwrap();
-    let twice = source.stream[last.from..last.to].to_vec();
+    let middle = source.commits[4];
+    let (before, behind) = source.stream[middle.segment..].split_at(middle.to - middle.segment);
     let repo = MemRepo::default();
     source.store(&repo);
-    write(&repo, &name::segment(Offset(9)), None, &twice);
+    let twice = [before, &source.stream[middle.from..middle.to], behind].concat();
+    put(&repo, &name::segment(Offset(9)), &twice);
     source.commits(&[40]);
     let mut writer = open(&repo).unwrap();
-    let done = writer.append(source.rest(12).to_vec()).unwrap();
-    assert_eq!((done.skipped, done.commits, writer.finish().unwrap().0), (2, 1, 21));
+    let done = writer.append(source.rest(9).to_vec()).unwrap();
+    assert_eq!((done.skipped, done.commits, writer.finish().unwrap().0), (3, 1, 21));
     assert_eq!(read_from(&repo, 0), (source.stream.clone(), Ok(21)));
 }
 

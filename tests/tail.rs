@@ -225,7 +225,7 @@ fn a_log_that_was_reset_is_not_read_on() {
     let source = source();
     let read = source.commits[4];
     type Reset = fn(&Followed, &Source);
-    let resets: [(&str, Reset); 6] = [
+    let resets: [(&str, Reset); 7] = [
         ("emptied", |f, _| [0, 9].iter().for_each(|segment| f.remove(*segment))),
         ("started anew", |f, _| {
             [0, 9].iter().for_each(|segment| f.remove(*segment));
@@ -236,6 +236,12 @@ fn a_log_that_was_reset_is_not_read_on() {
             other.truncate(10);
             other.extend((9..60).step_by(3).flat_map(one));
             f.replace(9, &other);
+        }),
+        ("with commits of the same size", |f, source| {
+            let mut other = Source::new(9);
+            other.segment(Version::V1).epoch(2).commits(&[200, 10, 900]);
+            assert_eq!(other.stream.len(), source.rest(9).len());
+            f.replace(9, &other.stream);
         }),
         ("cut before what was read", |f, source| {
             let keep = source.commits[4].to - source.segments[1].1 - 1;

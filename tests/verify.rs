@@ -228,6 +228,19 @@ fn zeros_with_commits_behind_them_are_no_unused_space() {
 }
 
 #[test]
+fn records_made_to_look_like_commits_do_not_hold_up_the_verdict() {
+    let mut bytes = segment(Version::V1, &[(0, 1, 0)]);
+    let end = bytes.len() as u64;
+    bytes.extend([&1_u64.to_le_bytes()[..], &[0; 8], &1_u16.to_le_bytes(), &(9_u32 << 20).to_le_bytes()].concat());
+    // Each would take megabytes to refuse, and there are hundred thousands of them.
+    let decoy = [&2_u64.to_le_bytes()[..], &[0; 8], &1_u16.to_le_bytes(), &(4_u32 << 20).to_le_bytes()].concat();
+    bytes.extend(decoy.repeat((8 << 20) / decoy.len()));
+    let trailing = bytes.len() as u64 - end;
+    let report = report_on(&log(&[(0, bytes)]));
+    assert_eq!((report.faults.len(), report.trailing), (0, Some(trailing)), "{report:?}");
+}
+
+#[test]
 fn commits_that_were_durable_and_are_gone_are_lost_not_torn() {
     let mut files = files(&specimen("torn-payload"));
     let mark = |offset: u64| {

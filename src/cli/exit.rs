@@ -36,6 +36,20 @@ impl Exit {
     }
 }
 
+/// An error with those of its causes that it does not name itself.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let named = error.to_string();
+        if !text.contains(&named) {
+            text = format!("{text}: {named}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// The end of a command that printed its answer. A reader that went away, as `head` does, has seen enough.
 pub fn printed(result: io::Result<Exit>) -> Exit {
     match result {

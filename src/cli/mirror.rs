@@ -13,7 +13,7 @@ use logmirror::mirror::{Event, Mirror, Place, Progress};
 use logmirror::offset::Offset;
 use serde_json::json;
 
-use super::exit::Exit;
+use super::exit::{Exit, with_causes};
 
 /// Lines of a script that is told how a mirror fares come at most this often.
 const LINE_EVERY: Duration = Duration::from_secs(1);
@@ -59,10 +59,18 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
         Err(exit) | Ok(Err(exit)) => return exit,
     };
     let mut report = report.into_inner();
-    report.end(ended.as_ref().map(|result| result.as_ref().err().map(ToString::to_string)));
-    match ended {
-        None | Some(Ok(_)) => Exit::Done,
-        Some(Err(error)) => if error.is_data() { Exit::Data } else { Exit::Io }.because(error),
+    let error = ended.as_ref().and_then(|result| result.as_ref().err());
+    let exit = match error {
+        None => Exit::Done,
+        Some(error) if error.is_usage() => Exit::Usage,
+        Some(error) if error.is_data() => Exit::Data,
+        Some(_) => Exit::Io,
+    };
+    let text = error.map(|error| with_causes(error));
+    report.end(ended.is_some(), text.as_deref());
+    match text {
+        Some(text) => exit.because(text),
+        None => exit,
     }
 }
 
@@ -111,6 +119,7 @@ impl Report {
         match event {
             Event::Started { from, source_bytes } => {
                 self.source_bytes = *source_bytes;
+                (self.now.next, self.now.durable) = (*from, *from);
                 match &self.way {
                     Way::Bar(bar) => bar.set_length(*source_bytes),
                     Way::Lines => eprintln!("mirroring from offset {from}"),
@@ -168,19 +177,19 @@ impl Report {
         (self.told, self.before) = (Instant::now(), self.now);
     }
 
-    /// `Some(None)`: it ended well; `None`: it was interrupted.
-    fn end(&mut self, ended: Option<Option<String>>) {
+    /// It ended by itself, or was told to.
+    fn end(&mut self, ended: bool, error: Option<&str>) {
         if let Way::Bar(bar) = &self.way {
             bar.finish_and_clear();
             self.way = Way::Lines;
         }
-        let event = match &ended {
-            Some(None) => "done",
-            Some(Some(_)) => "failed",
+        let event = match error {
+            Some(_) => "failed",
+            None if ended => "done",
             None => "interrupted",
         };
         self.line(event, self.now.bytes, self.start.elapsed());
-        if let (Way::Json, Some(Some(error))) = (&self.way, ended) {
+        if let (Way::Json, Some(error)) = (&self.way, error) {
             line(&json!({"event": "error", "error": error}));
         }
     }

@@ -1,4 +1,4 @@
-//! The API over HTTP. Each handler parses, makes one call, and replies; only [`reply`] names status codes.
+//! The API over HTTP. Each handler parses, makes one call, and replies; only `reply` names status codes.
 
 mod append;
 mod metrics;

@@ -214,7 +214,8 @@ impl Registry {
         Append::new(log.clone(), self.budget.clone(), queue, from, self.settings.commit_bytes_max)
     }
 
-    /// A stream of raw bytes: see [`Feed::range`].
+    /// Raw bytes from the commit that holds the start of `range` up to the one before its end, or to the durable end; with
+    /// `follow` it goes on from there as commits become durable.
     ///
     /// # Errors
     /// When the range is not in the log, or the log is damaged.

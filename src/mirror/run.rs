@@ -139,6 +139,12 @@ impl MirrorError {
         }
     }
 
+    /// Whether the places to mirror are at fault: no URL of a log, or a name that cannot be one.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(self, MirrorError::Client(ClientError::Url { .. } | ClientError::Refused { status: 400, .. }))
+    }
+
     /// Whether the data is at fault, and not a disk or a network.
     #[must_use]
     pub fn is_data(&self) -> bool {
@@ -247,14 +253,14 @@ async fn attempt(
     let extent = source.extent().await?;
     let (Stand { next, last }, mut feeding) = sink.open(extent.first).await?;
     let from = next.or(extent.first).unwrap_or_default();
+    (progress.next, progress.durable) = (from, from);
+    told(Event::Started { from, source_bytes: extent.bytes });
     if let Some(source_end) = extent.end.filter(|end| last.is_some() && *end < from) {
         return Err(MirrorError::Ahead { sink: from, source_end });
     }
     if let Some(source_first) = extent.first.filter(|first| *first > from) {
         return Err(MirrorError::Gap { sink: from, source_first });
     }
-    (progress.next, progress.durable) = (from, from);
-    told(Event::Started { from, source_bytes: extent.bytes });
     // The stream starts with the last commit both should hold, so a fork shows before anything is sent; unless the
     // source was pruned exactly up to there.
     let last = last.filter(|_| extent.first != Some(from));

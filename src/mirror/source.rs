@@ -10,6 +10,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use super::run::MirrorError;
+use crate::api::LogState;
 use crate::client::Client;
 use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED};
 use crate::offset::Offset;
@@ -62,7 +63,9 @@ impl Source {
         match self {
             Source::Url(client) => {
                 let status = client.status().await?;
-                Ok(Extent { first: Some(status.first), end: Some(status.durable), bytes: status.bytes })
+                // Of a damaged log nothing is known; reading it says what is wrong.
+                let end = (status.state != LogState::Damaged).then_some(status.durable);
+                Ok(Extent { first: Some(status.first), end, bytes: status.bytes })
             }
             Source::Dir(repo) => {
                 let starts = segment_starts(repo).map_err(ReadError::Io)?;

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -60,7 +60,7 @@ impl FsRepo {
     }
 
     fn file(&self, name: &str, options: &OpenOptions) -> io::Result<Arc<dyn RepoFile>> {
-        Ok(Arc::new(FsFile { file: options.open(self.dir.join(name))?, failed: Mutex::new(false) }))
+        Ok(Arc::new(FsFile { file: options.open(self.dir.join(name))? }))
     }
 }
 
@@ -137,8 +137,6 @@ impl Repo for FsRepo {
 #[derive(Debug)]
 struct FsFile {
     file: File,
-    /// Whether a sync failed; held while one runs.
-    failed: Mutex<bool>,
 }
 
 impl RepoFile for FsFile {
@@ -197,12 +195,7 @@ impl RepoFile for FsFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        if *failed {
-            return Err(io::Error::other("an earlier sync of this file failed"));
-        }
         if let Err(error) = self.file.sync_data() {
-            *failed = true;
             // What the page cache still shows may not be on the disk; whoever reads it next should see what is.
             let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
             return Err(error);

@@ -159,7 +159,7 @@ impl MemRepo {
     }
 
     fn file(&self, id: NodeId, writable: bool) -> MemFile {
-        MemFile { disk: self.disk.clone(), id, writable, failed: AtomicBool::new(false) }
+        MemFile { disk: self.disk.clone(), id, writable }
     }
 
     fn handle(&self, id: NodeId) -> Arc<MemFile> {
@@ -408,8 +408,6 @@ struct MemFile {
     disk: Arc<Mutex<Disk>>,
     id: NodeId,
     writable: bool,
-    /// Whether a sync failed.
-    failed: AtomicBool,
 }
 
 impl MemFile {
@@ -475,20 +473,16 @@ impl RepoFile for MemFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        if self.failed.load(Ordering::SeqCst) {
-            return Err(io::Error::other("an earlier sync of this file failed"));
-        }
         let mut disk = self.disk();
         let done = disk.step(Op::Sync);
         let off = disk.off;
         let (now, synced) = disk.content(self.id)?;
         match &done {
             Ok(()) => synced.clone_from(now),
-            // The dirty pages are dropped.
+            // The dirty pages are dropped, and the next sync has nothing left to fail on.
             Err(_) if !off => now.clone_from(synced),
             Err(_) => {}
         }
-        self.failed.store(done.is_err(), Ordering::SeqCst);
         done
     }
 }

@@ -129,9 +129,8 @@ pub trait RepoFile: fmt::Debug + Send + Sync {
     /// After Ok, everything written before survives power loss, if the file's name does.
     ///
     /// # Errors
-    /// Nothing is known then. The kernel reports lost writes once and drops the dirty pages, so a second sync would lie:
-    /// every later one of this open file errs too, also one that runs at the same time on another thread. Fails too
-    /// when the file has no name left, because then nothing written to it can be found again.
+    /// Nothing is known then: the kernel reports lost writes once and drops the dirty pages, so a second sync could lie.
+    /// Fails too when the file has no name left, because then nothing written to it can be found again.
     fn sync(&self) -> io::Result<()>;
 }
 

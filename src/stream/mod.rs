@@ -4,18 +4,23 @@
 mod batch;
 mod cursor;
 mod fault;
-mod latch;
 mod mark;
+mod open;
+mod outcome;
 mod reader;
 mod recover;
+mod sync;
 mod writer;
 
 pub use batch::{Batch, Batcher, Part, Run};
 pub use cursor::{Cursor, Placed};
 pub use fault::{Fault, FaultKind, Tail};
+pub use open::{OnTrailing, OpenError, Options};
+pub use outcome::{AppendError, Appended, Progress};
 pub use reader::{Read, ReadError, StreamReader};
 pub use recover::{SegmentInfo, Survey, SurveyError, segment_starts, survey};
-pub use writer::{AppendError, Appended, OnTrailing, OpenError, Options, Progress, StreamWriter, SyncJob, Synced};
+pub use sync::{SyncJob, Synced};
+pub use writer::StreamWriter;
 
 pub(crate) use mark::DurableMark;
 pub(crate) use recover::{Span, Visit, sound_commit_behind, walk, walk_span};

@@ -87,6 +87,8 @@ pub fn survey(repo: &dyn Repo, commit_bytes_max: u64, floor: Option<Offset>) -> 
         let mut reader = SegmentReader::open(repo, start).map_err(|error| sealed(start, start, error))?;
         let version = version_of(&mut reader)?;
         let last = reader.indexed(Offset(u64::MAX), BytePos(u64::MAX), version, commit_bytes_max)?;
+        // The index that goes on is rebuilt where it is out of order.
+        let last = last.filter(|last| following.is_some() || reader.index_leads_to(*last));
         let mut marks = Vec::new();
         let end = walk(&mut reader, last, found.epoch, commit_bytes_max, floor, |at: BytePos, commit: &Commit| {
             if marks.last().or(last.as_ref()).is_none_or(|mark: &Entry| at.0 >= mark.value.0 + INDEX_INTERVAL) {
@@ -346,10 +348,14 @@ pub(crate) fn judge(
         ScanError::Truncated { .. } if short && blank(reader, at, look)? => {
             return Ok((Tail::Zeros { bytes }, None));
         }
-        _ if floor.is_some_and(|floor| next >= floor) => return Ok(torn),
-        ScanError::Corrupt { error: FormatError::TooLarge { len, .. }, .. } => {
-            return Ok((Tail::Clean, Some(FaultKind::Length { len: *len })));
+        // Behind the floor everything is torn, but for a whole commit that is merely larger than the cap of today.
+        ScanError::Corrupt { error: error @ FormatError::TooLarge { len, .. }, .. }
+            if floor.is_none_or(|floor| next < floor) || reader.commit_at(at, version, bytes)?.is_some() =>
+        {
+            let kind = if *len > bytes { FaultKind::Length { len: *len } } else { FaultKind::Format(error.clone()) };
+            return Ok((Tail::Clean, Some(kind)));
         }
+        _ if floor.is_some_and(|floor| next >= floor) => return Ok(torn),
         ScanError::Corrupt { error, .. } => FaultKind::Format(error.clone()),
         ScanError::Truncated { .. } => FaultKind::Cut,
     };
@@ -391,6 +397,12 @@ fn of_other_version(reader: &mut SegmentReader, start: Offset, version: Version,
     Ok(sound_commit_behind(reader, BytePos(0), start, other, max)?.is_some())
 }
 
+/// What a search for sound commits spends on those that nothing sound follows: it must end, also in records made to look
+/// like commits.
+const DOUBTFUL_BYTES_MAX: u64 = 1 << 30;
+/// The least that looking at one costs.
+const HEADER_LOOK_BYTES: u64 = 4096;
+
 /// Looks for the first whole commit anywhere behind `at` whose offset is `from` or somewhat later.
 pub(crate) fn sound_commit_behind(
     reader: &mut SegmentReader,
@@ -402,6 +414,7 @@ pub(crate) fn sound_commit_behind(
     let offsets = from.0..=from.0.saturating_add(u64::from(u32::MAX));
     let len = reader.len()?;
     let head_len = version.commit_header_len();
+    let mut doubtful = DOUBTFUL_BYTES_MAX;
     let mut block = vec![0; READ_BLOCK];
     let mut pos = at.plus(1);
     loop {
@@ -409,11 +422,21 @@ pub(crate) fn sound_commit_behind(
         let read = if is_zero(&block[..count]) { &[] } else { &block[..count] };
         for (i, head) in read.windows(head_len).enumerate() {
             let at = pos.plus(i as u64);
-            let likely = CommitHeader::decode(version, head).is_some_and(|head| {
+            let Some(head) = CommitHeader::decode(version, head).filter(|head| {
                 let fits = at.0.saturating_add(head.commit_len(version)) <= len;
                 offsets.contains(&head.first.0) && head.entries > 0 && fits
-            });
-            if likely && let Some(commit) = reader.commit_at(at, version, commit_bytes_max)? {
+            }) else {
+                continue;
+            };
+            // Records may look like the heads of long commits over and over.
+            let cost = head.commit_len(version).max(HEADER_LOOK_BYTES);
+            if !goes_on(reader, at, &head, version)? {
+                if doubtful < cost {
+                    continue;
+                }
+                doubtful -= cost;
+            }
+            if let Some(commit) = reader.commit_at(at, version, commit_bytes_max)? {
                 return Ok(Some((at, commit)));
             }
         }
@@ -423,6 +446,16 @@ pub(crate) fn sound_commit_behind(
         // Heads that start in the last bytes are looked at with the next block.
         pos = pos.plus((count - (head_len - 1)) as u64);
     }
+}
+
+/// Whether behind the commit that starts at `at`, if it is one, comes what comes behind a commit: the next one, zeros, or
+/// the end of the segment.
+fn goes_on(reader: &mut SegmentReader, at: BytePos, head: &CommitHeader, version: Version) -> io::Result<bool> {
+    let mut next = [0; Version::V1.commit_header_len()];
+    let count = reader.read_at(&mut next, at.plus(head.commit_len(version)))?;
+    let end = head.first.0.checked_add(head.entries.into());
+    let follows = CommitHeader::decode(version, &next[..count]).is_some_and(|next| Some(next.first.0) == end);
+    Ok(follows || is_zero(&next[..count]))
 }
 
 /// Whether all bytes are zero. Preallocated space is skipped at the speed of memory.

@@ -8,200 +8,21 @@ use bytes::Bytes;
 use super::batch::{Batch, Batcher, Part, Run};
 use super::cursor::Cursor;
 use super::fault::{Fault, FaultKind, Tail};
-use super::latch::SyncLatch;
 use super::mark::DurableMark;
+use super::open::{OnTrailing, OpenError, Options};
+use super::outcome::{AppendError, Appended, Progress};
 use super::recover::{SegmentInfo, SurveyError, survey};
+use super::sync::{Frontier, SyncJob, SyncLatch, Synced};
 use crate::format::commitlog::{SegmentHeader, Version};
-use crate::format::{Commit, ScanError, name};
-use crate::limits::COMMIT_BYTES_MAX;
-use crate::offset::{BytePos, Epoch, Offset};
-use crate::repo::{Repo, RepoFile, RepoLock};
+use crate::format::{Commit, name};
+use crate::offset::{BytePos, Offset};
+use crate::repo::{Repo, RepoLock};
 use crate::segment::{Entry, SegmentReader, SegmentWriter};
 
 /// Bytes gathered before they are written in one go: few enough to be in the L2 cache still.
 const WRITE_BYTES: u64 = 1 << 20;
 
-/// What to do with torn bytes at the end of a log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnTrailing {
-    /// Refuse to open.
-    #[default]
-    Error,
-    /// Cut them off. Anything that is not a torn end is refused all the same.
-    Trim,
-}
-
-/// How to open a log for writing.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// What to do with torn bytes at the end.
-    pub on_trailing: OnTrailing,
-    /// Largest commit taken.
-    pub commit_bytes_max: u64,
-    /// The offset an empty log starts with; `None` takes it from the first commit that comes.
-    pub first: Option<Offset>,
-    /// Whether to keep a durable mark beside the segments. It makes recovery certain where the shape of the damage
-    /// would have to be interpreted; a directory that must hold nothing but SpacetimeDB's files goes without.
-    pub durable_mark: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        let on_trailing = OnTrailing::Error;
-        Options { on_trailing, commit_bytes_max: COMMIT_BYTES_MAX, first: None, durable_mark: false }
-    }
-}
-
-/// Why a log cannot be opened for writing. Nothing was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another writer has it.
-    #[error("{place} is in use by another writer")]
-    Locked {
-        /// Where it is.
-        place: String,
-    },
-    /// Its last segment ends in torn bytes and trimming was not asked for.
-    #[error("{0}; trimming would remove them")]
-    Torn(Fault),
-    /// It is damaged.
-    #[error("{0}")]
-    Damaged(Fault),
-    /// Commits that were durable once are gone.
-    #[error("the log ends at offset {next}, but was durable up to {durable}")]
-    Lost {
-        /// Where it ends.
-        next: Offset,
-        /// What the durable mark says.
-        durable: Offset,
-    },
-    /// The files cannot be used.
-    #[error("cannot open the log")]
-    Io(#[from] io::Error),
-}
-
-impl From<SurveyError> for OpenError {
-    fn from(error: SurveyError) -> Self {
-        match error {
-            SurveyError::Damaged(fault) => OpenError::Damaged(fault),
-            SurveyError::Io(error) => OpenError::Io(error),
-        }
-    }
-}
-
-/// Why an append stopped. Everything before the offending commit is kept.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum AppendError {
-    /// The stream is not a sound log.
-    #[error(transparent)]
-    Stream(#[from] ScanError),
-    /// The stream starts with a commit, and there is no open segment of its version to put it into.
-    #[error("no segment is open for the commit at offset {found}: a segment header must come first")]
-    NoHeader {
-        /// The commit's offset.
-        found: Offset,
-    },
-    /// Commits are missing between the log and the stream.
-    #[error("expected offset {expected}, found {found}")]
-    Gap {
-        /// Where the log ends.
-        expected: Offset,
-        /// Where the stream goes on.
-        found: Offset,
-    },
-    /// The stream starts before the log does.
-    #[error("offset {found} is before the start of the log, {first}")]
-    Pruned {
-        /// The first offset of the log.
-        first: Offset,
-        /// Where the stream starts.
-        found: Offset,
-    },
-    /// The stream has another commit at an offset the log holds.
-    #[error("the commit at offset {at} is not the one the log holds")]
-    Fork {
-        /// The offset.
-        at: Offset,
-    },
-    /// The term of the writer falls.
-    #[error("epoch falls from {current} to {found} at offset {at}")]
-    StaleEpoch {
-        /// Where.
-        at: Offset,
-        /// The log's.
-        current: Epoch,
-        /// The commit's.
-        found: Epoch,
-    },
-    /// The log's own commits, needed for a comparison, are damaged.
-    #[error("{0}")]
-    Damaged(Fault),
-    /// A write, a sync or a read of our own failed, now or before. The log must be reopened, which recovers it.
-    #[error("the log is poisoned: {cause}")]
-    Poisoned {
-        /// What failed.
-        cause: Arc<str>,
-    },
-}
-
-/// What appends did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Appended {
-    /// Commits stored.
-    pub commits: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Commits that were there already, with the same checksum.
-    pub skipped: u64,
-}
-
-/// Told after each batch of commits is handed to the operating system.
-#[derive(Clone, Copy, Debug)]
-pub struct Progress {
-    /// Commits in the batch.
-    pub commits: u64,
-    /// Bytes in the batch.
-    pub bytes: u64,
-    /// The offset after the last commit stored.
-    pub next: Offset,
-    /// The offset after the last commit known durable.
-    pub durable: Offset,
-}
-
 type OnProgress = Box<dyn FnMut(&Progress) + Send>;
-
-/// A place in a log up to which something holds.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Frontier {
-    pub(crate) next: Offset,
-    pub(crate) epoch: Epoch,
-    pub(crate) last: Option<Commit>,
-    /// Start of the open segment and the byte up to which it holds.
-    pub(crate) segment: Option<(Offset, BytePos)>,
-}
-
-/// A sync to be done, on any thread: see [`StreamWriter::begin_sync`].
-#[derive(Debug)]
-pub struct SyncJob {
-    file: Arc<dyn RepoFile>,
-    latch: SyncLatch,
-    reached: Frontier,
-}
-
-/// A sync that was done.
-#[derive(Debug)]
-pub struct Synced {
-    reached: Frontier,
-    result: io::Result<()>,
-}
-
-impl SyncJob {
-    /// Syncs. Blocks for as long as the disk takes.
-    #[must_use]
-    pub fn run(self) -> Synced {
-        Synced { reached: self.reached, result: self.latch.sync(&*self.file) }
-    }
-}
 
 /// Appends raw log bytes to the log in a repo.
 ///

@@ -79,7 +79,7 @@ fn cuts(repo: &dyn Repo, start: Offset, options: &Options<'_>) -> io::Result<Cut
         return Ok(cuts);
     };
     // Entries are found by offset; evenly spaced offsets give pieces of about the same length.
-    let offsets = u128::from(last.key.0 - start.0);
+    let offsets = u128::from(last.key.0.saturating_sub(start.0));
     for piece in 1..count {
         let at = start.0 + (offsets * u128::from(piece) / u128::from(count)) as u64;
         let behind = |cut: &Entry| cuts.at.last().is_none_or(|last| cut.key > last.key && cut.value > last.value);

@@ -61,6 +61,21 @@ fn mirrors_that_are_killed_go_on_where_they_were() {
 }
 
 #[test]
+fn two_mirrors_feed_one_log_without_harm() {
+    let (source, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let writer = AtWork::start(source.path(), seed());
+    let service = Service::start(data.path());
+    let mirrors = [(); 2].map(|()| Mirror::start(arg(source.path()), service.url("x"), &["--follow"]));
+    mirrors[0].wait_durable(20_000);
+    let writer = writer.finish();
+    for mirror in mirrors {
+        mirror.wait_durable(writer.next());
+        assert_eq!(mirror.interrupt().code, Some(0));
+    }
+    compare(&writer, source.path(), &[&service.segments_of("x")]);
+}
+
+#[test]
 fn a_mirror_that_is_told_to_end_leaves_a_directory_without_a_torn_end() {
     let (source, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let writer = AtWork::start(source.path(), seed());

@@ -1,4 +1,5 @@
 //! A source that is being written, a service, and mirrors that follow, as real processes that get killed.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -8,6 +8,7 @@ pub mod log;
 pub mod process;
 pub mod service;
 pub mod watched;
+pub mod wire;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -154,6 +154,10 @@ impl Service {
         Service { process, data: data.to_owned(), address, runtime }
     }
 
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     pub fn url(&self, log: &str) -> String {
         format!("http://{}/logs/{log}", self.address)
     }

@@ -1,0 +1,76 @@
+//! How a log is opened for writing, and why it may not be.
+
+use std::io;
+
+use super::fault::Fault;
+use super::recover::SurveyError;
+use crate::limits::COMMIT_BYTES_MAX;
+use crate::offset::Offset;
+
+/// What to do with torn bytes at the end of a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnTrailing {
+    /// Refuse to open.
+    #[default]
+    Error,
+    /// Cut them off. Anything that is not a torn end is refused all the same.
+    Trim,
+}
+
+/// How to open a log for writing.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// What to do with torn bytes at the end.
+    pub on_trailing: OnTrailing,
+    /// Largest commit taken.
+    pub commit_bytes_max: u64,
+    /// The offset an empty log starts with; `None` takes it from the first commit that comes.
+    pub first: Option<Offset>,
+    /// Whether to keep a durable mark beside the segments. It makes recovery certain where the shape of the damage
+    /// would have to be interpreted; a directory that must hold nothing but SpacetimeDB's files goes without.
+    pub durable_mark: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let on_trailing = OnTrailing::Error;
+        Options { on_trailing, commit_bytes_max: COMMIT_BYTES_MAX, first: None, durable_mark: false }
+    }
+}
+
+/// Why a log cannot be opened for writing. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another writer has it.
+    #[error("{place} is in use by another writer")]
+    Locked {
+        /// Where it is.
+        place: String,
+    },
+    /// Its last segment ends in torn bytes and trimming was not asked for.
+    #[error("{0}; trimming would remove them")]
+    Torn(Fault),
+    /// It is damaged.
+    #[error("{0}")]
+    Damaged(Fault),
+    /// Commits that were durable once are gone.
+    #[error("the log ends at offset {next}, but was durable up to {durable}")]
+    Lost {
+        /// Where it ends.
+        next: Offset,
+        /// What the durable mark says.
+        durable: Offset,
+    },
+    /// The files cannot be used.
+    #[error("cannot open the log")]
+    Io(#[from] io::Error),
+}
+
+impl From<SurveyError> for OpenError {
+    fn from(error: SurveyError) -> Self {
+        match error {
+            SurveyError::Damaged(fault) => OpenError::Damaged(fault),
+            SurveyError::Io(error) => OpenError::Io(error),
+        }
+    }
+}

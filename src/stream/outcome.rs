@@ -1,0 +1,86 @@
+//! What an append did, and why it may have stopped.
+
+use std::sync::Arc;
+
+use super::fault::Fault;
+use crate::format::ScanError;
+use crate::offset::{Epoch, Offset};
+
+/// Why an append stopped. Everything before the offending commit is kept.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The stream is not a sound log.
+    #[error(transparent)]
+    Stream(#[from] ScanError),
+    /// The stream starts with a commit, and there is no open segment of its version to put it into.
+    #[error("no segment is open for the commit at offset {found}: a segment header must come first")]
+    NoHeader {
+        /// The commit's offset.
+        found: Offset,
+    },
+    /// Commits are missing between the log and the stream.
+    #[error("expected offset {expected}, found {found}")]
+    Gap {
+        /// Where the log ends.
+        expected: Offset,
+        /// Where the stream goes on.
+        found: Offset,
+    },
+    /// The stream starts before the log does.
+    #[error("offset {found} is before the start of the log, {first}")]
+    Pruned {
+        /// The first offset of the log.
+        first: Offset,
+        /// Where the stream starts.
+        found: Offset,
+    },
+    /// The stream has another commit at an offset the log holds.
+    #[error("the commit at offset {at} is not the one the log holds")]
+    Fork {
+        /// The offset.
+        at: Offset,
+    },
+    /// The term of the writer falls.
+    #[error("epoch falls from {current} to {found} at offset {at}")]
+    StaleEpoch {
+        /// Where.
+        at: Offset,
+        /// The log's.
+        current: Epoch,
+        /// The commit's.
+        found: Epoch,
+    },
+    /// The log's own commits, needed for a comparison, are damaged.
+    #[error("{0}")]
+    Damaged(Fault),
+    /// A write, a sync or a read of our own failed, now or before. The log must be reopened, which recovers it.
+    #[error("the log is poisoned: {cause}")]
+    Poisoned {
+        /// What failed.
+        cause: Arc<str>,
+    },
+}
+
+/// What appends did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Appended {
+    /// Commits stored.
+    pub commits: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Commits that were there already, with the same checksum.
+    pub skipped: u64,
+}
+
+/// Told after each batch of commits is handed to the operating system.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Commits in the batch.
+    pub commits: u64,
+    /// Bytes in the batch.
+    pub bytes: u64,
+    /// The offset after the last commit stored.
+    pub next: Offset,
+    /// The offset after the last commit known durable.
+    pub durable: Offset,
+}

@@ -1,0 +1,233 @@
+//! What a mirror refuses to do, with which exit code, and that nothing is touched then.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+
+use logmirror::format::commitlog::Version;
+use logmirror::offset::Offset;
+use logmirror::repo::{FsRepo, Repo};
+
+use crate::support::commitlog::{commit, header};
+use crate::support::process::{Ended, Mirror, Service, arg, mirror};
+use crate::support::wire::Wire;
+use crate::support::{copy_of, expectations, segments, specimen};
+use crate::{Segments, directory, is_done, segment_name, untouched, whole_up_to};
+
+fn is_refused(ended: &Ended, code: i32, error: &str) {
+    assert_eq!(ended.code, Some(code), "{ended:?}");
+    assert!(ended.error().contains(error), "{error:?} in {ended:?}");
+    assert!(ended.errors.contains(ended.error()), "{ended:?}");
+}
+
+/// `whole` up to offset 357, and then something else.
+fn forked(last: &[u8]) -> Segments {
+    let mut forked = whole_up_to(357);
+    forked.get_mut(&segment_name(333)).unwrap().extend_from_slice(last);
+    forked
+}
+
+/// Other content, other entries, another boundary.
+fn forks() -> [Segments; 3] {
+    let mut moved = whole_up_to(354);
+    moved.get_mut(&segment_name(333)).unwrap().extend(commit(Version::V1, 354, 0, 4, b"moved"));
+    let last = |entries| commit(Version::V1, 357, 0, entries, &[b'x'; 192]);
+    [forked(&last(3)), forked(&last(2)), moved]
+}
+
+#[test]
+fn a_fork_is_found_before_a_byte_of_the_log_is_sent() {
+    let (data, source) = (tempfile::tempdir().unwrap(), specimen("whole"));
+    let service = Service::start(data.path());
+    let wire = Wire::to(service.address());
+    for (at, fork) in forks().into_iter().enumerate() {
+        let (sink, log) = (directory(&fork), format!("log-{at}"));
+        let is_fork = |ended: &Ended| is_refused(ended, 1, "fork: the commit at offset 35");
+        is_fork(&mirror(arg(&source), arg(sink.path()), &[]));
+        assert!(segments(sink.path()) == fork);
+
+        assert_eq!(mirror(arg(sink.path()), service.url(&log), &[]).code, Some(0));
+        wire.sent();
+        is_fork(&mirror(arg(&source), wire.url(&log), &["--follow"]));
+        assert!(wire.sent() < 1000, "only heads of requests");
+        assert!(segments(&service.segments_of(&log)) == fork);
+
+        let whole = copy_of("whole");
+        let ended = mirror(service.url(&log), arg(whole.path()), &[]);
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.error().starts_with("fork: "), "{ended:?}");
+        assert!(segments(whole.path()) == whole_up_to(360));
+    }
+}
+
+#[test]
+fn commits_that_the_source_has_no_more_are_a_gap() {
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start(data.path());
+    let (mut pruned, held) = (whole_up_to(360), whole_up_to(108));
+    pruned.remove(&segment_name(0));
+    let (source, sink) = (directory(&pruned), directory(&held));
+    let [full, url] = [service.url("full"), service.url("x")];
+    assert_eq!(mirror(arg(source.path()), &full, &[]).code, Some(0));
+    assert_eq!(mirror(arg(sink.path()), &url, &[]).code, Some(0));
+    for source in [arg(source.path()), &full] {
+        for sink in [arg(sink.path()), &url] {
+            is_refused(&mirror(source, sink, &[]), 1, "gap: the sink ends at offset 108, but the source starts at 111");
+        }
+    }
+    assert!(segments(sink.path()) == held && segments(&service.segments_of("x")) == held);
+}
+
+#[test]
+fn a_log_that_starts_elsewhere_is_refused() {
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start(data.path());
+    // In the middle of a commit, in the middle of a segment, and before the source.
+    for (first, error) in [(5, "offset 5"), (30, "offset 30"), (0, "gap: ")] {
+        let log = format!("log-{first}");
+        service.call(service.client(&log).create(Offset(first))).unwrap();
+        let mut source = whole_up_to(360);
+        if first == 0 {
+            source.remove(&segment_name(0));
+        }
+        let ended = mirror(arg(directory(&source).path()), service.url(&log), &[]);
+        is_refused(&ended, 1, error);
+        assert!(segments(&service.segments_of(&log)).is_empty());
+    }
+}
+
+#[test]
+fn a_torn_end_of_the_sink_is_cut_only_on_request_and_damage_never() {
+    let whole = specimen("whole");
+    for expect in expectations().into_iter().filter(|expect| !expect.is_sound()) {
+        let sink = copy_of(&expect.name);
+        let error = expect.error.as_deref().unwrap_or("trimming would remove them");
+        is_refused(&untouched(sink.path(), || mirror(arg(&whole), arg(sink.path()), &[])), 1, error);
+        if expect.error.is_some() {
+            is_refused(&untouched(sink.path(), || mirror(arg(&whole), arg(sink.path()), &["--trim"])), 1, error);
+        } else {
+            is_done(&mirror(arg(&whole), arg(sink.path()), &["--trim"]), 120 - expect.commits, 360);
+            assert!(segments(sink.path()) == whole_up_to(360), "{}", expect.name);
+        }
+    }
+}
+
+#[test]
+fn a_sink_that_another_writer_has_is_left_to_it() {
+    let sink = copy_of("torn-payload");
+    let _lock = FsRepo::open(sink.path()).unwrap().lock().unwrap();
+    let ended = untouched(sink.path(), || mirror(arg(&specimen("whole")), arg(sink.path()), &["--trim"]));
+    is_refused(&ended, 3, "is in use by another writer");
+}
+
+#[test]
+fn a_log_that_is_damaged_in_the_service_is_not_taken_for_one_that_was_reset() {
+    let data = tempfile::tempdir().unwrap();
+    let mut service = Service::start(data.path());
+    let (url, copy) = (service.url("x"), copy_of("whole"));
+    is_done(&mirror(arg(&specimen("whole")), &url, &[]), 120, 360);
+    service.kill();
+    let last = service.segments_of("x").join(segment_name(333));
+    fs::write(&last, &fs::read(specimen("bit-flip").join(segment_name(333))).unwrap()).unwrap();
+    service.restart();
+    let url = service.url("x");
+    for follow in [&[][..], &["--follow"]] {
+        is_refused(&mirror(&url, arg(copy.path()), follow), 1, "this log is damaged on disk: checksum mismatch");
+        is_refused(&mirror(arg(copy.path()), &url, follow), 1, "this log is damaged on disk: checksum mismatch");
+    }
+}
+
+/// An address where nobody listens.
+fn nowhere() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+#[test]
+fn a_service_that_cannot_be_reached_is_given_up_after_some_attempts() {
+    let (url, whole) = (format!("http://{}/logs/x", nowhere()), specimen("whole"));
+    let copy = tempfile::tempdir().unwrap();
+    let push = Mirror::start(arg(&whole), &url, &[]);
+    let pull = Mirror::start(&url, arg(copy.path()), &[]);
+    for ended in [push.ended(), pull.ended()] {
+        is_refused(&ended, 3, "Connection refused");
+        let waits = ended.lines.iter().filter(|line| line["event"] == "retrying");
+        let waits: Vec<u64> = waits.map(|line| line["after_ms"].as_u64().unwrap()).collect();
+        assert_eq!(waits.len(), 5, "{ended:?}");
+        assert!(waits[4] > 4 * waits[0], "{waits:?}");
+    }
+}
+
+#[test]
+fn a_service_that_is_away_for_a_while_is_waited_for() {
+    let (data, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut service = Service::start(data.path());
+    let url = service.url("x");
+    service.call(service.client("x").create(Offset(0))).unwrap();
+    service.kill();
+    let push = Mirror::start(arg(&specimen("whole")), &url, &["--follow"]);
+    let pull = Mirror::start(&url, arg(copy.path()), &["--follow"]);
+    for mirror in [&push, &pull] {
+        mirror.wait_for("an attempt that failed", |line| line["event"] == "retrying");
+    }
+    service.restart();
+    for mirror in [push, pull] {
+        mirror.wait_durable(360);
+        assert_eq!(mirror.interrupt().code, Some(0));
+    }
+}
+
+#[test]
+fn places_that_make_no_sense_are_a_matter_of_usage() {
+    let (data, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = Service::start(data.path());
+    let (whole, host) = (specimen("whole"), service.address().to_owned());
+    let urls = [
+        (format!("http://{host}"), "lacks the log"),
+        (format!("ftp://{host}/logs/x"), "must start with http"),
+        ("http://".to_owned(), "is not the URL of a log"),
+        (format!("http://{host}/logs/NOT-A-NAME"), "cannot be the name of a log"),
+    ];
+    for (url, error) in urls {
+        is_refused(&mirror(arg(&whole), &url, &[]), 2, error);
+        is_refused(&mirror(&url, arg(copy.path()), &[]), 2, error);
+    }
+}
+
+#[test]
+fn places_that_are_not_there_or_cannot_be_read_are_named_with_the_cause() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = Service::start(data.path());
+    let (missing, file) = (dir.path().join("missing"), dir.path().join("file"));
+    fs::write(&file, "no directory").unwrap();
+    let unreadable = dir.path().join("unreadable");
+    fs::create_dir_all(unreadable.join(segment_name(0))).unwrap();
+    let copy = dir.path().join("copy");
+    let cases: [(&Path, &Path, &str); 4] = [
+        (&missing, &copy, "No such file"),
+        (&file, &copy, "is not a directory"),
+        (&unreadable, &copy, "Is a directory"),
+        (&unreadable, &unreadable, "Is a directory"),
+    ];
+    for (source, sink, error) in cases {
+        is_refused(&mirror(arg(source), arg(sink), &[]), 3, error);
+    }
+    is_refused(&mirror(arg(&specimen("whole")), arg(&file), &[]), 3, "File exists");
+    is_refused(&mirror(service.url("none"), arg(&copy), &[]), 3, "there is no log \"none\"");
+    is_refused(&mirror(format!("http://{}/elsewhere", service.address()), arg(&copy), &[]), 3, "there is nothing at");
+}
+
+#[test]
+fn a_commit_over_the_limit_is_refused_wherever_it_comes_from() {
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start(data.path());
+    let big =
+        [header(Version::V1), commit(Version::V1, 0, 0, 1, &[1]), commit(Version::V1, 1, 0, 1, &[2; 5000])].concat();
+    let (source, copy) = (directory(&[(segment_name(0), big)].into()), tempfile::tempdir().unwrap());
+    let url = service.url("x");
+    let limit = ["--commit-bytes-max", "4096"];
+    is_done(&mirror(arg(source.path()), &url, &[]), 2, 2);
+    for source in [arg(source.path()), &url] {
+        is_refused(&mirror(source, arg(copy.path()), &limit), 1, "commit length 5000 is over the limit of 4096 bytes");
+    }
+    is_done(&mirror(&url, arg(copy.path()), &[]), 1, 2);
+}
