@@ -5,12 +5,13 @@ mod support;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use logmirror::repo::{FsRepo, MemRepo};
 use support::assert_bytes;
 use support::failing::{Failing, Trouble};
 use support::log::{Sample, commits, header};
-use support::service::{Service, Wire, request};
+use support::service::{PATIENCE, Service, Wire, request};
 use tempfile::TempDir;
 
 /// A commit of `whole` and the bytes of its segment before it, if it is the first there.
@@ -221,24 +222,40 @@ fn nobody_reads_past_what_is_durable() {
     let mut follower = follow(&service, "");
     assert_bytes(&follower.read_stream(start.len()), &start, "durable so far");
     plan.set("logs/app", Trouble::SyncHangs);
-    let more = commits(3, 2, 9, 0);
-    std::thread::scope(|scope| {
-        let appending = scope.spawn(|| service.append("app", "?from=3", &more));
-        plan.wait_hanging(1);
-        // It is in the file now, but nobody may know.
+    let (more, rest) = (commits(3, 2, 9, 0), commits(5, 1, 9, 0));
+    let known = |bytes: &[u8], next: u64, durable: u64| {
+        // The rest is in the file, but nobody may know.
         let status = service.status("app");
-        assert_eq!((&status["next"], &status["durable"]), (&5.into(), &3.into()));
-        assert_eq!(status["bytes"], start.len());
-        assert_bytes(&service.stream("app"), &start, "range");
-        assert_eq!(service.get("/logs/app/commits?from=4").refusal().1, "ahead");
-        assert_bytes(&service.get("/logs/app/segments/0").body, &start, "segment");
-        assert_eq!(service.get("/logs/app/segments").json()[0]["end"], 3);
-        follower.stream.set_read_timeout(Some(std::time::Duration::from_millis(100))).unwrap();
+        assert_eq!((&status["next"], &status["durable"]), (&next.into(), &durable.into()));
+        assert_eq!(status["bytes"], bytes.len());
+        assert_bytes(&service.stream("app"), bytes, "range");
+        let ahead = service.get(&format!("/logs/app/commits?from={}", durable + 1));
+        assert_eq!((ahead.refusal().1, &ahead.json()["next"]), ("ahead".to_owned(), &durable.into()));
+        assert_bytes(&service.get("/logs/app/segments/0").body, bytes, "segment");
+        assert_eq!(service.get("/logs/app/segments").json()[0]["end"], durable);
+    };
+    let nothing_comes = |follower: &mut Wire| {
+        follower.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         assert_eq!(follower.next_chunk().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
-        assert!(!appending.is_finished());
+        follower.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    };
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| service.append("app", "?from=3", &more));
+        plan.wait_hanging(1);
+        known(&start, 5, 3);
+        nothing_comes(&mut follower);
+        // More is written while the first sync is under way, which does not cover it.
+        let second = scope.spawn(|| service.append("app", "?from=5", &rest));
+        while service.status("app")["next"] != 6 {}
+        plan.let_one_pass();
+        assert_eq!(first.join().unwrap().json()["durable"], 5);
+        plan.wait_hanging(1);
+        known(&[&start[..], &more].concat(), 6, 5);
+        assert_bytes(&follower.read_stream(more.len()), &more, "durable since");
+        nothing_comes(&mut follower);
+        assert!(!second.is_finished());
         plan.clear();
-        assert_eq!(appending.join().unwrap().json()["durable"], 5);
+        assert_eq!(second.join().unwrap().json()["durable"], 6);
     });
-    follower.stream.set_read_timeout(Some(support::service::PATIENCE)).unwrap();
-    assert_bytes(&follower.read_stream(more.len()), &more, "durable later");
+    assert_bytes(&follower.read_stream(rest.len()), &rest, "durable later");
 }
