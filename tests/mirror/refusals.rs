@@ -127,7 +127,7 @@ fn a_log_that_is_damaged_in_the_service_is_not_taken_for_one_that_was_reset() {
     is_done(&mirror(arg(&specimen("whole")), &url, &[]), 120, 360);
     service.kill();
     let last = service.segments_of("x").join(segment_name(333));
-    fs::write(&last, &fs::read(specimen("bit-flip").join(segment_name(333))).unwrap()).unwrap();
+    fs::write(&last, fs::read(specimen("bit-flip").join(segment_name(333))).unwrap()).unwrap();
     service.restart();
     let url = service.url("x");
     for follow in [&[][..], &["--follow"]] {
