@@ -10,7 +10,7 @@ use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
 
 use crate::api::{AckLine, AppendOutcome, CreateLog, ErrorBody, LogFormat, LogStatus, SegmentStatus, VERSION_FIELD};
 use crate::format::commitlog::Version;
-use crate::limits::{ACK_LINE_BYTES_MAX, CONNECT_TIMEOUT, KEEPALIVE_IDLE};
+use crate::limits::{ACK_LINE_BYTES_MAX, ANSWER_BYTES_MAX, CONNECT_TIMEOUT, KEEPALIVE_IDLE};
 use crate::offset::Offset;
 
 /// Why a call failed.
@@ -282,16 +282,35 @@ async fn checked(response: Response) -> Result<Response, ClientError> {
     if status.is_success() {
         return Ok(response);
     }
-    let text = response.bytes().await?;
-    let body: ErrorBody = serde_json::from_slice(&text).map_err(|_| {
+    let text = whole(response).await?;
+    let body = serde_json::from_slice(&text).or_else(|_| {
         let start = String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned();
-        let moved = if status == StatusCode::NOT_FOUND { "; is this the URL of a log?" } else { "" };
-        ClientError::Protocol(format!("status {status}, {start:?}{moved}"))
+        let message = format!("status {status}, {start:?}");
+        match status {
+            // What a proxy says while the service behind it is away.
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                Ok(ErrorBody { error: "unavailable".into(), message, ..ErrorBody::default() })
+            }
+            StatusCode::NOT_FOUND => Err(ClientError::Protocol(format!("{message}; is this the URL of a log?"))),
+            _ => Err(ClientError::Protocol(message)),
+        }
     })?;
     Err(ClientError::Refused { status: status.as_u16(), body: Box::new(body) })
 }
 
 async fn json<T: serde::de::DeserializeOwned>(response: Response) -> Result<T, ClientError> {
-    let text = checked(response).await?.bytes().await?;
+    let text = whole(checked(response).await?).await?;
     serde_json::from_slice(&text).map_err(|error| ClientError::Protocol(error.to_string()))
+}
+
+/// The body of an answer that is not a stream.
+async fn whole(mut response: Response) -> Result<BytesMut, ClientError> {
+    let mut text = BytesMut::new();
+    while let Some(bytes) = response.chunk().await? {
+        text.extend_from_slice(&bytes);
+        if text.len() > ANSWER_BYTES_MAX {
+            return Err(ClientError::Protocol(format!("an answer of more than {ANSWER_BYTES_MAX} bytes")));
+        }
+    }
+    Ok(text)
 }

@@ -90,6 +90,9 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for a connection to a service.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Longest answer of a service that is not a stream: the segments of a log of some 100 TiB.
+pub const ANSWER_BYTES_MAX: usize = 16 << 20;
+
 /// Longest line of an answer that acknowledges appends.
 pub const ACK_LINE_BYTES_MAX: usize = 64 << 10;
 

@@ -5,13 +5,14 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 use tower_service::Service;
@@ -56,6 +57,7 @@ impl Server {
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let router = router(self.app.clone());
         let graceful = GracefulShutdown::new();
+        let (phases, phase) = watch::channel(Phase::Serving);
         let places = Arc::new(Semaphore::new(self.connections_max));
         let Timeouts { header, stall, drain, .. } = self.app.timeouts;
         let mut http = hyper::server::conn::http1::Builder::new();
@@ -78,30 +80,58 @@ impl Server {
             prepare(&stream);
             let mut stream = TimeoutStream::new(stream);
             stream.set_write_timeout(Some(stall));
-            let router = router.clone();
+            let (router, asked) = (router.clone(), Arc::new(AtomicBool::new(false)));
+            let cut_off = cut_off(phase.clone(), asked.clone());
             let service = service_fn(move |request| {
+                asked.store(true, Ordering::Relaxed);
                 let mut router = router.clone();
                 async move { Ok::<_, Infallible>(router.call(request).await.unwrap_or_else(|never| match never {})) }
             });
             let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
             let connection = graceful.watch(connection);
             tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    log::debug!("a connection ended: {error}");
+                tokio::select! {
+                    ended = connection => if let Err(error) = ended {
+                        log::debug!("a connection ended: {error}");
+                    },
+                    () = cut_off => {}
                 }
                 drop(place);
             });
         }
         drop(self.listener);
+        phases.send_replace(Phase::Draining);
         self.app.registry.begin_stop();
         if timeout(drain, graceful.shutdown()).await.is_err() {
             log::warn!("some requests did not end within {} s and were cut off", drain.as_secs());
         }
+        phases.send_replace(Phase::Over);
         let registry = self.app.registry.clone();
         if tokio::task::spawn_blocking(move || registry.stop()).await.is_err() {
             log::error!("stopping the writers failed");
         }
     }
+}
+
+/// How far a service is.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Serving,
+    /// Requests may end; nothing else is waited for.
+    Draining,
+    Over,
+}
+
+/// Completes when a connection is to be dropped: one that never asked for anything, when the service drains; any, when
+/// that is over.
+async fn cut_off(mut phase: watch::Receiver<Phase>, asked: Arc<AtomicBool>) {
+    let cut_off = |phase: &Phase| match phase {
+        Phase::Serving => false,
+        Phase::Draining => !asked.load(Ordering::Relaxed),
+        Phase::Over => true,
+    };
+    // A service that is gone without a word is over too.
+    let _ = phase.wait_for(cut_off).await;
 }
 
 /// Waits for a place, then for a connection: above the limit, clients wait in the listener's backlog.

@@ -128,28 +128,6 @@ fn a_flipped_bit_anywhere_is_found_and_nothing_of_that_commit_or_after_it_is_sto
 }
 
 #[test]
-fn a_length_of_4_gib_in_32_bytes_is_too_large_and_takes_no_memory() {
-    let (_, service) = start();
-    service.create("app");
-    let mut bytes = header();
-    bytes.extend(commit(0, 0, 1, b""));
-    bytes.truncate(32);
-    bytes[28..].copy_from_slice(&0xffff_fff0_u32.to_le_bytes());
-    let before = support::resident_bytes();
-    let mut wires: Vec<_> = (0..50).map(|_| service.begin_append("app", "")).collect();
-    for wire in &mut wires {
-        wire.send_chunk(&bytes);
-    }
-    for wire in &mut wires {
-        let answer = wire.answer();
-        refused(&answer, 413, "too-large", 0);
-        assert!(answer.text().contains("4294967280 is over the limit of 4096"), "{}", answer.text());
-    }
-    let grown = support::resident_bytes().saturating_sub(before);
-    assert!(grown < 64 << 20, "memory grew by {grown} bytes");
-}
-
-#[test]
 fn a_commit_of_exactly_the_cap_is_taken_and_one_byte_more_is_not() {
     let (_, service) = start();
     service.create("app");
@@ -245,6 +223,28 @@ fn a_request_that_makes_no_sense_is_refused_before_its_body() {
     assert_eq!(service.append("nothing", "", b"x").refusal(), (404, "not-found".to_owned()));
     assert_eq!(service.append("Bad%20Name", "", b"x").refusal(), (400, "invalid".to_owned()));
     assert_eq!(service.status("app")["durable"], 6);
+}
+
+#[test]
+fn a_sender_that_asks_first_is_told_to_go_on_or_why_not() {
+    let (_, service) = start();
+    service.create("app");
+    let body = Sample::small().bytes;
+    let ask = |path: &str| {
+        let mut wire = service.connect();
+        let head = format!("expect: 100-continue\r\ncontent-length: {}\r\n", body.len());
+        wire.send(support::service::request("POST", path, &head).as_bytes());
+        wire
+    };
+    let mut wire = ask("/logs/app/commits");
+    assert_eq!(wire.head().status, 100);
+    wire.send(&body);
+    assert_eq!(next(&wire.answer()), 6);
+    for (path, status) in
+        [("/logs/none/commits", 404), ("/logs/app/commits?from=x", 400), ("/logs/app", 405), ("/x", 404)]
+    {
+        assert_eq!(ask(path).answer().status, status, "{path}");
+    }
 }
 
 /// The answer comes although the sender is far from done, also when nobody will ever take the rest.

@@ -1,5 +1,6 @@
 //! Disks that fail under a running service, and damage that it finds when it starts: one log is out of use and says
 //! why, nothing acknowledged is lost, and the others never notice.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 mod support;
 

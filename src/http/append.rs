@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::native::{Parsed, parse, query};
 use super::paths::{App, Timeouts};
-use super::reply::{Failure, drain};
+use super::reply::{Failure, drain, turn_down};
 use crate::api::AckLine;
 use crate::mirror::{Append, Error};
 use crate::offset::Offset;
@@ -44,7 +44,7 @@ pub(super) async fn append(
     let (append, acks) = match begin(&app, name, &head.uri) {
         Ok(begun) => begun,
         Err(failure) => {
-            drain(body);
+            turn_down(&head.headers, body);
             return Err(failure);
         }
     };
@@ -121,14 +121,15 @@ async fn receive(app: &App, mut append: Append, mut body: Body) -> Received {
             break;
         };
         if let Ok(chunk) = frame.into_data() {
-            let before = append.boundary();
+            let (before, came) = (append.boundary(), Instant::now());
             if !append.push(chunk).await {
                 break;
             }
             since = match append.is_whole() {
                 true => None,
                 false if append.boundary() != before => Some(Instant::now()),
-                false => since.or_else(|| Some(Instant::now())),
+                // While it waited for us, for memory or the disk, the client's time stood still.
+                false => Some(since.map_or_else(Instant::now, |since| since + came.elapsed())),
             };
         }
     }

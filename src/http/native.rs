@@ -15,6 +15,7 @@ use axum::response::{IntoResponse, Response};
 use futures::stream;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
 use super::paths::App;
 use super::range::{self, Wanted};
@@ -73,8 +74,9 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Response, Failure> {
     let name = parse(name)?;
-    let wanted = axum::body::Bytes::from_request(request, &()).await;
-    let wanted = wanted.map_err(|rejection| Error::Invalid(rejection.body_text()))?;
+    let body = timeout(app.timeouts.header, axum::body::Bytes::from_request(request, &()));
+    let late = |_elapsed| Error::Invalid("the body did not come in time (--header-timeout)".into());
+    let wanted = body.await.map_err(late)?.map_err(|rejection| Error::Invalid(rejection.body_text()))?;
     let wanted: CreateLog = serde_json::from_slice(&wanted)
         .map_err(|error| Error::Invalid(format!("{error}; wanted is {{\"format\":\"commitlog\",\"first\":0}}")))?;
     let registry = app.registry.clone();

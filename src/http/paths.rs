@@ -14,7 +14,7 @@ use crate::mirror::Registry;
 /// Patience with clients.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// For the head of a request, also on an idle connection.
+    /// For the head of a request, also on an idle connection, and for a small body.
     pub header: Duration,
     /// For the next byte of an append that stands on a boundary; the append ends well then.
     pub idle: Duration,

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::{CACHE_CONTROL, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, RETRY_AFTER};
+use axum::http::header::{CACHE_CONTROL, CONTENT_RANGE, ETAG, EXPECT, HeaderMap, HeaderValue, RETRY_AFTER};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
@@ -133,13 +133,22 @@ pub(super) fn drain(mut body: Body) {
     }));
 }
 
+/// Turns down a request before its body. A client that asked whether to send it is spared that.
+pub(super) fn turn_down(headers: &HeaderMap, body: Body) {
+    if !headers.contains_key(EXPECT) {
+        drain(body);
+    }
+}
+
 pub(super) async fn no_such_path(uri: Uri, request: Request) -> Failure {
-    drain(request.into_body());
+    let (head, body) = request.into_parts();
+    turn_down(&head.headers, body);
     Error::NotFound(format!("there is nothing at {}", uri.path())).into()
 }
 
 pub(super) async fn no_such_method(method: Method, uri: Uri, request: Request) -> Response {
-    drain(request.into_body());
+    let (head, body) = request.into_parts();
+    turn_down(&head.headers, body);
     let error = Error::Invalid(format!("{} does not take {method}", uri.path()));
     (StatusCode::METHOD_NOT_ALLOWED, Json(Failure::from(error).body())).into_response()
 }

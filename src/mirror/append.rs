@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::budget::{Budget, Share, units};
+use super::budget::{Budget, Share};
 use super::error::Error;
 use super::log::{Log, View};
 use super::shard::{Ended, Message, Session};
@@ -24,7 +24,7 @@ pub struct Append {
     /// A header that waits for the commits behind it: the writer must not take it for the start of another's commits.
     header: Option<Part>,
     /// Covers the bytes that the batcher holds.
-    share: Option<Share>,
+    share: Share,
     from: Option<Offset>,
     /// The offset that comes next in the stream, as far as that is known.
     next: Option<Offset>,
@@ -87,19 +87,10 @@ impl Append {
         if self.error.is_some() || self.session.is_stopped() {
             return false;
         }
-        let has = self.share.as_ref().map_or(0, Share::num_permits);
-        let needs = units(self.batcher.held() + chunk.len() as u64);
-        if needs > has {
-            match self.budget.incoming(needs - has).await {
-                Ok(share) => match &mut self.share {
-                    Some(held) => held.merge(share),
-                    None => self.share = Some(share),
-                },
-                Err(error) => {
-                    self.error = Some(error);
-                    return false;
-                }
-            }
+        let bytes = self.batcher.held() + chunk.len() as u64;
+        if let Err(error) = self.budget.cover(&mut self.share, bytes).await {
+            self.error = Some(error);
+            return false;
         }
         let mut batch = Batch::default();
         let pushed = self.batcher.push(chunk, &mut batch);
@@ -112,11 +103,14 @@ impl Append {
             self.header = batch.parts.pop_if(|part| matches!(part, Part::Header(..)));
         }
         if !batch.is_empty() {
-            let keep = units(self.batcher.held());
-            let share = self.share.as_mut().and_then(|held| held.split(held.num_permits().saturating_sub(keep)));
+            let share = self.share.split(self.batcher.held());
             let (log, session) = (self.log.clone(), self.session.clone());
             if self.queue.send(Message::Append { log, session, batch, share }).await.is_err() {
                 self.error = Some(Error::Unavailable("the service is shutting down".into()));
+            }
+            // What is held of the next commit is not covered if the spare went along; the writer gives it back.
+            if let Err(error) = self.budget.cover(&mut self.share, self.batcher.held()).await {
+                self.fail(error);
             }
         }
         self.error.is_none()

@@ -12,53 +12,95 @@ use crate::limits::{BUDGET_WAIT, READ_BLOCK};
 const UNIT: u64 = 1024;
 
 /// Half of it is for senders, half for readers, so that neither can starve the other.
+///
+/// A sender holds what it has while it waits for more, so senders of large commits could all wait for each other. Of their
+/// half, one commit's worth is therefore set aside: whoever gets it can finish the commit it is in, and then gives back
+/// all it has.
 #[derive(Debug)]
 pub struct Budget {
     incoming: Arc<Semaphore>,
+    /// One permit, for as much as a commit may take.
+    spare: Arc<Semaphore>,
     outgoing: Arc<Semaphore>,
     outgoing_max: usize,
     blocks: BlockPool,
 }
 
-/// A share of the budget, given back when dropped.
-pub(super) type Share = OwnedSemaphorePermit;
+/// A share of the senders' half, given back when dropped.
+#[derive(Debug, Default)]
+pub(super) struct Share {
+    permits: Option<OwnedSemaphorePermit>,
+    spare: Option<OwnedSemaphorePermit>,
+}
+
+impl Share {
+    fn units(&self) -> usize {
+        self.permits.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+    }
+
+    /// Splits off all that is not needed to cover `bytes`; the spare above all.
+    pub(super) fn split(&mut self, bytes: u64) -> Share {
+        let rest = self.units().saturating_sub(units(bytes));
+        let permits = self.permits.as_mut().and_then(|permits| permits.split(rest));
+        Share { permits, spare: self.spare.take() }
+    }
+}
 
 /// How many units `bytes` take.
-pub(super) fn units(bytes: u64) -> usize {
+fn units(bytes: u64) -> usize {
     usize::try_from(bytes.div_ceil(UNIT)).unwrap_or(Semaphore::MAX_PERMITS)
 }
 
 impl Budget {
-    /// A budget of `bytes`.
+    /// A budget of `bytes`, for commits of up to `commit_bytes_max`.
     #[must_use]
-    pub fn new(bytes: u64) -> Self {
+    pub fn new(bytes: u64, commit_bytes_max: u64) -> Self {
         let half = units(bytes / 2).min(Semaphore::MAX_PERMITS);
-        let (incoming, outgoing) = (Arc::new(Semaphore::new(half)), Arc::new(Semaphore::new(half)));
-        Budget { incoming, outgoing, outgoing_max: half, blocks: BlockPool::default() }
+        let incoming = half.saturating_sub(units(commit_bytes_max));
+        Budget {
+            incoming: Arc::new(Semaphore::new(incoming)),
+            spare: Arc::new(Semaphore::new(1)),
+            outgoing: Arc::new(Semaphore::new(half)),
+            outgoing_max: half,
+            blocks: BlockPool::default(),
+        }
     }
 
-    /// Waits for a share of so many units for received bytes.
+    /// Makes `share` cover `bytes` received; waits until that is possible.
     ///
     /// # Errors
-    /// When none came free for a while: those who hold the budget make no progress.
-    pub(super) async fn incoming(&self, units: usize) -> Result<Share, Error> {
-        take(&self.incoming, units).await
+    /// When nothing came free for a while: those who hold the budget make no progress.
+    pub(super) async fn cover(&self, share: &mut Share, bytes: u64) -> Result<(), Error> {
+        let lacks = units(bytes).saturating_sub(share.units());
+        if lacks == 0 || share.spare.is_some() {
+            return Ok(());
+        }
+        tokio::select! {
+            biased;
+            more = take(&self.incoming, lacks) => match &mut share.permits {
+                Some(permits) => permits.merge(more?),
+                None => share.permits = Some(more?),
+            },
+            spare = take(&self.spare, 1) => share.spare = Some(spare?),
+        }
+        Ok(())
     }
 
     /// Waits for a block to read into: a large one, or a small one when memory is scarce.
     ///
     /// # Errors
-    /// As [`incoming`](Self::incoming).
-    pub(super) async fn block(&self, wanted: u64) -> Result<Block<Share>, Error> {
+    /// As [`cover`](Self::cover).
+    pub(super) async fn block(&self, wanted: u64) -> Result<Block<OwnedSemaphorePermit>, Error> {
         let scarce = self.outgoing.available_permits() < self.outgoing_max / 2;
         let most = if scarce { READ_BLOCK / 16 } else { READ_BLOCK };
+        let most = most.min(self.outgoing_max * UNIT as usize / 2);
         let bytes = usize::try_from(wanted).unwrap_or(most).min(most);
         let share = take(&self.outgoing, units(bytes as u64)).await?;
         Ok(self.blocks.take(bytes, share))
     }
 }
 
-async fn take(from: &Arc<Semaphore>, units: usize) -> Result<Share, Error> {
+async fn take(from: &Arc<Semaphore>, units: usize) -> Result<OwnedSemaphorePermit, Error> {
     let units = u32::try_from(units).unwrap_or(u32::MAX);
     let full = || Error::Unavailable("the memory budget (--memory-max) is used up, try again later".into());
     match tokio::time::timeout(BUDGET_WAIT, from.clone().acquire_many_owned(units)).await {

@@ -49,9 +49,9 @@ impl Default for Settings {
 #[derive(Debug)]
 pub struct Registry {
     logs_repo: Arc<dyn Repo>,
-    _lock: RepoLock,
+    /// Held by who creates a log; gone once the registry was stopped.
+    lock: Mutex<Option<RepoLock>>,
     logs: RwLock<BTreeMap<String, Arc<Log>>>,
-    creating: Mutex<()>,
     shards: Shards,
     budget: Arc<Budget>,
     settings: Settings,
@@ -79,11 +79,10 @@ impl Registry {
         };
         let registry = Registry {
             logs_repo,
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
             logs: RwLock::default(),
-            creating: Mutex::default(),
             shards: Shards::start(threads, settings.commit_bytes_max)?,
-            budget: Arc::new(Budget::new(settings.memory_max)),
+            budget: Arc::new(Budget::new(settings.memory_max, settings.commit_bytes_max)),
             settings,
             stop: watch::Sender::new(false),
         };
@@ -178,7 +177,10 @@ impl Registry {
     /// When it exists with another format or first offset, or cannot be created.
     pub fn create(&self, log_name: &str, wanted: CreateLog) -> Result<(Arc<Log>, bool), Error> {
         check_name(log_name)?;
-        let _one_at_a_time = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock.is_none() {
+            return Err(Error::Unavailable("the service is shutting down".into()));
+        }
         if let Ok(log) = self.get(log_name) {
             log.readable()?;
             let LogFormat::Commitlog = log.format();
@@ -245,10 +247,12 @@ impl Registry {
         self.stop.send_replace(true);
     }
 
-    /// Makes everything that was taken durable and ends the writer threads. Blocks.
+    /// Makes everything that was taken durable, ends the writer threads, and lets go of the data directory, whoever may
+    /// still hold on to a log for reading. Blocks.
     pub fn stop(&self) {
         self.begin_stop();
         self.shards.stop();
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 

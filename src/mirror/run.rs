@@ -151,7 +151,7 @@ impl MirrorError {
             MirrorError::Read(error) => !matches!(error, ReadError::Io(_)),
             MirrorError::Open(error) => !matches!(error, OpenError::Io(_) | OpenError::Locked { .. }),
             MirrorError::Append(error) => !matches!(error, AppendError::Poisoned { .. }),
-            MirrorError::Client(ClientError::Refused { status, .. }) => *status != 503 && *status != 404,
+            MirrorError::Client(error @ ClientError::Refused { status, .. }) => !error.is_transient() && *status != 404,
             MirrorError::Refused(_) => !self.is_transient(),
             MirrorError::Client(_) | MirrorError::Dir { .. } | MirrorError::Interrupted(_) => false,
             _ => true,

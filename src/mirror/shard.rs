@@ -67,7 +67,7 @@ impl Session {
 /// What a shard is told.
 pub(super) enum Message {
     Open { log: Arc<Log>, reply: oneshot::Sender<()> },
-    Append { log: Arc<Log>, session: Arc<Session>, batch: Batch, share: Option<Share> },
+    Append { log: Arc<Log>, session: Arc<Session>, batch: Batch, share: Share },
     End { log: Arc<Log>, session: Arc<Session>, error: Option<Error>, reply: oneshot::Sender<Ended> },
     Synced { log: Arc<Log>, synced: Synced },
     Stop,
@@ -304,7 +304,7 @@ impl Slot {
         self.syncing || !self.waiting.is_empty() || self.writer.durable() < self.writer.next()
     }
 
-    fn append(&mut self, session: &Arc<Session>, batch: &Batch, share: Option<Share>) {
+    fn append(&mut self, session: &Arc<Session>, batch: &Batch, share: Share) {
         if !session.joined.swap(true, Ordering::Relaxed) {
             self.sessions.retain(|session| session.strong_count() > 0);
             self.sessions.push(Arc::downgrade(session));
@@ -313,7 +313,7 @@ impl Slot {
         let before = progress.done;
         let result = self.writer.append_batch(batch, &mut progress.done);
         self.unsynced += progress.done.bytes - before.bytes;
-        self.shares.extend(share);
+        self.shares.push(share);
         match result {
             Ok(()) => {
                 let end = batch.runs().map(|run| run.end).max().unwrap_or_default();

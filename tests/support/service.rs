@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 use logmirror::client::Client;
 use logmirror::http::Timeouts;
 use logmirror::mirror::{Registry, Settings};
-use logmirror::repo::Repo;
+use logmirror::repo::{FsRepo, Repo};
 use logmirror::server::Server;
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
+
+use super::log::{commits, header};
 
 /// Longest wait for anything that should happen. What takes longer has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -64,6 +67,22 @@ impl Service {
             let _nobody_waits = end.send(());
         });
         Service { runtime, registry, address, stop: Some(stop), ended: Some(ended) }
+    }
+
+    /// A service with the log `much` of 32 MiB, in files, so that its bytes are not this process's; and how many they are.
+    pub fn start_with_much(setup: Setup) -> (TempDir, Service, u64) {
+        let data = tempfile::tempdir().unwrap();
+        let service = Service::start_with(Arc::new(FsRepo::open(data.path()).unwrap()), setup);
+        service.create("much");
+        let mut wire = service.begin_append("much", "");
+        wire.send_chunk(&header());
+        for part in 0..64 {
+            wire.send_chunk(&commits(part * 4, 4, 128 << 10, 0));
+        }
+        wire.send_chunk(b"");
+        assert_eq!(wire.answer().json()["durable"], 256);
+        let bytes = service.status("much")["bytes"].as_u64().unwrap();
+        (data, service, bytes)
     }
 
     /// Tells it to shut down; it goes on meanwhile.
