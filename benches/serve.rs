@@ -14,7 +14,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use futures::TryStreamExt;
 use logmirror::client::Client;
 use logmirror::http::Timeouts;
-use logmirror::limits::{self, CONNECTIONS_MAX};
+use logmirror::limits::CONNECTIONS_MAX;
 use logmirror::mirror::{Registry, Settings};
 use logmirror::offset::Offset;
 use logmirror::repo::FsRepo;
@@ -26,14 +26,7 @@ const BYTES: usize = 64 << 20;
 fn start(runtime: &Runtime, dir: &std::path::Path) -> String {
     let data = Arc::new(FsRepo::open(dir).expect("a directory for the data"));
     let registry = Arc::new(Registry::open(data, Settings::default()).expect("an empty data directory"));
-    let timeouts = Timeouts {
-        header: limits::HEADER_TIMEOUT,
-        idle: limits::IDLE_TIMEOUT,
-        commit: limits::COMMIT_TIMEOUT,
-        stall: limits::STALL_TIMEOUT,
-        drain: limits::DRAIN_TIMEOUT,
-    };
-    let server = runtime.block_on(Server::bind("127.0.0.1:0", registry, timeouts, CONNECTIONS_MAX));
+    let server = runtime.block_on(Server::bind("127.0.0.1:0", registry, Timeouts::default(), CONNECTIONS_MAX));
     let server = server.expect("a free port");
     let address = server.address().expect("a bound socket");
     runtime.spawn(server.run(std::future::pending()));

@@ -65,19 +65,37 @@ fn chain(error: &reqwest::Error) -> String {
 
 /// One log of a service, by its URL (`http://HOST/logs/NAME`).
 ///
-/// ```no_run
-/// # async fn example() -> Result<(), logmirror::client::ClientError> {
+/// ```
 /// use futures::TryStreamExt;
 /// use logmirror::client::Client;
+/// use logmirror::http::Timeouts;
+/// use logmirror::mirror::{Registry, Settings};
 /// use logmirror::offset::Offset;
+/// use logmirror::repo::FsRepo;
+/// use logmirror::server::Server;
+/// use std::sync::Arc;
 ///
-/// let log = Client::new("http://127.0.0.1:7171/logs/app")?;
-/// let status = log.status().await?;
-/// let mut commits = log.read(status.first, None, false).await?;
-/// while let Some(bytes) = commits.try_next().await? {
-///     // raw log bytes: see logmirror::format::Scanner
-/// }
-/// # Ok(()) }
+/// // A service in this process, on a free port.
+/// let data = tempfile::tempdir()?;
+/// let registry = Registry::open(Arc::new(FsRepo::open(data.path())?), Settings::default())?;
+/// tokio::runtime::Runtime::new()?.block_on(async {
+///     let server = Server::bind("127.0.0.1:0", Arc::new(registry), Timeouts::default(), 16).await?;
+///     let url = format!("http://{}/logs/app", server.address()?);
+///     tokio::spawn(server.run(std::future::pending()));
+///
+///     let log = Client::new(&url)?;
+///     log.create(Offset::ZERO).await?;
+///     let segment = std::fs::read("segments/commitlog/whole/00000000000000000000.stdb.log")?;
+///     assert_eq!(log.append(None, segment.clone()).await?.durable, Offset(111));
+///     let mut commits = log.read(Offset::ZERO, None, false).await?;
+///     let mut received = Vec::new();
+///     while let Some(bytes) = commits.try_next().await? {
+///         received.extend_from_slice(&bytes);
+///     }
+///     assert_eq!(received, segment);
+///     Ok::<(), Box<dyn std::error::Error>>(())
+/// })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Client {

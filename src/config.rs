@@ -89,10 +89,11 @@ impl Config {
         let bytes = |flag: Option<ByteSize>, file: Option<ByteSize>, default: u64| {
             flag.or(file).map_or(default, |size| size.as_u64())
         };
+        let defaults = Settings::default();
         let settings = Settings {
-            memory_max: bytes(flags.memory_max, file.memory_max, limits::MEMORY_MAX),
-            commit_bytes_max: bytes(flags.commit_bytes_max, file.commit_bytes_max, limits::COMMIT_BYTES_MAX),
-            writer_threads: flags.writer_threads.or(file.writer_threads).unwrap_or(0),
+            memory_max: bytes(flags.memory_max, file.memory_max, defaults.memory_max),
+            commit_bytes_max: bytes(flags.commit_bytes_max, file.commit_bytes_max, defaults.commit_bytes_max),
+            writer_threads: flags.writer_threads.or(file.writer_threads).unwrap_or(defaults.writer_threads),
         };
         if settings.commit_bytes_max > settings.memory_max / 4 {
             return Err(format!(
@@ -106,16 +107,17 @@ impl Config {
         if connections_max == 0 {
             return Err("--connections-max must be at least 1".into());
         }
+        let patience = Timeouts::default();
         Ok(Config {
             data: flags.data.or(file.data).unwrap_or_else(|| DATA_DEFAULT.into()),
             listen: flags.listen.or(file.listen).unwrap_or_else(|| LISTEN_DEFAULT.into()),
             settings,
             timeouts: Timeouts {
-                header: seconds(flags.header_timeout, file.header_timeout, limits::HEADER_TIMEOUT),
-                idle: seconds(flags.idle_timeout, file.idle_timeout, limits::IDLE_TIMEOUT),
-                commit: seconds(flags.commit_timeout, file.commit_timeout, limits::COMMIT_TIMEOUT),
-                stall: seconds(flags.stall_timeout, file.stall_timeout, limits::STALL_TIMEOUT),
-                drain: seconds(flags.drain_timeout, file.drain_timeout, limits::DRAIN_TIMEOUT),
+                header: seconds(flags.header_timeout, file.header_timeout, patience.header),
+                idle: seconds(flags.idle_timeout, file.idle_timeout, patience.idle),
+                commit: seconds(flags.commit_timeout, file.commit_timeout, patience.commit),
+                stall: seconds(flags.stall_timeout, file.stall_timeout, patience.stall),
+                drain: seconds(flags.drain_timeout, file.drain_timeout, patience.drain),
             },
             connections_max,
         })

@@ -61,7 +61,9 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     let mut report = report.into_inner();
     let error = ended.as_ref().and_then(|result| result.as_ref().err());
     let exit = match error {
-        None => Exit::Done,
+        // A mirror that follows has no other end.
+        None if ended.is_some() || mirror.follow => Exit::Done,
+        None => Exit::Io,
         Some(error) if error.is_usage() => Exit::Usage,
         Some(error) if error.is_data() => Exit::Data,
         Some(_) => Exit::Io,

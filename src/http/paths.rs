@@ -8,7 +8,7 @@ use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 
 use super::{append, metrics, native, reply};
-use crate::limits::JSON_BYTES_MAX;
+use crate::limits::{self, JSON_BYTES_MAX};
 use crate::mirror::Registry;
 
 /// Patience with clients.
@@ -24,6 +24,18 @@ pub struct Timeouts {
     pub stall: Duration,
     /// For requests under way when the service shuts down.
     pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            header: limits::HEADER_TIMEOUT,
+            idle: limits::IDLE_TIMEOUT,
+            commit: limits::COMMIT_TIMEOUT,
+            stall: limits::STALL_TIMEOUT,
+            drain: limits::DRAIN_TIMEOUT,
+        }
+    }
 }
 
 /// What every handler gets.

@@ -73,6 +73,9 @@ pub enum MirrorError {
     /// A service refused, or could not be reached.
     #[error("{0}")]
     Client(#[from] ClientError),
+    /// A service refused what it was sent, while it was being sent.
+    #[error("{} ({})", .0.message, .0.error)]
+    Refused(Box<ErrorBody>),
     /// A directory cannot be used.
     #[error("{place}: {error}")]
     Dir {
@@ -123,16 +126,12 @@ pub enum MirrorError {
 }
 
 impl MirrorError {
-    pub(super) fn refused(body: ErrorBody) -> Self {
-        let status = if matches!(body.error.as_str(), "unavailable" | "poisoned") { 503 } else { 409 };
-        MirrorError::Client(ClientError::Refused { status, body: Box::new(body) })
-    }
-
     /// Whether another attempt may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
             MirrorError::Client(error) => error.is_transient(),
+            MirrorError::Refused(body) => matches!(body.error.as_str(), "unavailable" | "poisoned"),
             // A stream from a service that is cut by its end, not by damage.
             MirrorError::Received(ScanError::Truncated { .. }) | MirrorError::Interrupted(_) => true,
             _ => false,
@@ -153,6 +152,7 @@ impl MirrorError {
             MirrorError::Open(error) => !matches!(error, OpenError::Io(_) | OpenError::Locked { .. }),
             MirrorError::Append(error) => !matches!(error, AppendError::Poisoned { .. }),
             MirrorError::Client(error @ ClientError::Refused { status, .. }) => !error.is_transient() && *status != 404,
+            MirrorError::Refused(_) => !self.is_transient(),
             MirrorError::Client(_) | MirrorError::Dir { .. } | MirrorError::Interrupted(_) => false,
             _ => true,
         }
@@ -166,7 +166,7 @@ pub enum Event {
     Started {
         /// Where the sink stands.
         from: Offset,
-        /// Bytes in the whole source, roughly.
+        /// Bytes in the source from there on, roughly.
         source_bytes: u64,
     },
     /// Something moved.
@@ -254,7 +254,7 @@ async fn attempt(
     let (Stand { next, last }, mut feeding) = sink.open(extent.first).await?;
     let from = next.or(extent.first).unwrap_or_default();
     (progress.next, progress.durable) = (from, from);
-    told(Event::Started { from, source_bytes: extent.bytes });
+    told(Event::Started { from, source_bytes: source.bytes_from(from, &extent) });
     if let Some(source_end) = extent.end.filter(|end| last.is_some() && *end < from) {
         return Err(MirrorError::Ahead { sink: from, source_end });
     }

@@ -278,15 +278,18 @@ impl Shard {
 fn open(log: &Arc<Log>, commit_bytes_max: u64) -> Result<StreamWriter, Error> {
     let options =
         Options { on_trailing: OnTrailing::Trim, commit_bytes_max, first: Some(log.first()), durable_mark: true };
-    let opened = StreamWriter::open_locked(log.repo().clone(), options);
+    let opened = StreamWriter::open(log.repo().clone(), options);
     let cause: Arc<str> = match opened {
         Ok(writer) => {
             log.set_appended(writer.next());
             log.publish(|view| view.update(&writer));
             return Ok(writer);
         }
-        Err(OpenError::Io(error)) => {
-            let cause: Arc<str> = format!("cannot open the log: {error}").into();
+        Err(error @ (OpenError::Io(_) | OpenError::Locked { .. })) => {
+            let cause: Arc<str> = match error {
+                OpenError::Io(error) => format!("cannot open the log: {error}").into(),
+                error => error.to_string().into(),
+            };
             log.publish(|view| view.state = State::Poisoned(cause.clone()));
             return Err(Error::Poisoned(cause));
         }

@@ -164,7 +164,7 @@ async fn take_acks(mut acks: Acks, told: &watch::Sender<Offset>) -> Result<Offse
                 told.send_replace(outcome.durable);
                 return Ok(outcome.durable);
             }
-            Some(AckLine::Error(body)) => return Err(MirrorError::refused(body)),
+            Some(AckLine::Error(body)) => return Err(MirrorError::Refused(Box::new(body))),
             None => return Err(MirrorError::Interrupted("the service ended the answer early".into())),
         };
     }

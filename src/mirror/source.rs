@@ -1,5 +1,6 @@
 //! Where `logmirror mirror` reads from: a directory, also one being written, or a log of a service.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self as wakes, RecvTimeoutError};
 use std::time::Duration;
@@ -12,8 +13,9 @@ use tokio::sync::mpsc;
 use super::run::MirrorError;
 use crate::api::LogState;
 use crate::client::Client;
+use crate::format::commitlog::Version;
 use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED};
-use crate::offset::Offset;
+use crate::offset::{BytePos, Offset};
 use crate::repo::{FsRepo, Repo};
 use crate::segment::SegmentReader;
 use crate::stream::{Batch, Batcher, Read, ReadError, StreamReader, Tail, segment_starts};
@@ -32,7 +34,7 @@ pub(super) struct Extent {
     pub(super) first: Option<Offset>,
     /// Where it ends, when that is known without reading it.
     pub(super) end: Option<Offset>,
-    /// Its bytes, roughly.
+    /// The bytes of a service's log.
     pub(super) bytes: u64,
 }
 
@@ -69,10 +71,24 @@ impl Source {
             }
             Source::Dir(repo) => {
                 let starts = segment_starts(repo).map_err(ReadError::Io)?;
-                let bytes = |start: &Offset| SegmentReader::open(repo, *start).and_then(|segment| segment.len());
-                let bytes = starts.iter().map(|start| bytes(start).unwrap_or(0)).sum();
                 let end = starts.is_empty().then_some(Offset::ZERO);
-                Ok(Extent { first: starts.first().copied(), end, bytes })
+                Ok(Extent { first: starts.first().copied(), end, bytes: 0 })
+            }
+        }
+    }
+
+    /// How many bytes it holds from `from` on, roughly: for telling how far a mirror is.
+    pub(super) fn bytes_from(&self, from: Offset, extent: &Extent) -> u64 {
+        match (self, extent.first, extent.end) {
+            (Source::Url(_), Some(first), Some(end)) if first < end => {
+                let share = end.0.saturating_sub(from.0) as f64 / (end.0 - first.0) as f64;
+                (extent.bytes as f64 * share.min(1.0)) as u64
+            }
+            (Source::Url(_), ..) => 0,
+            (Source::Dir(repo), ..) => {
+                let starts = segment_starts(repo).unwrap_or_default();
+                let held = starts.partition_point(|start| *start <= from).saturating_sub(1);
+                starts[held..].iter().map(|start| bytes_of(repo, *start, from).unwrap_or(0)).sum()
             }
         }
     }
@@ -101,6 +117,18 @@ impl Source {
         }
         pieces
     }
+}
+
+/// Bytes of the segment that starts at `start` from offset `from` on.
+fn bytes_of(repo: &FsRepo, start: Offset, from: Offset) -> io::Result<u64> {
+    let mut reader = SegmentReader::open(repo, start)?;
+    let len = reader.len()?;
+    if from <= start {
+        return Ok(len);
+    }
+    let version = reader.header()?.ok().flatten().map_or(Version::V1, |header| header.version);
+    let found = reader.seek(from, BytePos(len), version, u64::MAX)?;
+    Ok(found.map_or(0, |found| len.saturating_sub(found.at.0)))
 }
 
 async fn read_url(client: &Client, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {

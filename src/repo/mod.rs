@@ -20,6 +20,22 @@ use std::sync::Arc;
 ///
 /// The contract is that of a POSIX file system at its most forgetful, and callers must hold to it: content survives a
 /// power failure only after [`RepoFile::sync`], and a created, renamed or removed name only after [`Repo::sync_dir`].
+///
+/// ```
+/// use logmirror::repo::{Faults, Loss, MemRepo, Repo};
+/// use std::io::IoSlice;
+///
+/// let disk = MemRepo::new(Faults::default());
+/// let file = disk.create("a")?;
+/// file.write_at(&mut [IoSlice::new(b"kept")], 0)?;
+/// file.sync()?;
+/// disk.sync_dir()?;
+/// file.write_at(&mut [IoSlice::new(b", and lost")], 4)?;
+///
+/// let found = disk.after_power_loss(Loss::All);
+/// assert_eq!(found.open("a")?.bytes()?, 4);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub trait Repo: fmt::Debug + Send + Sync {
     /// Where this is, for messages.
     fn place(&self) -> String;

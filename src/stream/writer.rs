@@ -234,7 +234,7 @@ impl StreamWriter {
     /// Ends the stream: checks that it stops on a boundary, and syncs. Returns the durable end.
     ///
     /// # Errors
-    /// [`ScanError::Truncated`] when it ended inside a commit: what came before is durable all the same.
+    /// [`AppendError::Stream`] when it ended inside a commit: what came before is durable all the same.
     pub fn finish(&mut self) -> Result<Offset, AppendError> {
         let durable = self.sync()?;
         self.batcher.finish()?;

@@ -83,17 +83,18 @@ fn compare(writer: &LiveWriter, source: &Path, copies: &[&Path]) {
     }
 }
 
-/// What was acknowledged, as the service and the mirror that feeds it say, must never be missing again.
+/// What was acknowledged, as the service, the mirror that feeds it and the one fed by it say, must never be missing again.
 struct Acks {
     client: Client,
+    mirrors: [Mirror; 2],
     highest: u64,
     checked: u64,
 }
 
 impl Acks {
     /// Looks at what is durable now and returns it with the number of segments.
-    fn check(&mut self, service: &Service, push: &Mirror) -> (u64, u64) {
-        let said = push.lines().iter().filter_map(|line| line["durable"].as_u64()).max();
+    fn check(&mut self, service: &Service) -> (u64, u64) {
+        let said = self.mirrors.iter().flat_map(Mirror::lines).filter_map(|line| line["durable"].as_u64()).max();
         let highest = self.highest.max(said.unwrap_or(0));
         let status = service.status(&self.client).unwrap();
         let (durable, segments) = status.map_or((0, 0), |status| (status.durable.0, status.segments));
@@ -119,18 +120,18 @@ fn nothing_acknowledged_is_lost_over_twenty_kills_and_three_directories_are_iden
     until("the log to be there", || service.status(&client).unwrap());
     let pull = Mirror::start(&url, arg(copy.path()), &["--follow"]);
 
-    let mut acks = Acks { client, highest: 0, checked: 0 };
+    let mut acks = Acks { client, mirrors: [push, pull], highest: 0, checked: 0 };
     for restart in 0..RESTARTS {
-        let (durable, segments) = acks.check(&service, &push);
+        let (durable, segments) = acks.check(&service);
         let (ahead, looks) = (draw.within(1..20_000), draw.within(1..200));
         let mut looked = 0;
         match restart % 4 {
             0 => {}
-            1 => until("the log to grow", || (acks.check(&service, &push).0 > durable + ahead).then_some(())),
-            2 => until("a new segment", || (acks.check(&service, &push).1 > segments).then_some(())),
+            1 => until("the log to grow", || (acks.check(&service).0 > durable + ahead).then_some(())),
+            2 => until("a new segment", || (acks.check(&service).1 > segments).then_some(())),
             _ => until("some looks", || {
                 looked += 1;
-                acks.check(&service, &push);
+                acks.check(&service);
                 (looked > looks).then_some(())
             }),
         }
@@ -138,15 +139,18 @@ fn nothing_acknowledged_is_lost_over_twenty_kills_and_three_directories_are_iden
         service.restart();
         acks.client = service.client("x");
     }
-    let (durable, _) = acks.check(&service, &push);
-    until("the log to grow once more", || (acks.check(&service, &push).0 > durable).then_some(()));
+    let (durable, _) = acks.check(&service);
+    until("the log to grow once more", || (acks.check(&service).0 > durable).then_some(()));
     let writer = writer.finish();
-    push.wait_durable(writer.next());
-    pull.wait_durable(writer.next());
-    assert_eq!(acks.check(&service, &push).0, writer.next());
+    for mirror in &acks.mirrors {
+        mirror.wait_durable(writer.next());
+    }
+    assert_eq!(acks.check(&service).0, writer.next());
 
-    let (push, pull) = (push.interrupt(), pull.interrupt());
-    assert_eq!((push.code, pull.code), (Some(0), Some(0)), "{push:?} {pull:?}");
+    for mirror in acks.mirrors {
+        let ended = mirror.interrupt();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
     let segments = service.segments_of("x");
     let (status, said) = service.terminate();
     assert!(status.success(), "{said}");

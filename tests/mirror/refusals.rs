@@ -1,7 +1,6 @@
 //! What a mirror refuses to do, with which exit code, and that nothing is touched then.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::Path;
 
 use logmirror::format::commitlog::Version;
@@ -9,7 +8,7 @@ use logmirror::offset::Offset;
 use logmirror::repo::{FsRepo, Repo};
 
 use crate::support::commitlog::{commit, header};
-use crate::support::process::{Ended, Mirror, Service, arg, mirror};
+use crate::support::process::{Ended, Mirror, Service, arg, free_address, mirror};
 use crate::support::wire::Wire;
 use crate::support::{copy_of, expectations, segments, specimen};
 use crate::{Segments, directory, is_done, segment_name, untouched, whole_up_to};
@@ -137,14 +136,9 @@ fn a_log_that_is_damaged_in_the_service_is_not_taken_for_one_that_was_reset() {
     }
 }
 
-/// An address where nobody listens.
-fn nowhere() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
 #[test]
 fn a_service_that_cannot_be_reached_is_given_up_after_some_attempts() {
-    let (url, whole) = (format!("http://{}/logs/x", nowhere()), specimen("whole"));
+    let (url, whole) = (format!("http://{}/logs/x", free_address()), specimen("whole"));
     let copy = tempfile::tempdir().unwrap();
     let push = Mirror::start(arg(&whole), &url, &[]);
     let pull = Mirror::start(&url, arg(copy.path()), &[]);
@@ -154,6 +148,18 @@ fn a_service_that_cannot_be_reached_is_given_up_after_some_attempts() {
         let waits: Vec<u64> = waits.map(|line| line["after_ms"].as_u64().unwrap()).collect();
         assert_eq!(waits.len(), 5, "{ended:?}");
         assert!(waits[4] > 4 * waits[0], "{waits:?}");
+    }
+}
+
+#[test]
+fn a_copy_that_is_interrupted_does_not_pass_for_done() {
+    let url = format!("http://{}/logs/x", free_address());
+    for (flags, code) in [(&[][..], 3), (&["--follow"], 0)] {
+        let push = Mirror::start(arg(&specimen("whole")), &url, flags);
+        push.wait_for("an attempt that failed", |line| line["event"] == "retrying");
+        let ended = push.terminate();
+        ended.last("interrupted");
+        assert_eq!(ended.code, Some(code), "{ended:?}");
     }
 }
 

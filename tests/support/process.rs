@@ -1,8 +1,10 @@
 //! The real binary as processes: a service that is killed and restarted on its port, and mirrors with what they say.
 
 use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -147,9 +149,9 @@ pub struct Service {
 }
 
 impl Service {
-    /// On any free port.
+    /// On a port that nobody takes while the service is down.
     pub fn start(data: &Path) -> Service {
-        let (process, address) = serve(data, "127.0.0.1:0");
+        let (process, address) = serve(data, &free_address());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Service { process, data: data.to_owned(), address, runtime }
     }
@@ -197,6 +199,17 @@ impl Service {
     pub fn status(&self, client: &Client) -> Result<Option<LogStatus>, ClientError> {
         self.call(client.find())
     }
+}
+
+/// A free address with a port below those that the kernel gives to outgoing connections.
+pub fn free_address() -> String {
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    let candidates = std::iter::from_fn(|| Some(TRIED.fetch_add(1, Ordering::Relaxed)));
+    let mut addresses = candidates.map(|tried| {
+        let port = 10_000 + (std::process::id().wrapping_mul(97) + tried) % 20_000;
+        format!("127.0.0.1:{port}")
+    });
+    addresses.find(|address| TcpListener::bind(address).is_ok()).unwrap()
 }
 
 fn serve(data: &Path, listen: &str) -> (Process, String) {
