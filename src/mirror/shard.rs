@@ -93,7 +93,8 @@ impl Shards {
         let mut shards = Shards { queues: Vec::new(), threads: Mutex::default() };
         for n in 0..threads {
             let (queue, messages) = mpsc::channel(SHARD_QUEUE);
-            let mut shard = Shard { slots: HashMap::new(), jobs: jobs.clone(), queue: queue.clone(), commit_bytes_max };
+            let mut shard =
+                Shard { slots: HashMap::new(), jobs: jobs.clone(), queue: queue.downgrade(), commit_bytes_max };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
             let thread = std::thread::Builder::new().name(format!("writer-{n}"));
             let thread = thread.spawn(move || runtime.block_on(shard.run(messages)))?;
@@ -159,7 +160,8 @@ struct Slot {
 struct Shard {
     slots: HashMap<String, Slot>,
     jobs: jobs::Sender<SyncRequest>,
-    queue: mpsc::Sender<Message>,
+    /// Its own queue, for the answers of the sync threads. Weak, so that it ends when nobody else can send to it.
+    queue: mpsc::WeakSender<Message>,
     commit_bytes_max: u64,
 }
 
@@ -170,7 +172,7 @@ impl Shard {
             let patience = if postponed { SYNC_PATIENCE } else { WRITER_IDLE / 4 };
             let message = match tokio::time::timeout(patience, messages.recv()).await {
                 Ok(Some(message)) => Some(message),
-                Ok(None) => return,
+                Ok(None) => return self.drain(),
                 Err(_elapsed) => None,
             };
             let idle = message.is_none();
@@ -342,7 +344,7 @@ impl Slot {
     }
 
     /// Writes out what is staged and sees to it that it gets synced.
-    fn settle(&mut self, jobs: &jobs::Sender<SyncRequest>, queue: &mpsc::Sender<Message>) {
+    fn settle(&mut self, jobs: &jobs::Sender<SyncRequest>, queue: &mpsc::WeakSender<Message>) {
         let flushed = self.writer.flush();
         self.shares.clear();
         self.log.set_appended(self.writer.next());
@@ -359,8 +361,12 @@ impl Slot {
                 // The disk cannot keep up: wait for it here, and so let the senders wait.
                 return self.writer.finish_sync(job.run()).map(drop);
             }
+            let Some(queue) = queue.upgrade() else {
+                // The last one who could send is gone: this is the end.
+                return self.writer.finish_sync(job.run()).map(drop);
+            };
             self.syncing = true;
-            jobs.send((job, self.log.clone(), queue.clone()))
+            jobs.send((job, self.log.clone(), queue))
                 .map_err(|_| AppendError::Poisoned { cause: "the sync threads are gone".into() })
         });
         self.settled(result.err());
