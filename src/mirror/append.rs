@@ -10,7 +10,7 @@ use super::error::Error;
 use super::log::{Log, View};
 use super::shard::{Ended, Message, Session};
 use crate::offset::{BytePos, Offset};
-use crate::stream::{Batch, Batcher, Part};
+use crate::stream::{Batch, Batcher};
 
 /// One stream of raw log bytes into a log, in progress. It verifies here, on the caller's thread; the log's writer
 /// thread checks each commit against the log when its turn comes, so two appends to one log are safe.
@@ -21,8 +21,6 @@ pub struct Append {
     queue: mpsc::Sender<Message>,
     session: Arc<Session>,
     batcher: Batcher,
-    /// A header that waits for the commits behind it: the writer must not take it for the start of another's commits.
-    header: Option<Part>,
     /// Covers the bytes that the batcher holds.
     share: Share,
     from: Option<Offset>,
@@ -49,8 +47,8 @@ impl Append {
         // Without `from` the stream may start with any commit we hold; a wild first length is refused by its cap.
         let batcher = Batcher::new(version, Some(from.unwrap_or(view.durable)), commit_bytes_max);
         let next = from.or(Some(view.durable).filter(|durable| *durable == log.first()));
-        let (session, header, share, error) = Default::default();
-        Ok(Append { log, budget, queue, session, batcher, header, share, from, next, error })
+        let (session, share, error) = Default::default();
+        Ok(Append { log, budget, queue, session, batcher, share, from, next, error })
     }
 
     /// Whether the stream stands on a boundary: nothing of an unfinished commit is held.
@@ -98,11 +96,8 @@ impl Append {
         if let Err(error) = pushed {
             self.fail(error.into());
         }
-        if !batch.is_empty() {
-            batch.parts.splice(..0, self.header.take());
-            self.header = batch.parts.pop_if(|part| matches!(part, Part::Header(..)));
-        }
-        if !batch.is_empty() {
+        // A header alone is no news for the writer: it comes once more with the run behind it.
+        if batch.runs().next().is_some() {
             let share = self.share.split(self.batcher.held());
             let (log, session) = (self.log.clone(), self.session.clone());
             if self.queue.send(Message::Append { log, session, batch, share }).await.is_err() {

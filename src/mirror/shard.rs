@@ -327,8 +327,6 @@ impl Slot {
             Err(error) => {
                 progress.until = self.writer.next();
                 drop(progress);
-                // A header that came before the offending commit is not for the next append.
-                self.writer.restart();
                 session.fail(error.clone().into());
                 self.poison(&error);
             }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use logmirror::format::commitlog::{Version, encode_commit};
 use logmirror::format::name;
 use logmirror::offset::{Epoch, Offset};
+use logmirror::repo::{FsRepo, Repo};
 
 use crate::support::commitlog::{Draw, seed};
 use crate::support::process::{Ended, Mirror, Service, arg, until};
@@ -126,17 +127,15 @@ fn a_commit_is_waited_for_until_it_is_whole() {
 }
 
 #[test]
-#[allow(unsafe_code)]
 fn changes_that_the_file_system_does_not_tell_of_are_found() {
     let (source, copy) = (copy_of("whole"), tempfile::tempdir().unwrap());
     let (commit, file, end) = one_more(source.path());
     file.set_len(end + 4096).unwrap();
-    // SAFETY: nobody cuts the file while the map lives.
-    let mut map = unsafe { memmap2::MmapMut::map_mut(&file).unwrap() };
+    let mut map = FsRepo::open(source.path()).unwrap().map(&name::segment(Offset(333)), 0).unwrap();
     let mirror = Mirror::start(arg(source.path()), arg(copy.path()), &["--follow"]);
     mirror.wait_durable(360);
     // A store to a map raises no event.
-    map[end as usize..][..commit.len()].copy_from_slice(&commit);
+    map.write_at(&commit, end);
     mirror.wait_durable(365);
     assert_eq!(mirror.interrupt().code, Some(0));
 }
