@@ -3,6 +3,7 @@
 pub mod commitlog;
 pub mod name;
 mod scan;
+pub mod wal;
 
 pub use scan::{Item, ScanError, Scanner};
 
@@ -126,6 +127,14 @@ pub enum FormatError {
         len: u64,
         /// The cap in force for the whole commit.
         max: u64,
+    },
+    /// A WAL header with other salts: the log was restarted, and what follows is another generation.
+    #[error("the log was restarted: its salts are {:08x} {:08x} now and were {:08x} {:08x}", .found[0], .found[1], .salts[0], .salts[1])]
+    Restarted {
+        /// Those of the log.
+        salts: [u32; 2],
+        /// Those found.
+        found: [u32; 2],
     },
     /// The checksum stored with a unit is not that of its bytes.
     #[error("checksum mismatch")]

@@ -207,7 +207,7 @@ pub async fn run(mirror: &Mirror, mut told: impl FnMut(Event)) -> Result<Progres
         Place::Dir(path) => {
             let on_trailing = if mirror.trim { OnTrailing::Trim } else { OnTrailing::Error };
             let commit_bytes_max = mirror.commit_bytes_max;
-            let options = Options { on_trailing, commit_bytes_max, ..Options::default() };
+            let options = Options { on_trailing, commit_bytes_max, forget: true, ..Options::default() };
             Sink::Dir(dir(path, FsRepo::create(path))?, options)
         }
     };

@@ -278,8 +278,13 @@ impl Shard {
 
 /// Opens a log's writer, cutting what a crash left behind the durable end, and publishes where it stands.
 fn open(log: &Arc<Log>, commit_bytes_max: u64) -> Result<StreamWriter, Error> {
-    let options =
-        Options { on_trailing: OnTrailing::Trim, commit_bytes_max, first: Some(log.first()), durable_mark: true };
+    let options = Options {
+        on_trailing: OnTrailing::Trim,
+        commit_bytes_max,
+        first: Some(log.first()),
+        durable_mark: true,
+        ..Options::default()
+    };
     let opened = StreamWriter::open(log.repo().clone(), options);
     let cause: Arc<str> = match opened {
         Ok(writer) => {

@@ -205,4 +205,9 @@ impl RepoFile for FsFile {
         }
         Ok(())
     }
+
+    fn forget(&self, end: u64) {
+        // Advice: a file system that does not take it changes nothing.
+        let _ = rustix::fs::fadvise(&self.file, 0, std::num::NonZeroU64::new(end), Advice::DontNeed);
+    }
 }

@@ -148,6 +148,9 @@ pub trait RepoFile: fmt::Debug + Send + Sync {
     /// Nothing is known then: the kernel reports lost writes once and drops the dirty pages, so a second sync could lie.
     /// Fails too when the file has no name left, because then nothing written to it can be found again.
     fn sync(&self) -> io::Result<()>;
+
+    /// Says that what stands before byte `end` will not be read soon: what is synced of it need not stay in memory.
+    fn forget(&self, _end: u64) {}
 }
 
 /// A file mapped into memory. Stores reach the disk some time later, or at [`sync`](RepoMap::sync).

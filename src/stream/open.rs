@@ -29,12 +29,15 @@ pub struct Options {
     /// Whether to keep a durable mark beside the segments. It makes recovery certain where the shape of the damage
     /// would have to be interpreted; a directory that must hold nothing but SpacetimeDB's files goes without.
     pub durable_mark: bool,
+    /// Whether what is durable need not stay in the page cache: for a copy that nobody reads at once. It leaves the
+    /// memory to those who need it, and is written into the same few pages over and over.
+    pub forget: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let on_trailing = OnTrailing::Error;
-        Options { on_trailing, commit_bytes_max: COMMIT_BYTES_MAX, first: None, durable_mark: false }
+        Options { on_trailing, commit_bytes_max: COMMIT_BYTES_MAX, first: None, durable_mark: false, forget: false }
     }
 }
 

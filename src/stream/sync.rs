@@ -41,6 +41,8 @@ pub struct SyncJob {
     pub(super) file: Arc<dyn RepoFile>,
     pub(super) latch: SyncLatch,
     pub(super) reached: Frontier,
+    /// Whether what it synced need not stay in the page cache.
+    pub(super) forget: bool,
 }
 
 /// A sync that was done.
@@ -54,6 +56,10 @@ impl SyncJob {
     /// Syncs. Blocks for as long as the disk takes.
     #[must_use]
     pub fn run(self) -> Synced {
-        Synced { reached: self.reached, result: self.latch.sync(&*self.file) }
+        let result = self.latch.sync(&*self.file);
+        if let (Ok(()), true, Some((_, end))) = (&result, self.forget, self.reached.segment) {
+            self.file.forget(end.0);
+        }
+        Synced { reached: self.reached, result }
     }
 }

@@ -301,7 +301,12 @@ impl StreamWriter {
     pub fn begin_sync(&mut self) -> Result<Option<SyncJob>, AppendError> {
         self.flush()?;
         let head = self.head.as_ref().filter(|_| self.durable.next < self.reached.next);
-        Ok(head.map(|head| SyncJob { file: head.file().clone(), latch: self.latch.clone(), reached: self.reached }))
+        Ok(head.map(|head| SyncJob {
+            file: head.file().clone(),
+            latch: self.latch.clone(),
+            reached: self.reached,
+            forget: self.options.forget,
+        }))
     }
 
     /// Takes note of a sync that was done.
@@ -399,6 +404,9 @@ impl StreamWriter {
             self.poisoning("sync", synced)?;
             self.durable = self.reached;
             self.settle();
+        }
+        if let Some(head) = self.head.as_ref().filter(|_| self.options.forget) {
+            head.file().forget(head.end().0);
         }
         if let Some(mut head) = self.head.take()
             && self.reached.next > head.start()
