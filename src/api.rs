@@ -4,17 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::offset::{Epoch, Generation, Offset};
 
-/// What an answer with commits says beside them: the format version they start with. Only a segment header names it in the
-/// bytes, and a range that starts inside a segment has none.
-pub const VERSION_FIELD: &str = "log-format-version";
+/// What an answer with commits says beside them: how they are framed. Only a segment header says so in the bytes, and a
+/// range that starts inside a segment has none. For a commitlog it is the format version; for a WAL its header and the
+/// checksum of the frame before, in hexadecimal, or `wal` while it has no header.
+pub const FRAMING_FIELD: &str = "log-format-version";
 
-/// Formats a log can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// A SpacetimeDB commitlog.
-    Commitlog,
-}
+pub use crate::format::LogFormat;
 
 /// Body of a request to create a log.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -22,9 +17,9 @@ pub enum LogFormat {
 pub struct CreateLog {
     /// Its format.
     pub format: LogFormat,
-    /// Its first offset.
-    #[serde(default)]
-    pub first: Offset,
+    /// Its first offset; unless told otherwise 0, and 1 for a WAL, which takes no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<Offset>,
 }
 
 /// Whether a log can be used.

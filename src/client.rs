@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
 
-use crate::api::{AckLine, AppendOutcome, CreateLog, ErrorBody, LogFormat, LogStatus, SegmentStatus, VERSION_FIELD};
-use crate::format::commitlog::Version;
+use crate::api::{AckLine, AppendOutcome, CreateLog, ErrorBody, FRAMING_FIELD, LogStatus, SegmentStatus};
+use crate::format::{Framing, LogFormat};
 use crate::limits::{ACK_LINE_BYTES_MAX, ANSWER_BYTES_MAX, CONNECT_TIMEOUT, KEEPALIVE_IDLE};
 use crate::offset::Offset;
 
@@ -68,6 +68,7 @@ fn chain(error: &reqwest::Error) -> String {
 /// ```
 /// use futures::TryStreamExt;
 /// use logmirror::client::Client;
+/// use logmirror::format::LogFormat;
 /// use logmirror::http::Timeouts;
 /// use logmirror::mirror::{Registry, Settings};
 /// use logmirror::offset::Offset;
@@ -161,12 +162,12 @@ impl Client {
         json(self.request(Method::GET, "").send().await?).await
     }
 
-    /// Creates the log, or finds it there with that first offset.
+    /// Creates the log, or finds it there with that format and first offset.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn create(&self, first: Offset) -> Result<LogStatus, ClientError> {
-        let wanted = CreateLog { format: LogFormat::Commitlog, first };
+    pub async fn create(&self, format: LogFormat, first: Option<Offset>) -> Result<LogStatus, ClientError> {
+        let wanted = CreateLog { format, first };
         json(self.request(Method::PUT, "").json(&wanted).send().await?).await
     }
 
@@ -205,11 +206,11 @@ impl Client {
             request = request.query(&[("follow", true)]);
         }
         let response = checked(request.send().await?).await?;
-        let version = response.headers().get(VERSION_FIELD).map_or(Ok(Version::V1), |value| {
-            let version = value.to_str().ok().and_then(|text| text.parse().ok()).and_then(Version::of_number);
-            version.ok_or_else(|| ClientError::Protocol(format!("commits of version {value:?}")))
+        let framing = response.headers().get(FRAMING_FIELD).map_or(Ok(Framing::default()), |value| {
+            let framing = value.to_str().ok().and_then(|text| text.parse().ok());
+            framing.ok_or_else(|| ClientError::Protocol(format!("commits framed as {value:?}")))
         })?;
-        Ok(Commits { version, bytes: response.bytes_stream().boxed() })
+        Ok(Commits { framing, bytes: response.bytes_stream().boxed() })
     }
 
     /// Appends raw log bytes. After Ok all of them are durable.
@@ -241,13 +242,13 @@ impl Client {
 /// Raw log bytes of a range of a log, as they come in.
 pub struct Commits {
     /// How the first commits are framed when the range does not start with a segment header.
-    pub version: Version,
+    pub framing: Framing,
     bytes: futures::stream::BoxStream<'static, reqwest::Result<Bytes>>,
 }
 
 impl std::fmt::Debug for Commits {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Commits").field("version", &self.version).finish_non_exhaustive()
+        f.debug_struct("Commits").field("framing", &self.framing).finish_non_exhaustive()
     }
 }
 

@@ -7,6 +7,10 @@ use std::time::Duration;
 /// this bounds what one sender can make us hold. SpacetimeDB's own commits are a few KiB to a few MiB.
 pub const COMMIT_BYTES_MAX: u64 = 64 << 20;
 
+/// A segment of a WAL is followed by another from this length on: short enough to be folded, indexed and fetched as one
+/// piece, long enough that the files of a large log stay few.
+pub const WAL_SEGMENT_BYTES: u64 = 64 << 20;
+
 /// Log bytes in memory at once, over all senders and readers of a service.
 pub const MEMORY_MAX: u64 = 256 << 20;
 

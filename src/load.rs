@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use crate::api::AckLine;
 use crate::client::{Client, ClientError};
 use crate::format::commitlog::{SegmentHeader, Version, encode_commit};
-use crate::format::{Commit, ScanError};
+use crate::format::{Commit, LogFormat, ScanError};
 use crate::offset::{Epoch, Offset};
 use crate::stream::{Batch, Batcher};
 
@@ -143,7 +143,7 @@ pub async fn run(url: &str, load: Load) -> Result<Report, LoadError> {
     let mut followers = Vec::new();
     for n in 0..load.writers {
         let client = Client::new(&format!("{url}-{n}"))?;
-        client.create(Offset::ZERO).await?;
+        client.create(LogFormat::Commitlog, None).await?;
         let state =
             TrackState { sent: VecDeque::new(), acked: VecDeque::new(), early: 0, ack: histogram(), lag: histogram() };
         let track = Arc::new(Track { state: Mutex::new(state) });
@@ -258,7 +258,7 @@ async fn follow(client: Client, track: Arc<Track>) -> Result<(), LoadError> {
 /// See [`LoadError`].
 pub async fn lockstep(url: &str, record_bytes: usize, time: Duration) -> Result<f64, LoadError> {
     let client = Client::new(url)?;
-    client.create(Offset::ZERO).await?;
+    client.create(LogFormat::Commitlog, None).await?;
     let records = vec![0x5a; record_bytes];
     let (start, mut next) = (Instant::now(), Offset::ZERO);
     while start.elapsed() < time {

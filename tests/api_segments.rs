@@ -176,9 +176,11 @@ fn a_log_is_created_once() {
     let again = create(r#"{"format":"commitlog","first":7}"#);
     assert_eq!((again.status, &again.json()["id"]), (200, &new.json()["id"]));
     assert_eq!(create(r#"{"format":"commitlog"}"#).refusal(), (409, "format".to_owned()));
-    for body in ["", "{}", "[]", r#"{"format":"wal"}"#, r#"{"format":"commitlog","frist":1}"#, "<html>"] {
+    for body in ["", "{}", "[]", r#"{"format":"wahl"}"#, r#"{"format":"commitlog","frist":1}"#, "<html>"] {
         assert_eq!(create(body).refusal(), (400, "invalid".to_owned()), "{body}");
     }
+    assert_eq!(create(r#"{"format":"wal"}"#).refusal(), (409, "format".to_owned()));
+    assert_eq!(create(r#"{"format":"wal","first":7}"#).refusal(), (400, "invalid".to_owned()));
     assert_eq!(create(r#"{"format":"commitlog","first":-1}"#).refusal().0, 400);
     assert_eq!(create(&" ".repeat(100_000)).refusal(), (400, "invalid".to_owned()));
 }

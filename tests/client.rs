@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, channel::mpsc, stream};
 use logmirror::api::{AckLine, AppendOutcome, LastCommit, LogState};
 use logmirror::client::{Client, ClientError};
+use logmirror::format::LogFormat;
 use logmirror::offset::Offset;
 use logmirror::repo::MemRepo;
 use support::log::{Sample, commits, header};
@@ -70,7 +71,7 @@ fn a_refusal_comes_with_all_that_the_service_says() {
     assert!(runtime.block_on(client.find()).unwrap().is_none());
     let ClientError::Refused { status: 404, body } = runtime.block_on(client.status()).unwrap_err() else { panic!() };
     assert_eq!(body.error, "not-found");
-    runtime.block_on(client.create(Offset(0))).unwrap();
+    runtime.block_on(client.create(LogFormat::Commitlog, Some(Offset(0)))).unwrap();
     let sample = Sample::small();
     runtime.block_on(client.append(None, sample.bytes)).unwrap();
     let refused = |body: Vec<u8>| runtime.block_on(client.append(None, body)).unwrap_err();
@@ -89,7 +90,7 @@ fn a_refusal_comes_with_all_that_the_service_says() {
     assert_eq!((body.error.as_str(), body.offset), ("truncated", Some(Offset(6))));
     let ahead = runtime.block_on(client.read(Offset(7), None, false)).unwrap_err();
     assert!(matches!(ahead, ClientError::Refused { status: 409, body } if body.next == Some(Offset(6))));
-    let other_first = runtime.block_on(client.create(Offset(5))).unwrap_err();
+    let other_first = runtime.block_on(client.create(LogFormat::Commitlog, Some(Offset(5)))).unwrap_err();
     assert!(matches!(other_first, ClientError::Refused { status: 409, body } if body.error == "format"));
 }
 
@@ -145,9 +146,9 @@ fn a_log_goes_in_and_comes_out_byte_for_byte() {
     let service = start();
     let (client, whole) = (service.client("app"), stream_of("whole"));
     service.runtime.block_on(async {
-        let created = client.create(Offset(0)).await.unwrap();
+        let created = client.create(LogFormat::Commitlog, Some(Offset(0))).await.unwrap();
         assert_eq!((created.durable, created.last_commit, created.state), (Offset(0), None, LogState::Ok));
-        assert_eq!(client.create(Offset(0)).await.unwrap().id, created.id);
+        assert_eq!(client.create(LogFormat::Commitlog, Some(Offset(0))).await.unwrap().id, created.id);
         let outcome = client.append(None, whole[..9000].to_vec()).await.unwrap_err();
         let ClientError::Refused { status: 422, body } = outcome else { panic!("{outcome}") };
         let next = body.next.unwrap();
@@ -182,7 +183,7 @@ fn a_live_append_and_a_follower_move_together() {
     let service = start();
     let client = service.client("app");
     service.runtime.block_on(async {
-        client.create(Offset(0)).await.unwrap();
+        client.create(LogFormat::Commitlog, Some(Offset(0))).await.unwrap();
         let mut follower = client.read(Offset(0), None, true).await.unwrap();
         let (mut body, chunks) = mpsc::channel(1);
         let mut acks = client.append_live(Offset(0), chunks).await.unwrap();
@@ -214,7 +215,7 @@ fn a_live_append_that_fails_says_so_in_its_last_line() {
     service.runtime.block_on(async {
         let absent = client.append_live(Offset(0), stream::empty()).await.unwrap_err();
         assert!(matches!(absent, ClientError::Refused { status: 404, .. }), "{absent}");
-        client.create(Offset(0)).await.unwrap();
+        client.create(LogFormat::Commitlog, Some(Offset(0))).await.unwrap();
         // The body stays open, and yet the error comes.
         let body = stream::iter([Ok(Bytes::from([header(), commits(7, 1, 9, 0)].concat()))]).chain(stream::pending());
         let mut acks = client.append_live(Offset(0), body).await.unwrap();

@@ -8,7 +8,7 @@ use std::fs;
 use std::sync::{Arc, Mutex};
 
 use logmirror::format::commitlog::Version;
-use logmirror::format::name;
+use logmirror::format::{LogFormat, name};
 use logmirror::offset::Offset;
 use logmirror::repo::{Faults, FsRepo, Loss, MemRepo, Op, Repo};
 use logmirror::stream::{AppendError, OpenError, Options, StreamWriter};
@@ -130,10 +130,10 @@ fn an_index_that_cannot_grow_stops_and_the_log_goes_on() {
     assert_eq!(writer.finish().unwrap().0, source.next);
     drop(writer);
     source.assert_is(&repo, "without room for the index");
-    assert_eq!(get(&repo, &name::index(Offset(0))).len(), 64 << 10, "it did not grow");
+    assert_eq!(get(&repo, &name::index(LogFormat::Commitlog, Offset(0))).len(), 64 << 10, "it did not grow");
     // The next opening notes what is missing, growing the index now.
     assert_eq!(open(&repo).unwrap().next().0, source.next);
-    assert!(get(&repo, &name::index(Offset(0))).len() > 64 << 10);
+    assert!(get(&repo, &name::index(LogFormat::Commitlog, Offset(0))).len() > 64 << 10);
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn a_second_writer_is_locked_out_until_the_first_is_gone() {
 fn a_writer_that_cannot_open_gives_its_lock_back() {
     let repo = MemRepo::default();
     Source::of(&[100; 3]).store(&repo);
-    support::commitlog::write(&repo, &name::segment(Offset(0)), None, &[7; 30]);
+    support::commitlog::write(&repo, &name::segment(LogFormat::Commitlog, Offset(0)), None, &[7; 30]);
     assert!(matches!(open(&repo), Err(OpenError::Torn(_))));
     assert_eq!(StreamWriter::open(Arc::new(repo), trim()).unwrap().next(), Offset(9));
 }
@@ -230,7 +230,7 @@ fn a_removed_segment_is_noticed_at_sync() {
     writer.append(source.stream[..source.commits[1].to].to_vec()).unwrap();
     assert_eq!(writer.sync().unwrap().0, 6);
     writer.append(source.stream[source.commits[1].to..source.commits[2].to].to_vec()).unwrap();
-    fs::remove_file(dir.path().join(name::segment(Offset(0)))).unwrap();
+    fs::remove_file(dir.path().join(name::segment(LogFormat::Commitlog, Offset(0)))).unwrap();
     let error = writer.sync().unwrap_err();
     assert!(matches!(error, AppendError::Poisoned { .. }), "{error}");
     assert_eq!(writer.durable().0, 6);

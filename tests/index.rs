@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 
 use logmirror::format::commitlog::Version;
-use logmirror::format::name;
+use logmirror::format::{LogFormat, name};
 use logmirror::limits::COMMIT_BYTES_MAX;
 use logmirror::offset::Offset;
 use logmirror::repo::{FsRepo, MemRepo, Repo};
@@ -115,7 +115,7 @@ fn with_wrong_indexes(check: impl Fn(&Source, &MemRepo, Offset, &str)) {
     let source = source();
     let mut draw = Draw(seed());
     for (at, (start, _)) in source.segments.iter().enumerate() {
-        let index = name::index(Offset(*start));
+        let index = name::index(LogFormat::Commitlog, Offset(*start));
         let right = decode(&get(&mirrored(&source), &index));
         assert!(right.len() >= 6, "{right:?}");
         for (what, content) in wrong(&right, forged(&source, at), &mut draw) {
@@ -131,9 +131,9 @@ fn with_wrong_indexes(check: impl Fn(&Source, &MemRepo, Offset, &str)) {
 
 /// The entries of an index ascend, point at commits, and leave out no more than an interval and a commit.
 fn assert_whole(source: &Source, repo: &MemRepo, start: Offset, what: &str) {
-    let entries = decode(&get(repo, &name::index(start)));
+    let entries = decode(&get(repo, &name::index(LogFormat::Commitlog, start)));
     let segment = source.segments.iter().find(|(first, _)| *first == start.0).unwrap().1;
-    let end = get(repo, &name::segment(start)).len() as u64;
+    let end = get(repo, &name::segment(LogFormat::Commitlog, start)).len() as u64;
     let mut before = (0, 0);
     for entry in &entries {
         assert!(entry.0 > before.0 && entry.1 > before.1, "{what}: {entries:?}");
@@ -192,10 +192,10 @@ fn an_index_written_along_is_sound_and_gives_back_its_space() {
     for (start, _) in &source.segments {
         assert_whole(&source, &repo, Offset(*start), "written along");
     }
-    let sealed = get(&repo, &name::index(Offset(0)));
+    let sealed = get(&repo, &name::index(LogFormat::Commitlog, Offset(0)));
     let entries = decode(&sealed);
     assert_eq!(sealed.len(), (entries.len() + 1) * 16, "one empty slot stays");
-    assert_eq!(get(&repo, &name::index(Offset(72))).len(), 64 << 10, "the open one has room");
+    assert_eq!(get(&repo, &name::index(LogFormat::Commitlog, Offset(72))).len(), 64 << 10, "the open one has room");
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn an_index_holds_nothing_that_is_not_durable() {
     let source = source();
     let repo = MemRepo::default();
     let mut writer = open(&repo).unwrap();
-    let index = |start| decode(&get(&repo, &name::index(Offset(start))));
+    let index = |start| decode(&get(&repo, &name::index(LogFormat::Commitlog, Offset(start))));
     let half = source.commits[12];
     writer.append(source.stream[..half.to].to_vec()).unwrap();
     assert_eq!(index(0), []);
@@ -245,7 +245,7 @@ fn opening_a_large_segment_reads_little_of_it() {
         assert_eq!(matches!(found, Read::Batch(_)), from < source.next);
         assert!(repo.bytes_read() < 1 << 20);
     }
-    repo.remove(&name::index(Offset(0))).unwrap();
+    repo.remove(&name::index(LogFormat::Commitlog, Offset(0))).unwrap();
     assert_eq!(open(&repo).unwrap().next().0, source.next);
     assert!(repo.bytes_read() > 60 << 20, "this test sees what is read");
 }

@@ -8,7 +8,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use logmirror::format::commitlog::Version;
-use logmirror::format::name;
+use logmirror::format::{LogFormat, name};
 use logmirror::offset::Offset;
 use logmirror::repo::{Faults, Loss, MemRepo, Repo};
 use logmirror::stream::{OpenError, Options, StreamWriter};
@@ -57,7 +57,10 @@ fn rotate_and_trim(repo: &MemRepo, options: Options, source: &Source, acked: &mu
     }
     assert_eq!(sent, torn.from);
     drop(writer);
-    let open_segment = name::segment(Offset(source.segments.iter().rfind(|(_, from)| *from <= torn.from).unwrap().0));
+    let open_segment = name::segment(
+        LogFormat::Commitlog,
+        Offset(source.segments.iter().rfind(|(_, from)| *from <= torn.from).unwrap().0),
+    );
     let file = repo.open_write(&open_segment)?;
     let half = &source.stream[torn.from..torn.from + (torn.to - torn.from) / 2];
     file.write_at(&mut [IoSlice::new(half)], file.bytes()?)?;
@@ -182,7 +185,7 @@ fn power_loss_at_every_step_of_index_growth_keeps_what_was_acknowledged() {
     assert!(cases > 150, "{cases}");
     let whole = start.after_power_loss(Loss::Nothing);
     grow(&whole, marked(), &source, &mut Acked::default()).unwrap();
-    let index = get(&whole, &name::index(Offset(0)));
+    let index = get(&whole, &name::index(LogFormat::Commitlog, Offset(0)));
     assert!(index.len() > 64 << 10, "the index did not grow: {} bytes", index.len());
 }
 
@@ -203,7 +206,12 @@ fn an_index_entry_behind_a_lost_sector_does_not_hide_the_hole() {
         writer.append(source.stream[source.commits[10].from..].to_vec()).unwrap();
         drop(writer);
         // The kernel wrote out all of both files but one sector of the log.
-        write(&repo, &name::segment(Offset(0)), Some(source.commits[20].from as u64 + 512), &[0; 512]);
+        write(
+            &repo,
+            &name::segment(LogFormat::Commitlog, Offset(0)),
+            Some(source.commits[20].from as u64 + 512),
+            &[0; 512],
+        );
         match StreamWriter::open(Arc::new(repo.clone()), options) {
             Ok(writer) => {
                 assert!(options.durable_mark);

@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 
 use logmirror::format::commitlog::{Commitlog, Version};
-use logmirror::format::{Item, ScanError, Scanner, name};
+use logmirror::format::{Item, LogFormat, ScanError, Scanner, name};
 use logmirror::limits::COMMIT_BYTES_MAX;
 use logmirror::offset::{BytePos, Offset};
 use logmirror::repo::{MemRepo, Repo};
@@ -219,15 +219,15 @@ fn any_log_in_any_chunks_reads_back_from_any_offset() {
 fn no_bytes_on_disk_make_a_survey_or_a_writer_panic() {
     holds(200, (any_bytes(), any_bytes(), vec(any::<u8>(), 0..200), any::<bool>()), |(one, two, index, sealed)| {
         let repo = MemRepo::default();
-        put(&repo, &name::segment(Offset(0)), &one);
-        put(&repo, &name::index(Offset(0)), &index);
+        put(&repo, &name::segment(LogFormat::Commitlog, Offset(0)), &one);
+        put(&repo, &name::index(LogFormat::Commitlog, Offset(0)), &index);
         put(&repo, "durable", &index);
         let next = survey(&repo, COMMIT_BYTES_MAX, None).map_or(7, |found| found.next.0);
         if sealed {
-            put(&repo, &name::segment(Offset(0)), &seal(&one));
+            put(&repo, &name::segment(LogFormat::Commitlog, Offset(0)), &seal(&one));
         }
-        put(&repo, &name::segment(Offset(next)), &two);
-        put(&repo, &name::index(Offset(next)), &index);
+        put(&repo, &name::segment(LogFormat::Commitlog, Offset(next)), &two);
+        put(&repo, &name::index(LogFormat::Commitlog, Offset(next)), &index);
         for floor in [None, Some(Offset(0)), Some(Offset(next))] {
             let _ = survey(&repo, COMMIT_BYTES_MAX, floor);
         }
@@ -252,7 +252,7 @@ fn no_damage_to_a_sealed_segment_makes_a_reader_panic_or_spin() {
         let whole = source.files().into_values().next().unwrap();
         let sealed = damaged(seal(&whole), &flips, cut);
         let (repo, first) = (MemRepo::default(), source.segments[0].0);
-        put(&repo, &name::segment(Offset(first)), &sealed);
+        put(&repo, &name::segment(LogFormat::Commitlog, Offset(first)), &sealed);
         let (found, _) = read_from(&repo, first);
         prop_assert!(whole.starts_with(&found), "something else was read");
         let _ = survey(&repo, COMMIT_BYTES_MAX, None);
@@ -271,14 +271,14 @@ fn no_index_makes_a_search_or_a_writer_panic() {
         let mut bytes: Vec<u8> =
             entries.iter().flat_map(|(k, v)| [k.to_le_bytes(), v.to_le_bytes()].concat()).collect();
         bytes.extend(tail);
-        put(&repo, &name::index(start), &bytes);
+        put(&repo, &name::index(LogFormat::Commitlog, start), &bytes);
         let mut reader = SegmentReader::open(&repo, start).unwrap();
         for (key, value) in entries.iter().copied().chain([(0, 0), (u64::MAX, u64::MAX)]) {
-            let version = reader.header().unwrap().unwrap().unwrap().version;
-            let _ = reader.indexed(Offset(key), BytePos(value), version, COMMIT_BYTES_MAX).unwrap();
+            let framing = reader.header().unwrap().unwrap().unwrap();
+            let _ = reader.indexed(Offset(key), BytePos(value), framing, COMMIT_BYTES_MAX).unwrap();
             let last = Entry { key: Offset(key), value: BytePos(value) };
             let copy: Arc<dyn Repo> = Arc::new(repo.after_power_loss(logmirror::repo::Loss::Nothing));
-            let mut index = OffsetIndex::open(copy, start, Some(last)).unwrap();
+            let mut index = OffsetIndex::open(copy, LogFormat::Commitlog, start, Some(last)).unwrap();
             index.note(Entry { key: Offset(value), value: BytePos(key) }).unwrap();
             index.seal().unwrap();
         }

@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 
 use logmirror::format::commitlog::Version;
-use logmirror::format::name;
+use logmirror::format::{LogFormat, name};
 use logmirror::limits::COMMIT_BYTES_MAX;
 use logmirror::offset::Offset;
 use logmirror::repo::{Loss, MemRepo, Repo};
@@ -37,7 +37,7 @@ fn a_log_shorter_than_its_durable_mark_is_refused() {
     drop(writer);
     let open = |repo: &MemRepo| StreamWriter::open(Arc::new(repo.clone()), marked());
     assert!(open(&repo).is_ok());
-    let last = name::segment(Offset(9));
+    let last = name::segment(LogFormat::Commitlog, Offset(9));
     let whole = get(&repo, &last);
 
     // Cut at a boundary: what is left is a sound log, only not all of it.
@@ -77,11 +77,11 @@ fn damage_behind_the_durable_mark_is_trimmed_whatever_its_shape() {
         writer.append(source.stream.clone()).unwrap();
         writer.finish().unwrap();
         drop(writer);
-        write(&repo, &name::segment(Offset(9)), None, tail);
+        write(&repo, &name::segment(LogFormat::Commitlog, Offset(9)), None, tail);
         let writer = StreamWriter::open(Arc::new(repo.clone()), marked());
         assert_eq!(writer.unwrap_or_else(|error| panic!("tail {at}: {error}")).next(), Offset(18));
         source.assert_is(&repo, "trimmed");
-        write(&repo, &name::segment(Offset(9)), None, tail);
+        write(&repo, &name::segment(LogFormat::Commitlog, Offset(9)), None, tail);
         repo.remove("durable").unwrap();
         let refused = StreamWriter::open(Arc::new(repo.clone()), trim()).unwrap_err();
         assert!(matches!(refused, OpenError::Damaged(_)), "tail {at} without a mark: {refused}");
@@ -154,11 +154,11 @@ fn an_empty_head_is_taken_over_with_what_it_says() {
     for head in heads {
         let repo = MemRepo::default();
         source.store(&repo);
-        put(&repo, &name::segment(Offset(3)), &head);
+        put(&repo, &name::segment(LogFormat::Commitlog, Offset(3)), &head);
         let writer = open(&repo).unwrap();
         let version = if head == header(Version::V1) { Version::V1 } else { Version::V0 };
-        assert_eq!((writer.next(), writer.version()), (Offset(3), version));
-        assert_eq!(get(&repo, &name::segment(Offset(3))), header(version));
+        assert_eq!((writer.next(), writer.framing()), (Offset(3), version.into()));
+        assert_eq!(get(&repo, &name::segment(LogFormat::Commitlog, Offset(3))), header(version));
     }
 }
 
@@ -171,7 +171,7 @@ fn a_damaged_sealed_segment_is_damage_and_not_trouble_with_files() {
         damaged[at..at + 4].iter_mut().for_each(|byte| *byte ^= 0x55);
         for from in [0, 30] {
             let repo = MemRepo::default();
-            put(&repo, &name::segment(Offset(0)), &damaged);
+            put(&repo, &name::segment(LogFormat::Commitlog, Offset(0)), &damaged);
             let reader = StreamReader::open(Arc::new(repo), Offset(from), COMMIT_BYTES_MAX);
             let error = reader.and_then(|mut reader| {
                 loop {

@@ -120,7 +120,8 @@ fn a_stream_cut_off_a_boundary_is_truncated_and_keeps_its_whole_commits() {
     let stream = support::stream_of("whole");
     let mut boundaries = 0;
     for cut in 0..=stream.len() {
-        let mut batcher = logmirror::stream::Batcher::new(Default::default(), None, COMMIT_BYTES_MAX);
+        let mut batcher =
+            logmirror::stream::Batcher::new(logmirror::format::Framing::default(), None, COMMIT_BYTES_MAX);
         let mut batch = Batch::default();
         batcher.push(stream[..cut].to_vec().into(), &mut batch).unwrap();
         let whole: usize = batch.slices().map(|slice| slice.len()).sum();

@@ -6,7 +6,7 @@ mod support;
 use std::sync::{Arc, Mutex};
 
 use logmirror::format::commitlog::Version;
-use logmirror::format::{FormatError, ScanError, name};
+use logmirror::format::{FormatError, LogFormat, ScanError, name};
 use logmirror::limits::COMMIT_BYTES_MAX;
 use logmirror::offset::{Epoch, Offset};
 use logmirror::repo::{MemRepo, Repo};
@@ -172,7 +172,7 @@ fn a_log_that_holds_a_commit_twice_is_compared_all_the_same() {
     let repo = MemRepo::default();
     source.store(&repo);
     let twice = [before, &source.stream[middle.from..middle.to], behind].concat();
-    put(&repo, &name::segment(Offset(9)), &twice);
+    put(&repo, &name::segment(LogFormat::Commitlog, Offset(9)), &twice);
     source.commits(&[40]);
     let mut writer = open(&repo).unwrap();
     let done = writer.append(source.rest(9).to_vec()).unwrap();

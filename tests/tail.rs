@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use logmirror::format::commitlog::Version;
-use logmirror::format::{FormatError, name};
+use logmirror::format::{FormatError, LogFormat, name};
 use logmirror::limits::COMMIT_BYTES_MAX;
 use logmirror::offset::{Epoch, Offset};
 use logmirror::repo::{FsRepo, Repo};
@@ -42,7 +42,7 @@ impl Followed {
     }
 
     fn append(&self, segment: u64, bytes: &[u8]) {
-        let name = name::segment(Offset(segment));
+        let name = name::segment(LogFormat::Commitlog, Offset(segment));
         if self.repo.open(&name).is_err() {
             put(&self.repo, &name, &[]);
         }
@@ -50,7 +50,7 @@ impl Followed {
     }
 
     fn path(&self, segment: u64) -> PathBuf {
-        self.repo.path().join(name::segment(Offset(segment)))
+        self.repo.path().join(name::segment(LogFormat::Commitlog, Offset(segment)))
     }
 
     /// Replaces a segment as a sealer does: at once, under its name.
@@ -118,7 +118,7 @@ fn a_commit_is_handed_out_once_its_last_byte_is_there() {
 fn preallocated_space_is_an_end_until_it_is_written() {
     let source = source();
     let mut followed = Followed::new();
-    let first = name::segment(Offset(0));
+    let first = name::segment(LogFormat::Commitlog, Offset(0));
     followed.append(0, &vec![0; 300_000]);
     assert_eq!(followed.end(), Tail::Zeros { bytes: 300_000 });
     let [one, two, three, ..] = &source.commits[..] else { unreachable!() };
@@ -141,7 +141,7 @@ fn a_segment_that_ends_torn_is_followed_by_its_successor() {
     let files = source.files();
     for torn in [&[7; 30][..], &one(9)[..40], &[0; 3]] {
         let mut followed = Followed::new();
-        followed.append(0, &[&files[&name::segment(Offset(0))], torn].concat());
+        followed.append(0, &[&files[&name::segment(LogFormat::Commitlog, Offset(0))], torn].concat());
         assert_ne!(followed.end(), Tail::Clean);
         followed.append(9, &[]);
         assert_eq!(followed.end(), Tail::Clean, "an empty successor is a clean end");
@@ -162,8 +162,8 @@ fn what_grows_between_the_end_of_a_segment_and_its_successor_is_not_lost() {
         // The reader has met the end of the first segment when all this happens.
         followed.watched.before_list(|| ());
         followed.watched.before_list(move || {
-            write(&dir, &name::segment(Offset(0)), Some(at as u64), &whole.stream[at..second]);
-            put(&dir, &name::segment(Offset(9)), whole.rest(9));
+            write(&dir, &name::segment(LogFormat::Commitlog, Offset(0)), Some(at as u64), &whole.stream[at..second]);
+            put(&dir, &name::segment(LogFormat::Commitlog, Offset(9)), whole.rest(9));
         });
         followed.end();
         assert!(followed.watched.acted());
@@ -182,7 +182,9 @@ fn commits_that_come_while_a_torn_end_is_looked_at_are_no_damage() {
         // The block is read, with its torn end; then the rest comes, and only then is it asked what follows.
         let (dir, rest) = (followed.repo.clone(), source.stream[from..].to_vec());
         let Read::Batch(_) = followed.reader.read().unwrap() else { panic!() };
-        followed.watched.before_list(move || write(&dir, &name::segment(Offset(0)), Some(from as u64), &rest));
+        followed.watched.before_list(move || {
+            write(&dir, &name::segment(LogFormat::Commitlog, Offset(0)), Some(from as u64), &rest)
+        });
         while followed.reader.next().0 < source.next {
             let Read::Batch(_) = followed.reader.read().unwrap() else { panic!("{half} bytes of a commit") };
         }
@@ -245,15 +247,22 @@ fn a_log_that_was_reset_is_not_read_on() {
         }),
         ("cut before what was read", |f, source| {
             let keep = source.commits[4].to - source.segments[1].1 - 1;
-            f.repo.open_write(&name::segment(Offset(9))).unwrap().truncate(keep as u64).unwrap();
+            f.repo.open_write(&name::segment(LogFormat::Commitlog, Offset(9))).unwrap().truncate(keep as u64).unwrap();
         }),
-        ("cut to its header", |f, _| f.repo.open_write(&name::segment(Offset(9))).unwrap().truncate(10).unwrap()),
+        ("cut to its header", |f, _| {
+            f.repo.open_write(&name::segment(LogFormat::Commitlog, Offset(9))).unwrap().truncate(10).unwrap()
+        }),
         ("zeroed", |f, _| f.replace(9, &[0; 5000])),
     ];
     for (what, reset) in resets {
         let mut followed = Followed::new();
         source.store(&followed.repo);
-        followed.repo.open_write(&name::segment(Offset(9))).unwrap().truncate((read.to - read.segment) as u64).unwrap();
+        followed
+            .repo
+            .open_write(&name::segment(LogFormat::Commitlog, Offset(9)))
+            .unwrap()
+            .truncate((read.to - read.segment) as u64)
+            .unwrap();
         followed.end();
         assert_eq!(followed.reader.next().0, read.end);
         reset(&followed, &source);
@@ -285,20 +294,20 @@ fn pruning_behind_the_reader_is_no_reset_and_pruning_before_it_is_told() {
     source.segment(Version::V1).commits(&[50]);
     let mut followed = Followed::new();
     let files = source.files();
-    followed.append(0, &files[&name::segment(Offset(0))]);
+    followed.append(0, &files[&name::segment(LogFormat::Commitlog, Offset(0))]);
     followed.end();
     // The reader stands at the end of the first segment, which goes while the log goes on.
     followed.append(9, source.rest(9)[..200].as_ref());
     followed.remove(0);
     followed.end();
     assert_eq!(followed.reader.next(), Offset(9));
-    followed.replace(9, &files[&name::segment(Offset(9))]);
+    followed.replace(9, &files[&name::segment(LogFormat::Commitlog, Offset(9))]);
     followed.append(18, source.rest(18));
     followed.end();
     assert_eq!(followed.read, source.stream);
 
     let mut late = Followed::new();
-    late.append(0, &files[&name::segment(Offset(0))][..source.commits[1].to]);
+    late.append(0, &files[&name::segment(LogFormat::Commitlog, Offset(0))][..source.commits[1].to]);
     late.end();
     late.append(18, source.rest(18));
     late.remove(0);
@@ -342,7 +351,12 @@ fn what_is_sound_is_handed_out_before_the_fault_behind_it() {
             assert_eq!((&followed.read, followed.reader.next()), (&source.stream, Offset(9)));
         }
         // Somebody repairs it, and the reader goes on.
-        followed.repo.open_write(&name::segment(Offset(0))).unwrap().truncate(source.stream.len() as u64).unwrap();
+        followed
+            .repo
+            .open_write(&name::segment(LogFormat::Commitlog, Offset(0)))
+            .unwrap()
+            .truncate(source.stream.len() as u64)
+            .unwrap();
         followed.append(0, &one(9));
         followed.end();
         assert_eq!(followed.reader.next(), Offset(12));
@@ -385,7 +399,7 @@ fn readers_change_nothing() {
     read_from(&followed.repo, 10).1.unwrap();
     assert_eq!(support::files(followed.repo.path()), before);
     assert_eq!(
-        get(&followed.repo, &name::segment(Offset(9))).len(),
-        source.files()[&name::segment(Offset(9))].len() + 100
+        get(&followed.repo, &name::segment(LogFormat::Commitlog, Offset(9))).len(),
+        source.files()[&name::segment(LogFormat::Commitlog, Offset(9))].len() + 100
     );
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use logmirror::format::commitlog::{HEADER_LEN, Version};
-use logmirror::format::name;
+use logmirror::format::{LogFormat, name};
 use logmirror::offset::Offset;
 use logmirror::repo::{FsRepo, MemRepo, Repo};
 use logmirror::stream::{Options as WriterOptions, Placed, StreamWriter};
@@ -41,7 +41,7 @@ fn commits_of(files: &Files) -> Vec<Placed> {
 }
 
 fn segment_mut(files: &mut Files, start: u64) -> &mut Vec<u8> {
-    files.get_mut(&name::segment(Offset(start))).unwrap()
+    files.get_mut(&name::segment(LogFormat::Commitlog, Offset(start))).unwrap()
 }
 
 /// A segment with commits of `(first, entries, epoch)`, 40 bytes of records each.
@@ -53,7 +53,7 @@ fn segment(version: Version, commits: &[(u64, u16, u64)]) -> Vec<u8> {
 const CRAFTED_LEN: u64 = 22 + 40 + 4;
 
 fn log(segments: &[(u64, Vec<u8>)]) -> Files {
-    segments.iter().map(|(start, bytes)| (name::segment(Offset(*start)), bytes.clone())).collect()
+    segments.iter().map(|(start, bytes)| (name::segment(LogFormat::Commitlog, Offset(*start)), bytes.clone())).collect()
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_flipped_bit_is_found_in_its_commit_wherever_it_is() {
     let last = *commits.last().unwrap();
     let segments: Vec<&String> = whole.keys().filter(|name| name.ends_with(".log")).collect();
     for name in segments {
-        let start = name::parse_segment(name).unwrap();
+        let start = name::parse_segment(name).unwrap().1;
         let header = 0..HEADER_LEN;
         let first_commits = HEADER_LEN..HEADER_LEN + 2 * 218;
         let others = (first_commits.end..whole[name].len()).step_by(23);
@@ -141,7 +141,7 @@ fn faults_in_several_segments_are_all_listed_in_order() {
     segment_mut(&mut files, 111)[at(3) as usize] ^= 1;
     segment_mut(&mut files, 111)[at(20) as usize + 30] ^= 0x80;
     segment_mut(&mut files, 111)[at(21) as usize + 30] ^= 0x80;
-    files.remove(&name::segment(Offset(222)));
+    files.remove(&name::segment(LogFormat::Commitlog, Offset(222)));
     segment_mut(&mut files, 333)[3] = b'!';
     segment_mut(&mut files, 333).truncate(1900);
     let report = report_on(&files);
@@ -202,7 +202,7 @@ fn both_versions_are_read_and_told_apart() {
     let files = log(&[(0, segment(Version::V0, &[(0, 5, 0), (5, 5, 0)])), (10, segment(Version::V1, &[(10, 5, 4)]))]);
     let report = report_on(&files);
     assert!(report.is_sound(), "{report:?}");
-    let versions: Vec<u8> = report.segments.iter().map(|segment| segment.version).collect();
+    let versions: Vec<u32> = report.segments.iter().map(|segment| segment.version).collect();
     assert_eq!((report.commits, report.epoch.0, versions), (3, 4, vec![0, 1]));
 }
 
@@ -261,7 +261,7 @@ fn commits_that_were_durable_and_are_gone_are_lost_not_torn() {
 fn a_flipped_bit_in_a_compressed_segment_never_passes_for_other_commits() {
     let sealed = files(&specimen("sealed"));
     let sound = report_on(&sealed);
-    let name = name::segment(Offset(111));
+    let name = name::segment(LogFormat::Commitlog, Offset(111));
     let mut found = 0;
     for byte in (0..sealed[&name].len()).step_by(41).chain(sealed[&name].len() - 40..sealed[&name].len()) {
         let mut files = sealed.clone();

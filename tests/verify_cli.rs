@@ -7,7 +7,7 @@ use std::path::Path;
 
 use assert_cmd::Command;
 use logmirror::format::commitlog::{CommitHeader, Version};
-use logmirror::format::name;
+use logmirror::format::{LogFormat, name};
 use logmirror::offset::Offset;
 use serde_json::Value;
 use support::{copy_of, expectations, files, segments, specimen};
@@ -77,7 +77,7 @@ fn inspect_lists_segments_as_the_files_are() {
         let (uncompressed, found) = (segments(&specimen("whole")), files(&specimen(name)));
         assert_eq!(lines.len(), uncompressed.len());
         for (at, (line, (file, bytes))) in lines.iter().zip(&uncompressed).enumerate() {
-            let start = name::parse_segment(file).unwrap();
+            let start = name::parse_segment(file).unwrap().1;
             let last = at + 1 == lines.len();
             assert_eq!(line["start"], start.0);
             assert_eq!(line["end"], if last { 360 } else { lines[at + 1]["start"].as_u64().unwrap() });
@@ -86,8 +86,9 @@ fn inspect_lists_segments_as_the_files_are() {
             assert_eq!(line["version"], bytes[6]);
             assert_eq!(line["sealed"], !last);
             assert_eq!(line["compressed"], found[file] != *bytes);
-            let index =
-                found.get(&name::index(start)).map(|index| index.chunks(16).filter(|slot| **slot != [0; 16]).count());
+            let index = found
+                .get(&name::index(LogFormat::Commitlog, start))
+                .map(|index| index.chunks(16).filter(|slot| **slot != [0; 16]).count());
             assert_eq!(line["index_entries"].as_u64(), index.map(|entries| entries as u64));
         }
     }
@@ -102,7 +103,7 @@ fn inspect_lists_each_commit_as_it_stands_in_its_file() {
     for line in lines.lines() {
         let line: Value = serde_json::from_str(line).unwrap();
         let number = |key: &str| line[key].as_u64().unwrap();
-        let file = &segments[&name::segment(Offset(number("segment")))];
+        let file = &segments[&name::segment(LogFormat::Commitlog, Offset(number("segment")))];
         let commit = &file[number("at") as usize..][..number("bytes") as usize];
         let header = CommitHeader::decode(Version::V1, commit).unwrap();
         assert_eq!(

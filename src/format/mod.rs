@@ -1,10 +1,12 @@
 //! What logs look like as bytes. Owns: headers, framing, checksums. Knows no files, no sockets, no history of a log.
 
 pub mod commitlog;
+mod framing;
 pub mod name;
 mod scan;
 pub mod wal;
 
+pub use framing::{Framing, LogFormat, Walk};
 pub use scan::{Item, ScanError, Scanner};
 
 use std::fmt;
@@ -136,6 +138,9 @@ pub enum FormatError {
         /// Those found.
         found: [u32; 2],
     },
+    /// A segment whose checksums go on from one that is not there.
+    #[error("the segment before is missing or cut, whose last checksum this one goes on from")]
+    Unlinked,
     /// The checksum stored with a unit is not that of its bytes.
     #[error("checksum mismatch")]
     Checksum {

@@ -1,13 +1,34 @@
 //! Names of the files of a log, both ways.
 //!
-//! `{start:020}.stdb.log` is a segment and `{start:020}.stdb.ofs` its offset index, as SpacetimeDB names them. A name that
-//! is not written exactly like that is not ours: it is ignored, never an error.
+//! `{start:020}.stdb.log` is a segment of a commitlog and `{start:020}.stdb.ofs` its offset index, as SpacetimeDB names
+//! them; `{start:020}.wal` and `{start:020}.ofs` are those of a WAL. A name that is not written exactly like that is not
+//! ours: it is ignored, never an error.
 
+use super::LogFormat;
 use crate::offset::{Generation, Offset};
 
 const DIGITS: usize = 20;
-const SEGMENT: &str = ".stdb.log";
-const INDEX: &str = ".stdb.ofs";
+
+impl LogFormat {
+    const ALL: [LogFormat; 2] = [LogFormat::Commitlog, LogFormat::Wal];
+
+    fn segment_ending(self) -> &'static str {
+        match self {
+            LogFormat::Commitlog => ".stdb.log",
+            LogFormat::Wal => ".wal",
+        }
+    }
+
+    fn index_ending(self) -> &'static str {
+        match self {
+            LogFormat::Commitlog => ".stdb.ofs",
+            LogFormat::Wal => ".ofs",
+        }
+    }
+}
+
+/// Name of the database that a generation of a WAL starts with.
+pub const BASE: &str = "base.db";
 
 /// Digits of a generation's directory.
 const GENERATION_DIGITS: usize = 10;
@@ -17,20 +38,23 @@ pub const LOG_NAME_MAX: usize = 64;
 
 /// Name of the segment that starts at `start`.
 #[must_use]
-pub fn segment(start: Offset) -> String {
-    format!("{start:0DIGITS$}{SEGMENT}")
+pub fn segment(format: LogFormat, start: Offset) -> String {
+    format!("{start:0DIGITS$}{}", format.segment_ending())
 }
 
 /// Name of the offset index of the segment that starts at `start`.
 #[must_use]
-pub fn index(start: Offset) -> String {
-    format!("{start:0DIGITS$}{INDEX}")
+pub fn index(format: LogFormat, start: Offset) -> String {
+    format!("{start:0DIGITS$}{}", format.index_ending())
 }
 
-/// The start of the segment of that name.
+/// The format and the start of the segment of that name.
 #[must_use]
-pub fn parse_segment(name: &str) -> Option<Offset> {
-    digits(name.strip_suffix(SEGMENT)?, DIGITS).map(Offset)
+pub fn parse_segment(name: &str) -> Option<(LogFormat, Offset)> {
+    LogFormat::ALL.into_iter().find_map(|format| {
+        let start = digits(name.strip_suffix(format.segment_ending())?, DIGITS)?;
+        Some((format, Offset(start)))
+    })
 }
 
 /// Name of a generation's directory.
@@ -67,9 +91,12 @@ mod tests {
     #[test]
     fn names_read_back_and_nothing_else_does() {
         for start in [0, 1, 360, u64::MAX] {
-            assert_eq!(parse_segment(&segment(Offset(start))), Some(Offset(start)));
+            for format in LogFormat::ALL {
+                assert_eq!(parse_segment(&segment(format, Offset(start))), Some((format, Offset(start))));
+            }
         }
-        assert_eq!(segment(Offset(333)), "00000000000000000333.stdb.log");
+        assert_eq!(segment(LogFormat::Commitlog, Offset(333)), "00000000000000000333.stdb.log");
+        assert_eq!(segment(LogFormat::Wal, Offset(1)), "00000000000000000001.wal");
         for foreign in
             ["README.stdb.log", "333.stdb.log", "+0000000000000000333.stdb.log", "99999999999999999999.stdb.log"]
         {

@@ -20,7 +20,8 @@ use tokio::time::timeout;
 use super::paths::App;
 use super::range::{self, Wanted};
 use super::reply::{self, Failure};
-use crate::api::{CreateLog, LogStatus, SegmentStatus, VERSION_FIELD};
+use crate::api::{CreateLog, FRAMING_FIELD, LogStatus, SegmentStatus};
+use crate::format::{Framing, LogFormat};
 use crate::mirror::{Error, Feed, Log, State as Health};
 use crate::offset::{Generation, Offset};
 
@@ -90,9 +91,9 @@ pub(super) async fn read(State(app): State<Arc<App>>, name: Parsed<String>, uri:
     check_generation(&log, generation)?;
     let from = from.unwrap_or(log.first());
     let feed = app.registry.feed(&log, (from, to), follow).await?;
+    let framing = framing_at(&log, from).await?;
     let mut response = ([(CONTENT_TYPE, "application/octet-stream")], body(log.clone(), feed)).into_response();
-    let version = HeaderValue::from(u16::from(log.view().version_at(from).number()));
-    response.headers_mut().insert(HeaderName::from_static(VERSION_FIELD), version);
+    response.headers_mut().insert(HeaderName::from_static(FRAMING_FIELD), reply::header(&framing.to_string())?);
     Ok(response)
 }
 
@@ -154,12 +155,20 @@ pub(super) async fn segment(
 
 pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
     let problem = |log: &Arc<Log>| match log.view().state {
-        Health::Ok => None,
+        Health::Ok | Health::Ended(_) => None,
         Health::Poisoned(cause) => Some(format!("log {} is poisoned: {cause}", log.name())),
         Health::Damaged(cause) => Some(format!("log {} is damaged: {cause}", log.name())),
     };
     let problems: Vec<String> = app.registry.logs().iter().filter_map(problem).collect();
     reply::health(&problems)
+}
+
+async fn framing_at(log: &Arc<Log>, from: Offset) -> Result<Framing, Error> {
+    if log.format() == LogFormat::Commitlog {
+        return log.framing_at(from);
+    }
+    let log = log.clone();
+    blocking(move || log.framing_at(from)).await
 }
 
 fn check_generation(log: &Log, wanted: Option<Generation>) -> Result<(), Error> {

@@ -58,10 +58,13 @@ fn status(error: &Error) -> StatusCode {
     match error {
         Error::Invalid(_) => StatusCode::BAD_REQUEST,
         Error::NotFound(_) => StatusCode::NOT_FOUND,
-        Error::Gap { .. } | Error::Fork { .. } | Error::StaleEpoch { .. } | Error::Ahead { .. } | Error::Format(_) => {
-            StatusCode::CONFLICT
-        }
-        Error::Pruned { .. } => StatusCode::GONE,
+        Error::Gap { .. }
+        | Error::Fork { .. }
+        | Error::StaleEpoch { .. }
+        | Error::Ahead { .. }
+        | Error::Format(_)
+        | Error::Ended { .. } => StatusCode::CONFLICT,
+        Error::Pruned { .. } | Error::GenerationGone { .. } => StatusCode::GONE,
         Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
         Error::Corrupt { .. } | Error::Truncated { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         Error::Damaged(_) => StatusCode::INTERNAL_SERVER_ERROR,

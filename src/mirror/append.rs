@@ -9,6 +9,7 @@ use super::budget::{Budget, Share};
 use super::error::Error;
 use super::log::{Log, View};
 use super::shard::{Ended, Message, Session};
+use crate::format::LogFormat;
 use crate::offset::{BytePos, Offset};
 use crate::stream::{Batch, Batcher};
 
@@ -42,10 +43,16 @@ impl Append {
             super::State::Ok => {}
             super::State::Poisoned(cause) => return Err(Error::Poisoned(cause)),
             super::State::Damaged(cause) => return Err(Error::Damaged(cause)),
+            super::State::Ended(_) => return Err(Error::Ended { generation: log.generation() }),
         }
-        let version = from.map_or(view.version, |from| view.version_at(from));
-        // Without `from` the stream may start with any commit we hold; a wild first length is refused by its cap.
-        let batcher = Batcher::new(version, Some(from.unwrap_or(view.durable)), commit_bytes_max);
+        let framing = from.map_or(Ok(view.framing), |from| log.framing_at(from))?;
+        // Without `from` the stream may start with any commit we hold; a wild first length is refused by its cap. A WAL
+        // starts with its header then: its frames do not say which they are.
+        let expected = match log.format() {
+            LogFormat::Commitlog => Some(from.unwrap_or(view.durable)),
+            LogFormat::Wal => from,
+        };
+        let batcher = Batcher::new(framing, expected, commit_bytes_max);
         let next = from.or(Some(view.durable).filter(|durable| *durable == log.first()));
         let (session, share, error) = Default::default();
         Ok(Append { log, budget, queue, session, batcher, share, from, next, error })

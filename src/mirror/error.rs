@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::format::{FormatError, ScanError};
-use crate::offset::{Epoch, Offset};
+use crate::format::{FormatError, ScanError, wal};
+use crate::offset::{Epoch, Generation, Offset};
 use crate::stream::AppendError;
 
 /// Few kinds, each telling the caller what to do.
@@ -59,6 +59,20 @@ pub enum Error {
         /// The first offset.
         first: Offset,
     },
+    /// The log went on to another generation: see where it stands now.
+    #[error("generation {generation} of this log has ended: it goes on in another")]
+    Ended {
+        /// The one that ended.
+        generation: Generation,
+    },
+    /// The reader asks for a generation that was deleted.
+    #[error("generation {generation} is no longer here: this log is in generation {current}")]
+    GenerationGone {
+        /// What was asked for.
+        generation: Generation,
+        /// The current one.
+        current: Generation,
+    },
     /// A commit or body over its cap.
     #[error("{0}")]
     TooLarge(String),
@@ -101,7 +115,8 @@ impl Error {
             Error::StaleEpoch { .. } => "stale-epoch",
             Error::Ahead { .. } => "ahead",
             Error::Format(_) => "format",
-            Error::Pruned { .. } => "pruned",
+            Error::Pruned { .. } | Error::GenerationGone { .. } => "pruned",
+            Error::Ended { .. } => "ended",
             Error::TooLarge(_) => "too-large",
             Error::Corrupt { .. } => "corrupt",
             Error::Truncated { .. } => "truncated",
@@ -117,6 +132,8 @@ impl From<ScanError> for Error {
         let message = error.to_string();
         match error {
             ScanError::Corrupt { error: FormatError::TooLarge { .. }, .. } => Error::TooLarge(message),
+            // New salts are another history.
+            ScanError::Corrupt { error: FormatError::Restarted { .. }, .. } => Error::Fork { at: wal::FIRST_FRAME },
             ScanError::Corrupt { offset, .. } => Error::Corrupt { offset, message },
             ScanError::Truncated { offset, .. } => Error::Truncated { offset, message },
         }

@@ -201,7 +201,7 @@ impl Feed {
         let (repo, max) = (self.log.repo().clone(), self.commit_bytes_max);
         let at = blocking(move || {
             let mut reader = SegmentReader::open(&*repo, info.start)?;
-            let found = reader.seek(offset, BytePos(info.bytes), info.version, max)?;
+            let found = reader.seek(offset, BytePos(info.bytes), info.framing, max)?;
             // Byte 0 for the first commit, of which `offset` may be a later entry.
             let at = |found: Found| if found.next == info.start { BytePos(0) } else { found.at };
             found.filter(|found| found.next <= offset).map(at).ok_or_else(|| {

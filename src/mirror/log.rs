@@ -10,14 +10,13 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::error::Error;
-use crate::api::{LastCommit, LogFormat, LogState, LogStatus, SegmentStatus};
-use crate::format::commitlog::Version;
-use crate::format::{Commit, name};
+use crate::api::{LastCommit, LogState, LogStatus, SegmentStatus};
+use crate::format::{Commit, Framing, LogFormat, name};
 use crate::limits::READ_BLOCK;
 use crate::offset::{BytePos, Epoch, Generation, Offset};
 use crate::repo::Repo;
 use crate::segment::SegmentReader;
-use crate::stream::{SegmentInfo, StreamWriter};
+use crate::stream::{SegmentInfo, StreamWriter, Survey};
 
 /// Whether a log can be used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +28,8 @@ pub enum State {
     Poisoned(Arc<str>),
     /// Its files are damaged.
     Damaged(Arc<str>),
+    /// The log went on to this generation; this one is read only.
+    Ended(Generation),
 }
 
 /// What is durable of a log. Readers see nothing else of it.
@@ -44,8 +45,8 @@ pub struct View {
     pub epoch: Epoch,
     /// That commit.
     pub last: Option<Commit>,
-    /// How a stream without a header goes on.
-    pub version: Version,
+    /// How a stream without a header goes on at `durable`.
+    pub framing: Framing,
     /// Whether the log can be used.
     pub state: State,
     /// Whether the log was ever opened; before that, the rest is not known.
@@ -62,7 +63,20 @@ impl View {
         }
         self.head = writer.durable_head();
         (self.durable, self.epoch, self.last) = (frontier.next, frontier.epoch, frontier.last);
-        self.version = writer.version();
+        self.framing = writer.durable_framing();
+    }
+
+    /// What was found of a generation that has ended: all of it.
+    pub(super) fn take_over(&mut self, found: Survey, current: Generation) {
+        self.opened = true;
+        let framing = found.segments.last().map(|segment| segment.framing);
+        self.framing = match (framing, &found.last) {
+            (Some(framing), Some(last)) => framing.behind(last),
+            _ => self.framing,
+        };
+        self.sealed = found.segments.into();
+        (self.durable, self.epoch, self.last) = (found.next.max(self.durable), found.epoch, found.last);
+        self.state = State::Ended(current);
     }
 
     /// Its segments, in order.
@@ -76,12 +90,6 @@ impl View {
         let at = self.sealed.partition_point(|segment| segment.end <= offset);
         let found = self.sealed.get(at).copied().or(self.head);
         found.or_else(|| self.sealed.last().copied())
-    }
-
-    /// How commits at `offset` are framed.
-    #[must_use]
-    pub fn version_at(&self, offset: Offset) -> Version {
-        self.segment_of(offset).map_or(self.version, |segment| segment.version)
     }
 
     /// The segment that starts at `start`.
@@ -101,7 +109,7 @@ pub(super) struct Meta {
     pub(super) first: Offset,
 }
 
-/// One log of a service.
+/// One generation of a log of a service. When it ends, another takes its place under the log's name.
 pub struct Log {
     name: String,
     meta: Meta,
@@ -121,9 +129,13 @@ impl fmt::Debug for Log {
 
 impl Log {
     pub(super) fn new(name: String, meta: Meta, repo: Arc<dyn Repo>, shard: usize) -> Self {
-        let view = View { durable: meta.first, ..View::default() };
+        let view = View { durable: meta.first, framing: Framing::of(meta.format), ..View::default() };
         let appended = AtomicU64::new(meta.first.0);
         Log { name, meta, repo, appended, view: watch::Sender::new(view), digests: Mutex::default(), shard }
+    }
+
+    pub(super) fn meta(&self) -> &Meta {
+        &self.meta
     }
 
     /// Its name.
@@ -144,7 +156,7 @@ impl Log {
         self.meta.format
     }
 
-    /// The current generation.
+    /// Which generation it is.
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.meta.generation
@@ -156,7 +168,7 @@ impl Log {
         &self.meta.id
     }
 
-    /// The files of the current generation.
+    /// The files of this generation.
     #[must_use]
     pub fn repo(&self) -> &Arc<dyn Repo> {
         &self.repo
@@ -172,6 +184,26 @@ impl Log {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<View> {
         self.view.subscribe()
+    }
+
+    /// What a stream without a header starts with at the commit that holds `offset`. Blocks for a small read at most.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn framing_at(&self, offset: Offset) -> Result<Framing, Error> {
+        let view = self.view();
+        let Some(segment) = view.segment_of(offset).filter(|_| offset < view.durable) else {
+            return Ok(view.framing);
+        };
+        if self.format() == LogFormat::Commitlog || offset <= segment.start {
+            return Ok(segment.framing);
+        }
+        let mut reader = SegmentReader::open(&*self.repo, segment.start)?;
+        let found = reader.seek(offset, BytePos(segment.bytes), segment.framing, u64::MAX)?;
+        match found {
+            Some(found) => Ok(reader.framing_at(found.at, segment.framing)?),
+            None => Err(Error::Damaged(format!("offset {offset} is not where it must be").into())),
+        }
     }
 
     pub(super) fn publish(&self, change: impl FnOnce(&mut View)) {
@@ -198,7 +230,7 @@ impl Log {
         match &view.state {
             State::Damaged(cause) => Err(Error::Damaged(cause.clone())),
             State::Poisoned(cause) if !view.opened => Err(Error::Poisoned(cause.clone())),
-            State::Ok | State::Poisoned(_) => Ok(()),
+            State::Ok | State::Poisoned(_) | State::Ended(_) => Ok(()),
         }
     }
 
@@ -207,7 +239,7 @@ impl Log {
     pub fn status(&self) -> LogStatus {
         let view = self.view.borrow();
         let (state, error) = match &view.state {
-            State::Ok => (LogState::Ok, None),
+            State::Ok | State::Ended(_) => (LogState::Ok, None),
             State::Poisoned(cause) => (LogState::Poisoned, Some(cause.to_string())),
             State::Damaged(cause) => (LogState::Damaged, Some(cause.to_string())),
         };
@@ -259,7 +291,11 @@ impl Log {
             let want = block.len().min(usize::try_from(segment.bytes - at).unwrap_or(usize::MAX));
             let count = reader.read_at(&mut block[..want], BytePos(at))?;
             if count == 0 {
-                let text = format!("segment {} ends at byte {at} of {}", name::segment(segment.start), segment.bytes);
+                let text = format!(
+                    "segment {} ends at byte {at} of {}",
+                    name::segment(self.format(), segment.start),
+                    segment.bytes
+                );
                 return Err(Error::Damaged(text.into()));
             }
             hash.update(&block[..count]);

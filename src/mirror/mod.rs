@@ -5,6 +5,7 @@ mod append;
 mod budget;
 mod error;
 mod feed;
+mod generation;
 mod log;
 mod registry;
 mod run;

@@ -18,14 +18,14 @@ use super::error::Error;
 use super::feed::Feed;
 use super::log::{Log, Meta, State};
 use super::shard::{Message, Shards};
-use crate::api::{CreateLog, LogFormat};
-use crate::format::name;
+use crate::api::CreateLog;
+use crate::format::{LogFormat, name};
 use crate::limits::{COMMIT_BYTES_MAX, MEMORY_MAX, WRITER_THREADS_MAX};
 use crate::offset::{Generation, Offset};
 use crate::repo::{Repo, RepoLock, read_small, replace};
 
 const LOGS: &str = "logs";
-const META: &str = "log.json";
+pub(super) const META: &str = "log.json";
 const META_BYTES_MAX: u64 = 64 << 10;
 
 /// What a registry needs to know.
@@ -48,13 +48,15 @@ impl Default for Settings {
 /// The logs of a data directory, open.
 #[derive(Debug)]
 pub struct Registry {
-    logs_repo: Arc<dyn Repo>,
-    /// Held by who creates a log; gone once the registry was stopped.
-    lock: Mutex<Option<RepoLock>>,
+    pub(super) logs_repo: Arc<dyn Repo>,
+    /// Held by who creates a log or a generation; gone once the registry was stopped.
+    pub(super) lock: Mutex<Option<RepoLock>>,
     logs: RwLock<BTreeMap<String, Arc<Log>>>,
-    shards: Shards,
+    /// Generations that have ended and were asked for, by the id of their log.
+    pub(super) older: Mutex<BTreeMap<(String, Generation), Arc<Log>>>,
+    pub(super) shards: Shards,
     budget: Arc<Budget>,
-    settings: Settings,
+    pub(super) settings: Settings,
     stop: watch::Sender<bool>,
 }
 
@@ -81,6 +83,7 @@ impl Registry {
             logs_repo,
             lock: Mutex::new(Some(lock)),
             logs: RwLock::default(),
+            older: Mutex::default(),
             shards: Shards::start(threads, settings.commit_bytes_max)?,
             budget: Arc::new(Budget::new(settings.memory_max, settings.commit_bytes_max)),
             settings,
@@ -138,13 +141,13 @@ impl Registry {
         self.logs.write().unwrap_or_else(PoisonError::into_inner).insert(log.name().to_owned(), log);
     }
 
-    fn log(&self, log_name: &str, meta: Meta, repo: Arc<dyn Repo>) -> Log {
+    pub(super) fn log(&self, log_name: &str, meta: Meta, repo: Arc<dyn Repo>) -> Log {
         let shard = crc32c::crc32c(log_name.as_bytes()) as usize % self.shards.count();
         Log::new(log_name.to_owned(), meta, repo, shard)
     }
 
     /// Adds a log and has its shard recover it.
-    fn start(&self, log: Log) -> oneshot::Receiver<()> {
+    pub(super) fn start(&self, log: Log) -> oneshot::Receiver<()> {
         let log = Arc::new(log);
         let (reply, opened) = oneshot::channel();
         let queue = self.shards.queue(&log);
@@ -177,28 +180,38 @@ impl Registry {
     /// When it exists with another format or first offset, or cannot be created.
     pub fn create(&self, log_name: &str, wanted: CreateLog) -> Result<(Arc<Log>, bool), Error> {
         check_name(log_name)?;
+        let first = match (wanted.format.first(), wanted.first) {
+            (Some(only), Some(first)) if only != first => {
+                let text = format!("a {} starts at offset {only}, not at {first}", wanted.format);
+                return Err(Error::Invalid(text));
+            }
+            (only, first) => first.or(only).unwrap_or_default(),
+        };
         let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         if lock.is_none() {
             return Err(Error::Unavailable("the service is shutting down".into()));
         }
         if let Ok(log) = self.get(log_name) {
             log.readable()?;
-            let LogFormat::Commitlog = log.format();
-            if log.first() != wanted.first {
+            if log.format() != wanted.format {
+                let text = format!("log {log_name:?} exists as a {}, not as a {}", log.format(), wanted.format);
+                return Err(Error::Format(text));
+            }
+            if log.first() != first {
                 let text = format!("log {log_name:?} exists and starts at offset {}", log.first());
                 return Err(Error::Format(text));
             }
             return Ok((log, false));
         }
         let failed = |error: io::Error| Error::Unavailable(format!("cannot create log {log_name:?}: {error}"));
-        let log = self.create_files(log_name, wanted).map_err(failed)?;
+        let log = self.create_files(log_name, wanted.format, first).map_err(failed)?;
         let _ = self.start(log).blocking_recv();
         Ok((self.get(log_name)?, true))
     }
 
-    fn create_files(&self, log_name: &str, wanted: CreateLog) -> io::Result<Log> {
+    fn create_files(&self, log_name: &str, format: LogFormat, first: Offset) -> io::Result<Log> {
         let id = uuid::Uuid::new_v4().to_string();
-        let meta = Meta { format: wanted.format, id, generation: Generation::FIRST, first: wanted.first };
+        let meta = Meta { format, id, generation: Generation::FIRST, first };
         let dir = ensure_dir(&*self.logs_repo, log_name)?;
         let repo = ensure_dir(&*dir, &name::generation(meta.generation))?;
         replace(&*dir, META, serde_json::to_string_pretty(&meta)?.as_bytes())?;
@@ -268,7 +281,7 @@ fn check_name(log_name: &str) -> Result<(), Error> {
 
 /// The directory of that name, created if it is not there. After Ok it survives power loss, also when an earlier attempt
 /// created it and could not sync it.
-fn ensure_dir(repo: &dyn Repo, dir_name: &str) -> io::Result<Arc<dyn Repo>> {
+pub(super) fn ensure_dir(repo: &dyn Repo, dir_name: &str) -> io::Result<Arc<dyn Repo>> {
     let dir = match repo.dir(dir_name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => repo.create_dir(dir_name)?,
         dir => dir?,

@@ -251,7 +251,7 @@ async fn attempt(
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
     let extent = source.extent().await?;
-    let (Stand { next, last }, mut feeding) = sink.open(extent.first).await?;
+    let (Stand { next, last }, mut feeding) = sink.open(extent.format.unwrap_or_default(), extent.first).await?;
     let from = next.or(extent.first).unwrap_or_default();
     (progress.next, progress.durable) = (from, from);
     told(Event::Started { from, source_bytes: source.bytes_from(from, &extent) });

@@ -13,7 +13,7 @@ use super::error::Error;
 use super::log::{Log, State};
 use crate::api::AppendOutcome;
 use crate::limits::{SHARD_QUEUE, SYNC_EVERY, SYNC_PATIENCE, SYNC_THREADS, UNSYNCED_MAX, WRITER_IDLE};
-use crate::offset::Offset;
+use crate::offset::{Generation, Offset};
 use crate::stream::{AppendError, Appended, Batch, OnTrailing, OpenError, Options, StreamWriter, SyncJob, Synced};
 
 /// How an append ended: what it did, or why it stopped and where the log goes on.
@@ -66,10 +66,32 @@ impl Session {
 
 /// What a shard is told.
 pub(super) enum Message {
-    Open { log: Arc<Log>, reply: oneshot::Sender<()> },
-    Append { log: Arc<Log>, session: Arc<Session>, batch: Batch, share: Share },
-    End { log: Arc<Log>, session: Arc<Session>, error: Option<Error>, reply: oneshot::Sender<Ended> },
-    Synced { log: Arc<Log>, synced: Synced },
+    Open {
+        log: Arc<Log>,
+        reply: oneshot::Sender<()>,
+    },
+    Append {
+        log: Arc<Log>,
+        session: Arc<Session>,
+        batch: Batch,
+        share: Share,
+    },
+    End {
+        log: Arc<Log>,
+        session: Arc<Session>,
+        error: Option<Error>,
+        reply: oneshot::Sender<Ended>,
+    },
+    Synced {
+        log: Arc<Log>,
+        synced: Synced,
+    },
+    /// Sync, let go of the files, and take nothing more: the log goes on in generation `next`.
+    Close {
+        log: Arc<Log>,
+        next: Generation,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
     Stop,
 }
 
@@ -227,8 +249,12 @@ impl Shard {
                     }
                 }
             }
+            Message::Close { log, next, reply } => {
+                let _nobody_waits = reply.send(self.close(&log, next));
+            }
             Message::Synced { log, synced } => {
-                if let Some(slot) = self.slots.get_mut(log.name()) {
+                let slot = self.slots.get_mut(log.name());
+                if let Some(slot) = slot.filter(|slot| slot.log.generation() == log.generation()) {
                     slot.synced(synced);
                 }
             }
@@ -238,11 +264,15 @@ impl Shard {
 
     /// The log with its writer, opened if need be.
     fn slot(&mut self, log: &Arc<Log>) -> Result<&mut Slot, Error> {
+        if let State::Ended(_) = log.view().state {
+            return Err(Error::Ended { generation: log.generation() });
+        }
         if !self.slots.contains_key(log.name()) {
             match log.view().state {
                 State::Ok => {}
                 State::Poisoned(cause) => return Err(Error::Poisoned(cause)),
                 State::Damaged(cause) => return Err(Error::Damaged(cause)),
+                State::Ended(_) => return Err(Error::Ended { generation: log.generation() }),
             }
             let writer =
                 open(log, self.commit_bytes_max).inspect_err(|error| log::error!("{}: {error}", log.name()))?;
@@ -267,6 +297,21 @@ impl Shard {
         Ok(slot)
     }
 
+    /// Ends a generation: makes all of it durable, answers all who wait, and lets go of its files.
+    fn close(&mut self, log: &Arc<Log>, next: Generation) -> Result<(), Error> {
+        let slot = self.slot(log)?;
+        let synced = slot.writer.sync();
+        slot.settled(synced.clone().err());
+        synced?;
+        if let Some(mut slot) = self.slots.remove(log.name()) {
+            for session in slot.sessions.drain(..).filter_map(|session| session.upgrade()) {
+                session.fail(Error::Ended { generation: log.generation() });
+            }
+        }
+        log.publish(|view| view.state = State::Ended(next));
+        Ok(())
+    }
+
     /// Makes everything taken so far durable and answers all who wait.
     fn drain(&mut self) {
         for (_, mut slot) in self.slots.drain() {
@@ -280,6 +325,7 @@ impl Shard {
 fn open(log: &Arc<Log>, commit_bytes_max: u64) -> Result<StreamWriter, Error> {
     let options = Options {
         on_trailing: OnTrailing::Trim,
+        format: log.format(),
         commit_bytes_max,
         first: Some(log.first()),
         durable_mark: true,

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::run::MirrorError;
 use crate::api::{AckLine, LastCommit};
 use crate::client::{Acks, Client};
+use crate::format::LogFormat;
 use crate::limits::{BATCHES_UNDER_WAY, SYNC_EVERY};
 use crate::offset::Offset;
 use crate::repo::FsRepo;
@@ -32,10 +33,10 @@ pub(super) enum Sink {
 
 impl Sink {
     /// Opens it, creating a log that is not there to start at `first`.
-    pub(super) async fn open(&self, first: Option<Offset>) -> Result<(Stand, Feeding), MirrorError> {
+    pub(super) async fn open(&self, format: LogFormat, first: Option<Offset>) -> Result<(Stand, Feeding), MirrorError> {
         match self {
             Sink::Dir(repo, options) => {
-                let writer = StreamWriter::open(Arc::new(repo.clone()), *options)?;
+                let writer = StreamWriter::open(Arc::new(repo.clone()), Options { format, ..*options })?;
                 let next = writer.first().map(|_| writer.durable());
                 let last = writer.last().map(|last| LastCommit {
                     offset: last.first,
@@ -47,7 +48,7 @@ impl Sink {
             Sink::Url(client) => {
                 let status = match client.find().await? {
                     Some(status) => status,
-                    None => client.create(first.unwrap_or_default()).await?,
+                    None => client.create(format, first).await?,
                 };
                 let (durable, last) = (status.durable, status.last_commit);
                 Ok((Stand { next: Some(durable), last }, Feeding::url(client.clone(), durable)))

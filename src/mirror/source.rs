@@ -13,12 +13,12 @@ use tokio::sync::mpsc;
 use super::run::MirrorError;
 use crate::api::LogState;
 use crate::client::Client;
-use crate::format::commitlog::Version;
+use crate::format::{Framing, LogFormat};
 use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED};
 use crate::offset::{BytePos, Offset};
 use crate::repo::{FsRepo, Repo};
 use crate::segment::SegmentReader;
-use crate::stream::{Batch, Batcher, Read, ReadError, StreamReader, Tail, segment_starts};
+use crate::stream::{Batch, Batcher, Read, ReadError, StreamReader, Tail, format_of, segment_starts};
 
 /// Where to read from.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub(super) enum Source {
 /// What a source is known to hold.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Extent {
+    /// Its format; that of an empty directory is not known.
+    pub(super) format: Option<LogFormat>,
     /// Its first offset; none for an empty directory.
     pub(super) first: Option<Offset>,
     /// Where it ends, when that is known without reading it.
@@ -67,12 +69,13 @@ impl Source {
                 let status = client.status().await?;
                 // Of a damaged log nothing is known; reading it says what is wrong.
                 let end = (status.state != LogState::Damaged).then_some(status.durable);
-                Ok(Extent { first: Some(status.first), end, bytes: status.bytes })
+                Ok(Extent { format: Some(status.format), first: Some(status.first), end, bytes: status.bytes })
             }
             Source::Dir(repo) => {
                 let starts = segment_starts(repo).map_err(ReadError::Io)?;
                 let end = starts.is_empty().then_some(Offset::ZERO);
-                Ok(Extent { first: starts.first().copied(), end, bytes: 0 })
+                let format = format_of(repo).map_err(ReadError::Io)?;
+                Ok(Extent { format, first: starts.first().copied(), end, bytes: 0 })
             }
         }
     }
@@ -126,14 +129,16 @@ fn bytes_of(repo: &FsRepo, start: Offset, from: Offset) -> io::Result<u64> {
     if from <= start {
         return Ok(len);
     }
-    let version = reader.header()?.ok().flatten().map_or(Version::V1, |header| header.version);
-    let found = reader.seek(from, BytePos(len), version, u64::MAX)?;
+    let framing = reader.header()?.ok().flatten().unwrap_or(Framing::of(reader.format()));
+    let found = reader.seek(from, BytePos(len), framing, u64::MAX)?;
     Ok(found.map_or(0, |found| len.saturating_sub(found.at.0)))
 }
 
 async fn read_url(client: &Client, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {
     let mut bytes = client.read(reading.from, None, reading.follow).await?;
-    let mut batcher = Batcher::new(bytes.version, None, max);
+    // The frames of a WAL do not say which they are.
+    let expected = (bytes.framing.format() == LogFormat::Wal).then_some(reading.from);
+    let mut batcher = Batcher::new(bytes.framing, expected, max);
     while let Some(chunk) = bytes.try_next().await? {
         let mut batch = Batch::default();
         let sound = batcher.push(chunk, &mut batch);

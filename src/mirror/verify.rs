@@ -3,8 +3,7 @@
 use futures::TryStreamExt;
 
 use crate::client::{Client, ClientError};
-use crate::format::commitlog::{HEADER_LEN, Version};
-use crate::format::{FormatError, ScanError};
+use crate::format::{FormatError, Framing, ScanError};
 use crate::offset::BytePos;
 use crate::stream::{Batch, Batcher, Fault, FaultKind, Part, Run};
 use crate::verify::{FoundFault, Report, SegmentReport};
@@ -22,7 +21,7 @@ pub async fn verify_url(
     let status = client.status().await?;
     let mut report = Report { first: Some(status.first), next: status.first, ..Report::default() };
     let mut bytes = client.read(status.first, Some(status.durable), false).await?;
-    let mut batcher = Batcher::new(Version::V1, None, commit_bytes_max);
+    let mut batcher = Batcher::new(Framing::of(status.format), None, commit_bytes_max);
     let mut fault = None;
     while let Some(chunk) = bytes.try_next().await? {
         told(chunk.len() as u64);
@@ -60,12 +59,8 @@ impl Report {
 
     fn take(&mut self, part: &Part) -> Result<(), Fault> {
         match part {
-            Part::Header(version, _) => {
-                let version = match version {
-                    Version::V0 => 0,
-                    Version::V1 => 1,
-                };
-                let (start, bytes) = (self.next, HEADER_LEN as u64);
+            Part::Header(framing, header) => {
+                let (start, bytes, version) = (self.next, header.len() as u64, framing.version());
                 self.bytes += bytes;
                 let (compressed, index_entries) = (false, None);
                 self.segments.push(SegmentReport {

@@ -77,7 +77,7 @@ pub trait Repo: fmt::Debug + Send + Sync {
     /// As the file system says; either name is then as it was.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
 
-    /// Removes a file.
+    /// Removes a file, or an empty directory.
     ///
     /// # Errors
     /// `NotFound` when there is none.

@@ -15,7 +15,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::format::name;
+use crate::format::{LogFormat, name};
 use crate::limits::{INDEX_BYTES_START, INDEX_BYTES_STEP_MAX, INDEX_INTERVAL};
 use crate::offset::{BytePos, Offset};
 use crate::repo::{Repo, RepoFile, RepoMap};
@@ -61,8 +61,8 @@ pub struct IndexFile(Arc<dyn RepoFile>);
 impl IndexFile {
     /// Opens the index of the segment that starts at `start`; `None` when there is none that can be read.
     #[must_use]
-    pub fn open(repo: &dyn Repo, start: Offset) -> Option<IndexFile> {
-        repo.open(&name::index(start)).ok().map(IndexFile)
+    pub fn open(repo: &dyn Repo, format: LogFormat, start: Offset) -> Option<IndexFile> {
+        repo.open(&name::index(format, start)).ok().map(IndexFile)
     }
 
     /// The last entry at or before `at`, pointing before byte `end`, for which `holds` answers yes; it is given the entry
@@ -158,9 +158,9 @@ impl OffsetIndex {
     ///
     /// # Errors
     /// When there is no space for it or it cannot be mapped.
-    pub fn open(repo: Arc<dyn Repo>, start: Offset, last: Option<Entry>) -> io::Result<OffsetIndex> {
-        let name = name::index(start);
-        let found = IndexFile::open(&*repo, start);
+    pub fn open(repo: Arc<dyn Repo>, format: LogFormat, start: Offset, last: Option<Entry>) -> io::Result<OffsetIndex> {
+        let name = name::index(format, start);
+        let found = IndexFile::open(&*repo, format, start);
         let used = found.as_ref().zip(last).and_then(|(index, last)| index.slots_to(last)).unwrap_or(0);
         if let Some(found) = found {
             let stale = found.slot(used) != EMPTY;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use zeekstd::Decoder;
 
 use super::index::{Entry, IndexFile};
-use crate::format::commitlog::{CommitHeader, Commitlog, HEADER_LEN, SegmentHeader, Version};
-use crate::format::{Commit, FormatError, Item, Scanner, name};
+use crate::format::wal::{self, FRAME_HEADER_LEN, FrameHeader, WalStart};
+use crate::format::{Commit, FormatError, Framing, Item, LogFormat, Scanner, Walk, name};
 use crate::limits::READ_BLOCK;
 use crate::offset::{BytePos, Offset};
 use crate::repo::{Repo, RepoFile};
@@ -25,8 +25,11 @@ const SEEK_ENTRY_LEN: u64 = 4 + 4;
 /// it opened, even when that is replaced by its sealed form or removed meanwhile.
 pub struct SegmentReader {
     start: Offset,
+    format: LogFormat,
     bytes: Bytes,
     index: Option<IndexFile>,
+    /// The file of the segment before, where the checksums run on from there.
+    before: Option<(Offset, Arc<dyn RepoFile>)>,
 }
 
 enum Bytes {
@@ -52,12 +55,19 @@ impl fmt::Debug for SegmentReader {
 }
 
 impl SegmentReader {
-    /// Opens the segment that starts at `start`.
+    /// Opens the segment that starts at `start`, of whatever format.
     ///
     /// # Errors
     /// `NotFound` when there is none; `InvalidData` when it is compressed and its seek table cannot be read.
     pub fn open(repo: &dyn Repo, start: Offset) -> io::Result<SegmentReader> {
-        let file = repo.open(&name::segment(start))?;
+        let named = |format| repo.open(&name::segment(format, start));
+        let (format, file) = match named(LogFormat::Commitlog) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match named(LogFormat::Wal) {
+                Ok(file) => (LogFormat::Wal, file),
+                Err(_) => return Err(error),
+            },
+            file => (LogFormat::Commitlog, file?),
+        };
         let mut magic = [0; ZSTD_MAGIC.len()];
         let found = file.read_at(&mut magic, 0)?;
         let bytes = if magic[..found] == ZSTD_MAGIC {
@@ -68,7 +78,17 @@ impl SegmentReader {
         } else {
             Bytes::Plain(file)
         };
-        Ok(SegmentReader { start, bytes, index: IndexFile::open(repo, start) })
+        let before = match format {
+            LogFormat::Wal => segment_before(repo, start)?,
+            LogFormat::Commitlog => None,
+        };
+        Ok(SegmentReader { start, format, bytes, index: IndexFile::open(repo, format, start), before })
+    }
+
+    /// Its format.
+    #[must_use]
+    pub fn format(&self) -> LogFormat {
+        self.format
     }
 
     /// The offset it starts at, by its name.
@@ -139,38 +159,86 @@ impl SegmentReader {
     ///
     /// # Errors
     /// `Ok(Err(_))` when there is something else, or a header we refuse.
-    pub fn header(&mut self) -> io::Result<Result<Option<SegmentHeader>, FormatError>> {
-        let mut bytes = [0; HEADER_LEN];
+    pub fn header(&mut self) -> io::Result<Result<Option<Framing>, FormatError>> {
+        let mut bytes = vec![0; self.format.header_len()];
         let count = self.read_at(&mut bytes, BytePos(0))?;
-        if bytes[..count].iter().all(|byte| *byte == 0) || count < HEADER_LEN {
+        if bytes[..count].iter().all(|byte| *byte == 0) || count < bytes.len() {
             return Ok(Ok(None));
         }
-        Ok(SegmentHeader::decode(&bytes).and_then(|header| match header {
-            None => Err(FormatError::NotALog { found: bytes.to_vec() }),
-            header => Ok(header),
-        }))
+        let framing = match Framing::decode_header(self.format, &bytes) {
+            Ok(Some(framing)) => framing,
+            Ok(None) => return Ok(Err(FormatError::NotALog { found: bytes })),
+            Err(error) => return Ok(Err(error)),
+        };
+        let (Framing::Wal(Some(WalStart { header, .. })), true) = (framing, self.start > wal::FIRST_FRAME) else {
+            return Ok(Ok(Some(framing)));
+        };
+        // The checksums run on from the last frame of the segment before, which ends where this one starts.
+        let mut frame = [0; FRAME_HEADER_LEN];
+        let Some((start, file)) = &self.before else {
+            return Ok(Err(FormatError::Unlinked));
+        };
+        let at = wal::HEADER_LEN as u64 + (self.start.0 - start.0 - 1) * header.frame_len();
+        if file.read_at(&mut frame, at)? < frame.len() {
+            return Ok(Err(FormatError::Unlinked));
+        }
+        let chain = FrameHeader::decode(&frame).chain;
+        Ok(Ok(Some(Framing::Wal(Some(WalStart { header, chain })))))
+    }
+
+    /// What a walk needs to start with the commit at byte `at`; `framing` is that of the segment.
+    ///
+    /// # Errors
+    /// When the segment cannot be read.
+    pub fn framing_at(&mut self, at: BytePos, framing: Framing) -> io::Result<Framing> {
+        let Framing::Wal(Some(WalStart { header, .. })) = framing else {
+            return Ok(framing);
+        };
+        let Some(before) = at.0.checked_sub(header.frame_len()).filter(|before| *before >= wal::HEADER_LEN as u64)
+        else {
+            return Ok(framing);
+        };
+        let mut frame = [0; FRAME_HEADER_LEN];
+        self.read_at(&mut frame, BytePos(before))?;
+        Ok(Framing::Wal(Some(WalStart { header, chain: FrameHeader::decode(&frame).chain })))
     }
 
     /// The commit at byte `at`, if a whole one with a matching checksum stands there.
     ///
     /// # Errors
     /// When the segment cannot be read.
-    pub fn commit_at(&mut self, at: BytePos, version: Version, commit_bytes_max: u64) -> io::Result<Option<Commit>> {
-        let mut scanner = Scanner::new(Commitlog::at_commit(version, commit_bytes_max));
+    pub fn commit_at(&mut self, at: BytePos, framing: Framing, commit_bytes_max: u64) -> io::Result<Option<Commit>> {
+        let mut scanner = Scanner::new(Walk::at_commit(self.framing_at(at, framing)?, commit_bytes_max));
         let mut block = vec![0; 4096];
         let mut pos = at;
         loop {
             let count = self.read_at(&mut block, pos)?;
             if pos == at {
                 // Larger commits are read to their end and no further.
-                let end = CommitHeader::decode(version, &block[..count]).map_or(0, |head| head.commit_len(version));
+                let end = framing.unit_len(&block[..count]);
                 block.resize(READ_BLOCK.min(end.saturating_sub(4096) as usize).max(4096), 0);
             }
             match scanner.next(&mut &block[..count]) {
-                Ok(Some(Item::Commit(commit))) => return Ok(Some(commit)),
-                Ok(None) if count > 0 => pos = pos.plus(count as u64),
+                Ok(Some(Item::Commit(commit))) => return Ok(Some(self.placed(commit, at, framing))),
+                Ok(None) if count > 0 => {
+                    pos = pos.plus(count as u64);
+                    if self.format == LogFormat::Wal {
+                        block.resize((2 * block.len()).min(READ_BLOCK), 0);
+                    }
+                }
                 _ => return Ok(None),
             }
+        }
+    }
+
+    /// A commit whose bytes do not tell its offset, with the offset that its place tells.
+    fn placed(&self, commit: Commit, at: BytePos, framing: Framing) -> Commit {
+        match framing {
+            Framing::Wal(Some(start)) => {
+                let frames = at.0.saturating_sub(wal::HEADER_LEN as u64) / start.header.frame_len();
+                Commit { first: Offset(self.start.0 + frames), ..commit }
+            }
+            _ => commit,
         }
     }
 
@@ -178,12 +246,13 @@ impl SegmentReader {
     ///
     /// # Errors
     /// When the segment cannot be read.
-    pub fn seek(&mut self, offset: Offset, end: BytePos, version: Version, max: u64) -> io::Result<Option<Found>> {
-        let entry = self.indexed(offset, end, version, max)?;
-        let (next, at) = entry.map_or((self.start, BytePos(HEADER_LEN as u64)), |entry| (entry.key, entry.value));
+    pub fn seek(&mut self, offset: Offset, end: BytePos, framing: Framing, max: u64) -> io::Result<Option<Found>> {
+        let entry = self.indexed(offset, end, framing, max)?;
+        let (next, at) =
+            entry.map_or((self.start, BytePos(self.format.header_len() as u64)), |entry| (entry.key, entry.value));
         let mut found = Found { next, at, before: None };
         while found.next < offset && found.at < end {
-            match self.commit_at(found.at, version, max)? {
+            match self.commit_at(found.at, framing, max)? {
                 Some(commit) if commit.end() <= offset => {
                     let at = found.at.plus(commit.bytes);
                     found = Found { next: commit.end(), at, before: Some(commit) };
@@ -201,14 +270,14 @@ impl SegmentReader {
     ///
     /// # Errors
     /// When the segment cannot be read.
-    pub fn indexed(&mut self, at: Offset, end: BytePos, version: Version, max: u64) -> io::Result<Option<Entry>> {
+    pub fn indexed(&mut self, at: Offset, end: BytePos, framing: Framing, max: u64) -> io::Result<Option<Entry>> {
         let Some(index) = self.index.take() else {
             return Ok(None);
         };
         let end = end.min(BytePos(self.len()?));
         let found = index.find(at, end, |before, entry| {
-            let start = Entry { key: self.start, value: BytePos(HEADER_LEN as u64) };
-            Ok(entry.key >= self.start && self.leads(before.unwrap_or(start), entry, version, max)?)
+            let start = Entry { key: self.start, value: BytePos(self.format.header_len() as u64) };
+            Ok(entry.key >= self.start && self.leads(before.unwrap_or(start), entry, framing, max)?)
         });
         self.index = Some(index);
         found
@@ -221,18 +290,28 @@ impl SegmentReader {
     }
 
     /// Whether whole commits lead from one entry to the other, and one stands there.
-    fn leads(&mut self, from: Entry, to: Entry, version: Version, max: u64) -> io::Result<bool> {
+    fn leads(&mut self, from: Entry, to: Entry, framing: Framing, max: u64) -> io::Result<bool> {
         let mut at = from;
         while at.value < to.value {
-            match self.commit_at(at.value, version, max)? {
+            match self.commit_at(at.value, framing, max)? {
                 Some(commit) if commit.first == at.key || commit.end() <= at.key => {
                     at = Entry { key: at.key.max(commit.end()), value: at.value.plus(commit.bytes) };
                 }
                 _ => return Ok(false),
             }
         }
-        Ok(at == to && self.commit_at(to.value, version, max)?.is_some_and(|commit| commit.first == to.key))
+        Ok(at == to && self.commit_at(to.value, framing, max)?.is_some_and(|commit| commit.first == to.key))
     }
+}
+
+/// The segment before the one that starts at `start`.
+fn segment_before(repo: &dyn Repo, start: Offset) -> io::Result<Option<(Offset, Arc<dyn RepoFile>)>> {
+    if start <= wal::FIRST_FRAME {
+        return Ok(None);
+    }
+    let starts = repo.list()?.into_iter().filter_map(|file| name::parse_segment(&file));
+    let before = starts.filter(|(format, before)| *format == LogFormat::Wal && *before < start).map(|(_, at)| at).max();
+    before.map(|before| Ok((before, repo.open(&name::segment(LogFormat::Wal, before))?))).transpose()
 }
 
 #[derive(Debug)]

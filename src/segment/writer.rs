@@ -5,8 +5,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use super::index::{Entry, OffsetIndex};
-use crate::format::commitlog::Version;
-use crate::format::name;
+use crate::format::{Framing, LogFormat, name};
 use crate::limits::INDEX_INTERVAL;
 use crate::offset::{BytePos, Offset};
 use crate::repo::{Repo, RepoFile};
@@ -15,7 +14,7 @@ use crate::repo::{Repo, RepoFile};
 #[derive(Debug)]
 pub struct SegmentWriter {
     start: Offset,
-    version: Version,
+    framing: Framing,
     file: Arc<dyn RepoFile>,
     end: BytePos,
     index: Option<OffsetIndex>,
@@ -29,8 +28,8 @@ impl SegmentWriter {
     ///
     /// # Errors
     /// As the repo says; a file without a whole header may be left, which recovery takes for an empty head.
-    pub fn create(repo: &Arc<dyn Repo>, start: Offset, version: Version, header: &[u8]) -> io::Result<SegmentWriter> {
-        let file_name = name::segment(start);
+    pub fn create(repo: &Arc<dyn Repo>, start: Offset, framing: Framing, header: &[u8]) -> io::Result<SegmentWriter> {
+        let file_name = name::segment(framing.format(), start);
         let file = match repo.create(&file_name) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 let file = repo.open_write(&file_name)?;
@@ -40,8 +39,8 @@ impl SegmentWriter {
             file => file?,
         };
         file.write_at(&mut [IoSlice::new(header)], 0)?;
-        let (index, end) = (index(repo, start, None), BytePos(header.len() as u64));
-        Ok(SegmentWriter { start, version, file, end, index, unsettled: VecDeque::new() })
+        let (index, end) = (index(repo, framing.format(), start, None), BytePos(header.len() as u64));
+        Ok(SegmentWriter { start, framing, file, end, index, unsettled: VecDeque::new() })
     }
 
     /// Opens the segment that starts at `start` for appending at byte `end`, cutting what is behind it. `last` is the
@@ -52,18 +51,18 @@ impl SegmentWriter {
     pub fn open(
         repo: &Arc<dyn Repo>,
         start: Offset,
-        version: Version,
+        framing: Framing,
         end: BytePos,
         last: Option<Entry>,
         marks: &[Entry],
     ) -> io::Result<SegmentWriter> {
-        let file = repo.open_write(&name::segment(start))?;
+        let file = repo.open_write(&name::segment(framing.format(), start))?;
         if file.bytes()? != end.0 {
             file.truncate(end.0)?;
         }
-        let index = index(repo, start, last);
+        let index = index(repo, framing.format(), start, last);
         let unsettled = marks.iter().copied().collect();
-        Ok(SegmentWriter { start, version, file, end, index, unsettled })
+        Ok(SegmentWriter { start, framing, file, end, index, unsettled })
     }
 
     /// The offset it starts at.
@@ -72,10 +71,10 @@ impl SegmentWriter {
         self.start
     }
 
-    /// How its commits are framed.
+    /// How its commits are framed, from its first on.
     #[must_use]
-    pub fn version(&self) -> Version {
-        self.version
+    pub fn framing(&self) -> Framing {
+        self.framing
     }
 
     /// Where the next commit goes.
@@ -136,8 +135,8 @@ impl SegmentWriter {
 }
 
 /// An index is a hint: a log without one works, so trouble with it is logged and not an error.
-fn index(repo: &Arc<dyn Repo>, start: Offset, last: Option<Entry>) -> Option<OffsetIndex> {
-    OffsetIndex::open(repo.clone(), start, last)
+fn index(repo: &Arc<dyn Repo>, format: LogFormat, start: Offset, last: Option<Entry>) -> Option<OffsetIndex> {
+    OffsetIndex::open(repo.clone(), format, start, last)
         .inspect_err(|error| log::warn!("no offset index for segment {start} in {}: {error}", repo.place()))
         .ok()
 }

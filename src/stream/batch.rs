@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::format::commitlog::{Commitlog, Version};
-use crate::format::{Commit, Item, ScanError, Scanner};
+use crate::format::{Commit, Framing, Item, ScanError, Scanner, Walk};
 use crate::limits::INDEX_INTERVAL;
 use crate::offset::{BytePos, Epoch, Offset};
 use crate::segment::Entry;
@@ -19,7 +18,7 @@ const SMALL_PIECES_MAX: usize = SMALL_PIECE;
 #[derive(Clone, Debug)]
 pub enum Part {
     /// A segment header, with its bytes as they came.
-    Header(Version, Bytes),
+    Header(Framing, Bytes),
     /// Commits.
     Run(Run),
 }
@@ -43,8 +42,8 @@ pub struct Run {
     pub marks: Vec<Entry>,
     /// The last commit.
     pub last: Commit,
-    /// How they are framed.
-    pub version: Version,
+    /// What a walk over them starts with.
+    pub framing: Framing,
     /// The header right before them, when they start a segment.
     pub header: Option<Bytes>,
 }
@@ -83,7 +82,7 @@ impl Batch {
 /// Cuts a stream into [`Batch`]es. Chunks are kept, not copied, until the commits in them are whole.
 #[derive(Debug)]
 pub struct Batcher {
-    scanner: Scanner<Commitlog>,
+    scanner: Scanner<Walk>,
     /// The bytes from the last cut on.
     rope: VecDeque<Bytes>,
     /// How many pieces at the end of the rope are small.
@@ -95,10 +94,11 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// For a stream that starts in a segment of `version`, at offset `expected` if that is known.
+    /// For a stream that goes on with `framing`, at offset `expected` if that is known. A WAL whose offset is not known
+    /// must start with its header, and so with its first frame.
     #[must_use]
-    pub fn new(version: Version, expected: Option<Offset>, commit_bytes_max: u64) -> Self {
-        let scanner = Scanner::new(Commitlog::new(version, expected, commit_bytes_max));
+    pub fn new(framing: impl Into<Framing>, expected: Option<Offset>, commit_bytes_max: u64) -> Self {
+        let scanner = Scanner::new(Walk::new(framing.into(), expected, commit_bytes_max));
         Batcher { scanner, rope: VecDeque::new(), small: 0, cut: 0, header: None }
     }
 
@@ -114,10 +114,10 @@ impl Batcher {
         self.scanner.boundary()
     }
 
-    /// The version of the segment the stream is in.
+    /// What another stream would need to go on behind the last whole commit.
     #[must_use]
-    pub fn version(&self) -> Version {
-        self.scanner.format().version()
+    pub fn framing(&self) -> Framing {
+        self.scanner.format().framing()
     }
 
     /// Takes a chunk and adds to `batch` what became whole with it.
@@ -128,6 +128,7 @@ impl Batcher {
         self.hold(chunk.clone());
         let mut input = &chunk[..];
         let mut open: Option<Run> = None;
+        let mut framing = self.framing();
         let result = loop {
             let at = self.scanner.boundary().0;
             match self.scanner.next(&mut input) {
@@ -137,14 +138,15 @@ impl Batcher {
                     self.close(open.take(), at, batch);
                     let bytes = join(self.split_to(self.scanner.boundary().0));
                     self.header = Some(bytes.clone());
-                    batch.parts.push(Part::Header(header.version, bytes));
+                    framing = header;
+                    batch.parts.push(Part::Header(header, bytes));
                 }
                 Ok(Some(Item::Commit(commit))) => {
                     let run = match &mut open {
                         Some(run) if run.end == commit.first && run.last.epoch <= commit.epoch => run,
                         _ => {
                             self.close(open.take(), at, batch);
-                            open.insert(Run::new(&commit, self.version(), self.header.take()))
+                            open.insert(Run::new(&commit, framing, self.header.take()))
                         }
                     };
                     run.extend(commit, at - self.cut);
@@ -210,7 +212,7 @@ fn join(slices: Vec<Bytes>) -> Bytes {
 }
 
 impl Run {
-    fn new(first: &Commit, version: Version, header: Option<Bytes>) -> Run {
+    fn new(first: &Commit, framing: Framing, header: Option<Bytes>) -> Run {
         Run {
             first: first.first,
             end: first.first,
@@ -220,7 +222,7 @@ impl Run {
             bytes: 0,
             marks: Vec::new(),
             last: *first,
-            version,
+            framing,
             header,
         }
     }
@@ -237,7 +239,7 @@ impl Run {
 
     /// Its commits one by one, each with its position in the run; checksums are checked once more on the way.
     pub fn commits(&self) -> impl Iterator<Item = (BytePos, Commit)> {
-        let mut scanner = Scanner::new(Commitlog::new(self.version, Some(self.first), u64::MAX));
+        let mut scanner = Scanner::new(Walk::new(self.framing, Some(self.first), u64::MAX));
         let mut slices = self.slices.iter();
         let mut input: &[u8] = &[];
         std::iter::from_fn(move || {
@@ -265,6 +267,13 @@ impl Run {
                 slices.push(slice.slice(count as usize..));
             }
         }
+        let framing = match self.framing {
+            Framing::Commitlog(_) => self.framing,
+            Framing::Wal(_) => {
+                let before = self.commits().take_while(|(pos, _)| *pos < at).last();
+                before.map_or(self.framing, |(_, commit)| self.framing.behind(&commit))
+            }
+        };
         let kept = self.marks.iter().filter(|mark| mark.value >= at);
         let marks = kept.map(|mark| Entry { key: mark.key, value: BytePos(mark.value.0 - at.0) }).collect();
         Run {
@@ -274,8 +283,34 @@ impl Run {
             slices,
             bytes: self.bytes - at.0,
             marks,
+            framing,
             header: self.header.clone().filter(|_| at == BytePos(0)),
             ..*self
         }
+    }
+
+    /// Cuts the run before the first commit that starts at byte `at` of it or later, and not at its front; `None` when
+    /// there is none.
+    #[must_use]
+    pub fn split(&self, at: BytePos) -> Option<(Run, Run)> {
+        let mut last = None;
+        for (commits, (pos, commit)) in self.commits().enumerate() {
+            if let Some(last) = last.filter(|_| pos >= at) {
+                let (mut left, mut slices) = (pos.0, Vec::new());
+                for slice in &self.slices {
+                    let count = left.min(slice.len() as u64);
+                    left -= count;
+                    if count > 0 {
+                        slices.push(slice.slice(..count as usize));
+                    }
+                }
+                let marks = self.marks.iter().copied().filter(|mark| mark.value < pos).collect();
+                let (end, header, commits) = (commit.first, self.header.clone(), commits as u64);
+                let front = Run { end, commits, slices, bytes: pos.0, marks, last, header, ..*self };
+                return Some((front, self.after(pos, &commit, commits)));
+            }
+            last = Some(commit);
+        }
+        None
     }
 }

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use super::fault::{Fault, FaultKind};
 use super::recover::{SegmentInfo, SurveyError, is_repeat};
-use crate::format::commitlog::{Commitlog, HEADER_LEN};
-use crate::format::{Commit, Format, Item, ScanError, Scanner};
+use crate::format::{Commit, Format, Item, ScanError, Scanner, Walk};
 use crate::limits::READ_BLOCK;
 use crate::offset::{BytePos, Offset};
 use crate::repo::Repo;
@@ -38,7 +37,7 @@ pub struct Cursor {
 struct Open {
     info: SegmentInfo,
     reader: SegmentReader,
-    scanner: Scanner<Commitlog>,
+    scanner: Scanner<Walk>,
     /// Where in the segment the scanner started.
     base: BytePos,
     block: Vec<u8>,
@@ -91,12 +90,14 @@ impl Cursor {
         };
         let mut reader = SegmentReader::open(&*self.repo, info.start)?;
         let entry = if from > info.start {
-            reader.indexed(from, BytePos(info.bytes), info.version, self.commit_bytes_max)?
+            reader.indexed(from, BytePos(info.bytes), info.framing, self.commit_bytes_max)?
         } else {
             None
         };
-        let (expected, base) = entry.map_or((info.start, BytePos(HEADER_LEN as u64)), |e| (e.key, e.value));
-        let scanner = Scanner::new(Commitlog::new(info.version, Some(expected), self.commit_bytes_max));
+        let (expected, base) =
+            entry.map_or((info.start, BytePos(info.framing.header_len() as u64)), |e| (e.key, e.value));
+        let framing = reader.framing_at(base, info.framing)?;
+        let scanner = Scanner::new(Walk::new(framing, Some(expected), self.commit_bytes_max));
         let block = vec![0; READ_BLOCK.min(usize::try_from(info.bytes).unwrap_or(READ_BLOCK))];
         let mut open = Open { info, reader, scanner, base, block, fresh: 0..0, read: base, last: None };
         // Commits before `from` are walked over: at most an index interval of them when the index is whole.

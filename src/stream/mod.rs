@@ -18,7 +18,7 @@ pub use fault::{Fault, FaultKind, Tail};
 pub use open::{OnTrailing, OpenError, Options};
 pub use outcome::{AppendError, Appended, Progress};
 pub use reader::{Read, ReadError, StreamReader};
-pub use recover::{SegmentInfo, Survey, SurveyError, segment_starts, survey};
+pub use recover::{SegmentInfo, Survey, SurveyError, format_of, segment_starts, survey};
 pub use sync::{SyncJob, Synced};
 pub use writer::StreamWriter;
 

@@ -4,7 +4,8 @@ use std::io;
 
 use super::fault::Fault;
 use super::recover::SurveyError;
-use crate::limits::COMMIT_BYTES_MAX;
+use crate::format::LogFormat;
+use crate::limits::{COMMIT_BYTES_MAX, WAL_SEGMENT_BYTES};
 use crate::offset::Offset;
 
 /// What to do with torn bytes at the end of a log.
@@ -22,8 +23,12 @@ pub enum OnTrailing {
 pub struct Options {
     /// What to do with torn bytes at the end.
     pub on_trailing: OnTrailing,
+    /// The format of an empty log; a log that is there says itself.
+    pub format: LogFormat,
     /// Largest commit taken.
     pub commit_bytes_max: u64,
+    /// From this length on a segment of a WAL is followed by another. A commitlog rotates where its source did.
+    pub segment_bytes_max: u64,
     /// The offset an empty log starts with; `None` takes it from the first commit that comes.
     pub first: Option<Offset>,
     /// Whether to keep a durable mark beside the segments. It makes recovery certain where the shape of the damage
@@ -36,8 +41,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let on_trailing = OnTrailing::Error;
-        Options { on_trailing, commit_bytes_max: COMMIT_BYTES_MAX, first: None, durable_mark: false, forget: false }
+        Options {
+            on_trailing: OnTrailing::Error,
+            format: LogFormat::default(),
+            commit_bytes_max: COMMIT_BYTES_MAX,
+            segment_bytes_max: WAL_SEGMENT_BYTES,
+            first: None,
+            durable_mark: false,
+            forget: false,
+        }
     }
 }
 

@@ -7,8 +7,7 @@ use super::batch::{Batch, Batcher, Part, Run};
 use super::fault::{Fault, FaultKind, Tail};
 use super::recover::{Edge, SurveyError, is_repeat, judge, segment_starts, walk};
 use crate::block::BlockPool;
-use crate::format::commitlog::{HEADER_LEN, Version};
-use crate::format::{Commit, FormatError, ScanError};
+use crate::format::{Commit, FormatError, Framing, LogFormat, ScanError};
 use crate::limits::READ_BLOCK;
 use crate::offset::{BytePos, Epoch, Offset};
 use crate::repo::Repo;
@@ -119,7 +118,15 @@ enum Stuck {
 struct Place {
     segment: Offset,
     at: BytePos,
-    version: Version,
+    /// How the segment's commits are framed, from its first on.
+    framing: Framing,
+}
+
+impl Place {
+    /// The front of a segment, whose header says the rest.
+    fn front(segment: Offset) -> Place {
+        Place { segment, at: BytePos(0), framing: Framing::default() }
+    }
 }
 
 #[derive(Debug)]
@@ -163,7 +170,7 @@ impl StreamReader {
             return Err(ReadError::Pruned { from, first });
         }
         let segment = starts[starts.partition_point(|start| *start <= from) - 1];
-        self.place = Some(Place { segment, at: BytePos(0), version: Version::V1 });
+        self.place = Some(Place::front(segment));
         if segment < from {
             self.place = Some(self.seek(segment, from)?);
         }
@@ -177,12 +184,12 @@ impl StreamReader {
         let header = reader.header().map_err(sealed)?.map_err(|error| {
             ReadError::Damaged(Fault { segment, offset: segment, at: BytePos(0), kind: FaultKind::Format(error) })
         })?;
-        let (version, max) = (header.map_or(Version::V1, |header| header.version), self.commit_bytes_max);
-        let entry = reader.indexed(from, BytePos(u64::MAX), version, max).map_err(sealed)?;
-        let mut place = entry.map_or(BytePos(HEADER_LEN as u64), |entry| entry.value);
+        let (framing, max) = (header.unwrap_or(Framing::of(reader.format())), self.commit_bytes_max);
+        let entry = reader.indexed(from, BytePos(u64::MAX), framing, max).map_err(sealed)?;
+        let mut place = entry.map_or(BytePos(framing.header_len() as u64), |entry| entry.value);
         let mut next = entry.map_or(segment, |entry| entry.key);
         while next < from {
-            let Some(commit) = reader.commit_at(place, version, max).map_err(sealed)? else {
+            let Some(commit) = reader.commit_at(place, framing, max).map_err(sealed)? else {
                 let end = walk(&mut reader, entry, Epoch(0), max, None, |_: BytePos, _: &Commit| {})?;
                 return Err(end.fault.map_or(ReadError::Ahead { from, next: end.next }, ReadError::Damaged));
             };
@@ -204,7 +211,7 @@ impl StreamReader {
         self.next = next;
         // The first commit comes with the header.
         let at = if next == segment { BytePos(0) } else { place };
-        Ok(Place { segment, at, version })
+        Ok(Place { segment, at, framing })
     }
 
     /// The offset after the last commit handed out.
@@ -233,7 +240,7 @@ impl StreamReader {
             };
             let following = segment_starts(&*self.repo)?.into_iter().find(|start| *start > place.segment);
             if following == Some(self.next) {
-                self.place = Some(Place { segment: self.next, at: BytePos(0), version: Version::V1 });
+                self.place = Some(Place::front(self.next));
                 second_look = false;
                 continue;
             }
@@ -241,7 +248,7 @@ impl StreamReader {
                 None => (Tail::Clean, None),
                 Some(Stuck::Fault(kind)) => (Tail::Clean, Some(kind)),
                 Some(Stuck::Stream(error)) => {
-                    let edge = Edge { next: self.next, at: place.at, version: place.version };
+                    let edge = Edge { next: self.next, at: place.at, framing: place.framing };
                     judge(&mut open.reader, edge, self.commit_bytes_max, None, ZEROS_LOOK, &error)
                         .map_err(|error| self.unreadable(place, error))?
                 }
@@ -268,11 +275,13 @@ impl StreamReader {
         let mut open = match self.open.take() {
             Some(open) => open,
             None => {
-                let Some(reader) = self.reopen(place)? else {
+                let Some(mut reader) = self.reopen(place)? else {
                     return Ok(sound);
                 };
                 let expected = (place.at.0 > 0).then_some(self.next);
-                let batcher = Batcher::new(place.version, expected, self.commit_bytes_max);
+                let framing = self.framing_of(&mut reader, place).map_err(|error| self.unreadable(place, error))?;
+                let expected = expected.or((reader.format() == LogFormat::Wal).then_some(place.segment));
+                let batcher = Batcher::new(framing, expected, self.commit_bytes_max);
                 Open { reader, batcher, read: place.at, taken: place.at }
             }
         };
@@ -299,13 +308,25 @@ impl StreamReader {
         Ok(sound)
     }
 
+    /// What a walk needs to start at `place`.
+    fn framing_of(&self, reader: &mut SegmentReader, place: Place) -> io::Result<Framing> {
+        if place.at.0 > 0 {
+            return reader.framing_at(place.at, place.framing);
+        }
+        // A WAL's header does not tell where it goes on, only the segment before does.
+        Ok(match reader.format() {
+            LogFormat::Commitlog => Framing::default(),
+            LogFormat::Wal => reader.header()?.ok().flatten().unwrap_or(Framing::Wal(None)),
+        })
+    }
+
     /// Looks at what comes at byte `at` of the segment: offsets must go on and epochs must not fall. Only a header at its
     /// front is one; it is handed out with the first commit.
     fn take(&mut self, part: Part, segment: Offset, at: &mut BytePos, sound: &mut Batch) -> Result<(), FaultKind> {
         let run = match part {
-            Part::Header(version, bytes) if at.0 == 0 => {
+            Part::Header(framing, bytes) if at.0 == 0 => {
                 *at = BytePos(bytes.len() as u64);
-                self.place = self.place.map(|place| Place { version, ..place });
+                self.place = self.place.map(|place| Place { framing, ..place });
                 return Ok(());
             }
             Part::Header(_, bytes) => {
@@ -327,7 +348,7 @@ impl StreamReader {
                 return Err(FaultKind::StaleEpoch { current: self.epoch, found: run.epoch_first });
             }
             (self.next, self.epoch, self.last) = (run.end, run.last.epoch, Some((run.last, segment, end)));
-            sound.parts.extend(run.header.clone().map(|header| Part::Header(run.version, header)));
+            sound.parts.extend(run.header.clone().map(|header| Part::Header(run.framing, header)));
             sound.parts.push(Part::Run(run));
         }
         *at = end;
@@ -359,8 +380,8 @@ impl StreamReader {
                 holder => holder.map_err(|error| self.unreadable(place, error))?,
             };
             let header = holder.header().map_err(|error| self.unreadable(place, error))?.ok().flatten();
-            let (version, at) = (header.unwrap_or_default().version, BytePos(end.0 - commit.bytes));
-            let found = holder.commit_at(at, version, self.commit_bytes_max);
+            let framing = header.unwrap_or(Framing::of(holder.format()));
+            let found = holder.commit_at(BytePos(end.0 - commit.bytes), framing, self.commit_bytes_max);
             if found.map_err(|error| self.unreadable(place, error))? != Some(commit) {
                 return Err(ReadError::Reset { at: commit.first });
             }
@@ -372,7 +393,7 @@ impl StreamReader {
     fn moved(&mut self, place: Place) -> Result<(), ReadError> {
         let starts = segment_starts(&*self.repo)?;
         if self.next > place.segment && starts.contains(&self.next) {
-            self.place = Some(Place { segment: self.next, at: BytePos(0), version: Version::V1 });
+            self.place = Some(Place::front(self.next));
             return Ok(());
         }
         match (starts.first().copied(), self.last) {

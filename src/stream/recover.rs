@@ -3,8 +3,9 @@
 use std::io;
 
 use super::fault::{Fault, FaultKind, Tail};
-use crate::format::commitlog::{CommitHeader, Commitlog, HEADER_LEN, Version};
-use crate::format::{Commit, FormatError, Item, ScanError, Scanner, name};
+use crate::format::commitlog::{CommitHeader, Version};
+use crate::format::wal::{self, FRAME_HEADER_LEN, FrameHeader, WalStart};
+use crate::format::{Commit, FormatError, Framing, Item, LogFormat, ScanError, Scanner, Walk, name};
 use crate::limits::{INDEX_INTERVAL, READ_BLOCK};
 use crate::offset::{BytePos, Epoch, Offset};
 use crate::repo::Repo;
@@ -19,8 +20,8 @@ pub struct SegmentInfo {
     pub end: Offset,
     /// Its bytes up to there, uncompressed.
     pub bytes: u64,
-    /// How its commits are framed.
-    pub version: Version,
+    /// How its commits are framed, from its first on.
+    pub framing: Framing,
     /// Whether the file is compressed.
     pub compressed: bool,
 }
@@ -32,6 +33,8 @@ pub struct Survey {
     pub segments: Vec<SegmentInfo>,
     /// Start of a last segment that holds no commit.
     pub empty_head: Option<Offset>,
+    /// Its format, when any segment says so.
+    pub format: Option<LogFormat>,
     /// Its first offset, when any segment says so.
     pub first: Option<Offset>,
     /// The offset right after its last commit.
@@ -62,9 +65,21 @@ pub enum SurveyError {
 /// # Errors
 /// When the repo cannot be listed.
 pub fn segment_starts(repo: &dyn Repo) -> io::Result<Vec<Offset>> {
-    let mut starts: Vec<Offset> = repo.list()?.iter().filter_map(|file| name::parse_segment(file)).collect();
+    let mut starts: Vec<Offset> = segments_in(repo)?.map(|(_, start)| start).collect();
     starts.sort_unstable();
     Ok(starts)
+}
+
+/// The format of the log in a repo, as the names of its segments tell; `None` without any.
+///
+/// # Errors
+/// When the repo cannot be listed.
+pub fn format_of(repo: &dyn Repo) -> io::Result<Option<LogFormat>> {
+    Ok(segments_in(repo)?.map(|(format, _)| format).next())
+}
+
+fn segments_in(repo: &dyn Repo) -> io::Result<impl Iterator<Item = (LogFormat, Offset)>> {
+    Ok(repo.list()?.into_iter().filter_map(|file| name::parse_segment(&file)))
 }
 
 /// Finds out where a log stands. Costs what lies behind the last index entry that holds in each segment, not the
@@ -85,8 +100,9 @@ pub fn survey(repo: &dyn Repo, commit_bytes_max: u64, floor: Option<Offset>) -> 
             return Err(SurveyError::Damaged(Fault { segment, offset: found.next, at: BytePos(bytes), kind }));
         }
         let mut reader = SegmentReader::open(repo, start).map_err(|error| sealed(start, start, error))?;
-        let version = version_of(&mut reader)?;
-        let last = reader.indexed(Offset(u64::MAX), BytePos(u64::MAX), version, commit_bytes_max)?;
+        found.format.get_or_insert(reader.format());
+        let framing = framing_of(&mut reader)?;
+        let last = reader.indexed(Offset(u64::MAX), BytePos(u64::MAX), framing, commit_bytes_max)?;
         // The index that goes on is rebuilt where it is out of order.
         let last = last.filter(|last| following.is_some() || reader.index_leads_to(*last));
         let mut marks = Vec::new();
@@ -107,7 +123,7 @@ pub fn survey(repo: &dyn Repo, commit_bytes_max: u64, floor: Option<Offset>) -> 
             found.empty_head = Some(start);
         } else {
             let (bytes, compressed) = (end.bytes.0, reader.is_compressed());
-            found.segments.push(SegmentInfo { start, end: end.next, bytes, version: end.version, compressed });
+            found.segments.push(SegmentInfo { start, end: end.next, bytes, framing: end.framing, compressed });
         }
         if following.is_none() {
             found.tail = end.tail;
@@ -117,10 +133,10 @@ pub fn survey(repo: &dyn Repo, commit_bytes_max: u64, floor: Option<Offset>) -> 
     Ok(found)
 }
 
-fn version_of(reader: &mut SegmentReader) -> Result<Version, SurveyError> {
+fn framing_of(reader: &mut SegmentReader) -> Result<Framing, SurveyError> {
     let start = reader.start();
     let header = reader.header().map_err(|error| sealed(start, start, error))?;
-    Ok(header.ok().flatten().map_or(Version::V1, |header| header.version))
+    Ok(header.ok().flatten().unwrap_or(Framing::of(reader.format())))
 }
 
 fn sealed(segment: Offset, offset: Offset, error: io::Error) -> SurveyError {
@@ -146,15 +162,15 @@ pub(crate) struct SegmentEnd {
     pub(crate) tail: Tail,
     /// Damage that is not a torn end.
     pub(crate) fault: Option<Fault>,
-    /// How its commits are framed.
-    pub(crate) version: Version,
+    /// How its commits are framed, from its first on.
+    pub(crate) framing: Framing,
 }
 
 impl SegmentEnd {
     /// Nothing was found behind the start of `span` yet.
     fn at(span: &Span) -> SegmentEnd {
-        let (next, bytes, version) = (span.from.key, span.from.value, span.version);
-        SegmentEnd { next, bytes, last: None, tail: Tail::Clean, fault: None, version }
+        let (next, bytes, framing) = (span.from.key, span.from.value, span.framing);
+        SegmentEnd { next, bytes, last: None, tail: Tail::Clean, fault: None, framing }
     }
 }
 
@@ -181,8 +197,8 @@ pub(crate) struct Span {
     /// A place to stop at, where a commit is thought to end; `None` is the end of the segment. How the span ends is
     /// not looked into then.
     pub(crate) to: Option<BytePos>,
-    /// How its commits are framed.
-    pub(crate) version: Version,
+    /// How the segment's commits are framed, from its first on.
+    pub(crate) framing: Framing,
     /// Term of the commit before it; 0 when that is not known.
     pub(crate) epoch: Epoch,
 }
@@ -200,26 +216,27 @@ pub(crate) fn walk(
     visit: impl Visit,
 ) -> Result<SegmentEnd, SurveyError> {
     let start = reader.start();
-    let whole = Span { from: Entry { key: start, value: BytePos(0) }, to: None, version: Version::V1, epoch };
+    let framing = Framing::of(reader.format());
+    let whole = Span { from: Entry { key: start, value: BytePos(0) }, to: None, framing, epoch };
     let mut end = SegmentEnd::at(&whole);
     let fault = |kind| Some(Fault { segment: start, offset: start, at: BytePos(0), kind });
     match reader.header().map_err(|error| sealed(start, start, error))? {
-        Ok(Some(header)) => {
-            let version = header.version;
+        Ok(Some(framing)) => {
+            let first = Entry { key: start, value: BytePos(framing.header_len() as u64) };
             let span = match from {
-                Some(from) => Span { from, version, epoch: Epoch(0), ..whole },
-                None => Span { from: Entry { key: start, value: BytePos(HEADER_LEN as u64) }, version, ..whole },
+                Some(from) => Span { from, framing, epoch: Epoch(0), ..whole },
+                None => Span { from: first, framing, ..whole },
             };
             walk_span(reader, &span, commit_bytes_max, floor, visit)
         }
         Ok(None) => {
             let bytes = reader.len()?;
-            if bytes < HEADER_LEN as u64 || blank(reader, BytePos(0), u64::MAX)? {
+            if bytes < framing.header_len() as u64 || blank(reader, BytePos(0), u64::MAX)? {
                 end.tail = if bytes == 0 { Tail::Clean } else { Tail::Zeros { bytes } };
                 return Ok(end);
             }
             let error = ScanError::Corrupt { offset: Some(start), at: BytePos(0), error: FormatError::Zeros };
-            let edge = Edge { next: start, at: BytePos(0), version: end.version };
+            let edge = Edge { next: start, at: BytePos(0), framing: end.framing };
             let (tail, kind) = judge(reader, edge, commit_bytes_max, floor, u64::MAX, &error)?;
             (end.tail, end.fault) = (tail, kind.and_then(fault));
             Ok(end)
@@ -247,7 +264,8 @@ pub(crate) fn walk_span(
     let mut end = SegmentEnd::at(span);
     let base = end.bytes;
     let mut epoch = span.epoch;
-    let mut scanner = Scanner::new(Commitlog::new(span.version, Some(end.next), commit_bytes_max));
+    let framing = reader.framing_at(base, span.framing)?;
+    let mut scanner = Scanner::new(Walk::new(framing, Some(end.next), commit_bytes_max));
     let stop = span.to.map_or(u64::MAX, |to| to.0);
     let mut block = vec![0; READ_BLOCK];
     let mut pos = base;
@@ -300,7 +318,7 @@ pub(crate) fn walk_span(
         }
     };
     if let Some(error) = error.filter(|_| span.to.is_none()) {
-        let edge = Edge { next: end.next, at: end.bytes, version: end.version };
+        let edge = Edge { next: end.next, at: end.bytes, framing: end.framing };
         let (tail, kind) = judge(reader, edge, commit_bytes_max, floor, u64::MAX, &error)
             .map_err(|error| sealed(segment, end.next, error))?;
         end.tail = tail;
@@ -323,8 +341,8 @@ pub(crate) struct Edge {
     pub(crate) next: Offset,
     /// Where it is.
     pub(crate) at: BytePos,
-    /// How the segment's commits are framed.
-    pub(crate) version: Version,
+    /// How the segment's commits are framed, from its first on.
+    pub(crate) framing: Framing,
 }
 
 /// Tells a torn end, which a crash leaves, from corruption: behind a torn end nothing sound follows. `look` is how far
@@ -337,10 +355,10 @@ pub(crate) fn judge(
     look: u64,
     error: &ScanError,
 ) -> io::Result<(Tail, Option<FaultKind>)> {
-    let Edge { next, at, version } = edge;
+    let Edge { next, at, framing } = edge;
     let bytes = reader.len()?.saturating_sub(at.0);
     let torn = (Tail::Torn { bytes }, None);
-    let short = bytes < Version::V1.commit_header_len() as u64;
+    let short = bytes < framing.head_len() as u64;
     let kind = match error {
         ScanError::Corrupt { error: FormatError::Zeros, .. } if blank(reader, at, look)? => {
             return Ok((Tail::Zeros { bytes }, None));
@@ -350,7 +368,7 @@ pub(crate) fn judge(
         }
         // Behind the floor everything is torn, but for a whole commit that is merely larger than the cap of today.
         ScanError::Corrupt { error: error @ FormatError::TooLarge { len, .. }, .. }
-            if floor.is_none_or(|floor| next < floor) || reader.commit_at(at, version, bytes)?.is_some() =>
+            if floor.is_none_or(|floor| next < floor) || reader.commit_at(at, framing, bytes)?.is_some() =>
         {
             let kind = if *len > bytes { FaultKind::Length { len: *len } } else { FaultKind::Format(error.clone()) };
             return Ok((Tail::Clean, Some(kind)));
@@ -362,8 +380,8 @@ pub(crate) fn judge(
     // Where a segment's header is damaged, its first commit is behind that.
     let later = Offset(next.0.saturating_add(u64::from(at.0 > 0)));
     if floor.is_some()
-        || sound_commit_behind(reader, at, later, version, commit_bytes_max)?.is_some()
-        || at.0 == HEADER_LEN as u64 && of_other_version(reader, next, version, commit_bytes_max)?
+        || sound_commit_behind(reader, at, later, framing, commit_bytes_max)?.is_some()
+        || at.0 == framing.header_len() as u64 && of_other_version(reader, next, framing, commit_bytes_max)?
     {
         return Ok((Tail::Clean, Some(kind)));
     }
@@ -389,12 +407,13 @@ fn blank(reader: &mut SegmentReader, at: BytePos, look: u64) -> io::Result<bool>
 
 /// Whether a segment without a sound commit has some in the framing of the other version: then its header is damaged,
 /// which no checksum covers.
-fn of_other_version(reader: &mut SegmentReader, start: Offset, version: Version, max: u64) -> io::Result<bool> {
-    let other = match version {
-        Version::V0 => Version::V1,
-        Version::V1 => Version::V0,
+fn of_other_version(reader: &mut SegmentReader, start: Offset, framing: Framing, max: u64) -> io::Result<bool> {
+    let other = match framing {
+        Framing::Commitlog(Version::V0) => Version::V1,
+        Framing::Commitlog(Version::V1) => Version::V0,
+        Framing::Wal(_) => return Ok(false),
     };
-    Ok(sound_commit_behind(reader, BytePos(0), start, other, max)?.is_some())
+    Ok(sound_commit_behind(reader, BytePos(0), start, other.into(), max)?.is_some())
 }
 
 /// What a search for sound commits spends on those that nothing sound follows: it must end, also in records made to look
@@ -408,9 +427,14 @@ pub(crate) fn sound_commit_behind(
     reader: &mut SegmentReader,
     at: BytePos,
     from: Offset,
-    version: Version,
+    framing: Framing,
     commit_bytes_max: u64,
 ) -> io::Result<Option<(BytePos, Commit)>> {
+    let version = match framing {
+        Framing::Commitlog(version) => version,
+        Framing::Wal(None) => return Ok(None),
+        Framing::Wal(Some(start)) => return sound_frames_behind(reader, at, start),
+    };
     let offsets = from.0..=from.0.saturating_add(u64::from(u32::MAX));
     let len = reader.len()?;
     let head_len = version.commit_header_len();
@@ -436,7 +460,7 @@ pub(crate) fn sound_commit_behind(
                 }
                 doubtful -= cost;
             }
-            if let Some(commit) = reader.commit_at(at, version, commit_bytes_max)? {
+            if let Some(commit) = reader.commit_at(at, framing, commit_bytes_max)? {
                 return Ok(Some((at, commit)));
             }
         }
@@ -446,6 +470,38 @@ pub(crate) fn sound_commit_behind(
         // Heads that start in the last bytes are looked at with the next block.
         pos = pos.plus((count - (head_len - 1)) as u64);
     }
+}
+
+/// Looks for the first frames behind that at `at` that go on from the checksum stored before them and end in a commit
+/// frame. Frames that SQLite wrote but did not commit may look like that too, so a run without a commit is none.
+fn sound_frames_behind(
+    reader: &mut SegmentReader,
+    at: BytePos,
+    start: WalStart,
+) -> io::Result<Option<(BytePos, Commit)>> {
+    let header = start.header;
+    let (first, frame_len) = (wal::HEADER_LEN as u64, header.frame_len());
+    let mut frame = vec![0; frame_len as usize];
+    let mut pos = first + (at.0.max(first) - first) / frame_len * frame_len;
+    let mut run: Option<(u64, u32)> = None;
+    let mut before = None;
+    while reader.read_at(&mut frame, BytePos(pos))? == frame.len() {
+        let (head, page) = frame.split_at(FRAME_HEADER_LEN);
+        let claim = FrameHeader::decode(head.first_chunk().unwrap_or(&[0; FRAME_HEADER_LEN]));
+        let sound = claim.page > 0
+            && claim.salts == header.salts
+            && before.is_some_and(|before| header.frame(before, claim.page, claim.size, page).1 == claim.chain);
+        run = if sound { Some(run.map_or((pos, 1), |(from, frames)| (from, frames + 1))) } else { None };
+        if let Some((from, entries)) = run.filter(|_| claim.size > 0) {
+            let first = Offset(reader.start().0 + (from - first) / frame_len);
+            let bytes = pos + frame_len - from;
+            let commit = Commit { first, entries, epoch: Epoch(0), checksum: claim.chain.number(), bytes };
+            return Ok(Some((BytePos(from), commit)));
+        }
+        before = Some(claim.chain);
+        pos += frame_len;
+    }
+    Ok(None)
 }
 
 /// Whether behind the commit that starts at `at`, if it is one, comes what comes behind a commit: the next one, zeros, or

@@ -13,8 +13,7 @@ use super::open::{OnTrailing, OpenError, Options};
 use super::outcome::{AppendError, Appended, Progress};
 use super::recover::{SegmentInfo, SurveyError, survey};
 use super::sync::{Frontier, SyncJob, SyncLatch, Synced};
-use crate::format::commitlog::{SegmentHeader, Version};
-use crate::format::{Commit, name};
+use crate::format::{Commit, Framing, LogFormat, name};
 use crate::offset::{BytePos, Offset};
 use crate::repo::{Repo, RepoLock};
 use crate::segment::{Entry, SegmentReader, SegmentWriter};
@@ -112,11 +111,12 @@ impl StreamWriter {
         let first = found.first.or(options.first);
         let segment = head.as_ref().map(|head| (head.start(), head.end()));
         let reached = Frontier { next: found.next, epoch: found.epoch, last: found.last, segment };
-        let version = head.as_ref().map_or(Version::V1, SegmentWriter::version);
-        let batcher = Batcher::new(version, first.map(|_| found.next), options.commit_bytes_max);
+        let format = found.format.unwrap_or(options.format);
+        let framing = framing_behind(head.as_ref(), found.last.as_ref(), format);
+        let batcher = Batcher::new(framing, first.map(|_| found.next), options.commit_bytes_max);
         // Sealed segments were synced as they were rotated out, unless somebody copied them here.
         for segment in found.segments.iter().filter(|segment| floor.is_none_or(|floor| floor < segment.end)) {
-            repo.open(&name::segment(segment.start))?.sync()?;
+            repo.open(&name::segment(format, segment.start))?.sync()?;
         }
         if let Some(head) = &head {
             head.file().sync()?;
@@ -127,7 +127,7 @@ impl StreamWriter {
         }
         let mut writer = StreamWriter {
             repo,
-            options,
+            options: Options { format, ..options },
             _lock: None,
             sealed: found.segments,
             head,
@@ -178,10 +178,16 @@ impl StreamWriter {
         self.first
     }
 
-    /// How commits in the open segment are framed; a stream without a header goes on like that.
+    /// How a stream without a header goes on at [`next`](Self::next).
     #[must_use]
-    pub fn version(&self) -> Version {
-        self.head.as_ref().map_or(Version::V1, SegmentWriter::version)
+    pub fn framing(&self) -> Framing {
+        framing_behind(self.head.as_ref(), self.reached.last.as_ref(), self.options.format)
+    }
+
+    /// How a stream without a header goes on at [`durable`](Self::durable).
+    #[must_use]
+    pub fn durable_framing(&self) -> Framing {
+        framing_behind(self.head.as_ref(), self.durable.last.as_ref(), self.options.format)
     }
 
     pub(crate) fn durable_frontier(&self) -> &Frontier {
@@ -199,8 +205,8 @@ impl StreamWriter {
     pub fn durable_head(&self) -> Option<SegmentInfo> {
         let (head, (start, end)) = (self.head.as_ref()?, self.durable.segment?);
         let held = head.start() == start && self.durable.next > start;
-        let (bytes, version) = (end.0, head.version());
-        held.then_some(SegmentInfo { start, end: self.durable.next, bytes, version, compressed: false })
+        let (bytes, framing) = (end.0, head.framing());
+        held.then_some(SegmentInfo { start, end: self.durable.next, bytes, framing, compressed: false })
     }
 
     /// Appends the next chunk of a stream, of any size. After Ok its whole commits are handed to the operating system;
@@ -228,7 +234,7 @@ impl StreamWriter {
     pub fn restart(&mut self) {
         self.stopped = None;
         let expected = self.first.map(|_| self.reached.next);
-        self.batcher = Batcher::new(self.version(), expected, self.options.commit_bytes_max);
+        self.batcher = Batcher::new(self.framing(), expected, self.options.commit_bytes_max);
     }
 
     /// Ends the stream: checks that it stops on a boundary, and syncs. Returns the durable end.
@@ -353,12 +359,30 @@ impl StreamWriter {
             return Err(AppendError::StaleEpoch { at: run.first, current, found });
         }
         if let Some(header) = &run.header {
-            self.rotate(run.first, run.version, header)?;
+            self.rotate(run.first, run.framing, header)?;
         }
-        let Some(head) = self.head.as_ref().filter(|head| head.version() == run.version) else {
+        let Some(head) = self.head.as_ref().filter(|head| head.framing().is_like(&run.framing)) else {
             return Err(AppendError::NoHeader { found: run.first });
         };
         let base = head.end().0 + self.staged_bytes;
+        if let Framing::Wal(start) = run.framing {
+            // The run was verified on from another end of the log than this one has.
+            if Framing::Wal(start) != self.framing() {
+                return Err(AppendError::Fork { at: run.first });
+            }
+            let room = BytePos(self.options.segment_bytes_max.saturating_sub(base));
+            if room == BytePos(0) && self.reached.next > head.start() {
+                let header = run.framing.encode_header().unwrap_or_default();
+                self.rotate(run.first, run.framing, &header)?;
+                return self.append_run(run, done);
+            }
+            if run.bytes > room.0
+                && let Some((front, rest)) = run.split(room)
+            {
+                self.append_run(&front, done)?;
+                return self.append_run(&rest, done);
+            }
+        }
         self.staged_marks.extend(run.marks.iter().map(|m| Entry { key: m.key, value: m.value.plus(base) }));
         self.staged.extend(run.slices.iter().cloned());
         self.staged_bytes += run.bytes;
@@ -376,8 +400,8 @@ impl StreamWriter {
         self.flush()?;
         let mut segments = self.sealed.clone();
         if let (Some(head), Some(start)) = (&self.head, self.head.as_ref().map(SegmentWriter::start)) {
-            let (end, bytes, version) = (self.reached.next, head.end().0, head.version());
-            segments.push(SegmentInfo { start, end, bytes, version, compressed: false });
+            let (end, bytes, framing) = (self.reached.next, head.end().0, head.framing());
+            segments.push(SegmentInfo { start, end, bytes, framing, compressed: false });
         }
         let held = Cursor::open(&self.repo, &segments, run.first, self.options.commit_bytes_max);
         let mut held = held.map_err(|error| self.unreadable(error))?;
@@ -397,7 +421,7 @@ impl StreamWriter {
 
     /// Seals the open segment and starts a new one at `start`, durably, before anything is put into it: were a segment's
     /// end lost to a power failure while its successor stays, the log would have a hole.
-    fn rotate(&mut self, start: Offset, version: Version, header: &[u8]) -> Result<(), AppendError> {
+    fn rotate(&mut self, start: Offset, framing: Framing, header: &[u8]) -> Result<(), AppendError> {
         self.flush()?;
         if let Some(head) = &self.head {
             let synced = self.latch.sync(&**head.file());
@@ -412,10 +436,10 @@ impl StreamWriter {
             && self.reached.next > head.start()
         {
             head.seal_index();
-            let (end, bytes, version) = (self.reached.next, head.end().0, head.version());
-            self.sealed.push(SegmentInfo { start: head.start(), end, bytes, version, compressed: false });
+            let (end, bytes, framing) = (self.reached.next, head.end().0, head.framing());
+            self.sealed.push(SegmentInfo { start: head.start(), end, bytes, framing, compressed: false });
         }
-        let created = SegmentWriter::create(&self.repo, start, version, header);
+        let created = SegmentWriter::create(&self.repo, start, framing, header);
         let head = self.poisoning("create a segment", created)?;
         let synced = head.file().sync().and_then(|()| self.repo.sync_dir());
         self.poisoning("sync the directory", synced)?;
@@ -448,17 +472,30 @@ impl StreamWriter {
     }
 }
 
+/// How a log goes on behind `last`, in the segment that is open.
+fn framing_behind(head: Option<&SegmentWriter>, last: Option<&Commit>, format: LogFormat) -> Framing {
+    let framing = head.map_or(Framing::of(format), SegmentWriter::framing);
+    last.map_or(framing, |last| framing.behind(last))
+}
+
 /// Opens the segment that goes on: the empty head if there is one, else the last segment.
 fn open_head(repo: &Arc<dyn Repo>, found: &mut super::recover::Survey) -> io::Result<Option<SegmentWriter>> {
     if let Some(start) = found.empty_head {
-        let header = SegmentReader::open(&**repo, start)?.header()?.ok().flatten();
-        let before = found.segments.last().map(|segment| segment.version);
-        let version = header.map(|header| header.version).or(before).unwrap_or_default();
-        return SegmentWriter::create(repo, start, version, &SegmentHeader { version }.encode()).map(Some);
+        let mut reader = SegmentReader::open(&**repo, start)?;
+        let before = found.segments.last().map(|segment| match &found.last {
+            Some(last) => segment.framing.behind(last),
+            None => segment.framing,
+        });
+        let framing = reader.header()?.ok().flatten().or(before).unwrap_or(Framing::of(reader.format()));
+        // A WAL without any header starts anew with the next one that comes.
+        let Some(header) = framing.encode_header() else {
+            return Ok(None);
+        };
+        return SegmentWriter::create(repo, start, framing, &header).map(Some);
     }
     let Some(last) = found.segments.pop_if(|last| !last.compressed) else {
         return Ok(None);
     };
     let (entry, marks) = &found.indexed;
-    SegmentWriter::open(repo, last.start, last.version, BytePos(last.bytes), *entry, marks).map(Some)
+    SegmentWriter::open(repo, last.start, last.framing, BytePos(last.bytes), *entry, marks).map(Some)
 }

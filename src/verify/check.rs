@@ -4,8 +4,7 @@ use std::io;
 
 use super::index::{IndexCheck, IndexVerdict};
 use super::plan::Piece;
-use crate::format::Commit;
-use crate::format::commitlog::Version;
+use crate::format::{Commit, Framing};
 use crate::limits::SEGMENT_FAULTS_MAX;
 use crate::offset::{BytePos, Epoch, Offset};
 use crate::repo::Repo;
@@ -50,7 +49,7 @@ pub(super) struct Checked {
     pub(super) faults: Vec<Fault>,
     /// Whether nothing sound was found behind the last fault, so that it explains all that is missing.
     pub(super) lost: bool,
-    pub(super) version: Version,
+    pub(super) framing: Framing,
     pub(super) compressed: bool,
     /// `None` without an index.
     pub(super) index: Option<IndexVerdict>,
@@ -127,11 +126,12 @@ impl<R: Fn(u64), C: FnMut(Placed)> Checker<'_, R, C> {
         // Damage before the start of the next segment is damage; behind it, it is what a failed write left there.
         let floor = self.starts.get(piece.segment + 1).copied().or(self.durable);
         let max = self.commit_bytes_max;
-        let index = IndexCheck::open(self.repo, start, piece.from.map_or(start, |(from, _)| from.key));
+        let from = piece.from.map_or(start, |(from, _)| from.key);
+        let index = IndexCheck::open(self.repo, reader.format(), start, from);
         let (on_read, on_commit) = (&self.on_read, &mut self.on_commit);
         let mut meter = Meter { segment: start, tally: Tally::default(), index, on_read, on_commit };
         let to = piece.to.map(|to| to.value);
-        let mut span = piece.from.map(|(from, version)| Span { from, to, version, epoch: piece.epoch });
+        let mut span = piece.from.map(|(from, framing)| Span { from, to, framing, epoch: piece.epoch });
         let mut sound: Option<Tally> = None;
         let mut faults: Vec<Fault> = Vec::new();
         let (end, lost) = loop {
@@ -155,7 +155,7 @@ impl<R: Fn(u64), C: FnMut(Placed)> Checker<'_, R, C> {
                 Some(fault) => {
                     sound.get_or_insert(meter.tally);
                     let more = piece.to.is_none() && faults.len() < SEGMENT_FAULTS_MAX;
-                    let resumed = if more { resume(reader, &fault, end.version, max)? } else { None };
+                    let resumed = if more { resume(reader, &fault, end.framing, max)? } else { None };
                     if let FaultKind::StaleEpoch { found, .. } = fault.kind {
                         epoch = found;
                     }
@@ -166,7 +166,7 @@ impl<R: Fn(u64), C: FnMut(Placed)> Checker<'_, R, C> {
             let Some(from) = resumed else {
                 break (end, true);
             };
-            span = Some(Span { from, to: None, version: end.version, epoch });
+            span = Some(Span { from, to: None, framing: end.framing, epoch });
         };
         let all = meter.tally;
         let until = piece.to.map(|to| to.key).or(lost.then_some(all.next));
@@ -176,7 +176,7 @@ impl<R: Fn(u64), C: FnMut(Placed)> Checker<'_, R, C> {
             tail: end.tail,
             faults,
             lost,
-            version: end.version,
+            framing: end.framing,
             compressed: reader.is_compressed(),
             index: meter.index.map(|index| index.end(until)),
         })
@@ -215,7 +215,7 @@ impl<R: Fn(u64), C: FnMut(Placed)> Visit for &mut Meter<'_, R, C> {
 }
 
 /// The commit to go on with behind a fault, if there is one.
-fn resume(reader: &mut SegmentReader, fault: &Fault, version: Version, max: u64) -> io::Result<Option<Entry>> {
+fn resume(reader: &mut SegmentReader, fault: &Fault, framing: Framing, max: u64) -> io::Result<Option<Entry>> {
     let later = Offset(fault.offset.0.saturating_add(1));
     let from = match fault.kind {
         FaultKind::Gap { found } | FaultKind::Fork { found } => {
@@ -228,7 +228,7 @@ fn resume(reader: &mut SegmentReader, fault: &Fault, version: Version, max: u64)
         FaultKind::Format(_) | FaultKind::Length { .. } | FaultKind::Cut if fault.at == BytePos(0) => fault.offset,
         FaultKind::Format(_) | FaultKind::Length { .. } | FaultKind::Cut => later,
     };
-    match sound_commit_behind(reader, fault.at, from, version, max) {
+    match sound_commit_behind(reader, fault.at, from, framing, max) {
         Ok(found) => Ok(found.map(|(value, commit)| Entry { key: commit.first, value })),
         // What does not decompress is lost, and named already.
         Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(None),
@@ -245,7 +245,7 @@ fn unreadable(fault: Fault) -> Checked {
         tail: Tail::Clean,
         faults: vec![fault],
         lost: true,
-        version: Version::default(),
+        framing: Framing::default(),
         compressed: true,
         index: None,
     }

@@ -1,6 +1,6 @@
 //! Comparing an offset index with the commits it should point at, while they go by.
 
-use crate::format::Commit;
+use crate::format::{Commit, LogFormat};
 use crate::offset::{BytePos, Offset};
 use crate::repo::Repo;
 use crate::segment::{Entry, IndexFile};
@@ -41,8 +41,8 @@ pub(super) struct IndexCheck {
 
 impl IndexCheck {
     /// The index of the segment that starts at `start`, from offset `from` on; `None` when there is none.
-    pub(super) fn open(repo: &dyn Repo, start: Offset, from: Offset) -> Option<IndexCheck> {
-        let mut entries = Box::new(IndexFile::open(repo, start)?.entries(from));
+    pub(super) fn open(repo: &dyn Repo, format: LogFormat, start: Offset, from: Offset) -> Option<IndexCheck> {
+        let mut entries = Box::new(IndexFile::open(repo, format, start)?.entries(from));
         let next = entries.next().unwrap_or(NONE);
         Some(IndexCheck { entries, next, verdict: IndexVerdict::default() })
     }

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::Options;
-use crate::format::commitlog::{HEADER_LEN, Version};
+use crate::format::Framing;
 use crate::offset::{BytePos, Epoch, Offset};
 use crate::repo::Repo;
 use crate::segment::{Entry, SegmentReader};
@@ -14,7 +14,7 @@ pub(super) struct Piece {
     /// Which segment, counted from 0.
     pub(super) segment: usize,
     /// The commit it starts with; `None` to start with the segment's header.
-    pub(super) from: Option<(Entry, Version)>,
+    pub(super) from: Option<(Entry, Framing)>,
     /// The commit the next piece starts with.
     pub(super) to: Option<Entry>,
     /// Term of the commit before it, as far as known.
@@ -43,11 +43,11 @@ pub(super) fn plan(repo: &dyn Repo, starts: &[Offset], options: &Options<'_>) ->
         let mut piece = Piece::whole(segment);
         if let Ok(cuts) = cuts(repo, *start, options) {
             plan.bytes += cuts.bytes;
-            let first = Entry { key: *start, value: BytePos(HEADER_LEN as u64) };
+            let first = Entry { key: *start, value: BytePos(cuts.framing.header_len() as u64) };
             for (from, to) in std::iter::once(first).chain(cuts.at.iter().copied()).zip(&cuts.at) {
-                plan.pieces.push(Piece { from: Some((from, cuts.version)), to: Some(*to), ..piece });
+                plan.pieces.push(Piece { from: Some((from, cuts.framing)), to: Some(*to), ..piece });
             }
-            piece.from = cuts.at.last().map(|last| (*last, cuts.version));
+            piece.from = cuts.at.last().map(|last| (*last, cuts.framing));
         }
         plan.pieces.push(piece);
     }
@@ -57,7 +57,7 @@ pub(super) fn plan(repo: &dyn Repo, starts: &[Offset], options: &Options<'_>) ->
 /// A segment to be cut.
 struct Cuts {
     bytes: u64,
-    version: Version,
+    framing: Framing,
     /// The commits to cut at; none when it is small, or cannot be cut.
     at: Vec<Entry>,
 }
@@ -65,7 +65,7 @@ struct Cuts {
 fn cuts(repo: &dyn Repo, start: Offset, options: &Options<'_>) -> io::Result<Cuts> {
     let mut reader = SegmentReader::open(repo, start)?;
     let bytes = reader.len()?;
-    let mut cuts = Cuts { bytes, version: Version::default(), at: Vec::new() };
+    let mut cuts = Cuts { bytes, framing: Framing::of(reader.format()), at: Vec::new() };
     let count = bytes / options.piece_bytes;
     if count < 2 {
         return Ok(cuts);
@@ -73,8 +73,8 @@ fn cuts(repo: &dyn Repo, start: Offset, options: &Options<'_>) -> io::Result<Cut
     let Ok(Some(header)) = reader.header()? else {
         return Ok(cuts);
     };
-    cuts.version = header.version;
-    let mut indexed = |at| reader.indexed(at, BytePos(u64::MAX), header.version, options.commit_bytes_max);
+    cuts.framing = header;
+    let mut indexed = |at| reader.indexed(at, BytePos(u64::MAX), header, options.commit_bytes_max);
     let Some(last) = indexed(Offset(u64::MAX))? else {
         return Ok(cuts);
     };

@@ -52,8 +52,8 @@ pub struct SegmentReport {
     pub commits: u64,
     /// Where the last of them ends, uncompressed.
     pub bytes: u64,
-    /// How its commits are framed.
-    pub version: u8,
+    /// Version of the format.
+    pub version: u32,
     /// Whether the file is compressed.
     pub compressed: bool,
     /// How many entries its offset index has; `None` when it has no index.

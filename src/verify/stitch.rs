@@ -2,7 +2,6 @@
 
 use super::check::{Checked, Tally};
 use super::{FoundFault, Note, Report, SegmentReport};
-use crate::format::commitlog::{HEADER_LEN, Version};
 use crate::offset::{BytePos, Epoch, Offset};
 use crate::stream::{Fault, FaultKind, Tail};
 
@@ -19,7 +18,12 @@ pub(super) fn stitch(starts: &[Offset], segments: Vec<Checked>, durable: Option<
         let fell = segment.all.epochs.map_or(epoch, |(first, _)| first) < epoch;
         if let (true, Some((found, _))) = (fell, segment.all.epochs) {
             let kind = FaultKind::StaleEpoch { current: epoch, found };
-            faults.push(Fault { segment: start, offset: start, at: BytePos(HEADER_LEN as u64), kind });
+            faults.push(Fault {
+                segment: start,
+                offset: start,
+                at: BytePos(segment.framing.header_len() as u64),
+                kind,
+            });
         }
         if faults.is_empty() {
             count(&mut report, &segment.sound);
@@ -62,10 +66,7 @@ fn count(report: &mut Report, sound: &Tally) {
 
 fn describe(start: Offset, segment: &Checked) -> SegmentReport {
     let Tally { commits, next, at, .. } = segment.all;
-    let version = match segment.version {
-        Version::V0 => 0,
-        Version::V1 => 1,
-    };
+    let version = segment.framing.version();
     let index_entries = segment.index.map(|index| index.entries());
     SegmentReport { start, end: next, commits, bytes: at.0, version, compressed: segment.compressed, index_entries }
 }

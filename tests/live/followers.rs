@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use logmirror::format::commitlog::{Version, encode_commit};
-use logmirror::format::name;
+use logmirror::format::{LogFormat, name};
 use logmirror::offset::{Epoch, Offset};
 use logmirror::repo::{FsRepo, Repo};
 
@@ -100,7 +100,11 @@ fn a_mirror_that_is_told_to_end_leaves_a_directory_without_a_torn_end() {
 fn one_more(dir: &Path) -> (Vec<u8>, fs::File, u64) {
     let mut bytes = Vec::new();
     encode_commit(Version::V1, Offset(360), Epoch(9), 5, &[7; 300], &mut bytes);
-    let file = OpenOptions::new().read(true).write(true).open(dir.join(name::segment(Offset(333)))).unwrap();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(dir.join(name::segment(LogFormat::Commitlog, Offset(333))))
+        .unwrap();
     let len = file.metadata().unwrap().len();
     (bytes, file, len)
 }
@@ -121,8 +125,12 @@ fn a_commit_is_waited_for_until_it_is_whole() {
         file.write_all_at(&commit[commit.len() - 1..], end + commit.len() as u64 - 1).unwrap();
         mirror.wait_durable(365);
         assert_eq!(mirror.interrupt().code, Some(0));
-        let wanted = [fs::read(support::specimen("whole").join(name::segment(Offset(333)))).unwrap(), commit].concat();
-        assert_eq!(support::segments(copy.path())[&name::segment(Offset(333))], wanted);
+        let wanted = [
+            fs::read(support::specimen("whole").join(name::segment(LogFormat::Commitlog, Offset(333)))).unwrap(),
+            commit,
+        ]
+        .concat();
+        assert_eq!(support::segments(copy.path())[&name::segment(LogFormat::Commitlog, Offset(333))], wanted);
     }
 }
 
@@ -131,7 +139,8 @@ fn changes_that_the_file_system_does_not_tell_of_are_found() {
     let (source, copy) = (copy_of("whole"), tempfile::tempdir().unwrap());
     let (commit, file, end) = one_more(source.path());
     file.set_len(end + 4096).unwrap();
-    let mut map = FsRepo::open(source.path()).unwrap().map(&name::segment(Offset(333)), 0).unwrap();
+    let mut map =
+        FsRepo::open(source.path()).unwrap().map(&name::segment(LogFormat::Commitlog, Offset(333)), 0).unwrap();
     let mirror = Mirror::start(arg(source.path()), arg(copy.path()), &["--follow"]);
     mirror.wait_durable(360);
     // A store to a map raises no event.

@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::path::Path;
 
 use logmirror::format::commitlog::{SegmentHeader, Version, encode_commit};
-use logmirror::format::name;
+use logmirror::format::{LogFormat, name};
 use logmirror::offset::{Epoch, Offset};
 
 use crate::support::process::{Ended, Mirror, Service, arg, mirror};
@@ -25,12 +25,15 @@ fn rewrite(dir: &Path, commits: u64) {
     for first in 0..commits {
         encode_commit(Version::V1, Offset(first), Epoch(1), 1, b"another history", &mut bytes);
     }
-    fs::write(dir.join(name::segment(Offset(0))), bytes).unwrap();
+    fs::write(dir.join(name::segment(LogFormat::Commitlog, Offset(0))), bytes).unwrap();
 }
 
 /// Cuts `bytes` off the end of the log.
 fn shorten(dir: &Path, bytes: u64) {
-    let last = OpenOptions::new().write(true).open(dir.join(name::segment(Offset(LAST_SEGMENT)))).unwrap();
+    let last = OpenOptions::new()
+        .write(true)
+        .open(dir.join(name::segment(LogFormat::Commitlog, Offset(LAST_SEGMENT))))
+        .unwrap();
     last.set_len(last.metadata().unwrap().len() - bytes).unwrap();
 }
 
@@ -50,7 +53,9 @@ const CHANGES: [Change; 7] = [
     ("the last commit lost", |dir| shorten(dir, LAST_COMMIT)),
     ("the last commit torn", |dir| shorten(dir, 7)),
     ("two commits lost", |dir| shorten(dir, 2 * LAST_COMMIT)),
-    ("the last segment lost", |dir| fs::remove_file(dir.join(name::segment(Offset(LAST_SEGMENT)))).unwrap()),
+    ("the last segment lost", |dir| {
+        fs::remove_file(dir.join(name::segment(LogFormat::Commitlog, Offset(LAST_SEGMENT)))).unwrap()
+    }),
 ];
 
 /// Each commit of `whole` is as long as the others.

@@ -60,7 +60,7 @@ impl AtWork {
 fn segments_of(dir: &Path, wanted: &BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
     let repo = FsRepo::open(dir).unwrap();
     let read = |name: &String| {
-        let mut segment = SegmentReader::open(&repo, name::parse_segment(name).unwrap()).unwrap();
+        let mut segment = SegmentReader::open(&repo, name::parse_segment(name).unwrap().1).unwrap();
         let len = wanted.get(name).map_or(segment.len().unwrap(), |wanted| wanted.len() as u64);
         let mut bytes = vec![0; len as usize];
         assert_eq!(segment.read_at(&mut bytes, BytePos(0)).unwrap(), bytes.len(), "{name}");

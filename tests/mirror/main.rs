@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use logmirror::format::name;
+use logmirror::format::{LogFormat, name};
 use logmirror::offset::Offset;
 use support::process::Ended;
 use support::{segments, specimen};
@@ -31,7 +31,7 @@ const SEGMENT_ENTRIES: u64 = 111;
 fn whole_up_to(next: u64) -> Segments {
     let mut whole = segments(&specimen("whole"));
     for (name, bytes) in &mut whole {
-        let start = name::parse_segment(name).unwrap().0;
+        let start = name::parse_segment(name).unwrap().1.0;
         let commits = (next.min(start + SEGMENT_ENTRIES).saturating_sub(start)) / ENTRIES;
         bytes.truncate((10 + commits * COMMIT_BYTES) as usize);
     }
@@ -49,7 +49,7 @@ fn directory(files: &Segments) -> TempDir {
 }
 
 fn segment_name(start: u64) -> String {
-    name::segment(Offset(start))
+    name::segment(LogFormat::Commitlog, Offset(start))
 }
 
 /// Commits that were moved, and where the sink ends, as a mirror says when it ends.

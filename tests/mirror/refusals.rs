@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use logmirror::format::LogFormat;
 use logmirror::format::commitlog::Version;
 use logmirror::offset::Offset;
 use logmirror::repo::{FsRepo, Repo};
@@ -84,7 +85,7 @@ fn a_log_that_starts_elsewhere_is_refused() {
     // In the middle of a commit, in the middle of a segment, and before the source.
     for (first, error) in [(5, "offset 5"), (30, "offset 30"), (0, "gap: ")] {
         let log = format!("log-{first}");
-        service.call(service.client(&log).create(Offset(first))).unwrap();
+        service.call(service.client(&log).create(LogFormat::Commitlog, Some(Offset(first)))).unwrap();
         let mut source = whole_up_to(360);
         if first == 0 {
             source.remove(&segment_name(0));
@@ -168,7 +169,7 @@ fn a_service_that_is_away_for_a_while_is_waited_for() {
     let (data, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut service = Service::start(data.path());
     let url = service.url("x");
-    service.call(service.client("x").create(Offset(0))).unwrap();
+    service.call(service.client("x").create(LogFormat::Commitlog, Some(Offset(0)))).unwrap();
     service.kill();
     let push = Mirror::start(arg(&specimen("whole")), &url, &["--follow"]);
     let pull = Mirror::start(&url, arg(copy.path()), &["--follow"]);

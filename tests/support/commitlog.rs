@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use logmirror::format::commitlog::{SegmentHeader, Version};
-use logmirror::format::name;
+use logmirror::format::{LogFormat, name};
 use logmirror::limits::COMMIT_BYTES_MAX;
 use logmirror::offset::Offset;
 use logmirror::repo::Repo;
@@ -111,7 +111,7 @@ impl Source {
     fn slices(&self) -> impl Iterator<Item = (String, &[u8])> {
         let ends = self.segments.iter().skip(1).map(|(_, from)| *from).chain([self.stream.len()]);
         let files = self.segments.iter().zip(ends);
-        files.map(|((start, from), to)| (name::segment(Offset(*start)), &self.stream[*from..to]))
+        files.map(|((start, from), to)| (name::segment(LogFormat::Commitlog, Offset(*start)), &self.stream[*from..to]))
     }
 
     /// The stream from the commit at `next` on, with its segment's header if it is the first in it.
@@ -140,7 +140,8 @@ impl Source {
     pub fn assert_holds(&self, repo: &dyn Repo, next: u64, what: &str) {
         let mut found = super::repo_segments(repo);
         let head_len = header(Version::V1).len();
-        found.retain(|name, bytes| bytes.len() > head_len || *name != name::segment(Offset(next)));
+        found
+            .retain(|name, bytes| bytes.len() > head_len || *name != name::segment(LogFormat::Commitlog, Offset(next)));
         let mut held = 0;
         for (name, whole) in self.slices() {
             let bytes = found.remove(&name).unwrap_or_default();

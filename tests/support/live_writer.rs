@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use logmirror::format::commitlog::{Version, encode_commit};
-use logmirror::format::name;
+use logmirror::format::{LogFormat, name};
 use logmirror::offset::{Epoch, Offset};
 use zeekstd::{EncodeOptions, FrameSizePolicy};
 
@@ -78,7 +78,10 @@ struct Segment {
 impl Segment {
     fn create(dir: &Path, start: u64) -> Segment {
         let create = |name| OpenOptions::new().write(true).create_new(true).open(dir.join(name)).unwrap();
-        let (file, index) = (create(name::segment(Offset(start))), create(name::index(Offset(start))));
+        let (file, index) = (
+            create(name::segment(LogFormat::Commitlog, Offset(start))),
+            create(name::index(LogFormat::Commitlog, Offset(start))),
+        );
         index.set_len(INDEX_ENTRIES * 16).unwrap();
         Segment { start, file, at: 0, index, index_used: 0, indexed: 0 }
     }
@@ -102,7 +105,7 @@ impl LiveWriter {
     /// A log of its own in the empty directory `dir`.
     pub fn new(dir: &Path, draw: Draw, segment_bytes_max: u64) -> LiveWriter {
         let header = header(Version::V1);
-        let wanted = BTreeMap::from([(name::segment(Offset(0)), header.clone())]);
+        let wanted = BTreeMap::from([(name::segment(LogFormat::Commitlog, Offset(0)), header.clone())]);
         let did = Did { segments: 1, ..Did::default() };
         let (sealed, open) = (Vec::new(), Segment::create(dir, 0));
         let (dir, rest) = (dir.to_owned(), Some((header, 0)));
@@ -178,7 +181,7 @@ impl LiveWriter {
         self.next += u64::from(u16::from_le_bytes([bytes[from + 16], bytes[from + 17]]));
         self.did.commits += 1;
         self.did.bytes += (bytes.len() - from) as u64;
-        let segment = self.wanted.get_mut(&name::segment(Offset(self.open.start))).unwrap();
+        let segment = self.wanted.get_mut(&name::segment(LogFormat::Commitlog, Offset(self.open.start))).unwrap();
         segment.extend_from_slice(&bytes[from..]);
     }
 
@@ -220,7 +223,7 @@ impl LiveWriter {
         self.sealed.push(self.open.start);
         self.open = Segment::create(&self.dir, self.next);
         let header = header(Version::V1);
-        self.wanted.insert(name::segment(Offset(self.next)), header.clone());
+        self.wanted.insert(name::segment(LogFormat::Commitlog, Offset(self.next)), header.clone());
         self.did.segments += 1;
         self.write(header);
     }
@@ -228,7 +231,7 @@ impl LiveWriter {
     /// Swaps a sealed segment for its compressed form.
     fn compress(&mut self) {
         let at = self.draw.within(0..self.sealed.len() as u64) as usize;
-        let name = name::segment(Offset(self.sealed.swap_remove(at)));
+        let name = name::segment(LogFormat::Commitlog, Offset(self.sealed.swap_remove(at)));
         compress(&self.dir, &name);
         self.did.compressed += 1;
     }
