@@ -23,4 +23,5 @@ pub mod repo;
 pub mod segment;
 pub mod server;
 pub mod stream;
+pub mod sync;
 pub mod verify;

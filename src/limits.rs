@@ -124,3 +124,22 @@ pub const ATTEMPTS_MAX: u32 = 6;
 
 /// Read blocks kept for reuse: as many as one stream has under way.
 pub const IDLE_BLOCKS_MAX: usize = 24;
+
+/// The one page size that libSQL's clients sync.
+pub const LIBSQL_PAGE_SIZE: u32 = 4096;
+
+/// How many checkpoints a libSQL replica's database may have had before it is taken for one with another history: clients
+/// never checkpoint but at the start of a generation, and 1 is the most that was ever seen.
+pub const SEQUENCES_TRIED: u32 = 64;
+
+/// Senders with an unfinished transaction in one log, and the bytes of all of them. Above that the one that sent nothing
+/// for the longest time is forgotten, and sends again.
+pub const STAGED_SENDERS_MAX: usize = 64;
+/// See [`STAGED_SENDERS_MAX`].
+pub const STAGED_BYTES_MAX: u64 = 32 << 20;
+
+/// A sender that is silent for this long in the middle of a transaction is forgotten, and sends again.
+pub const STAGE_IDLE: Duration = Duration::from_secs(60);
+
+/// Largest body of a push of frames. Clients send 128 frames at once, 515 KiB, unless told otherwise.
+pub const PUSH_BYTES_MAX: u64 = 16 << 20;

@@ -20,6 +20,7 @@ use tower_service::Service;
 use crate::http::{App, Timeouts, router};
 use crate::limits::{ACCEPT_RETRY, CONNECTION_BUFFER, KEEPALIVE_IDLE};
 use crate::mirror::Registry;
+use crate::sync::libsql::LibSql;
 
 /// A service that listens and is ready to [`run`](Server::run).
 #[derive(Debug)]
@@ -41,7 +42,8 @@ impl Server {
         connections_max: usize,
     ) -> io::Result<Server> {
         let listener = TcpListener::bind(listen).await?;
-        Ok(Server { listener, app: Arc::new(App { registry, timeouts }), connections_max })
+        let libsql = Arc::new(LibSql::new(registry.clone()));
+        Ok(Server { listener, app: Arc::new(App { registry, libsql, timeouts }), connections_max })
     }
 
     /// The address it listens on.

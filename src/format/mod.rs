@@ -1,6 +1,7 @@
 //! What logs look like as bytes. Owns: headers, framing, checksums. Knows no files, no sockets, no history of a log.
 
 pub mod commitlog;
+pub mod database;
 mod framing;
 pub mod name;
 mod scan;

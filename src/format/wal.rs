@@ -73,6 +73,40 @@ impl Chain {
         u64::from(self.s0) << 32 | u64::from(self.s1)
     }
 
+    /// What becomes of this checksum after `bytes` more, if they are all zero. Checksums are linear: after the same bytes,
+    /// two of them differ by what becomes of their difference, whatever the bytes are. `bytes` counts in eights.
+    ///
+    /// One step of eight takes (s0, s1) to (s0 + s1, s0 + 2 s1), and many steps are a power of that.
+    #[must_use]
+    pub fn carried(self, bytes: u64) -> Chain {
+        let times = |[a, b, c, d]: [u32; 4], [e, f, g, h]: [u32; 4]| {
+            let dot = |x: u32, y: u32, z: u32, w: u32| x.wrapping_mul(y).wrapping_add(z.wrapping_mul(w));
+            [dot(a, e, b, g), dot(a, f, b, h), dot(c, e, d, g), dot(c, f, d, h)]
+        };
+        let (mut steps, mut power, mut all) = (bytes / 8, [1, 1, 1, 2], [1, 0, 0, 1]);
+        while steps > 0 {
+            if steps & 1 == 1 {
+                all = times(all, power);
+            }
+            power = times(power, power);
+            steps >>= 1;
+        }
+        let [s0, _, s1, _] = times(all, [self.s0, 0, self.s1, 0]);
+        Chain { s0, s1 }
+    }
+
+    /// The sum of two, word by word.
+    #[must_use]
+    pub fn plus(self, other: Chain) -> Chain {
+        Chain { s0: self.s0.wrapping_add(other.s0), s1: self.s1.wrapping_add(other.s1) }
+    }
+
+    /// The difference of two, word by word.
+    #[must_use]
+    pub fn minus(self, other: Chain) -> Chain {
+        Chain { s0: self.s0.wrapping_sub(other.s0), s1: self.s1.wrapping_sub(other.s1) }
+    }
+
     /// The checksum after `bytes` more, whose number must be a multiple of 8: what is over is left out.
     #[must_use]
     #[inline]
@@ -160,6 +194,14 @@ impl WalHeader {
     #[must_use]
     pub fn frame_len(&self) -> u64 {
         FRAME_HEADER_LEN as u64 + u64::from(self.page_size)
+    }
+
+    /// The checksum that a log with this header has after its first `frames` frames, told from `ours`, that of another log
+    /// with the same frames but other salts or another sequence. Both must sum up words of the same order.
+    #[must_use]
+    pub fn chain_like(&self, frames: u64, ours: WalStart) -> Chain {
+        let summed = frames * (u64::from(self.page_size) + 8);
+        ours.chain.plus(self.seed().minus(ours.header.seed()).carried(summed))
     }
 
     /// The frame that continues `chain` with a page, and the checksum after it.
@@ -433,6 +475,19 @@ mod tests {
             let (_, one) = header.frame(header.seed(), 1, 0, &first);
             let (_, two) = header.frame(one, 2, 2, &second);
             assert_eq!([header.seed(), one, two].map(Chain::number), sums, "big endian: {big_endian}");
+        }
+    }
+
+    #[test]
+    fn the_checksum_of_another_log_with_the_same_frames_follows_from_ours() {
+        let ours = WalHeader { big_endian: false, page_size: 512, sequence: 0, salts: [1, 2] };
+        let theirs = WalHeader { sequence: 3, salts: [0xdead_beef, 77], ..ours };
+        let (mut start, mut chain) = (WalStart::first(ours), theirs.seed());
+        for n in 0..1000_u32 {
+            assert_eq!(theirs.chain_like(n.into(), start), chain, "after {n} frames");
+            let page: [u8; 512] = std::array::from_fn(|at| (at as u32).wrapping_mul(n ^ 0x9e37) as u8);
+            start.chain = ours.frame(start.chain, n + 1, n % 3, &page).1;
+            chain = theirs.frame(chain, n + 1, n % 3, &page).1;
         }
     }
 

@@ -7,9 +7,10 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 
-use super::{append, metrics, native, reply};
+use super::{append, libsql, metrics, native, reply};
 use crate::limits::{self, JSON_BYTES_MAX};
 use crate::mirror::Registry;
+use crate::sync::libsql::LibSql;
 
 /// Patience with clients.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +44,8 @@ impl Default for Timeouts {
 pub struct App {
     /// The logs.
     pub registry: Arc<Registry>,
+    /// The libSQL sync protocol over them.
+    pub libsql: Arc<LibSql>,
     /// Patience with clients.
     pub timeouts: Timeouts,
 }
@@ -55,6 +58,10 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/logs/{log}/commits", post(append::append).get(native::read))
         .route("/logs/{log}/segments", get(native::segments))
         .route("/logs/{log}/segments/{start}", get(native::segment))
+        .route("/logs/{log}/info", get(libsql::info))
+        .route("/logs/{log}/export/{generation}", get(libsql::export))
+        .route("/logs/{log}/sync/{generation}/{start}/{end}", post(libsql::push).get(libsql::pull))
+        .route("/logs/{log}/sync/{generation}/{start}/{end}/{baton}", post(libsql::push_with_baton))
         .route("/health", get(native::health))
         .route("/metrics", get(metrics::metrics))
         .fallback(reply::no_such_path)

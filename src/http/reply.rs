@@ -108,6 +108,11 @@ pub(super) fn header(text: &str) -> Result<HeaderValue, Failure> {
     HeaderValue::from_str(text).map_err(|_| Error::Invalid(format!("{text:?} cannot stand in a header")).into())
 }
 
+/// No frame at the start of what was asked for: to clients of the libSQL protocol a 400 with a generation in it.
+pub(super) fn nothing_to_pull(body: &serde_json::Value) -> Response {
+    (StatusCode::BAD_REQUEST, Json(body)).into_response()
+}
+
 /// A range that the file does not have.
 pub(super) fn no_such_range(bytes: u64) -> Response {
     let range = HeaderValue::try_from(format!("bytes */{bytes}")).into_iter().map(|value| (CONTENT_RANGE, value));

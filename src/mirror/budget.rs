@@ -28,7 +28,7 @@ pub struct Budget {
 
 /// A share of the senders' half, given back when dropped.
 #[derive(Debug, Default)]
-pub(super) struct Share {
+pub struct Share {
     permits: Option<OwnedSemaphorePermit>,
     spare: Option<OwnedSemaphorePermit>,
 }

@@ -19,8 +19,8 @@ use super::feed::Feed;
 use super::log::{Log, Meta, State};
 use super::shard::{Message, Shards};
 use crate::api::CreateLog;
-use crate::format::{LogFormat, name};
-use crate::limits::{COMMIT_BYTES_MAX, MEMORY_MAX, WRITER_THREADS_MAX};
+use crate::format::{LogFormat, database, name};
+use crate::limits::{COMMIT_BYTES_MAX, LIBSQL_PAGE_SIZE, MEMORY_MAX, WRITER_THREADS_MAX};
 use crate::offset::{Generation, Offset};
 use crate::repo::{Repo, RepoLock, read_small, replace};
 
@@ -55,7 +55,7 @@ pub struct Registry {
     /// Generations that have ended and were asked for, by the id of their log.
     pub(super) older: Mutex<BTreeMap<(String, Generation), Arc<Log>>>,
     pub(super) shards: Shards,
-    budget: Arc<Budget>,
+    pub(super) budget: Arc<Budget>,
     pub(super) settings: Settings,
     stop: watch::Sender<bool>,
 }
@@ -158,6 +158,12 @@ impl Registry {
         opened
     }
 
+    /// What it was opened with.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// All logs, by name.
     #[must_use]
     pub fn logs(&self) -> Vec<Arc<Log>> {
@@ -214,6 +220,9 @@ impl Registry {
         let meta = Meta { format, id, generation: Generation::FIRST, first };
         let dir = ensure_dir(&*self.logs_repo, log_name)?;
         let repo = ensure_dir(&*dir, &name::generation(meta.generation))?;
+        if format == LogFormat::Wal {
+            replace(&*repo, name::BASE, &database::empty(LIBSQL_PAGE_SIZE))?;
+        }
         replace(&*dir, META, serde_json::to_string_pretty(&meta)?.as_bytes())?;
         Ok(self.log(log_name, meta, repo))
     }

@@ -1,0 +1,24 @@
+//! The little that is needed of the SQLite database format. Source: <https://sqlite.org/fileformat2.html>, section 1.3.
+
+/// Bytes of the header at the front of page 1.
+pub const HEADER_LEN: usize = 100;
+
+/// A database without tables, in WAL mode: one page. Unlike an empty file it lets SQLite look into a WAL beside it.
+#[must_use]
+pub fn empty(page_size: u32) -> Vec<u8> {
+    let mut page = vec![0; page_size as usize];
+    page[..16].copy_from_slice(b"SQLite format 3\0");
+    // 65536 is written as 1.
+    let stored = if page_size == 65_536 { 1 } else { page_size as u16 };
+    page[16..18].copy_from_slice(&stored.to_be_bytes());
+    // Written and read through a WAL; no reserved space; the fractions that must be these.
+    page[18..24].copy_from_slice(&[2, 2, 0, 64, 32, 32]);
+    // One page, schema format 4, UTF-8.
+    page[31] = 1;
+    page[47] = 4;
+    page[59] = 1;
+    // An empty leaf of a table, whose cells would start at the end of the page; 65536 is written as 0.
+    page[HEADER_LEN] = 13;
+    page[HEADER_LEN + 5..HEADER_LEN + 7].copy_from_slice(&(page_size as u16).to_be_bytes());
+    page
+}

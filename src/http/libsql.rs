@@ -1,0 +1,158 @@
+//! The libSQL sync protocol over HTTP: `/info`, `/export/G` and `/sync/G/S/E[/BATON]` under a log's URL.
+//!
+//! Clients take a 400 or 500 on a pull for "nothing new", so real trouble is never told with one of these.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use bytes::BytesMut;
+use futures::stream;
+use http_body_util::BodyExt;
+use serde_json::json;
+use tokio::time::{Instant, sleep_until};
+
+use super::native::{Parsed, blocking, parse};
+use super::paths::App;
+use super::reply::{self, Failure, drain, turn_down};
+use crate::limits::PUSH_BYTES_MAX;
+use crate::mirror::{BaseFeed, Error, Share};
+use crate::offset::Generation;
+use crate::sync::libsql::{PullAnswer, PushAnswer};
+
+type Range = (String, u64, u64, u64);
+type Batons = (String, u64, u64, u64, String);
+
+pub(super) async fn info(State(app): State<Arc<App>>, name: Parsed<String>) -> Result<Response, Failure> {
+    let generation = app.libsql.info(&parse(name)?)?;
+    Ok(Json(json!({ "current_generation": generation })).into_response())
+}
+
+pub(super) async fn export(State(app): State<Arc<App>>, path: Parsed<(String, u64)>) -> Result<Response, Failure> {
+    let (name, generation) = parse(path)?;
+    let log = app.libsql.export(&name, Generation(generation))?;
+    Ok(base(app.registry.base(&log)?))
+}
+
+/// A database as a body.
+pub(super) fn base(feed: BaseFeed) -> Response {
+    let bytes = feed.bytes();
+    let body = Body::from_stream(stream::try_unfold(feed, |mut feed| async move {
+        let next = feed.next().await.inspect_err(|error| log::error!("reading a base: {error}"))?;
+        Ok::<_, Error>(next.map(|bytes| (bytes, feed)))
+    }));
+    sized(bytes, body)
+}
+
+fn sized(bytes: u64, body: Body) -> Response {
+    let kind = HeaderValue::from_static("application/octet-stream");
+    ([(CONTENT_TYPE, kind), (CONTENT_LENGTH, HeaderValue::from(bytes))], body).into_response()
+}
+
+pub(super) async fn pull(State(app): State<Arc<App>>, path: Parsed<Range>) -> Result<Response, Failure> {
+    let (name, generation, start, end) = parse(path)?;
+    let libsql = app.libsql.clone();
+    let answer = blocking(move || libsql.pull(&name, Generation(generation), (start, end))).await;
+    match answer {
+        Ok(PullAnswer::Nothing { generation, max_frame_no }) => Ok(reply::nothing_to_pull(
+            &json!({"status": "checkpoint_needed", "generation": generation, "max_frame_no": max_frame_no}),
+        )),
+        Ok(PullAnswer::Frames(frames)) => {
+            let bytes = frames.bytes();
+            let body = stream::try_unfold(frames, |mut frames| async move {
+                let next = frames.next().await.inspect_err(|error| log::error!("reading frames: {error}"))?;
+                Ok::<_, Error>(next.map(|bytes| (bytes, frames)))
+            });
+            Ok(sized(bytes, Body::from_stream(body)))
+        }
+        Err(Error::Damaged(cause)) => Err(Error::Unavailable(format!("this log is damaged: {cause}")).into()),
+        Err(Error::Invalid(text)) => Err(Error::NotFound(text).into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) async fn push(
+    State(app): State<Arc<App>>,
+    path: Parsed<Range>,
+    request: Request,
+) -> Result<Response, Failure> {
+    take(&app, path, request).await.map(IntoResponse::into_response)
+}
+
+/// A baton tells one sender's requests from another's. Their salts do that as well.
+pub(super) async fn push_with_baton(
+    State(app): State<Arc<App>>,
+    path: Parsed<Batons>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let range = path.map(|Path((name, generation, start, end, baton))| (Path((name, generation, start, end)), baton));
+    let (range, baton) = match range {
+        Ok((range, baton)) => (Ok(range), Some(baton)),
+        Err(rejection) => (Err(rejection), None),
+    };
+    let Json(mut answer) = take(&app, range, request).await?;
+    if let (Some(answer), Some(baton)) = (answer.as_object_mut(), baton) {
+        answer.insert("baton".into(), baton.into());
+    }
+    Ok(Json(answer).into_response())
+}
+
+async fn take(app: &App, path: Parsed<Range>, request: Request) -> Result<Json<serde_json::Value>, Failure> {
+    let (head, body) = request.into_parts();
+    let begun = match parse(path) {
+        Ok(range) => begin(app, range, &head.headers).await,
+        Err(error) => Err(error),
+    };
+    let ((name, generation, start, end), share) = match begun {
+        Ok(begun) => begun,
+        Err(error) => {
+            turn_down(&head.headers, body);
+            return Err(error.into());
+        }
+    };
+    let body = receive(app, body).await?;
+    let push = app.libsql.push(&name, Generation(generation), (start, end), (body.freeze(), share)).await?;
+    let PushAnswer { conflict, generation, max_frame_no } = push;
+    let status = if conflict { "conflict" } else { "ok" };
+    Ok(Json(json!({"status": status, "generation": generation, "max_frame_no": max_frame_no})))
+}
+
+/// Checks what can be checked before the body, and reserves memory for it.
+async fn begin(app: &App, range: Range, headers: &HeaderMap) -> Result<(Range, Share), Error> {
+    app.libsql.info(&range.0)?;
+    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let length = length.ok_or_else(|| Error::Invalid("a push needs a content-length".into()))?;
+    if length > PUSH_BYTES_MAX {
+        return Err(Error::TooLarge(format!("a push of {length} bytes; at most {PUSH_BYTES_MAX} are taken at once")));
+    }
+    let share = app.registry.reserve(length).await?;
+    Ok((range, share))
+}
+
+/// The whole body, which the head said the length of.
+async fn receive(app: &App, mut body: Body) -> Result<BytesMut, Error> {
+    let deadline = Instant::now() + app.timeouts.commit;
+    let mut received = BytesMut::new();
+    loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            () = sleep_until(deadline) => {
+                drain(body);
+                let seconds = app.timeouts.commit.as_secs();
+                return Err(Error::Invalid(format!("a push did not come whole within {seconds} s (--commit-timeout)")));
+            }
+        };
+        match frame {
+            None => return Ok(received),
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    received.extend_from_slice(data);
+                }
+            }
+            Some(Err(error)) => return Err(Error::Invalid(format!("the push broke off: {error}"))),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! The frames of a WAL log by their numbers, and the database it starts from.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::budget::{Budget, Share};
+use super::error::Error;
+use super::feed::Feed;
+use super::log::Log;
+use super::registry::Registry;
+use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalStart};
+use crate::format::{Framing, name};
+use crate::offset::{BytePos, Offset};
+use crate::repo::RepoFile;
+use crate::segment::SegmentReader;
+use crate::stream::SegmentInfo;
+
+/// A run of bytes in one segment.
+type Piece = (SegmentInfo, Range<u64>);
+
+impl Log {
+    /// How the log goes on at its durable end; `None` when it is no WAL or has no frames yet.
+    #[must_use]
+    pub fn wal_end(&self) -> Option<WalStart> {
+        match self.view().framing {
+            Framing::Wal(start) => start,
+            Framing::Commitlog(_) => None,
+        }
+    }
+
+    /// Where the durable frames of `range` are.
+    fn pieces(&self, range: &Range<Offset>) -> Vec<Piece> {
+        let view = self.view();
+        let Framing::Wal(Some(WalStart { header, .. })) = view.framing else {
+            return Vec::new();
+        };
+        let mut pieces = Vec::new();
+        for segment in view.segments() {
+            let (from, to) = (range.start.max(segment.start), range.end.min(segment.end));
+            if from < to {
+                let at = |offset: Offset| HEADER_LEN as u64 + (offset.0 - segment.start.0) * header.frame_len();
+                pieces.push((*segment, at(from)..at(to)));
+            }
+        }
+        pieces
+    }
+
+    /// The checksum stored with a durable frame; `None` when there is no such frame. Blocks for a small read.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn chain_at(&self, frame: Offset) -> Result<Option<WalStart>, Error> {
+        let (pieces, end) = (self.pieces(&(frame..Offset(frame.0 + 1))), self.wal_end());
+        let (Some((segment, bytes)), Some(WalStart { header, .. })) = (pieces.first(), end) else {
+            return Ok(None);
+        };
+        let mut head = [0; FRAME_HEADER_LEN];
+        SegmentReader::open(&**self.repo(), segment.start)?.read_at(&mut head, BytePos(bytes.start))?;
+        Ok(Some(WalStart { header, chain: FrameHeader::decode(&head).chain }))
+    }
+
+    /// Gives the bytes of durable frames to `take`, in pieces of any length, until it answers false. Blocks.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn read_frames(&self, range: &Range<Offset>, mut take: impl FnMut(&[u8]) -> bool) -> Result<(), Error> {
+        let mut block = vec![0; crate::limits::READ_BLOCK];
+        for (segment, bytes) in self.pieces(range) {
+            let mut reader = SegmentReader::open(&**self.repo(), segment.start)?;
+            let mut at = bytes.start;
+            while at < bytes.end {
+                let want = block.len().min(usize::try_from(bytes.end - at).unwrap_or(usize::MAX));
+                let count = reader.read_at(&mut block[..want], BytePos(at))?;
+                if count == 0 {
+                    let text = format!("segment {} ends at byte {at} of {}", segment.start, bytes.end);
+                    return Err(Error::Damaged(text.into()));
+                }
+                if !take(&block[..count]) {
+                    return Ok(());
+                }
+                at += count as u64;
+            }
+        }
+        Ok(())
+    }
+
+    /// The database at the start of the generation, and its length; `None` when that was empty.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn base(&self) -> Result<Option<(Arc<dyn RepoFile>, u64)>, Error> {
+        match self.repo().open(name::BASE) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            file => {
+                let file = file?;
+                let bytes = file.bytes()?;
+                Ok(Some((file, bytes)))
+            }
+        }
+    }
+}
+
+impl Registry {
+    /// The raw bytes of durable frames, and how many bytes that is.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn frames(&self, log: &Arc<Log>, range: &Range<Offset>) -> Result<Frames, Error> {
+        log.readable()?;
+        let mut feeds = Vec::new();
+        let mut bytes = 0;
+        for (segment, piece) in log.pieces(range) {
+            bytes += piece.end - piece.start;
+            feeds.push(self.segment(log, segment.start, piece)?);
+        }
+        Ok(Frames { feeds: feeds.into_iter(), feed: None, bytes })
+    }
+
+    /// The bytes of the base of a log's generation.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn base(&self, log: &Arc<Log>) -> Result<BaseFeed, Error> {
+        let base = log.base()?;
+        let bytes = base.as_ref().map_or(0, |(_, bytes)| *bytes);
+        Ok(BaseFeed { file: base.map(|(file, _)| file), at: 0, bytes, budget: self.budget.clone() })
+    }
+
+    /// A share of the memory budget for `bytes` received, given back when dropped; waits until there is one.
+    ///
+    /// # Errors
+    /// When nothing came free for a while.
+    pub async fn reserve(&self, bytes: u64) -> Result<Share, Error> {
+        let mut share = Share::default();
+        self.budget.cover(&mut share, bytes).await?;
+        Ok(share)
+    }
+}
+
+/// Raw bytes of frames, without headers in between.
+#[derive(Debug)]
+pub struct Frames {
+    feeds: std::vec::IntoIter<Feed>,
+    feed: Option<Feed>,
+    bytes: u64,
+}
+
+impl Frames {
+    /// How many bytes come in all.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            if let Some(feed) = &mut self.feed
+                && let Some(bytes) = feed.next().await?
+            {
+                return Ok(Some(bytes));
+            }
+            self.feed = self.feeds.next();
+            if self.feed.is_none() {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+/// The bytes of a base, from a file that does not change.
+#[derive(Debug)]
+pub struct BaseFeed {
+    file: Option<Arc<dyn RepoFile>>,
+    at: u64,
+    bytes: u64,
+    budget: Arc<Budget>,
+}
+
+impl BaseFeed {
+    /// How many bytes come in all.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        let Some(file) = self.file.clone().filter(|_| self.at < self.bytes) else {
+            return Ok(None);
+        };
+        let at = self.at;
+        let mut block = self.budget.block(self.bytes - at).await?;
+        let read = tokio::task::spawn_blocking(move || Ok::<_, Error>((file.read_at(block.space(), at)?, block)));
+        let (count, block) = read.await.map_err(|_| Error::Unavailable("a read was interrupted".into()))??;
+        if count == 0 {
+            return Err(Error::Damaged(format!("the base ends at byte {at} of {}", self.bytes).into()));
+        }
+        self.at += count as u64;
+        Ok(Some(block.filled(count)))
+    }
+}

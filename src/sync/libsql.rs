@@ -1,0 +1,262 @@
+//! The libSQL sync protocol, the server's side, free of HTTP. Source: `specs/libsql-sync.md`, sections 2 to 6.
+//!
+//! A replica sends frames out of its own WAL, with its own salts and checksums. What makes a frame is its bytes 0..8 and
+//! its page; those go into our log, under our salts. The replica's checksums cover all of its history, so they tell
+//! whether that is ours too: a replica whose past is another one is refused, however well its frame numbers fit.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::Mutex;
+
+use super::pushed::{Pushed, chained};
+use super::stage::{Stage, Stages};
+use crate::format::LogFormat;
+use crate::format::wal::{WalHeader, WalStart};
+use crate::limits::LIBSQL_PAGE_SIZE;
+use crate::mirror::{Error, Frames, Log, Registry, Share};
+use crate::offset::{Generation, Offset};
+
+/// What a push is answered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PushAnswer {
+    /// Whether the frames are not the ones this log goes on with: the replica must be rebuilt.
+    pub conflict: bool,
+    /// The generation the push was for.
+    pub generation: Generation,
+    /// Number of the last frame that the service holds of this push; 0 for none. A lower one than was sent asks for all
+    /// frames behind it.
+    pub max_frame_no: u64,
+}
+
+/// What a pull is answered with.
+#[derive(Debug)]
+pub enum PullAnswer {
+    /// Frames, as many as there are of those asked for.
+    Frames(Frames),
+    /// None there.
+    Nothing {
+        /// The current generation: a replica in an older one goes on with the next.
+        generation: Generation,
+        /// Number of the last durable frame of the generation asked for.
+        max_frame_no: u64,
+    },
+}
+
+/// The server's side of the protocol, for all logs of a service.
+#[derive(Debug)]
+pub struct LibSql {
+    registry: Arc<Registry>,
+    /// What senders have staged, by the id of the log and its generation. Pushes to one log come one after the other.
+    stages: SyncMutex<HashMap<(String, Generation), Arc<Mutex<Stages>>>>,
+    commit_bytes_max: u64,
+}
+
+/// What becomes of a push, before anything is written.
+enum Judged {
+    Conflict,
+    /// All of it is held, or staged, or cannot be used: the last frame that is there.
+    Held(u64),
+    /// Transactions that are whole now, as bytes for our log; what follows them goes back on the stage.
+    Append {
+        stream: Bytes,
+        from: Option<Offset>,
+        rest: Option<Stage>,
+    },
+}
+
+impl LibSql {
+    /// For the logs of `registry`.
+    #[must_use]
+    pub fn new(registry: Arc<Registry>) -> LibSql {
+        LibSql { commit_bytes_max: registry.settings().commit_bytes_max, registry, stages: SyncMutex::default() }
+    }
+
+    fn log(&self, log_name: &str) -> Result<Arc<Log>, Error> {
+        let log = self.registry.get(log_name)?;
+        if log.format() != LogFormat::Wal {
+            return Err(Error::Format(format!("log {log_name:?} is a {}, and libSQL replicates a wal", log.format())));
+        }
+        log.readable()?;
+        if let Some(WalStart { header, .. }) = log.wal_end().filter(|end| end.header.page_size != LIBSQL_PAGE_SIZE) {
+            let text = format!("log {log_name:?} has pages of {} bytes; libSQL syncs pages of 4096", header.page_size);
+            return Err(Error::Format(text));
+        }
+        Ok(log)
+    }
+
+    /// The current generation of a log.
+    ///
+    /// # Errors
+    /// When there is no such log, or it is no WAL that libSQL could sync.
+    pub fn info(&self, log_name: &str) -> Result<Generation, Error> {
+        Ok(self.log(log_name)?.generation())
+    }
+
+    /// The log whose base is the export of that generation.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info); when it is not the current generation.
+    pub fn export(&self, log_name: &str, generation: Generation) -> Result<Arc<Log>, Error> {
+        let log = self.log(log_name)?;
+        if generation != log.generation() {
+            let text = format!("only generation {} is exported, the current one, not {generation}", log.generation());
+            return Err(Error::NotFound(text));
+        }
+        Ok(log)
+    }
+
+    /// The durable frames of a range (its end exclusive), or what there is of them.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info); [`Error::GenerationGone`] for a generation that was deleted; [`Error::NotFound`] for one
+    /// that has not begun. Blocks.
+    pub fn pull(&self, log_name: &str, generation: Generation, frames: (u64, u64)) -> Result<PullAnswer, Error> {
+        let current = self.log(log_name)?;
+        let (start, end) = range(frames)?;
+        let log = self.registry.generation(log_name, Some(generation))?;
+        let durable = log.view().durable;
+        if start >= durable {
+            let max_frame_no = durable.0.saturating_sub(1);
+            return Ok(PullAnswer::Nothing { generation: current.generation(), max_frame_no });
+        }
+        Ok(PullAnswer::Frames(self.registry.frames(&log, &(start..end.min(durable)))?))
+    }
+
+    /// Takes frames `start..end` of a replica, with the share of the memory budget that covers them. Once this returns, everything up to `max_frame_no` that ends a transaction
+    /// is durable; frames of a transaction that is not whole yet are kept in memory.
+    ///
+    /// # Errors
+    /// When the push makes no sense ([`Error::Invalid`]), is too large, or cannot be stored for now.
+    pub async fn push(
+        &self,
+        log_name: &str,
+        generation: Generation,
+        frames: (u64, u64),
+        (body, share): (Bytes, Share),
+    ) -> Result<PushAnswer, Error> {
+        let log = self.log(log_name)?;
+        let (start, end) = range(frames)?;
+        let pushed = Pushed::parse(start, end, body)?;
+        let answer = |conflict, max_frame_no| PushAnswer { conflict, generation, max_frame_no };
+        if generation != log.generation() {
+            log::info!("{log_name}: a push to generation {generation} conflicts, {} is current", log.generation());
+            return Ok(answer(true, 0));
+        }
+        let stages = self.stages_of(&log);
+        let mut stages = stages.lock_owned().await;
+        let (ours, max) = (log.clone(), self.commit_bytes_max);
+        let salts = pushed.salts();
+        let judging = move || {
+            let judged = judge(&ours, &mut stages, (&pushed, share), max);
+            (stages, judged)
+        };
+        let judged = tokio::task::spawn_blocking(judging).await;
+        let (mut stages, judged) = judged.map_err(|_| Error::Unavailable("the push was interrupted".into()))?;
+        let last = |log: &Log| log.view().durable.0.saturating_sub(1);
+        let (stream, from, rest) = match judged? {
+            Judged::Conflict => {
+                log::info!("{log_name}: frames {start} to {} of another history: conflict", end.0 - 1);
+                return Ok(answer(true, last(&log)));
+            }
+            Judged::Held(max_frame_no) => return Ok(answer(false, max_frame_no)),
+            Judged::Append { stream, from, rest } => (stream, from, rest),
+        };
+        let mut append = self.registry.append(&log, from)?;
+        append.push(stream).await;
+        match append.finish().await {
+            Ok(_) => {}
+            // Somebody else was first.
+            Err((Error::Fork { .. } | Error::Gap { .. } | Error::Ended { .. }, _)) => {
+                stages.forget(salts);
+                return Ok(answer(true, last(&log)));
+            }
+            Err((error, _)) => return Err(error),
+        }
+        match rest {
+            Some(rest) => stages.put(salts, rest),
+            None => stages.forget(salts),
+        }
+        log::debug!("{log_name}: frames {start} to {} of generation {generation} are held", end.0 - 1);
+        Ok(answer(false, end.0 - 1))
+    }
+
+    fn stages_of(&self, log: &Log) -> Arc<Mutex<Stages>> {
+        let mut all = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+        for stages in all.values() {
+            // One that is in use is looked at another time.
+            if let Ok(mut stages) = stages.try_lock() {
+                stages.prune();
+            }
+        }
+        // Of generations that have ended nothing is needed any more.
+        all.retain(|(id, generation), _| id != log.id() || *generation == log.generation());
+        all.entry((log.id().to_owned(), log.generation())).or_default().clone()
+    }
+}
+
+fn range((start, end): (u64, u64)) -> Result<(Offset, Offset), Error> {
+    if start == 0 || end <= start {
+        return Err(Error::Invalid(format!("frames {start} to {end} (exclusive) are no range: the first frame is 1")));
+    }
+    Ok((Offset(start), Offset(end)))
+}
+
+/// Compares a push with the log, and with what the same sender has staged. Blocks for small reads.
+fn judge(
+    log: &Arc<Log>,
+    stages: &mut Stages,
+    (pushed, share): (&Pushed, Share),
+    commit_bytes_max: u64,
+) -> Result<Judged, Error> {
+    let (durable, salts) = (log.view().durable, pushed.salts());
+    // A stage begun at another end of the log can never be appended.
+    let mut stage = stages.take(salts).filter(|stage| stage.base() == durable && stage.holds(pushed));
+    let held = stage.as_ref().map_or(durable, Stage::end);
+    if pushed.start > held {
+        let last = held.0 - 1;
+        if let Some(stage) = stage {
+            stages.put(salts, stage);
+        }
+        return Ok(Judged::Held(last));
+    }
+    let known = pushed.start..pushed.end.min(durable);
+    if !pushed.follows(log, stage.as_ref())? || !pushed.equals(log, &known)? {
+        return Ok(Judged::Conflict);
+    }
+    if pushed.end <= held {
+        if let Some(stage) = stage {
+            stages.put(salts, stage);
+        }
+        return Ok(Judged::Held(pushed.end.0 - 1));
+    }
+    let mut stage = stage.take().unwrap_or_else(|| Stage::new(durable));
+    stage.add(pushed, share);
+    let (whole, rest) = stage.cut();
+    if rest.bytes() > commit_bytes_max {
+        return Err(Error::TooLarge(format!(
+            "a transaction of more than {commit_bytes_max} bytes (--commit-bytes-max)"
+        )));
+    }
+    if whole.is_empty() {
+        stages.put(salts, rest);
+        return Ok(Judged::Held(pushed.end.0 - 1));
+    }
+    let (start, from, head) = match log.wal_end() {
+        Some(start) => (start, Some(durable), None),
+        None => {
+            let start = WalStart::first(new_header());
+            (start, None, Some(start.header))
+        }
+    };
+    let stream = chained(start, head, &whole);
+    Ok(Judged::Append { stream, from, rest: Some(rest).filter(|rest| rest.bytes() > 0) })
+}
+
+/// A header of our own, with salts by chance.
+fn new_header() -> WalHeader {
+    let chance = uuid::Uuid::new_v4().into_bytes();
+    let word = |at: usize| u32::from_be_bytes(std::array::from_fn(|i| chance[at + i]));
+    WalHeader { big_endian: false, page_size: LIBSQL_PAGE_SIZE, sequence: 0, salts: [word(0), word(12)] }
+}

@@ -1,0 +1,227 @@
+//! The frames of one push, and whether they go on from our history.
+
+use std::ops::Range;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::stage::Stage;
+use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, WalHeader, WalStart};
+use crate::limits::{LIBSQL_PAGE_SIZE, SEQUENCES_TRIED};
+use crate::mirror::{Error, Log};
+use crate::offset::Offset;
+
+/// Bytes of a frame.
+const FRAME_LEN: usize = FRAME_HEADER_LEN + LIBSQL_PAGE_SIZE as usize;
+
+/// Frames as a replica sent them: whole, and all with the same salts. Their checksums are not checked yet.
+#[derive(Debug)]
+pub(super) struct Pushed {
+    /// Number of the first.
+    pub(super) start: Offset,
+    /// The number after the last.
+    pub(super) end: Offset,
+    body: Bytes,
+    first: FrameHeader,
+    last: FrameHeader,
+    big_endian: std::cell::Cell<bool>,
+}
+
+fn header_of(frame: &[u8]) -> FrameHeader {
+    FrameHeader::decode(frame.first_chunk().unwrap_or(&[0; FRAME_HEADER_LEN]))
+}
+
+impl Pushed {
+    /// Reads what was sent as frames `start..end`.
+    ///
+    /// # Errors
+    /// When the body has not that many frames, their salts differ, or a page number is 0.
+    pub(super) fn parse(start: Offset, end: Offset, body: Bytes) -> Result<Pushed, Error> {
+        let wanted = (end.0 - start.0).checked_mul(FRAME_LEN as u64);
+        if wanted != Some(body.len() as u64) {
+            return Err(Error::Invalid(format!(
+                "{} bytes are not {} frames of {FRAME_LEN} bytes each: frames {start} to {end} (exclusive) were announced",
+                body.len(),
+                end.0 - start.0,
+            )));
+        }
+        let mut headers = body.chunks(FRAME_LEN).map(header_of);
+        let first = headers.next().ok_or_else(|| Error::Invalid("a push without frames".into()))?;
+        let mut last = first;
+        for (number, header) in (start.0..).zip(std::iter::once(first).chain(headers)) {
+            if header.page == 0 {
+                return Err(Error::Invalid(format!("frame {number} is for page 0, and pages are numbered from 1")));
+            }
+            if header.salts != first.salts {
+                return Err(Error::Invalid(format!("frame {number} has other salts than frame {start} of this push")));
+            }
+            last = header;
+        }
+        Ok(Pushed { start, end, body, first, last, big_endian: false.into() })
+    }
+
+    /// What tells the sender's log from others.
+    pub(super) fn salts(&self) -> [u32; 2] {
+        self.first.salts
+    }
+
+    /// The sender's checksum after the last frame.
+    pub(super) fn last_chain(&self) -> (Chain, bool) {
+        (self.last.chain, self.big_endian.get())
+    }
+
+    /// Each frame, header and page.
+    pub(super) fn frames(&self) -> impl Iterator<Item = Bytes> {
+        (0..self.body.len() / FRAME_LEN).map(|at| self.body.slice(at * FRAME_LEN..(at + 1) * FRAME_LEN))
+    }
+
+    /// Whether the sender's checksums prove that its frames are undamaged and that what it holds before them is what we
+    /// hold, staged frames included.
+    ///
+    /// The log's header is not sent, but its salts are in the frames; how many checkpoints the sender's database has had
+    /// is guessed. Its checksum before the push follows from ours there, since both sum up the same frames.
+    pub(super) fn follows(&self, log: &Log, stage: Option<&Stage>) -> Result<bool, Error> {
+        if cfg!(feature = "unsafe-no-chain-check") && std::env::var_os("LOGMIRROR_TEST_NO_CHAIN_CHECK").is_some() {
+            return Ok(true);
+        }
+        let staged = stage.filter(|stage| stage.end() == self.start).and_then(Stage::chain);
+        let before = match staged {
+            Some(known) => Some(known),
+            // Where a push starts within what is staged it is the same frames again; their checksums are in them.
+            None if stage.is_some_and(|stage| self.start > stage.base()) => return Ok(self.goes_on_within(stage)),
+            None => self.chain_before(log)?,
+        };
+        let Some((mut chain, big_endian)) = before else {
+            return Ok(false);
+        };
+        self.big_endian.set(big_endian);
+        for frame in self.body.chunks(FRAME_LEN) {
+            chain = summed(chain, frame, big_endian);
+            if chain != header_of(frame).chain {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The rest of a push that starts within the stage: its frames there were compared already.
+    fn goes_on_within(&self, stage: Option<&Stage>) -> bool {
+        let Some((stage, (mut chain, big_endian))) = stage.and_then(|stage| Some((stage, stage.chain()?))) else {
+            return false;
+        };
+        self.big_endian.set(big_endian);
+        let held = (stage.end().0 - self.start.0) as usize;
+        self.body.chunks(FRAME_LEN).skip(held).all(|frame| {
+            chain = summed(chain, frame, big_endian);
+            chain == header_of(frame).chain
+        })
+    }
+
+    /// The sender's checksum before its first frame, if its history is ours.
+    fn chain_before(&self, log: &Log) -> Result<Option<(Chain, bool)>, Error> {
+        let Some(first) = self.body.get(..FRAME_LEN) else {
+            return Ok(None);
+        };
+        let fits = |chain: Chain, big_endian| summed(chain, first, big_endian) == self.first.chain;
+        let before = self.start.0 - 1;
+        let ours = match before {
+            0 => None,
+            before => match log.chain_at(Offset(before))? {
+                None => return Ok(None),
+                ours => ours,
+            },
+        };
+        let header = |sequence, big_endian| {
+            let (page_size, salts) = (LIBSQL_PAGE_SIZE, self.first.salts);
+            WalHeader { big_endian, page_size, sequence, salts }
+        };
+        for big_endian in [false, true] {
+            let mut theirs = None;
+            for sequence in 0..SEQUENCES_TRIED {
+                let header = header(sequence, big_endian);
+                let chain = match ours {
+                    None => header.seed(),
+                    Some(ours) if ours.header.big_endian == big_endian => header.chain_like(before, ours),
+                    // Sums of words in the other order have nothing to do with ours.
+                    Some(_) => {
+                        let origin = match theirs {
+                            Some(origin) => origin,
+                            None => *theirs.insert(sum_all(log, before, big_endian)?),
+                        };
+                        let summed = before * (u64::from(LIBSQL_PAGE_SIZE) + 8);
+                        origin.plus(header.seed().carried(summed))
+                    }
+                };
+                if fits(chain, big_endian) {
+                    return Ok(Some((chain, big_endian)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the frames of `range`, which must be part of the push, are those of the log. Blocks.
+    pub(super) fn equals(&self, log: &Log, range: &Range<Offset>) -> Result<bool, Error> {
+        let (mut at, mut same) = ((range.start.0 - self.start.0) as usize * FRAME_LEN, true);
+        log.read_frames(range, |ours| {
+            let theirs = self.body.get(at..at + ours.len()).unwrap_or(&[]);
+            same &= theirs.len() == ours.len();
+            let (mut ours, mut theirs, mut pos) = (ours, theirs, at % FRAME_LEN);
+            while same && !ours.is_empty() {
+                // Bytes 8..24, salts and checksum, are each log's own.
+                let (len, counts) = match pos {
+                    0..8 => (8 - pos, true),
+                    8..FRAME_HEADER_LEN => (FRAME_HEADER_LEN - pos, false),
+                    _ => (FRAME_LEN - pos, true),
+                };
+                let len = len.min(ours.len());
+                same &= !counts || ours[..len] == theirs[..len];
+                (ours, theirs, pos) = (&ours[len..], &theirs[len..], (pos + len) % FRAME_LEN);
+                at += len;
+            }
+            same
+        })?;
+        Ok(same)
+    }
+}
+
+fn summed(chain: Chain, frame: &[u8], big_endian: bool) -> Chain {
+    let (head, page) = frame.split_at(FRAME_HEADER_LEN.min(frame.len()));
+    chain.over(&head[..8.min(head.len())], big_endian).over(page, big_endian)
+}
+
+/// The checksum of our frames 1 to `count`, from nothing. Blocks for all of them.
+fn sum_all(log: &Log, count: u64, big_endian: bool) -> Result<Chain, Error> {
+    let (mut chain, mut frame) = (Chain::default(), Vec::with_capacity(FRAME_LEN));
+    log.read_frames(&(Offset(1)..Offset(count + 1)), |mut bytes| {
+        while !bytes.is_empty() {
+            let (piece, rest) = bytes.split_at(bytes.len().min(FRAME_LEN - frame.len()));
+            frame.extend_from_slice(piece);
+            bytes = rest;
+            if frame.len() == FRAME_LEN {
+                chain = summed(chain, &frame, big_endian);
+                frame.clear();
+            }
+        }
+        true
+    })?;
+    Ok(chain)
+}
+
+/// Frames as our log takes them: with its salts and its checksums from `start` on, behind `head` if it has none yet.
+pub(super) fn chained(start: WalStart, head: Option<WalHeader>, frames: &[Bytes]) -> Bytes {
+    let bytes: usize = frames.iter().map(Bytes::len).sum();
+    let mut stream = BytesMut::with_capacity(crate::format::wal::HEADER_LEN + bytes);
+    if let Some(header) = head {
+        stream.put_slice(&header.encode());
+    }
+    let mut chain = start.chain;
+    for frame in frames {
+        let FrameHeader { page, size, .. } = header_of(frame);
+        let content = frame.get(FRAME_HEADER_LEN..).unwrap_or(&[]);
+        let (head, after) = start.header.frame(chain, page, size, content);
+        stream.put_slice(&head);
+        stream.put_slice(content);
+        chain = after;
+    }
+    stream.freeze()
+}
