@@ -11,7 +11,7 @@ use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
 use crate::api::{AckLine, AppendOutcome, CreateLog, ErrorBody, FRAMING_FIELD, LogStatus, SegmentStatus};
 use crate::format::{Framing, LogFormat};
 use crate::limits::{ACK_LINE_BYTES_MAX, ANSWER_BYTES_MAX, CONNECT_TIMEOUT, KEEPALIVE_IDLE};
-use crate::offset::Offset;
+use crate::offset::{Generation, Offset};
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +162,39 @@ impl Client {
         json(self.request(Method::GET, "").send().await?).await
     }
 
+    /// Where one generation of the log stands.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn status_of(&self, generation: Generation) -> Result<LogStatus, ClientError> {
+        json(self.request(Method::GET, "").query(&[("generation", generation)]).send().await?).await
+    }
+
+    /// The database that a generation of the log starts from.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn base(
+        &self,
+        generation: Generation,
+    ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>, ClientError> {
+        let response = self.request(Method::GET, "base").query(&[("generation", generation)]).send().await?;
+        Ok(checked(response).await?.bytes_stream().map_err(ClientError::from))
+    }
+
+    /// Ends the current generation of the log and starts `generation` from the database in `base`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn start_generation(
+        &self,
+        generation: Generation,
+        base: impl Into<Body>,
+    ) -> Result<LogStatus, ClientError> {
+        let request = self.request(Method::PUT, &format!("generations/{generation}"));
+        json(request.body(base).send().await?).await
+    }
+
     /// Creates the log, or finds it there with that format and first offset.
     ///
     /// # Errors
@@ -198,7 +231,24 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn read(&self, from: Offset, to: Option<Offset>, follow: bool) -> Result<Commits, ClientError> {
+        self.read_of(None, from, to, follow).await
+    }
+
+    /// The same of one generation; `None` is the current one.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn read_of(
+        &self,
+        generation: Option<Generation>,
+        from: Offset,
+        to: Option<Offset>,
+        follow: bool,
+    ) -> Result<Commits, ClientError> {
         let mut request = self.request(Method::GET, "commits").query(&[("from", from)]);
+        if let Some(generation) = generation {
+            request = request.query(&[("generation", generation)]);
+        }
         if let Some(to) = to {
             request = request.query(&[("to", to)]);
         }

@@ -57,16 +57,21 @@ struct SegmentsQuery {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SegmentQuery {
-    generation: Option<Generation>,
+pub(super) struct GenerationQuery {
+    pub(super) generation: Option<Generation>,
 }
 
 pub(super) async fn list(State(app): State<Arc<App>>) -> Json<Vec<LogStatus>> {
     Json(app.registry.logs().iter().map(|log| log.status()).collect())
 }
 
-pub(super) async fn status(State(app): State<Arc<App>>, name: Parsed<String>) -> Result<Json<LogStatus>, Failure> {
-    Ok(Json(app.registry.get(&parse(name)?)?.status()))
+pub(super) async fn status(
+    State(app): State<Arc<App>>,
+    name: Parsed<String>,
+    uri: Uri,
+) -> Result<Json<LogStatus>, Failure> {
+    let GenerationQuery { generation } = query(&uri)?;
+    Ok(Json(in_generation(&app, parse(name)?, generation).await?.status()))
 }
 
 pub(super) async fn create(
@@ -86,9 +91,8 @@ pub(super) async fn create(
 }
 
 pub(super) async fn read(State(app): State<Arc<App>>, name: Parsed<String>, uri: Uri) -> Result<Response, Failure> {
-    let log = app.registry.get(&parse(name)?)?;
     let ReadQuery { from, to, follow, generation } = query(&uri)?;
-    check_generation(&log, generation)?;
+    let log = in_generation(&app, parse(name)?, generation).await?;
     let from = from.unwrap_or(log.first());
     let feed = app.registry.feed(&log, (from, to), follow).await?;
     let framing = framing_at(&log, from).await?;
@@ -102,9 +106,8 @@ pub(super) async fn segments(
     name: Parsed<String>,
     uri: Uri,
 ) -> Result<Json<Vec<SegmentStatus>>, Failure> {
-    let log = app.registry.get(&parse(name)?)?;
     let SegmentsQuery { generation, sha256 } = query(&uri)?;
-    check_generation(&log, generation)?;
+    let log = in_generation(&app, parse(name)?, generation).await?;
     Ok(Json(blocking(move || log.segments(sha256)).await?))
 }
 
@@ -115,8 +118,8 @@ pub(super) async fn segment(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let (name, start) = parse(path)?;
-    let log = app.registry.get(&name)?;
-    check_generation(&log, query::<SegmentQuery>(&uri)?.generation)?;
+    let GenerationQuery { generation } = query(&uri)?;
+    let log = in_generation(&app, name.clone(), generation).await?;
     log.readable()?;
     let view = log.view();
     let found = view.segment(start);
@@ -171,15 +174,14 @@ async fn framing_at(log: &Arc<Log>, from: Offset) -> Result<Framing, Error> {
     blocking(move || log.framing_at(from)).await
 }
 
-fn check_generation(log: &Log, wanted: Option<Generation>) -> Result<(), Error> {
-    match wanted.filter(|wanted| *wanted != log.generation()) {
-        Some(wanted) => {
-            let text =
-                format!("log {:?} has no generation {wanted}, its current one is {}", log.name(), log.generation());
-            Err(Error::NotFound(text))
-        }
-        None => Ok(()),
+/// The log of that name, in an older generation if one is wanted.
+pub(super) async fn in_generation(app: &App, name: String, wanted: Option<Generation>) -> Result<Arc<Log>, Error> {
+    let current = app.registry.get(&name)?;
+    if wanted.is_none_or(|wanted| wanted == current.generation()) {
+        return Ok(current);
     }
+    let registry = app.registry.clone();
+    blocking(move || registry.generation(&name, wanted)).await
 }
 
 fn body(log: Arc<Log>, feed: Feed) -> Body {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 
-use super::{append, libsql, metrics, native, reply};
+use super::{append, generations, libsql, metrics, native, reply};
 use crate::limits::{self, JSON_BYTES_MAX};
 use crate::mirror::Registry;
 use crate::sync::libsql::LibSql;
@@ -58,6 +58,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/logs/{log}/commits", post(append::append).get(native::read))
         .route("/logs/{log}/segments", get(native::segments))
         .route("/logs/{log}/segments/{start}", get(native::segment))
+        .route("/logs/{log}/base", get(generations::read_base))
+        .route("/logs/{log}/generations/{generation}", put(generations::start))
         .route("/logs/{log}/info", get(libsql::info))
         .route("/logs/{log}/export/{generation}", get(libsql::export))
         .route("/logs/{log}/sync/{generation}/{start}/{end}", post(libsql::push).get(libsql::pull))

@@ -2,6 +2,7 @@
 //! here. Knows no HTTP but through [`client`](crate::client).
 
 mod append;
+mod base;
 mod budget;
 mod error;
 mod feed;
@@ -20,6 +21,7 @@ pub use budget::{Budget, Share};
 pub use error::Error;
 pub use feed::Feed;
 pub use frames::{BaseFeed, Frames};
+pub use generation::Draft;
 pub use log::{Log, State, View};
 pub use registry::{Registry, Settings};
 pub use run::{Event, Mirror, MirrorError, Place, Progress, run};

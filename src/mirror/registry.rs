@@ -16,6 +16,7 @@ use super::append::Append;
 use super::budget::Budget;
 use super::error::Error;
 use super::feed::Feed;
+use super::generation::remove_drafts;
 use super::log::{Log, Meta, State};
 use super::shard::{Message, Shards};
 use crate::api::CreateLog;
@@ -113,6 +114,7 @@ impl Registry {
         let Some(text) = read_small(&*dir, META, META_BYTES_MAX)? else {
             return Ok(None);
         };
+        remove_drafts(&*dir)?;
         let meta: Meta = serde_json::from_slice(&text)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{META}: {error}")))?;
         let generation = name::generation(meta.generation);
@@ -290,7 +292,7 @@ fn check_name(log_name: &str) -> Result<(), Error> {
 
 /// The directory of that name, created if it is not there. After Ok it survives power loss, also when an earlier attempt
 /// created it and could not sync it.
-pub(super) fn ensure_dir(repo: &dyn Repo, dir_name: &str) -> io::Result<Arc<dyn Repo>> {
+fn ensure_dir(repo: &dyn Repo, dir_name: &str) -> io::Result<Arc<dyn Repo>> {
     let dir = match repo.dir(dir_name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => repo.create_dir(dir_name)?,
         dir => dir?,

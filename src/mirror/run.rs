@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use super::base;
 use super::sink::{Feeding, Sink, Stand};
-use super::source::{Piece, Pieces, Reading, Source};
+use super::source::{Extent, Piece, Pieces, Reading, Source};
 use crate::api::{ErrorBody, LastCommit};
 use crate::client::{Client, ClientError};
-use crate::format::ScanError;
+use crate::format::{LogFormat, ScanError};
 use crate::limits::{ATTEMPTS_MAX, BACKOFF_FIRST, BACKOFF_LAST, COMMIT_BYTES_MAX};
-use crate::offset::Offset;
+use crate::offset::{Generation, Offset};
 use crate::repo::FsRepo;
 use crate::stream::{AppendError, Batch, OnTrailing, OpenError, Options, Part, ReadError, Tail};
 
@@ -103,6 +104,14 @@ pub enum MirrorError {
         sink: Offset,
         /// Where the source ends.
         source_end: Offset,
+    },
+    /// The sink is in a later generation than the source: the source was reset, or is not where the sink came from.
+    #[error("fork: the sink is in generation {sink}, and the source in {source_generation}")]
+    LaterGeneration {
+        /// The sink's.
+        sink: Generation,
+        /// The source's.
+        source_generation: Generation,
     },
     /// Commits between the end of the sink and the start of the source are gone.
     #[error("gap: the sink ends at offset {sink}, but the source starts at {source_first}")]
@@ -243,6 +252,7 @@ fn backoff(failures: u32) -> Duration {
     full.mul_f64(0.5 + chance as f64 / 2048.0)
 }
 
+/// Mirrors what is missing, generation by generation, and then follows if that is wanted.
 async fn attempt(
     mirror: &Mirror,
     source: &Source,
@@ -250,11 +260,36 @@ async fn attempt(
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
-    let extent = source.extent().await?;
-    let (Stand { next, last }, mut feeding) = sink.open(extent.format.unwrap_or_default(), extent.first).await?;
+    let extent = source.extent(None).await?;
+    let begun = sink.generation().await?.unwrap_or(extent.generation);
+    for generation in (begun.0..extent.generation.0).map(Generation) {
+        let older = match source.extent(Some(generation)).await {
+            // What the sink holds of it stays as it is.
+            Err(MirrorError::Client(ClientError::Refused { body, .. })) if body.error == "pruned" => continue,
+            older => older?,
+        };
+        let once = Mirror { follow: false, ..mirror.clone() };
+        attempt_generation(&once, source, &older, sink, progress, told).await?;
+    }
+    attempt_generation(mirror, source, &extent, sink, progress, told).await
+}
+
+async fn attempt_generation(
+    mirror: &Mirror,
+    source: &Source,
+    extent: &Extent,
+    sink: &Sink,
+    progress: &mut Progress,
+    told: &mut impl FnMut(Event),
+) -> Result<(), MirrorError> {
+    let format = extent.format.unwrap_or_default();
+    if format == LogFormat::Wal && sink.lacks_base(extent).await? {
+        base::bring(source, extent.generation, sink).await?;
+    }
+    let (Stand { next, last }, mut feeding) = sink.open(format, extent.first).await?;
     let from = next.or(extent.first).unwrap_or_default();
     (progress.next, progress.durable) = (from, from);
-    told(Event::Started { from, source_bytes: source.bytes_from(from, &extent) });
+    told(Event::Started { from, source_bytes: source.bytes_from(from, extent) });
     if let Some(source_end) = extent.end.filter(|end| last.is_some() && *end < from) {
         return Err(MirrorError::Ahead { sink: from, source_end });
     }
@@ -265,7 +300,8 @@ async fn attempt(
     // source was pruned exactly up to there.
     let last = last.filter(|_| extent.first != Some(from));
     let start = last.map_or(from, |last| last.offset);
-    let reading = Reading { from: start, held: last.is_some(), follow: mirror.follow };
+    let generation = extent.generation;
+    let reading = Reading { generation, from: start, held: last.is_some(), follow: mirror.follow };
     let pieces = source.stream(reading, mirror.commit_bytes_max);
     let pumped = pump(pieces, &mut feeding, last, progress, told).await;
     // What came is sound and is kept, whatever became of the rest; and the sink is closed before it is opened again.

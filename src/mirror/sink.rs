@@ -6,14 +6,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::base;
 use super::run::MirrorError;
+use super::source::Extent;
 use crate::api::{AckLine, LastCommit};
 use crate::client::{Acks, Client};
 use crate::format::LogFormat;
 use crate::limits::{BATCHES_UNDER_WAY, SYNC_EVERY};
-use crate::offset::Offset;
+use crate::offset::{Generation, Offset};
 use crate::repo::FsRepo;
-use crate::stream::{Appended, Batch, Options, StreamWriter, SyncJob, Synced};
+use crate::stream::{Appended, Batch, Options, ReadError, StreamWriter, SyncJob, Synced, segment_starts};
 
 /// Where a sink stands.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +34,36 @@ pub(super) enum Sink {
 }
 
 impl Sink {
+    /// The generation it is in, where generations are known and it has begun.
+    pub(super) async fn generation(&self) -> Result<Option<Generation>, MirrorError> {
+        match self {
+            Sink::Dir(..) => Ok(None),
+            Sink::Url(client) => Ok(client.find().await?.map(|status| status.generation)),
+        }
+    }
+
+    /// Whether it must be given the base of a source's generation before frames, creating the log if it is not there.
+    pub(super) async fn lacks_base(&self, extent: &Extent) -> Result<bool, MirrorError> {
+        match self {
+            Sink::Dir(repo, _) => {
+                let empty = segment_starts(repo).map_err(ReadError::Io)?.is_empty();
+                Ok(empty && !base::is_in(repo)?)
+            }
+            Sink::Url(client) => {
+                let status = match client.find().await? {
+                    Some(status) => status,
+                    None => client.create(LogFormat::Wal, None).await?,
+                };
+                let (sink, source_generation) = (status.generation, extent.generation);
+                if sink > source_generation {
+                    return Err(MirrorError::LaterGeneration { sink, source_generation });
+                }
+                // An attempt before may have ended right after the log was created.
+                Ok(status.format == LogFormat::Wal && (sink < source_generation || status.durable == status.first))
+            }
+        }
+    }
+
     /// Opens it, creating a log that is not there to start at `first`.
     pub(super) async fn open(&self, format: LogFormat, first: Option<Offset>) -> Result<(Stand, Feeding), MirrorError> {
         match self {

@@ -11,11 +11,11 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use super::run::MirrorError;
-use crate::api::LogState;
+use crate::api::{LogState, LogStatus};
 use crate::client::Client;
 use crate::format::{Framing, LogFormat};
 use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED};
-use crate::offset::{BytePos, Offset};
+use crate::offset::{BytePos, Generation, Offset};
 use crate::repo::{FsRepo, Repo};
 use crate::segment::SegmentReader;
 use crate::stream::{Batch, Batcher, Read, ReadError, StreamReader, Tail, format_of, segment_starts};
@@ -28,8 +28,10 @@ pub(super) enum Source {
 }
 
 /// What a source is known to hold.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Extent {
+    /// The generation it is of; the first where generations are not known.
+    pub(super) generation: Generation,
     /// Its format; that of an empty directory is not known.
     pub(super) format: Option<LogFormat>,
     /// Its first offset; none for an empty directory.
@@ -43,6 +45,8 @@ pub(super) struct Extent {
 /// What to read from a source.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reading {
+    /// In this generation, where generations are known.
+    pub(super) generation: Generation,
     /// From the commit that holds this offset.
     pub(super) from: Offset,
     /// Whether there must be one: the sink holds it.
@@ -63,19 +67,24 @@ pub(super) type Pieces = mpsc::Receiver<Result<Piece, MirrorError>>;
 type Out = mpsc::Sender<Result<Piece, MirrorError>>;
 
 impl Source {
-    pub(super) async fn extent(&self) -> Result<Extent, MirrorError> {
+    /// What it holds of one generation; `None` is the current one.
+    pub(super) async fn extent(&self, generation: Option<Generation>) -> Result<Extent, MirrorError> {
         match self {
             Source::Url(client) => {
-                let status = client.status().await?;
+                let status = match generation {
+                    Some(generation) => client.status_of(generation).await?,
+                    None => client.status().await?,
+                };
                 // Of a damaged log nothing is known; reading it says what is wrong.
                 let end = (status.state != LogState::Damaged).then_some(status.durable);
-                Ok(Extent { format: Some(status.format), first: Some(status.first), end, bytes: status.bytes })
+                let LogStatus { generation, format, first, bytes, .. } = status;
+                Ok(Extent { generation, format: Some(format), first: Some(first), end, bytes })
             }
             Source::Dir(repo) => {
                 let starts = segment_starts(repo).map_err(ReadError::Io)?;
                 let end = starts.is_empty().then_some(Offset::ZERO);
                 let format = format_of(repo).map_err(ReadError::Io)?;
-                Ok(Extent { format, first: starts.first().copied(), end, bytes: 0 })
+                Ok(Extent { generation: Generation::FIRST, format, first: starts.first().copied(), end, bytes: 0 })
             }
         }
     }
@@ -135,7 +144,7 @@ fn bytes_of(repo: &FsRepo, start: Offset, from: Offset) -> io::Result<u64> {
 }
 
 async fn read_url(client: &Client, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {
-    let mut bytes = client.read(reading.from, None, reading.follow).await?;
+    let mut bytes = client.read_of(Some(reading.generation), reading.from, None, reading.follow).await?;
     // The frames of a WAL do not say which they are.
     let expected = (bytes.framing.format() == LogFormat::Wal).then_some(reading.from);
     let mut batcher = Batcher::new(bytes.framing, expected, max);
@@ -153,7 +162,7 @@ async fn read_url(client: &Client, reading: Reading, max: u64, out: &Out) -> Res
 }
 
 fn read_dir(repo: &FsRepo, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {
-    let Reading { from, mut held, follow } = reading;
+    let Reading { from, mut held, follow, .. } = reading;
     // Watch first: what is written between the first read and the first wait must wake us.
     let watch = follow.then(|| Watch::new(repo));
     let mut reader = StreamReader::open(Arc::new(repo.clone()), from, max)?;

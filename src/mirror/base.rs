@@ -1,0 +1,100 @@
+//! The database that a generation of a WAL starts from, on its way from a source to a sink.
+
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt, stream};
+use reqwest::Body;
+
+use super::run::MirrorError;
+use super::sink::Sink;
+use super::source::Source;
+use crate::format::{database, name};
+use crate::limits::{LIBSQL_PAGE_SIZE, READ_BLOCK};
+use crate::offset::Generation;
+use crate::repo::{FsRepo, Repo, RepoFile};
+
+type Blocks = BoxStream<'static, io::Result<Bytes>>;
+
+/// Copies the base of `generation` from `source` to `sink`. After Ok it is durable there, and the sink has that generation.
+pub(super) async fn bring(source: &Source, generation: Generation, sink: &Sink) -> Result<(), MirrorError> {
+    let blocks = match source {
+        Source::Url(client) => client.base(generation).await?.map_err(io::Error::other).boxed(),
+        Source::Dir(repo) => of_dir(repo)?,
+    };
+    match sink {
+        Sink::Url(client) => client.start_generation(generation, Body::wrap_stream(blocks)).await.map(drop)?,
+        Sink::Dir(repo, _) => store(repo, blocks).await.map_err(|error| at(repo, error))?,
+    }
+    Ok(())
+}
+
+fn at(repo: &FsRepo, error: io::Error) -> MirrorError {
+    MirrorError::Dir { place: repo.place(), error }
+}
+
+/// Whether a directory has a base.
+pub(super) fn is_in(repo: &FsRepo) -> Result<bool, MirrorError> {
+    match repo.open(name::BASE) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(at(repo, error)),
+    }
+}
+
+fn of_dir(repo: &FsRepo) -> Result<Blocks, MirrorError> {
+    match repo.open(name::BASE) {
+        Ok(file) => Ok(of_file(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(stream::empty().boxed()),
+        Err(error) => Err(at(repo, error)),
+    }
+}
+
+fn of_file(file: Arc<dyn RepoFile>) -> Blocks {
+    let blocks = stream::try_unfold((file, 0), |(file, at)| async move {
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut block = vec![0; READ_BLOCK];
+            let count = file.read_at(&mut block, at)?;
+            block.truncate(count);
+            Ok::<_, io::Error>((block, file))
+        });
+        let (block, file) = reading.await.map_err(io::Error::other)??;
+        let at = at + block.len() as u64;
+        Ok((!block.is_empty()).then_some((Bytes::from(block), (file, at))))
+    });
+    blocks.boxed()
+}
+
+/// Writes a base beside, and gives it its name when it is whole and synced.
+async fn store(repo: &FsRepo, mut blocks: Blocks) -> io::Result<()> {
+    let draft = format!("{}.tmp", name::BASE);
+    match repo.remove(&draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let (file, mut at) = (repo.create(&draft)?, 0);
+    while let Some(block) = blocks.try_next().await? {
+        at = write(&file, block, at).await?;
+    }
+    if at == 0 {
+        write(&file, database::empty(LIBSQL_PAGE_SIZE).into(), 0).await?;
+    }
+    let repo = repo.clone();
+    let named = tokio::task::spawn_blocking(move || {
+        file.sync()?;
+        repo.rename(&draft, name::BASE)?;
+        repo.sync_dir()
+    });
+    named.await.map_err(io::Error::other)?
+}
+
+async fn write(file: &Arc<dyn RepoFile>, block: Bytes, at: u64) -> io::Result<u64> {
+    let file = file.clone();
+    let written = tokio::task::spawn_blocking(move || {
+        file.write_at(&mut [IoSlice::new(&block)], at)?;
+        Ok(at + block.len() as u64)
+    });
+    written.await.map_err(io::Error::other)?
+}
