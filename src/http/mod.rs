@@ -1,10 +1,12 @@
 //! The API over HTTP. Each handler parses, makes one call, and replies; only `reply` names status codes.
 
 mod append;
+mod door;
 mod metrics;
 mod native;
 mod paths;
 mod range;
 mod reply;
 
+pub(crate) use door::Door;
 pub use paths::{App, Timeouts, router};
