@@ -6,12 +6,15 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt};
+use percent_encoding::percent_decode_str;
+use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
 
 use crate::api::{AckLine, AppendOutcome, CreateLog, ErrorBody, FRAMING_FIELD, LogStatus, SegmentStatus};
 use crate::format::{Framing, LogFormat};
 use crate::limits::{ACK_LINE_BYTES_MAX, ANSWER_BYTES_MAX, CONNECT_TIMEOUT, KEEPALIVE_IDLE};
 use crate::offset::{Generation, Offset};
+use crate::token::Token;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -102,15 +105,18 @@ fn chain(error: &reqwest::Error) -> String {
 pub struct Client {
     http: reqwest::Client,
     url: Url,
+    /// The whole field, marked as a secret.
+    authorization: Option<HeaderValue>,
 }
 
 impl Client {
-    /// A client for the log at `url`. Nothing is sent yet.
+    /// A client for the log at `url`. Nothing is sent yet. The URL may bring along the token of the service as a password
+    /// without a user (`http://:TOKEN@HOST/logs/NAME`); what [`url`](Client::url) returns is without it.
     ///
     /// # Errors
     /// [`ClientError::Url`].
     pub fn new(url: &str) -> Result<Client, ClientError> {
-        let wrong = |reason: &str| ClientError::Url { url: url.to_owned(), reason: reason.to_owned() };
+        let wrong = |reason: &str| ClientError::Url { url: without_secrets(url), reason: reason.to_owned() };
         let mut parsed = Url::parse(url.trim_end_matches('/')).map_err(|error| wrong(&error.to_string()))?;
         if !matches!(parsed.scheme(), "http" | "https") {
             return Err(wrong("it must start with http:// or https://"));
@@ -119,6 +125,14 @@ impl Client {
             return Err(wrong("it lacks the log, as in http://HOST/logs/NAME"));
         }
         parsed.set_query(None);
+        let password = parsed.password().filter(|_| parsed.username().is_empty());
+        let token = match password.map(|password| percent_decode_str(password).decode_utf8()) {
+            None => None,
+            Some(text) => {
+                let token = text.map_err(|error| wrong(&error.to_string()))?;
+                Some(Token::new(token).map_err(|error| wrong(&error.to_string()))?)
+            }
+        };
         let http = reqwest::Client::builder()
             .http1_only()
             .tcp_nodelay(true)
@@ -126,7 +140,25 @@ impl Client {
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("logmirror/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Client { http, url: parsed })
+        let client = Client { http, url: parsed, authorization: None };
+        Ok(match token {
+            Some(token) => client.with_token(&token),
+            None => client,
+        })
+    }
+
+    /// The same with the token that the service asks for.
+    #[must_use]
+    pub fn with_token(self, token: &Token) -> Client {
+        // A token is of bytes that may stand in a header, so this never fails.
+        let authorization = HeaderValue::try_from(format!("Bearer {}", token.reveal())).ok().map(|mut value| {
+            value.set_sensitive(true);
+            value
+        });
+        let mut url = self.url;
+        // They can only fail for a URL without a host, and `http` has one.
+        let _ = (url.set_username(""), url.set_password(None));
+        Client { authorization, url, ..self }
     }
 
     /// The log's URL.
@@ -140,7 +172,11 @@ impl Client {
         if !path.is_empty() {
             url.set_path(&format!("{}/{path}", self.url.path()));
         }
-        self.http.request(method, url)
+        let request = self.http.request(method, url);
+        match &self.authorization {
+            Some(authorization) => request.header(AUTHORIZATION, authorization),
+            None => request,
+        }
     }
 
     /// Where the log stands; `None` when there is none of that name.
@@ -342,6 +378,19 @@ impl Acks {
                 None => return Ok(None),
             }
         }
+    }
+}
+
+/// A URL for messages: without what stands before the `@` of its host. Anything else stays as it is.
+#[must_use]
+pub fn without_secrets(url: &str) -> String {
+    let Some(start) = url.find("://").map(|at| at + 3) else {
+        return url.to_owned();
+    };
+    let host = url[start..].find(['/', '?', '#']).map_or(url.len(), |at| start + at);
+    match url[start..host].rfind('@') {
+        Some(at) => format!("{}{}", &url[..start], &url[start + at + 1..]),
+        None => url.to_owned(),
     }
 }
 

@@ -7,9 +7,11 @@ use bytesize::ByteSize;
 use clap::Args;
 use serde::Deserialize;
 
-use crate::http::Timeouts;
+use crate::format::name::is_log_name;
+use crate::http::{Routing, Timeouts};
 use crate::limits;
 use crate::mirror::Settings;
+use crate::token::{Secret, Token};
 
 /// Where the service keeps its logs unless told otherwise.
 pub const DATA_DEFAULT: &str = "./logmirror-data";
@@ -53,6 +55,18 @@ pub struct Layer {
     /// Patience for requests under way at shutdown [default: 10]
     #[arg(long, value_name = "SECONDS", env = "LOGMIRROR_DRAIN_TIMEOUT")]
     drain_timeout: Option<u64>,
+    /// Secret that every call but /health must bring along (Authorization: Bearer SECRET) [default: none, anybody may]
+    #[arg(long, value_name = "SECRET", env = "LOGMIRROR_TOKEN", hide_env_values = true)]
+    token: Option<Secret>,
+    /// File with that secret, which then shows in no list of processes
+    #[arg(long, value_name = "FILE", env = "LOGMIRROR_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// Log that libSQL and Turso clients find at the root, without /logs/NAME [default: none]
+    #[arg(long, value_name = "NAME", env = "LOGMIRROR_ROOT_LOG")]
+    root_log: Option<String>,
+    /// Let them find the log NAME at the root of the host NAME.anything, before --root-log [default: false]
+    #[arg(long, value_name = "BOOL", env = "LOGMIRROR_HOST_ROUTING", num_args = 0..=1, default_missing_value = "true")]
+    host_routing: Option<bool>,
 }
 
 /// All settings, resolved.
@@ -68,6 +82,10 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Connections at once.
     pub connections_max: usize,
+    /// What clients must bring along; none lets everybody in.
+    pub token: Option<Token>,
+    /// How logs are reached besides `/logs/NAME`.
+    pub routing: Routing,
 }
 
 impl Config {
@@ -80,7 +98,7 @@ impl Config {
             None => Layer::default(),
             Some(path) => {
                 let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-                toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))?
+                toml::from_str(&text).map_err(|error| format!("{}{}", path.display(), in_file(&text, &error)))?
             }
         };
         let seconds = |flag: Option<u64>, file: Option<u64>, default: Duration| {
@@ -107,6 +125,15 @@ impl Config {
         if connections_max == 0 {
             return Err("--connections-max must be at least 1".into());
         }
+        let token = match token(flags.token.as_ref(), flags.token_file.as_deref())? {
+            None => token(file.token.as_ref(), file.token_file.as_deref())?,
+            token => token,
+        };
+        let root_log = flags.root_log.or(file.root_log);
+        if let Some(name) = root_log.as_ref().filter(|name| !is_log_name(name)) {
+            return Err(format!("--root-log: {name:?} cannot be the name of a log"));
+        }
+        let by_host = flags.host_routing.or(file.host_routing).unwrap_or_default();
         let patience = Timeouts::default();
         Ok(Config {
             data: flags.data.or(file.data).unwrap_or_else(|| DATA_DEFAULT.into()),
@@ -120,6 +147,27 @@ impl Config {
                 drain: seconds(flags.drain_timeout, file.drain_timeout, patience.drain),
             },
             connections_max,
+            token,
+            routing: Routing { root_log, by_host },
         })
     }
+}
+
+/// The token that two settings give, of which only one may be made.
+///
+/// # Errors
+/// What is wrong with them, for the one who made them; never with what the token is.
+pub fn token(secret: Option<&Secret>, file: Option<&Path>) -> Result<Option<Token>, String> {
+    match (secret, file) {
+        (Some(_), Some(_)) => Err("give a token or a token file (--token, --token-file), not both".into()),
+        (Some(secret), None) => secret.token().map(Some).map_err(|error| format!("--token: {error}")),
+        (None, Some(path)) => Token::read(path).map(Some).map_err(|error| format!("--token-file: {error}")),
+        (None, None) => Ok(None),
+    }
+}
+
+/// An error of the file with its line, but without what stands there: that may be a token.
+fn in_file(text: &str, error: &toml::de::Error) -> String {
+    let line = error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
+    line.map_or_else(String::new, |line| format!(", line {line}")) + ": " + error.message()
 }

@@ -4,6 +4,7 @@
 //!
 //! - [`offset`], [`limits`]: the numbers and every cap;
 //! - [`mod@format`]: what a log looks like as bytes, and the [`Scanner`](format::Scanner) that verifies it;
+//! - [`token`]: the secret that a service asks of its clients;
 //! - [`repo`]: the files of a log, on disk or in memory;
 //! - [`segment`]: one segment and its offset index;
 //! - [`stream`]: [`StreamWriter`](stream::StreamWriter) and [`StreamReader`](stream::StreamReader);
@@ -24,4 +25,5 @@ pub mod segment;
 pub mod server;
 pub mod stream;
 pub mod sync;
+pub mod token;
 pub mod verify;

@@ -56,6 +56,9 @@ pub const SYNC_THREADS: usize = 8;
 /// A writer without work for this long gives its files back.
 pub const WRITER_IDLE: Duration = Duration::from_secs(60);
 
+/// Longest token that a service asks of its clients: it has to fit into a header beside others.
+pub const TOKEN_BYTES_MAX: usize = 4 << 10;
+
 /// Largest JSON body of a request.
 pub const JSON_BYTES_MAX: usize = 64 << 10;
 

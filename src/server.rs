@@ -15,12 +15,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
-use tower_service::Service;
 
-use crate::http::{App, Timeouts, router};
+use crate::http::{App, Door, Routing, Timeouts, router};
 use crate::limits::{ACCEPT_RETRY, CONNECTION_BUFFER, KEEPALIVE_IDLE};
 use crate::mirror::Registry;
 use crate::sync::libsql::LibSql;
+use crate::token::Token;
 
 /// A service that listens and is ready to [`run`](Server::run).
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub struct Server {
     listener: TcpListener,
     app: Arc<App>,
     connections_max: usize,
+    routing: Routing,
+    token: Option<Token>,
 }
 
 impl Server {
@@ -43,7 +45,20 @@ impl Server {
     ) -> io::Result<Server> {
         let listener = TcpListener::bind(listen).await?;
         let libsql = Arc::new(LibSql::new(registry.clone()));
-        Ok(Server { listener, app: Arc::new(App { registry, libsql, timeouts }), connections_max })
+        let app = Arc::new(App { registry, libsql, timeouts });
+        Ok(Server { listener, app, connections_max, routing: Routing::default(), token: None })
+    }
+
+    /// Lets in only who has the token; everybody when there is none. `/health` stays open.
+    #[must_use]
+    pub fn with_token(self, token: Option<Token>) -> Server {
+        Server { token, ..self }
+    }
+
+    /// More ways to reach a log than `/logs/NAME`.
+    #[must_use]
+    pub fn with_routing(self, routing: Routing) -> Server {
+        Server { routing, ..self }
     }
 
     /// The address it listens on.
@@ -57,7 +72,7 @@ impl Server {
     /// Serves until `stop` completes; then takes no more connections, ends streams without end, gives the rest of the
     /// requests a while, and makes everything taken durable.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let router = router(self.app.clone());
+        let door = Arc::new(Door::new(router(self.app.clone()), self.routing, self.token));
         let graceful = GracefulShutdown::new();
         let (phases, phase) = watch::channel(Phase::Serving);
         let places = Arc::new(Semaphore::new(self.connections_max));
@@ -82,12 +97,12 @@ impl Server {
             prepare(&stream);
             let mut stream = TimeoutStream::new(stream);
             stream.set_write_timeout(Some(stall));
-            let (router, asked) = (router.clone(), Arc::new(AtomicBool::new(false)));
+            let (door, asked) = (door.clone(), Arc::new(AtomicBool::new(false)));
             let cut_off = cut_off(phase.clone(), asked.clone());
             let service = service_fn(move |request| {
                 asked.store(true, Ordering::Relaxed);
-                let mut router = router.clone();
-                async move { Ok::<_, Infallible>(router.call(request).await.unwrap_or_else(|never| match never {})) }
+                let door = door.clone();
+                async move { Ok::<_, Infallible>(door.answer(request).await) }
             });
             let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
             let connection = graceful.watch(connection);

@@ -8,6 +8,7 @@ use clap::Args;
 use logmirror::load::{self, Ceilings, Latency, Load, LoadError, Report};
 use serde_json::json;
 
+use super::access::AccessArgs;
 use super::exit::Exit;
 
 /// Put a load on a service and say what it takes; the logs it makes are named after the URL given and stay
@@ -39,13 +40,20 @@ pub(crate) struct BenchArgs {
     /// As JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 pub(crate) fn run(args: &BenchArgs) -> Exit {
     if args.writers == 0 || args.piece_commits == 0 || args.window_commits == 0 {
         return Exit::Usage.because("--writers, --piece-commits and --window-commits must be at least 1");
     }
-    let result = super::block_on(measure(args)).and_then(|result| result.map_err(|error| Exit::Io.because(error)));
+    let url = match args.access.place(&args.url) {
+        Ok(url) => url,
+        Err(exit) => return exit,
+    };
+    let result =
+        super::block_on(measure(&url, args)).and_then(|result| result.map_err(|error| Exit::Io.because(error)));
     let (report, lockstep, ceilings) = match result {
         Ok(result) => result,
         Err(exit) => return exit,
@@ -60,9 +68,9 @@ pub(crate) fn run(args: &BenchArgs) -> Exit {
     if written.is_err() { Exit::Io } else { Exit::Done }
 }
 
-async fn measure(args: &BenchArgs) -> Result<(Report, f64, Ceilings), LoadError> {
+async fn measure(url: &str, args: &BenchArgs) -> Result<(Report, f64, Ceilings), LoadError> {
     let short = Duration::from_secs(args.seconds.clamp(1, 2));
-    let base = format!("{}-{}", args.url, std::process::id());
+    let base = format!("{url}-{}", std::process::id());
     let lockstep = load::lockstep(&format!("{base}-lockstep"), args.record_bytes, short).await?;
     let load = Load {
         writers: args.writers,

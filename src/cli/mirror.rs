@@ -13,6 +13,7 @@ use logmirror::mirror::{Event, Mirror, Place, Progress};
 use logmirror::offset::Offset;
 use serde_json::json;
 
+use super::access::AccessArgs;
 use super::exit::{Exit, with_causes};
 
 /// Lines of a script that is told how a mirror fares come at most this often.
@@ -39,10 +40,16 @@ pub(crate) struct MirrorArgs {
     /// Largest commit taken
     #[arg(long, value_name = "BYTES", env = "LOGMIRROR_COMMIT_BYTES_MAX", default_value_t = ByteSize(limits::COMMIT_BYTES_MAX))]
     commit_bytes_max: ByteSize,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 pub(crate) fn run(args: MirrorArgs) -> Exit {
-    let mut mirror = Mirror::new(Place::parse(&args.source), Place::parse(&args.sink));
+    let (source, sink) = match (args.access.place(&args.source), args.access.place(&args.sink)) {
+        (Ok(source), Ok(sink)) => (source, sink),
+        (Err(exit), _) | (_, Err(exit)) => return exit,
+    };
+    let mut mirror = Mirror::new(Place::parse(&source), Place::parse(&sink));
     (mirror.follow, mirror.trim) = (args.follow, args.trim);
     mirror.commit_bytes_max = args.commit_bytes_max.as_u64();
     let report = RefCell::new(Report::new(args.json));

@@ -1,5 +1,6 @@
 //! The command line: one file a subcommand, each flags → values → the same library call.
 
+mod access;
 mod bench;
 mod exit;
 mod inspect;

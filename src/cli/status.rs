@@ -4,13 +4,13 @@ use std::io::Write;
 
 use clap::Args;
 use logmirror::api::LastCommit;
-use logmirror::client::Client;
 use logmirror::limits::COMMIT_BYTES_MAX;
 use logmirror::mirror::Place;
 use logmirror::repo::FsRepo;
 use logmirror::stream::{SurveyError, Tail, survey};
 use serde_json::{Map, Value, json};
 
+use super::access::AccessArgs;
 use super::exit::Exit;
 
 /// Say where a log stands: a directory with segments, or the URL of a log
@@ -21,11 +21,13 @@ pub(crate) struct StatusArgs {
     /// As JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 pub(crate) fn run(args: &StatusArgs) -> Exit {
     let found = match Place::parse(&args.place) {
-        Place::Url(url) => of_url(&url),
+        Place::Url(url) => of_url(&url, &args.access),
         Place::Dir(path) => of_dir(&path),
     };
     let (status, exit) = match found {
@@ -44,9 +46,9 @@ pub(crate) fn run(args: &StatusArgs) -> Exit {
     if written.is_err() { Exit::Io } else { exit }
 }
 
-fn of_url(url: &str) -> Result<(Map<String, Value>, Exit), Exit> {
-    let client = Client::new(url).map_err(|error| Exit::Usage.because(error))?;
-    let status = super::block_on(client.status())?.map_err(|error| Exit::Io.because_of(url, error))?;
+fn of_url(url: &str, access: &AccessArgs) -> Result<(Map<String, Value>, Exit), Exit> {
+    let client = access.client(url)?;
+    let status = super::block_on(client.status())?.map_err(|error| Exit::Io.because_of(client.url(), error))?;
     let exit = if status.error.is_some() { Exit::Data } else { Exit::Done };
     match serde_json::to_value(status) {
         Ok(Value::Object(status)) => Ok((status, exit)),

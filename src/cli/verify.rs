@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use clap::Args;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
-use logmirror::client::Client;
+use logmirror::client::without_secrets;
 use logmirror::limits::COMMIT_BYTES_MAX;
 use logmirror::mirror::verify_url;
 use logmirror::repo::Repo;
 use logmirror::verify::{FoundFault, Options, Progress, Report, verify};
 
+use super::access::AccessArgs;
 use super::exit::{Exit, printed};
 use super::place::{is_url, log_directory};
 
@@ -25,6 +26,8 @@ pub struct VerifyArgs {
     /// Print the report as one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    access: AccessArgs,
 }
 
 /// Runs the command.
@@ -53,9 +56,9 @@ fn local(repo: Arc<dyn Repo>, args: &VerifyArgs) -> Exit {
 }
 
 fn remote(args: &VerifyArgs) -> Exit {
-    let client = match Client::new(&args.path) {
+    let client = match args.access.client(&args.path) {
         Ok(client) => client,
-        Err(error) => return Exit::Usage.because(error),
+        Err(exit) => return exit,
     };
     let bar = if args.json { ProgressBar::hidden() } else { progress_bar() };
     let result = super::block_on(async {
@@ -65,7 +68,7 @@ fn remote(args: &VerifyArgs) -> Exit {
     bar.finish_and_clear();
     match result {
         Ok(Ok(report)) => printed(show(&report, args)),
-        Ok(Err(error)) => Exit::Io.because_of(&args.path, error),
+        Ok(Err(error)) => Exit::Io.because_of(without_secrets(&args.path), error),
         Err(exit) => exit,
     }
 }
@@ -86,7 +89,7 @@ fn show(report: &Report, args: &VerifyArgs) -> io::Result<Exit> {
         serde_json::to_writer(&mut out, report)?;
         writeln!(out)?;
     } else {
-        in_words(&mut out, report, &args.path)?;
+        in_words(&mut out, report, &without_secrets(&args.path))?;
     }
     Ok(if report.is_sound() { Exit::Done } else { Exit::Data })
 }

@@ -1,6 +1,7 @@
 //! The API over HTTP. Each handler parses, makes one call, and replies; only `reply` names status codes.
 
 mod append;
+mod door;
 mod generations;
 mod libsql;
 mod metrics;
@@ -8,5 +9,8 @@ mod native;
 mod paths;
 mod range;
 mod reply;
+mod route;
 
+pub(crate) use door::Door;
 pub use paths::{App, Timeouts, router};
+pub use route::Routing;

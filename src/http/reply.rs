@@ -3,7 +3,9 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::header::{CACHE_CONTROL, CONTENT_RANGE, ETAG, EXPECT, HeaderMap, HeaderValue, RETRY_AFTER};
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_RANGE, ETAG, EXPECT, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use http_body_util::BodyExt;
@@ -146,6 +148,15 @@ pub(super) fn turn_down(headers: &HeaderMap, body: Body) {
     if !headers.contains_key(EXPECT) {
         drain(body);
     }
+}
+
+/// No token, or another one. It is not said which.
+pub(super) fn unauthorized(request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    turn_down(&head.headers, body);
+    let message = "this needs the token of the service, as in `Authorization: Bearer TOKEN`".to_owned();
+    let body = ErrorBody { error: "unauthorized".to_owned(), message, ..ErrorBody::default() };
+    (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], Json(body)).into_response()
 }
 
 pub(super) async fn no_such_path(uri: Uri, request: Request) -> Failure {

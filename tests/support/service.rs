@@ -53,10 +53,14 @@ impl Service {
     }
 
     pub fn start_with(data: Arc<dyn Repo>, setup: Setup) -> Service {
+        Service::start_as(data, setup, |server| server)
+    }
+
+    pub fn start_as(data: Arc<dyn Repo>, setup: Setup, adjust: impl FnOnce(Server) -> Server) -> Service {
         let registry = Arc::new(Registry::open(data, setup.settings).unwrap());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let server = Server::bind("127.0.0.1:0", registry.clone(), setup.timeouts, setup.connections_max);
-        let server = runtime.block_on(server).unwrap();
+        let server = adjust(runtime.block_on(server).unwrap());
         let address = server.address().unwrap();
         let ((stop, stopped), (end, ended)) = (oneshot::channel(), oneshot::channel());
         runtime.spawn(async move {

@@ -1,0 +1,45 @@
+//! How a client gets in.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use logmirror::client::Client;
+use logmirror::token::{Secret, Token};
+
+use super::exit::Exit;
+use super::place::is_url;
+
+/// The token of the services that a command talks to.
+#[derive(Args, Debug)]
+pub(crate) struct AccessArgs {
+    /// Token of the service for each URL given that has none of its own, as http://:TOKEN@HOST/logs/NAME has
+    #[arg(long, value_name = "SECRET", env = "LOGMIRROR_TOKEN", hide_env_values = true)]
+    token: Option<Secret>,
+    /// File with the token, which then shows in no list of processes
+    #[arg(long, value_name = "FILE", env = "LOGMIRROR_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl AccessArgs {
+    fn token(&self) -> Result<Option<Token>, Exit> {
+        logmirror::config::token(self.token.as_ref(), self.token_file.as_deref())
+            .map_err(|error| Exit::Usage.because(error))
+    }
+
+    /// A client for the log at `url`.
+    ///
+    /// # Errors
+    /// What to end with; the reason has been said.
+    pub(crate) fn client(&self, url: &str) -> Result<Client, Exit> {
+        Client::new(&self.place(url)?).map_err(|error| Exit::Usage.because(error))
+    }
+
+    /// A `DIR|URL` with the token in it, if it is a URL that does not bring along its own.
+    ///
+    /// # Errors
+    /// What to end with; the reason has been said.
+    pub(crate) fn place(&self, place: &str) -> Result<String, Exit> {
+        let token = if is_url(place) { self.token()? } else { None };
+        Ok(token.map_or_else(|| place.to_owned(), |token| token.in_url(place)))
+    }
+}
