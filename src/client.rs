@@ -1,11 +1,16 @@
 //! A client for the native API.
 
+mod generation;
+
+pub use generation::CurrentGeneration;
+
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
 
 use crate::api::{AckLine, AppendOutcome, CreateLog, ErrorBody, LogFormat, LogStatus, SegmentStatus, VERSION_FIELD};
@@ -109,6 +114,14 @@ impl Client {
     /// # Errors
     /// [`ClientError::Url`].
     pub fn new(url: &str) -> Result<Client, ClientError> {
+        Client::with_token(url, None)
+    }
+
+    /// A client that shows `token` with each request.
+    ///
+    /// # Errors
+    /// [`ClientError::Url`].
+    pub fn with_token(url: &str, token: Option<&str>) -> Result<Client, ClientError> {
         let wrong = |reason: &str| ClientError::Url { url: url.to_owned(), reason: reason.to_owned() };
         let mut parsed = Url::parse(url.trim_end_matches('/')).map_err(|error| wrong(&error.to_string()))?;
         if !matches!(parsed.scheme(), "http" | "https") {
@@ -118,11 +131,19 @@ impl Client {
             return Err(wrong("it lacks the log, as in http://HOST/logs/NAME"));
         }
         parsed.set_query(None);
+        let mut fields = HeaderMap::new();
+        if let Some(token) = token {
+            let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+                .map_err(|_| wrong("the token holds what no header may"))?;
+            value.set_sensitive(true);
+            fields.insert(AUTHORIZATION, value);
+        }
         let http = reqwest::Client::builder()
             .http1_only()
             .tcp_nodelay(true)
             .tcp_keepalive(KEEPALIVE_IDLE)
             .connect_timeout(CONNECT_TIMEOUT)
+            .default_headers(fields)
             .user_agent(concat!("logmirror/", env!("CARGO_PKG_VERSION")))
             .build()?;
         Ok(Client { http, url: parsed })

@@ -120,3 +120,17 @@ pub const ATTEMPTS_MAX: u32 = 6;
 
 /// Read blocks kept for reuse: as many as one stream has under way.
 pub const IDLE_BLOCKS_MAX: usize = 24;
+
+/// Segments that a fold has open at once: it jumps between them, and a process has few files to spare.
+pub const OPEN_SEGMENTS_MAX: usize = 128;
+
+/// Pieces of a download on their way to the thread that folds them.
+pub const PIECES_UNDER_WAY: usize = 16;
+
+/// Waits before a log whose checkpoint failed is tried again: doubling from the first to the last.
+pub const CHECKPOINT_RETRY_FIRST: Duration = Duration::from_millis(250);
+/// See [`CHECKPOINT_RETRY_FIRST`].
+pub const CHECKPOINT_RETRY_LAST: Duration = Duration::from_secs(60);
+/// Failures of a log in a row after which somebody is called: it is not going to mend itself. From then on it is tried
+/// only once in [`CHECKPOINT_RETRY_LAST`].
+pub const CHECKPOINT_FAILURES_MAX: u32 = 16;
