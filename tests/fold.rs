@@ -343,6 +343,15 @@ fn power_loss_while_a_fold_replaces_its_own_base_leaves_the_old_one_or_the_new_o
 }
 
 #[test]
+fn the_next_base_is_durable_when_its_fold_is_done() {
+    let log = eventful(512, false);
+    let repo = rollable(&log, &[]);
+    into_next(&repo, Generation(1)).unwrap();
+    let next = repo.after_power_loss(Loss::All).dir("0000000002").unwrap();
+    assert!(get(&*next, BASE) == log.state(27));
+}
+
+#[test]
 fn a_generation_that_has_begun_keeps_its_base() {
     let log = eventful(512, false);
     let repo = rollable(&log, &[]);
