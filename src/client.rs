@@ -88,7 +88,7 @@ fn chain(error: &reqwest::Error) -> String {
 ///     tokio::spawn(server.run(std::future::pending()));
 ///
 ///     let log = Client::new(&url)?;
-///     log.create(Offset::ZERO).await?;
+///     log.create(LogFormat::Commitlog, None).await?;
 ///     let segment = std::fs::read("segments/commitlog/whole/00000000000000000000.stdb.log")?;
 ///     assert_eq!(log.append(None, segment.clone()).await?.durable, Offset(111));
 ///     let mut commits = log.read(Offset::ZERO, None, false).await?;

@@ -8,10 +8,12 @@
 //! - [`repo`]: the files of a log, on disk or in memory;
 //! - [`segment`]: one segment and its offset index;
 //! - [`stream`]: [`StreamWriter`](stream::StreamWriter) and [`StreamReader`](stream::StreamReader);
-//! - [`mod@verify`]: whether a log is whole.
+//! - [`mod@verify`]: whether a log is whole;
+//! - [`checkpoint`]: the database that a WAL log makes, and when it is made.
 
 pub mod api;
 mod block;
+pub mod checkpoint;
 pub mod client;
 pub mod config;
 pub mod format;

@@ -146,3 +146,16 @@ pub const STAGE_IDLE: Duration = Duration::from_secs(60);
 
 /// Largest body of a push of frames. Clients send 128 frames at once, 515 KiB, unless told otherwise.
 pub const PUSH_BYTES_MAX: u64 = 16 << 20;
+/// Segments that a fold has open at once: it jumps between them, and a process has few files to spare.
+pub const OPEN_SEGMENTS_MAX: usize = 128;
+
+/// Pieces of a download on their way to the thread that folds them.
+pub const PIECES_UNDER_WAY: usize = 16;
+
+/// Waits before a log whose checkpoint failed is tried again: doubling from the first to the last.
+pub const CHECKPOINT_RETRY_FIRST: Duration = Duration::from_millis(250);
+/// See [`CHECKPOINT_RETRY_FIRST`].
+pub const CHECKPOINT_RETRY_LAST: Duration = Duration::from_secs(60);
+/// Failures of a log in a row after which somebody is called: it is not going to mend itself. From then on it is tried
+/// only once in [`CHECKPOINT_RETRY_LAST`].
+pub const CHECKPOINT_FAILURES_MAX: u32 = 16;

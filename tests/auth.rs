@@ -163,7 +163,7 @@ fn a_client_brings_its_token_along() {
         assert_eq!(client.url().as_str(), url);
         assert!(!format!("{client:?}").contains(TOKEN));
         let durable = service.runtime.block_on(async {
-            client.create(Offset::ZERO).await?;
+            client.create(logmirror::format::LogFormat::Commitlog, None).await?;
             Ok::<_, ClientError>(client.append(None, stream_of("whole")).await?.durable)
         });
         assert_eq!(durable.unwrap(), Offset(360));

@@ -6,6 +6,7 @@ mod exit;
 mod inspect;
 mod mirror;
 mod place;
+mod restore;
 mod serve;
 mod status;
 mod verify;
@@ -32,6 +33,7 @@ enum Command {
     Status(status::StatusArgs),
     Inspect(inspect::InspectArgs),
     Bench(bench::BenchArgs),
+    Restore(restore::RestoreArgs),
 }
 
 pub(crate) fn main() -> ExitCode {
@@ -45,6 +47,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Restore(args) => restore::run(args),
     };
     exit.into()
 }

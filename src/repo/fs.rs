@@ -214,4 +214,8 @@ impl RepoFile for FsFile {
         // Advice: a file system that does not take it changes nothing.
         let _ = rustix::fs::fadvise(&self.file, 0, std::num::NonZeroU64::new(end), Advice::DontNeed);
     }
+
+    fn plain(&self) -> Option<&File> {
+        Some(&self.file)
+    }
 }

@@ -151,6 +151,12 @@ pub trait RepoFile: fmt::Debug + Send + Sync {
 
     /// Says that what stands before byte `end` will not be read soon: what is synced of it need not stay in memory.
     fn forget(&self, _end: u64) {}
+
+    /// The file of the operating system behind it, if there is one, so that the kernel can copy from one to another.
+    /// Its cursor is nobody else's.
+    fn plain(&self) -> Option<&std::fs::File> {
+        None
+    }
 }
 
 /// A file mapped into memory. Stores reach the disk some time later, or at [`sync`](RepoMap::sync).

@@ -1,7 +1,9 @@
-//! One segment and its offset index. Owns: appending to a segment, reading one, finding an offset in it. Knows nothing
-//! of other segments.
+//! One segment and its index. Owns: appending to a segment, reading one, finding an offset or a page in it. Knows nothing
+//! of other segments, but for the checksum that a WAL segment goes on from.
 
+pub mod frames;
 mod index;
+pub mod pages;
 mod reader;
 mod writer;
 

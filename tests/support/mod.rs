@@ -3,6 +3,7 @@
 
 pub mod commitlog;
 pub mod failing;
+pub mod frames;
 pub mod live_writer;
 pub mod log;
 pub mod process;

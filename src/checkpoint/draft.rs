@@ -1,0 +1,156 @@
+//! A database file on its way: under a name of its own until it is whole and synced.
+
+use std::collections::HashSet;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use super::fold::FoldError;
+use crate::limits::READ_BLOCK;
+use crate::repo::{Repo, RepoFile};
+
+/// How a database file starts, unless it is encrypted.
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+/// Where its first page says how large pages are.
+const PAGE_SIZE_AT: usize = 16;
+/// SQLite's locks are on this byte, so the page around it is never written.
+const LOCK_BYTE: u64 = 1 << 30;
+
+/// A database being written. Until [`publish`](Draft::publish) nobody sees it; what is left of it after a crash is
+/// replaced by the next draft of that name.
+#[derive(Debug)]
+pub(super) struct Draft {
+    target: Arc<dyn Repo>,
+    name: String,
+    file: Arc<dyn RepoFile>,
+    base_bytes: u64,
+    page_size: Option<u32>,
+    /// Pages written behind the end of the base.
+    grown: HashSet<u32>,
+}
+
+impl Draft {
+    /// An empty database that is called `name` for now.
+    pub(super) fn create(target: Arc<dyn Repo>, name: String) -> io::Result<Draft> {
+        match target.remove(&name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = target.create(&name)?;
+        Ok(Draft { target, name, file, base_bytes: 0, page_size: None, grown: HashSet::new() })
+    }
+
+    /// Starts with the content of `base`. The kernel copies, or shares the blocks, where it can.
+    pub(super) fn copy_base(&mut self, base: &dyn RepoFile) -> io::Result<()> {
+        if let (Some(mut from), Some(mut to)) = (base.plain(), self.file.plain()) {
+            self.base_bytes = io::copy(&mut from, &mut to)?;
+            return Ok(());
+        }
+        let mut block = vec![0; READ_BLOCK];
+        loop {
+            match base.read_at(&mut block, self.base_bytes)? {
+                0 => return Ok(()),
+                count => self.append_base(&block[..count])?,
+            }
+        }
+    }
+
+    /// The next bytes of the base.
+    pub(super) fn append_base(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_at(&mut [IoSlice::new(bytes)], self.base_bytes)?;
+        self.base_bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// The base is there, and the log's pages have this size.
+    pub(super) fn base_done(&mut self, page_size: u32) -> Result<(), FoldError> {
+        if !self.base_bytes.is_multiple_of(page_size.into()) {
+            return Err(FoldError::Base { bytes: self.base_bytes, page_size });
+        }
+        self.page_size = Some(page_size);
+        self.check_page_size()
+    }
+
+    /// Writes consecutive pages from `first` on.
+    pub(super) fn write(&mut self, first: u32, pages: &[u8]) -> io::Result<()> {
+        let Some(page_size) = self.page_size else {
+            return Ok(());
+        };
+        let base_pages = self.base_bytes / u64::from(page_size);
+        let count = pages.len() / page_size as usize;
+        self.grown.extend((first..).take(count).filter(|page| u64::from(*page) > base_pages));
+        self.file.write_at(&mut [IoSlice::new(pages)], u64::from(first.saturating_sub(1)) * u64::from(page_size))
+    }
+
+    /// All pages are written: cuts the file to `size` pages and syncs it. With no commit there is no size, and the base
+    /// stays as it is. Returns the file's length.
+    pub(super) fn finish(&mut self, size: Option<u32>) -> Result<u64, FoldError> {
+        let mut bytes = self.base_bytes;
+        if let (Some(size), Some(page_size)) = (size, self.page_size) {
+            if let Some(page) = missing(size, page_size, self.base_bytes / u64::from(page_size), &self.grown) {
+                return Err(FoldError::Missing { page, size });
+            }
+            bytes = u64::from(size) * u64::from(page_size);
+            self.file.truncate(bytes)?;
+            self.check_page_size()?;
+        }
+        self.file.sync()?;
+        Ok(bytes)
+    }
+
+    /// Gives the finished database its name. After Ok it survives power loss; after Err the old or the new one does.
+    pub(super) fn publish(&self, name: &str) -> io::Result<()> {
+        if let Err(error) = self.target.rename(&self.name, name) {
+            self.discard();
+            return Err(error);
+        }
+        self.target.sync_dir()
+    }
+
+    /// Removes what there is of it.
+    pub(super) fn discard(&self) {
+        if let Err(error) = self.target.remove(&self.name) {
+            log::debug!("{} stays in {}: {error}", self.name, self.target.place());
+        }
+    }
+
+    /// A database says on its first page how large they are; one that does not say is encrypted, or no database.
+    fn check_page_size(&self) -> Result<(), FoldError> {
+        let mut head = [0; PAGE_SIZE_AT + 2];
+        let count = self.file.read_at(&mut head, 0)?;
+        let (Some(log), true) = (self.page_size, count == head.len() && head.starts_with(MAGIC)) else {
+            return Ok(());
+        };
+        // 65,536 does not fit and is written as 1.
+        let database = match u16::from_be_bytes([head[PAGE_SIZE_AT], head[PAGE_SIZE_AT + 1]]) {
+            1 => 65_536,
+            other => u32::from(other),
+        };
+        if database == log { Ok(()) } else { Err(FoldError::PageSize { database, log }) }
+    }
+}
+
+/// The first page of `1..=size` that neither a base of `base_pages` nor a frame holds.
+fn missing(size: u32, page_size: u32, base_pages: u64, grown: &HashSet<u32>) -> Option<u32> {
+    let lock_page = LOCK_BYTE / u64::from(page_size) + 1;
+    // Ends after as many steps as there are frames, whatever the size claims to be.
+    let mut behind = base_pages.saturating_add(1)..=u64::from(size);
+    let held = |page: &u64| *page == lock_page || u32::try_from(*page).is_ok_and(|page| grown.contains(&page));
+    behind.find(|page| !held(page)).and_then(|page| u32::try_from(page).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_page_with_the_locks_may_be_missing() {
+        let grown: HashSet<u32> = (16_000..=16_384).chain(16_386..=16_400).collect();
+        assert_eq!(missing(16_400, 65_536, 15_999, &grown), None);
+        assert_eq!(missing(16_401, 65_536, 15_999, &grown), Some(16_401));
+        assert_eq!(missing(16_400, 65_536, 15_998, &grown), Some(15_999));
+        assert_eq!(missing(16_400, 32_768, 15_999, &grown), Some(16_385));
+        assert_eq!(missing(3, 512, 7, &HashSet::new()), None);
+        assert_eq!(missing(u32::MAX, 512, 0, &HashSet::new()), Some(1));
+        assert_eq!(missing(u32::MAX, 512, u64::MAX, &HashSet::new()), None);
+    }
+}

@@ -1,0 +1,370 @@
+//! Restoring: a plain database file as of a commit, from a directory or a service.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use super::draft::Draft;
+use super::feed::Feed;
+use super::fold::{FoldError, Folded, prepare};
+use crate::client::{Client, ClientError};
+use crate::format::wal::FIRST_FRAME;
+use crate::format::{LogFormat, name};
+use crate::limits::{JSON_BYTES_MAX, PIECES_UNDER_WAY};
+use crate::offset::{Generation, Offset};
+use crate::repo::{FsRepo, Repo, read_small};
+use crate::segment::frames::{BASE, segment_starts};
+
+/// What a log keeps about itself.
+const META: &str = "log.json";
+
+/// What to restore, and where to.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The commit frame; the last one unless given. 0: the base.
+    pub to: Option<Offset>,
+    /// The generation; the current one unless given.
+    pub generation: Option<Generation>,
+    /// The database file to make.
+    pub out: PathBuf,
+    /// Whether a file that is there already may be replaced.
+    pub overwrite: bool,
+}
+
+/// Why nothing was restored. What was at [`Wanted::out`] is still there.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// There is no such database.
+    #[error(transparent)]
+    Fold(#[from] FoldError),
+    /// There is a file already.
+    #[error("{} is there already", .0.display())]
+    Exists(PathBuf),
+    /// SQLite would take this file for a part of the new database.
+    #[error("{} belongs to the database that was there before: close that and remove both", .0.display())]
+    Beside(PathBuf),
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// The place holds no database.
+    #[error("{0}")]
+    NotALog(String),
+    /// The service ended its answer before the frame that it says is durable.
+    #[error("the service sent frames up to {last}, but says that they are durable up to {durable}")]
+    Short {
+        /// The last commit that came.
+        last: Offset,
+        /// What it says.
+        durable: Offset,
+    },
+    /// The service does not answer as it should.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The disk is at fault.
+    #[error("{place}: {error}")]
+    Io {
+        /// Where.
+        place: String,
+        /// How.
+        error: io::Error,
+    },
+}
+
+impl RestoreError {
+    /// Whether something else should be asked for.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        match self {
+            RestoreError::Fold(error) => error.is_usage(),
+            RestoreError::Exists(_) | RestoreError::Beside(_) | RestoreError::Invalid(_) => true,
+            RestoreError::Client(error) => matches!(error, ClientError::Url { .. }),
+            RestoreError::NotALog(_) | RestoreError::Short { .. } | RestoreError::Io { .. } => false,
+        }
+    }
+
+    /// Whether the data is at fault.
+    #[must_use]
+    pub fn is_data(&self) -> bool {
+        match self {
+            RestoreError::Fold(error) => error.is_data(),
+            RestoreError::NotALog(_) | RestoreError::Short { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// One word for it.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            RestoreError::Fold(error) => error.code(),
+            RestoreError::Exists(_) | RestoreError::Beside(_) => "exists",
+            RestoreError::Invalid(_) => "invalid",
+            RestoreError::NotALog(_) => "not-a-log",
+            RestoreError::Short { .. } => "truncated",
+            RestoreError::Client(_) => "unavailable",
+            RestoreError::Io { .. } => "io",
+        }
+    }
+}
+
+/// The name under which the database at `out` is made until it is whole: one for each process.
+///
+/// # Errors
+/// [`RestoreError::Invalid`] when `out` names no file.
+pub fn draft_path(out: &Path) -> Result<PathBuf, RestoreError> {
+    let file = out.file_name().and_then(|file| file.to_str());
+    let file = file.ok_or_else(|| RestoreError::Invalid(format!("{} is no name for a file", out.display())))?;
+    Ok(out.with_file_name(format!("{file}.{}.tmp", std::process::id())))
+}
+
+/// Restores from a directory: that of a generation, that of a log with its `log.json`, or any that holds `base.db` and
+/// segments. After Ok the database survives power loss.
+///
+/// # Errors
+/// See [`RestoreError`].
+pub fn restore_dir(dir: &Path, wanted: &Wanted) -> Result<(Option<Generation>, Folded), RestoreError> {
+    let (path, generation) = generation_dir(dir, wanted.generation)?;
+    let source = FsRepo::open(&path).map_err(|error| at(&path, error))?;
+    let place = Place::of(wanted)?;
+    let same = path.canonicalize().ok() == place.parent().canonicalize().ok();
+    if same && wanted.out.file_name().is_some_and(|file| file == BASE) {
+        return Err(RestoreError::Invalid(format!("{} is what its generation starts from", wanted.out.display())));
+    }
+    let (draft, folded) = prepare(&source, wanted.to, place.target.clone(), place.draft_name.clone())?;
+    place.publish(draft)?;
+    Ok((generation, folded))
+}
+
+/// Restores from the log of a service. After Ok the database survives power loss.
+///
+/// # Errors
+/// See [`RestoreError`].
+pub async fn restore_url(client: &Client, wanted: &Wanted) -> Result<(Option<Generation>, Folded), RestoreError> {
+    let place = Place::of(wanted)?;
+    let current = client.status().await?;
+    if current.format != LogFormat::Wal {
+        let format = current.format;
+        return Err(RestoreError::NotALog(format!("{} is a {format}, which makes no database", client.url())));
+    }
+    let generation = wanted.generation.unwrap_or(current.generation);
+    let durable = Offset(current.durable.0.saturating_sub(1));
+    // Of an older generation the status does not say where it ends.
+    let durable = (generation == current.generation && wanted.to.is_none()).then_some(durable);
+
+    let (sender, pieces) = mpsc::channel(PIECES_UNDER_WAY);
+    let to = wanted.to;
+    let folding = tokio::task::spawn_blocking(move || fold_pieces(place, to, durable, pieces));
+    let sent = send(client, generation, to, sender).await;
+    let folded = folding.await.map_err(|error| at(&wanted.out, io::Error::other(error)))?;
+    match (folded, sent) {
+        (Some(folded), _) => Ok((Some(generation), folded?)),
+        (None, Err(error)) => Err(error.into()),
+        (None, Ok(())) => Err(at(&wanted.out, io::ErrorKind::BrokenPipe.into())),
+    }
+}
+
+enum Piece {
+    Base(Bytes),
+    Log(Bytes),
+    End,
+}
+
+/// Sends base and frames on, until all are sent or nobody takes them any more.
+async fn send(
+    client: &Client,
+    generation: Generation,
+    to: Option<Offset>,
+    sender: mpsc::Sender<Piece>,
+) -> Result<(), ClientError> {
+    if !pass(client.base(generation).await?, Piece::Base, &sender).await? {
+        return Ok(());
+    }
+    if to != Some(Offset(0))
+        && !pass(client.read_of(Some(generation), FIRST_FRAME, None, false).await?, Piece::Log, &sender).await?
+    {
+        return Ok(());
+    }
+    // Whether it is still wanted shows in what the fold says.
+    let _ = sender.send(Piece::End).await;
+    Ok(())
+}
+
+async fn pass(
+    stream: impl Stream<Item = Result<Bytes, ClientError>>,
+    piece: fn(Bytes) -> Piece,
+    sender: &mpsc::Sender<Piece>,
+) -> Result<bool, ClientError> {
+    let mut stream = std::pin::pin!(stream);
+    while let Some(bytes) = stream.next().await {
+        if sender.send(piece(bytes?)).await.is_err() {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Folds what comes in; `None` when it stops coming before its end.
+fn fold_pieces(
+    place: Place,
+    to: Option<Offset>,
+    durable: Option<Offset>,
+    mut pieces: mpsc::Receiver<Piece>,
+) -> Option<Result<Folded, RestoreError>> {
+    let draft = match Draft::create(place.target.clone(), place.draft_name.clone()) {
+        Ok(draft) => draft,
+        Err(error) => return Some(Err(at(&place.out, error))),
+    };
+    let mut feed = Feed::new(draft, to);
+    let mut fed = || loop {
+        let done = match pieces.blocking_recv()? {
+            Piece::Base(bytes) => feed.base(&bytes),
+            Piece::Log(bytes) => feed.log(&bytes),
+            Piece::End => return Some(feed.finish()),
+        };
+        match done {
+            Err(error) => return Some(Err(error)),
+            Ok(()) if to != Some(Offset(0)) && feed.reached() => return Some(feed.finish()),
+            Ok(()) => {}
+        }
+    };
+    let fed = fed().map(|fed| match (fed?, durable) {
+        (folded, Some(durable)) if folded.frame < durable => Err(RestoreError::Short { last: folded.frame, durable }),
+        (folded, _) => Ok(folded),
+    });
+    let draft = feed.into_draft();
+    match fed {
+        Some(Ok(folded)) => Some(place.publish(draft).map(|()| folded)),
+        failed => {
+            draft.discard();
+            failed
+        }
+    }
+}
+
+/// Where the database goes.
+struct Place {
+    target: Arc<dyn Repo>,
+    draft_name: String,
+    out: PathBuf,
+    overwrite: bool,
+}
+
+impl Place {
+    fn of(wanted: &Wanted) -> Result<Place, RestoreError> {
+        let Wanted { out, overwrite, .. } = wanted;
+        let draft = draft_path(out)?;
+        let draft_name = draft.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let place = Place { target: Arc::new(parent_of(out)?), draft_name, out: out.clone(), overwrite: *overwrite };
+        place.check()?;
+        Ok(place)
+    }
+
+    fn parent(&self) -> &Path {
+        parent(&self.out)
+    }
+
+    fn check(&self) -> Result<(), RestoreError> {
+        if self.out.is_dir() {
+            return Err(RestoreError::Invalid(format!("{} is a directory", self.out.display())));
+        }
+        if !self.overwrite && self.out.symlink_metadata().is_ok() {
+            return Err(RestoreError::Exists(self.out.clone()));
+        }
+        // SQLite would play such a file back into the new database.
+        for suffix in ["-wal", "-journal"] {
+            let mut beside = self.out.clone().into_os_string();
+            beside.push(suffix);
+            if Path::new(&beside).symlink_metadata().is_ok() {
+                return Err(RestoreError::Beside(beside.into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the finished draft its name, and replaces nothing unless asked to.
+    fn publish(&self, draft: Draft) -> Result<(), RestoreError> {
+        let published = self.check().and_then(|()| {
+            if self.overwrite {
+                return Ok(true);
+            }
+            let path = self.out.with_file_name(&self.draft_name);
+            match renameat_with(CWD, &path, CWD, &self.out, RenameFlags::NOREPLACE) {
+                Ok(()) => Ok(false),
+                Err(Errno::EXIST) => Err(RestoreError::Exists(self.out.clone())),
+                // A file system that cannot: we looked just now.
+                Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(true),
+                Err(error) => Err(at(&self.out, error.into())),
+            }
+        });
+        let name = self.out.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        match published {
+            Ok(true) => draft.publish(name).map_err(|error| at(&self.out, error)),
+            Ok(false) => self.target.sync_dir().map_err(|error| at(&self.out, error)),
+            Err(error) => {
+                draft.discard();
+                Err(error)
+            }
+        }
+    }
+}
+
+fn parent(out: &Path) -> &Path {
+    out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn parent_of(out: &Path) -> Result<FsRepo, RestoreError> {
+    FsRepo::open(parent(out)).map_err(|error| at(parent(out), error))
+}
+
+fn at(place: &Path, error: io::Error) -> RestoreError {
+    RestoreError::Io { place: place.display().to_string(), error }
+}
+
+#[derive(Deserialize)]
+struct Meta {
+    format: Option<String>,
+    generation: Generation,
+}
+
+/// The directory with base and segments that `dir` stands for, and its generation if that is known.
+fn generation_dir(dir: &Path, asked: Option<Generation>) -> Result<(PathBuf, Option<Generation>), RestoreError> {
+    let shown = dir.display();
+    let repo = FsRepo::open(dir).map_err(|error| at(dir, error))?;
+    let meta = read_small(&repo, META, JSON_BYTES_MAX as u64).map_err(|error| at(dir, error))?;
+    let below = |generation: Generation| (dir.join(name::generation(generation)), Some(generation));
+    if let Some(meta) = meta {
+        let Meta { format, generation } = serde_json::from_slice(&meta)
+            .map_err(|error| RestoreError::NotALog(format!("{shown}/{META} is damaged: {error}")))?;
+        return match format {
+            Some(format) if format != "wal" => {
+                Err(RestoreError::NotALog(format!("{shown} is a {format}, which makes no database")))
+            }
+            _ => Ok(below(asked.unwrap_or(generation))),
+        };
+    }
+    let names = repo.list().map_err(|error| at(dir, error))?;
+    let holds =
+        names.iter().any(|name| name == BASE) || !segment_starts(&repo).map_err(|error| at(dir, error))?.is_empty();
+    let own = dir.canonicalize().ok().and_then(|path| name::parse_generation(path.file_name()?.to_str()?));
+    let generations = names.iter().filter_map(|name| name::parse_generation(name));
+    match (holds, asked, generations.max()) {
+        (false, Some(generation), Some(_)) => Ok(below(generation)),
+        (true, Some(generation), _) if own != Some(generation) => Err(RestoreError::Invalid(format!(
+            "{shown} holds one generation, and is not named as generation {generation}"
+        ))),
+        (true, ..) => Ok((dir.to_owned(), own)),
+        (false, None, Some(newest)) => Err(RestoreError::Invalid(format!(
+            "{shown} lacks its {META}: say which generation is meant with --generation, up to {newest}"
+        ))),
+        // A generation that has just begun.
+        (false, _, None) if own.is_some() && asked.is_none_or(|asked| own == Some(asked)) => Ok((dir.to_owned(), own)),
+        (false, _, None) => Err(RestoreError::NotALog(format!("{shown} holds neither {BASE} nor segments (*.wal)"))),
+    }
+}

@@ -1,0 +1,117 @@
+//! `logmirror restore`: a database as of a transaction.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use logmirror::checkpoint::{FoldError, Folded, RestoreError, Wanted, draft_path, restore_dir, restore_url};
+use logmirror::client::Client;
+use logmirror::offset::{Generation, Offset};
+use serde_json::{Value, json};
+
+use super::access::AccessArgs;
+use super::exit::{Exit, printed};
+use super::place::is_url;
+
+/// Write the database of a WAL log as of a transaction into a plain file that SQLite opens
+#[derive(Args)]
+pub(crate) struct RestoreArgs {
+    /// Directory of a log or of one generation, or URL of a log (http://HOST/logs/NAME)
+    #[arg(value_name = "DIR|URL")]
+    source: String,
+    /// The database file to make
+    #[arg(value_name = "OUT.db")]
+    out: PathBuf,
+    /// The frame that ends the transaction [default: the last; 0: the start of the generation]
+    #[arg(long, value_name = "FRAME")]
+    to: Option<Offset>,
+    /// The generation [default: the current one]
+    #[arg(long, value_name = "G")]
+    generation: Option<Generation>,
+    /// Replace OUT.db if it is there
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    access: AccessArgs,
+    /// Tell the result, or what went wrong, as one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: RestoreArgs) -> Exit {
+    let RestoreArgs { source, out, to, generation, force, access, json } = args;
+    let client = match is_url(&source).then(|| access.client(&source)).transpose() {
+        Ok(client) => client,
+        Err(exit) => return exit,
+    };
+    let wanted = Wanted { to, generation, out, overwrite: force };
+    let result = super::block_on(async {
+        let stop = super::asked_to_stop()?;
+        tokio::select! {
+            result = restore(source, client, wanted.clone()) => Ok(result),
+            () = stop => interrupted(&wanted.out),
+        }
+    });
+    match result {
+        Ok(Ok(Ok((generation, folded)))) => printed(tell(&wanted.out, generation, &folded, json)),
+        Ok(Ok(Err(error))) => failed(&error, json),
+        Ok(Err(exit)) | Err(exit) => exit,
+    }
+}
+
+async fn restore(
+    source: String,
+    client: Option<Client>,
+    wanted: Wanted,
+) -> Result<(Option<Generation>, Folded), RestoreError> {
+    if let Some(client) = client {
+        return restore_url(&client, &wanted).await;
+    }
+    let place = source.clone();
+    let restoring = tokio::task::spawn_blocking(move || restore_dir(Path::new(&source), &wanted));
+    restoring.await.unwrap_or_else(|error| Err(RestoreError::Io { place, error: std::io::Error::other(error) }))
+}
+
+/// The thread that writes cannot be told to stop: the process ends under it.
+fn interrupted<T>(out: &Path) -> Result<T, Exit> {
+    if let Ok(draft) = draft_path(out) {
+        let _ = std::fs::remove_file(draft);
+    }
+    std::process::exit(Exit::Io.because("interrupted: nothing was restored") as i32)
+}
+
+fn tell(out: &Path, generation: Option<Generation>, folded: &Folded, as_json: bool) -> std::io::Result<Exit> {
+    let Folded { frame, page_size, bytes, torn } = folded;
+    let mut stdout = std::io::stdout().lock();
+    if as_json {
+        let told = json!({"out": out.display().to_string(), "generation": generation, "frame": frame,
+            "page_size": page_size, "bytes": bytes, "torn": torn});
+        writeln!(stdout, "{told}")?;
+    } else {
+        let of = generation.map(|generation| format!(" of generation {generation}")).unwrap_or_default();
+        writeln!(stdout, "{} is the database as of frame {frame}{of}: {bytes} bytes", out.display())?;
+    }
+    if *torn > 0 {
+        eprintln!("note: the log ends in {torn} bytes that are no whole transaction, as a crash leaves them: left out");
+    }
+    Ok(Exit::Done)
+}
+
+fn failed(error: &RestoreError, as_json: bool) -> Exit {
+    if as_json {
+        let mut told = json!({"error": error.code(), "message": error.to_string()});
+        if let (RestoreError::Fold(FoldError::NotACommit { before, after, .. }), Value::Object(told)) =
+            (error, &mut told)
+        {
+            told.extend([("before".to_owned(), json!(before)), ("after".to_owned(), json!(after))]);
+        }
+        // Whoever does not read us any more does not miss the line.
+        let _ = writeln!(std::io::stdout(), "{told}");
+    }
+    let exit = match error {
+        error if error.is_usage() => Exit::Usage,
+        error if error.is_data() => Exit::Data,
+        _ => Exit::Io,
+    };
+    exit.because(error)
+}
