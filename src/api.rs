@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::GENERATIONS_KEPT;
 use crate::offset::{Epoch, Generation, Offset};
 
 /// What an answer with commits says beside them: how they are framed. Only a segment header says so in the bytes, and a
@@ -20,6 +21,64 @@ pub struct CreateLog {
     /// Its first offset; unless told otherwise 0, and 1 for a WAL, which takes no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<Offset>,
+    /// When it is rolled over, if it is a WAL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointPolicy>,
+}
+
+/// When a WAL log is rolled over: its frames folded into the base of a new generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "policy", rename_all = "lowercase", deny_unknown_fields)]
+pub enum CheckpointPolicy {
+    /// Never by itself, as libSQL expects.
+    #[default]
+    Keep,
+    /// As soon as any of these is reached.
+    Roll {
+        /// Frames of the generation.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        frames: Option<u64>,
+        /// Bytes of its segments.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bytes: Option<u64>,
+        /// Seconds since its first frame came, or since the service started.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        seconds: Option<u64>,
+        /// Generations kept readable, the current one among them: a replica that is further behind must start anew.
+        #[serde(default = "kept")]
+        keep: u64,
+    },
+}
+
+fn kept() -> u64 {
+    GENERATIONS_KEPT
+}
+
+/// What a checkpoint did, or would do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointOutcome {
+    /// The generation before.
+    pub generation: Generation,
+    /// The generation that follows.
+    pub next: Generation,
+    /// Frames folded.
+    pub frames: u64,
+    /// Whether it was done: not for a log without frames, and not in a dry run.
+    pub done: bool,
+    /// Bytes of the new base.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_bytes: Option<u64>,
+}
+
+/// Checkpoints that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointState {
+    /// How many in a row.
+    pub failures: u64,
+    /// Whether that is so many that somebody should look. It is still tried again now and then.
+    pub alarm: bool,
+    /// What went wrong last.
+    pub error: String,
 }
 
 /// Whether a log can be used.
@@ -63,6 +122,12 @@ pub struct LogStatus {
     pub state: LogState,
     /// Why not.
     pub error: Option<String>,
+    /// When a WAL is rolled over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<CheckpointPolicy>,
+    /// How that fares; none while all is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_failing: Option<CheckpointState>,
 }
 
 /// The last durable commit: what a sender compares with its own log before it sends.

@@ -10,7 +10,9 @@ use percent_encoding::percent_decode_str;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
 
-use crate::api::{AckLine, AppendOutcome, CreateLog, ErrorBody, FRAMING_FIELD, LogStatus, SegmentStatus};
+use crate::api::{
+    AckLine, AppendOutcome, CheckpointOutcome, CreateLog, ErrorBody, FRAMING_FIELD, LogStatus, SegmentStatus,
+};
 use crate::format::{Framing, LogFormat};
 use crate::limits::{ACK_LINE_BYTES_MAX, ANSWER_BYTES_MAX, CONNECT_TIMEOUT, KEEPALIVE_IDLE};
 use crate::offset::{Generation, Offset};
@@ -231,12 +233,20 @@ impl Client {
         json(request.body(base).send().await?).await
     }
 
+    /// Rolls the log over into its next generation; a dry run only tells what that would do.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn checkpoint(&self, dry_run: bool) -> Result<CheckpointOutcome, ClientError> {
+        json(self.request(Method::POST, "checkpoint").query(&[("dry_run", dry_run)]).send().await?).await
+    }
+
     /// Creates the log, or finds it there with that format and first offset.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn create(&self, format: LogFormat, first: Option<Offset>) -> Result<LogStatus, ClientError> {
-        let wanted = CreateLog { format, first };
+        let wanted = CreateLog { format, first, checkpoint: None };
         json(self.request(Method::PUT, "").json(&wanted).send().await?).await
     }
 

@@ -1,5 +1,6 @@
 //! Settings of the service: a flag wins over the environment, that over the file, that over the default.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,6 +38,9 @@ pub struct Layer {
     /// Threads that write; 0 for one a core, at most 4 [default: 0]
     #[arg(long, value_name = "N", env = "LOGMIRROR_WRITER_THREADS")]
     writer_threads: Option<usize>,
+    /// Checkpoints at once, of logs whose policy asks for them [default: 2]
+    #[arg(long, value_name = "N", env = "LOGMIRROR_CHECKPOINT_CONCURRENCY")]
+    checkpoint_concurrency: Option<NonZeroUsize>,
     /// Connections at once; more wait [default: 4096]
     #[arg(long, value_name = "N", env = "LOGMIRROR_CONNECTIONS_MAX")]
     connections_max: Option<usize>,
@@ -111,6 +115,10 @@ impl Config {
         let settings = Settings {
             memory_max: bytes(flags.memory_max, file.memory_max, defaults.memory_max),
             commit_bytes_max: bytes(flags.commit_bytes_max, file.commit_bytes_max, defaults.commit_bytes_max),
+            checkpoint_concurrency: flags
+                .checkpoint_concurrency
+                .or(file.checkpoint_concurrency)
+                .unwrap_or(defaults.checkpoint_concurrency),
             writer_threads: flags.writer_threads.or(file.writer_threads).unwrap_or(defaults.writer_threads),
         };
         if settings.commit_bytes_max > settings.memory_max / 4 {

@@ -1,6 +1,6 @@
 //! Every cap, with its reason. What a user may change has its default here and nowhere else.
 
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 /// Largest commit taken unless the user says otherwise. A commit is held in memory until its checksum is known, so
@@ -159,3 +159,13 @@ pub const CHECKPOINT_RETRY_LAST: Duration = Duration::from_secs(60);
 /// Failures of a log in a row after which somebody is called: it is not going to mend itself. From then on it is tried
 /// only once in [`CHECKPOINT_RETRY_LAST`].
 pub const CHECKPOINT_FAILURES_MAX: u32 = 16;
+
+/// Generations kept readable when a log is rolled over by itself, unless its policy says otherwise: the current one and the
+/// one before, so that a replica that was reading it can step on.
+pub const GENERATIONS_KEPT: u64 = 2;
+
+/// Checkpoints at once unless told otherwise: each copies a database.
+pub const CHECKPOINT_CONCURRENCY: NonZeroUsize = NonZeroUsize::new(2).unwrap();
+
+/// How often logs are looked at for whether their policy asks for a checkpoint.
+pub const CHECKPOINT_LOOK_EVERY: Duration = Duration::from_secs(1);

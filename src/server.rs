@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,7 +18,7 @@ use tokio_io_timeout::TimeoutStream;
 
 use crate::http::{App, Door, Routing, Timeouts, router};
 use crate::limits::{ACCEPT_RETRY, CONNECTION_BUFFER, KEEPALIVE_IDLE};
-use crate::mirror::Registry;
+use crate::mirror::{Checkpoints, Registry};
 use crate::sync::libsql::LibSql;
 use crate::token::Token;
 
@@ -45,7 +45,8 @@ impl Server {
     ) -> io::Result<Server> {
         let listener = TcpListener::bind(listen).await?;
         let libsql = Arc::new(LibSql::new(registry.clone()));
-        let app = Arc::new(App { registry, libsql, timeouts });
+        let checkpoints = Checkpoints::start(&registry, registry.settings().checkpoint_concurrency);
+        let app = Arc::new(App { registry, checkpoints: Mutex::new(Some(checkpoints)), libsql, timeouts });
         Ok(Server { listener, app, connections_max, routing: Routing::default(), token: None })
     }
 
@@ -123,6 +124,10 @@ impl Server {
             log::warn!("some requests did not end within {} s and were cut off", drain.as_secs());
         }
         phases.send_replace(Phase::Over);
+        let checkpoints = self.app.checkpoints.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(checkpoints) = checkpoints {
+            checkpoints.stop().await;
+        }
         let registry = self.app.registry.clone();
         if tokio::task::spawn_blocking(move || registry.stop()).await.is_err() {
             log::error!("stopping the writers failed");

@@ -2,6 +2,7 @@
 
 mod access;
 mod bench;
+mod checkpoint;
 mod exit;
 mod inspect;
 mod mirror;
@@ -34,6 +35,7 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Bench(bench::BenchArgs),
     Restore(restore::RestoreArgs),
+    Checkpoint(checkpoint::CheckpointArgs),
 }
 
 pub(crate) fn main() -> ExitCode {
@@ -48,6 +50,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Restore(args) => restore::run(args),
+        Command::Checkpoint(args) => checkpoint::run(args),
     };
     exit.into()
 }

@@ -1,7 +1,7 @@
 //! `GET /metrics`: where every log stands, as Prometheus text.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError};
 
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 use super::paths::App;
 use super::reply::Failure;
 use crate::api::{LogState, LogStatus};
-use crate::mirror::Error;
+use crate::mirror::{Checkpoints, Error};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Labels {
@@ -44,6 +44,18 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Fai
     gauge("segments", "Segments of the log", None, |log| log.segments);
     gauge("log_size", "Durable bytes of the log", Some(Unit::Bytes), |log| log.bytes);
     gauge("usable", "1 while the log can be written and read", None, |log| u64::from(log.state == LogState::Ok));
+    let checkpoints = app.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((succeeded, failed, alarms)) = checkpoints.as_ref().map(Checkpoints::counts) {
+        let mut number = |name: &str, help: &str, value: u64| {
+            let gauge = Gauge::<u64, AtomicU64>::default();
+            gauge.set(value);
+            registry.register(name, help, gauge);
+        };
+        number("checkpoints_succeeded", "Checkpoints by policy that ended well", succeeded);
+        number("checkpoints_failed", "Checkpoints by policy that failed", failed);
+        number("checkpoint_alarms", "Logs whose checkpoints fail over and over", alarms);
+    }
+    drop(checkpoints);
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|error| Error::Unavailable(format!("metrics: {error}")))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

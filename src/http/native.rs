@@ -1,6 +1,6 @@
 //! The native API, but for appends.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use axum::Json;
 use axum::body::Body;
@@ -62,7 +62,7 @@ pub(super) struct GenerationQuery {
 }
 
 pub(super) async fn list(State(app): State<Arc<App>>) -> Json<Vec<LogStatus>> {
-    Json(app.registry.logs().iter().map(|log| log.status()).collect())
+    Json(app.registry.logs().iter().map(|log| with_checkpoints(&app, log.status())).collect())
 }
 
 pub(super) async fn status(
@@ -71,7 +71,7 @@ pub(super) async fn status(
     uri: Uri,
 ) -> Result<Json<LogStatus>, Failure> {
     let GenerationQuery { generation } = query(&uri)?;
-    Ok(Json(in_generation(&app, parse(name)?, generation).await?.status()))
+    Ok(Json(with_checkpoints(&app, in_generation(&app, parse(name)?, generation).await?.status())))
 }
 
 pub(super) async fn create(
@@ -172,6 +172,13 @@ async fn framing_at(log: &Arc<Log>, from: Offset) -> Result<Framing, Error> {
     }
     let log = log.clone();
     blocking(move || log.framing_at(from)).await
+}
+
+/// A status, with how the log's checkpoints fare.
+pub(super) fn with_checkpoints(app: &App, status: LogStatus) -> LogStatus {
+    let checkpoints = app.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
+    let checkpoint_failing = checkpoints.as_ref().and_then(|checkpoints| checkpoints.state_of(&status.log));
+    LogStatus { checkpoint_failing, ..status }
 }
 
 /// The log of that name, in an older generation if one is wanted.

@@ -1,15 +1,15 @@
 //! All routes in one table, and what every handler gets.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post, put};
 
-use super::{append, generations, libsql, metrics, native, reply};
+use super::{append, checkpoint, generations, libsql, metrics, native, reply};
 use crate::limits::{self, JSON_BYTES_MAX};
-use crate::mirror::Registry;
+use crate::mirror::{Checkpoints, Registry};
 use crate::sync::libsql::LibSql;
 
 /// Patience with clients.
@@ -44,6 +44,8 @@ impl Default for Timeouts {
 pub struct App {
     /// The logs.
     pub registry: Arc<Registry>,
+    /// Their checkpoints in the background; none once the service drains.
+    pub checkpoints: Mutex<Option<Checkpoints>>,
     /// The libSQL sync protocol over them.
     pub libsql: Arc<LibSql>,
     /// Patience with clients.
@@ -58,6 +60,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/logs/{log}/commits", post(append::append).get(native::read))
         .route("/logs/{log}/segments", get(native::segments))
         .route("/logs/{log}/segments/{start}", get(native::segment))
+        .route("/logs/{log}/checkpoint", post(checkpoint::roll).put(checkpoint::set_policy))
         .route("/logs/{log}/base", get(generations::read_base))
         .route("/logs/{log}/generations/{generation}", put(generations::start))
         .route("/logs/{log}/info", get(libsql::info))

@@ -125,7 +125,7 @@ impl Registry {
     pub fn base(&self, log: &Arc<Log>) -> Result<BaseFeed, Error> {
         let base = log.base()?;
         let bytes = base.as_ref().map_or(0, |(_, bytes)| *bytes);
-        Ok(BaseFeed { file: base.map(|(file, _)| file), at: 0, bytes, budget: self.budget.clone() })
+        Ok(BaseFeed { file: base.map(|(file, _)| file), at: 0, bytes, budget: self.budget.clone(), _log: log.clone() })
     }
 
     /// A share of the memory budget for `bytes` received, given back when dropped; waits until there is one.
@@ -180,6 +180,8 @@ pub struct BaseFeed {
     at: u64,
     bytes: u64,
     budget: Arc<Budget>,
+    /// Holds back the deletion of its generation.
+    _log: Arc<Log>,
 }
 
 impl BaseFeed {

@@ -120,6 +120,10 @@ impl Registry {
                 return Err(error);
             }
         };
+        if draft.generation > log.generation() {
+            let key = (log.id().to_owned(), log.generation());
+            self.older.lock().unwrap_or_else(PoisonError::into_inner).insert(key, log.clone());
+        }
         let opened = self.start(new);
         // A shard that is gone has said why.
         let _ = opened.blocking_recv();
@@ -131,7 +135,7 @@ impl Registry {
         let Draft { parent, name: draft_name, dir, generation } = draft;
         let commit = || -> io::Result<Log> {
             dir.sync_dir()?;
-            let meta = Meta { generation: *generation, ..log.meta().clone() };
+            let meta = Meta { generation: *generation, checkpoint: log.policy(), ..log.meta().clone() };
             if *generation == log.generation() {
                 copy(&**dir, &**log.repo(), name::BASE)?;
                 return Ok(self.log(log.name(), meta, log.repo().clone()));
@@ -158,23 +162,29 @@ impl Registry {
         closed.blocking_recv().map_err(|_| gone())?
     }
 
-    /// Deletes all generations of a log but the last `keep`, the current one among them. Blocks.
+    /// Deletes all generations of a log but the last `keep`, the current one among them; those that somebody reads stay
+    /// until the next time. Blocks.
     ///
     /// # Errors
     /// When they cannot be deleted.
     pub fn prune_generations(&self, log: &Log, keep: u64) -> Result<(), Error> {
         let last = log.generation().0.saturating_sub(keep.max(1));
         let dir = self.logs_repo.dir(log.name())?;
-        let mut names = dir.list()?;
-        names.retain(|found| name::parse_generation(found).is_some_and(|generation| generation.0 <= last));
-        for found in names {
-            remove_dir(&*dir, &found)?;
-            log::info!("{}: generation {found} was deleted, {keep} are kept", log.name());
-        }
-        dir.sync_dir()?;
         let mut older = self.older.lock().unwrap_or_else(PoisonError::into_inner);
-        older.retain(|(id, generation), _| id != log.id() || generation.0 > last);
-        Ok(())
+        let found = dir.list()?.into_iter();
+        let found = found.filter_map(|found| name::parse_generation(&found).map(|generation| (found, generation)));
+        for (found, generation) in found.filter(|(_, generation)| generation.0 <= last) {
+            let key = (log.id().to_owned(), generation);
+            // Whoever reads a generation holds it.
+            if older.get(&key).is_some_and(|held| Arc::strong_count(held) > 1) {
+                log::info!("{}: generation {generation} is being read and stays for now", log.name());
+                continue;
+            }
+            older.remove(&key);
+            remove_dir(&*dir, &found)?;
+            log::info!("{}: generation {generation} was deleted, {keep} are kept", log.name());
+        }
+        Ok(dir.sync_dir()?)
     }
 }
 

@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::error::Error;
-use crate::api::{LastCommit, LogState, LogStatus, SegmentStatus};
+use crate::api::{CheckpointPolicy, LastCommit, LogState, LogStatus, SegmentStatus};
 use crate::format::{Commit, Framing, LogFormat, name};
 use crate::limits::READ_BLOCK;
 use crate::offset::{BytePos, Epoch, Generation, Offset};
@@ -107,6 +108,8 @@ pub(super) struct Meta {
     pub(super) id: String,
     pub(super) generation: Generation,
     pub(super) first: Offset,
+    #[serde(default)]
+    pub(super) checkpoint: CheckpointPolicy,
 }
 
 /// One generation of a log of a service. When it ends, another takes its place under the log's name.
@@ -118,6 +121,9 @@ pub struct Log {
     view: watch::Sender<View>,
     /// SHA-256 of sealed segments, by their starts.
     digests: Mutex<HashMap<Offset, String>>,
+    policy: Mutex<CheckpointPolicy>,
+    /// When the first frame of the generation came, or was found.
+    since: OnceLock<Instant>,
     pub(super) shard: usize,
 }
 
@@ -131,7 +137,18 @@ impl Log {
     pub(super) fn new(name: String, meta: Meta, repo: Arc<dyn Repo>, shard: usize) -> Self {
         let view = View { durable: meta.first, framing: Framing::of(meta.format), ..View::default() };
         let appended = AtomicU64::new(meta.first.0);
-        Log { name, meta, repo, appended, view: watch::Sender::new(view), digests: Mutex::default(), shard }
+        let (policy, since) = (Mutex::new(meta.checkpoint), OnceLock::new());
+        Log {
+            name,
+            meta,
+            repo,
+            appended,
+            view: watch::Sender::new(view),
+            digests: Mutex::default(),
+            policy,
+            since,
+            shard,
+        }
     }
 
     pub(super) fn meta(&self) -> &Meta {
@@ -206,6 +223,22 @@ impl Log {
         }
     }
 
+    /// When it is rolled over.
+    #[must_use]
+    pub fn policy(&self) -> CheckpointPolicy {
+        *self.policy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_policy(&self, policy: CheckpointPolicy) {
+        *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = policy;
+    }
+
+    /// Since when the generation has frames, as far as this process knows.
+    pub(super) fn age(&self) -> Option<Instant> {
+        let has_frames = self.view.borrow().durable > self.meta.first;
+        has_frames.then(|| *self.since.get_or_init(Instant::now))
+    }
+
     pub(super) fn publish(&self, change: impl FnOnce(&mut View)) {
         self.view.send_modify(change);
     }
@@ -259,6 +292,8 @@ impl Log {
             last_commit: last,
             state,
             error,
+            checkpoint: (self.meta.format == LogFormat::Wal).then(|| self.policy()),
+            checkpoint_failing: None,
         }
     }
 

@@ -4,6 +4,7 @@
 mod append;
 mod base;
 mod budget;
+mod checkpoint;
 mod error;
 mod feed;
 mod frames;
@@ -18,6 +19,7 @@ mod verify;
 
 pub use append::{Acks, Append};
 pub use budget::{Budget, Share};
+pub use checkpoint::Checkpoints;
 pub use error::Error;
 pub use feed::Feed;
 pub use frames::{BaseFeed, Frames};

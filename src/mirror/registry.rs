@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -19,9 +20,9 @@ use super::feed::Feed;
 use super::generation::remove_drafts;
 use super::log::{Log, Meta, State};
 use super::shard::{Message, Shards};
-use crate::api::CreateLog;
+use crate::api::{CheckpointPolicy, CreateLog};
 use crate::format::{LogFormat, database, name};
-use crate::limits::{COMMIT_BYTES_MAX, LIBSQL_PAGE_SIZE, MEMORY_MAX, WRITER_THREADS_MAX};
+use crate::limits::{CHECKPOINT_CONCURRENCY, COMMIT_BYTES_MAX, LIBSQL_PAGE_SIZE, MEMORY_MAX, WRITER_THREADS_MAX};
 use crate::offset::{Generation, Offset};
 use crate::repo::{Repo, RepoLock, read_small, replace};
 
@@ -36,13 +37,20 @@ pub struct Settings {
     pub memory_max: u64,
     /// Largest commit taken.
     pub commit_bytes_max: u64,
+    /// Checkpoints at once.
+    pub checkpoint_concurrency: NonZeroUsize,
     /// Writer threads; 0 for as many as there are cores, up to a limit.
     pub writer_threads: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Settings { memory_max: MEMORY_MAX, commit_bytes_max: COMMIT_BYTES_MAX, writer_threads: 0 }
+        Settings {
+            memory_max: MEMORY_MAX,
+            commit_bytes_max: COMMIT_BYTES_MAX,
+            checkpoint_concurrency: CHECKPOINT_CONCURRENCY,
+            writer_threads: 0,
+        }
     }
 }
 
@@ -126,7 +134,8 @@ impl Registry {
     /// Keeps the name of a log that cannot be opened, so that nobody takes it for absent and creates it anew.
     fn keep(&self, log_name: &str, error: &io::Error) {
         let (format, id) = (LogFormat::Commitlog, String::new());
-        let meta = Meta { format, id, generation: Generation::FIRST, first: Offset::ZERO };
+        let meta =
+            Meta { format, id, generation: Generation::FIRST, first: Offset::ZERO, checkpoint: CheckpointPolicy::Keep };
         let log = self.log(log_name, meta, self.logs_repo.clone());
         let cause: Arc<str> = format!("cannot open the log: {error}").into();
         log::error!("{log_name}: {cause}");
@@ -195,6 +204,7 @@ impl Registry {
             }
             (only, first) => first.or(only).unwrap_or_default(),
         };
+        check_policy(wanted.format, wanted.checkpoint)?;
         let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         if lock.is_none() {
             return Err(Error::Unavailable("the service is shutting down".into()));
@@ -212,14 +222,16 @@ impl Registry {
             return Ok((log, false));
         }
         let failed = |error: io::Error| Error::Unavailable(format!("cannot create log {log_name:?}: {error}"));
-        let log = self.create_files(log_name, wanted.format, first).map_err(failed)?;
+        let log = self.create_files(log_name, wanted, first).map_err(failed)?;
         let _ = self.start(log).blocking_recv();
         Ok((self.get(log_name)?, true))
     }
 
-    fn create_files(&self, log_name: &str, format: LogFormat, first: Offset) -> io::Result<Log> {
+    fn create_files(&self, log_name: &str, wanted: CreateLog, first: Offset) -> io::Result<Log> {
         let id = uuid::Uuid::new_v4().to_string();
-        let meta = Meta { format, id, generation: Generation::FIRST, first };
+        let CreateLog { format, checkpoint, .. } = wanted;
+        let checkpoint = checkpoint.unwrap_or_default();
+        let meta = Meta { format, id, generation: Generation::FIRST, first, checkpoint };
         let dir = ensure_dir(&*self.logs_repo, log_name)?;
         let repo = ensure_dir(&*dir, &name::generation(meta.generation))?;
         if format == LogFormat::Wal {
@@ -227,6 +239,23 @@ impl Registry {
         }
         replace(&*dir, META, serde_json::to_string_pretty(&meta)?.as_bytes())?;
         Ok(self.log(log_name, meta, repo))
+    }
+
+    /// Changes when a log is rolled over. After Ok that survives power loss. Blocks.
+    ///
+    /// # Errors
+    /// When there is no such log, it is no WAL, or the policy makes no sense.
+    pub fn set_policy(&self, log_name: &str, policy: CheckpointPolicy) -> Result<Arc<Log>, Error> {
+        let _lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = self.get(log_name)?;
+        check_policy(log.format(), Some(policy))?;
+        let failed = |error: io::Error| Error::Unavailable(format!("cannot change log {log_name:?}: {error}"));
+        let meta = Meta { checkpoint: policy, ..log.meta().clone() };
+        let text = serde_json::to_string_pretty(&meta).map_err(io::Error::from).map_err(failed)?;
+        let dir = self.logs_repo.dir(log_name).map_err(failed)?;
+        replace(&*dir, META, text.as_bytes()).map_err(failed)?;
+        log.set_policy(policy);
+        Ok(log)
     }
 
     /// Starts an append to `log`. `from`, if the sender knows it, is the offset of its first commit.
@@ -277,6 +306,24 @@ impl Registry {
         self.begin_stop();
         self.shards.stop();
         self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+fn check_policy(format: LogFormat, policy: Option<CheckpointPolicy>) -> Result<(), Error> {
+    let never = |limit: Option<u64>| limit.is_none_or(|limit| limit == 0);
+    match policy {
+        Some(_) if format != LogFormat::Wal => {
+            Err(Error::Invalid(format!("a {format} has no base that a checkpoint could fold it into")))
+        }
+        Some(CheckpointPolicy::Roll { frames, bytes, seconds, .. })
+            if never(frames) && never(bytes) && never(seconds) =>
+        {
+            Err(Error::Invalid("a roll needs frames, bytes or seconds, more than 0".into()))
+        }
+        Some(CheckpointPolicy::Roll { keep: 0, .. }) => {
+            Err(Error::Invalid("at least 1 generation is kept, the current one".into()))
+        }
+        _ => Ok(()),
     }
 }
 

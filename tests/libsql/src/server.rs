@@ -118,7 +118,7 @@ impl Server {
 
     /// End the current generation and fold its frames into the base of the next.
     pub async fn roll_over(&self, log: &str) -> Result<()> {
-        let (status, body) = self.call(Method::POST, log, "/generations", "").await?;
+        let (status, body) = self.call(Method::POST, log, "/checkpoint", "").await?;
         ensure!(status.is_success(), "a new generation was answered with {status}: {body}");
         Ok(())
     }
