@@ -13,6 +13,7 @@ use logmirror::repo::{Faults, FsRepo, Loss, MemRepo, Op, Repo, replace};
 use logmirror::segment::frames::{BASE, FrameError, segment_name};
 use support::commitlog::{Draw, get, put, seed, write};
 use support::frames::FrameLog;
+use support::watched::Watched;
 
 /// Grows, writes pages over and over, shrinks, grows again over what was cut, and has transactions of many frames.
 fn eventful(page_size: u32, big_endian: bool) -> FrameLog {
@@ -171,6 +172,24 @@ fn missing_segments_cut_ones_and_foreign_ones_are_named() {
     put(&repo, &third, &other.segments(&cuts)[&third]);
     let error = folded(&repo, None).unwrap_err();
     assert!(error.to_string().contains("restarted") && error.to_string().contains("segment 14, byte 0"), "{error}");
+}
+
+#[test]
+fn what_rots_while_it_is_folded_is_not_copied() {
+    let log = eventful(512, false);
+    for at in [32 + 2 * 536 + 30, 32 + 2 * 536 + 3, 32 + 2 * 536 + 20] {
+        let (repo, out) = (stored(&log, &[10]), MemRepo::default());
+        let (source, rotting) = (Watched::new(repo.clone()), repo.clone());
+        // Page 1 of frame 3 is the newest of frame 10. All frames are verified before the base is opened.
+        source.before_open(BASE, move || {
+            let name = segment_name(Offset(1));
+            let byte = get(&rotting, &name)[at];
+            write(&rotting, &name, Some(at as u64), &[byte ^ 2]);
+        });
+        let error = fold(&source, Some(Offset(10)), Arc::new(out.clone()), "out.db").unwrap_err();
+        assert!(error.is_data() && error.to_string().contains("frame 3 (segment 1, byte 1104)"), "{error}");
+        assert!(out.list().unwrap().is_empty());
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use proptest::sample::Index;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseResult, TestRng, TestRunner};
 use support::commitlog::{get, put, seed, write};
 use support::frames::{FrameLog, head};
+use support::watched::Watched;
 
 /// Runs a property with the seed of this run.
 fn holds<S: Strategy>(cases: u32, strategy: S, property: impl Fn(S::Value) -> TestCaseResult) {
@@ -170,7 +171,10 @@ fn what_the_index_says_is_checked_against_the_frame() {
     let (repo, start) = (stored(&log, &[]), Offset(1));
     let index = PageIndex::build(&repo, start, WalStart::first(log.header)).unwrap();
     let file = repo.open(&segment_name(start)).unwrap();
-    assert_eq!(index.locate(&*file, 2, Offset(3)).unwrap(), Some(Offset(2)));
+    let watched = Watched::new(repo.clone());
+    let counted = watched.open(&segment_name(start)).unwrap();
+    assert_eq!(index.locate(&*counted, 2, Offset(3)).unwrap(), Some(Offset(2)));
+    assert_eq!(watched.bytes_read(), 24, "one frame header and no more");
     write(&repo, &segment_name(start), Some(32 + 1048 + 3), &[9]);
     let error = index.locate(&*file, 2, Offset(3)).unwrap_err();
     assert_eq!(error.to_string(), "frame 2 should hold page 2, but holds page 9 (segment 1)");

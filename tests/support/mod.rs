@@ -67,6 +67,14 @@ pub fn files(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect()
 }
 
+/// The names of the files of a directory, in order.
+pub fn files_named(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()).filter(|entry| entry.path().is_file());
+    let mut names: Vec<String> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
 /// The segment files of a directory by name.
 pub fn segments(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut files = files(dir);

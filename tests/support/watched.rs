@@ -17,11 +17,13 @@ pub struct Watched<R> {
     read: Arc<AtomicU64>,
     /// What to do before the next listing.
     before_list: Arc<Mutex<Option<Act>>>,
+    /// What to do before a file of that name is opened.
+    before_open: Arc<Mutex<Option<(String, Act)>>>,
 }
 
 impl<R> Watched<R> {
     pub fn new(inner: R) -> Self {
-        Watched { inner, read: Arc::default(), before_list: Arc::default() }
+        Watched { inner, read: Arc::default(), before_list: Arc::default(), before_open: Arc::default() }
     }
 
     /// Bytes read since this was asked last.
@@ -32,6 +34,11 @@ impl<R> Watched<R> {
     /// Does something right before the next listing of the directory.
     pub fn before_list(&self, act: impl FnOnce() + Send + 'static) {
         *self.before_list.lock().unwrap() = Some(Box::new(act));
+    }
+
+    /// Does something right before a file of that name is opened next.
+    pub fn before_open(&self, name: &str, act: impl FnOnce() + Send + 'static) {
+        *self.before_open.lock().unwrap() = Some((name.to_owned(), Box::new(act)));
     }
 
     /// Whether what was to be done was done.
@@ -70,6 +77,10 @@ impl<R: Repo> Repo for Watched<R> {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn RepoFile>> {
+        let act = self.before_open.lock().unwrap().take_if(|(awaited, _)| awaited == name);
+        if let Some((_, act)) = act {
+            act();
+        }
         self.inner.open(name).map(|file| self.file(file))
     }
 

@@ -1,0 +1,424 @@
+//! `logmirror restore`, against real databases: from directories and from a service.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use logmirror::checkpoint::{Wanted, restore_dir};
+use logmirror::offset::{Generation, Offset};
+use serde_json::{Value, json};
+use support::commitlog::{Draw, seed};
+use support::frames::{FrameLog, python};
+use tempfile::TempDir;
+
+const HISTORY: &str = include_str!("support/history.py");
+const COMPARE: &str = include_str!("support/compare.py");
+
+/// A directory of 200 transactions, what SQLite's log holds of them, and the frames that end them.
+fn history(page_size: u32, base: bool) -> (TempDir, FrameLog, Vec<u64>) {
+    let dir = tempfile::tempdir().unwrap();
+    let words = [page_size.to_string(), if base { "base" } else { "empty" }.to_owned()];
+    python(HISTORY, &[dir.path(), Path::new(&words[0]), Path::new(&words[1])]);
+    let ends = fs::read_to_string(dir.path().join("frames.txt")).unwrap();
+    let ends: Vec<u64> = ends.lines().map(|line| line.parse().unwrap()).collect();
+    let base = if base { fs::read(dir.path().join("base.db")).unwrap() } else { Vec::new() };
+    let mut log = FrameLog::parse(&fs::read(dir.path().join("copy-wal")).unwrap(), base);
+    log.frames.truncate(*ends.last().unwrap() as usize);
+    assert_eq!((log.commits(), log.header.page_size), (ends.clone(), page_size));
+    (dir, log, ends)
+}
+
+/// Puts a generation where a restore finds it.
+fn store(dir: &Path, log: &FrameLog, cuts: &[u64]) {
+    fs::create_dir_all(dir).unwrap();
+    for (name, bytes) in log.files(cuts) {
+        fs::write(dir.join(name), bytes).unwrap();
+    }
+}
+
+fn wanted(out: PathBuf, to: Option<u64>) -> Wanted {
+    Wanted { to: to.map(Offset), generation: None, out, overwrite: false }
+}
+
+#[test]
+fn every_one_of_200_transactions_restores_to_what_sqlite_had_then() {
+    let mut draw = Draw(seed());
+    // The log with the largest pages is long, so it is restored to every seventh only.
+    for (page_size, base, step) in [(4096, true, 1), (512, false, 1), (65_536, false, 7)] {
+        let (dir, log, ends) = history(page_size, base);
+        let mut cuts: Vec<u64> = (0..7).map(|_| ends[draw.below(199) as usize]).collect();
+        cuts.sort_unstable();
+        cuts.dedup();
+        let generation = dir.path().join("generation");
+        store(&generation, &log, &cuts);
+        let restored = ends.iter().rev().step_by(step);
+        for end in restored.clone() {
+            let out = dir.path().join(format!("restored-{end}.db"));
+            let (_, folded) = restore_dir(&generation, &wanted(out, Some(*end))).unwrap();
+            assert_eq!((folded.frame.0, folded.page_size), (*end, Some(page_size)));
+        }
+        let compared = python(COMPARE, &[dir.path()]);
+        assert_eq!(compared.trim(), restored.len().to_string(), "pages of {page_size}, segments behind {cuts:?}");
+        let left: Vec<String> =
+            support::files_named(dir.path()).into_iter().filter(|name| name.contains(".tmp")).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+/// A small log with the frames 2, 10, 11, 13 as commits, in two segments.
+fn small() -> FrameLog {
+    FrameLog::new(1024, false)
+        .with_base(6)
+        .commit(&[1, 3], 6)
+        .commit(&[1, 7, 8, 9, 10, 2, 11, 11], 11)
+        .commit(&[2], 11)
+        .commit(&[1, 4], 5)
+}
+
+fn logmirror(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_logmirror"));
+    command.env_remove("LOGMIRROR_TOKEN").arg("restore").args(args).stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+/// Exit code, stdout, stderr.
+fn restore(args: &[&str]) -> (i32, String, String) {
+    let output = logmirror(args);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn path(dir: &TempDir, name: &str) -> String {
+    dir.path().join(name).to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_directory_may_be_plain_a_generation_or_a_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (small(), small().commit(&[5], 5));
+    let (log, plain, out) = (path(&dir, "log"), path(&dir, "plain"), path(&dir, "out.db"));
+    store(&dir.path().join("log/0000000001"), &first, &[10]);
+    store(&dir.path().join("log/0000000002"), &second, &[2, 11]);
+    store(Path::new(&plain), &first, &[11]);
+    let meta = dir.path().join("log/log.json");
+    fs::write(&meta, r#"{"format":"wal","id":"x","generation":2,"first":1}"#).unwrap();
+
+    let restored = |args: &[&str], wanted: Vec<u8>, generation: Value| {
+        let args: Vec<&str> = args.iter().copied().chain(["--json", "--force"]).collect();
+        let (code, told, errors) = restore(&args);
+        assert_eq!(code, 0, "{args:?}: {errors}");
+        let told: Value = serde_json::from_str(&told).unwrap();
+        assert!(fs::read(&out).unwrap() == wanted, "{args:?}");
+        assert_eq!((&told["generation"], told["bytes"].as_u64()), (&generation, Some(wanted.len() as u64)), "{told}");
+        told
+    };
+    let told = restored(&[&log, &out], second.state(14), json!(2));
+    assert_eq!((&told["frame"], &told["page_size"], &told["torn"]), (&json!(14), &json!(1024), &json!(0)));
+    restored(&[&log, &out, "--to", "11"], second.state(11), json!(2));
+    restored(&[&log, &out, "--generation", "1"], first.state(13), json!(1));
+    restored(&[&format!("{log}/0000000001"), &out], first.state(13), json!(1));
+    restored(&[&format!("{log}/0000000001"), &out, "--generation", "1", "--to", "0"], first.base.clone(), json!(1));
+    restored(&[&plain, &out, "--to", "2"], first.state(2), Value::Null);
+
+    let refused = |args: &[&str], wanted: i32, says: &str| {
+        let (code, _, errors) = restore(args);
+        assert!(code == wanted && errors.contains(says), "{args:?}: {code}, {errors}");
+    };
+    let other = path(&dir, "other.db");
+    refused(&[&log, &other, "--generation", "3"], 3, "0000000003");
+    refused(&[&plain, &other, "--generation", "1"], 2, "holds one generation");
+    refused(&[&path(&dir, "nowhere"), &other], 3, "nowhere");
+    refused(&[&plain, &path(&dir, "nowhere/out.db")], 3, "nowhere");
+    refused(&[&plain, &plain], 2, "is a directory");
+    refused(&[&plain, &format!("{plain}/base.db"), "--force"], 2, "is what its generation starts from");
+    refused(&[dir.path().to_str().unwrap(), &other], 1, "holds neither base.db nor segments");
+    fs::write(&meta, r#"{"format":"commitlog","generation":1}"#).unwrap();
+    refused(&[&log, &other], 1, "is a commitlog");
+    fs::write(&meta, "{").unwrap();
+    refused(&[&log, &other], 1, "log.json is damaged");
+    fs::remove_file(&meta).unwrap();
+    refused(&[&log, &other], 2, "--generation, up to 2");
+    restored(&[&log, &out, "--generation", "2"], second.state(14), json!(2));
+    assert!(!Path::new(&other).exists());
+}
+
+#[test]
+fn a_frame_that_is_no_commit_is_an_error_that_names_its_neighbours() {
+    let dir = tempfile::tempdir().unwrap();
+    store(dir.path(), &small(), &[10]);
+    let (place, out) = (dir.path().to_str().unwrap(), path(&dir, "out.db"));
+    let (code, told, errors) = restore(&[place, &out, "--to", "7", "--json"]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(code, 2);
+    assert_eq!((&told["error"], &told["before"], &told["after"]), (&json!("not-a-commit"), &json!(2), &json!(10)));
+    assert!(errors.contains("no transaction ends with frame 7; 2 and 10 are the nearest commits"), "{errors}");
+    let (code, _, errors) = restore(&[place, &out, "--to", "99"]);
+    assert!(code == 2 && errors.contains("13 is the last commit"), "{errors}");
+    assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn nothing_that_is_there_is_replaced_unless_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = small();
+    store(&dir.path().join("log"), &log, &[]);
+    let (place, out) = (path(&dir, "log"), path(&dir, "out.db"));
+    fs::write(&out, "precious").unwrap();
+    let (code, _, errors) = restore(&[&place, &out]);
+    assert!(code == 2 && errors.contains("is there already"), "{errors}");
+    assert_eq!(fs::read(&out).unwrap(), b"precious");
+    // SQLite would play these into whatever stands beside them.
+    for suffix in ["-wal", "-journal"] {
+        fs::write(format!("{out}{suffix}"), "of another database").unwrap();
+        let (code, _, errors) = restore(&[&place, &out, "--force"]);
+        assert!(code == 2 && errors.contains("belongs to the database that was there before"), "{errors}");
+        assert_eq!(fs::read(&out).unwrap(), b"precious");
+        fs::remove_file(format!("{out}{suffix}")).unwrap();
+    }
+    assert_eq!(restore(&[&place, &out, "--force"]).0, 0);
+    assert!(fs::read(&out).unwrap() == log.state(13));
+    assert_eq!(support::files_named(dir.path()), ["out.db"]);
+}
+
+#[test]
+fn damage_is_named_and_what_is_sound_before_it_still_restores() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = small();
+    store(dir.path(), &log, &[10]);
+    let (place, out) = (dir.path().to_str().unwrap(), path(&dir, "out.db"));
+    let second = dir.path().join("00000000000000000011.wal");
+    let mut bytes = fs::read(&second).unwrap();
+    bytes[100] ^= 4;
+    fs::write(&second, &bytes).unwrap();
+    let (code, told, errors) = restore(&[place, &out, "--json"]);
+    assert_eq!(code, 1, "{errors}");
+    assert!(errors.contains("checksum mismatch at frame 11 (segment 11, byte 32); whole up to frame 10"), "{errors}");
+    assert_eq!(serde_json::from_str::<Value>(&told).unwrap()["error"], "corrupt");
+    assert!(!Path::new(&out).exists());
+    assert_eq!(restore(&[place, &out, "--to", "10"]).0, 0);
+    assert!(fs::read(&out).unwrap() == log.state(10));
+
+    bytes[100] ^= 4;
+    bytes.truncate(bytes.len() - 1);
+    fs::write(&second, &bytes).unwrap();
+    let (code, told, errors) = restore(&[place, &out, "--json", "--force"]);
+    assert!(code == 0 && errors.contains("no whole transaction"), "{errors}");
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["frame"], &told["torn"]), (&json!(11), &json!(2 * 1048 - 1)));
+}
+
+#[test]
+fn a_restore_that_is_killed_leaves_no_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let pages: Vec<u32> = (1..=3000).collect();
+    let log = FrameLog::new(4096, false).commit(&pages, 3000).commit(&pages[..2000], 2500);
+    store(&dir.path().join("log"), &log, &[3000]);
+    let (place, out) = (dir.path().join("log"), dir.path().join("out.db"));
+    let (mut draw, wanted) = (Draw(seed()), log.state(5000));
+    for _ in 0..20 {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_logmirror"));
+        let mut child = command.arg("restore").arg(&place).arg(&out).stdout(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_micros(draw.below(150_000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        if out.exists() {
+            assert!(fs::read(&out).unwrap() == wanted, "it is whole or it is not there");
+            fs::remove_file(&out).unwrap();
+        }
+    }
+    assert_eq!(logmirror(&[place.to_str().unwrap(), out.to_str().unwrap()]).status.code(), Some(0));
+    assert!(fs::read(&out).unwrap() == wanted);
+}
+
+/// What a service would answer, with faults.
+#[derive(Clone, Default)]
+struct Served {
+    base: Vec<u8>,
+    stream: Vec<u8>,
+    durable: u64,
+    format: &'static str,
+    token: Option<&'static str>,
+    /// The connection breaks off after this many bytes of the log.
+    break_at: Option<usize>,
+}
+
+type Shared = Arc<(Served, Mutex<Vec<String>>)>;
+
+/// A service with one log at generation 3, and what was asked of it.
+struct Service {
+    shared: Shared,
+    url: String,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Service {
+    fn start(served: Served) -> Service {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let shared: Shared = Arc::new((served, Mutex::default()));
+        let router = Router::new()
+            .route("/logs/app", get(answer))
+            .route("/logs/app/{part}", get(answer))
+            .with_state(shared.clone());
+        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let url = format!("http://{}/logs/app", listener.local_addr().unwrap());
+        runtime.spawn(axum::serve(listener, router).into_future());
+        Service { shared, url, _runtime: runtime }
+    }
+
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.shared.1.lock().unwrap())
+    }
+}
+
+async fn answer(
+    State(shared): State<Shared>,
+    Query(query): Query<HashMap<String, String>>,
+    uri: axum::http::Uri,
+    headers: HeaderMap,
+) -> Response {
+    let (served, asked) = &*shared;
+    asked.lock().unwrap().push(uri.to_string());
+    let shown = headers.get("authorization").map(|value| value.to_str().unwrap());
+    if let Some(token) = served.token.filter(|token| shown != Some(&format!("Bearer {token}"))) {
+        let body = json!({"error": "unauthorized", "message": format!("not the token of {} letters", token.len())});
+        return (StatusCode::UNAUTHORIZED, axum::Json(body)).into_response();
+    }
+    let other = query.get("generation").is_some_and(|generation| generation != "3");
+    match uri.path() {
+        "/logs/app" => {
+            axum::Json(json!({"format": served.format, "generation": 3, "durable": served.durable})).into_response()
+        }
+        _ if other => {
+            let body = json!({"error": "pruned", "message": "that generation is gone"});
+            (StatusCode::GONE, axum::Json(body)).into_response()
+        }
+        "/logs/app/base" => served.base.clone().into_response(),
+        _ => {
+            // In pieces that cut frames and headers anywhere.
+            let mut pieces: Vec<std::io::Result<Vec<u8>>> =
+                served.stream.chunks(777).map(|piece| Ok(piece.to_vec())).collect();
+            if let Some(at) = served.break_at {
+                pieces.truncate(at / 777);
+                pieces.push(Err(std::io::Error::other("broken")));
+            }
+            Body::from_stream(futures::stream::iter(pieces)).into_response()
+        }
+    }
+}
+
+fn served(log: &FrameLog, cuts: &[u64]) -> Served {
+    let durable = log.frames.len() as u64 + 1;
+    Served { base: log.base.clone(), stream: log.stream(cuts), durable, format: "wal", ..Served::default() }
+}
+
+#[test]
+fn a_service_restores_to_each_of_200_transactions_too() {
+    let (dir, log, ends) = history(4096, true);
+    let service = Service::start(served(&log, &[ends[10], ends[11], ends[150]]));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let client = logmirror::client::Client::new(&service.url).unwrap();
+    for end in &ends {
+        let wanted = wanted(dir.path().join(format!("restored-{end}.db")), Some(*end));
+        let (generation, folded) = runtime.block_on(logmirror::checkpoint::restore_url(&client, &wanted)).unwrap();
+        assert_eq!((generation, folded.frame.0), (Some(Generation(3)), *end));
+    }
+    assert_eq!(python(COMPARE, &[dir.path()]).trim(), "200");
+}
+
+#[test]
+fn a_url_restores_as_a_directory_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, out) = (small(), path(&dir, "out.db"));
+    let service = Service::start(served(&log, &[2, 11]));
+    let (code, told, errors) = restore(&[&service.url, &out, "--json"]);
+    assert_eq!(code, 0, "{errors}");
+    assert!(fs::read(&out).unwrap() == log.state(13));
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["frame"], &told["generation"], &told["bytes"]), (&json!(13), &json!(3), &json!(5 * 1024)));
+    let base = "/logs/app/base?generation=3";
+    assert_eq!(service.asked(), ["/logs/app", base, "/logs/app/commits?from=1&generation=3"]);
+
+    for (to, wanted) in [(0, log.base.clone()), (2, log.state(2)), (10, log.state(10)), (11, log.state(11))] {
+        assert_eq!(restore(&[&service.url, &out, "--force", "--to", &to.to_string()]).0, 0);
+        assert!(fs::read(&out).unwrap() == wanted, "{to}");
+    }
+    let (code, told, _) = restore(&[&service.url, &out, "--force", "--to", "5", "--json"]);
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((code, &told["before"], &told["after"]), (2, &json!(2), &json!(10)));
+    let (code, _, errors) = restore(&[&service.url, &out, "--force", "--to", "14"]);
+    assert!(code == 2 && errors.contains("13 is the last commit"), "{errors}");
+    let (code, _, errors) = restore(&[&service.url, &out, "--force", "--generation", "2"]);
+    assert!(code == 3 && errors.contains("that generation is gone"), "{errors}");
+    assert!(fs::read(&out).unwrap() == log.state(11), "what was there stays");
+    service.asked();
+    assert_eq!(restore(&[&service.url, &out]).0, 2);
+    assert_eq!(service.asked(), [""; 0], "nothing was asked for that cannot be used");
+
+    let empty = Service::start(Served { durable: 1, format: "wal", ..Served::default() });
+    assert_eq!(restore(&[&empty.url, &out, "--force"]).0, 0);
+    assert_eq!(fs::read(&out).unwrap(), b"");
+    assert_eq!(support::files_named(dir.path()), ["out.db"]);
+}
+
+#[test]
+fn a_token_is_shown_and_a_wrong_one_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, out) = (small(), path(&dir, "out.db"));
+    let service = Service::start(Served { token: Some("open sesame"), ..served(&log, &[]) });
+    for args in [&[][..], &["--token", "wrong"], &["--token", "\n"]] {
+        let args: Vec<&str> = [service.url.as_str(), &out].into_iter().chain(args.iter().copied()).collect();
+        let (code, _, errors) = restore(&args);
+        assert!(code == 3 && errors.contains("not the token") || code == 2 && errors.contains("token"), "{errors}");
+        assert!(!Path::new(&out).exists() && !errors.contains("wrong"), "{errors}");
+    }
+    assert_eq!(restore(&[&service.url, &out, "--token", "open sesame"]).0, 0);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_logmirror"));
+    let output =
+        command.args(["restore", &service.url, &out, "--force"]).env("LOGMIRROR_TOKEN", "open sesame").output();
+    assert!(output.unwrap().status.success());
+}
+
+#[test]
+fn what_a_service_sends_is_verified() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, out) = (small(), path(&dir, "out.db"));
+    let sound = served(&log, &[10]);
+    let fails = |served: Served, wanted: i32, says: &str| {
+        let service = Service::start(served);
+        let (code, _, errors) = restore(&[&service.url, &out]);
+        assert!(code == wanted && errors.contains(says), "{code}, not {wanted}: {errors}, not {says}");
+        assert!(support::files_named(dir.path()).is_empty(), "nothing is left");
+    };
+    let flipped = |at: usize| {
+        let mut stream = sound.stream.clone();
+        stream[at] ^= 1;
+        Served { stream, ..sound.clone() }
+    };
+    fails(flipped(32 + 1048 * 4 + 24), 1, "checksum mismatch at frame 5 (segment 1, byte 4224); whole up to frame 2");
+    fails(flipped(2 * 32 + 1048 * 10 + 2000), 1, "frame 12 (segment 11, byte 1080); whole up to frame 11");
+    fails(flipped(8), 1, "frame 1 (segment 1, byte 0)");
+    let cut = |bytes: usize| Served { stream: sound.stream[..bytes].to_vec(), ..sound.clone() };
+    fails(cut(32 + 1048 * 2 + 100), 1, "frame 3 is cut after 100 bytes");
+    fails(cut(32 + 1048 * 4), 1, "frame 5 is cut after 2096 bytes");
+    fails(cut(32 + 1048 * 2), 1, "sent frames up to 2, but says that they are durable up to 13");
+    fails(cut(20), 1, "cut");
+    fails(Served { break_at: Some(3000), ..sound.clone() }, 3, "error");
+    fails(Served { format: "commitlog", ..sound.clone() }, 1, "is a commitlog");
+    fails(Served { base: vec![7; 100], ..sound.clone() }, 1, "100 bytes, which are no whole pages");
+    fails(Served { base: Vec::new(), ..sound.clone() }, 1, "neither in the base nor in the log");
+    let (code, _, errors) = restore(&["http://127.0.0.1:1/logs/app", &out]);
+    assert_eq!(code, 3, "{errors}");
+    assert_eq!(restore(&["http://127.0.0.1:1/", &out]).0, 2);
+}
