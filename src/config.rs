@@ -7,7 +7,8 @@ use bytesize::ByteSize;
 use clap::Args;
 use serde::Deserialize;
 
-use crate::http::Timeouts;
+use crate::format::name::is_log_name;
+use crate::http::{Routing, Timeouts};
 use crate::limits;
 use crate::mirror::Settings;
 use crate::token::{Secret, Token};
@@ -60,6 +61,12 @@ pub struct Layer {
     /// File with that secret, which then shows in no list of processes
     #[arg(long, value_name = "FILE", env = "LOGMIRROR_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+    /// Log that libSQL and Turso clients find at the root, without /logs/NAME [default: none]
+    #[arg(long, value_name = "NAME", env = "LOGMIRROR_ROOT_LOG")]
+    root_log: Option<String>,
+    /// Let them find the log NAME at the root of the host NAME.anything, before --root-log [default: false]
+    #[arg(long, value_name = "BOOL", env = "LOGMIRROR_HOST_ROUTING", num_args = 0..=1, default_missing_value = "true")]
+    host_routing: Option<bool>,
 }
 
 /// All settings, resolved.
@@ -77,6 +84,8 @@ pub struct Config {
     pub connections_max: usize,
     /// What clients must bring along; none lets everybody in.
     pub token: Option<Token>,
+    /// How logs are reached besides `/logs/NAME`.
+    pub routing: Routing,
 }
 
 impl Config {
@@ -120,6 +129,11 @@ impl Config {
             None => token(file.token.as_ref(), file.token_file.as_deref())?,
             token => token,
         };
+        let root_log = flags.root_log.or(file.root_log);
+        if let Some(name) = root_log.as_ref().filter(|name| !is_log_name(name)) {
+            return Err(format!("--root-log: {name:?} cannot be the name of a log"));
+        }
+        let by_host = flags.host_routing.or(file.host_routing).unwrap_or_default();
         let patience = Timeouts::default();
         Ok(Config {
             data: flags.data.or(file.data).unwrap_or_else(|| DATA_DEFAULT.into()),
@@ -134,6 +148,7 @@ impl Config {
             },
             connections_max,
             token,
+            routing: Routing { root_log, by_host },
         })
     }
 }

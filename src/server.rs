@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 
-use crate::http::{App, Door, Timeouts, router};
+use crate::http::{App, Door, Routing, Timeouts, router};
 use crate::limits::{ACCEPT_RETRY, CONNECTION_BUFFER, KEEPALIVE_IDLE};
 use crate::mirror::Registry;
 use crate::token::Token;
@@ -27,6 +27,7 @@ pub struct Server {
     listener: TcpListener,
     app: Arc<App>,
     connections_max: usize,
+    routing: Routing,
     token: Option<Token>,
 }
 
@@ -43,13 +44,19 @@ impl Server {
     ) -> io::Result<Server> {
         let listener = TcpListener::bind(listen).await?;
         let app = Arc::new(App { registry, timeouts });
-        Ok(Server { listener, app, connections_max, token: None })
+        Ok(Server { listener, app, connections_max, routing: Routing::default(), token: None })
     }
 
     /// Lets in only who has the token; everybody when there is none. `/health` stays open.
     #[must_use]
     pub fn with_token(self, token: Option<Token>) -> Server {
         Server { token, ..self }
+    }
+
+    /// More ways to reach a log than `/logs/NAME`.
+    #[must_use]
+    pub fn with_routing(self, routing: Routing) -> Server {
+        Server { routing, ..self }
     }
 
     /// The address it listens on.
@@ -63,7 +70,7 @@ impl Server {
     /// Serves until `stop` completes; then takes no more connections, ends streams without end, gives the rest of the
     /// requests a while, and makes everything taken durable.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let door = Arc::new(Door::new(router(self.app.clone()), self.token));
+        let door = Arc::new(Door::new(router(self.app.clone()), self.routing, self.token));
         let graceful = GracefulShutdown::new();
         let (phases, phase) = watch::channel(Phase::Serving);
         let places = Arc::new(Semaphore::new(self.connections_max));

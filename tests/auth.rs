@@ -30,7 +30,8 @@ fn calls() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let create = br#"{"format":"commitlog"}"#.to_vec();
     vec![
         ("GET", "/logs", vec![]),
-        ("PUT", "/logs/new", create),
+        ("PUT", "/logs/new", create.clone()),
+        ("PUT", "//logs//new/", create),
         ("GET", "/logs/app", vec![]),
         ("HEAD", "/logs/app", vec![]),
         ("POST", "/logs/app/commits", stream_of("whole")),
@@ -115,7 +116,7 @@ fn with_the_token_every_call_is_what_it_is_without_one() {
 #[test]
 fn health_is_open() {
     let service = start(Arc::new(MemRepo::default()));
-    for (path, headers) in [("/health", ""), ("/health?x", "authorization: Bearer wrong\r\n")] {
+    for (path, headers) in [("/health", ""), ("//health/", ""), ("/health?x", "authorization: Bearer wrong\r\n")] {
         assert_eq!(service.call("GET", path, headers, b"").status, 200, "{path}");
     }
 }
@@ -237,6 +238,7 @@ fn no_message_about_settings_shows_the_token() {
         ("token = ''", "--token: a token cannot be empty"),
         ("token = 'hidden'\ntoken-file = 'x'", "not both"),
         ("token-file = '/nowhere/token'", "--token-file: /nowhere/token: "),
+        ("root-log = 'No Name'", "\"No Name\" cannot be the name of a log"),
     ] {
         std::fs::write(config, text).unwrap();
         let output = logmirror(&serve).output().unwrap();

@@ -45,7 +45,7 @@ async fn serve(config: Config, registry: Arc<Registry>) -> Exit {
     let server = Server::bind(&config.listen, registry.clone(), config.timeouts, config.connections_max).await;
     let server = match server.and_then(|server| Ok((server.address()?, server))) {
         Ok((address, server)) => {
-            let server = server.with_token(config.token);
+            let server = server.with_token(config.token).with_routing(config.routing);
             let mut out = std::io::stdout();
             if writeln!(out, "listening on http://{address}").and_then(|()| out.flush()).is_err() {
                 log::debug!("nobody reads our standard output");

@@ -1,14 +1,16 @@
-//! What stands before the router: who may come in.
+//! What stands before the router: who may come in, and where a request really goes.
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::Request;
 use axum::http::Uri;
-use axum::http::header::{AUTHORIZATION, HeaderMap};
+use axum::http::header::{AUTHORIZATION, HOST, HeaderMap};
 use axum::response::Response;
 use hyper::body::Incoming;
 use tower_service::Service;
 
 use super::reply;
+use super::route::Routing;
 use crate::token::Token;
 
 /// The one path that needs no token: whoever watches over a service need not know its secret.
@@ -18,18 +20,23 @@ const OPEN_PATH: &str = "/health";
 #[derive(Debug)]
 pub struct Door {
     router: Router,
+    routing: Routing,
     token: Option<Token>,
 }
 
 impl Door {
     /// A door to `router`, open to everybody when there is no token.
-    pub fn new(router: Router, token: Option<Token>) -> Door {
-        Door { router, token }
+    pub fn new(router: Router, routing: Routing, token: Option<Token>) -> Door {
+        Door { router, routing, token }
     }
 
     /// The answer to a request.
     pub async fn answer(&self, request: hyper::Request<Incoming>) -> Response {
-        let request = request.map(Body::new);
+        let mut request = request.map(Body::new);
+        let host = host(&request);
+        if let Some(uri) = self.routing.rewritten(request.uri(), host.as_deref()) {
+            *request.uri_mut() = uri;
+        }
         if !self.admits(request.uri(), request.headers()) {
             return reply::unauthorized(request);
         }
@@ -41,6 +48,14 @@ impl Door {
             return true;
         };
         uri.path() == OPEN_PATH || bearer(headers).is_some_and(|given| token.is(given))
+    }
+}
+
+/// What the client calls this host: the URI says so before the header does (RFC 9112, section 3.2.2).
+fn host(request: &Request) -> Option<String> {
+    match request.uri().authority() {
+        Some(authority) => Some(authority.as_str().to_owned()),
+        None => request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned),
     }
 }
 

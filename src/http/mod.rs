@@ -7,6 +7,8 @@ mod native;
 mod paths;
 mod range;
 mod reply;
+mod route;
 
 pub(crate) use door::Door;
 pub use paths::{App, Timeouts, router};
+pub use route::Routing;
