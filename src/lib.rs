@@ -6,6 +6,7 @@
 //! - [`mod@format`]: what a log looks like as bytes, and the [`Scanner`](format::Scanner) that verifies it;
 //! - [`token`]: the secret that a service asks of its clients;
 //! - [`repo`]: the files of a log, on disk or in memory;
+//! - [`sqlite`]: a SQLite database that may be in use, as a source;
 //! - [`segment`]: one segment and its offset index;
 //! - [`stream`]: [`StreamWriter`](stream::StreamWriter) and [`StreamReader`](stream::StreamReader);
 //! - [`mod@verify`]: whether a log is whole;
@@ -25,6 +26,7 @@ pub mod offset;
 pub mod repo;
 pub mod segment;
 pub mod server;
+pub mod sqlite;
 pub mod stream;
 pub mod sync;
 pub mod token;

@@ -117,6 +117,14 @@ pub const DAMAGE_LOOKS: u32 = 10;
 /// See [`DAMAGE_LOOKS`].
 pub const DAMAGE_LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+/// Longest wait for SQLite's locks on a database that is read while it is in use: a checkpoint of a WAL of some 100 MiB.
+pub const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+/// How often they are looked at meanwhile: nobody tells when one is given back.
+pub const LOCK_LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// Times a SQLite database is read anew because it changed while it was read. What SQLite does can make it change at
+/// most twice: it is opened, and its WAL is started anew; then there are locks to hold it.
+pub const SNAPSHOT_ROUNDS: u32 = 5;
+
 /// Waits between attempts to reach a service: doubling from the first to the last, each shortened by chance by up to
 /// half so that many clients do not come back at once.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);

@@ -8,6 +8,7 @@ pub mod live_writer;
 pub mod log;
 pub mod process;
 pub mod service;
+pub mod sqlite;
 pub mod watched;
 pub mod wire;
 

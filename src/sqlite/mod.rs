@@ -1,0 +1,13 @@
+//! SQLite databases as sources: read while they are in use, never written. Knows no log and no network.
+//!
+//! - [`Snapshot`]: a database file and the committed part of its WAL that fit together, and stay so while it is held;
+//! - [`Verdict`]: what stands behind that committed part.
+
+mod lock;
+mod snapshot;
+mod source;
+mod walk;
+
+pub use snapshot::{Snapshot, take};
+pub use source::SnapshotError;
+pub use walk::{Place, Verdict};

@@ -1,0 +1,341 @@
+//! [`Snapshot`]: a database that may be in use, held still enough to be read.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::lock;
+use super::source::{Opened, Places, SnapshotError, Stamp, page_size, read_at};
+use super::walk::{Verdict, Walk, walk};
+use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader, WalStart};
+use crate::limits::{LOCK_PATIENCE, SNAPSHOT_ROUNDS};
+
+/// A database file, the *base*, and the committed part of its WAL: together a state that SQLite committed.
+///
+/// While it is held, SQLite's own locks keep every connection from changing what it reads; readers and writers go on, but
+/// nobody checkpoints. What does not heed these locks, and a first connection that opens a database nobody had open, shows
+/// in [`check`](Snapshot::check): **what was read counts once `check` says so**. [`take`] does that.
+///
+/// Nothing is ever written, and no file is made. The process must not have the same database open through SQLite: closing
+/// a snapshot would drop SQLite's locks.
+///
+/// ```
+/// use logmirror::sqlite::{Snapshot, Verdict};
+///
+/// let snapshot = Snapshot::open("segments/wal/plain.db".as_ref())?;
+/// assert_eq!((snapshot.base_bytes(), snapshot.page_size()), (Some(4096), Some(4096)));
+/// assert_eq!((snapshot.frames(), snapshot.transactions(), snapshot.verdict()), (50, 21, &Verdict::Whole));
+/// let mut header = [0; 32];
+/// assert_eq!(snapshot.read_wal(0, &mut header)?, 32);
+/// snapshot.check()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Snapshot {
+    places: Places,
+    /// With SHARED on it.
+    base: Option<(Opened, Stamp)>,
+    /// With READ0 and another on it.
+    index: Option<Opened>,
+    wal: Option<Opened>,
+    found: Walk,
+    page_size: Option<u32>,
+}
+
+impl Snapshot {
+    /// A snapshot of the database at `path`, or of the one whose WAL is at `path` (`app.db-wal`). Such a WAL may stand alone:
+    /// there is no base then.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`]. Locks that are in the way are waited for, some seconds at most.
+    pub fn open(path: &Path) -> Result<Snapshot, SnapshotError> {
+        Snapshot::open_within(path, LOCK_PATIENCE)
+    }
+
+    /// The same with another patience.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub fn open_within(path: &Path, patience: Duration) -> Result<Snapshot, SnapshotError> {
+        let places = Places::of(path);
+        let deadline = Instant::now() + patience;
+        for _ in 0..SNAPSHOT_ROUNDS {
+            let snapshot = Snapshot::look(&places, deadline).and_then(|snapshot| snapshot.check().map(|()| snapshot));
+            if !matches!(snapshot, Err(SnapshotError::Changed { .. })) {
+                return snapshot;
+            }
+        }
+        Err(SnapshotError::Unsettled { path: places.database, rounds: SNAPSHOT_ROUNDS })
+    }
+
+    fn look(places: &Places, deadline: Instant) -> Result<Snapshot, SnapshotError> {
+        let base = match Opened::find(&places.database)? {
+            Some(database) => {
+                hold(places, &database, deadline)?;
+                // Only now: until SHARED is held it may still change.
+                let stamp = database.stamp()?;
+                Some((database, stamp))
+            }
+            None if places.wal_alone => None,
+            None => {
+                let error = io::ErrorKind::NotFound.into();
+                return Err(SnapshotError::Io { path: places.database.clone(), error });
+            }
+        };
+        // The index goes only with EXCLUSIVE, so behind SHARED the one that is found stays.
+        let index = Opened::find(&places.index)?;
+        if let Some(index) = &index {
+            let share = || index.ask(lock::share_index).map(|shared| shared.then_some(()));
+            if lock::before(deadline, share)?.is_none() {
+                return Err(SnapshotError::Checkpoint { path: places.database.clone() });
+            }
+        }
+        let stated = base.as_ref().map_or(Ok(None), |(database, _)| page_size(database))?;
+        let wal = Opened::find(&places.wal)?;
+        if let (None, true) = (&wal, base.is_none()) {
+            let error = io::ErrorKind::NotFound.into();
+            return Err(SnapshotError::Io { path: places.wal.clone(), error });
+        }
+        let found = match &wal {
+            None => Walk::none(Verdict::Whole),
+            Some(wal) => {
+                let bytes = wal.stamp()?.bytes;
+                wal.ask(|file| walk(file, bytes))?
+            }
+        };
+        let snapshot = Snapshot { places: places.clone(), base, index, wal, found, page_size: stated };
+        snapshot.agrees()
+    }
+
+    /// Base and WAL must belong together.
+    fn agrees(self) -> Result<Snapshot, SnapshotError> {
+        let path = || self.places.database.clone();
+        let in_wal = self.header().map(|header| header.page_size);
+        match (self.page_size, in_wal) {
+            (Some(database), Some(wal)) if database != wal => {
+                Err(SnapshotError::PageSize { path: path(), database, wal })
+            }
+            (None, Some(_)) if self.base.is_some() && self.frames() > 0 => {
+                Err(SnapshotError::Orphan { path: path(), frames: self.frames() })
+            }
+            (stated, in_wal) => Ok(Snapshot { page_size: stated.or(in_wal), ..self }),
+        }
+    }
+
+    /// Whether the files still are what this is a snapshot of. After Ok, everything read before was consistent.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Changed`], or that they cannot be asked any more.
+    pub fn check(&self) -> Result<(), SnapshotError> {
+        let changed = |what| Err(SnapshotError::Changed { what });
+        if let Some((database, stamp)) = &self.base
+            && (database.stamp()? != *stamp || !database.is_in_place()?)
+        {
+            return changed("the database file was written or replaced");
+        }
+        match &self.index {
+            Some(index) if !index.is_in_place()? => return changed("the -shm file was replaced"),
+            None if Opened::find(&self.places.index)?.is_some() => return changed("somebody opened the database"),
+            _ => {}
+        }
+        if let (Some(wal), Some(header)) = (&self.wal, self.header()) {
+            let mut head = [0; HEADER_LEN];
+            let read = wal.ask(|file| read_at(file, &mut head, 0))?;
+            if !wal.is_in_place()? || wal.stamp()?.bytes < self.wal_bytes() {
+                return changed("the WAL was replaced or cut");
+            }
+            if read < HEADER_LEN || head != header.encode() {
+                return changed("the WAL was started anew");
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of a page; none when there is neither a page nor a WAL.
+    #[must_use]
+    pub fn page_size(&self) -> Option<u32> {
+        self.page_size
+    }
+
+    /// Bytes of the database file; none when there is none beside a WAL that was named.
+    #[must_use]
+    pub fn base_bytes(&self) -> Option<u64> {
+        self.base.as_ref().map(|(_, stamp)| stamp.bytes)
+    }
+
+    /// Reads the database file into `buf` from `at`; fewer bytes than asked for only at its end.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`].
+    pub fn read_base(&self, at: u64, buf: &mut [u8]) -> Result<usize, SnapshotError> {
+        match &self.base {
+            Some((database, stamp)) => database.ask(|file| read_at(file, up_to(stamp.bytes, at, buf), at)),
+            None => Ok(0),
+        }
+    }
+
+    /// The header of the WAL; none when there is no WAL or nothing of it counts. A log with other salts than it had is
+    /// another generation.
+    #[must_use]
+    pub fn header(&self) -> Option<WalHeader> {
+        self.found.end.map(|end| end.header)
+    }
+
+    /// Where the committed part of the WAL ends: its header, and the checksum that the next frame would go on from.
+    #[must_use]
+    pub fn end(&self) -> Option<WalStart> {
+        self.found.end
+    }
+
+    /// Frames of the committed part of the WAL.
+    #[must_use]
+    pub fn frames(&self) -> u64 {
+        self.found.frames
+    }
+
+    /// Sound frames of the WAL from its start on, those behind the last commit included.
+    #[must_use]
+    pub fn valid_frames(&self) -> u64 {
+        self.found.valid_frames
+    }
+
+    /// Transactions of the committed part of the WAL.
+    #[must_use]
+    pub fn transactions(&self) -> u64 {
+        self.found.transactions
+    }
+
+    /// Pages of the database after the last commit.
+    #[must_use]
+    pub fn db_pages(&self) -> u64 {
+        match (self.frames(), self.base_bytes(), self.page_size) {
+            (0, Some(bytes), Some(page_size)) => bytes / u64::from(page_size),
+            _ => self.found.db_pages.into(),
+        }
+    }
+
+    /// Bytes of the committed part of the WAL, its header included; 0 when nothing of it counts.
+    #[must_use]
+    pub fn wal_bytes(&self) -> u64 {
+        self.found.bytes()
+    }
+
+    /// Reads the committed part of the WAL into `buf` from `at`; fewer bytes than asked for only at its end.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`].
+    pub fn read_wal(&self, at: u64, buf: &mut [u8]) -> Result<usize, SnapshotError> {
+        match &self.wal {
+            Some(wal) => wal.ask(|file| read_at(file, up_to(self.wal_bytes(), at, buf), at)),
+            None => Ok(0),
+        }
+    }
+
+    /// What stands behind the committed part of the WAL.
+    #[must_use]
+    pub fn verdict(&self) -> &Verdict {
+        &self.found.verdict
+    }
+
+    /// How many of the WAL's first frames may be in the base already: a checkpoint folds frames in and leaves them in the WAL.
+    /// Base and WAL give the state at any commit from there on, and at none before. 0: the base is the state before the WAL.
+    ///
+    /// It is found by comparing the pages, so it holds after a crash too, and takes a read of the committed part. A page that
+    /// came back to what it was in the base makes it too high, never too low.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`].
+    pub fn folded(&self) -> Result<u64, SnapshotError> {
+        let (Some(header), Some(_)) = (self.header(), &self.base) else {
+            return Ok(0);
+        };
+        let page_size = u64::from(header.page_size);
+        let mut frame = vec![0; FRAME_HEADER_LEN + header.page_size as usize];
+        let mut page = vec![0; header.page_size as usize];
+        let (mut met, mut folded) = (HashSet::new(), 0);
+        for number in 1..=self.frames() {
+            let read = self.read_wal(HEADER_LEN as u64 + (number - 1) * header.frame_len(), &mut frame)?;
+            let Some((head, content)) = frame[..read].split_first_chunk::<FRAME_HEADER_LEN>() else {
+                break;
+            };
+            let claim = FrameHeader::decode(head).page;
+            if !met.contains(&claim) {
+                let at = u64::from(claim).saturating_sub(1) * page_size;
+                let in_base = self.read_base(at, &mut page)?;
+                if page[..in_base] == *content {
+                    met.insert(claim);
+                    folded = number;
+                }
+            }
+        }
+        Ok(folded)
+    }
+}
+
+/// The part of `buf` for what a file of `bytes` bytes holds from `at` on.
+fn up_to(bytes: u64, at: u64, buf: &mut [u8]) -> &mut [u8] {
+    let left = usize::try_from(bytes.saturating_sub(at)).unwrap_or(usize::MAX).min(buf.len());
+    &mut buf[..left]
+}
+
+/// What keeps a database file from being read.
+enum InTheWay {
+    Exclusive,
+    Writing,
+    HotJournal,
+}
+
+/// Takes SHARED on a database when no rollback-mode transaction is in it.
+fn hold(places: &Places, database: &Opened, deadline: Instant) -> Result<(), SnapshotError> {
+    let (mut in_the_way, mut hot) = (InTheWay::Exclusive, 0);
+    let held = lock::before(deadline, || {
+        if !database.ask(lock::share_database)? {
+            in_the_way = InTheWay::Exclusive;
+            return Ok(None);
+        }
+        let journal = holds_a_transaction(places)?;
+        // In this order: a journal without a writer was left behind, unless its writer has just rolled back.
+        match (database.ask(lock::is_reserved)?, journal) {
+            (false, false) => return Ok(Some(true)),
+            (false, true) => (in_the_way, hot) = (InTheWay::HotJournal, hot + 1),
+            (true, _) => (in_the_way, hot) = (InTheWay::Writing, 0),
+        }
+        // A writer could not commit while we hold it.
+        database.ask(lock::release_database)?;
+        Ok((hot > 1).then_some(false))
+    })?;
+    let path = places.database.clone();
+    match (held, in_the_way) {
+        (Some(true), _) => Ok(()),
+        (_, InTheWay::Exclusive) => Err(SnapshotError::Exclusive { path }),
+        (_, InTheWay::Writing) => Err(SnapshotError::Writing { path }),
+        (_, InTheWay::HotJournal) => Err(SnapshotError::HotJournal { path: places.journal.clone() }),
+    }
+}
+
+/// Whether there is a rollback journal that is not void: one that is done is deleted, cut to nothing, or starts with a zero.
+fn holds_a_transaction(places: &Places) -> Result<bool, SnapshotError> {
+    let mut first = [0];
+    match Opened::find(&places.journal)? {
+        Some(journal) => Ok(journal.ask(|file| read_at(file, &mut first, 0))? == 1 && first != [0]),
+        None => Ok(false),
+    }
+}
+
+/// Reads a database by way of a snapshot, and again from the start when that changed meanwhile: a bounded number of times.
+///
+/// # Errors
+/// See [`SnapshotError`]; and that of `read`, which ends it.
+pub fn take<T, E: From<SnapshotError>>(path: &Path, mut read: impl FnMut(&Snapshot) -> Result<T, E>) -> Result<T, E> {
+    for _ in 0..SNAPSHOT_ROUNDS {
+        let snapshot = Snapshot::open(path)?;
+        let taken = read(&snapshot);
+        match snapshot.check() {
+            Err(SnapshotError::Changed { .. }) => {}
+            Err(error) => return Err(error.into()),
+            Ok(()) => return taken,
+        }
+    }
+    Err(SnapshotError::Unsettled { path: path.to_owned(), rounds: SNAPSHOT_ROUNDS }.into())
+}

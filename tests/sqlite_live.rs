@@ -1,0 +1,415 @@
+//! Snapshots of databases that the real SQLite is using meanwhile.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use logmirror::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN};
+use logmirror::sqlite::{Snapshot, SnapshotError, take};
+use serde_json::{Value, json};
+use support::sqlite::Sqlite;
+use tempfile::TempDir;
+
+/// Patience where a lock is held all the time.
+const SHORT: Duration = Duration::from_millis(50);
+
+fn open(path: &Path) -> Snapshot {
+    Snapshot::open(path).unwrap()
+}
+
+fn refused(path: &Path) -> SnapshotError {
+    Snapshot::open_within(path, SHORT).unwrap_err()
+}
+
+/// A new database in WAL mode with rows in it, all of them in the WAL.
+fn in_use() -> (TempDir, PathBuf, Sqlite) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let mut sqlite = Sqlite::open(&path);
+    sqlite.run(&["PRAGMA journal_mode = WAL", "PRAGMA wal_autocheckpoint = 0", "CREATE TABLE t (x)"]);
+    for _ in 0..10 {
+        sqlite.rows("INSERT INTO t VALUES (randomblob(5000))");
+    }
+    (dir, path, sqlite)
+}
+
+/// Base and WAL of a snapshot, the latter up to and with a frame.
+fn content(snapshot: &Snapshot, frames: u64) -> (Vec<u8>, Vec<u8>) {
+    let mut base = vec![0; snapshot.base_bytes().unwrap() as usize];
+    assert_eq!(snapshot.read_base(0, &mut base).unwrap(), base.len());
+    let wal_bytes = snapshot.header().map_or(0, |header| HEADER_LEN as u64 + frames * header.frame_len());
+    let mut wal = vec![0; wal_bytes as usize];
+    assert_eq!(snapshot.read_wal(0, &mut wal).unwrap(), wal.len());
+    (base, wal)
+}
+
+/// Opens one database after the other, and says whether it is in order and what a statement finds in it.
+const CHECKER: &str = r#"
+import json, sqlite3, sys
+for line in sys.stdin:
+    path, sql = json.loads(line)
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA synchronous = OFF")
+    try:
+        said = [db.execute("PRAGMA integrity_check").fetchall(), db.execute(sql).fetchall()]
+    except sqlite3.Error as error:
+        said = [str(error), None]
+    print(json.dumps(said), flush=True)
+    db.close()
+"#;
+
+/// SQLite, to look into copies.
+struct Checker(Sqlite);
+
+impl Checker {
+    fn start() -> Checker {
+        Checker(Sqlite::start(CHECKER, &[]))
+    }
+
+    /// What `integrity_check` and a statement say of a copy.
+    fn ask(&mut self, (base, wal): &(Vec<u8>, Vec<u8>), sql: &str) -> (Value, Value) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("copy.db");
+        fs::write(&path, base).unwrap();
+        fs::write(dir.path().join("copy.db-wal"), wal).unwrap();
+        self.0.tell(&json!([path, sql]));
+        let mut said = self.0.said();
+        (said[0].take(), said[1].take())
+    }
+}
+
+/// The same once.
+fn ask_copy(copy: &(Vec<u8>, Vec<u8>), sql: &str) -> (Value, Value) {
+    Checker::start().ask(copy, sql)
+}
+
+/// The frames that end a commit.
+fn commits(wal: &[u8], page_size: usize) -> Vec<u64> {
+    let frames = wal.get(HEADER_LEN..).unwrap_or_default().chunks_exact(FRAME_HEADER_LEN + page_size);
+    let ends = frames.map(|frame| FrameHeader::decode(frame.first_chunk().unwrap()).size != 0);
+    ends.zip(1..).filter(|(ends, _)| *ends).map(|(_, number)| number).collect()
+}
+
+/// Writes the same count of rows into two tables in each transaction, of very different sizes, gives some up, checkpoints
+/// in every way, and closes and opens the database now and then. It says how often it did what, when it is told to stop.
+const WRITER: &str = r#"
+import json, random, select, sqlite3, sys
+chance, did = random.Random(int(sys.argv[2])), dict.fromkeys(["commits", "checkpoints", "truncated", "closed", "busy"], 0)
+def connect():
+    db = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = OFF")
+    db.execute("PRAGMA cache_size = 10")
+    db.execute("PRAGMA wal_autocheckpoint = 40")
+    return db
+db = connect()
+db.execute("CREATE TABLE IF NOT EXISTS a (id INTEGER PRIMARY KEY, x)")
+db.execute("CREATE TABLE IF NOT EXISTS b (id INTEGER PRIMARY KEY, x)")
+db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+print(json.dumps("ready"), flush=True)
+while not select.select([sys.stdin], [], [], 0)[0]:
+    try:
+        db.execute("BEGIN IMMEDIATE")
+        for _ in range(chance.choice([1, 1, 2, 30])):
+            content = chance.randbytes(chance.randrange(3000))
+            db.execute("INSERT INTO a (x) VALUES (?)", (content,))
+            db.execute("INSERT INTO b (x) VALUES (?)", (content,))
+        for table in "ab":
+            db.execute(f"DELETE FROM {table} WHERE id % 7 = 0 OR id < (SELECT max(id) FROM {table}) - 100")
+        db.execute("ROLLBACK" if chance.random() < 0.1 else "COMMIT")
+        did["commits"] += 1
+        if chance.random() < 0.2:
+            kind = chance.choice(["PASSIVE", "FULL", "RESTART", "TRUNCATE"])
+            busy, frames, folded = db.execute(f"PRAGMA wal_checkpoint({kind})").fetchone()
+            did["checkpoints"] += 1 - busy
+            did["busy"] += busy
+            did["truncated"] += kind == "TRUNCATE" and not busy
+        if chance.random() < 0.02:
+            db.close()
+            did["closed"] += 1
+            db = connect()
+    except sqlite3.OperationalError:
+        did["busy"] += 1
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+print(json.dumps(did), flush=True)
+"#;
+
+#[test]
+fn every_snapshot_beside_a_busy_writer_is_a_committed_state() {
+    let seed = std::env::var("SEED").map_or_else(|_| std::process::id(), |seed| seed.parse().unwrap());
+    println!("SEED={seed}");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let mut writer = Sqlite::start(WRITER, &[path.to_str().unwrap(), &seed.to_string()]);
+    writer.said();
+    let counts = "SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b), (SELECT total(length(x)) FROM a), \
+                  (SELECT total(length(x)) FROM b)";
+    let mut checker = Checker::start();
+    let (mut folded_some, mut restarts, mut salts) = (0, 0, None);
+    for round in 0..60 {
+        let (copy, frames, folded, header) = take(&path, |snapshot| {
+            // Once in a while, time enough for the writer to get to anything it could do meanwhile.
+            if round % 4 == 0 {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let frames = snapshot.frames();
+            Ok::<_, SnapshotError>((content(snapshot, frames), frames, snapshot.folded()?, snapshot.header()))
+        })
+        .unwrap();
+        let mut sound = |copy: &(Vec<u8>, Vec<u8>), frames: u64| {
+            let (check, rows) = checker.ask(copy, counts);
+            assert_eq!(check, json!([["ok"]]), "round {round}, up to frame {frames}");
+            assert_eq!((&rows[0][0], &rows[0][2]), (&rows[0][1], &rows[0][3]), "round {round}, up to frame {frames}");
+        };
+        sound(&copy, frames);
+        let ends = commits(&copy.1, 4096);
+        assert_eq!(ends.last().copied().unwrap_or(0), frames);
+        // Any commit from the last one folded in on will do.
+        if let Some(end) = ends.iter().find(|end| **end >= folded) {
+            let part = (copy.0.clone(), copy.1[..HEADER_LEN + *end as usize * (FRAME_HEADER_LEN + 4096)].to_vec());
+            sound(&part, *end);
+        }
+        folded_some += u32::from(folded > 0);
+        restarts +=
+            u32::from(salts.replace(header.map(|header| header.salts)) != Some(header.map(|header| header.salts)));
+    }
+    writer.tell(&json!("stop"));
+    let did = writer.said();
+    println!("writer: {did}; {folded_some} snapshots with folded frames, {restarts} changes of the log");
+    for what in ["commits", "checkpoints", "truncated", "closed"] {
+        assert!(did[what].as_u64().unwrap() > 0, "the writer did too little: {did}");
+    }
+    assert!(restarts > 1);
+}
+
+#[test]
+fn no_checkpoint_changes_the_database_while_a_snapshot_is_held() {
+    let (dir, path, mut sqlite) = in_use();
+    let snapshot = open(&path);
+    let before = (fs::read(&path).unwrap(), content(&snapshot, snapshot.frames()));
+    let names = || support::files(dir.path()).into_keys().collect::<Vec<_>>();
+    let files = names();
+    for kind in ["PASSIVE", "FULL", "RESTART", "TRUNCATE"] {
+        let row = sqlite.rows(&format!("PRAGMA wal_checkpoint({kind})"))[0].take();
+        assert_eq!(row[2], 0, "{kind}: {row}");
+        assert!(kind == "PASSIVE" || row[0] == 1, "{kind}: {row}");
+        // Writers and readers go on.
+        sqlite.rows("INSERT INTO t VALUES (randomblob(5000))");
+        assert_eq!(fs::read(&path).unwrap(), before.0, "{kind}");
+    }
+    assert_eq!(sqlite.rows("SELECT count(*) FROM t"), json!([[14]]));
+    snapshot.check().unwrap();
+    assert_eq!(content(&snapshot, snapshot.frames()), before.1);
+    assert_eq!(names(), files);
+    let (check, rows) = ask_copy(&before.1, "SELECT count(*) FROM t");
+    assert_eq!((check, rows), (json!([["ok"]]), json!([[10]])));
+    drop(snapshot);
+    assert_eq!(sqlite.rows("PRAGMA wal_checkpoint(TRUNCATE)"), json!([[0, 0, 0]]));
+    let snapshot = open(&path);
+    assert_eq!((snapshot.frames(), snapshot.header()), (0, None));
+    assert_eq!(ask_copy(&content(&snapshot, 0), "SELECT count(*) FROM t").1, json!([[14]]));
+}
+
+#[test]
+fn the_last_connection_to_close_leaves_everything_as_it_is() {
+    let (_dir, path, sqlite) = in_use();
+    let snapshot = open(&path);
+    let before = content(&snapshot, snapshot.frames());
+    sqlite.close();
+    snapshot.check().unwrap();
+    assert_eq!(content(&snapshot, snapshot.frames()), before);
+    assert_eq!(fs::read(&path).unwrap(), before.0);
+    drop(snapshot);
+    // Without a snapshot it would have folded the WAL in and removed it.
+    Sqlite::open(&path).run(&["SELECT count(*) FROM t"]);
+    let mut sqlite = Sqlite::open(&path);
+    sqlite.rows("SELECT count(*) FROM t");
+    sqlite.close();
+    assert!(!path.with_extension("db-wal").exists());
+}
+
+#[test]
+fn a_log_is_not_started_anew_while_a_snapshot_is_held() {
+    let (_dir, path, mut sqlite) = in_use();
+    // All is in the database now, so the next writer would start at frame 1.
+    let row = sqlite.rows("PRAGMA wal_checkpoint(PASSIVE)")[0].take();
+    assert_eq!(row[1], row[2]);
+    let snapshot = open(&path);
+    let (before, header) = (content(&snapshot, snapshot.frames()), snapshot.header().unwrap());
+    assert_eq!(snapshot.folded().unwrap(), snapshot.frames());
+    sqlite.rows("INSERT INTO t VALUES (11)");
+    snapshot.check().unwrap();
+    assert_eq!(content(&snapshot, snapshot.frames()), before);
+    let more = open(&path);
+    assert!(more.frames() > snapshot.frames());
+    assert_eq!((more.header(), more.folded().unwrap()), (Some(header), snapshot.frames()));
+    drop((snapshot, more));
+    sqlite.run(&["PRAGMA wal_checkpoint(PASSIVE)", "INSERT INTO t VALUES (12)"]);
+    let anew = open(&path);
+    let found = anew.header().unwrap();
+    assert_eq!((found.salts[0], found.sequence), (header.salts[0].wrapping_add(1), header.sequence + 1));
+    assert_ne!(found.salts[1], header.salts[1]);
+    assert_eq!((anew.frames(), anew.transactions()), (1, 1));
+}
+
+#[test]
+fn base_and_wal_give_every_commit_from_the_last_one_folded_in_on() {
+    let (_dir, path, mut sqlite) = in_use();
+    assert_eq!(open(&path).folded().unwrap(), 0);
+    // A reader keeps the log from being started anew.
+    let mut reader = Sqlite::open(&path);
+    reader.run(&["BEGIN", "SELECT count(*) FROM t"]);
+    sqlite.rows("PRAGMA wal_checkpoint(PASSIVE)");
+    for _ in 0..10 {
+        sqlite.rows("INSERT INTO t VALUES (randomblob(5000))");
+    }
+    let snapshot = open(&path);
+    let whole = content(&snapshot, snapshot.frames());
+    let (ends, folded) = (commits(&whole.1, 4096), snapshot.folded().unwrap());
+    // The table's and ten rows'.
+    assert_eq!((ends.len(), ends[10]), (21, folded));
+    let mut checker = Checker::start();
+    for (index, end) in ends.iter().enumerate() {
+        let copy = content(&snapshot, *end);
+        if *end < folded {
+            continue;
+        }
+        let (check, rows) = checker.ask(&copy, "SELECT count(*) FROM t");
+        assert_eq!((check, rows), (json!([["ok"]]), json!([[index]])), "frame {end}");
+    }
+}
+
+#[test]
+fn whoever_opens_a_database_after_a_crash_is_let_in() {
+    let (_dir, path, sqlite) = in_use();
+    sqlite.kill();
+    assert!(path.with_extension("db-shm").exists());
+    let snapshot = open(&path);
+    let before = content(&snapshot, snapshot.frames());
+    let since = Instant::now();
+    let mut sqlite = Sqlite::open(&path);
+    assert_eq!(sqlite.rows("SELECT count(*) FROM t"), json!([[10]]));
+    sqlite.rows("INSERT INTO t VALUES (11)");
+    // He recovers at once, and does not wait for us.
+    assert!(since.elapsed() < Duration::from_secs(5));
+    assert_eq!(sqlite.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0], 1);
+    snapshot.check().unwrap();
+    assert_eq!(content(&snapshot, snapshot.frames()), before);
+}
+
+#[test]
+fn whoever_opens_a_database_that_nobody_had_open_makes_the_snapshot_void() {
+    let (dir, path, sqlite) = in_use();
+    sqlite.kill();
+    fs::remove_file(path.with_extension("db-shm")).unwrap();
+    let snapshot = open(&path);
+    assert_eq!(snapshot.transactions(), 11);
+    snapshot.check().unwrap();
+    let mut sqlite = Sqlite::open(&path);
+    sqlite.rows("SELECT count(*) FROM t");
+    assert!(matches!(snapshot.check(), Err(SnapshotError::Changed { .. })));
+    drop(snapshot);
+    // It is read again, and with locks this time.
+    let mut times = 0;
+    take(&path, |snapshot| {
+        times += 1;
+        assert_eq!(sqlite.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0], 1);
+        Ok::<_, SnapshotError>(snapshot.frames())
+    })
+    .unwrap();
+    assert_eq!(times, 1);
+    // A file that changes each time it is read is given up.
+    let path = dir.path().join("other.db");
+    fs::copy(support::root().join("segments/wal/page512.db"), &path).unwrap();
+    let mut times = 0;
+    let given_up = take(&path, |_| {
+        times += 1;
+        fs::copy(&path, dir.path().join("moving")).unwrap();
+        fs::rename(dir.path().join("moving"), &path).unwrap();
+        Ok::<_, SnapshotError>(())
+    });
+    assert!(matches!(given_up, Err(SnapshotError::Unsettled { rounds, .. }) if rounds == times));
+}
+
+#[test]
+fn a_connection_that_has_the_database_for_itself_is_waited_for_in_vain() {
+    let (_dir, path, sqlite) = in_use();
+    sqlite.close();
+    let mut sqlite = Sqlite::open(&path);
+    sqlite.run(&["PRAGMA locking_mode = EXCLUSIVE", "INSERT INTO t VALUES (11)"]);
+    let since = Instant::now();
+    let error = refused(&path);
+    assert!(matches!(error, SnapshotError::Exclusive { .. }) && error.is_transient(), "{error}");
+    assert!(since.elapsed() >= SHORT && since.elapsed() < Duration::from_secs(5));
+    sqlite.close();
+    assert_eq!(ask_copy(&content(&open(&path), 0), "SELECT count(*) FROM t").1, json!([[11]]));
+}
+
+/// Takes byte 123 of a file, as a checkpoint does, and gives it back when told.
+const CHECKPOINT: &str = r#"
+import fcntl, sys
+file = open(sys.argv[1], "r+b")
+fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 123)
+print("1", flush=True)
+sys.stdin.readline()
+"#;
+
+#[test]
+fn a_checkpoint_is_waited_for_and_then_named() {
+    let (_dir, path, _sqlite) = in_use();
+    let index = path.with_extension("db-shm");
+    let mut checkpoint = Sqlite::start(CHECKPOINT, &[index.to_str().unwrap()]);
+    checkpoint.said();
+    let error = refused(&path);
+    assert!(matches!(error, SnapshotError::Checkpoint { .. }) && error.is_transient(), "{error}");
+    let waiting = std::thread::spawn({
+        let path = path.clone();
+        move || open(&path).transactions()
+    });
+    checkpoint.close();
+    assert_eq!(waiting.join().unwrap(), 11);
+}
+
+#[test]
+fn a_rollback_mode_writer_is_refused_in_mid_transaction() {
+    for mode in ["DELETE", "TRUNCATE", "PERSIST"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let mut sqlite = Sqlite::open(&path);
+        sqlite.run(&[&format!("PRAGMA journal_mode = {mode}"), "CREATE TABLE t (x)", "INSERT INTO t VALUES (1)"]);
+        let idle = open(&path);
+        assert_eq!((idle.header(), idle.wal_bytes(), idle.page_size()), (None, 0, Some(4096)), "{mode}");
+        assert_eq!(ask_copy(&content(&idle, 0), "SELECT count(*) FROM t"), (json!([["ok"]]), json!([[1]])), "{mode}");
+        // A writer may begin while it is held, but not commit.
+        sqlite.run(&["BEGIN", "INSERT INTO t VALUES (2)"]);
+        assert!(sqlite.ask("COMMIT")["error"].is_string());
+        idle.check().unwrap();
+        drop(idle);
+        sqlite.run(&["COMMIT", "BEGIN", "INSERT INTO t VALUES (3)"]);
+        let error = refused(&path);
+        assert!(matches!(error, SnapshotError::Writing { .. }) && error.is_transient(), "{mode}: {error}");
+        sqlite.run(&["ROLLBACK"]);
+        assert_eq!(ask_copy(&content(&open(&path), 0), "SELECT count(*) FROM t").1, json!([[2]]), "{mode}");
+        // One that writes more than it keeps in memory has the database for itself.
+        sqlite.run(&["PRAGMA cache_size = 2", "BEGIN"]);
+        for _ in 0..40 {
+            sqlite.rows("INSERT INTO t VALUES (randomblob(3000))");
+        }
+        sqlite.rows("UPDATE t SET x = 0");
+        let error = refused(&path);
+        assert!(matches!(error, SnapshotError::Exclusive { .. }), "{mode}: {error}");
+        // Its journal stays when it is killed: what it wrote is not rolled back yet.
+        sqlite.kill();
+        let before = support::files(dir.path());
+        let error = refused(&path);
+        assert!(matches!(error, SnapshotError::HotJournal { .. }) && !error.is_transient(), "{mode}: {error}");
+        assert_eq!(support::files(dir.path()), before, "{mode}");
+        let mut sqlite = Sqlite::open(&path);
+        assert_eq!(sqlite.rows("SELECT count(*) FROM t"), json!([[2]]));
+        assert_eq!(ask_copy(&content(&open(&path), 0), "SELECT count(*) FROM t").1, json!([[2]]), "{mode}");
+    }
+}

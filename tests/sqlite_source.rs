@@ -1,0 +1,308 @@
+//! SQLite databases as sources: what a snapshot makes of every specimen, of damage, and of what is no database.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use logmirror::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN};
+use logmirror::offset::{BytePos, Offset};
+use logmirror::sqlite::{Place, Snapshot, SnapshotError, Verdict};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use support::sqlite::Sqlite;
+use tempfile::TempDir;
+
+#[derive(Debug, Deserialize)]
+struct Expect {
+    page_size: u32,
+    valid_frames: u64,
+    committed_frames: u64,
+    transactions: u64,
+    db_pages: u64,
+    bytes: u64,
+}
+
+fn expectations() -> BTreeMap<String, Expect> {
+    let text = fs::read_to_string(support::root().join("segments/wal/EXPECT.json")).unwrap();
+    let all: BTreeMap<String, Expect> = serde_json::from_str(&text).unwrap();
+    assert_eq!(all.len(), 8);
+    all
+}
+
+fn specimen(name: &str) -> PathBuf {
+    support::root().join("segments/wal").join(name)
+}
+
+fn open(path: impl AsRef<Path>) -> Snapshot {
+    Snapshot::open(path.as_ref()).unwrap()
+}
+
+fn base(snapshot: &Snapshot) -> Vec<u8> {
+    let mut bytes = vec![0; snapshot.base_bytes().unwrap() as usize + 1];
+    let read = snapshot.read_base(0, &mut bytes).unwrap();
+    bytes.truncate(read);
+    bytes
+}
+
+fn wal(snapshot: &Snapshot) -> Vec<u8> {
+    let mut bytes = vec![0; snapshot.wal_bytes() as usize + 1];
+    let read = snapshot.read_wal(0, &mut bytes).unwrap();
+    bytes.truncate(read);
+    bytes
+}
+
+/// The specimen `plain` with another WAL.
+fn with_wal(bytes: &[u8]) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    fs::copy(specimen("plain.db"), &path).unwrap();
+    fs::write(dir.path().join("app.db-wal"), bytes).unwrap();
+    (dir, path)
+}
+
+/// How many frames and transactions the commits in the first `bytes` bytes of a sound WAL make.
+fn committed(wal: &[u8], bytes: usize) -> (u64, u64) {
+    let (mut frames, mut transactions) = (0, 0);
+    for (index, frame) in wal[HEADER_LEN..bytes.max(HEADER_LEN)].chunks_exact(FRAME_HEADER_LEN + 4096).enumerate() {
+        if FrameHeader::decode(frame.first_chunk().unwrap()).size != 0 {
+            (frames, transactions) = (index as u64 + 1, transactions + 1);
+        }
+    }
+    (frames, transactions)
+}
+
+#[test]
+fn every_specimen_gets_the_verdict_expected_of_it() {
+    for (name, expect) in expectations() {
+        for file in [format!("{name}.db"), format!("{name}.db-wal")] {
+            let snapshot = open(specimen(&file));
+            assert_eq!(snapshot.page_size(), Some(expect.page_size), "{file}");
+            assert_eq!(snapshot.valid_frames(), expect.valid_frames, "{file}");
+            assert_eq!(snapshot.frames(), expect.committed_frames, "{file}");
+            assert_eq!(snapshot.transactions(), expect.transactions, "{file}");
+            assert_eq!(snapshot.db_pages(), expect.db_pages, "{file}");
+            let whole = fs::read(specimen(&format!("{name}.db-wal"))).unwrap();
+            assert_eq!(whole.len() as u64, expect.bytes);
+            let frame_len = u64::from(expect.page_size) + 24;
+            assert_eq!(snapshot.wal_bytes(), 32 + expect.committed_frames * frame_len);
+            assert_eq!(wal(&snapshot), whole[..snapshot.wal_bytes() as usize]);
+            assert_eq!(base(&snapshot), fs::read(specimen(&format!("{name}.db"))).unwrap());
+            let left = whole.len() as u64 - snapshot.wal_bytes();
+            let place = |frame: u64| Place { frame: Offset(frame), at: BytePos(32 + (frame - 1) * frame_len) };
+            let verdict = match name.as_str() {
+                "bit-flip" => Verdict::Damaged { invalid: place(6), sound: place(11) },
+                _ if left == 0 => Verdict::Whole,
+                _ => Verdict::Leftover { bytes: left },
+            };
+            assert_eq!(snapshot.verdict(), &verdict, "{file}");
+            snapshot.check().unwrap();
+        }
+    }
+}
+
+/// Opens base and WAL with SQLite: how many frames it takes, whether it finds all in order, and everything it holds.
+fn in_sqlite(base: &[u8], wal: &[u8]) -> (Value, Value, Value) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("copy.db");
+    fs::write(&path, base).unwrap();
+    fs::write(dir.path().join("copy.db-wal"), wal).unwrap();
+    let mut sqlite = Sqlite::open(&path);
+    let check = sqlite.rows("PRAGMA integrity_check");
+    let names = sqlite.rows("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name");
+    let rows = names.as_array().unwrap().iter().map(|name| {
+        let name = name[0].as_str().unwrap();
+        let columns =
+            sqlite.rows(&format!("SELECT group_concat('quote(\"' || name || '\")') FROM pragma_table_info('{name}')"));
+        sqlite.rows(&format!("SELECT {} FROM \"{name}\"", columns[0][0].as_str().unwrap()))
+    });
+    let rows = rows.collect();
+    let frames = sqlite.rows("PRAGMA wal_checkpoint(PASSIVE)")[0][1].take();
+    (frames, check, rows)
+}
+
+#[test]
+fn sqlite_sees_in_a_snapshot_what_it_sees_in_the_source() {
+    for (name, expect) in expectations() {
+        let snapshot = open(specimen(&format!("{name}.db")));
+        let source = fs::read(specimen(&format!("{name}.db-wal"))).unwrap();
+        let copied = in_sqlite(&base(&snapshot), &wal(&snapshot));
+        assert_eq!(copied, in_sqlite(&base(&snapshot), &source), "{name}");
+        assert_eq!((&copied.0, &copied.1), (&json!(expect.committed_frames), &json!([["ok"]])), "{name}");
+    }
+}
+
+#[test]
+fn a_wal_may_stand_alone() {
+    for (name, expect) in expectations() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db-wal");
+        fs::copy(specimen(&format!("{name}.db-wal")), &path).unwrap();
+        let snapshot = open(&path);
+        assert_eq!((snapshot.base_bytes(), snapshot.frames()), (None, expect.committed_frames), "{name}");
+        assert_eq!((snapshot.page_size(), snapshot.db_pages()), (Some(expect.page_size), expect.db_pages), "{name}");
+        assert_eq!(snapshot.folded().unwrap(), 0);
+        assert_eq!(snapshot.read_base(0, &mut [0; 8]).unwrap(), 0);
+        // The database it belongs to is not made up.
+        let missing = Snapshot::open(&dir.path().join("app.db"));
+        assert!(
+            matches!(missing, Err(SnapshotError::Io { error, .. }) if error.kind() == std::io::ErrorKind::NotFound)
+        );
+    }
+}
+
+#[test]
+fn nothing_of_the_source_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in support::files(&support::root().join("segments/wal")) {
+        fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    let times = || {
+        let entries = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap());
+        entries
+            .map(|entry| (entry.file_name(), entry.metadata().unwrap().modified().unwrap()))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let before = (support::files(dir.path()), times());
+    for name in expectations().into_keys() {
+        let snapshot = open(dir.path().join(format!("{name}.db")));
+        let _read = (base(&snapshot), wal(&snapshot), snapshot.folded().unwrap());
+        snapshot.check().unwrap();
+    }
+    assert_eq!((support::files(dir.path()), times()), before);
+}
+
+#[test]
+fn a_wal_cut_anywhere_keeps_its_whole_commits() {
+    let whole = fs::read(specimen("plain.db-wal")).unwrap();
+    let frame = FRAME_HEADER_LEN + 4096;
+    let near = |at: usize| at.saturating_sub(1)..(at + 2).min(whole.len() + 1);
+    let boundaries = (0..=50).flat_map(|index| near(HEADER_LEN + index * frame));
+    for bytes in boundaries.chain([0, 1, 31]).chain((0..whole.len()).step_by(9_973)) {
+        let (_dir, path) = with_wal(&whole[..bytes]);
+        let snapshot = open(&path);
+        let (frames, transactions) = committed(&whole, bytes);
+        assert_eq!((snapshot.frames(), snapshot.transactions()), (frames, transactions), "cut at {bytes}");
+        assert_eq!(snapshot.valid_frames(), bytes.saturating_sub(HEADER_LEN) as u64 / frame as u64, "cut at {bytes}");
+        let left = bytes as u64 - snapshot.wal_bytes();
+        let verdict = if left == 0 { Verdict::Whole } else { Verdict::Leftover { bytes: left } };
+        assert_eq!(snapshot.verdict(), &verdict, "cut at {bytes}");
+        assert_eq!(snapshot.header().is_some(), bytes >= HEADER_LEN);
+    }
+}
+
+#[test]
+fn damage_before_a_sound_commit_is_no_ordinary_end() {
+    let whole = fs::read(specimen("plain.db-wal")).unwrap();
+    let frame = FRAME_HEADER_LEN + 4096;
+    for index in (0..42).step_by(6).chain(42..50) {
+        // Page number, size, salts, both checksums, page.
+        for at in [3, 7, 8, 15, 16, 23, 24, 2000, frame - 1] {
+            let mut bytes = whole.clone();
+            let start = HEADER_LEN + index * frame;
+            bytes[start + at] ^= 0x40;
+            let (_dir, path) = with_wal(&bytes);
+            let snapshot = open(&path);
+            assert_eq!(snapshot.valid_frames(), index as u64, "frame {} byte {at}", index + 1);
+            assert_eq!(snapshot.frames(), committed(&whole, start).0);
+            // The last commit has nothing sound behind it, nor has one whose predecessor's checksum is gone.
+            let hidden = index == 49 || index == 48 && (16..24).contains(&at);
+            match snapshot.verdict() {
+                Verdict::Damaged { invalid, sound } if !hidden => {
+                    assert_eq!(invalid, &Place { frame: Offset(index as u64 + 1), at: BytePos(start as u64) });
+                    assert!(sound.frame > invalid.frame && sound.at > invalid.at);
+                }
+                Verdict::Leftover { .. } if hidden => {}
+                verdict => panic!("frame {} byte {at}: {verdict:?}", index + 1),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_damaged_header_is_damage_and_zeros_are_none() {
+    let whole = fs::read(specimen("plain.db-wal")).unwrap();
+    for at in 0..HEADER_LEN {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        let (_dir, path) = with_wal(&bytes);
+        let snapshot = open(&path);
+        assert!(matches!(snapshot.verdict(), Verdict::Header(_)), "byte {at}: {:?}", snapshot.verdict());
+        assert_eq!((snapshot.header(), snapshot.frames(), snapshot.wal_bytes()), (None, 0, 0));
+        // SQLite reads nothing of it either. (Of another version it would not even open it.)
+        if !(4..8).contains(&at) {
+            assert_eq!(in_sqlite(&base(&snapshot), &bytes).0, json!(0), "byte {at}");
+        }
+    }
+    let (_dir, path) = with_wal(&[0; 5000]);
+    assert_eq!(open(&path).verdict(), &Verdict::Leftover { bytes: 5000 });
+}
+
+#[test]
+fn frames_of_a_transaction_that_was_given_up_are_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let mut sqlite = Sqlite::open(&path);
+    sqlite.run(&["PRAGMA journal_mode = WAL", "CREATE TABLE t (x)", "PRAGMA cache_size = 2", "BEGIN"]);
+    for _ in 0..40 {
+        sqlite.rows("INSERT INTO t VALUES (randomblob(3000))");
+    }
+    sqlite.run(&["ROLLBACK", "INSERT INTO t VALUES (1)"]);
+    let snapshot = open(&path);
+    assert!(snapshot.frames() < 10, "{}", snapshot.frames());
+    assert!(matches!(snapshot.verdict(), Verdict::Leftover { bytes } if *bytes > 100_000), "{:?}", snapshot.verdict());
+}
+
+#[test]
+fn what_is_no_database_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let refused = |path: &Path| Snapshot::open(path).unwrap_err();
+    assert!(matches!(refused(&path), SnapshotError::Io { .. }));
+    assert!(matches!(refused(&dir.path().join("app.db-wal")), SnapshotError::Io { .. }));
+    assert!(matches!(refused(dir.path()), SnapshotError::Io { .. }));
+    let sound = fs::read(specimen("page512.db")).unwrap();
+    for (at, byte) in [(0, b's'), (16, 3), (17, 1), (16, 1)] {
+        let mut bytes = sound.clone();
+        bytes[at] = byte;
+        fs::write(&path, &bytes).unwrap();
+        assert!(matches!(refused(&path), SnapshotError::NotADatabase { .. }), "byte {at}");
+    }
+    for bytes in [&sound[..1], &sound[..99], &[0; 4096]] {
+        fs::write(&path, bytes).unwrap();
+        assert!(matches!(refused(&path), SnapshotError::NotADatabase { .. }));
+    }
+    // A database without a page is one.
+    fs::write(&path, b"").unwrap();
+    let empty = open(&path);
+    assert_eq!((empty.base_bytes(), empty.page_size(), empty.db_pages()), (Some(0), None, 0));
+    // But its WAL would be deleted.
+    fs::copy(specimen("plain.db-wal"), dir.path().join("app.db-wal")).unwrap();
+    assert!(matches!(refused(&path), SnapshotError::Orphan { frames: 50, .. }));
+    fs::copy(specimen("page512.db"), &path).unwrap();
+    assert!(matches!(refused(&path), SnapshotError::PageSize { database: 512, wal: 4096, .. }));
+    assert!(!refused(&path).is_transient());
+}
+
+#[test]
+fn a_link_leads_to_the_wal_of_the_file_it_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("link.db");
+    std::os::unix::fs::symlink(specimen("plain.db"), &link).unwrap();
+    assert_eq!(open(&link).frames(), 50);
+}
+
+#[test]
+fn the_readme_says_of_each_specimen_what_the_tests_expect() {
+    let readme = fs::read_to_string(support::root().join("segments/wal/README.md")).unwrap();
+    for (name, expect) in expectations() {
+        let cells = |line: &str| line.split('|').map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
+        let row = readme.lines().find(|line| line.starts_with(&format!("| `{name}` |"))).map(cells);
+        let row = row.unwrap_or_else(|| panic!("no row for {name}"));
+        let numbers = [expect.page_size.into(), expect.valid_frames, expect.committed_frames, expect.transactions];
+        let expected: Vec<String> = numbers.iter().chain([&expect.db_pages]).map(u64::to_string).collect();
+        assert_eq!(row[2..7], expected, "{name}");
+    }
+}
