@@ -7,7 +7,8 @@
 //! - [`repo`]: the files of a log, on disk or in memory;
 //! - [`segment`]: one segment and its offset index;
 //! - [`stream`]: [`StreamWriter`](stream::StreamWriter) and [`StreamReader`](stream::StreamReader);
-//! - [`mod@verify`]: whether a log is whole.
+//! - [`mod@verify`]: whether a log is whole;
+//! - [`sync`]: databases of this machine and libSQL sync servers.
 
 pub mod api;
 mod block;
@@ -23,4 +24,5 @@ pub mod repo;
 pub mod segment;
 pub mod server;
 pub mod stream;
+pub mod sync;
 pub mod verify;

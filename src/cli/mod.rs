@@ -3,6 +3,7 @@
 mod bench;
 mod exit;
 mod inspect;
+mod libsql;
 mod mirror;
 mod place;
 mod serve;

@@ -7,7 +7,7 @@ mod error;
 mod feed;
 mod log;
 mod registry;
-mod run;
+pub(crate) mod run;
 mod shard;
 mod sink;
 mod source;
