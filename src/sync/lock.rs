@@ -36,6 +36,13 @@ pub(super) fn shared(database: &File) -> io::Result<bool> {
     Ok(held)
 }
 
+/// Gives all locks back. Closing the file does too, but only once every copy of it is closed, and a child that this
+/// process is just starting may have one.
+pub(super) fn release(database: &File) {
+    // What cannot be unlocked goes with the file.
+    let _ = set(database, libc::F_UNLCK, PENDING, SHARED + SHARED_LEN - PENDING);
+}
+
 /// Whether nobody uses a `-shm` file; it is then locked for as long as it is open.
 pub(super) fn idle(shm: &File) -> io::Result<bool> {
     set(shm, libc::F_WRLCK, SHM, SHM_LEN)

@@ -13,7 +13,7 @@ use super::metadata::{Known, MetadataFile};
 use super::remote::{Pulled, Range, Remote};
 use super::replica::place;
 use super::replicate::Told;
-use super::{FRAME_LEN, Position, base, blocking, off};
+use super::{FRAME_LEN, Position, base, blocking, lock, off};
 use crate::limits::{DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS};
 use crate::mirror::Event;
 use crate::offset::Offset;
@@ -26,6 +26,12 @@ struct Source {
     database: File,
     log: LocalLog,
     info: MetadataFile,
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        lock::release(&self.database);
+    }
 }
 
 /// Pushes one database, again and again.

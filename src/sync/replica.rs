@@ -17,7 +17,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::error::SyncError;
-use super::local::{LocalError, LocalLog, Look, check_database, io_at, offset};
+use super::local::{LocalError, LocalLog, Look, blank, check_database, io_at, offset};
 use super::metadata::{Known, MetadataFile};
 use super::{FRAME_LEN, PAGE_LEN, Position, beside, lock};
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, WalHeader};
@@ -49,6 +49,12 @@ pub struct Replica {
     next: u32,
     alone: bool,
     failed: bool,
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        lock::release(&self.database);
+    }
 }
 
 impl Replica {
@@ -281,6 +287,11 @@ impl Replica {
         let header = WalHeader { big_endian: false, page_size: PAGE_LEN as u32, sequence, salts };
         let path = beside(&self.path, "-wal");
         let made = || -> io::Result<File> {
+            // Beside a database without any page SQLite would throw the WAL away.
+            if self.database.metadata()?.len() == 0 {
+                self.database.write_all_at(&blank(), 0)?;
+                self.database.sync_all()?;
+            }
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
             file.write_all_at(&header.encode(), 0)?;
             file.sync_all()?;

@@ -250,18 +250,62 @@ fn damage_when_the_files_are_of_another_generation_makes_the_replica_anew() {
     }
 }
 
+/// Kills a mirror while it waits for the answer to its nth request, for each n there is.
+fn killed_at_each_request(direction: Direction) {
+    for nth in 0.. {
+        let stage = Stage::new();
+        let (db, replica) = (stage.database(&rows(12)), stage.path("replica.db"));
+        let total = frames(&db);
+        let (source, sink) = match direction {
+            Direction::Push => (arg(&db).to_owned(), stage.fake.url()),
+            Direction::Pull => {
+                stage.push(&db).unwrap();
+                (stage.fake.url(), arg(&replica).to_owned())
+            }
+        };
+        let path = if direction == Direction::Push { &db } else { &replica };
+        stage.fake.seen();
+        for _ in 0..nth {
+            stage.fake.fault("", Fault::Cut(0));
+        }
+        stage.fake.fault("", Fault::Silence);
+        let mirror = Mirror::start(source, sink, &["--batch", "4"]);
+        let waits = || stage.fake.store().seen.len() > nth;
+        let done = || mirror.lines().iter().any(|line| line["event"] == "done");
+        let over = until("a request, or the end", || if waits() { Some(false) } else { done().then_some(true) });
+        if over {
+            assert_eq!(mirror.ended().code, Some(0));
+            assert!(nth > 4, "there are several requests");
+            break;
+        }
+        mirror.kill();
+        stage.fake.store().faults.clear();
+        let moved = info_of(path).unwrap_or(0);
+        let seen = stage.fake.seen();
+        stage.run(direction, path, BATCH).unwrap();
+        let again = stage.fake.seen();
+        match direction {
+            // Nothing is confirmed until all is.
+            Direction::Push => assert_eq!((moved, pushed(&again)), (0, total), "killed in {seen:?}"),
+            // Each batch ends with a commit here; the last frame held is looked at again.
+            Direction::Pull => assert_eq!(pulled(&again), total - moved + u32::from(moved > 0), "killed in {seen:?}"),
+        }
+        assert_eq!((stage.fake.frames(), info(path), dump(path)), (total, (1, total), dump(&db)), "killed in {seen:?}");
+        assert_eq!(litter(path), Vec::<String>::new(), "killed in {seen:?}");
+    }
+}
+
+/// The frame in the metadata, if there are any.
+fn info_of(path: &Path) -> Option<u32> {
+    beside(path, "-info").exists().then(|| info(path).1)
+}
+
 #[test]
-fn a_process_killed_in_a_push_leaves_what_the_next_one_needs() {
-    let stage = Stage::new();
-    let db = stage.database(&rows(12));
-    let total = frames(&db);
-    stage.fake.fault("POST", Fault::Cut(0));
-    stage.fake.fault("POST", Fault::Silence);
-    let push = Mirror::start(arg(&db), stage.fake.url(), &["--batch", "4"]);
-    until("the second batch to be stored", || (stage.fake.frames() == 2 * BATCH).then_some(()));
-    push.kill();
-    assert!(!beside(&db, "-info").exists());
-    stage.fake.seen();
-    stage.run(Direction::Push, &db, BATCH).unwrap();
-    assert_eq!((pushed(&stage.fake.seen()), stage.fake.frames(), info(&db)), (total, total, (1, total)));
+fn a_push_killed_at_any_request_is_repeated() {
+    killed_at_each_request(Direction::Push);
+}
+
+#[test]
+fn a_pull_killed_at_any_request_goes_on() {
+    killed_at_each_request(Direction::Pull);
 }

@@ -34,6 +34,8 @@ pub enum Fault {
     Redirect(String),
     /// The work is done, the answer never comes.
     Silence,
+    /// The work is done, but the connection breaks inside the answer.
+    Reset,
     /// So many bytes are cut off the end of the answer's body.
     Cut(usize),
 }
@@ -166,6 +168,10 @@ async fn answer(State(store): State<Arc<Mutex<Store>>>, request: Request) -> Res
         None => reply(done.0, done.1),
         Some(Fault::Answer(status, text) | Fault::Done(status, text)) => reply(status, text.into()),
         Some(Fault::Redirect(to)) => (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, to)]).into_response(),
+        Some(Fault::Reset) => {
+            let broken = Err::<Vec<u8>, _>(std::io::Error::other("on purpose"));
+            Body::from_stream(futures::stream::iter([Ok(vec![b'{']), broken])).into_response()
+        }
         Some(Fault::Silence) => std::future::pending().await,
         Some(Fault::Cut(bytes)) => reply(done.0, done.1[..done.1.len() - bytes].to_vec()),
     }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use logmirror::sync::{Direction, LocalError, SyncError};
+use logmirror::sync::{Direction, LocalError, Replica, SyncError};
 
 use crate::fake::{Fault, calls, pulled};
 use crate::sqlite::{self, dump, large, rows};
@@ -138,6 +138,35 @@ fn nobody_else_has_it_open_while_it_is_written() {
     assert!(beside(&replica, "-shm").exists());
     stage.pull(&replica).unwrap();
     assert!(!beside(&replica, "-shm").exists());
+    assert_eq!(dump(&replica), dump(&db));
+}
+
+#[test]
+fn sqlite_is_told_to_wait_while_a_replica_is_written() {
+    let stage = Stage::new();
+    let (db, replica) = (stage.database(&rows(10)), stage.path("replica.db"));
+    stage.push(&db).unwrap();
+    stage.pull(&replica).unwrap();
+    let (mut held, _) = Replica::open(&replica).unwrap().unwrap();
+    assert!(sqlite::run(&replica, "SELECT 1 FROM t").unwrap_err().contains("database is locked"));
+    let twice = Replica::open(&replica).unwrap_err();
+    assert!(matches!(twice, SyncError::Local(LocalError::Busy { .. })), "{twice}");
+    held.unlock().unwrap();
+    assert_eq!(sqlite::run(&replica, "SELECT count(*) FROM t").unwrap(), "10\n");
+    assert!(beside(&replica, "-wal").exists(), "it was not the last to leave");
+    drop(held);
+    sqlite::run(&replica, "SELECT 1 FROM t").unwrap();
+    assert!(!beside(&replica, "-wal").exists());
+}
+
+#[test]
+fn an_empty_file_as_libsql_leaves_it_gets_its_first_page() {
+    let stage = Stage::new();
+    let (db, replica) = (stage.database(&rows(10)), stage.path("replica.db"));
+    stage.push(&db).unwrap();
+    fs::write(&replica, "").unwrap();
+    set_info(&replica, 1, 0);
+    stage.pull(&replica).unwrap();
     assert_eq!(dump(&replica), dump(&db));
 }
 
