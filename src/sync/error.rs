@@ -162,6 +162,12 @@ impl SyncError {
         matches!(self, SyncError::Local(LocalError::Busy { .. }))
     }
 
+    /// Whether it is the server or the way there, and the files here are as they were.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        matches!(self, SyncError::Transport { .. } | SyncError::Status { .. } | SyncError::Protocol { .. })
+    }
+
     /// Whether what the user gave is at fault: URL or token.
     #[must_use]
     pub fn is_usage(&self) -> bool {

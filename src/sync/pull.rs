@@ -75,8 +75,18 @@ impl Pull {
         self.with(|replica| Ok(replica.unlock()?)).await
     }
 
+    /// The server may be another one when it is reached again.
+    pub(super) fn again(&mut self) {
+        self.compared = false;
+    }
+
     async fn catch_up(&mut self, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
         if !self.compared {
+            self.with(|replica| {
+                replica.restart();
+                Ok(())
+            })
+            .await?;
             self.compare().await?;
             let position = self.with(|replica| Ok(replica.position())).await?;
             self.compared = true;
@@ -169,16 +179,25 @@ impl Pull {
         self.install(draft, generation).await
     }
 
+    /// The server's base. Nothing is left here when it does not come.
     async fn download(&self) -> Result<(Draft, u32), SyncError> {
+        let generation = self.remote.info().await?;
+        if generation.is_none() {
+            // The first servers could not say, knew one generation, and gave out no base; but frames, unless this is
+            // no such server at all.
+            self.remote.pull(Range { generation: 1, start: 1, end: 2 }).await?;
+        }
         let path = self.path.clone();
         let draft = off(move || Draft::create(&path)).await??;
-        // A server that cannot say knows one generation only, and gives out no base.
-        let (generation, bytes) = match self.remote.info().await? {
-            Some(generation) => (generation, self.remote.export(generation, &draft.file).await?),
-            None => (1, 0),
+        let exported = match generation {
+            Some(generation) => self.remote.export(generation, &draft.file).await,
+            None => Ok(0),
         };
-        let draft = off(move || draft.complete(bytes).map(|()| draft)).await??;
-        Ok((draft, generation))
+        off(move || match exported.and_then(|bytes| Ok(draft.complete(bytes)?)) {
+            Ok(()) => Ok((draft, generation.unwrap_or(1))),
+            Err(error) => draft.discard().map_or_else(|error| Err(error.into()), |()| Err(error)),
+        })
+        .await?
     }
 
     async fn install(&mut self, draft: Draft, generation: u32) -> Result<(), SyncError> {

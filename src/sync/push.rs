@@ -103,6 +103,11 @@ impl Push {
         Ok(())
     }
 
+    /// The server may be another one when it is reached again.
+    pub(super) fn again(&mut self) {
+        self.compared = false;
+    }
+
     /// Makes sure that the server's log is ours as far as both go, before anything is sent on top of it.
     async fn compare_first(&mut self, frames: u32) -> Result<(), SyncError> {
         let cached = self.position.frame;

@@ -80,6 +80,13 @@ impl Session {
         })
     }
 
+    fn again(&mut self) {
+        match self {
+            Session::Push(push) => push.again(),
+            Session::Pull(pull) => pull.again(),
+        }
+    }
+
     async fn sync(&mut self, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
         match self {
             Session::Push(push) => push.sync(told).await,
@@ -115,9 +122,11 @@ pub async fn run(what: &Replicate, tell: impl FnMut(Event)) -> Result<Progress, 
         if !error.is_transient() || enough {
             return Err(error);
         }
-        // While others have a replica open we stay in it too, or the last of them would checkpoint its WAL away.
-        if !error.is_busy() {
-            session = None;
+        // Unless the files here are at fault, their locks are kept meanwhile: without them, whoever closes the database
+        // last would checkpoint its WAL away.
+        match &mut session {
+            Some(session) if error.is_busy() || error.is_remote() => session.again(),
+            _ => session = None,
         }
         let after = backoff(failures);
         (told.tell)(Event::Retrying { error: error.to_string(), after });

@@ -54,6 +54,8 @@ fn it_follows_both_ways_while_both_databases_are_in_use() {
         );
         assert!(beside(&db, "-wal").exists() && beside(&replica, "-wal").exists());
     }
+    stage.fake.fault("GET sync", Fault::Reset);
+    pull.wait_for("an attempt that failed", |line| line["event"] == "retrying");
     stage.fake.fault("POST", Fault::Reset);
     sqlite::run(&db, &rows(1)).unwrap();
     push.wait_for("an attempt that failed", |line| line["event"] == "retrying");

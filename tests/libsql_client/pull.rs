@@ -203,6 +203,18 @@ fn bodies_that_are_no_frames_are_refused() {
 }
 
 #[test]
+fn a_server_of_another_kind_leaves_nothing_here() {
+    let stage = Stage::new();
+    let replica = stage.path("replica.db");
+    for _ in 0..2 {
+        stage.fake.fault("GET", Fault::Answer(404, "no such page".into()));
+    }
+    let error = stage.pull(&replica).unwrap_err();
+    assert!(matches!(error, SyncError::Status { status: 404, .. }), "{error}");
+    assert_eq!(fs::read_dir(stage.dir.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn exports_are_the_base_and_must_be_databases() {
     let stage = Stage::new();
     let replica = stage.path("replica.db");
@@ -211,6 +223,7 @@ fn exports_are_the_base_and_must_be_databases() {
         let error = stage.pull(&replica).unwrap_err();
         assert!(error.to_string().contains(wanted), "{error}");
         assert!(!replica.exists() && !beside(&replica, "-info").exists());
+        assert_eq!(litter(&replica), Vec::<String>::new());
     }
     let base = stage.path("base.db");
     sqlite::run(&base, &format!("PRAGMA journal_mode=WAL; {}", rows(50))).unwrap();
