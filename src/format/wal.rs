@@ -111,7 +111,8 @@ impl WalHeader {
         if magic & !1 != MAGIC || version != VERSION || !sound {
             return Err(FormatError::Header { found: bytes.to_vec() });
         }
-        let header = WalHeader { big_endian: magic & 1 == 1, page_size, sequence: word(3), salts: [word(4), word(5)] };
+        let header =
+            WalHeader { big_endian: magic & 1 == 1, page_size, sequence: word(3), salts: [word(4), word(5)] };
         let (computed, stored) = (header.seed().number(), u64::from(word(6)) << 32 | u64::from(word(7)));
         if stored != computed {
             return Err(FormatError::Checksum { stored, computed });
@@ -295,9 +296,7 @@ impl Wal {
             None => self.start = Some(WalStart::first(header)),
             // Between two segments; the checksums run on.
             Some(start) if start.header == header && self.frames == 0 => {}
-            Some(start) if start.header == header => {
-                return Err(FormatError::Header { found: header.encode().to_vec() });
-            }
+            Some(start) if start.header == header => return Err(FormatError::Header { found: header.encode().to_vec() }),
             Some(start) => {
                 return Err(FormatError::Restarted { salts: start.header.salts, found: header.salts });
             }
