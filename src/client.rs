@@ -58,7 +58,7 @@ impl ClientError {
 }
 
 /// An error with its causes, since reqwest's own text names only the request.
-fn chain(error: &reqwest::Error) -> String {
+pub(crate) fn chain(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

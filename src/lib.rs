@@ -11,6 +11,7 @@
 //! - [`stream`]: [`StreamWriter`](stream::StreamWriter) and [`StreamReader`](stream::StreamReader);
 //! - [`mod@verify`]: whether a log is whole;
 //! - [`checkpoint`]: the database that a WAL log makes, and when it is made.
+//! - [`sync`]: databases of this machine and libSQL sync servers.
 
 pub mod api;
 mod block;

@@ -177,3 +177,22 @@ pub const CHECKPOINT_CONCURRENCY: NonZeroUsize = NonZeroUsize::new(2).unwrap();
 
 /// How often logs are looked at for whether their policy asks for a checkpoint.
 pub const CHECKPOINT_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Frames in one request of the libSQL sync protocol unless the user says otherwise: what libSQL's own client sends.
+pub const SYNC_BATCH: u32 = 128;
+/// The most the user may ask for: 16 MiB, which is held in memory whole.
+pub const SYNC_BATCH_MAX: u32 = 4096;
+
+/// Largest export of a database taken: the most pages SQLite can number.
+pub const EXPORT_BYTES_MAX: u64 = (u32::MAX as u64 - 1) * 4096;
+
+/// Largest metadata file of the libSQL sync protocol; real ones have some 80 bytes.
+pub const METADATA_BYTES_MAX: u64 = 4096;
+
+/// A temporary file as old as this belongs to a process that crashed; writing one takes milliseconds.
+pub const DRAFT_STALE_AFTER: Duration = Duration::from_secs(60);
+
+/// What is read of an answer that refuses, to show it.
+pub const REFUSAL_BYTES_MAX: usize = 4 << 10;
+
+/// Attempts after a sync server said 5xx, with waits that double from [`BACKOFF_FIRST`].
+pub const SYNC_RETRIES: u32 = 6;

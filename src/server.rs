@@ -47,7 +47,6 @@ impl Server {
         let libsql = Arc::new(LibSql::new(registry.clone()));
         let checkpoints = Checkpoints::start(&registry, registry.settings().checkpoint_concurrency);
         let app = Arc::new(App { registry, checkpoints: Mutex::new(Some(checkpoints)), libsql, timeouts });
-        let app = Arc::new(App { registry, timeouts });
         Ok(Server { listener, app, connections_max, routing: Routing::default(), token: None })
     }
 

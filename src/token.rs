@@ -88,8 +88,9 @@ impl Token {
         format!("{scheme}://:{}@{rest}", utf8_percent_encode(&self.0, NON_ALPHANUMERIC))
     }
 
-    /// What a client sends.
-    pub(crate) fn reveal(&self) -> &str {
+    /// What a client sends. Never to be logged.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
         &self.0
     }
 }

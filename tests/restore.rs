@@ -298,7 +298,11 @@ async fn answer(
     let other = query.get("generation").is_some_and(|generation| generation != "3");
     match uri.path() {
         "/logs/app" => {
-            axum::Json(json!({"format": served.format, "generation": 3, "durable": served.durable})).into_response()
+            let (format, durable) = (served.format, served.durable);
+            axum::Json(json!({"log": "app", "format": format, "id": "", "generation": 3, "epoch": 0, "first": 1,
+                "next": durable, "durable": durable, "segments": 1, "bytes": 0, "last_commit": null, "state": "ok",
+                "error": null}))
+            .into_response()
         }
         _ if other => {
             let body = json!({"error": "pruned", "message": "that generation is gone"});
@@ -376,17 +380,17 @@ fn a_url_restores_as_a_directory_does() {
 fn a_token_is_shown_and_a_wrong_one_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let (log, out) = (small(), path(&dir, "out.db"));
-    let service = Service::start(Served { token: Some("open sesame"), ..served(&log, &[]) });
+    let service = Service::start(Served { token: Some("open-sesame"), ..served(&log, &[]) });
     for args in [&[][..], &["--token", "wrong"], &["--token", "\n"]] {
         let args: Vec<&str> = [service.url.as_str(), &out].into_iter().chain(args.iter().copied()).collect();
         let (code, _, errors) = restore(&args);
         assert!(code == 3 && errors.contains("not the token") || code == 2 && errors.contains("token"), "{errors}");
         assert!(!Path::new(&out).exists() && !errors.contains("wrong"), "{errors}");
     }
-    assert_eq!(restore(&[&service.url, &out, "--token", "open sesame"]).0, 0);
+    assert_eq!(restore(&[&service.url, &out, "--token", "open-sesame"]).0, 0);
     let mut command = Command::new(env!("CARGO_BIN_EXE_logmirror"));
     let output =
-        command.args(["restore", &service.url, &out, "--force"]).env("LOGMIRROR_TOKEN", "open sesame").output();
+        command.args(["restore", &service.url, &out, "--force"]).env("LOGMIRROR_TOKEN", "open-sesame").output();
     assert!(output.unwrap().status.success());
 }
 

@@ -36,18 +36,24 @@ fn a_service_sends_the_root_and_hosts_to_their_logs() {
         wire.send(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes());
         wire.answer()
     };
-    // Until these routes exist, what is said of a request shows where it got to.
-    for (host, path, wanted) in [
-        ("test", "//info/", "/logs/app/info"),
-        ("test", "/sync/1/2/3", "/logs/app/sync/1/2/3"),
-        ("other.example.org:7171", "/sync/1/2/3/", "/logs/other/sync/1/2/3"),
-        ("127.0.0.1", "/v3/pipeline", "/logs/app/v3/pipeline"),
-        ("other.example.org", "/logs/app/info", "/logs/app/info"),
+    for log in ["app", "other"] {
+        assert_eq!(service.put(&format!("/logs/{log}"), r#"{"format":"wal"}"#).status, 201);
+    }
+    // Only one of them has a second generation.
+    assert_eq!(service.put("/logs/other/generations/2", "").status, 201);
+    for (host, path, generation) in [
+        ("test", "//info/", 1),
+        ("other.example.org:7171", "/info", 2),
+        ("127.0.0.1", "/info", 1),
+        ("other.example.org", "/logs/app/info", 1),
+        ("app.example.org", "/logs/other//info/", 2),
     ] {
         let answer = reached(host, path);
-        assert_eq!(answer.status, 404);
-        assert!(answer.text().contains(&format!("nothing at {wanted}\"")), "{}", answer.text());
+        assert_eq!((answer.status, &answer.json()["current_generation"]), (200, &generation.into()), "{host}{path}");
     }
+    // Nothing at frame 1.
+    assert_eq!(reached("test", "//sync/1/1/2").json()["generation"], 1);
+    assert!(reached("127.0.0.1", "/v3/pipeline").text().contains("nothing at /logs/app/v3/pipeline\""));
     for path in ["/health", "/metrics", "/logs"] {
         assert_eq!(reached("other.example.org", path).status, 200, "{path}");
     }

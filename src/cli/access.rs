@@ -21,7 +21,11 @@ pub(crate) struct AccessArgs {
 }
 
 impl AccessArgs {
-    fn token(&self) -> Result<Option<Token>, Exit> {
+    /// The token, if one was given.
+    ///
+    /// # Errors
+    /// What to end with; the reason has been said.
+    pub(crate) fn token(&self) -> Result<Option<Token>, Exit> {
         logmirror::config::token(self.token.as_ref(), self.token_file.as_deref())
             .map_err(|error| Exit::Usage.because(error))
     }

@@ -22,29 +22,36 @@ const LINE_EVERY: Duration = Duration::from_secs(1);
 /// Copy, push, pull or relay a log: SRC and DST are each a directory or the URL of a log
 #[derive(Args)]
 pub(crate) struct MirrorArgs {
-    /// Directory with segments, or URL of a log (http://HOST/logs/NAME)
+    /// Directory with segments, or URL of a log (http://HOST/logs/NAME); or a SQLite database and a libSQL sync server
+    /// (libsql+http://HOST/PATH, libsql+https:// or libsql://), one on either side
     #[arg(value_name = "SRC")]
-    source: String,
+    pub(super) source: String,
     /// The same; a directory or log that is not there is created
     #[arg(value_name = "DST")]
-    sink: String,
+    pub(super) sink: String,
     /// Go on as SRC grows, until stopped; reconnect when a connection fails
     #[arg(long)]
-    follow: bool,
+    pub(super) follow: bool,
     /// Cut a torn end off DST, and accept one in SRC; only ever the torn end
     #[arg(long)]
-    trim: bool,
+    pub(super) trim: bool,
     /// Tell how it fares in lines of JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Largest commit taken
     #[arg(long, value_name = "BYTES", env = "LOGMIRROR_COMMIT_BYTES_MAX", default_value_t = ByteSize(limits::COMMIT_BYTES_MAX))]
     commit_bytes_max: ByteSize,
     #[command(flatten)]
-    access: AccessArgs,
+    pub(super) access: AccessArgs,
+    /// Frames in one request to a libSQL sync server
+    #[arg(long, value_name = "FRAMES", default_value_t = limits::SYNC_BATCH, value_parser = clap::value_parser!(u32).range(1..=i64::from(limits::SYNC_BATCH_MAX)))]
+    pub(super) batch: u32,
 }
 
 pub(crate) fn run(args: MirrorArgs) -> Exit {
+    if super::libsql::is_meant(&args) {
+        return super::libsql::run(&args);
+    }
     let (source, sink) = match (args.access.place(&args.source), args.access.place(&args.sink)) {
         (Ok(source), Ok(sink)) => (source, sink),
         (Err(exit), _) | (_, Err(exit)) => return exit,
@@ -84,7 +91,7 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
 }
 
 /// What moved since the last line must be told also when nothing moves any more.
-async fn keep_telling(report: &RefCell<Report>) -> Infallible {
+pub(super) async fn keep_telling(report: &RefCell<Report>) -> Infallible {
     let mut ticks = tokio::time::interval(LINE_EVERY / 4);
     loop {
         ticks.tick().await;
@@ -93,7 +100,7 @@ async fn keep_telling(report: &RefCell<Report>) -> Infallible {
 }
 
 /// How a mirror fares, told in the way that suits who listens.
-struct Report {
+pub(super) struct Report {
     way: Way,
     start: Instant,
     told: Instant,
@@ -109,7 +116,7 @@ enum Way {
 }
 
 impl Report {
-    fn new(json: bool) -> Report {
+    pub(super) fn new(json: bool) -> Report {
         let way = match (json, std::io::stderr().is_terminal()) {
             (true, _) => Way::Json,
             (false, false) => Way::Lines,
@@ -124,7 +131,7 @@ impl Report {
         Report { way, start, told: start, before: progress, now: progress, source_bytes: 0 }
     }
 
-    fn tell(&mut self, event: &Event) {
+    pub(super) fn tell(&mut self, event: &Event) {
         match event {
             Event::Started { from, source_bytes } => {
                 self.source_bytes = *source_bytes;
@@ -187,7 +194,7 @@ impl Report {
     }
 
     /// It ended by itself, or was told to.
-    fn end(&mut self, ended: bool, error: Option<&str>) {
+    pub(super) fn end(&mut self, ended: bool, error: Option<&str>) {
         if let Way::Bar(bar) = &self.way {
             bar.finish_and_clear();
             self.way = Way::Lines;

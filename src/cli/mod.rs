@@ -5,6 +5,7 @@ mod bench;
 mod checkpoint;
 mod exit;
 mod inspect;
+mod libsql;
 mod mirror;
 mod place;
 mod restore;

@@ -11,7 +11,7 @@ mod frames;
 mod generation;
 mod log;
 mod registry;
-mod run;
+pub(crate) mod run;
 mod shard;
 mod sink;
 mod source;

@@ -246,7 +246,7 @@ fn dir<T>(path: &std::path::Path, opened: std::io::Result<T>) -> Result<T, Mirro
 }
 
 /// Doubles with each failure up to a cap, and is shortened by chance by up to half.
-fn backoff(failures: u32) -> Duration {
+pub(crate) fn backoff(failures: u32) -> Duration {
     let full = BACKOFF_FIRST.saturating_mul(1 << failures.min(16)).min(BACKOFF_LAST);
     let chance = RandomState::new().build_hasher().finish() % 1024;
     full.mul_f64(0.5 + chance as f64 / 2048.0)

@@ -1,5 +1,72 @@
-//! The sync protocols of SQLite's replicas, free of HTTP.
+//! The sync protocols of SQLite's replicas, free of HTTP. Here is the client's side, databases of this machine and libSQL
+//! sync servers: frames pushed, replicas pulled. It owns the metadata file and the files of a replica, and knows no logs of
+//! ours and no command line. The server's side is [`libsql`].
+//!
+//! What is sent and stored are SQLite WAL frames with pages of 4096 bytes, numbered from 1 in each generation. A frame is
+//! the same on every replica in its page number, its commit size and its page; salts and checksums are each file's own.
+//! Source: `specs/libsql-sync.md`.
 
+mod base;
+mod bootstrap;
+mod error;
 pub mod libsql;
-mod pushed;
-mod stage;
+mod local;
+mod lock;
+pub mod metadata;
+mod pull;
+mod push;
+mod remote;
+mod replica;
+mod replicate;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use error::SyncError;
+pub use local::{LocalError, LocalLog, Look};
+pub use remote::{Pulled, Pushed, Range, Remote};
+pub use replica::{Applied, Replica};
+pub use replicate::{Direction, Replicate, run};
+
+/// Bytes of a page: the protocol knows no other.
+pub const PAGE_LEN: usize = 4096;
+/// Bytes of a frame.
+pub const FRAME_LEN: usize = crate::format::wal::FRAME_HEADER_LEN + PAGE_LEN;
+
+/// How far a database and a server are known to hold the same frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The generation; the first is 1.
+    pub generation: u32,
+    /// The last frame the server confirmed, or that was pulled; 0 before the first.
+    pub frame: u32,
+}
+
+/// Whether two whole frames are the same on every replica: page number, commit size, page.
+#[must_use]
+pub fn same_frame(one: &[u8], other: &[u8]) -> bool {
+    let page = crate::format::wal::FRAME_HEADER_LEN;
+    one.len() == other.len() && one.get(..8) == other.get(..8) && one.get(page..) == other.get(page..)
+}
+
+/// The file beside a database that has its name and this ending.
+fn beside(database: &Path, ending: &str) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// Runs work that waits for a disk where it holds nobody up.
+async fn blocking<S, T>(state: &Arc<Mutex<S>>, work: impl FnOnce(&mut S) -> T + Send + 'static) -> Result<T, SyncError>
+where
+    S: Send + 'static,
+    T: Send + 'static,
+{
+    let state = state.clone();
+    off(move || work(&mut state.lock().unwrap_or_else(PoisonError::into_inner))).await
+}
+
+/// The same without state.
+async fn off<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, SyncError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| SyncError::Interrupted(error.to_string()))
+}

@@ -33,7 +33,8 @@ impl Default for Setup {
     fn default() -> Self {
         let timeouts =
             Timeouts { header: PATIENCE, idle: PATIENCE, commit: PATIENCE, stall: PATIENCE, drain: PATIENCE };
-        let settings = Settings { memory_max: 32 << 20, commit_bytes_max: 1 << 20, writer_threads: 2, ..Settings::default() };
+        let settings =
+            Settings { memory_max: 32 << 20, commit_bytes_max: 1 << 20, writer_threads: 2, ..Settings::default() };
         Setup { timeouts, settings, connections_max: 4096 }
     }
 }

@@ -136,7 +136,9 @@ impl Pushed {
         };
         for big_endian in [false, true] {
             let mut theirs = None;
-            for sequence in 0..SEQUENCES_TRIED {
+            // Replicas made by logmirror count their generations there.
+            let own = log.generation().0.saturating_sub(1) as u32;
+            for sequence in (0..SEQUENCES_TRIED).chain(Some(own)) {
                 let header = header(sequence, big_endian);
                 let chain = match ours {
                     None => header.seed(),

@@ -4,19 +4,22 @@
 //! its page; those go into our log, under our salts. The replica's checksums cover all of its history, so they tell
 //! whether that is ours too: a replica whose past is another one is refused, however well its frame numbers fit.
 
+mod pushed;
+mod stage;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
 
-use super::pushed::{Pushed, chained};
-use super::stage::{Stage, Stages};
 use crate::format::LogFormat;
 use crate::format::wal::{WalHeader, WalStart};
 use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::mirror::{Error, Frames, Log, Registry, Share};
 use crate::offset::{Generation, Offset};
+use pushed::{Pushed, chained};
+use stage::{Stage, Stages};
 
 /// What a push is answered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,70 @@
+//! `logmirror mirror` between a SQLite database and a libSQL sync server.
+
+use std::cell::RefCell;
+
+use logmirror::sync::{Direction, Remote, Replicate};
+use logmirror::token::Token;
+
+use super::exit::{Exit, with_causes};
+use super::mirror::{MirrorArgs, Report, keep_telling};
+
+/// Whether a place is a libSQL sync server.
+fn is_server(place: &str) -> bool {
+    place.starts_with("libsql://") || (place.starts_with("libsql+") && place.contains("://"))
+}
+
+/// Whether such a server is to be mirrored.
+pub(super) fn is_meant(args: &MirrorArgs) -> bool {
+    is_server(&args.source) || is_server(&args.sink)
+}
+
+pub(super) fn run(args: &MirrorArgs) -> Exit {
+    let (direction, url, database) = match (is_server(&args.source), is_server(&args.sink)) {
+        (false, true) => (Direction::Push, &args.sink, &args.source),
+        _ => (Direction::Pull, &args.source, &args.sink),
+    };
+    if database.contains("://") {
+        return Exit::Usage.because(format_args!("{database} must be a database file: {url} is a libSQL sync server"));
+    }
+    if args.trim {
+        return Exit::Usage.because("--trim is for directories with segments; a WAL's unfinished end is never sent");
+    }
+    let token = match args.access.token() {
+        Ok(token) => token,
+        Err(exit) => return exit,
+    };
+    let remote = match Remote::new(url, token.as_ref().map(Token::reveal)) {
+        Ok(remote) => remote,
+        Err(error) => return Exit::Usage.because(with_causes(&error)),
+    };
+    let mut replicate = Replicate::new(direction, database.into(), remote);
+    (replicate.batch, replicate.follow) = (args.batch, args.follow);
+    let report = RefCell::new(Report::new(args.json));
+    let result = super::block_on(async {
+        let stop = super::asked_to_stop()?;
+        tokio::select! {
+            result = logmirror::sync::run(&replicate, |event| report.borrow_mut().tell(&event)) => Ok(Some(result)),
+            () = stop => Ok(None),
+            never = keep_telling(&report) => match never {},
+        }
+    });
+    let ended = match result {
+        Ok(Ok(ended)) => ended,
+        Err(exit) | Ok(Err(exit)) => return exit,
+    };
+    let error = ended.as_ref().and_then(|result| result.as_ref().err());
+    let exit = match error {
+        // One that follows has no other end.
+        None if ended.is_some() || args.follow => Exit::Done,
+        None => Exit::Io,
+        Some(error) if error.is_usage() => Exit::Usage,
+        Some(error) if error.is_data() => Exit::Data,
+        Some(_) => Exit::Io,
+    };
+    let text = error.map(|error| with_causes(error));
+    report.into_inner().end(ended.is_some(), text.as_deref());
+    match text {
+        Some(text) => exit.because(text),
+        None => exit,
+    }
+}

@@ -1,0 +1,63 @@
+//! Whether a database is a base plus the frames of a log, and nothing else.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use super::PAGE_LEN;
+use super::local::{LocalError, LocalLog, io_at, is_blank, read};
+
+/// The first page of a database file that is neither what the base has there nor in any frame of the log. None: whoever
+/// has the base and all frames has everything, whether or not the frames were checkpointed into the file.
+///
+/// A database in which nothing was ever stored is as good as an empty one, on either side.
+pub(super) fn stranger(
+    path: &Path,
+    database: &File,
+    base: Option<&File>,
+    log: &LocalLog,
+) -> Result<Option<u32>, LocalError> {
+    let pages = pages_of(database).map_err(|error| io_at("reading", path, error))?;
+    let mut frames: HashMap<u32, Vec<u32>> = HashMap::new();
+    for (number, head) in (1..).zip(log.heads()) {
+        frames.entry(head?.page).or_default().push(number);
+    }
+    let (mut ours, mut theirs) = ([0; PAGE_LEN], [0; PAGE_LEN]);
+    for page in 1..=pages {
+        read_page(database, page, &mut ours).map_err(|error| io_at("reading", path, error))?;
+        theirs.fill(0);
+        if let Some(base) = base {
+            read_page(base, page, &mut theirs).map_err(|error| io_at("reading the base of", path, error))?;
+        }
+        let blank = page == 1 && pages == 1 && is_blank(&ours);
+        if ours == theirs || (blank && (theirs == [0; PAGE_LEN] || is_blank(&theirs))) {
+            continue;
+        }
+        let mut found = false;
+        for frame in frames.get(&page).into_iter().flatten().rev() {
+            log.page(*frame, &mut theirs)?;
+            found = ours == theirs;
+            if found {
+                break;
+            }
+        }
+        if !found {
+            return Ok(Some(page));
+        }
+    }
+    Ok(None)
+}
+
+/// Pages of a file, a started one included. SQLite numbers no more than fit.
+fn pages_of(file: &File) -> io::Result<u32> {
+    let pages = file.metadata()?.len().div_ceil(PAGE_LEN as u64);
+    u32::try_from(pages).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "more pages than SQLite can number"))
+}
+
+/// A page of a database file; zeros behind its end.
+fn read_page(file: &File, page: u32, buf: &mut [u8; PAGE_LEN]) -> io::Result<()> {
+    let bytes = read(file, buf, u64::from(page - 1) * PAGE_LEN as u64)?;
+    buf[bytes..].fill(0);
+    Ok(())
+}

@@ -1,0 +1,118 @@
+//! A replica from nothing, and one set aside. Owns: the order of steps that lets a crash repeat them harmlessly.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::error::SyncError;
+use super::local::{LocalError, LocalLog, blank, check_database, io_at};
+use super::metadata::stamp;
+use super::replica::{Replica, sync_dir_of};
+use super::{Position, base, beside, lock};
+
+/// A base on its way in, in a file of its own beside the replica. One at a time: the file is locked.
+#[derive(Debug)]
+pub(super) struct Draft {
+    replica: PathBuf,
+    path: PathBuf,
+    pub(super) file: Arc<File>,
+}
+
+impl Draft {
+    /// An empty draft.
+    ///
+    /// # Errors
+    /// [`LocalError::Busy`] when another process is at it.
+    pub(super) fn create(replica: &Path) -> Result<Draft, LocalError> {
+        let path = beside(replica, "-export.tmp");
+        let io = |error| io_at("making", &path, error);
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
+        let named = || fs::metadata(&path).map(|found| found.ino()).ok();
+        if !lock::exclusive(&file).map_err(io)? || named() != Some(file.metadata().map_err(io)?.ino()) {
+            return Err(LocalError::Busy { path, pid: lock::holder(&file) });
+        }
+        file.set_len(0).map_err(io)?;
+        Ok(Draft { replica: replica.to_owned(), path, file: Arc::new(file) })
+    }
+
+    /// The base has come whole. One without any page gets the one that SQLite would make, since SQLite throws away the WAL
+    /// of an empty database.
+    ///
+    /// # Errors
+    /// When it is no database the protocol can sync.
+    pub(super) fn complete(&self, bytes: u64) -> Result<(), LocalError> {
+        if bytes == 0 {
+            self.file.write_all_at(&blank(), 0).map_err(|error| io_at("writing", &self.path, error))?;
+        }
+        check_database(&self.path, &self.file)
+    }
+
+    /// Puts the base where the replica is to be, at the start of a generation, with nothing else of that name left. There
+    /// must be no replica; a WAL without one belongs to none.
+    ///
+    /// # Errors
+    /// When the file system refuses; running it again repeats what was done.
+    pub(super) fn install(self, generation: u32) -> Result<Replica, SyncError> {
+        let Draft { replica: path, path: draft, file } = self;
+        // Before the database has its name: a WAL of another would be taken for its own.
+        for ending in ["-wal", "-shm", "-info"] {
+            remove(&beside(&path, ending))?;
+        }
+        let install = || {
+            file.sync_all()?;
+            sync_dir_of(&path)?;
+            fs::rename(&draft, &path)?;
+            sync_dir_of(&path)
+        };
+        install().map_err(|error| io_at("making", &path, error))?;
+        let mut replica = Replica::of(&path, file)?;
+        replica.resume(Position { generation, frame: 0 });
+        replica.store()?;
+        Ok(replica)
+    }
+
+    /// It was only to be looked at.
+    pub(super) fn discard(self) -> Result<(), LocalError> {
+        remove(&self.path)
+    }
+}
+
+/// Gives a replica that cannot go on another name, so that nothing in it is lost, and says which. Its WAL goes first: a
+/// database without its WAL is only out of date, but a WAL without its database is nothing.
+pub(super) fn set_aside(replica: Replica) -> Result<PathBuf, LocalError> {
+    let path = replica.path().to_owned();
+    let aside = beside(&path, &format!(".set-aside.{}", stamp(SystemTime::now())));
+    let io = |error| io_at("setting aside", &path, error);
+    if aside.try_exists().map_err(io)? {
+        return Err(io(io::ErrorKind::AlreadyExists.into()));
+    }
+    match fs::rename(beside(&path, "-wal"), beside(&aside, "-wal")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+        _ => {}
+    }
+    sync_dir_of(&path).and_then(|()| fs::rename(&path, &aside)).and_then(|()| sync_dir_of(&path)).map_err(io)?;
+    log::warn!("{} was set aside as {}", path.display(), aside.display());
+    Ok(aside)
+}
+
+/// Removes what was set aside if the replica has all of it.
+pub(super) fn drop_aside(aside: &Path, replica: &Replica, base: &File) -> Result<(), LocalError> {
+    let old = File::open(aside).map_err(|error| io_at("opening", aside, error))?;
+    if LocalLog::open(aside)?.frames() > 0 || base::stranger(aside, &old, Some(base), &replica.log)?.is_some() {
+        log::warn!("{} holds what the server does not; look at it before you remove it", aside.display());
+        return Ok(());
+    }
+    log::info!("removing {}: the replica has all of it", aside.display());
+    remove(&beside(aside, "-wal"))?;
+    remove(aside)
+}
+
+fn remove(path: &Path) -> Result<(), LocalError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_at("removing", path, error)),
+        _ => Ok(()),
+    }
+}

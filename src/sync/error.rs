@@ -1,0 +1,188 @@
+//! Why a sync stops, and what to do about it.
+
+use std::path::PathBuf;
+
+use super::local::LocalError;
+use crate::client::chain;
+
+/// Why a push or pull stopped. What was confirmed or synced before stands; running it again resumes.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// The URL is not one of a sync server.
+    #[error("{url:?} is not the URL of a libSQL sync server: {reason}")]
+    Url {
+        /// What was given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The token holds characters that no header may.
+    #[error("the token cannot be sent in a header: it must be plain visible ASCII")]
+    Token,
+    /// The server could not be reached, or the connection broke.
+    #[error("{call}: {}", chain(.error))]
+    Transport {
+        /// The request.
+        call: String,
+        /// What happened.
+        error: reqwest::Error,
+    },
+    /// The server refused.
+    #[error("{call}: the server answers {status}{}", said(.text))]
+    Status {
+        /// The request.
+        call: String,
+        /// The HTTP status.
+        status: u16,
+        /// The start of what it says.
+        text: String,
+    },
+    /// Something answered, but not as the protocol has it.
+    #[error("{call}: this is no answer of a libSQL sync server: {reason}")]
+    Protocol {
+        /// The request.
+        call: String,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+    /// The server holds other frames than those offered.
+    #[error(
+        "conflict: the server refuses frames {start}.. of generation {generation} (its log ends at frame {server}): \
+         somebody else pushed first, or the log is another one. Save what is only here, then rebuild this database: \
+         remove it with its -wal, -shm and -info files and pull"
+    )]
+    Conflict {
+        /// The generation.
+        generation: u32,
+        /// First frame offered.
+        start: u32,
+        /// Last frame the server has.
+        server: u32,
+    },
+    /// A frame that both hold is not the same.
+    #[error(
+        "fork: frame {frame} of generation {generation} in {} is not the server's: the histories have parted. Save what \
+         is only here, then rebuild this database: remove it with its -wal, -shm and -info files and pull", .path.display()
+    )]
+    Fork {
+        /// The database.
+        path: PathBuf,
+        /// The generation.
+        generation: u32,
+        /// The frame.
+        frame: u32,
+    },
+    /// The server keeps saying that it has less than it confirmed.
+    #[error(
+        "the server says it ends at frame {server} of generation {generation}, after frames {start}.. were sent for the \
+         second time: it loses what it takes"
+    )]
+    Behind {
+        /// The generation.
+        generation: u32,
+        /// First frame of what was sent last.
+        start: u32,
+        /// Where it says it ends.
+        server: u32,
+    },
+    /// The server has another generation.
+    #[error(
+        "the server is at generation {server} and this database at {ours}: pull it to the server's generation, or rebuild it"
+    )]
+    Generation {
+        /// That of the database.
+        ours: u32,
+        /// That of the server.
+        server: u32,
+    },
+    /// The replica holds frames that the server does not.
+    #[error(
+        "{} holds frames up to {local} of generation {generation}, the server only to {server}: the replica was written \
+         to (push it), or the server lost its end (rebuild the replica: remove it with its -wal, -shm and -info files)",
+        .path.display()
+    )]
+    Ahead {
+        /// The database.
+        path: PathBuf,
+        /// The generation.
+        generation: u32,
+        /// The replica's last frame.
+        local: u32,
+        /// The last frame known to be on the server.
+        server: u32,
+    },
+    /// The database holds pages that neither its WAL nor the server's base has, so frames alone cannot make a copy.
+    #[error(
+        "page {page} of {} is neither in its WAL nor in the server's base of generation {generation}: its WAL was \
+         checkpointed away before all of it was pushed. Push a database whose WAL was kept from its first page on \
+         (PRAGMA wal_autocheckpoint=0), or one that was pulled from this server", .path.display()
+    )]
+    Base {
+        /// The database.
+        path: PathBuf,
+        /// The page.
+        page: u32,
+        /// The generation.
+        generation: u32,
+    },
+    /// The files here cannot be used.
+    #[error(transparent)]
+    Local(#[from] LocalError),
+    /// A thread ended early.
+    #[error("{0}")]
+    Interrupted(String),
+}
+
+fn said(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!(", {text:?}") }
+}
+
+impl SyncError {
+    /// Whether another attempt may succeed.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            SyncError::Transport { error, .. } => !error.is_builder(),
+            SyncError::Status { status, .. } => *status >= 500,
+            SyncError::Local(error) => matches!(error, LocalError::Busy { .. } | LocalError::Changed { .. }),
+            SyncError::Interrupted(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the same request was repeated already, as often as it makes sense for somebody who waits.
+    #[must_use]
+    pub fn was_retried(&self) -> bool {
+        matches!(self, SyncError::Status { .. })
+    }
+
+    /// Whether another process has the database open, and nothing else is wrong.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        matches!(self, SyncError::Local(LocalError::Busy { .. }))
+    }
+
+    /// Whether it is the server or the way there, and the files here are as they were.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        matches!(self, SyncError::Transport { .. } | SyncError::Status { .. } | SyncError::Protocol { .. })
+    }
+
+    /// Whether what the user gave is at fault: URL or token.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(self, SyncError::Url { .. } | SyncError::Token | SyncError::Status { status: 401 | 403, .. })
+    }
+
+    /// Whether the data is at fault, and not a disk or a network.
+    #[must_use]
+    pub fn is_data(&self) -> bool {
+        match self {
+            SyncError::Local(error) => !matches!(error, LocalError::Io { .. } | LocalError::Busy { .. }),
+            SyncError::Status { status, .. } => *status == 410,
+            SyncError::Url { .. } | SyncError::Token | SyncError::Transport { .. } => false,
+            SyncError::Protocol { .. } | SyncError::Interrupted(_) => false,
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! A libSQL sync server, one method a call. Owns: URLs, the token, retries, redirects, and what an answer means. Knows no
+//! files and no history.
+
+use std::fmt;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION};
+use reqwest::{Method, Response, StatusCode, Url, redirect};
+use serde::Deserialize;
+
+use super::error::SyncError;
+use super::local::LocalError;
+use super::{FRAME_LEN, off};
+use crate::limits::{
+    BACKOFF_FIRST, CONNECT_TIMEOUT, EXPORT_BYTES_MAX, JSON_BYTES_MAX, KEEPALIVE_IDLE, REFUSAL_BYTES_MAX, STALL_TIMEOUT,
+    SYNC_RETRIES,
+};
+
+/// Some frames of a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// The generation.
+    pub generation: u32,
+    /// The first frame, from 1.
+    pub start: u32,
+    /// The frame after the last.
+    pub end: u32,
+}
+
+impl Range {
+    /// How many frames; an empty range has none.
+    #[must_use]
+    pub fn frames(&self) -> u32 {
+        self.end.saturating_sub(self.start)
+    }
+
+    /// How many bytes they have.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.frames() as usize * FRAME_LEN
+    }
+}
+
+/// For people: the first and the last frame.
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "frames {}..={} of generation {}", self.start, self.end.saturating_sub(1), self.generation)
+    }
+}
+
+/// What a server says to frames that were pushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// Whether it holds other frames there and refuses these.
+    pub conflict: bool,
+    /// The generation it took them for; old servers do not say.
+    pub generation: Option<u32>,
+    /// The last frame it has: of these frames, or where it ends when that is before them.
+    pub frame: u32,
+    /// To be repeated with the next push.
+    pub baton: Option<String>,
+}
+
+/// What a server says to a pull.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pulled {
+    /// At least one whole frame from the first that was asked for, and no more than were asked for.
+    Frames(Bytes),
+    /// It has none there; its current generation.
+    Nothing(u32),
+}
+
+#[derive(Deserialize)]
+struct InfoAnswer {
+    current_generation: u32,
+}
+
+#[derive(Deserialize)]
+struct PushAnswer {
+    status: Option<String>,
+    generation: Option<u32>,
+    max_frame_no: u32,
+    baton: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct NothingAnswer {
+    generation: u32,
+}
+
+/// A database on a libSQL sync server, by its sync URL.
+#[derive(Clone, Debug)]
+pub struct Remote {
+    http: reqwest::Client,
+    url: Url,
+    token: Option<HeaderValue>,
+    retry_first: Duration,
+}
+
+impl Remote {
+    /// The database at `url`: `libsql+http://`, `libsql+https://` or `libsql://`, which means https. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`SyncError::Url`], [`SyncError::Token`].
+    pub fn new(url: &str, token: Option<&str>) -> Result<Remote, SyncError> {
+        let wrong = |reason: &str| SyncError::Url { url: url.to_owned(), reason: reason.to_owned() };
+        let plain =
+            plain_url(url).ok_or_else(|| wrong("it must start with libsql+http://, libsql+https:// or libsql://"))?;
+        let mut parsed = Url::parse(&plain).map_err(|error| wrong(&error.to_string()))?;
+        if !parsed.username().is_empty() || parsed.password().is_some() {
+            return Err(wrong("it holds a user name; what proves who you are is the token"));
+        }
+        if parsed.query().is_some() || parsed.fragment().is_some() {
+            return Err(wrong("it has something behind its path, where the calls are appended"));
+        }
+        // Each call appends its own segments; empty ones, as of a slash at the end, would only be doubled slashes.
+        let segments: Vec<String> = parsed.path_segments().into_iter().flatten().map(str::to_owned).collect();
+        parsed.set_path(&segments.into_iter().filter(|segment| !segment.is_empty()).collect::<Vec<_>>().join("/"));
+        let token = token.map(|token| {
+            let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| SyncError::Token)?;
+            value.set_sensitive(true);
+            Ok::<_, SyncError>(value)
+        });
+        let http = reqwest::Client::builder()
+            .http1_only()
+            .tcp_nodelay(true)
+            .tcp_keepalive(KEEPALIVE_IDLE)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(STALL_TIMEOUT)
+            .redirect(redirect::Policy::none())
+            .user_agent(concat!("logmirror/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| SyncError::Transport { call: "starting".into(), error })?;
+        Ok(Remote { http, url: parsed, token: token.transpose()?, retry_first: BACKOFF_FIRST })
+    }
+
+    /// The same server, with another wait before the first retry.
+    #[must_use]
+    pub fn retry_first(self, wait: Duration) -> Remote {
+        Remote { retry_first: wait, ..self }
+    }
+
+    /// The URL that calls are appended to.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// The server's current generation; `None` when the server is too old to say.
+    ///
+    /// # Errors
+    /// See [`SyncError`].
+    pub async fn info(&self) -> Result<Option<u32>, SyncError> {
+        let call = self.call(Method::GET, &["info"]);
+        let response = call.send(None).await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        match call.json::<InfoAnswer>(call.successful(response).await?).await?.current_generation {
+            0 => Err(call.protocol("generation 0")),
+            generation => Ok(Some(generation)),
+        }
+    }
+
+    /// Writes the database as it was at the start of a generation, which must be the current one, to an empty file. Its
+    /// length; the file is not synced.
+    ///
+    /// # Errors
+    /// See [`SyncError`]; the file may hold a part then.
+    pub async fn export(&self, generation: u32, to: &Arc<File>) -> Result<u64, SyncError> {
+        let call = self.call(Method::GET, &["export", &generation.to_string()]);
+        let mut response = call.successful(call.send(None).await?).await?;
+        let mut at = 0;
+        while let Some(piece) = response.chunk().await.map_err(|error| call.transport(error))? {
+            let (file, len) = (to.clone(), piece.len() as u64);
+            if at + len > EXPORT_BYTES_MAX {
+                return Err(call.protocol(format!("an export of more than {EXPORT_BYTES_MAX} bytes")));
+            }
+            let written = off(move || file.write_all_at(&piece, at)).await?;
+            written.map_err(|error| LocalError::Io { doing: "writing an export".into(), error })?;
+            at += len;
+        }
+        Ok(at)
+    }
+
+    /// Offers frames, whose bytes must be those of the range. After an answer without conflict the server has what the
+    /// answer says.
+    ///
+    /// # Errors
+    /// See [`SyncError`]; the server may have taken the frames nevertheless.
+    pub async fn push(&self, range: Range, baton: Option<&str>, frames: Bytes) -> Result<Pushed, SyncError> {
+        let [generation, start, end] = [range.generation, range.start, range.end].map(|number| number.to_string());
+        let mut path = vec!["sync", &generation, &start, &end];
+        path.extend(baton);
+        let call = self.call(Method::POST, &path);
+        let response = call.successful(call.send_again(Some(frames), |_| false).await?).await?;
+        let answer: PushAnswer = call.json(response).await?;
+        let conflict = match answer.status.as_deref() {
+            None | Some("ok") => false,
+            Some("conflict") => true,
+            Some(other) => return Err(call.protocol(format!("status {other:?}"))),
+        };
+        Ok(Pushed { conflict, generation: answer.generation, frame: answer.max_frame_no, baton: answer.baton })
+    }
+
+    /// Asks for frames.
+    ///
+    /// # Errors
+    /// See [`SyncError`].
+    pub async fn pull(&self, range: Range) -> Result<Pulled, SyncError> {
+        let [generation, start, end] = [range.generation, range.start, range.end].map(|number| number.to_string());
+        let call = self.call(Method::GET, &["sync", &generation, &start, &end]);
+        // 500 is how some servers say that they have nothing there.
+        let nothing = |status| matches!(status, StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR);
+        let response = call.send_again(None, nothing).await?;
+        let status = response.status();
+        if nothing(status) {
+            let body = call.body(response, JSON_BYTES_MAX).await?;
+            return match serde_json::from_slice(&body) {
+                Ok(NothingAnswer { generation }) => Ok(Pulled::Nothing(generation)),
+                Err(_) => Err(call.refused(status, &body)),
+            };
+        }
+        let body = call.body(call.successful(response).await?, range.bytes()).await?;
+        match (body.len(), body.len() % FRAME_LEN) {
+            (0, _) => Err(call.protocol("no frame, though it says there are some")),
+            (_, 0) => Ok(Pulled::Frames(body)),
+            (len, _) => Err(call.protocol(format!("{len} bytes are no whole frames of {FRAME_LEN}"))),
+        }
+    }
+
+    fn call(&self, method: Method, path: &[&str]) -> Call<'_> {
+        let mut url = self.url.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        Call { remote: self, method, url }
+    }
+}
+
+/// The URL as HTTP has it.
+fn plain_url(url: &str) -> Option<String> {
+    match url.strip_prefix("libsql+") {
+        Some(plain) if plain.starts_with("http://") || plain.starts_with("https://") => Some(plain.to_owned()),
+        Some(_) => None,
+        None => url.strip_prefix("libsql://").map(|rest| format!("https://{rest}")),
+    }
+}
+
+/// One request, and what may go wrong with its answer.
+struct Call<'a> {
+    remote: &'a Remote,
+    method: Method,
+    url: Url,
+}
+
+impl fmt::Display for Call<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.url)
+    }
+}
+
+impl Call<'_> {
+    async fn send(&self, body: Option<Bytes>) -> Result<Response, SyncError> {
+        self.send_to(self.url.clone(), body).await
+    }
+
+    async fn send_to(&self, url: Url, body: Option<Bytes>) -> Result<Response, SyncError> {
+        let mut request = self.remote.http.request(self.method.clone(), url);
+        if let Some(token) = &self.remote.token {
+            request = request.header(AUTHORIZATION, token);
+        }
+        if let Some(body) = body {
+            request = request.body(body);
+        }
+        request.send().await.map_err(|error| self.transport(error))
+    }
+
+    /// Sends until there is an answer other than 5xx, or one that `final_answer` takes; follows a redirect, but only as
+    /// the first answer.
+    async fn send_again(
+        &self,
+        body: Option<Bytes>,
+        final_answer: impl Fn(StatusCode) -> bool,
+    ) -> Result<Response, SyncError> {
+        let mut url = self.url.clone();
+        let mut response = self.send(body.clone()).await?;
+        if response.status().is_redirection() {
+            url = self.redirected(&response)?;
+            log::debug!("{self}: redirected to {url}");
+            response = self.send_to(url.clone(), body.clone()).await?;
+        }
+        for retry in 0..SYNC_RETRIES {
+            let status = response.status();
+            if !status.is_server_error() || final_answer(status) {
+                break;
+            }
+            let wait = self.remote.retry_first.saturating_mul(1 << retry);
+            log::debug!("{self}: the server answers {status}; trying again in {} ms", wait.as_millis());
+            drop(response);
+            tokio::time::sleep(wait).await;
+            response = self.send_to(url.clone(), body.clone()).await?;
+        }
+        Ok(response)
+    }
+
+    /// Where a redirect leads. The token goes there too, so never from https to http.
+    fn redirected(&self, response: &Response) -> Result<Url, SyncError> {
+        let status = response.status();
+        let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+        let location = location.ok_or_else(|| self.protocol(format!("a redirect ({status}) without Location")))?;
+        let to =
+            self.url.join(location).map_err(|error| self.protocol(format!("redirect to {location:?}: {error}")))?;
+        match (self.url.scheme(), to.scheme()) {
+            (_, "https") | ("http", "http") => Ok(to),
+            _ => Err(self.protocol(format!("redirect to {location:?}, which is less safe"))),
+        }
+    }
+
+    async fn successful(&self, response: Response) -> Result<Response, SyncError> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let body = self.body_start(response).await;
+        Err(self.refused(status, &body))
+    }
+
+    async fn json<T: serde::de::DeserializeOwned>(&self, response: Response) -> Result<T, SyncError> {
+        let body = self.body(response, JSON_BYTES_MAX).await?;
+        serde_json::from_slice(&body).map_err(|error| self.protocol(error))
+    }
+
+    /// The whole body, which may have so many bytes.
+    async fn body(&self, mut response: Response, bytes_max: usize) -> Result<Bytes, SyncError> {
+        let mut body = BytesMut::new();
+        while let Some(piece) = response.chunk().await.map_err(|error| self.transport(error))? {
+            if body.len() + piece.len() > bytes_max {
+                return Err(self.protocol(format!("a body of more than {bytes_max} bytes")));
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(body.freeze())
+    }
+
+    /// What came of a body that is only shown.
+    async fn body_start(&self, mut response: Response) -> BytesMut {
+        let mut body = BytesMut::new();
+        while let Ok(Some(piece)) = response.chunk().await {
+            body.extend_from_slice(&piece[..piece.len().min(REFUSAL_BYTES_MAX - body.len())]);
+            if body.len() == REFUSAL_BYTES_MAX {
+                break;
+            }
+        }
+        body
+    }
+
+    fn refused(&self, status: StatusCode, body: &[u8]) -> SyncError {
+        let start = &body[..body.len().min(REFUSAL_BYTES_MAX)];
+        let text = String::from_utf8_lossy(start).trim().to_owned();
+        SyncError::Status { call: self.to_string(), status: status.as_u16(), text }
+    }
+
+    fn protocol(&self, reason: impl ToString) -> SyncError {
+        SyncError::Protocol { call: self.to_string(), reason: reason.to_string() }
+    }
+
+    fn transport(&self, error: reqwest::Error) -> SyncError {
+        SyncError::Transport { call: self.to_string(), error: error.without_url() }
+    }
+}

@@ -1,0 +1,425 @@
+//! A read replica: a database whose WAL we write with the frames of a server. Owns: the WAL's own salts and checksums,
+//! when it is synced, and how a generation is folded into the database. Knows no server.
+//!
+//! What a crash leaves is told by the files alone. Frames are written behind the last commit frame, synced when a commit
+//! frame is among them, and only then counted in the metadata: so the WAL holds at least what the metadata says, and more
+//! is compared with what comes. At the end of a generation the order is: pages into the database, synced; metadata to the
+//! next generation; WAL emptied. A WAL of a former generation that is still there is known by its sequence number, which
+//! is the generation's, less one, and by every page of it being in the database.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::error::SyncError;
+use super::local::{LocalError, LocalLog, Look, blank, check_database, io_at, offset};
+use super::metadata::{Known, MetadataFile};
+use super::{FRAME_LEN, PAGE_LEN, Position, beside, lock};
+use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, WalHeader};
+use crate::repo::FsRepo;
+
+/// What became of frames handed to a replica.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Frames written; the others were held already.
+    pub frames: u64,
+    /// Transactions among them that are now complete and synced.
+    pub commits: u64,
+}
+
+/// A replica that nobody else has open. After an error of the disk it does nothing any more: open it again.
+#[derive(Debug)]
+pub struct Replica {
+    path: PathBuf,
+    pub(super) database: Arc<File>,
+    pub(super) log: LocalLog,
+    info: MetadataFile,
+    /// The WAL opened for writing, and cut to what counts.
+    wal: Option<File>,
+    /// Frames of an unfinished transaction that were written, by their checksums.
+    open: Vec<Chain>,
+    position: Position,
+    stored: Option<Position>,
+    /// The next frame wanted.
+    next: u32,
+    alone: bool,
+    failed: bool,
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        lock::release(&self.database);
+    }
+}
+
+impl Replica {
+    /// Opens the replica at `path`, and locks others out of it; `None` when there is no such file. With it comes what its
+    /// metadata says. The replica stands at the start of the first generation until told [otherwise](Replica::resume).
+    ///
+    /// # Errors
+    /// [`LocalError::Busy`] when another process has it open; see [`LocalError`].
+    pub fn open(path: &Path) -> Result<Option<(Replica, Known)>, SyncError> {
+        let database = match OpenOptions::new().read(true).write(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.map_err(|error| io_at("opening", path, error))?,
+        };
+        let mut replica = Replica::of(path, Arc::new(database))?;
+        check_database(path, &replica.database)?;
+        replica.info.clean().map_err(|error| io_at("cleaning up beside", path, error))?;
+        let known = replica.info.load();
+        if let Ok(position) = &known {
+            replica.stored = Some(*position);
+            replica.resume(*position);
+            replica.drop_leftover()?;
+        }
+        Ok(Some((replica, known)))
+    }
+
+    /// The replica in a file that is open, and has that name.
+    pub(super) fn of(path: &Path, database: Arc<File>) -> Result<Replica, SyncError> {
+        let (dir, name) = place(path)?;
+        let dir = FsRepo::open(&dir).map_err(|error| io_at("opening", &dir, error))?;
+        let mut replica = Replica {
+            path: path.to_owned(),
+            database,
+            log: LocalLog::open(path)?,
+            info: MetadataFile::new(Arc::new(dir), format!("{name}-info")),
+            wal: None,
+            open: Vec::new(),
+            position: Position { generation: 1, frame: 0 },
+            stored: None,
+            next: 1,
+            alone: false,
+            failed: false,
+        };
+        replica.lock()?;
+        Ok(replica)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How far it is known to hold what the server does.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Frames it holds, up to the last commit frame.
+    #[must_use]
+    pub fn frames(&self) -> u32 {
+        self.log.frames()
+    }
+
+    /// The next frame it wants.
+    #[must_use]
+    pub fn next(&self) -> u32 {
+        self.next
+    }
+
+    /// From where to go on.
+    pub fn resume(&mut self, position: Position) {
+        self.position = position;
+        self.restart();
+    }
+
+    /// Forgets the beginning of a transaction whose end did not come.
+    pub fn restart(&mut self) {
+        self.next = self.position.frame.saturating_add(1);
+        self.open.clear();
+    }
+
+    /// Locks others out.
+    ///
+    /// # Errors
+    /// [`LocalError::Busy`]; [`LocalError::Changed`] when somebody changed the files since.
+    pub fn lock(&mut self) -> Result<(), LocalError> {
+        if self.failed {
+            let error = io::Error::other("it failed before; what is on the disk is not known");
+            return Err(self.io("writing", error));
+        }
+        if self.alone {
+            return Ok(());
+        }
+        let busy = || LocalError::Busy { path: self.path.clone(), pid: lock::holder(&self.database) };
+        if !lock::exclusive(&self.database).map_err(|error| self.io("locking", error))? {
+            return Err(busy());
+        }
+        // Whoever made us wait may have put another file in its place.
+        let same = |named: fs::Metadata, open: fs::Metadata| (named.dev(), named.ino()) == (open.dev(), open.ino());
+        let named = fs::metadata(&self.path).map_err(|error| self.io("looking at", error))?;
+        let open = self.database.metadata().map_err(|error| self.io("looking at", error))?;
+        if !same(named, open) || self.log.look()? == Look::Restarted {
+            return Err(LocalError::Changed { path: self.path.clone() });
+        }
+        self.remove_shm()?;
+        self.wal = None;
+        self.alone = true;
+        Ok(())
+    }
+
+    /// Lets readers in until the next write. None of them will checkpoint the WAL away when it closes the replica.
+    ///
+    /// # Errors
+    /// When the file system refuses.
+    pub fn unlock(&mut self) -> Result<(), LocalError> {
+        self.alone = false;
+        lock::shared(&self.database).map(drop).map_err(|error| self.io("unlocking", error))
+    }
+
+    /// An index of the WAL that a crash left would be one of another WAL.
+    fn remove_shm(&self) -> Result<(), LocalError> {
+        let path = beside(&self.path, "-shm");
+        let shm = match OpenOptions::new().read(true).write(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            file => file.map_err(|error| io_at("opening", &path, error))?,
+        };
+        if !lock::idle(&shm).map_err(|error| io_at("locking", &path, error))? {
+            return Err(LocalError::Busy { path: self.path.clone(), pid: None });
+        }
+        fs::remove_file(&path).map_err(|error| io_at("removing", &path, error))
+    }
+
+    /// Takes frames as they came from the server, the first of which must be the [next](Replica::next) one. After Ok all
+    /// transactions among them that are complete survive power loss and are counted in the metadata; frames behind them
+    /// wait for the rest of theirs.
+    ///
+    /// # Errors
+    /// [`SyncError::Fork`] at a frame that is held with other content; nothing was changed then.
+    pub fn apply(&mut self, frames: &[u8]) -> Result<Applied, SyncError> {
+        self.lock()?;
+        let (start, count) = (self.next, (frames.len() / FRAME_LEN) as u32);
+        let end = start.checked_add(count).ok_or_else(|| LocalError::Full { path: self.path.clone() })?;
+        let numbers = (start..).zip(frames.chunks_exact(FRAME_LEN));
+        if let Some((number, _)) = numbers.into_iter().find(|(_, frame)| frame.starts_with(&[0; 4])) {
+            let (call, reason) = ("reading frames".into(), format!("frame {number} is of page 0"));
+            return Err(SyncError::Protocol { call, reason });
+        }
+        let held = (self.frames() + 1).saturating_sub(start).min(count);
+        let (known, fresh) = frames.split_at(held as usize * FRAME_LEN);
+        if let Some(frame) = self.log.differs(start, known)? {
+            let Position { generation, .. } = self.position;
+            return Err(SyncError::Fork { path: self.path.clone(), generation, frame });
+        }
+        let commits = commit_frames(frames);
+        if !fresh.is_empty() {
+            let written = self.write(fresh, commits.iter().any(|commit| *commit >= held as usize));
+            self.failed |= written.is_err();
+            written?;
+        }
+        self.next = end;
+        if let Some(last) = commits.last() {
+            self.position.frame = start + *last as u32;
+            self.store()?;
+        }
+        let fresh_commits = commits.iter().filter(|commit| **commit >= held as usize).count();
+        Ok(Applied { frames: u64::from(count - held), commits: fresh_commits as u64 })
+    }
+
+    /// Writes frames behind those that are there, chained on; syncs when a transaction is complete.
+    fn write(&mut self, fresh: &[u8], complete: bool) -> Result<(), LocalError> {
+        let at = offset(self.frames() as usize + self.open.len());
+        let (file, header, mut chain) = self.writer()?;
+        let mut bytes = Vec::with_capacity(fresh.len());
+        let (mut chains, mut whole) = (Vec::new(), 0);
+        for frame in fresh.chunks_exact(FRAME_LEN) {
+            let Some((head, page)) = frame.split_first_chunk::<FRAME_HEADER_LEN>() else {
+                continue;
+            };
+            let FrameHeader { page: number, size, .. } = FrameHeader::decode(head);
+            let (head, after) = header.frame(chain, number, size, page);
+            chain = after;
+            bytes.extend_from_slice(&head);
+            bytes.extend_from_slice(page);
+            chains.push(chain);
+            if size != 0 {
+                whole = chains.len();
+            }
+        }
+        let written = file.write_all_at(&bytes, at);
+        let written = if complete { written.and_then(|()| file.sync_data()) } else { written };
+        written.map_err(|error| self.log.io("writing", error))?;
+        if whole > 0 {
+            let begun = chains.split_off(whole);
+            self.open.append(&mut chains);
+            self.log.extend(&mut self.open);
+            self.open = begun;
+        } else {
+            self.open.append(&mut chains);
+        }
+        Ok(())
+    }
+
+    /// The WAL, with nothing behind what counts, its header, and the checksum to go on from.
+    fn writer(&mut self) -> Result<(&File, WalHeader, Chain), LocalError> {
+        if self.log.header().is_none() {
+            self.begin_wal()?;
+        }
+        if self.wal.is_none() {
+            let path = beside(&self.path, "-wal");
+            let file = OpenOptions::new().read(true).write(true).open(&path);
+            let file = file.map_err(|error| self.log.io("opening", error))?;
+            file.set_len(offset(self.frames() as usize)).map_err(|error| self.log.io("cutting", error))?;
+            self.wal = Some(file);
+        }
+        let last = self.open.last().copied().or(self.log.last_chain());
+        match (&self.wal, self.log.header(), last) {
+            (Some(file), Some(header), Some(chain)) => Ok((file, header, chain)),
+            _ => Err(LocalError::Changed { path: self.path.clone() }),
+        }
+    }
+
+    /// Makes a WAL with salts of its own, that are like no other's.
+    fn begin_wal(&mut self) -> Result<(), LocalError> {
+        let random = Uuid::new_v4().into_bytes();
+        // The first and the last four bytes are wholly random; some of the others are not.
+        let [a, b, c, d, .., e, f, g, h] = random;
+        let salts = [u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])];
+        let sequence = self.position.generation.saturating_sub(1);
+        let header = WalHeader { big_endian: false, page_size: PAGE_LEN as u32, sequence, salts };
+        let path = beside(&self.path, "-wal");
+        let made = || -> io::Result<File> {
+            // Beside a database without any page SQLite would throw the WAL away.
+            if self.database.metadata()?.len() == 0 {
+                self.database.write_all_at(&blank(), 0)?;
+                self.database.sync_all()?;
+            }
+            let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+            file.write_all_at(&header.encode(), 0)?;
+            file.sync_all()?;
+            sync_dir_of(&path)?;
+            Ok(file)
+        };
+        let file = made().map_err(|error| self.log.io("making", error))?;
+        self.log.begin(Some(file), Some(header));
+        self.wal = None;
+        Ok(())
+    }
+
+    /// Writes the position to the metadata file, if it says something else.
+    ///
+    /// # Errors
+    /// When it cannot be written; the file is as it was, or new.
+    pub fn store(&mut self) -> Result<(), LocalError> {
+        if self.stored != Some(self.position) {
+            self.info.store(self.position).map_err(|error| self.io("writing the -info file of", error))?;
+            self.stored = Some(self.position);
+        }
+        Ok(())
+    }
+
+    /// Ends a generation: puts its frames into the database and goes on with the first frame of the next.
+    ///
+    /// # Errors
+    /// [`SyncError::Ahead`] when it holds frames that did not come from the server; nothing was changed then.
+    pub fn fold(&mut self) -> Result<(), SyncError> {
+        self.lock()?;
+        let Position { generation, frame: server } = self.position;
+        if self.frames() > server {
+            return Err(SyncError::Ahead { path: self.path.clone(), generation, local: self.frames(), server });
+        }
+        let following = generation.checked_add(1).ok_or_else(|| LocalError::Full { path: self.path.clone() })?;
+        let folded = self.fold_pages();
+        self.failed |= folded.is_err();
+        folded?;
+        self.resume(Position { generation: following, frame: 0 });
+        self.store()?;
+        Ok(self.empty_wal()?)
+    }
+
+    fn fold_pages(&mut self) -> Result<(), LocalError> {
+        let (latest, pages) = self.latest()?;
+        if pages == 0 {
+            return Ok(());
+        }
+        let mut page = [0; PAGE_LEN];
+        for (number, frame) in latest.range(..=pages) {
+            self.log.page(*frame, &mut page)?;
+            let at = u64::from(number - 1) * PAGE_LEN as u64;
+            self.database.write_all_at(&page, at).map_err(|error| self.io("writing", error))?;
+        }
+        let synced = self.database.set_len(u64::from(pages) * PAGE_LEN as u64);
+        synced.and_then(|()| self.database.sync_all()).map_err(|error| self.io("syncing", error))
+    }
+
+    /// The newest frame of each page in the WAL, and the pages of the database after its last commit.
+    fn latest(&self) -> Result<(BTreeMap<u32, u32>, u32), LocalError> {
+        let (mut latest, mut pages) = (BTreeMap::new(), 0);
+        for (frame, head) in (1..).zip(self.log.heads()) {
+            let head = head?;
+            latest.insert(head.page, frame);
+            pages = head.size;
+        }
+        Ok((latest, pages))
+    }
+
+    /// Finishes a fold that a crash cut off after the metadata was written.
+    fn drop_leftover(&mut self) -> Result<(), LocalError> {
+        let Position { generation, frame } = self.position;
+        let former = self.log.header().is_some_and(|header| header.sequence < generation - 1);
+        if frame > 0 || !former || self.frames() == 0 {
+            return Ok(());
+        }
+        let (latest, pages) = self.latest()?;
+        let (mut ours, mut folded) = ([0; PAGE_LEN], [0; PAGE_LEN]);
+        for (number, frame) in latest.range(..=pages) {
+            self.log.page(*frame, &mut ours)?;
+            let at = u64::from(number - 1) * PAGE_LEN as u64;
+            match self.database.read_exact_at(&mut folded, at) {
+                Ok(()) if ours == folded => {}
+                Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(self.io("reading", error)),
+                _ => return Ok(()),
+            }
+        }
+        log::info!("{}: its WAL is of a former generation and in the database: emptying it", self.path.display());
+        self.empty_wal()
+    }
+
+    fn empty_wal(&mut self) -> Result<(), LocalError> {
+        let path = beside(&self.path, "-wal");
+        match OpenOptions::new().write(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            file => {
+                let emptied = file.and_then(|file| file.set_len(0).and_then(|()| file.sync_all()));
+                emptied.map_err(|error| self.log.io("emptying", error))?;
+            }
+        }
+        self.wal = None;
+        self.open.clear();
+        self.log.begin(None, None);
+        Ok(())
+    }
+
+    fn io(&self, doing: &str, error: io::Error) -> LocalError {
+        io_at(doing, &self.path, error)
+    }
+}
+
+/// Which of these frames end transactions.
+fn commit_frames(frames: &[u8]) -> Vec<usize> {
+    let sizes = frames.chunks_exact(FRAME_LEN).map(|frame| frame.get(4..8) != Some(&[0; 4]));
+    sizes.enumerate().filter_map(|(at, commit)| commit.then_some(at)).collect()
+}
+
+/// The directory a file is in, and its name there.
+pub(super) fn place(path: &Path) -> Result<(PathBuf, String), LocalError> {
+    let nameless =
+        || LocalError::NotADatabase { path: path.to_owned(), reason: "it has no name in plain UTF-8".into() };
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(nameless)?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok((dir.to_owned(), name.to_owned()))
+}
+
+/// After Ok, what was made, renamed or removed beside `path` survives power loss.
+pub(super) fn sync_dir_of(path: &Path) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(dir)?.sync_all()
+}

@@ -1,0 +1,147 @@
+//! The loop behind `logmirror mirror` with a libSQL sync server: again when a connection fails, and again and again when
+//! it follows.
+
+use std::path::PathBuf;
+
+use tokio::time::sleep;
+
+use super::error::SyncError;
+use super::pull::Pull;
+use super::push::Push;
+use super::remote::Remote;
+use crate::limits::{ATTEMPTS_MAX, POLL_EVERY, SYNC_BATCH};
+use crate::mirror::run::backoff;
+use crate::mirror::{Event, Progress};
+use crate::offset::Offset;
+
+/// Which way frames go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the database to the server. The database is only read; beside it the metadata file is written.
+    Push,
+    /// From the server to the database, which is made if there is none.
+    Pull,
+}
+
+/// A database, a server, and how to bring one up to the other.
+#[derive(Clone, Debug)]
+pub struct Replicate {
+    /// Which way.
+    pub direction: Direction,
+    /// The database file.
+    pub database: PathBuf,
+    /// The server.
+    pub remote: Remote,
+    /// Frames in one request, at least 1.
+    pub batch: u32,
+    /// Whether to go on as frames are added, for ever.
+    pub follow: bool,
+}
+
+impl Replicate {
+    /// Once, in batches of the default size.
+    #[must_use]
+    pub fn new(direction: Direction, database: PathBuf, remote: Remote) -> Self {
+        Replicate { direction, database, remote, batch: SYNC_BATCH, follow: false }
+    }
+}
+
+/// How far it has come, and whom to tell.
+pub(super) struct Told<F> {
+    progress: Progress,
+    tell: F,
+}
+
+impl<F: FnMut(Event)> Told<F> {
+    pub(super) fn started(&mut self, from: Offset, source_bytes: u64) {
+        (self.progress.next, self.progress.durable) = (from, from);
+        (self.tell)(Event::Started { from, source_bytes });
+    }
+
+    pub(super) fn moved(&mut self, commits: u64, bytes: u64, next: Offset) {
+        self.progress.commits += commits;
+        self.progress.bytes += bytes;
+        (self.progress.next, self.progress.durable) = (next, next);
+        (self.tell)(Event::Moved(self.progress));
+    }
+}
+
+enum Session {
+    Push(Push),
+    Pull(Pull),
+}
+
+impl Session {
+    async fn open(what: &Replicate) -> Result<Session, SyncError> {
+        let (remote, batch) = (what.remote.clone(), what.batch.max(1));
+        Ok(match what.direction {
+            Direction::Push => Session::Push(Push::open(remote, &what.database, batch).await?),
+            Direction::Pull => Session::Pull(Pull::open(remote, &what.database, batch).await?),
+        })
+    }
+
+    fn again(&mut self) {
+        match self {
+            Session::Push(push) => push.again(),
+            Session::Pull(pull) => pull.again(),
+        }
+    }
+
+    async fn sync(&mut self, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
+        match self {
+            Session::Push(push) => push.sync(told).await,
+            Session::Pull(pull) => pull.sync(told).await,
+        }
+    }
+}
+
+/// Pushes or pulls until both sides are equal, or for ever if it follows. Offsets are frame numbers of the current
+/// generation.
+///
+/// # Errors
+/// See [`SyncError`]. What may pass is tried again: for ever when following, else a few times.
+pub async fn run(what: &Replicate, tell: impl FnMut(Event)) -> Result<Progress, SyncError> {
+    let mut told = Told { progress: Progress::default(), tell };
+    let (mut session, mut failures) = (None, 0);
+    loop {
+        let before = told.progress;
+        let error = match attempt(what, &mut session, &mut told).await {
+            Ok(()) if !what.follow => return Ok(told.progress),
+            Ok(()) => {
+                failures = 0;
+                sleep(POLL_EVERY).await;
+                continue;
+            }
+            Err(error) => error,
+        };
+        if told.progress.bytes > before.bytes {
+            failures = 0;
+        }
+        failures += 1;
+        let enough = !what.follow && (failures >= ATTEMPTS_MAX || error.was_retried());
+        if !error.is_transient() || enough {
+            return Err(error);
+        }
+        // Unless the files here are at fault, their locks are kept meanwhile: without them, whoever closes the database
+        // last would checkpoint its WAL away.
+        match &mut session {
+            Some(session) if error.is_busy() || error.is_remote() => session.again(),
+            _ => session = None,
+        }
+        let after = backoff(failures);
+        (told.tell)(Event::Retrying { error: error.to_string(), after });
+        sleep(after).await;
+    }
+}
+
+async fn attempt(
+    what: &Replicate,
+    session: &mut Option<Session>,
+    told: &mut Told<impl FnMut(Event)>,
+) -> Result<(), SyncError> {
+    let session = match session {
+        Some(session) => session,
+        None => session.insert(Session::open(what).await?),
+    };
+    session.sync(told).await
+}

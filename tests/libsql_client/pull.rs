@@ -1,0 +1,243 @@
+//! Replicas: what is pulled, written and refused.
+
+use std::fs;
+
+use logmirror::sync::{Direction, LocalError, Replica, SyncError};
+
+use crate::fake::{Fault, calls, pulled};
+use crate::sqlite::{self, dump, large, rows};
+use crate::{Stage, beside, frames, info, litter, set_info};
+
+#[test]
+fn a_replica_is_made_and_kept_up() {
+    let stage = Stage::new();
+    let (db, replica) = (stage.database(&rows(10)), stage.path("replica.db"));
+    stage.push(&db).unwrap();
+    let total = frames(&db);
+    stage.fake.seen();
+    let progress = stage.pull(&replica).unwrap();
+    assert_eq!((progress.commits, progress.next.0), (11, u64::from(total) + 1));
+    let last = format!("GET sync/1/{}/{}", total + 1, total + 129);
+    let seen = stage.fake.seen();
+    assert_eq!(calls(&seen), ["GET info", "GET export/1", "GET sync/1/1/129", &last]);
+    assert_eq!((pulled(&seen), info(&replica), frames(&replica)), (total, (1, total), total));
+    assert_eq!(dump(&replica), dump(&db));
+    assert_eq!(litter(&replica), Vec::<String>::new());
+
+    sqlite::run_and_die(&db, &large(300));
+    stage.push(&db).unwrap();
+    let more = frames(&db);
+    stage.fake.seen();
+    stage.pull(&replica).unwrap();
+    let seen = stage.fake.seen();
+    assert_eq!(seen[0].call, format!("GET sync/1/{total}/{}", total + 1), "the last frame held is compared");
+    assert_eq!((pulled(&seen), info(&replica)), (more - total + 1, (1, more)));
+    assert_eq!(dump(&replica), dump(&db));
+    let salts = |path| fs::read(beside(path, "-wal")).unwrap()[16..24].to_vec();
+    assert_ne!(salts(&replica), salts(&db), "salts of its own");
+}
+
+#[test]
+fn an_empty_log_makes_an_empty_replica() {
+    let stage = Stage::new();
+    let replica = stage.path("replica.db");
+    stage.pull(&replica).unwrap();
+    assert_eq!((info(&replica), dump(&replica).contains("CREATE")), ((1, 0), false));
+    // It can be the first to be written to.
+    sqlite::run_and_die(&replica, &rows(3));
+    stage.push(&replica).unwrap();
+    assert_eq!((stage.fake.frames(), info(&replica)), (frames(&replica), (1, frames(&replica))));
+}
+
+#[test]
+fn a_replica_opens_in_place_and_pulls_on_after_sqlite_checkpointed_it() {
+    let stage = Stage::new();
+    let (db, replica) = (stage.database(&rows(10)), stage.path("replica.db"));
+    stage.push(&db).unwrap();
+    stage.pull(&replica).unwrap();
+    assert_eq!(sqlite::run(&replica, "PRAGMA integrity_check; SELECT count(*) FROM t").unwrap(), "ok\n10\n");
+    assert!(!beside(&replica, "-wal").exists(), "SQLite took it for its own");
+    sqlite::run_and_die(&db, &rows(5));
+    stage.push(&db).unwrap();
+    stage.fake.seen();
+    stage.pull(&replica).unwrap();
+    assert_eq!(pulled(&stage.fake.seen()), frames(&db), "the frames are gone, so all come again");
+    assert_eq!(dump(&replica), dump(&db));
+    assert_eq!(litter(&replica), Vec::<String>::new(), "what was set aside had nothing of its own");
+}
+
+#[test]
+fn what_only_a_checkpointed_replica_has_is_set_aside() {
+    let stage = Stage::new();
+    let (db, replica) = (stage.database(&rows(10)), stage.path("replica.db"));
+    stage.push(&db).unwrap();
+    stage.pull(&replica).unwrap();
+    sqlite::run(&replica, "INSERT INTO t VALUES('mine', 1)").unwrap();
+    stage.pull(&replica).unwrap();
+    assert_eq!(dump(&replica), dump(&db));
+    let aside = litter(&replica);
+    assert!(aside.len() == 1 && aside[0].starts_with("replica.db.set-aside."), "{aside:?}");
+    assert!(dump(&stage.path(&aside[0])).contains("mine"));
+}
+
+#[test]
+fn a_replica_with_frames_of_its_own_is_not_touched() {
+    let stage = Stage::new();
+    let (db, replica) = (stage.database(&rows(10)), stage.path("replica.db"));
+    stage.push(&db).unwrap();
+    stage.pull(&replica).unwrap();
+    sqlite::run_and_die(&replica, "INSERT INTO t VALUES('mine', 1);");
+    let (before, total) = (dump(&replica), frames(&db));
+    let error = stage.pull(&replica).unwrap_err();
+    assert!(matches!(error, SyncError::Ahead { server, .. } if server == total) && error.is_data(), "{error}");
+    sqlite::run_and_die(&db, "INSERT INTO t VALUES('theirs', 1);");
+    stage.push(&db).unwrap();
+    let error = stage.pull(&replica).unwrap_err();
+    assert!(matches!(error, SyncError::Fork { frame, .. } if frame == total + 1), "{error}");
+    assert_eq!((dump(&replica), info(&replica)), (before, (1, total)));
+}
+
+#[test]
+fn a_server_that_lost_its_end_or_has_another_log_is_an_error() {
+    let stage = Stage::new();
+    let (db, replica) = (stage.database(&rows(10)), stage.path("replica.db"));
+    stage.push(&db).unwrap();
+    stage.pull(&replica).unwrap();
+    let total = frames(&db);
+    let lost = stage.fake.store().generations[0].frames.split_off(4);
+    let error = stage.pull(&replica).unwrap_err();
+    assert!(matches!(error, SyncError::Ahead { local, .. } if local == total), "{error}");
+    stage.fake.store().generations[0].frames.extend(lost);
+    stage.fake.store().generations[0].frames[total as usize - 1][4000] ^= 1;
+    let error = stage.pull(&replica).unwrap_err();
+    assert!(matches!(error, SyncError::Fork { frame, .. } if frame == total), "{error}");
+    set_info(&replica, 3, total);
+    stage.fake.store().generations[0].frames[total as usize - 1][4000] ^= 1;
+    let error = stage.pull(&replica).unwrap_err();
+    assert!(matches!(error, SyncError::Ahead { generation: 3, .. }), "{error}");
+    assert_eq!(dump(&replica), dump(&db));
+}
+
+#[test]
+fn nobody_else_has_it_open_while_it_is_written() {
+    let stage = Stage::new();
+    let (db, replica) = (stage.database(&rows(10)), stage.path("replica.db"));
+    stage.push(&db).unwrap();
+    stage.pull(&replica).unwrap();
+    let mut reader = sqlite::Open::start(&replica);
+    reader.run("SELECT count(*) FROM t;");
+    sqlite::run_and_die(&db, &rows(5));
+    stage.push(&db).unwrap();
+    let before = frames(&replica);
+    let error = stage.pull(&replica).unwrap_err();
+    let SyncError::Local(LocalError::Busy { pid, .. }) = &error else { panic!("{error}") };
+    assert!(pid.is_some() && !error.is_data() && error.is_transient(), "{error}");
+    assert_eq!(frames(&replica), before);
+    // Killed, it leaves its -shm file, which nobody holds.
+    drop(reader);
+    assert!(beside(&replica, "-shm").exists());
+    stage.pull(&replica).unwrap();
+    assert!(!beside(&replica, "-shm").exists());
+    assert_eq!(dump(&replica), dump(&db));
+}
+
+#[test]
+fn sqlite_is_told_to_wait_while_a_replica_is_written() {
+    let stage = Stage::new();
+    let (db, replica) = (stage.database(&rows(10)), stage.path("replica.db"));
+    stage.push(&db).unwrap();
+    stage.pull(&replica).unwrap();
+    let (mut held, _) = Replica::open(&replica).unwrap().unwrap();
+    assert!(sqlite::run(&replica, "SELECT 1 FROM t").unwrap_err().contains("database is locked"));
+    let twice = Replica::open(&replica).unwrap_err();
+    assert!(matches!(twice, SyncError::Local(LocalError::Busy { .. })), "{twice}");
+    held.unlock().unwrap();
+    assert_eq!(sqlite::run(&replica, "SELECT count(*) FROM t").unwrap(), "10\n");
+    assert!(beside(&replica, "-wal").exists(), "it was not the last to leave");
+    drop(held);
+    sqlite::run(&replica, "SELECT 1 FROM t").unwrap();
+    assert!(!beside(&replica, "-wal").exists());
+}
+
+#[test]
+fn an_empty_file_as_libsql_leaves_it_gets_its_first_page() {
+    let stage = Stage::new();
+    let (db, replica) = (stage.database(&rows(10)), stage.path("replica.db"));
+    stage.push(&db).unwrap();
+    fs::write(&replica, "").unwrap();
+    set_info(&replica, 1, 0);
+    stage.pull(&replica).unwrap();
+    assert_eq!(dump(&replica), dump(&db));
+}
+
+#[test]
+fn bodies_that_are_no_frames_are_refused() {
+    let stage = Stage::new();
+    let (db, replica) = (stage.database(&rows(10)), stage.path("replica.db"));
+    stage.push(&db).unwrap();
+    let empty = frames(&db) as usize * 4120;
+    for cut in [1, 4119, empty] {
+        stage.fake.fault("GET sync", Fault::Cut(cut));
+        let error = stage.pull(&replica).unwrap_err();
+        assert!(matches!(error, SyncError::Protocol { .. }), "{error}");
+        assert_eq!(info(&replica), (1, 0));
+    }
+    stage.fake.fault("GET sync", Fault::Answer(200, "\0".repeat(4120)));
+    let error = stage.pull(&replica).unwrap_err();
+    assert!(matches!(error, SyncError::Protocol { .. }), "{error}");
+    stage.fake.fault("GET sync", Fault::Answer(200, "x".repeat(129 * 4120)));
+    let error = stage.pull(&replica).unwrap_err();
+    assert!(error.to_string().contains("more than 527360 bytes"), "{error}");
+    for (status, text) in [(400, "what?"), (500, "{}"), (404, ""), (410, "")] {
+        stage.fake.fault("GET sync", Fault::Answer(status, text.into()));
+        let error = stage.pull(&replica).unwrap_err();
+        assert!(matches!(error, SyncError::Status { status: found, .. } if found == status), "{error}");
+    }
+    // An answer that ends inside a transaction is no end.
+    stage.fake.fault("GET sync", Fault::Cut((frames(&db) as usize - 1) * 4120));
+    stage.fake.fault("GET sync", Fault::Answer(500, r#"{"generation":1}"#.into()));
+    stage.pull(&replica).unwrap();
+    assert_eq!((frames(&replica), info(&replica)), (0, (1, 0)));
+    stage.pull(&replica).unwrap();
+    assert_eq!(dump(&replica), dump(&db));
+}
+
+#[test]
+fn a_server_of_another_kind_leaves_nothing_here() {
+    let stage = Stage::new();
+    let replica = stage.path("replica.db");
+    for _ in 0..2 {
+        stage.fake.fault("GET", Fault::Answer(404, "no such page".into()));
+    }
+    let error = stage.pull(&replica).unwrap_err();
+    assert!(matches!(error, SyncError::Status { status: 404, .. }), "{error}");
+    assert_eq!(fs::read_dir(stage.dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn exports_are_the_base_and_must_be_databases() {
+    let stage = Stage::new();
+    let replica = stage.path("replica.db");
+    for (export, wanted) in [("x".repeat(8192), "does not start like one"), ("x".repeat(50), "it has 50 bytes")] {
+        stage.fake.store().generations[0].base = export.into_bytes();
+        let error = stage.pull(&replica).unwrap_err();
+        assert!(error.to_string().contains(wanted), "{error}");
+        assert!(!replica.exists() && !beside(&replica, "-info").exists());
+        assert_eq!(litter(&replica), Vec::<String>::new());
+    }
+    let base = stage.path("base.db");
+    sqlite::run(&base, &format!("PRAGMA journal_mode=WAL; {}", rows(50))).unwrap();
+    stage.fake.store().generations[0].base = fs::read(&base).unwrap();
+    // Left by another database of that name.
+    fs::write(beside(&replica, "-wal"), "left over").unwrap();
+    set_info(&replica, 1, 77);
+    stage.pull(&replica).unwrap();
+    assert_eq!(fs::read(&replica).unwrap(), fs::read(&base).unwrap());
+    assert_eq!(info(&replica), (1, 0));
+    // It is a full replica of that server: what it adds can be pushed.
+    sqlite::run_and_die(&replica, &rows(1));
+    stage.push(&replica).unwrap();
+    let second = stage.path("second.db");
+    stage.run(Direction::Pull, &second, 1).unwrap();
+    assert_eq!(dump(&second), dump(&replica));
+}
