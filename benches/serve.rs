@@ -14,6 +14,7 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use futures::TryStreamExt;
 use logmirror::client::Client;
+use logmirror::format::LogFormat;
 use logmirror::format::commitlog::Version;
 use logmirror::http::Timeouts;
 use logmirror::limits::CONNECTIONS_MAX;
@@ -71,7 +72,7 @@ fn serve(c: &mut Criterion) {
         let fresh = || {
             let n = made.fetch_add(1, Ordering::Relaxed);
             let client = Client::new(&format!("{base}/{}-{n}", shape.name)).expect("a URL of a log");
-            runtime.block_on(client.create(Offset::ZERO)).expect("a new log");
+            runtime.block_on(client.create(LogFormat::Commitlog, None)).expect("a new log");
             client
         };
         group.bench_function("push", |b| {
@@ -108,7 +109,7 @@ fn follow_lag(_: &mut Criterion) {
     let dir = tempfile::tempdir().expect("a directory for the data");
     let (base, registry) = start(&runtime, dir.path());
     let client = Client::new(&format!("{base}/lag")).expect("a URL of a log");
-    runtime.block_on(client.create(Offset::ZERO)).expect("a new log");
+    runtime.block_on(client.create(LogFormat::Commitlog, None)).expect("a new log");
     let mut view = registry.get("lag").expect("the log just made").watch();
     // When each durable end was published, by the thread that made it durable.
     let published = std::thread::spawn(move || {

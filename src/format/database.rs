@@ -42,7 +42,7 @@ pub fn check(head: &[u8], bytes: u64) -> Result<u32, String> {
     if !(512..=65_536).contains(&page_size) || !page_size.is_power_of_two() {
         return Err(format!("this is no SQLite database: its pages would have {page_size} bytes"));
     }
-    if bytes % u64::from(page_size) != 0 {
+    if !bytes.is_multiple_of(u64::from(page_size)) {
         return Err(format!("a database of {bytes} bytes is cut: its pages have {page_size}"));
     }
     Ok(page_size)

@@ -17,6 +17,9 @@ use crate::repo::RepoFile;
 use crate::segment::SegmentReader;
 use crate::stream::SegmentInfo;
 
+/// A base and its length.
+type BaseFile = (Arc<dyn RepoFile>, u64);
+
 /// A run of bytes in one segment.
 type Piece = (SegmentInfo, Range<u64>);
 
@@ -90,7 +93,7 @@ impl Log {
     ///
     /// # Errors
     /// When it cannot be opened.
-    pub fn base(&self) -> Result<Option<(Arc<dyn RepoFile>, u64)>, Error> {
+    pub fn base(&self) -> Result<Option<BaseFile>, Error> {
         match self.repo().open(name::BASE) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             file => {

@@ -47,12 +47,14 @@ pub enum PullAnswer {
     },
 }
 
+type AllStages = HashMap<(String, Generation), Arc<Mutex<Stages>>>;
+
 /// The server's side of the protocol, for all logs of a service.
 #[derive(Debug)]
 pub struct LibSql {
     registry: Arc<Registry>,
     /// What senders have staged, by the id of the log and its generation. Pushes to one log come one after the other.
-    stages: SyncMutex<HashMap<(String, Generation), Arc<Mutex<Stages>>>>,
+    stages: SyncMutex<AllStages>,
     commit_bytes_max: u64,
 }
 
