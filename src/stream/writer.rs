@@ -237,6 +237,13 @@ impl StreamWriter {
         self.batcher = Batcher::new(self.framing(), expected, self.options.commit_bytes_max);
     }
 
+    /// The same for a stream that tells by itself where it starts: a commitlog anywhere, a WAL with its header and so with
+    /// its first frame. What is held already is skipped if it is the same.
+    pub fn restart_from_header(&mut self) {
+        self.stopped = None;
+        self.batcher = Batcher::new(self.framing(), None, self.options.commit_bytes_max);
+    }
+
     /// Ends the stream: checks that it stops on a boundary, and syncs. Returns the durable end.
     ///
     /// # Errors
