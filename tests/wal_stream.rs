@@ -135,7 +135,7 @@ fn of_a_wal_with_a_flipped_bit_only_whole_commits_before_it_are_stored() {
             assert_eq!(found.next.0.max(1), sound + 1, "byte {at}");
             let stored = segments(&repo).into_values().flatten().count();
             let bytes = sound as usize * frame_len;
-            assert!(stored == 0 && sound == 0 || (stored - bytes) % HEADER_LEN == 0, "byte {at}: {stored}");
+            assert!(stored == 0 && sound == 0 || (stored - bytes).is_multiple_of(HEADER_LEN), "byte {at}: {stored}");
         }
     }
 }
