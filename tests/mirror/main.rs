@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod generations;
 mod output;
 mod refusals;
 mod resume;

@@ -1,0 +1,102 @@
+//! WAL logs: the base comes before the frames, and generations one after the other.
+
+use std::path::Path;
+
+use futures::TryStreamExt;
+use logmirror::client::Client;
+use logmirror::format::LogFormat;
+use logmirror::offset::{Generation, Offset};
+
+use crate::support::frames::FrameLog;
+use crate::support::process::{Mirror, Service, arg, mirror};
+
+/// What a log holds of a generation: base and raw stream.
+fn generation(service: &Service, client: &Client, generation: u64) -> (Vec<u8>, Vec<u8>) {
+    let generation = Generation(generation);
+    service.call(async {
+        let base = client.base(generation).await.unwrap();
+        let commits = client.read_of(Some(generation), Offset(1), None, false).await.unwrap();
+        let all = (base.map_ok(Vec::from).try_concat().await, commits.map_ok(Vec::from).try_concat().await);
+        (all.0.unwrap(), all.1.unwrap())
+    })
+}
+
+/// Some transactions that write all of a small database; each number makes another log.
+fn history(number: u32) -> FrameLog {
+    let mut log = FrameLog::new(4096, false);
+    log.header.salts[1] = number;
+    log.chain = log.header.seed();
+    for at in 0..number + 3 {
+        log = log.commit(&[1, 2, 3 + at % 2], 4);
+    }
+    log.commit(&[1, 2, 3, 4], 4)
+}
+
+fn store(files: &std::collections::BTreeMap<String, Vec<u8>>, dir: &Path) {
+    for (name, bytes) in files {
+        std::fs::write(dir.join(name), bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_follower_goes_through_generations_as_they_end() {
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start(data.path());
+    let (source, sink) = (service.client("source"), service.client("sink"));
+    service.call(source.create(LogFormat::Wal, None)).unwrap();
+    let follower = Mirror::start(service.url("source"), service.url("sink"), &["--follow"]);
+    for number in 1..=4 {
+        let log = history(number);
+        service.call(source.append(None, log.stream(&[]))).unwrap();
+        if number < 4 {
+            let outcome = service.call(source.checkpoint(false)).unwrap();
+            assert_eq!((outcome.done, outcome.frames), (true, log.frames.len() as u64));
+        }
+    }
+    let end = history(4).frames.len() as u64 + 1;
+    service.call(async {
+        // The follower says of each generation only how far it is.
+        loop {
+            let status = sink.find().await.unwrap();
+            if status.is_some_and(|status| (status.generation, status.durable) == (Generation(4), Offset(end))) {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    follower.terminate();
+    for number in 1..=4 {
+        assert_eq!(generation(&service, &source, number), generation(&service, &sink, number), "generation {number}");
+    }
+    // Each base is what the generation before made.
+    let third = FrameLog { base: generation(&service, &sink, 3).0, ..history(3) };
+    assert_eq!(generation(&service, &sink, 4).0, third.state(third.frames.len() as u64));
+}
+
+#[test]
+fn a_wal_directory_goes_through_a_service_and_comes_back_with_its_base() {
+    let (data, from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = Service::start(data.path());
+    let log = history(5).with_base(4);
+    let cuts = [log.commits()[1], log.commits()[4]];
+    store(&log.files(&cuts), from.path());
+    let there = mirror(arg(from.path()), service.url("app"), &[]);
+    assert_eq!(there.last("done")["durable"], log.frames.len() as u64 + 1);
+    let back = mirror(service.url("app"), arg(to.path()), &[]);
+    assert_eq!(back.last("done")["durable"], log.frames.len() as u64 + 1);
+    for (name, bytes) in log.files(&cuts) {
+        assert_eq!(std::fs::read(to.path().join(&name)).unwrap(), bytes, "{name}");
+    }
+    // More of the same is resumed, and another history is refused.
+    let longer = log.clone().commit(&[2, 3], 4);
+    store(&longer.files(&cuts), from.path());
+    assert_eq!(mirror(arg(from.path()), service.url("app"), &[]).last("done")["commits"], 1);
+    let other = tempfile::tempdir().unwrap();
+    store(&history(6).with_base(4).files(&[]), other.path());
+    let refused = mirror(arg(other.path()), service.url("app"), &[]);
+    assert!(refused.error().contains("fork"), "{refused:?}");
+    // A sink that is in a later generation than its source is not where it came from.
+    service.call(service.client("app").checkpoint(false)).unwrap();
+    let refused = mirror(arg(from.path()), service.url("app"), &[]);
+    assert!(refused.error().contains("the sink is in generation 2"), "{refused:?}");
+}
