@@ -5,6 +5,7 @@ mod append;
 mod base;
 mod budget;
 mod checkpoint;
+mod database;
 mod error;
 mod feed;
 mod frames;
@@ -15,6 +16,7 @@ pub(crate) mod run;
 mod shard;
 mod sink;
 mod source;
+mod standing;
 mod verify;
 
 pub use append::{Acks, Append};
