@@ -34,7 +34,8 @@ use crate::sqlite::{BaseVersion, Snapshot, SnapshotError, Verdict};
 use crate::stream::{Batch, Batcher, Tail};
 
 /// Whether a path is that of a database or its WAL, and not of a directory with segments.
-pub(super) fn is_meant(path: &Path) -> bool {
+#[must_use]
+pub fn is_database(path: &Path) -> bool {
     let named_wal = path.to_str().is_some_and(|path| path.ends_with("-wal"));
     path.is_file() || (named_wal && !path.is_dir())
 }
@@ -113,10 +114,13 @@ async fn begin(path: &Path, snapshot: Arc<Snapshot>, sink: &Sink) -> Result<Read
         (Some(_), true) => Likeness::Other,
         _ => sink.is_like(&standing, snapshot.clone(), made.clone()).await?,
     };
-    let generation = match likeness {
-        Likeness::Same => None,
-        Likeness::Unset => Some(standing.generation),
-        Likeness::Other => Some(Generation(standing.generation.0 + 1)),
+    let generation = match (likeness, sink) {
+        (Likeness::Same, _) => None,
+        (Likeness::Unset, _) => Some(standing.generation),
+        (Likeness::Other, Sink::Dir(repo, _)) => {
+            return Err(MirrorError::OtherGeneration { place: repo.path().to_owned() });
+        }
+        (Likeness::Other, Sink::Url(_)) => Some(Generation(standing.generation.0 + 1)),
     };
     if let Some(generation) = generation {
         bring(snapshot.clone(), made, generation, sink).await?;

@@ -22,6 +22,7 @@ mod verify;
 pub use append::{Acks, Append};
 pub use budget::{Budget, Share};
 pub use checkpoint::Checkpoints;
+pub use database::is_database;
 pub use error::Error;
 pub use feed::Feed;
 pub use frames::{BaseFeed, Frames};

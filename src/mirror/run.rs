@@ -207,7 +207,10 @@ impl MirrorError {
     /// Whether the places to mirror are at fault, or who we are: no URL of a log, a name that cannot be one, a wrong token.
     #[must_use]
     pub fn is_usage(&self) -> bool {
-        matches!(self, MirrorError::Client(ClientError::Url { .. } | ClientError::Refused { status: 400 | 401 | 403, .. }))
+        matches!(
+            self,
+            MirrorError::Client(ClientError::Url { .. } | ClientError::Refused { status: 400 | 401 | 403, .. })
+        )
     }
 
     /// Whether the data is at fault, and not a disk or a network.
@@ -269,7 +272,7 @@ pub struct Progress {
 pub async fn run(mirror: &Mirror, mut told: impl FnMut(Event)) -> Result<Progress, MirrorError> {
     let source = match &mirror.source {
         Place::Url(url) => Origin::Log(Source::Url(Client::new(url)?)),
-        Place::Dir(path) if database::is_meant(path) => Origin::Database(path),
+        Place::Dir(path) if database::is_database(path) => Origin::Database(path),
         Place::Dir(path) => Origin::Log(Source::Dir(dir(path, FsRepo::open(path))?)),
     };
     let sink = match &mirror.sink {

@@ -18,7 +18,7 @@ use crate::client::Client;
 use crate::format::{Framing, LogFormat};
 use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED};
 use crate::offset::{BytePos, Generation, Offset};
-use crate::repo::{FsRepo, Repo};
+use crate::repo::FsRepo;
 use crate::segment::SegmentReader;
 use crate::stream::{Batch, Batcher, Read, ReadError, StreamReader, Tail, format_of, segment_starts};
 

@@ -5,6 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures::TryStreamExt;
+
 use super::base;
 use super::database::off;
 use super::run::MirrorError;
@@ -77,7 +79,12 @@ impl Sink {
         snapshot: Arc<Snapshot>,
         made: Option<Vec<u8>>,
     ) -> Result<Likeness, MirrorError> {
-        if !standing.based && standing.end.is_none() {
+        let unset = match self {
+            _ if standing.end.is_some() => false,
+            Sink::Url(client) => is_unset(client, standing.generation).await?,
+            Sink::Dir(..) => !standing.based,
+        };
+        if unset {
             return Ok(Likeness::Unset);
         }
         if snapshot.base_bytes().is_some_and(|bytes| bytes > COMPARE_BYTES_MAX) {
@@ -92,17 +99,12 @@ impl Sink {
                 off(move || restore_dir(&place, &wanted)).await??;
             }
         }
-        let unused = standing.end.is_none();
         off(move || {
             let file = File::open(&out).map_err(|error| at("a temporary file", error))?;
-            if same(&file, &snapshot, made.as_deref())? {
-                return Ok(Likeness::Same);
-            }
-            let unset = database::empty(LIBSQL_PAGE_SIZE);
-            let nothing = unused && same(&file, &snapshot, Some(&unset))?;
-            // Keeps the directory until here.
+            let same = same(&file, &snapshot, made.as_deref())?;
+            // Its files were there until now.
             drop(dir);
-            Ok(if nothing { Likeness::Unset } else { Likeness::Other })
+            Ok(if same { Likeness::Same } else { Likeness::Other })
         })
         .await?
     }
@@ -122,6 +124,20 @@ async fn download(client: &Client, generation: Generation, out: &Path) -> Result
         Err(RestoreError::Client(error)) => Err(error.into()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether a generation has the base that a log is created with, and no other.
+async fn is_unset(client: &Client, generation: Generation) -> Result<bool, MirrorError> {
+    let unset = database::empty(LIBSQL_PAGE_SIZE);
+    let mut rest = &unset[..];
+    let mut base = std::pin::pin!(client.base(generation).await?);
+    while let Some(bytes) = base.try_next().await? {
+        match rest.strip_prefix(&bytes[..]) {
+            Some(left) => rest = left,
+            None => return Ok(false),
+        }
+    }
+    Ok(rest.is_empty())
 }
 
 fn of_dir(repo: &FsRepo, commit_bytes_max: u64) -> Result<Standing, MirrorError> {
