@@ -97,7 +97,8 @@ async fn begin(path: &Path, snapshot: Arc<Snapshot>, sink: &Sink) -> Result<Read
     if let (Some(theirs), Some(ours)) = (standing.end, snapshot.header())
         && theirs.header == ours
     {
-        fits(&snapshot, &standing, theirs.chain)?;
+        // What damage has taken away is told as that.
+        fits(&snapshot, &standing, theirs.chain).map_err(|error| damage(path, &snapshot).unwrap_or(error))?;
         return Ok(reader(standing.next, Some(theirs)));
     }
     if let (Some(_), Verdict::Header(error)) = (standing.end, snapshot.verdict()) {
