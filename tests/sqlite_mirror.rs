@@ -275,7 +275,7 @@ fn a_wal_alone_makes_a_log_only_if_its_first_transaction_has_every_page() {
     let wal = dir.path().join("app.db-wal");
     fs::copy(root().join("segments/wal/restarted.db-wal"), &wal).unwrap();
     let refused = mirror(arg(&wal), service.url("lacking"), &[]);
-    is_refused(&refused, 1, &["alone", "give the database file"]);
+    is_refused(&refused, 2, &["alone", "give the database file"]);
     assert_eq!(stands(&service, "lacking"), (1, 0));
     // One whose first transaction writes its pages, as that of a new database does.
     let header = WalHeader { big_endian: true, page_size: 1024, sequence: 0, salts: [7, 9] };

@@ -10,11 +10,15 @@
 //!   the last commit are not part of a snapshot, and no whole commit.
 //! - **Going on** takes the header of the sink, salts included, and at the sink's last frame the checksum it has: that one
 //!   tells all frames before apart from any others. Any other header is another generation, with a base of its own.
+//!
+//! While a base and the frames behind it are sent, SQLite's readers and writers go on, but nobody checkpoints; between two
+//! looks of a mirror that follows, everybody may. Commits that are checkpointed away before they were seen are in the base of
+//! the next generation.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -28,7 +32,9 @@ use super::source::{Out, Piece, Pieces, Watch};
 use super::standing::{Likeness, Standing};
 use crate::format::wal::{Chain, FIRST_FRAME, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader, WalStart};
 use crate::format::{Framing, LogFormat, database};
-use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, LIBSQL_PAGE_SIZE, READ_BLOCK};
+use crate::limits::{
+    BATCHES_UNDER_WAY, COMPARE_BYTES_MAX, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, LIBSQL_PAGE_SIZE, READ_BLOCK,
+};
 use crate::offset::{Generation, Offset};
 use crate::sqlite::{BaseVersion, Snapshot, SnapshotError, Verdict};
 use crate::stream::{Batch, Batcher, Tail};
@@ -40,19 +46,42 @@ pub fn is_database(path: &Path) -> bool {
     path.is_file() || (named_wal && !path.is_dir())
 }
 
-/// Mirrors what is missing of the database at `path`, and then follows if that is wanted.
+/// A database to mirror.
+#[derive(Debug)]
+pub(super) struct Database {
+    path: PathBuf,
+    /// A generation that was given a base, and which state of the file that was.
+    brought: Mutex<Option<(Generation, Option<BaseVersion>)>>,
+}
+
+impl Database {
+    pub(super) fn new(path: &Path) -> Database {
+        Database { path: path.to_owned(), brought: Mutex::default() }
+    }
+
+    /// Whether a generation is known to start from the base of this snapshot. Not asked of small bases: two writes may
+    /// leave the same time behind, but not while gigabytes are read in between.
+    fn has_brought(&self, generation: Generation, snapshot: &Snapshot) -> bool {
+        let large = snapshot.base_bytes().is_some_and(|bytes| bytes > COMPARE_BYTES_MAX);
+        let brought = *self.brought.lock().unwrap_or_else(PoisonError::into_inner);
+        large && brought == Some((generation, snapshot.base_version()))
+    }
+}
+
+/// Mirrors what is missing of a database, and then follows if that is wanted.
 pub(super) async fn attempt(
     mirror: &Mirror,
-    path: &Path,
+    database: &Database,
     sink: &Sink,
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
+    let path = &database.path;
     loop {
         // Watch first: what is written between the look and the first wait must wake us.
         let watch = mirror.follow.then(|| watch(path));
         let snapshot = open(path).await?;
-        let reader = begin(path, snapshot, sink).await?;
+        let reader = begin(database, snapshot, sink).await?;
         let (_, mut feeding) = sink.open(LogFormat::Wal, None).await?;
         let from = reader.next;
         (progress.next, progress.durable) = (from, from);
@@ -91,7 +120,8 @@ fn watch(path: &Path) -> Watch {
 }
 
 /// Brings the sink to where it can take frames of the snapshot, with a new generation if that needs one.
-async fn begin(path: &Path, snapshot: Arc<Snapshot>, sink: &Sink) -> Result<Reader, MirrorError> {
+async fn begin(source: &Database, snapshot: Arc<Snapshot>, sink: &Sink) -> Result<Reader, MirrorError> {
+    let path = &source.path;
     let standing = sink.standing().await?;
     let reader = |next, start| Reader { path: path.to_owned(), snapshot: snapshot.clone(), next, start };
     if let (Some(theirs), Some(ours)) = (standing.end, snapshot.header())
@@ -113,6 +143,7 @@ async fn begin(path: &Path, snapshot: Arc<Snapshot>, sink: &Sink) -> Result<Read
     let likeness = match (standing.end, frames) {
         // Whatever it holds, these frames continue something else.
         (Some(_), true) => Likeness::Other,
+        (None, _) if source.has_brought(standing.generation, &snapshot) => Likeness::Same,
         _ => sink.is_like(&standing, snapshot.clone(), made.clone()).await?,
     };
     let generation = match (likeness, sink) {
@@ -125,6 +156,7 @@ async fn begin(path: &Path, snapshot: Arc<Snapshot>, sink: &Sink) -> Result<Read
     };
     if let Some(generation) = generation {
         bring(snapshot.clone(), made, generation, sink).await?;
+        *source.brought.lock().unwrap_or_else(PoisonError::into_inner) = Some((generation, snapshot.base_version()));
         log::info!("{} starts generation {generation}", path.display());
     }
     if !frames {
@@ -313,7 +345,11 @@ impl Reader {
             match Snapshot::open(&path) {
                 Ok(found) if Identity::of(&found) != identity => return Ok(()),
                 Ok(found) => snapshot = Some(Arc::new(found)),
-                Err(error) if error.is_transient() => log::debug!("looking again: {error}"),
+                Err(error @ (SnapshotError::Changed { .. } | SnapshotError::Unsettled { .. })) => {
+                    log::debug!("looking again: {error}");
+                }
+                // Somebody may have it for himself for ever.
+                Err(error) if error.is_transient() => log::warn!("looking again: {error}"),
                 Err(error) => return Err(error.into()),
             }
             took = since.elapsed();
@@ -384,4 +420,35 @@ fn send(
     }
     snapshot.check()?;
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use futures::TryStreamExt;
+
+    use super::*;
+
+    fn gathered(blocks: Blocks) -> io::Result<Vec<u8>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let gathered = runtime.block_on(blocks.try_collect::<Vec<_>>())?;
+        Ok(gathered.concat())
+    }
+
+    #[test]
+    fn the_stream_of_a_base_that_was_written_meanwhile_does_not_end_well() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("app.db");
+        let content = database::empty(4096).repeat(200);
+        fs::write(&path, &content).expect("written");
+        let open = || Arc::new(Snapshot::open(&path).expect("a snapshot"));
+        assert!(gathered(blocks(open(), None)).is_ok_and(|base| base == content));
+        let (snapshot, other) = (open(), open());
+        let mut writer = fs::File::options().append(true).open(&path).expect("opened");
+        writer.write_all(&[0; 4096]).expect("written");
+        let error = gathered(blocks(snapshot, None)).expect_err("it changed");
+        assert!(error.to_string().contains("changed"), "{error}");
+        assert!(gathered(blocks(other, Some(vec![1]))).is_err(), "what was made up goes with the snapshot");
+    }
 }

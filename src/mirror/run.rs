@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::base;
-use super::database;
+use super::database::{self, Database};
 use super::sink::{Feeding, Sink, Stand};
 use super::source::{Extent, Piece, Pieces, Reading, Source};
 use crate::api::{ErrorBody, LastCommit};
@@ -204,13 +204,15 @@ impl MirrorError {
         }
     }
 
-    /// Whether the places to mirror are at fault, or who we are: no URL of a log, a name that cannot be one, a wrong token.
+    /// Whether the places to mirror are at fault, or who we are: no URL of a log, a name that cannot be one, a wrong token, a
+    /// WAL without its database.
     #[must_use]
     pub fn is_usage(&self) -> bool {
-        matches!(
-            self,
-            MirrorError::Client(ClientError::Url { .. } | ClientError::Refused { status: 400 | 401 | 403, .. })
-        )
+        match self {
+            MirrorError::Client(ClientError::Url { .. }) | MirrorError::NoBase { .. } => true,
+            MirrorError::Client(ClientError::Refused { status, .. }) => matches!(status, 400 | 401 | 403),
+            _ => false,
+        }
     }
 
     /// Whether the data is at fault, and not a disk or a network.
@@ -272,7 +274,7 @@ pub struct Progress {
 pub async fn run(mirror: &Mirror, mut told: impl FnMut(Event)) -> Result<Progress, MirrorError> {
     let source = match &mirror.source {
         Place::Url(url) => Origin::Log(Source::Url(Client::new(url)?)),
-        Place::Dir(path) if database::is_database(path) => Origin::Database(path),
+        Place::Dir(path) if database::is_database(path) => Origin::Database(Database::new(path)),
         Place::Dir(path) => Origin::Log(Source::Dir(dir(path, FsRepo::open(path))?)),
     };
     let sink = match &mirror.sink {
@@ -290,7 +292,7 @@ pub async fn run(mirror: &Mirror, mut told: impl FnMut(Event)) -> Result<Progres
         let before = progress;
         let attempted = match &source {
             Origin::Log(source) => attempt(mirror, source, &sink, &mut progress, &mut told).await,
-            Origin::Database(path) => database::attempt(mirror, path, &sink, &mut progress, &mut told).await,
+            Origin::Database(database) => database::attempt(mirror, database, &sink, &mut progress, &mut told).await,
         };
         let error = match attempted {
             Ok(()) => return Ok(progress),
@@ -310,9 +312,9 @@ pub async fn run(mirror: &Mirror, mut told: impl FnMut(Event)) -> Result<Progres
 }
 
 /// What a source is: something with segments, or a database whose generations are only known beside the sink.
-enum Origin<'a> {
+enum Origin {
     Log(Source),
-    Database(&'a std::path::Path),
+    Database(Database),
 }
 
 fn dir<T>(path: &std::path::Path, opened: std::io::Result<T>) -> Result<T, MirrorError> {
