@@ -411,3 +411,79 @@ fn a_follower_goes_with_a_database_in_use_from_generation_to_generation() {
     is_done(&mirror(arg(&app), service.url("app"), &[]), 0);
     assert_eq!(stands(&service, "app"), (generation, frames));
 }
+
+/// Writes the same rows into two tables, checkpoints in every way, closes and opens, and waits for nobody.
+const FREE_WRITER: &str = r#"
+import json, random, sqlite3, sys
+chance = random.Random(int(sys.argv[2]))
+def connect():
+    db = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = OFF")
+    db.execute("PRAGMA wal_autocheckpoint = 40")
+    return db
+db = connect()
+for table in "ab":
+    db.execute(f"CREATE TABLE IF NOT EXISTS {table} (id INTEGER PRIMARY KEY, x)")
+print(json.dumps("ready"), flush=True)
+for n in range(1500):
+    db.execute("BEGIN IMMEDIATE")
+    content = chance.randbytes(chance.randrange(6000))
+    for table in "ab":
+        db.execute(f"INSERT INTO {table} (x) VALUES (?)", (content,))
+        if n > 300:
+            db.execute(f"DELETE FROM {table} WHERE id = (SELECT min(id) FROM {table})")
+    db.execute(chance.choice(["COMMIT", "COMMIT", "COMMIT", "ROLLBACK"]))
+    if n % 97 == 0:
+        db.execute("PRAGMA wal_checkpoint(" + chance.choice(["PASSIVE", "FULL", "RESTART", "TRUNCATE"]) + ")")
+    if n % 211 == 0:
+        db.close()
+        db = connect()
+db.execute("INSERT INTO a (x) VALUES ('last')")
+db.execute("INSERT INTO b (x) VALUES ('last')")
+print(json.dumps("done"), flush=True)
+sys.stdin.read()
+db.close()
+"#;
+
+/// Says how many rows both tables have, which are the same.
+const ROWS: &str = r#"
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+said = db.execute("PRAGMA integrity_check").fetchall()
+assert said == [("ok",)], said
+counts = [db.execute(f"SELECT count(*), coalesce(sum(length(x)), 0) FROM {table}").fetchone() for table in "ab"]
+last = [db.execute(f"SELECT max(id) FROM {table}").fetchone()[0] for table in "ab"]
+assert abs((last[0] or 0) - (last[1] or 0)) <= 1, last
+print(last[1] or 0)
+"#;
+
+#[test]
+fn every_generation_of_a_database_that_waits_for_nobody_is_sound() {
+    let (_data, service) = service();
+    let dir = tempfile::tempdir().unwrap();
+    let app = dir.path().join("app.db");
+    let seed = support::commitlog::seed().to_string();
+    let mut writer = Sqlite::start(FREE_WRITER, &[arg(&app), &seed]);
+    assert_eq!(writer.said(), "ready");
+    let follower = Mirror::start(arg(&app), service.url("app"), &["--follow"]);
+    assert_eq!(writer.said(), "done");
+    caught_up(&service, &app);
+    let (generations, _) = stands(&service, "app");
+    let work = tempfile::tempdir().unwrap();
+    let (source, out) = (source_in(work.path(), &app), work.path().join("out.db"));
+    restored(&service, "app", &out);
+    same(&[&source, &out]);
+    let mut before = 0;
+    for generation in (1..=generations).map(|generation| generation.to_string()) {
+        let out = work.path().join(format!("{generation}.db"));
+        let output = logmirror(&["restore", &service.url("app"), arg(&out), "--generation", &generation]);
+        assert_eq!(output.status.code(), Some(0), "generation {generation}: {output:?}");
+        let rows = python(ROWS, &[&out]).trim().parse::<u64>().unwrap();
+        assert!(rows >= before, "generation {generation} goes back from {before} to {rows}, seed {seed}");
+        before = rows;
+    }
+    eprintln!("{generations} generations, {before} rows");
+    assert_eq!(follower.interrupt().code, Some(0));
+    drop(writer);
+}
