@@ -414,7 +414,7 @@ fn a_follower_goes_with_a_database_in_use_from_generation_to_generation() {
 
 /// Writes the same rows into two tables, checkpoints in every way, closes and opens, and waits for nobody.
 const FREE_WRITER: &str = r#"
-import json, random, sqlite3, sys
+import json, random, select, sqlite3, sys
 chance = random.Random(int(sys.argv[2]))
 def connect():
     db = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
@@ -426,7 +426,9 @@ db = connect()
 for table in "ab":
     db.execute(f"CREATE TABLE IF NOT EXISTS {table} (id INTEGER PRIMARY KEY, x)")
 print(json.dumps("ready"), flush=True)
-for n in range(1500):
+n = 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    n += 1
     db.execute("BEGIN IMMEDIATE")
     content = chance.randbytes(chance.randrange(6000))
     for table in "ab":
@@ -443,7 +445,6 @@ db.execute("INSERT INTO a (x) VALUES ('last')")
 db.execute("INSERT INTO b (x) VALUES ('last')")
 print(json.dumps("done"), flush=True)
 sys.stdin.read()
-db.close()
 "#;
 
 /// Says how many rows both tables have, which are the same.
@@ -467,6 +468,11 @@ fn every_generation_of_a_database_that_waits_for_nobody_is_sound() {
     let mut writer = Sqlite::start(FREE_WRITER, &[arg(&app), &seed]);
     assert_eq!(writer.said(), "ready");
     let follower = Mirror::start(arg(&app), service.url("app"), &["--follow"]);
+    until("eight generations", || {
+        let status = service.status(&service.client("app")).unwrap();
+        status.filter(|status| status.generation.0 >= 8)
+    });
+    writer.tell(&json!("enough"));
     assert_eq!(writer.said(), "done");
     caught_up(&service, &app);
     let (generations, _) = stands(&service, "app");
