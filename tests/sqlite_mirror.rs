@@ -468,9 +468,9 @@ fn every_generation_of_a_database_that_waits_for_nobody_is_sound() {
     let mut writer = Sqlite::start(FREE_WRITER, &[arg(&app), &seed]);
     assert_eq!(writer.said(), "ready");
     let follower = Mirror::start(arg(&app), service.url("app"), &["--follow"]);
-    until("eight generations", || {
+    until("five generations", || {
         let status = service.status(&service.client("app")).unwrap();
-        status.filter(|status| status.generation.0 >= 8)
+        status.filter(|status| status.generation.0 >= 5)
     });
     writer.tell(&json!("enough"));
     assert_eq!(writer.said(), "done");

@@ -167,8 +167,8 @@ async fn begin(source: &Database, snapshot: Arc<Snapshot>, sink: &Sink) -> Resul
     let folded = off(move || folding.folded()).await??;
     if folded > 0 {
         log::warn!(
-            "{}: frames up to {folded} are in the database already, so this generation can be restored to frame {folded} \
-             and later, and not to one before",
+            "{}: frames up to {folded} may be in the database already, so this generation is only sure to be restored to \
+             frame {folded} and later",
             path.display()
         );
     }
