@@ -337,7 +337,10 @@ fn errors_say_who_is_to_do_what() {
     is_done(&mirror(arg(&app), &url, &["--token", "secret"]), 21);
     let text = dir.path().join("notes.txt");
     fs::write(&text, "not a database, but longer than the header of one would be: ".repeat(4)).unwrap();
-    is_refused(&mirror(arg(&text), &url, &["--token", "secret"]), 1, &["not a SQLite database"]);
+    is_refused(&mirror(arg(&text), &url, &["--token", "secret"]), 3, &["not a directory"]);
+    let wal = dir.path().join("notes.txt-wal");
+    fs::write(&wal, "").unwrap();
+    is_refused(&mirror(arg(&wal), &url, &["--token", "secret"]), 1, &["not a SQLite database"]);
     let nothing = dir.path().join("nothing.db-wal");
     is_refused(&mirror(arg(&nothing), &url, &["--token", "secret"]), 3, &["nothing.db"]);
 }

@@ -15,8 +15,8 @@
 //! looks of a mirror that follows, everybody may. Commits that are checkpointed away before they were seen are in the base of
 //! the next generation.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,11 +39,19 @@ use crate::offset::{Generation, Offset};
 use crate::sqlite::{BaseVersion, Snapshot, SnapshotError, Verdict};
 use crate::stream::{Batch, Batcher, Tail};
 
-/// Whether a path is that of a database or its WAL, and not of a directory with segments.
+/// Whether a path is that of a SQLite database, which an empty file is too, or by its name that of a WAL. Whether they are
+/// sound shows when they are read.
 #[must_use]
 pub fn is_database(path: &Path) -> bool {
-    let named_wal = path.to_str().is_some_and(|path| path.ends_with("-wal"));
-    path.is_file() || (named_wal && !path.is_dir())
+    if path.is_dir() {
+        return false;
+    }
+    let starts_like_one = || {
+        let mut head = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(database::MAGIC.len() as u64).read_to_end(&mut head));
+        read.is_ok() && (head.is_empty() || head == database::MAGIC)
+    };
+    path.to_str().is_some_and(|path| path.ends_with("-wal")) || (path.is_file() && starts_like_one())
 }
 
 /// A database to mirror.
