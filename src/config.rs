@@ -38,6 +38,9 @@ pub struct Layer {
     /// Threads that write; 0 for one a core, at most 4 [default: 0]
     #[arg(long, value_name = "N", env = "LOGMIRROR_WRITER_THREADS")]
     writer_threads: Option<usize>,
+    /// From this length on a segment of a WAL is followed by another [default: 64MiB]
+    #[arg(long, value_name = "BYTES", env = "LOGMIRROR_WAL_SEGMENT_BYTES")]
+    wal_segment_bytes: Option<ByteSize>,
     /// Checkpoints at once, of logs whose policy asks for them [default: 2]
     #[arg(long, value_name = "N", env = "LOGMIRROR_CHECKPOINT_CONCURRENCY")]
     checkpoint_concurrency: Option<NonZeroUsize>,
@@ -119,6 +122,7 @@ impl Config {
                 .checkpoint_concurrency
                 .or(file.checkpoint_concurrency)
                 .unwrap_or(defaults.checkpoint_concurrency),
+            wal_segment_bytes: bytes(flags.wal_segment_bytes, file.wal_segment_bytes, defaults.wal_segment_bytes),
             writer_threads: flags.writer_threads.or(file.writer_threads).unwrap_or(defaults.writer_threads),
         };
         if settings.commit_bytes_max > settings.memory_max / 4 {

@@ -213,7 +213,7 @@ fn every_command_takes_the_token_from_flag_file_environment_or_url() {
     assert!(logmirror(&["verify", &url]).env("LOGMIRROR_TOKEN", TOKEN).status().unwrap().success());
     for (args, code) in [
         (vec!["status", url.as_str()], 3),
-        (vec!["mirror", source, url.as_str(), "--token", "wrong"], 1),
+        (vec!["mirror", source, url.as_str(), "--token", "wrong"], 2),
         (vec!["status", url.as_str(), "--token", ""], 2),
         (vec!["status", url.as_str(), "--token", TOKEN, "--token-file", file], 2),
         (vec!["status", url.as_str(), "--token-file", "/nowhere/token"], 2),

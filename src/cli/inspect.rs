@@ -8,13 +8,14 @@ use logmirror::stream::Placed;
 use logmirror::verify::{Options, Report, SegmentReport, verify, verify_each};
 use serde::Serialize;
 
+use super::database;
 use super::exit::{Exit, printed};
 use super::place::{is_url, log_directory};
 
 /// Show the segments of a log, or its commits, as a table
 #[derive(Args, Debug)]
 pub struct InspectArgs {
-    /// Directory with the segments of a log
+    /// Directory with the segments of a log, or a SQLite database or its WAL
     path: String,
     /// List each commit
     #[arg(long)]
@@ -28,6 +29,12 @@ pub struct InspectArgs {
 pub fn run(args: &InspectArgs) -> Exit {
     if is_url(&args.path) {
         return Exit::Usage.because("inspect takes a directory");
+    }
+    if database::is_meant(&args.path) {
+        if args.commits {
+            return Exit::Usage.because("inspect --commits takes a directory: mirror the database into one first");
+        }
+        return database::run(&args.path, args.json);
     }
     match log_directory(&args.path) {
         Err(exit) => exit,

@@ -19,14 +19,15 @@ use super::exit::{Exit, with_causes};
 /// Lines of a script that is told how a mirror fares come at most this often.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
-/// Copy, push, pull or relay a log: SRC and DST are each a directory or the URL of a log
+/// Copy, push, pull or relay a log: SRC and DST are each a directory or the URL of a log, SRC also a SQLite database
 #[derive(Args)]
 pub(crate) struct MirrorArgs {
-    /// Directory with segments, or URL of a log (http://HOST/logs/NAME); or a SQLite database and a libSQL sync server
-    /// (libsql+http://HOST/PATH, libsql+https:// or libsql://), one on either side
+    /// Directory with segments, URL of a log (http://HOST/logs/NAME), or SQLite database (app.db, or its WAL app.db-wal),
+    /// which is only read and may be in use; or a SQLite database and a libSQL sync server (libsql+http://HOST/PATH,
+    /// libsql+https:// or libsql://), one on either side
     #[arg(value_name = "SRC")]
     pub(super) source: String,
-    /// The same; a directory or log that is not there is created
+    /// Directory or URL; a directory or log that is not there is created
     #[arg(value_name = "DST")]
     pub(super) sink: String,
     /// Go on as SRC grows, until stopped; reconnect when a connection fails

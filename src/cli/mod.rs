@@ -3,6 +3,7 @@
 mod access;
 mod bench;
 mod checkpoint;
+mod database;
 mod exit;
 mod inspect;
 mod libsql;

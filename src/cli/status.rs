@@ -11,12 +11,13 @@ use logmirror::stream::{SurveyError, Tail, survey};
 use serde_json::{Map, Value, json};
 
 use super::access::AccessArgs;
+use super::database;
 use super::exit::Exit;
 
-/// Say where a log stands: a directory with segments, or the URL of a log
+/// Say where a log stands: a directory with segments, the URL of a log, or a SQLite database or its WAL
 #[derive(Args)]
 pub(crate) struct StatusArgs {
-    /// Directory or URL
+    /// Directory, URL or database file
     place: String,
     /// As JSON
     #[arg(long)]
@@ -26,6 +27,9 @@ pub(crate) struct StatusArgs {
 }
 
 pub(crate) fn run(args: &StatusArgs) -> Exit {
+    if database::is_meant(&args.place) {
+        return database::run(&args.place, args.json);
+    }
     let found = match Place::parse(&args.place) {
         Place::Url(url) => of_url(&url, &args.access),
         Place::Dir(path) => of_dir(&path),

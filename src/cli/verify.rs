@@ -12,6 +12,7 @@ use logmirror::repo::Repo;
 use logmirror::verify::{FoundFault, Options, Progress, Report, verify};
 
 use super::access::AccessArgs;
+use super::database;
 use super::exit::{Exit, printed};
 use super::place::{is_url, log_directory};
 
@@ -21,7 +22,7 @@ const FAULTS_SHOWN: usize = 50;
 /// Read every byte of a log, check every checksum and offset, and name each fault with its place
 #[derive(Args, Debug)]
 pub struct VerifyArgs {
-    /// Directory with the segments of a log, or the URL of a log
+    /// Directory with the segments of a log, the URL of a log, or a SQLite database or its WAL
     path: String,
     /// Print the report as one JSON object
     #[arg(long)]
@@ -34,6 +35,9 @@ pub struct VerifyArgs {
 pub fn run(args: &VerifyArgs) -> Exit {
     if is_url(&args.path) {
         return remote(args);
+    }
+    if database::is_meant(&args.path) {
+        return database::run(&args.path, args.json);
     }
     match log_directory(&args.path) {
         Ok(repo) => local(repo, args),

@@ -16,7 +16,7 @@ use crate::limits::{LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::offset::Generation;
 use crate::repo::{FsRepo, Repo, RepoFile};
 
-type Blocks = BoxStream<'static, io::Result<Bytes>>;
+pub(super) type Blocks = BoxStream<'static, io::Result<Bytes>>;
 
 /// Copies the base of `generation` from `source` to `sink`. After Ok it is durable there, and the sink has that generation.
 pub(super) async fn bring(source: &Source, generation: Generation, sink: &Sink) -> Result<(), MirrorError> {
@@ -24,6 +24,12 @@ pub(super) async fn bring(source: &Source, generation: Generation, sink: &Sink) 
         Source::Url(client) => client.base(generation).await?.map_err(io::Error::other).boxed(),
         Source::Dir(repo) => of_dir(repo)?,
     };
+    put(blocks, generation, sink).await
+}
+
+/// Makes `blocks` the base of `generation` of `sink`, once they came to a good end. A directory is one generation: what it
+/// holds stays.
+pub(super) async fn put(blocks: Blocks, generation: Generation, sink: &Sink) -> Result<(), MirrorError> {
     match sink {
         Sink::Url(client) => client.start_generation(generation, Body::wrap_stream(blocks)).await.map(drop)?,
         Sink::Dir(repo, _) => store(repo, blocks).await.map_err(|error| at(repo, error))?,

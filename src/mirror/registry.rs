@@ -22,7 +22,9 @@ use super::log::{Log, Meta, State};
 use super::shard::{Message, Shards};
 use crate::api::{CheckpointPolicy, CreateLog};
 use crate::format::{LogFormat, database, name};
-use crate::limits::{CHECKPOINT_CONCURRENCY, COMMIT_BYTES_MAX, LIBSQL_PAGE_SIZE, MEMORY_MAX, WRITER_THREADS_MAX};
+use crate::limits::{
+    CHECKPOINT_CONCURRENCY, COMMIT_BYTES_MAX, LIBSQL_PAGE_SIZE, MEMORY_MAX, WAL_SEGMENT_BYTES, WRITER_THREADS_MAX,
+};
 use crate::offset::{Generation, Offset};
 use crate::repo::{Repo, RepoLock, read_small, replace};
 
@@ -39,6 +41,8 @@ pub struct Settings {
     pub commit_bytes_max: u64,
     /// Checkpoints at once.
     pub checkpoint_concurrency: NonZeroUsize,
+    /// From this length on a segment of a WAL is followed by another.
+    pub wal_segment_bytes: u64,
     /// Writer threads; 0 for as many as there are cores, up to a limit.
     pub writer_threads: usize,
 }
@@ -49,6 +53,7 @@ impl Default for Settings {
             memory_max: MEMORY_MAX,
             commit_bytes_max: COMMIT_BYTES_MAX,
             checkpoint_concurrency: CHECKPOINT_CONCURRENCY,
+            wal_segment_bytes: WAL_SEGMENT_BYTES,
             writer_threads: 0,
         }
     }
@@ -93,7 +98,7 @@ impl Registry {
             lock: Mutex::new(Some(lock)),
             logs: RwLock::default(),
             older: Mutex::default(),
-            shards: Shards::start(threads, settings.commit_bytes_max)?,
+            shards: Shards::start(threads, settings.commit_bytes_max, settings.wal_segment_bytes)?,
             budget: Arc::new(Budget::new(settings.memory_max, settings.commit_bytes_max)),
             settings,
             stop: watch::Sender::new(false),

@@ -1,25 +1,29 @@
 //! The one loop behind `logmirror mirror`: from any source to any sink, resuming where the sink ends.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::time::sleep;
 
 use super::base;
+use super::database::{self, Database};
 use super::sink::{Feeding, Sink, Stand};
 use super::source::{Extent, Piece, Pieces, Reading, Source};
 use crate::api::{ErrorBody, LastCommit};
+use crate::checkpoint::RestoreError;
 use crate::client::{Client, ClientError};
-use crate::format::{LogFormat, ScanError};
+use crate::format::{FormatError, LogFormat, ScanError};
 use crate::limits::{ATTEMPTS_MAX, BACKOFF_FIRST, BACKOFF_LAST, COMMIT_BYTES_MAX};
-use crate::offset::{Generation, Offset};
+use crate::offset::{BytePos, Generation, Offset};
 use crate::repo::FsRepo;
+use crate::sqlite::SnapshotError;
 use crate::stream::{AppendError, Batch, OnTrailing, OpenError, Options, Part, ReadError, Tail};
 
-/// A directory with segments in it, or the URL of a log.
+/// A directory with segments in it, the URL of a log, or, as a source, a SQLite database or its WAL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A directory.
+    /// A directory; as a source also the file of a database (`app.db`) or of its WAL (`app.db-wal`).
     Dir(std::path::PathBuf),
     /// The URL of a log.
     Url(String),
@@ -129,6 +133,58 @@ pub enum MirrorError {
         /// Where its whole commits end.
         next: Offset,
     },
+    /// A directory that is the sink is damaged or cannot be read.
+    #[error("sink: {0}")]
+    Sink(ReadError),
+    /// A directory that is the sink holds a log of another format.
+    #[error("{} holds a log of another format than a SQLite WAL", .place.display())]
+    NotAWal {
+        /// Which.
+        place: PathBuf,
+    },
+    /// The source is a database that cannot be read, or not now.
+    #[error("source: {0}")]
+    Snapshot(#[from] SnapshotError),
+    /// The WAL of the source is damaged before a transaction that is sound; everything before was copied.
+    #[error(
+        "source: {}: frame {frame} at byte {at} is damaged, and transactions behind it are not, such as the one that frame \
+         {sound} ends: they are lost to SQLite too; everything before frame {frame} was copied", .path.display()
+    )]
+    WalDamaged {
+        /// The WAL, or its database.
+        path: PathBuf,
+        /// The first frame that is not sound.
+        frame: Offset,
+        /// Where it starts.
+        at: BytePos,
+        /// A sound commit frame behind it.
+        sound: Offset,
+    },
+    /// The header of the source's WAL is damaged, so nothing of it counts.
+    #[error("source: {}: the header of the WAL, at byte 0 before frame 1, is damaged: {error}", .path.display())]
+    WalHeader {
+        /// The WAL, or its database.
+        path: PathBuf,
+        /// In what way.
+        error: FormatError,
+    },
+    /// A WAL was given without its database, which a new generation starts from.
+    #[error("source: {} alone makes no database: {reason}; give the database file, with its WAL beside it", .path.display())]
+    NoBase {
+        /// The WAL.
+        path: PathBuf,
+        /// What is missing.
+        reason: String,
+    },
+    /// The source goes on with another generation than the one in the directory that is the sink.
+    #[error("{} holds another generation: the source was checkpointed since; mirror it into a new directory", .place.display())]
+    OtherGeneration {
+        /// The directory.
+        place: PathBuf,
+    },
+    /// What the sink holds cannot be restored, to be compared.
+    #[error("sink: {0}")]
+    Restore(#[from] RestoreError),
     /// The connection or a thread ended early.
     #[error("{0}")]
     Interrupted(String),
@@ -141,23 +197,32 @@ impl MirrorError {
         match self {
             MirrorError::Client(error) => error.is_transient(),
             MirrorError::Refused(body) => matches!(body.error.as_str(), "unavailable" | "poisoned"),
+            MirrorError::Snapshot(error) => error.is_transient(),
             // A stream from a service that is cut by its end, not by damage.
             MirrorError::Received(ScanError::Truncated { .. }) | MirrorError::Interrupted(_) => true,
             _ => false,
         }
     }
 
-    /// Whether the places to mirror are at fault: no URL of a log, or a name that cannot be one.
+    /// Whether the places to mirror are at fault, or who we are: no URL of a log, a name that cannot be one, a wrong token, a
+    /// WAL without its database.
     #[must_use]
     pub fn is_usage(&self) -> bool {
-        matches!(self, MirrorError::Client(ClientError::Url { .. } | ClientError::Refused { status: 400, .. }))
+        match self {
+            MirrorError::Client(ClientError::Url { .. }) | MirrorError::NoBase { .. } => true,
+            MirrorError::Client(ClientError::Refused { status, .. }) => matches!(status, 400 | 401 | 403),
+            _ => false,
+        }
     }
 
     /// Whether the data is at fault, and not a disk or a network.
     #[must_use]
     pub fn is_data(&self) -> bool {
         match self {
-            MirrorError::Read(error) => !matches!(error, ReadError::Io(_)),
+            _ if self.is_usage() => false,
+            MirrorError::Read(error) | MirrorError::Sink(error) => !matches!(error, ReadError::Io(_)),
+            MirrorError::Snapshot(error) => !error.is_transient() && !matches!(error, SnapshotError::Io { .. }),
+            MirrorError::Restore(error) => error.is_data(),
             MirrorError::Open(error) => !matches!(error, OpenError::Io(_) | OpenError::Locked { .. }),
             MirrorError::Append(error) => !matches!(error, AppendError::Poisoned { .. }),
             MirrorError::Client(error @ ClientError::Refused { status, .. }) => !error.is_transient() && *status != 404,
@@ -208,8 +273,9 @@ pub struct Progress {
 /// See [`MirrorError`]. A connection that fails is tried again: for ever when following, else a few times.
 pub async fn run(mirror: &Mirror, mut told: impl FnMut(Event)) -> Result<Progress, MirrorError> {
     let source = match &mirror.source {
-        Place::Url(url) => Source::Url(Client::new(url)?),
-        Place::Dir(path) => Source::Dir(dir(path, FsRepo::open(path))?),
+        Place::Url(url) => Origin::Log(Source::Url(Client::new(url)?)),
+        Place::Dir(path) if database::is_database(path) => Origin::Database(Database::new(path)),
+        Place::Dir(path) => Origin::Log(Source::Dir(dir(path, FsRepo::open(path))?)),
     };
     let sink = match &mirror.sink {
         Place::Url(url) => Sink::Url(Client::new(url)?),
@@ -224,7 +290,11 @@ pub async fn run(mirror: &Mirror, mut told: impl FnMut(Event)) -> Result<Progres
     let mut failures = 0;
     loop {
         let before = progress;
-        let error = match attempt(mirror, &source, &sink, &mut progress, &mut told).await {
+        let attempted = match &source {
+            Origin::Log(source) => attempt(mirror, source, &sink, &mut progress, &mut told).await,
+            Origin::Database(database) => database::attempt(mirror, database, &sink, &mut progress, &mut told).await,
+        };
+        let error = match attempted {
             Ok(()) => return Ok(progress),
             Err(error) => error,
         };
@@ -239,6 +309,12 @@ pub async fn run(mirror: &Mirror, mut told: impl FnMut(Event)) -> Result<Progres
         told(Event::Retrying { error: error.to_string(), after });
         sleep(after).await;
     }
+}
+
+/// What a source is: something with segments, or a database whose generations are only known beside the sink.
+enum Origin {
+    Log(Source),
+    Database(Database),
 }
 
 fn dir<T>(path: &std::path::Path, opened: std::io::Result<T>) -> Result<T, MirrorError> {
@@ -320,7 +396,7 @@ async fn attempt_generation(
 }
 
 /// Moves pieces from the source to the sink until the source ends, with the tail it ends in.
-async fn pump(
+pub(super) async fn pump(
     mut pieces: Pieces,
     feeding: &mut Feeding,
     mut held: Option<LastCommit>,

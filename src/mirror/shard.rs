@@ -105,7 +105,7 @@ pub(super) struct Shards {
 type SyncRequest = (SyncJob, Arc<Log>, mpsc::Sender<Message>);
 
 impl Shards {
-    pub(super) fn start(threads: usize, commit_bytes_max: u64) -> std::io::Result<Shards> {
+    pub(super) fn start(threads: usize, commit_bytes_max: u64, wal_segment_bytes: u64) -> std::io::Result<Shards> {
         let (jobs, todo) = jobs::channel::<SyncRequest>();
         let todo = Arc::new(Mutex::new(todo));
         for n in 0..SYNC_THREADS {
@@ -115,8 +115,13 @@ impl Shards {
         let mut shards = Shards { queues: Vec::new(), threads: Mutex::default() };
         for n in 0..threads {
             let (queue, messages) = mpsc::channel(SHARD_QUEUE);
-            let mut shard =
-                Shard { slots: HashMap::new(), jobs: jobs.clone(), queue: queue.downgrade(), commit_bytes_max };
+            let mut shard = Shard {
+                slots: HashMap::new(),
+                jobs: jobs.clone(),
+                queue: queue.downgrade(),
+                commit_bytes_max,
+                wal_segment_bytes,
+            };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
             let thread = std::thread::Builder::new().name(format!("writer-{n}"));
             let thread = thread.spawn(move || runtime.block_on(shard.run(messages)))?;
@@ -185,6 +190,7 @@ struct Shard {
     /// Its own queue, for the answers of the sync threads. Weak, so that it ends when nobody else can send to it.
     queue: mpsc::WeakSender<Message>,
     commit_bytes_max: u64,
+    wal_segment_bytes: u64,
 }
 
 impl Shard {
@@ -274,8 +280,8 @@ impl Shard {
                 State::Damaged(cause) => return Err(Error::Damaged(cause)),
                 State::Ended(_) => return Err(Error::Ended { generation: log.generation() }),
             }
-            let writer =
-                open(log, self.commit_bytes_max).inspect_err(|error| log::error!("{}: {error}", log.name()))?;
+            let writer = open(log, self.commit_bytes_max, self.wal_segment_bytes)
+                .inspect_err(|error| log::error!("{}: {error}", log.name()))?;
             let (waiting, sessions, shares, used) = (VecDeque::new(), Vec::new(), Vec::new(), Instant::now());
             let slot = Slot {
                 log: log.clone(),
@@ -322,11 +328,12 @@ impl Shard {
 }
 
 /// Opens a log's writer, cutting what a crash left behind the durable end, and publishes where it stands.
-fn open(log: &Arc<Log>, commit_bytes_max: u64) -> Result<StreamWriter, Error> {
+fn open(log: &Arc<Log>, commit_bytes_max: u64, segment_bytes_max: u64) -> Result<StreamWriter, Error> {
     let options = Options {
         on_trailing: OnTrailing::Trim,
         format: log.format(),
         commit_bytes_max,
+        segment_bytes_max,
         first: Some(log.first()),
         durable_mark: true,
         ..Options::default()

@@ -1,6 +1,8 @@
 //! Where `logmirror mirror` reads from: a directory, also one being written, or a log of a service.
 
+use std::ffi::OsStr;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self as wakes, RecvTimeoutError};
 use std::time::Duration;
@@ -16,7 +18,7 @@ use crate::client::Client;
 use crate::format::{Framing, LogFormat};
 use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED};
 use crate::offset::{BytePos, Generation, Offset};
-use crate::repo::{FsRepo, Repo};
+use crate::repo::FsRepo;
 use crate::segment::SegmentReader;
 use crate::stream::{Batch, Batcher, Read, ReadError, StreamReader, Tail, format_of, segment_starts};
 
@@ -64,7 +66,7 @@ pub(super) enum Piece {
 }
 
 pub(super) type Pieces = mpsc::Receiver<Result<Piece, MirrorError>>;
-type Out = mpsc::Sender<Result<Piece, MirrorError>>;
+pub(super) type Out = mpsc::Sender<Result<Piece, MirrorError>>;
 
 impl Source {
     /// What it holds of one generation; `None` is the current one.
@@ -164,7 +166,7 @@ async fn read_url(client: &Client, reading: Reading, max: u64, out: &Out) -> Res
 fn read_dir(repo: &FsRepo, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {
     let Reading { from, mut held, follow, .. } = reading;
     // Watch first: what is written between the first read and the first wait must wake us.
-    let watch = follow.then(|| Watch::new(repo));
+    let watch = follow.then(|| Watch::new(repo.path(), None));
     let mut reader = StreamReader::open(Arc::new(repo.clone()), from, max)?;
     let mut looks = 0;
     loop {
@@ -198,37 +200,47 @@ fn read_dir(repo: &FsRepo, reading: Reading, max: u64, out: &Out) -> Result<(), 
 }
 
 /// Wakes when something changes in a directory, or at the latest when it is time to look anyway.
-struct Watch {
+pub(super) struct Watch {
     changes: wakes::Receiver<()>,
     every: Duration,
     _watcher: Option<RecommendedWatcher>,
 }
 
 impl Watch {
-    fn new(repo: &FsRepo) -> Watch {
+    /// For all files of a directory, or those whose names start with `names`.
+    pub(super) fn new(dir: &Path, names: Option<&OsStr>) -> Watch {
+        let names = names.map(|names| names.as_encoded_bytes().to_owned());
         // One pending wake says it all, so more are dropped.
         let (wake, changes) = wakes::sync_channel(1);
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // Reading the directory opens files in it, which is no change: to wake for that would never end.
-            let opened = event.is_ok_and(|event| matches!(event.kind, EventKind::Access(AccessKind::Open(_))));
-            if !opened {
+            let passed_over = event.is_ok_and(|event| {
+                let of_others = |names: &Vec<u8>| {
+                    let mut found = event.paths.iter().filter_map(|path| path.file_name());
+                    !event.paths.is_empty() && !found.any(|name| name.as_encoded_bytes().starts_with(names))
+                };
+                let opened = matches!(event.kind, EventKind::Access(AccessKind::Open(_)));
+                opened || names.as_ref().is_some_and(of_others)
+            });
+            if !passed_over {
                 let _ = wake.try_send(());
             }
         });
         let watcher = watcher.and_then(|mut watcher| {
-            watcher.watch(repo.path(), RecursiveMode::NonRecursive)?;
+            watcher.watch(dir, RecursiveMode::NonRecursive)?;
             Ok(watcher)
         });
         match watcher {
             Ok(watcher) => Watch { changes, every: POLL_EVERY, _watcher: Some(watcher) },
             Err(error) => {
-                log::warn!("{} cannot be watched and is polled: {error}", repo.place());
+                log::warn!("{} cannot be watched and is polled: {error}", dir.display());
                 Watch { changes, every: POLL_EVERY_UNWATCHED, _watcher: None }
             }
         }
     }
 
-    fn wait(&self) {
+    /// Blocks until something changed, or for so long that it is time to look.
+    pub(super) fn wait(&self) {
         if let Err(RecvTimeoutError::Disconnected) = self.changes.recv_timeout(self.every) {
             std::thread::sleep(self.every);
         }

@@ -9,5 +9,5 @@ mod source;
 mod walk;
 
 pub use snapshot::{Snapshot, take};
-pub use source::SnapshotError;
+pub use source::{BaseVersion, SnapshotError};
 pub use walk::{Place, Verdict};

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::lock;
-use super::source::{Opened, Places, SnapshotError, Stamp, page_size, read_at};
+use super::source::{BaseVersion, Opened, Places, SnapshotError, Stamp, page_size, read_at};
 use super::walk::{Verdict, Walk, walk};
 use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader, WalStart};
 use crate::limits::{LOCK_PATIENCE, SNAPSHOT_ROUNDS};
@@ -162,6 +162,12 @@ impl Snapshot {
     #[must_use]
     pub fn base_bytes(&self) -> Option<u64> {
         self.base.as_ref().map(|(_, stamp)| stamp.bytes)
+    }
+
+    /// Which state of the database file this is: another one when it was written or replaced.
+    #[must_use]
+    pub fn base_version(&self) -> Option<BaseVersion> {
+        self.base.as_ref().map(|(_, stamp)| BaseVersion(*stamp))
     }
 
     /// Reads the database file into `buf` from `at`; fewer bytes than asked for only at its end.

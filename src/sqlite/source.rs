@@ -139,6 +139,10 @@ pub(super) struct Stamp {
     modified: (i64, i64),
 }
 
+/// Tells a database file from what it was and will be, as far as the file system knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BaseVersion(pub(super) Stamp);
+
 impl Stamp {
     fn of(meta: &Metadata) -> Stamp {
         let modified = (meta.mtime(), meta.mtime_nsec());

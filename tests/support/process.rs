@@ -144,6 +144,7 @@ impl Drop for Process {
 pub struct Service {
     process: Process,
     data: PathBuf,
+    flags: Vec<String>,
     address: String,
     runtime: tokio::runtime::Runtime,
 }
@@ -151,9 +152,15 @@ pub struct Service {
 impl Service {
     /// On a port that nobody takes while the service is down.
     pub fn start(data: &Path) -> Service {
-        let (process, address) = serve(data, &free_address());
+        Service::start_with(data, &[])
+    }
+
+    /// The same with more flags.
+    pub fn start_with(data: &Path, flags: &[&str]) -> Service {
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let (process, address) = serve(data, &free_address(), &flags);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Service { process, data: data.to_owned(), address, runtime }
+        Service { process, data: data.to_owned(), flags, address, runtime }
     }
 
     pub fn address(&self) -> &str {
@@ -177,7 +184,7 @@ impl Service {
 
     /// Starts it again on the same port.
     pub fn restart(&mut self) {
-        (self.process, self.address) = serve(&self.data, &self.address);
+        (self.process, self.address) = serve(&self.data, &self.address, &self.flags);
     }
 
     /// SIGTERM; how it ended, and what it said on the way.
@@ -212,8 +219,10 @@ pub fn free_address() -> String {
     addresses.find(|address| TcpListener::bind(address).is_ok()).unwrap()
 }
 
-fn serve(data: &Path, listen: &str) -> (Process, String) {
-    let process = Process::start(&["serve", "--data", data.to_str().unwrap(), "--listen", listen]);
+fn serve(data: &Path, listen: &str, flags: &[String]) -> (Process, String) {
+    let mut args = vec!["serve", "--data", data.to_str().unwrap(), "--listen", listen];
+    args.extend(flags.iter().map(String::as_str));
+    let process = Process::start(&args);
     let address = process.wait_for("the service to listen", |lines| {
         lines.iter().find_map(|line| line.strip_prefix("listening on http://").map(str::to_owned))
     });

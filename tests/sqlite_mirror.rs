@@ -1,0 +1,498 @@
+//! `logmirror mirror` from SQLite databases by the real binary: what arrives opens in the real SQLite with the rows of the
+//! source. `verify`, `status` and `inspect` of such databases too.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use logmirror::api::LogStatus;
+use logmirror::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
+use logmirror::sqlite::Snapshot;
+use serde_json::{Value, json};
+use support::frames::python;
+use support::process::{Ended, Mirror, Service, arg, mirror, until};
+use support::sqlite::Sqlite;
+use support::{files, root};
+use tempfile::TempDir;
+
+/// Small enough that the logs of the specimens become several segments.
+const SEGMENT_BYTES: u64 = 20_000;
+
+/// Whether each database is in order, and all hold the same. They are changed by that.
+const SAME: &str = r#"
+import sqlite3, sys
+dumps = []
+for path in sys.argv[1:]:
+    db = sqlite3.connect(path)
+    said = db.execute("PRAGMA integrity_check").fetchall()
+    assert said == [("ok",)], (path, said)
+    dumps.append("\n".join(db.iterdump()))
+    db.close()
+assert all(dump == dumps[0] for dump in dumps), dumps
+print(len(dumps[0]))
+"#;
+
+fn same(databases: &[&Path]) {
+    assert!(python(SAME, databases).trim().parse::<u64>().unwrap() > 40);
+}
+
+fn expectations() -> BTreeMap<String, Value> {
+    let text = fs::read_to_string(root().join("segments/wal/EXPECT.json")).unwrap();
+    let all: BTreeMap<String, Value> = serde_json::from_str(&text).unwrap();
+    assert_eq!(all.len(), 8);
+    all
+}
+
+/// A specimen's database and WAL as `app.db` and `app.db-wal` in a directory of their own.
+fn copy_of(name: &str) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let app = dir.path().join("app.db");
+    put(name, &app);
+    (dir, app)
+}
+
+/// The same over what is there.
+fn put(name: &str, app: &Path) {
+    for suffix in ["", "-wal"] {
+        fs::copy(root().join(format!("segments/wal/{name}.db{suffix}")), beside(app, suffix)).unwrap();
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    format!("{}{suffix}", arg(path)).into()
+}
+
+/// A copy of a database and its WAL, to be opened with SQLite.
+fn source_in(dir: &Path, app: &Path) -> PathBuf {
+    let copy = dir.join("source.db");
+    for suffix in ["", "-wal"] {
+        if beside(app, suffix).exists() {
+            fs::copy(beside(app, suffix), beside(&copy, suffix)).unwrap();
+        }
+    }
+    copy
+}
+
+/// Puts the header and the frames of all segments of a generation beside a copy of its base, as whoever has the directory
+/// would. The number of segments too.
+fn opened_in(dir: &Path, generation: &Path, name: &str) -> (PathBuf, usize) {
+    let path = dir.join(name);
+    let found = files(generation);
+    fs::write(&path, &found["base.db"]).unwrap();
+    let segments: Vec<_> = found.iter().filter(|(name, _)| name.ends_with(".wal")).collect();
+    let mut wal = Vec::new();
+    for (_, bytes) in &segments {
+        let cut = if wal.is_empty() { 0 } else { HEADER_LEN };
+        wal.extend_from_slice(&bytes[cut..]);
+    }
+    fs::write(beside(&path, "-wal"), wal).unwrap();
+    (path, segments.len())
+}
+
+fn logmirror(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_logmirror"));
+    command.env_remove("LOGMIRROR_TOKEN").args(args).stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+/// A service with small segments, and its data.
+fn service() -> (TempDir, Service) {
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start_with(data.path(), &["--wal-segment-bytes", &SEGMENT_BYTES.to_string()]);
+    (data, service)
+}
+
+fn status(service: &Service, log: &str) -> LogStatus {
+    service.status(&service.client(log)).unwrap().unwrap()
+}
+
+/// The generation and the frames of it.
+fn stands(service: &Service, log: &str) -> (u64, u64) {
+    let status = status(service, log);
+    (status.generation.0, status.durable.0 - 1)
+}
+
+fn restored(service: &Service, log: &str, out: &Path) {
+    let output = logmirror(&["restore", &service.url(log), arg(out), "--force"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+/// Ended well, with so many commits moved.
+#[track_caller]
+fn is_done(ended: &Ended, commits: u64) {
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(ended.last("done")["commits"], commits, "{ended:?}");
+}
+
+#[track_caller]
+fn is_refused(ended: &Ended, code: i32, words: &[&str]) {
+    assert_eq!(ended.code, Some(code), "{ended:?}");
+    for words in words {
+        assert!(ended.error().contains(words), "{words:?} in {:?}", ended.error());
+    }
+}
+
+#[test]
+fn every_specimen_is_described_as_expected() {
+    for (name, expect) in expectations() {
+        let (_dir, app) = copy_of(&name);
+        for (command, suffix) in [("verify", "-wal"), ("verify", ""), ("status", ""), ("inspect", "-wal")] {
+            let path = beside(&app, suffix);
+            let output = logmirror(&[command, arg(&path), "--json"]);
+            let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+            for number in ["page_size", "valid_frames", "committed_frames", "transactions", "db_pages"] {
+                assert_eq!(found[number], expect[number], "{command} {name}{suffix}: {number}");
+            }
+            let damaged = name == "bit-flip";
+            assert_eq!(output.status.code(), Some(i32::from(damaged)), "{command} {name}{suffix}");
+            let fault = if damaged { (json!(6), json!(20_632)) } else { (Value::Null, Value::Null) };
+            assert_eq!((found["fault_frame"].clone(), found["fault_byte"].clone()), fault, "{command} {name}");
+            let counted = HEADER_LEN as u64
+                + expect["committed_frames"].as_u64().unwrap() * (24 + expect["page_size"].as_u64().unwrap());
+            let verdict = match (damaged, expect["bytes"] == counted) {
+                (true, _) => "damaged",
+                (false, true) => "whole",
+                (false, false) => "leftover",
+            };
+            assert_eq!(found["verdict"], verdict, "{name}");
+            let words = logmirror(&[command, arg(&path)]);
+            assert_eq!(words.status.code(), output.status.code());
+            assert!(String::from_utf8_lossy(&words.stdout).contains("committed_frames"));
+        }
+    }
+}
+
+#[test]
+fn every_specimen_opens_in_sqlite_with_its_rows_wherever_it_was_mirrored_to() {
+    let (_data, service) = service();
+    let mut several = 0;
+    for (name, expect) in expectations() {
+        let (dir, app) = copy_of(&name);
+        let before = files(dir.path());
+        let (direct, pulled) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let url = service.url(&name);
+        for sink in [url.as_str(), arg(direct.path())] {
+            for (source, again) in [(app.clone(), false), (app.clone(), true), (beside(&app, "-wal"), true)] {
+                let ended = mirror(arg(&source), sink, &[]);
+                let commits = if again { &json!(0) } else { &expect["transactions"] };
+                if name == "bit-flip" {
+                    is_refused(&ended, 1, &["frame 6 at byte 20632"]);
+                    assert_eq!(&ended.last("failed")["commits"], commits);
+                } else {
+                    is_done(&ended, commits.as_u64().unwrap());
+                }
+            }
+        }
+        assert_eq!(files(dir.path()), before, "a source is only read");
+        assert_eq!(stands(&service, &name), (1, expect["committed_frames"].as_u64().unwrap()));
+        is_done(&mirror(&url, arg(pulled.path()), &[]), expect["transactions"].as_u64().unwrap());
+
+        let work = tempfile::tempdir().unwrap();
+        let source = source_in(work.path(), &app);
+        let (of_service, segments) = opened_in(work.path(), &service.segments_of(&name), "service.db");
+        let (of_dir, _) = opened_in(work.path(), direct.path(), "direct.db");
+        let (of_pull, _) = opened_in(work.path(), pulled.path(), "pulled.db");
+        assert_eq!(fs::read(beside(&of_service, "-wal")).unwrap(), fs::read(beside(&of_dir, "-wal")).unwrap());
+        assert_eq!(fs::read(beside(&of_service, "-wal")).unwrap(), fs::read(beside(&of_pull, "-wal")).unwrap());
+        let out = work.path().join("restored.db");
+        restored(&service, &name, &out);
+        same(&[&source, &of_service, &of_dir, &of_pull, &out]);
+        several += usize::from(segments > 1);
+    }
+    assert!(several >= 5, "{several} specimens in more than one segment");
+}
+
+#[test]
+fn only_new_frames_travel_and_a_mirror_that_is_ahead_is_a_fork() {
+    let (_data, service) = service();
+    let (url, dir) = (service.url("app"), tempfile::tempdir().unwrap());
+    let (_shorter, shorter) = copy_of("unfinished");
+    let (_longer, longer) = copy_of("plain");
+    for sink in [url.as_str(), arg(dir.path())] {
+        is_done(&mirror(arg(&shorter), sink, &[]), 20);
+        // The same log with its last transaction; by way of the WAL without its database, which is enough to go on.
+        let alone = tempfile::tempdir().unwrap();
+        let wal = alone.path().join("app.db-wal");
+        fs::copy(beside(&longer, "-wal"), &wal).unwrap();
+        is_done(&mirror(arg(&wal), sink, &[]), 1);
+        is_done(&mirror(arg(&longer), sink, &[]), 0);
+        is_refused(&mirror(arg(&shorter), sink, &[]), 1, &["fork", "51", "45"]);
+        let (_damaged, damaged) = copy_of("bit-flip");
+        is_refused(&mirror(arg(&damaged), sink, &[]), 1, &["frame 6 at byte 20632"]);
+        // Another page in the last frame, with sums that fit.
+        let mut wal = fs::read(beside(&longer, "-wal")).unwrap();
+        let header = WalHeader::decode(wal.first_chunk().unwrap()).unwrap();
+        let frame_len = header.frame_len() as usize;
+        let last = wal.len() - frame_len;
+        let before = FrameHeader::decode(wal[last - frame_len..].first_chunk().unwrap()).chain;
+        let claim = FrameHeader::decode(wal[last..].first_chunk().unwrap());
+        wal[last + FRAME_HEADER_LEN + 4000] ^= 1;
+        let (head, _) = header.frame(before, claim.page, claim.size, &wal[last + FRAME_HEADER_LEN..]);
+        wal[last..last + FRAME_HEADER_LEN].copy_from_slice(&head);
+        let (_other, other) = copy_of("plain");
+        fs::write(beside(&other, "-wal"), wal).unwrap();
+        is_refused(&mirror(arg(&other), sink, &[]), 1, &["fork", "offset 50"]);
+    }
+    assert_eq!(stands(&service, "app"), (1, 50));
+}
+
+#[test]
+fn new_salts_are_a_new_generation_and_a_directory_holds_only_one() {
+    let (_data, service) = service();
+    let (url, dir) = (service.url("app"), tempfile::tempdir().unwrap());
+    let (_dir, app) = copy_of("plain");
+    is_done(&mirror(arg(&app), &url, &[]), 21);
+    is_done(&mirror(arg(&app), arg(dir.path()), &[]), 21);
+    put("restarted", &app);
+    let held = files(dir.path());
+    is_done(&mirror(arg(&app), &url, &[]), 3);
+    is_done(&mirror(arg(&app), &url, &[]), 0);
+    assert_eq!(stands(&service, "app"), (2, 3));
+    is_refused(&mirror(arg(&app), arg(dir.path()), &[]), 1, &["another generation", "a new directory"]);
+    assert_eq!(files(dir.path()), held);
+    let work = tempfile::tempdir().unwrap();
+    let (source, out) = (source_in(work.path(), &app), work.path().join("out.db"));
+    restored(&service, "app", &out);
+    same(&[&source, &out]);
+    // The one before is still there.
+    let (_plain, plain) = copy_of("plain");
+    let out = work.path().join("first.db");
+    let output = logmirror(&["restore", &url, arg(&out), "--generation", "1"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let first = work.path().join("first");
+    fs::create_dir(&first).unwrap();
+    same(&[&source_in(&first, &plain), &out]);
+}
+
+#[test]
+fn a_wal_alone_makes_a_log_only_if_its_first_transaction_has_every_page() {
+    let (_data, service) = service();
+    let dir = tempfile::tempdir().unwrap();
+    let wal = dir.path().join("app.db-wal");
+    fs::copy(root().join("segments/wal/restarted.db-wal"), &wal).unwrap();
+    let refused = mirror(arg(&wal), service.url("lacking"), &[]);
+    is_refused(&refused, 2, &["alone", "give the database file"]);
+    assert_eq!(stands(&service, "lacking"), (1, 0));
+    // One whose first transaction writes its pages, as that of a new database does.
+    let header = WalHeader { big_endian: true, page_size: 1024, sequence: 0, salts: [7, 9] };
+    let page = logmirror::format::database::empty(1024);
+    let (head, _) = header.frame(header.seed(), 1, 1, &page);
+    fs::write(&wal, [&header.encode()[..], &head, &page].concat()).unwrap();
+    is_done(&mirror(arg(&wal), service.url("whole"), &[]), 1);
+    let out = dir.path().join("out.db");
+    restored(&service, "whole", &out);
+    assert_eq!(fs::read(&out).unwrap(), page);
+    assert_ne!(Chain::default(), header.seed());
+}
+
+#[test]
+fn a_checkpointed_database_starts_a_generation_only_if_it_changed() {
+    let (_data, service) = service();
+    let url = service.url("app");
+    let dir = tempfile::tempdir().unwrap();
+    let app = dir.path().join("app.db");
+    let work = tempfile::tempdir().unwrap();
+    let compare = |number: u64| {
+        let at = work.path().join(number.to_string());
+        fs::create_dir(&at).unwrap();
+        let out = at.join("out.db");
+        restored(&service, "app", &out);
+        same(&[&source_in(&at, &app), &out]);
+    };
+    let mut sqlite = Sqlite::open(&app);
+    sqlite.run(&["PRAGMA journal_mode = WAL", "CREATE TABLE t (x)", "INSERT INTO t VALUES (randomblob(9000))"]);
+    is_done(&mirror(arg(&app), &url, &[]), 2);
+    compare(1);
+    sqlite.close();
+    assert!(!beside(&app, "-wal").exists());
+    is_done(&mirror(arg(&app), &url, &[]), 0);
+    assert_eq!(stands(&service, "app").0, 1, "all that was checkpointed had been mirrored");
+    let mut sqlite = Sqlite::open(&app);
+    sqlite.run(&["INSERT INTO t VALUES ('unseen')"]);
+    sqlite.close();
+    for _ in 0..2 {
+        is_done(&mirror(arg(&app), &url, &[]), 0);
+        assert_eq!(stands(&service, "app"), (2, 0));
+    }
+    compare(2);
+    let mut sqlite = Sqlite::open(&app);
+    sqlite.run(&["INSERT INTO t VALUES ('seen')"]);
+    is_done(&mirror(arg(&app), &url, &[]), 1);
+    assert_eq!(stands(&service, "app").0, 2, "its base is the one that generation 2 has");
+    compare(3);
+}
+
+#[test]
+fn errors_say_who_is_to_do_what() {
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start_with(data.path(), &["--token", "secret"]);
+    let (dir, app) = copy_of("plain");
+    let url = service.url("app");
+    is_refused(&mirror(arg(&app), &url, &[]), 2, &["401"]);
+    is_refused(&mirror(arg(&app), &url, &["--token", "wrong"]), 2, &["401"]);
+    is_done(&mirror(arg(&app), &url, &["--token", "secret"]), 21);
+    let text = dir.path().join("notes.txt");
+    fs::write(&text, "not a database, but longer than the header of one would be: ".repeat(4)).unwrap();
+    is_refused(&mirror(arg(&text), &url, &["--token", "secret"]), 3, &["not a directory"]);
+    let wal = dir.path().join("notes.txt-wal");
+    fs::write(&wal, "").unwrap();
+    is_refused(&mirror(arg(&wal), &url, &["--token", "secret"]), 1, &["not a SQLite database"]);
+    let nothing = dir.path().join("nothing.db-wal");
+    is_refused(&mirror(arg(&nothing), &url, &["--token", "secret"]), 3, &["nothing.db"]);
+}
+
+/// Commits, and now and then checkpoints so that the WAL starts anew; says when it has done so much.
+const WRITER: &str = r#"
+import json, random, sqlite3, sys
+chance = random.Random(7)
+db = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
+db.execute("PRAGMA journal_mode = WAL")
+db.execute("PRAGMA wal_autocheckpoint = 0")
+db.execute("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, x)")
+print(json.dumps("ready"), flush=True)
+for line in sys.stdin:
+    what = json.loads(line)
+    if what == "checkpoint":
+        # Whoever looks into the database just now is waited for.
+        while db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0]:
+            pass
+    else:
+        for _ in range(what):
+            db.execute("BEGIN")
+            for _ in range(chance.randrange(1, 5)):
+                db.execute("INSERT INTO t (x) VALUES (?)", (chance.randbytes(chance.randrange(4000)),))
+            db.execute("COMMIT")
+    print(json.dumps("done"), flush=True)
+db.close()
+"#;
+
+/// Waits until the log holds what the database does.
+fn caught_up(service: &Service, app: &Path) {
+    let snapshot = Snapshot::open(app).unwrap();
+    let (frames, end) = (snapshot.frames(), snapshot.end().unwrap());
+    drop(snapshot);
+    until("the mirror to catch up", || {
+        let status = service.status(&service.client("app")).unwrap()?;
+        let last = status.last_commit.map(|last| last.checksum);
+        (status.durable.0 == frames + 1 && last == Some(end.chain.number())).then_some(())
+    });
+}
+
+#[test]
+fn a_follower_goes_with_a_database_in_use_from_generation_to_generation() {
+    let (_data, service) = service();
+    let dir = tempfile::tempdir().unwrap();
+    let app = dir.path().join("app.db");
+    let mut writer = Sqlite::start(WRITER, &[arg(&app)]);
+    assert_eq!(writer.said(), "ready");
+    let follower = Mirror::start(arg(&app), service.url("app"), &["--follow"]);
+    for round in 0..6 {
+        writer.tell(&json!(40));
+        assert_eq!(writer.said(), "done");
+        if round % 2 == 0 {
+            caught_up(&service, &app);
+        }
+        writer.tell(&json!("checkpoint"));
+        assert_eq!(writer.said(), "done");
+    }
+    writer.tell(&json!(25));
+    assert_eq!(writer.said(), "done");
+    caught_up(&service, &app);
+    let (generation, frames) = stands(&service, "app");
+    assert!(generation >= 3 && frames >= 25, "generation {generation} with {frames} frames");
+    let work = tempfile::tempdir().unwrap();
+    let (source, out) = (source_in(work.path(), &app), work.path().join("out.db"));
+    restored(&service, "app", &out);
+    same(&[&source, &out]);
+    // Closed, the database is as the log has it.
+    writer.close();
+    assert_eq!(follower.interrupt().code, Some(0));
+    is_done(&mirror(arg(&app), service.url("app"), &[]), 0);
+    assert_eq!(stands(&service, "app"), (generation, frames));
+}
+
+/// Writes the same rows into two tables, checkpoints in every way, closes and opens, and waits for nobody.
+const FREE_WRITER: &str = r#"
+import json, random, select, sqlite3, sys
+chance = random.Random(int(sys.argv[2]))
+def connect():
+    db = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = OFF")
+    db.execute("PRAGMA wal_autocheckpoint = 40")
+    return db
+db = connect()
+for table in "ab":
+    db.execute(f"CREATE TABLE IF NOT EXISTS {table} (id INTEGER PRIMARY KEY, x)")
+print(json.dumps("ready"), flush=True)
+n = 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    n += 1
+    db.execute("BEGIN IMMEDIATE")
+    content = chance.randbytes(chance.randrange(6000))
+    for table in "ab":
+        db.execute(f"INSERT INTO {table} (x) VALUES (?)", (content,))
+        if n > 300:
+            db.execute(f"DELETE FROM {table} WHERE id = (SELECT min(id) FROM {table})")
+    db.execute(chance.choice(["COMMIT", "COMMIT", "COMMIT", "ROLLBACK"]))
+    if n % 97 == 0:
+        db.execute("PRAGMA wal_checkpoint(" + chance.choice(["PASSIVE", "FULL", "RESTART", "TRUNCATE"]) + ")")
+    if n % 211 == 0:
+        db.close()
+        db = connect()
+db.execute("INSERT INTO a (x) VALUES ('last')")
+db.execute("INSERT INTO b (x) VALUES ('last')")
+print(json.dumps("done"), flush=True)
+sys.stdin.read()
+"#;
+
+/// Says how many rows both tables have, which are the same.
+const ROWS: &str = r#"
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1])
+said = db.execute("PRAGMA integrity_check").fetchall()
+assert said == [("ok",)], said
+counts = [db.execute(f"SELECT count(*), coalesce(sum(length(x)), 0) FROM {table}").fetchone() for table in "ab"]
+last = [db.execute(f"SELECT max(id) FROM {table}").fetchone()[0] for table in "ab"]
+assert abs((last[0] or 0) - (last[1] or 0)) <= 1, last
+print(last[1] or 0)
+"#;
+
+#[test]
+fn every_generation_of_a_database_that_waits_for_nobody_is_sound() {
+    let (_data, service) = service();
+    let dir = tempfile::tempdir().unwrap();
+    let app = dir.path().join("app.db");
+    let seed = support::commitlog::seed().to_string();
+    let mut writer = Sqlite::start(FREE_WRITER, &[arg(&app), &seed]);
+    assert_eq!(writer.said(), "ready");
+    let follower = Mirror::start(arg(&app), service.url("app"), &["--follow"]);
+    until("five generations", || {
+        let status = service.status(&service.client("app")).unwrap();
+        status.filter(|status| status.generation.0 >= 5)
+    });
+    writer.tell(&json!("enough"));
+    assert_eq!(writer.said(), "done");
+    caught_up(&service, &app);
+    let (generations, _) = stands(&service, "app");
+    let work = tempfile::tempdir().unwrap();
+    let (source, out) = (source_in(work.path(), &app), work.path().join("out.db"));
+    restored(&service, "app", &out);
+    same(&[&source, &out]);
+    let mut before = 0;
+    for generation in (1..=generations).map(|generation| generation.to_string()) {
+        let out = work.path().join(format!("{generation}.db"));
+        let output = logmirror(&["restore", &service.url("app"), arg(&out), "--generation", &generation]);
+        assert_eq!(output.status.code(), Some(0), "generation {generation}: {output:?}");
+        let rows = python(ROWS, &[&out]).trim().parse::<u64>().unwrap();
+        assert!(rows >= before, "generation {generation} goes back from {before} to {rows}, seed {seed}");
+        before = rows;
+    }
+    eprintln!("{generations} generations, {before} rows");
+    assert_eq!(follower.interrupt().code, Some(0));
+    drop(writer);
+}
