@@ -193,16 +193,21 @@ impl LibSql {
             Judged::Held(max_frame_no) => return Ok(answer(false, max_frame_no)),
             Judged::Append { stream, from, rest } => (stream, from, rest),
         };
-        let mut append = self.registry.append(&log, from)?;
-        append.push(stream).await;
-        match append.finish().await {
-            Ok(_) => {}
+        let appended = match self.registry.append(&log, from) {
+            Ok(mut append) => {
+                append.push(stream).await;
+                append.finish().await.map(drop).map_err(|(error, _)| error)
+            }
+            Err(error) => Err(error),
+        };
+        match appended {
+            Ok(()) => {}
             // Somebody else was first.
-            Err((Error::Fork { .. } | Error::Gap { .. } | Error::Ended { .. }, _)) => {
+            Err(Error::Fork { .. } | Error::Gap { .. } | Error::Ended { .. }) => {
                 stages.forget(salts);
                 return Ok(answer(true, last(&log)));
             }
-            Err((error, _)) => return Err(error),
+            Err(error) => return Err(error),
         }
         match rest {
             Some(rest) => stages.put(salts, rest),
