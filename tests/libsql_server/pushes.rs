@@ -180,7 +180,7 @@ fn a_baton_comes_back() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_damaged_push_is_never_stored(bit in 0..5 * FRAME * 8, start in prop::sample::select(vec![1_u64, 3, 5, 6])) {

@@ -50,7 +50,8 @@ impl Pushed {
         let mut headers = body.chunks(FRAME_LEN).map(header_of);
         let first = headers.next().ok_or_else(|| Error::Invalid("a push without frames".into()))?;
         let mut last = first;
-        for (number, header) in (start.0..).zip(std::iter::once(first).chain(headers)) {
+        for (at, header) in std::iter::once(first).chain(headers).enumerate() {
+            let number = start.0 + at as u64;
             if header.page == 0 {
                 return Err(Error::Invalid(format!("frame {number} is for page 0, and pages are numbered from 1")));
             }
