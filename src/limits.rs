@@ -153,6 +153,9 @@ pub const STAGED_SENDERS_MAX: usize = 64;
 /// See [`STAGED_SENDERS_MAX`].
 pub const STAGED_BYTES_MAX: u64 = 32 << 20;
 
+/// A push that got no memory for this long takes what is staged: those senders send again.
+pub const STAGED_WAIT: Duration = Duration::from_secs(5);
+
 /// A sender that is silent for this long in the middle of a transaction is forgotten, and sends again.
 pub const STAGE_IDLE: Duration = Duration::from_secs(60);
 

@@ -53,6 +53,19 @@ fn sized(bytes: u64, body: Body) -> Response {
 }
 
 pub(super) async fn pull(State(app): State<Arc<App>>, path: Parsed<Range>) -> Result<Response, Failure> {
+    pulled(&app, path).await.map_err(|error| not_taken_for_an_end(error).into())
+}
+
+/// What clients take for "nothing new" as something that they do not.
+fn not_taken_for_an_end(error: Error) -> Error {
+    match error {
+        Error::Damaged(cause) => Error::Unavailable(format!("this log is damaged: {cause}")),
+        Error::Invalid(text) => Error::NotFound(text),
+        error => error,
+    }
+}
+
+async fn pulled(app: &App, path: Parsed<Range>) -> Result<Response, Error> {
     let (name, generation, start, end) = parse(path)?;
     if (generation, start, end) == (0, 0, 0) {
         // So 0.9.1's embedded replicas ask whether this protocol is spoken; frame by frame they pull then.
@@ -60,12 +73,11 @@ pub(super) async fn pull(State(app): State<Arc<App>>, path: Parsed<Range>) -> Re
         return Ok(sized(0, Body::empty()));
     }
     let libsql = app.libsql.clone();
-    let answer = blocking(move || libsql.pull(&name, Generation(generation), (start, end))).await;
-    match answer {
-        Ok(PullAnswer::Nothing { generation, max_frame_no }) => Ok(reply::nothing_to_pull(
+    match blocking(move || libsql.pull(&name, Generation(generation), (start, end))).await? {
+        PullAnswer::Nothing { generation, max_frame_no } => Ok(reply::nothing_to_pull(
             &json!({"status": "checkpoint_needed", "generation": generation, "max_frame_no": max_frame_no}),
         )),
-        Ok(PullAnswer::Frames(frames)) => {
+        PullAnswer::Frames(frames) => {
             let bytes = frames.bytes();
             let body = stream::try_unfold(frames, |mut frames| async move {
                 let next = frames.next().await.inspect_err(|error| log::error!("reading frames: {error}"))?;
@@ -73,9 +85,6 @@ pub(super) async fn pull(State(app): State<Arc<App>>, path: Parsed<Range>) -> Re
             });
             Ok(sized(bytes, Body::from_stream(body)))
         }
-        Err(Error::Damaged(cause)) => Err(Error::Unavailable(format!("this log is damaged: {cause}")).into()),
-        Err(Error::Invalid(text)) => Err(Error::NotFound(text).into()),
-        Err(error) => Err(error.into()),
     }
 }
 
@@ -111,14 +120,14 @@ async fn take(app: &App, path: Parsed<Range>, request: Request) -> Result<Json<s
         Ok(range) => begin(app, range, &head.headers).await,
         Err(error) => Err(error),
     };
-    let ((name, generation, start, end), share) = match begun {
+    let ((name, generation, start, end), length, share) = match begun {
         Ok(begun) => begun,
         Err(error) => {
             turn_down(&head.headers, body);
             return Err(error.into());
         }
     };
-    let body = receive(app, body).await?;
+    let body = receive(app, body, length).await?;
     let push = app.libsql.push(&name, Generation(generation), (start, end), (body.freeze(), share)).await?;
     let PushAnswer { conflict, generation, max_frame_no } = push;
     let status = if conflict { "conflict" } else { "ok" };
@@ -126,21 +135,21 @@ async fn take(app: &App, path: Parsed<Range>, request: Request) -> Result<Json<s
 }
 
 /// Checks what can be checked before the body, and reserves memory for it.
-async fn begin(app: &App, range: Range, headers: &HeaderMap) -> Result<(Range, Share), Error> {
+async fn begin(app: &App, range: Range, headers: &HeaderMap) -> Result<(Range, usize, Share), Error> {
     app.libsql.info(&range.0)?;
     let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let length = length.ok_or_else(|| Error::Invalid("a push needs a content-length".into()))?;
     if length > PUSH_BYTES_MAX {
         return Err(Error::TooLarge(format!("a push of {length} bytes; at most {PUSH_BYTES_MAX} are taken at once")));
     }
-    let share = app.registry.reserve(length).await?;
-    Ok((range, share))
+    let share = app.libsql.reserve(length).await?;
+    Ok((range, length as usize, share))
 }
 
-/// The whole body, which the head said the length of.
-async fn receive(app: &App, mut body: Body) -> Result<BytesMut, Error> {
+/// The whole body, of the length that the head said and that memory was reserved for.
+async fn receive(app: &App, mut body: Body, length: usize) -> Result<BytesMut, Error> {
     let deadline = Instant::now() + app.timeouts.commit;
-    let mut received = BytesMut::new();
+    let mut received = BytesMut::with_capacity(length);
     loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,

@@ -38,8 +38,17 @@ impl Share {
         self.permits.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
     }
 
+    /// Takes in another share, but for its spare, which whoever holds bytes for long must not keep.
+    pub(crate) fn merge(&mut self, other: Share) {
+        match (&mut self.permits, other.permits) {
+            (Some(permits), Some(more)) => permits.merge(more),
+            (permits @ None, more) => *permits = more,
+            (Some(_), None) => {}
+        }
+    }
+
     /// Splits off all that is not needed to cover `bytes`; the spare above all.
-    pub(super) fn split(&mut self, bytes: u64) -> Share {
+    pub(crate) fn split(&mut self, bytes: u64) -> Share {
         let rest = self.units().saturating_sub(units(bytes));
         let permits = self.permits.as_mut().and_then(|permits| permits.split(rest));
         Share { permits, spare: self.spare.take() }

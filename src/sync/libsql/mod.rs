@@ -12,10 +12,11 @@ use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use crate::format::LogFormat;
 use crate::format::wal::{WalHeader, WalStart};
-use crate::limits::LIBSQL_PAGE_SIZE;
+use crate::limits::{LIBSQL_PAGE_SIZE, STAGED_WAIT};
 use crate::mirror::{Error, Frames, Log, Registry, Share};
 use crate::offset::{Generation, Offset};
 use pushed::{Pushed, chained};
@@ -80,15 +81,36 @@ impl LibSql {
 
     fn log(&self, log_name: &str) -> Result<Arc<Log>, Error> {
         let log = self.registry.get(log_name)?;
-        if log.format() != LogFormat::Wal {
-            return Err(Error::Format(format!("log {log_name:?} is a {}, and libSQL replicates a wal", log.format())));
-        }
-        log.readable()?;
-        if let Some(WalStart { header, .. }) = log.wal_end().filter(|end| end.header.page_size != LIBSQL_PAGE_SIZE) {
-            let text = format!("log {log_name:?} has pages of {} bytes; libSQL syncs pages of 4096", header.page_size);
-            return Err(Error::Format(text));
-        }
+        syncable(&log)?;
         Ok(log)
+    }
+
+    /// A share of the memory budget for a push of so many bytes, given back when dropped. Senders that have fallen silent in
+    /// the middle of a transaction are forgotten for it, and the others too when it is all theirs.
+    ///
+    /// # Errors
+    /// When nothing came free for a while.
+    pub async fn reserve(&self, bytes: u64) -> Result<Share, Error> {
+        self.each_stages(Stages::prune);
+        match timeout(STAGED_WAIT, self.registry.reserve(bytes)).await {
+            Ok(share) => share,
+            Err(_elapsed) => {
+                self.each_stages(Stages::clear);
+                self.registry.reserve(bytes).await
+            }
+        }
+    }
+
+    /// For all that is staged, but where a push is under way.
+    fn each_stages(&self, work: impl Fn(&mut Stages)) {
+        let mut all = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, stages| {
+            let in_use = Arc::strong_count(stages) > 1;
+            stages.try_lock().map_or(true, |mut stages| {
+                work(&mut stages);
+                in_use || !stages.is_empty()
+            })
+        });
     }
 
     /// The current generation of a log.
@@ -121,6 +143,8 @@ impl LibSql {
         let current = self.log(log_name)?;
         let (start, end) = range(frames)?;
         let log = self.registry.generation(log_name, Some(generation))?;
+        // What cannot be read has no end either: a replica that is told of one would go on without the rest.
+        syncable(&log)?;
         let durable = log.view().durable;
         if start >= durable {
             let max_frame_no = durable.0.saturating_sub(1);
@@ -129,8 +153,9 @@ impl LibSql {
         Ok(PullAnswer::Frames(self.registry.frames(&log, &(start..end.min(durable)))?))
     }
 
-    /// Takes frames `start..end` of a replica, with the share of the memory budget that covers them. Once this returns, everything up to `max_frame_no` that ends a transaction
-    /// is durable; frames of a transaction that is not whole yet are kept in memory.
+    /// Takes frames `start..end` of a replica, with the share of the memory budget that covers them. Once this returns,
+    /// everything up to `max_frame_no` that ends a transaction is durable; frames of a transaction that is not whole yet are
+    /// kept in memory.
     ///
     /// # Errors
     /// When the push makes no sense ([`Error::Invalid`]), is too large, or cannot be stored for now.
@@ -168,16 +193,21 @@ impl LibSql {
             Judged::Held(max_frame_no) => return Ok(answer(false, max_frame_no)),
             Judged::Append { stream, from, rest } => (stream, from, rest),
         };
-        let mut append = self.registry.append(&log, from)?;
-        append.push(stream).await;
-        match append.finish().await {
-            Ok(_) => {}
+        let appended = match self.registry.append(&log, from) {
+            Ok(mut append) => {
+                append.push(stream).await;
+                append.finish().await.map(drop).map_err(|(error, _)| error)
+            }
+            Err(error) => Err(error),
+        };
+        match appended {
+            Ok(()) => {}
             // Somebody else was first.
-            Err((Error::Fork { .. } | Error::Gap { .. } | Error::Ended { .. }, _)) => {
+            Err(Error::Fork { .. } | Error::Gap { .. } | Error::Ended { .. }) => {
                 stages.forget(salts);
                 return Ok(answer(true, last(&log)));
             }
-            Err((error, _)) => return Err(error),
+            Err(error) => return Err(error),
         }
         match rest {
             Some(rest) => stages.put(salts, rest),
@@ -189,16 +219,24 @@ impl LibSql {
 
     fn stages_of(&self, log: &Log) -> Arc<Mutex<Stages>> {
         let mut all = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
-        for stages in all.values() {
-            // One that is in use is looked at another time.
-            if let Ok(mut stages) = stages.try_lock() {
-                stages.prune();
-            }
-        }
         // Of generations that have ended nothing is needed any more.
         all.retain(|(id, generation), _| id != log.id() || *generation == log.generation());
         all.entry((log.id().to_owned(), log.generation())).or_default().clone()
     }
+}
+
+/// Refuses a log that is no WAL that libSQL could sync, and one that cannot be read.
+fn syncable(log: &Log) -> Result<(), Error> {
+    if log.format() != LogFormat::Wal {
+        let (name, format) = (log.name(), log.format());
+        return Err(Error::Format(format!("log {name:?} is a {format}, and libSQL replicates a wal")));
+    }
+    log.readable()?;
+    if let Some(WalStart { header, .. }) = log.wal_end().filter(|end| end.header.page_size != LIBSQL_PAGE_SIZE) {
+        let (name, bytes) = (log.name(), header.page_size);
+        return Err(Error::Format(format!("log {name:?} has pages of {bytes} bytes; libSQL syncs pages of 4096")));
+    }
+    Ok(())
 }
 
 fn range((start, end): (u64, u64)) -> Result<(Offset, Offset), Error> {
@@ -217,7 +255,7 @@ fn judge(
 ) -> Result<Judged, Error> {
     let (durable, salts) = (log.view().durable, pushed.salts());
     // A stage begun at another end of the log can never be appended.
-    let mut stage = stages.take(salts).filter(|stage| stage.base() == durable && stage.holds(pushed));
+    let stage = stages.take(salts).filter(|stage| stage.base() == durable && stage.holds(pushed));
     let held = stage.as_ref().map_or(durable, Stage::end);
     if pushed.start > held {
         let last = held.0 - 1;
@@ -227,7 +265,7 @@ fn judge(
         return Ok(Judged::Held(last));
     }
     let known = pushed.start..pushed.end.min(durable);
-    if !pushed.follows(log, stage.as_ref())? || !pushed.equals(log, &known)? {
+    if !pushed.follows(log, stage.as_ref(), &mut stages.other_order)? || !pushed.equals(log, &known)? {
         return Ok(Judged::Conflict);
     }
     if pushed.end <= held {
@@ -236,9 +274,8 @@ fn judge(
         }
         return Ok(Judged::Held(pushed.end.0 - 1));
     }
-    let mut stage = stage.take().unwrap_or_else(|| Stage::new(durable));
-    stage.add(pushed, share);
-    let (whole, rest) = stage.cut();
+    let stage = stage.unwrap_or_else(|| Stage::new(durable));
+    let (whole, rest) = stage.extended(pushed, share);
     if rest.bytes() > commit_bytes_max {
         return Err(Error::TooLarge(format!(
             "a transaction of more than {commit_bytes_max} bytes (--commit-bytes-max)"

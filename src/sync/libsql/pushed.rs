@@ -13,6 +13,9 @@ use crate::offset::Offset;
 /// Bytes of a frame.
 const FRAME_LEN: usize = FRAME_HEADER_LEN + LIBSQL_PAGE_SIZE as usize;
 
+/// Bytes of a frame that its checksum sums up.
+const SUMMED_LEN: u64 = 8 + LIBSQL_PAGE_SIZE as u64;
+
 /// Frames as a replica sent them: whole, and all with the same salts. Their checksums are not checked yet.
 #[derive(Debug)]
 pub(super) struct Pushed {
@@ -47,7 +50,8 @@ impl Pushed {
         let mut headers = body.chunks(FRAME_LEN).map(header_of);
         let first = headers.next().ok_or_else(|| Error::Invalid("a push without frames".into()))?;
         let mut last = first;
-        for (number, header) in (start.0..).zip(std::iter::once(first).chain(headers)) {
+        for (at, header) in std::iter::once(first).chain(headers).enumerate() {
+            let number = start.0 + at as u64;
             if header.page == 0 {
                 return Err(Error::Invalid(format!("frame {number} is for page 0, and pages are numbered from 1")));
             }
@@ -79,7 +83,12 @@ impl Pushed {
     ///
     /// The log's header is not sent, but its salts are in the frames; how many checkpoints the sender's database has had
     /// is guessed. Its checksum before the push follows from ours there, since both sum up the same frames.
-    pub(super) fn follows(&self, log: &Log, stage: Option<&Stage>) -> Result<bool, Error> {
+    pub(super) fn follows(
+        &self,
+        log: &Log,
+        stage: Option<&Stage>,
+        other_order: &mut OtherOrder,
+    ) -> Result<bool, Error> {
         if cfg!(feature = "unsafe-no-chain-check") && std::env::var_os("LOGMIRROR_TEST_NO_CHAIN_CHECK").is_some() {
             return Ok(true);
         }
@@ -88,7 +97,7 @@ impl Pushed {
             Some(known) => Some(known),
             // Where a push starts within what is staged it is the same frames again; their checksums are in them.
             None if stage.is_some_and(|stage| self.start > stage.base()) => return Ok(self.goes_on_within(stage)),
-            None => self.chain_before(log)?,
+            None => self.chain_before(log, other_order)?,
         };
         let Some((mut chain, big_endian)) = before else {
             return Ok(false);
@@ -117,7 +126,7 @@ impl Pushed {
     }
 
     /// The sender's checksum before its first frame, if its history is ours.
-    fn chain_before(&self, log: &Log) -> Result<Option<(Chain, bool)>, Error> {
+    fn chain_before(&self, log: &Log, other_order: &mut OtherOrder) -> Result<Option<(Chain, bool)>, Error> {
         let Some(first) = self.body.get(..FRAME_LEN) else {
             return Ok(None);
         };
@@ -134,24 +143,23 @@ impl Pushed {
             let (page_size, salts) = (LIBSQL_PAGE_SIZE, self.first.salts);
             WalHeader { big_endian, page_size, sequence, salts }
         };
+        // Replicas made by logmirror count their generations there.
+        let own = log.generation().0.saturating_sub(1) as u32;
         for big_endian in [false, true] {
-            let mut theirs = None;
-            // Replicas made by logmirror count their generations there.
-            let own = log.generation().0.saturating_sub(1) as u32;
+            if !self.second_follows_first(big_endian) {
+                continue;
+            }
+            // Sums of words in the other order have nothing to do with ours.
+            let theirs = match ours {
+                Some(ours) if ours.header.big_endian != big_endian => Some(other_order.after(log, before, big_endian)?),
+                _ => None,
+            };
             for sequence in (0..SEQUENCES_TRIED).chain(Some(own)) {
                 let header = header(sequence, big_endian);
-                let chain = match ours {
-                    None => header.seed(),
-                    Some(ours) if ours.header.big_endian == big_endian => header.chain_like(before, ours),
-                    // Sums of words in the other order have nothing to do with ours.
-                    Some(_) => {
-                        let origin = match theirs {
-                            Some(origin) => origin,
-                            None => *theirs.insert(sum_all(log, before, big_endian)?),
-                        };
-                        let summed = before * (u64::from(LIBSQL_PAGE_SIZE) + 8);
-                        origin.plus(header.seed().carried(summed))
-                    }
+                let chain = match (ours, theirs) {
+                    (None, _) => header.seed(),
+                    (Some(ours), None) => header.chain_like(before, ours),
+                    (Some(_), Some(origin)) => origin.plus(header.seed().carried(before * SUMMED_LEN)),
                 };
                 if fits(chain, big_endian) {
                     return Ok(Some((chain, big_endian)));
@@ -161,9 +169,18 @@ impl Pushed {
         Ok(None)
     }
 
+    /// Whether the checksums within the push are sums of words in this order, as far as its second frame tells. It spares
+    /// most senders of other histories a reading of ours.
+    fn second_follows_first(&self, big_endian: bool) -> bool {
+        let second = self.body.get(FRAME_LEN..2 * FRAME_LEN);
+        second.is_none_or(|second| summed(self.first.chain, second, big_endian) == header_of(second).chain)
+    }
+
     /// Whether the frames of `range`, which must be part of the push, are those of the log. Blocks.
     pub(super) fn equals(&self, log: &Log, range: &Range<Offset>) -> Result<bool, Error> {
-        let (mut at, mut same) = ((range.start.0 - self.start.0) as usize * FRAME_LEN, true);
+        let start = (range.start.0 - self.start.0) as usize * FRAME_LEN;
+        let wanted = range.end.0.saturating_sub(range.start.0) as usize * FRAME_LEN;
+        let (mut at, mut same) = (start, true);
         log.read_frames(range, |ours| {
             let theirs = self.body.get(at..at + ours.len()).unwrap_or(&[]);
             same &= theirs.len() == ours.len();
@@ -182,7 +199,8 @@ impl Pushed {
             }
             same
         })?;
-        Ok(same)
+        // A frame that was not there to compare is no equal one.
+        Ok(same && at == start + wanted)
     }
 }
 
@@ -191,22 +209,37 @@ fn summed(chain: Chain, frame: &[u8], big_endian: bool) -> Chain {
     chain.over(&head[..8.min(head.len())], big_endian).over(page, big_endian)
 }
 
-/// The checksum of our frames 1 to `count`, from nothing. Blocks for all of them.
-fn sum_all(log: &Log, count: u64, big_endian: bool) -> Result<Chain, Error> {
-    let (mut chain, mut frame) = (Chain::default(), Vec::with_capacity(FRAME_LEN));
-    log.read_frames(&(Offset(1)..Offset(count + 1)), |mut bytes| {
-        while !bytes.is_empty() {
-            let (piece, rest) = bytes.split_at(bytes.len().min(FRAME_LEN - frame.len()));
-            frame.extend_from_slice(piece);
-            bytes = rest;
-            if frame.len() == FRAME_LEN {
-                chain = summed(chain, &frame, big_endian);
-                frame.clear();
-            }
+/// The sum of our first frames as words of the order that our own checksums do not have, without a header before them. It
+/// is kept and goes on from push to push, so that a sender with that order costs what it sends and not the whole log each
+/// time.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct OtherOrder {
+    frames: u64,
+    chain: Chain,
+}
+
+impl OtherOrder {
+    /// The sum of frames 1 to `count`. Blocks for those that were not summed up before, or for all when more were.
+    fn after(&mut self, log: &Log, count: u64, big_endian: bool) -> Result<Chain, Error> {
+        if self.frames > count {
+            *self = OtherOrder::default();
         }
-        true
-    })?;
-    Ok(chain)
+        let (mut chain, mut frame) = (self.chain, Vec::with_capacity(FRAME_LEN));
+        log.read_frames(&(Offset(self.frames + 1)..Offset(count + 1)), |mut bytes| {
+            while !bytes.is_empty() {
+                let (piece, rest) = bytes.split_at(bytes.len().min(FRAME_LEN - frame.len()));
+                frame.extend_from_slice(piece);
+                bytes = rest;
+                if frame.len() == FRAME_LEN {
+                    chain = summed(chain, &frame, big_endian);
+                    frame.clear();
+                }
+            }
+            true
+        })?;
+        *self = OtherOrder { frames: count, chain };
+        Ok(chain)
+    }
 }
 
 /// Frames as our log takes them: with its salts and its checksums from `start` on, behind `head` if it has none yet.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::pushed::Pushed;
+use super::pushed::{OtherOrder, Pushed};
 use crate::format::wal::Chain;
 use crate::limits::{STAGE_IDLE, STAGED_BYTES_MAX, STAGED_SENDERS_MAX};
 use crate::mirror::Share;
@@ -22,13 +22,13 @@ pub(super) struct Stage {
     /// The sender's checksum after the last of them, and the order of the words it sums up.
     chain: Option<(Chain, bool)>,
     /// The memory they take.
-    shares: Vec<Share>,
+    share: Share,
     used: Instant,
 }
 
 impl Stage {
     pub(super) fn new(base: Offset) -> Stage {
-        Stage { base, frames: Vec::new(), bytes: 0, chain: None, shares: Vec::new(), used: Instant::now() }
+        Stage { base, frames: Vec::new(), bytes: 0, chain: None, share: Share::default(), used: Instant::now() }
     }
 
     pub(super) fn base(&self) -> Offset {
@@ -40,6 +40,7 @@ impl Stage {
         Offset(self.base.0 + self.frames.len() as u64)
     }
 
+    /// The bytes of its frames.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -57,58 +58,74 @@ impl Stage {
         self.frames.iter().skip(skip).zip(again).all(|(ours, theirs)| *ours == theirs)
     }
 
-    /// Adds the frames behind its end; `share` covers them.
-    pub(super) fn add(&mut self, pushed: &Pushed, share: Share) {
-        self.shares.push(share);
+    /// Adds the frames of a push behind its end, which `share` covers. Returns the transactions that are whole with them,
+    /// and what is left. Costs what is added, however much was there.
+    pub(super) fn extended(mut self, pushed: &Pushed, share: Share) -> (Vec<Bytes>, Stage) {
+        self.share.merge(share);
         self.used = Instant::now();
+        let before = self.frames.len();
         let held = self.end().0.saturating_sub(pushed.start.0) as usize;
-        for frame in pushed.frames().skip(held) {
-            self.bytes += frame.len() as u64;
-            self.frames.push(frame);
-        }
+        self.frames.extend(pushed.frames().skip(held));
         self.chain = Some(pushed.last_chain());
-    }
-
-    /// The transactions that are whole, and what is left.
-    pub(super) fn cut(mut self) -> (Vec<Bytes>, Stage) {
-        let last = self.frames.iter().rposition(|frame| frame[4..8] != [0; 4]);
-        let rest = self.frames.split_off(last.map_or(0, |last| last + 1));
-        let bytes = rest.iter().map(|frame| frame.len() as u64).sum();
-        let base = Offset(self.base.0 + self.frames.len() as u64);
-        // The last body may be long and the rest of it short.
-        let frames = rest.iter().map(|frame| Bytes::copy_from_slice(frame)).collect();
-        (self.frames, Stage { base, frames, bytes, chain: self.chain, shares: self.shares, used: self.used })
+        // What was there before ended no transaction.
+        let last = self.frames[before..].iter().rposition(|frame| frame[4..8] != [0; 4]);
+        let mut whole = Vec::new();
+        if let Some(last) = last {
+            whole = std::mem::take(&mut self.frames);
+            // The body that these are of may be long, and they are kept for longer.
+            let rest = whole.split_off(before + last + 1);
+            self.frames = rest.iter().map(|frame| Bytes::copy_from_slice(frame)).collect();
+            self.base.0 += whole.len() as u64;
+        }
+        self.bytes = self.frames.iter().map(|frame| frame.len() as u64).sum();
+        drop(self.share.split(self.bytes));
+        (whole, self)
     }
 }
 
-/// The stages of one log, those used last at the end.
+/// What is known of the senders of one generation.
 #[derive(Debug, Default)]
-pub(super) struct Stages(Vec<([u32; 2], Stage)>);
+pub(super) struct Stages {
+    /// Their stages, those used last at the end.
+    staged: Vec<([u32; 2], Stage)>,
+    /// The sum of our frames for senders whose words have the other order.
+    pub(super) other_order: OtherOrder,
+}
 
 impl Stages {
     /// Takes out the stage of the sender with these salts.
     pub(super) fn take(&mut self, salts: [u32; 2]) -> Option<Stage> {
-        let at = self.0.iter().position(|(known, _)| *known == salts)?;
-        Some(self.0.remove(at).1)
+        let at = self.staged.iter().position(|(known, _)| *known == salts)?;
+        Some(self.staged.remove(at).1)
     }
 
     /// Keeps a stage. Those that were not used for the longest time make room.
     pub(super) fn put(&mut self, salts: [u32; 2], stage: Stage) {
         self.forget(salts);
-        self.0.push((salts, stage));
-        let mut bytes: u64 = self.0.iter().map(|(_, stage)| stage.bytes).sum();
-        while self.0.len() > STAGED_SENDERS_MAX || bytes > STAGED_BYTES_MAX && self.0.len() > 1 {
-            bytes -= self.0.remove(0).1.bytes;
+        self.staged.push((salts, stage));
+        let mut bytes: u64 = self.staged.iter().map(|(_, stage)| stage.bytes).sum();
+        while self.staged.len() > STAGED_SENDERS_MAX || bytes > STAGED_BYTES_MAX && self.staged.len() > 1 {
+            bytes -= self.staged.remove(0).1.bytes;
         }
     }
 
     /// Forgets what the sender with these salts has staged.
     pub(super) fn forget(&mut self, salts: [u32; 2]) {
-        self.0.retain(|(known, _)| *known != salts);
+        self.staged.retain(|(known, _)| *known != salts);
     }
 
     /// Forgets those whose senders have been silent for long.
     pub(super) fn prune(&mut self) {
-        self.0.retain(|(_, stage)| stage.used.elapsed() < STAGE_IDLE);
+        self.staged.retain(|(_, stage)| stage.used.elapsed() < STAGE_IDLE);
+    }
+
+    /// Forgets all that is staged.
+    pub(super) fn clear(&mut self) {
+        self.staged.clear();
+    }
+
+    /// Whether nothing would be lost with it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.staged.is_empty() && self.other_order == OtherOrder::default()
     }
 }

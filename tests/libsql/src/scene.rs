@@ -76,6 +76,13 @@ impl Scene {
         Ok(Replica::open(self.database(name)?, wire, url, token, None).await)
     }
 
+    /// Make or refresh the database of a replica that is closed with `logmirror mirror`.
+    pub fn mirror_to(&self, name: &str) -> Result<()> {
+        let database = self.database(name)?;
+        let sink = database.to_str().context("a path in UTF-8")?;
+        self.program.mirror(&format!("libsql+{}", self.url(&self.wire()?)), sink, self.token)
+    }
+
     /// A wire to this service.
     pub fn wire(&self) -> Result<Wire> {
         Wire::open(&self.upstream)

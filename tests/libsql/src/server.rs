@@ -48,6 +48,19 @@ impl Program {
         Ok(Self { path, checks_chains: false })
     }
 
+    /// Copy with `logmirror mirror`, and fail unless it succeeds.
+    pub fn mirror(&self, source: &str, sink: &str, token: &str) -> Result<()> {
+        let mut command = Command::new(&self.path);
+        command.args(["mirror", source, sink]);
+        if !token.is_empty() {
+            command.args(["--token", token]);
+        }
+        let output = command.stdin(Stdio::null()).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "logmirror mirror {source} {sink} ended with {}: {said}", output.status);
+        Ok(())
+    }
+
     /// Start the service on `data` and a free port, and wait until it is ready.
     pub fn serve(&self, data: &Path, token: Option<&str>) -> Result<Server> {
         let mut command = Command::new(&self.path);

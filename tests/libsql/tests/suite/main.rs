@@ -3,6 +3,7 @@
 mod conflict;
 mod generations;
 mod metadata;
+mod mirrored;
 mod operator;
 mod pull;
 mod push;
