@@ -120,6 +120,7 @@ impl Config {
                 .or(file.checkpoint_concurrency)
                 .unwrap_or(defaults.checkpoint_concurrency),
             writer_threads: flags.writer_threads.or(file.writer_threads).unwrap_or(defaults.writer_threads),
+            ..defaults
         };
         if settings.commit_bytes_max > settings.memory_max / 4 {
             return Err(format!(

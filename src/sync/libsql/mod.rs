@@ -168,7 +168,10 @@ impl LibSql {
             Judged::Held(max_frame_no) => return Ok(answer(false, max_frame_no)),
             Judged::Append { stream, from, rest } => (stream, from, rest),
         };
-        let mut append = self.registry.append(&log, from)?;
+        let mut append = match self.registry.append(&log, from) {
+            Err(Error::Ended { .. }) => return Ok(answer(true, 0)),
+            append => append?,
+        };
         append.push(stream).await;
         match append.finish().await {
             Ok(_) => {}
