@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::io::Read;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -231,9 +232,9 @@ fn any_one_call_that_fails_in_a_roll_over_loses_nothing_that_was_acknowledged() 
     }
     println!("{failed} calls failed a roll-over, {cases} disks looked at, poisoned by {poisoned:?}");
     assert!(failed > 10, "{failed}");
-    // The sync of the directory after log.json was replaced: which one a restart finds is not known. And the sync that
-    // ends the old generation.
-    assert!(poisoned.len() <= 3, "{poisoned:?}");
+    // The sync of the directory after log.json was replaced: which generation a restart finds is not known. In the new
+    // one it is poisoned where it could not be opened.
+    assert_eq!(poisoned.iter().filter(|call| call.ends_with("generation 1")).count(), 1, "{poisoned:?}");
 }
 
 #[test]
@@ -383,12 +384,13 @@ shutil.copy(path + "-wal", path + ".sent")
 os._exit(0)
 "#;
 
-/// What is in it, if it is sound.
+/// What is in it, if it is sound. Not closed, which would make an end of its WAL.
 const LOOK: &str = r#"
-import sqlite3, sys
+import os, sqlite3, sys
 db = sqlite3.connect(sys.argv[1])
 assert db.execute("pragma integrity_check").fetchall() == [("ok",)]
-print(db.execute("select count(*), sum(id * round), sum(length(x)), max(x), min(x) from t").fetchall())
+print(db.execute("select count(*), sum(id * round), sum(length(x)), max(x), min(x) from t").fetchall(), flush=True)
+os._exit(0)
 "#;
 
 #[test]
@@ -427,9 +429,11 @@ fn a_service_that_is_killed_in_a_roll_over_has_all_of_the_database() {
             let address = address.clone();
             std::thread::spawn(move || {
                 let mut wire = Wire::connect(address.parse().unwrap());
-                wire.send(request("POST", "/logs/app/checkpoint", "content-length: 0\r\n").as_bytes());
-                let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| wire.answer()));
-                answer.is_ok_and(|answer| answer.status == 200)
+                wire.send(request("POST", "/logs/app/checkpoint", "connection: close\r\ncontent-length: 0\r\n").as_bytes());
+                let mut answer = String::new();
+                // The service may be gone in the middle of it.
+                let _ = wire.stream.read_to_string(&mut answer);
+                answer.contains(" 200 ") && answer.contains("\"done\":true")
             })
         };
         for _ in 0..nth {
