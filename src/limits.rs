@@ -11,6 +11,9 @@ pub const COMMIT_BYTES_MAX: u64 = 64 << 20;
 /// piece, long enough that the files of a large log stay few.
 pub const WAL_SEGMENT_BYTES: u64 = 64 << 20;
 
+/// Page indexes of a log in memory at once: 128 KiB each for pages of 4,096 bytes, 1 MiB for the smallest.
+pub const PAGE_INDEXES_MAX: usize = 16;
+
 /// Log bytes in memory at once, over all senders and readers of a service.
 pub const MEMORY_MAX: u64 = 256 << 20;
 

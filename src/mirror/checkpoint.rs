@@ -2,12 +2,13 @@
 //! background for logs whose policy asks for it.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
 use super::error::Error;
+use super::generation::check_wal;
 use super::log::Log;
 use super::registry::Registry;
 use crate::api::{CheckpointOutcome, CheckpointPolicy, CheckpointState};
@@ -27,7 +28,8 @@ impl Registry {
     /// When the log is no WAL or is damaged, or its files cannot be made. The log goes on in its generation then.
     pub fn checkpoint(&self, log_name: &str, dry_run: bool) -> Result<CheckpointOutcome, Error> {
         let log = self.get(log_name)?;
-        let draft = if dry_run { None } else { Some(self.draft_generation(&log, None)?) };
+        check_wal(&log)?;
+        log.readable()?;
         let frames = |log: &Log| log.view().durable.0 - log.first().0;
         let mut outcome = CheckpointOutcome {
             generation: log.generation(),
@@ -36,9 +38,10 @@ impl Registry {
             done: false,
             base_bytes: None,
         };
-        let Some(draft) = draft.filter(|_| outcome.frames > 0) else {
+        if dry_run || outcome.frames == 0 {
             return Ok(outcome);
-        };
+        }
+        let draft = self.draft_generation(&log, None)?;
         self.start_generation(&log, &draft, |log, dir| {
             // What was appended until now is in it as well.
             outcome.frames = frames(log);
@@ -51,9 +54,25 @@ impl Registry {
             Ok(())
         })?;
         outcome.done = true;
+        // Nobody here reads the old generation any more.
+        drop(log);
         log::info!("{log_name}: {} frames folded, now in generation {}", outcome.frames, outcome.next);
-        self.prune(log_name)?;
+        // The roll-over is done, whatever becomes of old files; they are tried again.
+        if let Err(error) = self.prune(log_name) {
+            log::warn!("{log_name}: old generations stay for now: {error}");
+            self.held_back.lock().unwrap_or_else(PoisonError::into_inner).insert(log_name.to_owned());
+        }
         Ok(outcome)
+    }
+
+    /// Deletes old generations that were held back before, where nobody reads them any more. Blocks.
+    fn prune_held_back(&self) {
+        let names = self.held_back.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for log_name in names {
+            if let Err(error) = self.exclusively(&log_name, || self.prune(&log_name)) {
+                log::warn!("{log_name}: old generations stay for now: {error}");
+            }
+        }
     }
 
     /// Deletes what the log's policy does not keep.
@@ -61,7 +80,10 @@ impl Registry {
         let log = self.get(log_name)?;
         match log.policy() {
             CheckpointPolicy::Roll { keep, .. } => self.prune_generations(&log, keep),
-            CheckpointPolicy::Keep => Ok(()),
+            CheckpointPolicy::Keep => {
+                self.held_back.lock().unwrap_or_else(PoisonError::into_inner).remove(log_name);
+                Ok(())
+            }
         }
     }
 
@@ -101,6 +123,9 @@ impl Checkpoints {
             loop {
                 ticks.tick().await;
                 let Some(registry) = registry.upgrade() else { return };
+                let ours = registry.clone();
+                // One that was interrupted is done again.
+                let _ = tokio::task::spawn_blocking(move || ours.prune_held_back()).await;
                 for log in registry.logs().iter().filter(|log| registry.is_due(log)) {
                     notices.notify(log.name());
                 }
@@ -145,6 +170,8 @@ async fn run(registry: Arc<Registry>, log_name: String) -> Result<Outcome, Error
         if !registry.is_due(&log) {
             return Ok(Outcome::Nothing);
         }
+        // Held, it would keep its generation from being deleted.
+        drop(log);
         match registry.checkpoint(&log_name, false) {
             Ok(outcome) if outcome.done => Ok(Outcome::Folded(Offset(outcome.frames))),
             // Somebody else was first.

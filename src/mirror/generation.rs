@@ -15,16 +15,19 @@ use tokio::sync::oneshot;
 
 use super::error::Error;
 use super::log::{Log, Meta, State};
-use super::registry::{META, Registry};
+use super::registry::{META, META_BYTES_MAX, Registry};
 use super::shard::Message;
 use crate::format::{LogFormat, name};
 use crate::limits::READ_BLOCK;
 use crate::offset::Generation;
-use crate::repo::{Repo, replace};
-use crate::stream::survey;
+use crate::repo::{Repo, read_small, replace};
+use crate::stream::{SurveyError, survey};
 
-/// Ending of a directory whose generation has not begun.
+/// Ending of a directory that is no generation: one in the making, or one being deleted.
 const DRAFT: &str = ".draft";
+
+/// A base that takes the place of another one soon.
+const BASE_DRAFT: &str = "base.db.tmp";
 
 impl Registry {
     /// The log of that name in one of its generations; `None` is the current one. Blocks when it is an older one.
@@ -57,6 +60,11 @@ impl Registry {
         let meta = Meta { generation: wanted, ..current.meta().clone() };
         let log = Arc::new(self.log(log_name, meta, repo));
         let found = survey(&**log.repo(), self.settings.commit_bytes_max, None);
+        // A disk that fails now may work the next time.
+        let found = match found {
+            Err(SurveyError::Io(error)) => return Err(error.into()),
+            found => found,
+        };
         log.publish(|view| match found {
             Ok(found) => view.take_over(found, current.generation()),
             Err(error) => view.state = State::Damaged(error.to_string().into()),
@@ -71,13 +79,7 @@ impl Registry {
     /// # Errors
     /// When the log is no WAL or has had that generation already, or the directory cannot be made.
     pub fn draft_generation(&self, log: &Arc<Log>, wanted: Option<Generation>) -> Result<Draft, Error> {
-        if log.format() != LogFormat::Wal {
-            return Err(Error::Format(format!(
-                "log {:?} is a {}: only a wal has generations",
-                log.name(),
-                log.format()
-            )));
-        }
+        check_wal(log)?;
         log.readable()?;
         let generation = wanted.unwrap_or(Generation(log.generation().0 + 1));
         // A generation that nothing was put into may still be given another base.
@@ -97,60 +99,84 @@ impl Registry {
     /// end with [`Error::Ended`]. After Ok the new one survives power loss. Blocks.
     ///
     /// # Errors
-    /// When another generation was started meanwhile, the log cannot be synced, or the files cannot be made.
+    /// When another generation was started meanwhile, the log cannot be synced, or the files cannot be made. The log goes
+    /// on in its generation then, unless it is not known which one a restart would find: it is poisoned in that case, since
+    /// what it took might be lost.
     pub fn start_generation(
         &self,
         log: &Arc<Log>,
         draft: &Draft,
         make: impl FnOnce(&Arc<Log>, &Arc<dyn Repo>) -> Result<(), Error>,
     ) -> Result<Arc<Log>, Error> {
-        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if lock.is_none() {
-            return Err(Error::Unavailable("the service is shutting down".into()));
-        }
-        if self.get(log.name())?.generation() != log.generation() {
-            return Err(Error::Ended { generation: log.generation() });
-        }
-        self.close(log, draft.generation)?;
-        let made = make(log, &draft.dir).and_then(|()| self.commit(log, draft));
-        let new = match made {
-            Ok(new) => new,
-            Err(error) => {
-                log.publish(|view| view.state = State::Ok);
-                return Err(error);
+        self.exclusively(log.name(), || {
+            if !Arc::ptr_eq(&self.get(log.name())?, log) {
+                return Err(Error::Ended { generation: log.generation() });
             }
-        };
-        if draft.generation > log.generation() {
-            let key = (log.id().to_owned(), log.generation());
-            self.older.lock().unwrap_or_else(PoisonError::into_inner).insert(key, log.clone());
+            self.close(log, draft.generation)?;
+            let unused = || match draft.generation == log.generation() && log.view().durable > log.first() {
+                // It was put to use while its other base was received.
+                true => Err(Error::Ended { generation: log.generation() }),
+                false => Ok(()),
+            };
+            let made = unused().and_then(|()| make(log, &draft.dir)).map_err(NotBegun::Certain);
+            match made.and_then(|()| self.commit(log, draft)) {
+                Ok(new) => self.succeed(log, new),
+                Err(NotBegun::Certain(error)) => {
+                    log.publish(|view| view.state = State::Ok);
+                    Err(error)
+                }
+                Err(NotBegun::Unknown(cause)) => {
+                    log::error!("{} is poisoned: {cause}", log.name());
+                    log.publish(|view| view.state = State::Poisoned(cause.clone()));
+                    Err(Error::Poisoned(cause))
+                }
+            }
+        })
+    }
+
+    /// Puts the new generation in the place of the old one.
+    fn succeed(&self, old: &Arc<Log>, new: Log) -> Result<Arc<Log>, Error> {
+        if new.generation() > old.generation() {
+            let key = (old.id().to_owned(), old.generation());
+            self.older.lock().unwrap_or_else(PoisonError::into_inner).insert(key, old.clone());
         }
         let opened = self.start(new);
         // A shard that is gone has said why.
         let _ = opened.blocking_recv();
-        self.get(log.name())
+        self.get(old.name())
     }
 
     /// Makes a complete draft the current generation.
-    fn commit(&self, log: &Arc<Log>, draft: &Draft) -> Result<Log, Error> {
+    fn commit(&self, log: &Arc<Log>, draft: &Draft) -> Result<Log, NotBegun> {
         let Draft { parent, name: draft_name, dir, generation } = draft;
-        let commit = || -> io::Result<Log> {
-            dir.sync_dir()?;
-            let meta = Meta { generation: *generation, checkpoint: log.policy(), ..log.meta().clone() };
-            if *generation == log.generation() {
-                copy(&**dir, &**log.repo(), name::BASE)?;
-                return Ok(self.log(log.name(), meta, log.repo().clone()));
-            }
-            let wanted = name::generation(*generation);
-            // Only what never came to be can be in the way.
-            for found in parent.list()?.into_iter().filter(|found| *found == wanted) {
-                remove_dir(&**parent, &found)?;
-            }
+        let text = |error: io::Error| format!("cannot start generation {generation}: {error}");
+        let failed = |error: io::Error| NotBegun::Certain(Error::Unavailable(text(error)));
+        let unknown = |error: io::Error| NotBegun::Unknown(text(error).into());
+        dir.sync_dir().map_err(failed)?;
+        let meta = Meta { generation: *generation, checkpoint: log.policy(), ..log.meta().clone() };
+        let repo = log.repo();
+        if *generation == log.generation() {
+            copy(&**dir, &**repo, name::BASE, BASE_DRAFT).map_err(failed)?;
+            repo.rename(BASE_DRAFT, name::BASE).map_err(failed)?;
+            repo.sync_dir().map_err(unknown)?;
+            return Ok(self.log(log.name(), meta, repo.clone()));
+        }
+        let wanted = name::generation(*generation);
+        let prepare = || -> io::Result<_> {
+            remove_behind(&**parent, log.generation())?;
             parent.rename(draft_name, &wanted)?;
             parent.sync_dir()?;
-            replace(&**parent, META, serde_json::to_string_pretty(&meta)?.as_bytes())?;
-            Ok(self.log(log.name(), meta, parent.dir(&wanted)?))
+            Ok((parent.dir(&wanted)?, serde_json::to_string_pretty(&meta)?))
         };
-        commit().map_err(|error| Error::Unavailable(format!("cannot start generation {generation}: {error}")))
+        let (repo, json) = prepare().map_err(failed)?;
+        replace(&**parent, META, json.as_bytes()).map_err(|error| {
+            // Where it still says the old generation it was not touched, and a restart finds that too.
+            let found = read_small(&**parent, META, META_BYTES_MAX).ok().flatten();
+            let found = found.and_then(|found| serde_json::from_slice::<Meta>(&found).ok());
+            let same = found.is_some_and(|found| found.generation == log.generation());
+            if same { failed(error) } else { unknown(error) }
+        })?;
+        Ok(self.log(log.name(), meta, repo))
     }
 
     /// Has the log's shard sync it, let go of its files, and take nothing more for it.
@@ -170,6 +196,7 @@ impl Registry {
     pub fn prune_generations(&self, log: &Log, keep: u64) -> Result<(), Error> {
         let last = log.generation().0.saturating_sub(keep.max(1));
         let dir = self.logs_repo.dir(log.name())?;
+        let (mut held_back, mut removed) = (false, Vec::new());
         let mut older = self.older.lock().unwrap_or_else(PoisonError::into_inner);
         let found = dir.list()?.into_iter();
         let found = found.filter_map(|found| name::parse_generation(&found).map(|generation| (found, generation)));
@@ -177,15 +204,50 @@ impl Registry {
             let key = (log.id().to_owned(), generation);
             // Whoever reads a generation holds it.
             if older.get(&key).is_some_and(|held| Arc::strong_count(held) > 1) {
-                log::info!("{}: generation {generation} is being read and stays for now", log.name());
+                log::debug!("{}: generation {generation} is being read and stays for now", log.name());
+                held_back = true;
                 continue;
             }
+            // Under its own name it is whole, or not there: half of it would be another database.
+            let away = format!("{found}.{}{DRAFT}", uuid::Uuid::new_v4());
+            dir.rename(&found, &away)?;
             older.remove(&key);
-            remove_dir(&*dir, &found)?;
+            removed.push((away, generation));
+        }
+        drop(older);
+        let mut all = self.held_back.lock().unwrap_or_else(PoisonError::into_inner);
+        if held_back {
+            all.insert(log.name().to_owned());
+        } else {
+            all.remove(log.name());
+        }
+        drop(all);
+        if removed.is_empty() {
+            return Ok(());
+        }
+        dir.sync_dir()?;
+        for (away, generation) in removed {
+            remove_dir(&*dir, &away)?;
             log::info!("{}: generation {generation} was deleted, {keep} are kept", log.name());
         }
         Ok(dir.sync_dir()?)
     }
+}
+
+/// Refuses a log that has no generations.
+pub(super) fn check_wal(log: &Log) -> Result<(), Error> {
+    if log.format() == LogFormat::Wal {
+        return Ok(());
+    }
+    Err(Error::Format(format!("log {:?} is a {}: only a wal has generations", log.name(), log.format())))
+}
+
+/// Why a generation did not begin.
+enum NotBegun {
+    /// The old one is the current one, whatever happens.
+    Certain(Error),
+    /// Which one a restart finds is not known.
+    Unknown(Arc<str>),
 }
 
 /// The files of a generation that has not begun.
@@ -222,34 +284,46 @@ impl Drop for Draft {
     }
 }
 
-/// Removes what drafts a crash left in the directory of a log.
-pub(super) fn remove_drafts(dir: &dyn Repo) -> io::Result<()> {
+/// Removes what a crash left of generations that never began: drafts, and directories behind the current one.
+///
+/// # Errors
+/// When they cannot be removed, or one holds frames, which none that did not begin does.
+pub(super) fn remove_unbegun(dir: &dyn Repo, current: Generation) -> io::Result<()> {
     for found in dir.list()?.into_iter().filter(|found| found.ends_with(DRAFT)) {
+        remove_dir(dir, &found)?;
+    }
+    remove_behind(dir, current)
+}
+
+/// Removes directories of generations behind the current one.
+fn remove_behind(dir: &dyn Repo, current: Generation) -> io::Result<()> {
+    let unbegun = |found: &String| name::parse_generation(found).is_some_and(|generation| generation > current);
+    for found in dir.list()?.into_iter().filter(unbegun) {
+        if dir.dir(&found)?.list()?.iter().any(|file| name::parse_segment(file).is_some()) {
+            let text = format!("{found} is behind the current generation {current}, but holds frames");
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+        }
         remove_dir(dir, &found)?;
     }
     Ok(())
 }
 
-/// Replaces a file of `to` by that of `from`. After Ok it survives power loss.
-fn copy(from: &dyn Repo, to: &dyn Repo, file_name: &str) -> io::Result<()> {
-    let draft = format!("{file_name}.tmp");
-    match to.remove(&draft) {
+/// Copies a file of `from` to `to`, synced, as `draft`.
+fn copy(from: &dyn Repo, to: &dyn Repo, file_name: &str, draft: &str) -> io::Result<()> {
+    match to.remove(draft) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let (source, target) = (from.open(file_name)?, to.create(&draft)?);
+    let (source, target) = (from.open(file_name)?, to.create(draft)?);
     let (mut block, mut at) = (vec![0; READ_BLOCK], 0);
     loop {
         let count = source.read_at(&mut block, at)?;
         if count == 0 {
-            break;
+            return target.sync();
         }
         target.write_at(&mut [IoSlice::new(&block[..count])], at)?;
         at += count as u64;
     }
-    target.sync()?;
-    to.rename(&draft, file_name)?;
-    to.sync_dir()
 }
 
 fn remove_dir(parent: &dyn Repo, found: &str) -> io::Result<()> {

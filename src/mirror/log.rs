@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use super::error::Error;
+use super::pages::Pages;
 use crate::api::{CheckpointPolicy, LastCommit, LogState, LogStatus, SegmentStatus};
 use crate::format::{Commit, Framing, LogFormat, name};
 use crate::limits::READ_BLOCK;
@@ -122,6 +123,7 @@ pub struct Log {
     /// SHA-256 of sealed segments, by their starts.
     digests: Mutex<HashMap<Offset, String>>,
     policy: Mutex<CheckpointPolicy>,
+    pages: Mutex<Pages>,
     /// When the first frame of the generation came, or was found.
     since: OnceLock<Instant>,
     pub(super) shard: usize,
@@ -146,6 +148,7 @@ impl Log {
             view: watch::Sender::new(view),
             digests: Mutex::default(),
             policy,
+            pages: Mutex::default(),
             since,
             shard,
         }
@@ -237,6 +240,11 @@ impl Log {
     pub(super) fn age(&self) -> Option<Instant> {
         let has_frames = self.view.borrow().durable > self.meta.first;
         has_frames.then(|| *self.since.get_or_init(Instant::now))
+    }
+
+    /// Its page indexes, for one at a time.
+    pub(super) fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn publish(&self, change: impl FnOnce(&mut View)) {

@@ -11,6 +11,7 @@ mod feed;
 mod frames;
 mod generation;
 mod log;
+mod pages;
 mod registry;
 pub(crate) mod run;
 mod shard;

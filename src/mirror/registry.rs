@@ -5,7 +5,7 @@
 //! DATA/logs/NAME/0000000001/     one directory a generation, with its segments and its durable mark
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -17,7 +17,7 @@ use super::append::Append;
 use super::budget::Budget;
 use super::error::Error;
 use super::feed::Feed;
-use super::generation::remove_drafts;
+use super::generation::remove_unbegun;
 use super::log::{Log, Meta, State};
 use super::shard::{Message, Shards};
 use crate::api::{CheckpointPolicy, CreateLog};
@@ -30,7 +30,7 @@ use crate::repo::{Repo, RepoLock, read_small, replace};
 
 const LOGS: &str = "logs";
 pub(super) const META: &str = "log.json";
-const META_BYTES_MAX: u64 = 64 << 10;
+pub(super) const META_BYTES_MAX: u64 = 64 << 10;
 
 /// What a registry needs to know.
 #[derive(Clone, Copy, Debug)]
@@ -63,11 +63,15 @@ impl Default for Settings {
 #[derive(Debug)]
 pub struct Registry {
     pub(super) logs_repo: Arc<dyn Repo>,
-    /// Held by who creates a log or a generation; gone once the registry was stopped.
-    pub(super) lock: Mutex<Option<RepoLock>>,
+    /// Shared by all who change what logs there are; gone once the registry was stopped.
+    lock: RwLock<Option<RepoLock>>,
+    /// Held by the one who creates a log, starts a generation of it or changes its policy, by its name.
+    changing: Mutex<BTreeMap<String, Arc<Mutex<()>>>>,
     logs: RwLock<BTreeMap<String, Arc<Log>>>,
     /// Generations that have ended and were asked for, by the id of their log.
     pub(super) older: Mutex<BTreeMap<(String, Generation), Arc<Log>>>,
+    /// Logs with generations to delete that were being read, or that a crash may have left.
+    pub(super) held_back: Mutex<BTreeSet<String>>,
     pub(super) shards: Shards,
     pub(super) budget: Arc<Budget>,
     pub(super) settings: Settings,
@@ -95,10 +99,12 @@ impl Registry {
         };
         let registry = Registry {
             logs_repo,
-            lock: Mutex::new(Some(lock)),
+            lock: RwLock::new(Some(lock)),
+            changing: Mutex::default(),
             logs: RwLock::default(),
             older: Mutex::default(),
-            shards: Shards::start(threads, settings.commit_bytes_max, settings.wal_segment_bytes)?,
+            held_back: Mutex::default(),
+            shards: Shards::start(threads, &settings)?,
             budget: Arc::new(Budget::new(settings.memory_max, settings.commit_bytes_max)),
             settings,
             stop: watch::Sender::new(false),
@@ -127,9 +133,15 @@ impl Registry {
         let Some(text) = read_small(&*dir, META, META_BYTES_MAX)? else {
             return Ok(None);
         };
-        remove_drafts(&*dir)?;
         let meta: Meta = serde_json::from_slice(&text)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{META}: {error}")))?;
+        // Whatever cannot be removed now is in nobody's way until the next generation begins.
+        if let Err(error) = remove_unbegun(&*dir, meta.generation) {
+            log::warn!("{log_name}: left of a generation that did not begin: {error}");
+        }
+        if matches!(meta.checkpoint, CheckpointPolicy::Roll { .. }) {
+            self.held_back.lock().unwrap_or_else(PoisonError::into_inner).insert(log_name.to_owned());
+        }
         let generation = name::generation(meta.generation);
         let repo =
             dir.dir(&generation).map_err(|error| io::Error::new(error.kind(), format!("{generation}: {error}")))?;
@@ -174,6 +186,23 @@ impl Registry {
         opened
     }
 
+    /// Does what changes a log, while nobody else does so to the same one and the data directory is held.
+    ///
+    /// # Errors
+    /// When the registry was stopped; otherwise as `work` says.
+    pub(super) fn exclusively<T>(&self, log_name: &str, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+        let held = self.lock.read().unwrap_or_else(PoisonError::into_inner);
+        if held.is_none() {
+            return Err(Error::Unavailable("the service is shutting down".into()));
+        }
+        let changing = {
+            let mut all = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+            all.entry(log_name.to_owned()).or_default().clone()
+        };
+        let _alone = changing.lock().unwrap_or_else(PoisonError::into_inner);
+        work()
+    }
+
     /// What it was opened with.
     #[must_use]
     pub fn settings(&self) -> &Settings {
@@ -210,10 +239,10 @@ impl Registry {
             (only, first) => first.or(only).unwrap_or_default(),
         };
         check_policy(wanted.format, wanted.checkpoint)?;
-        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if lock.is_none() {
-            return Err(Error::Unavailable("the service is shutting down".into()));
-        }
+        self.exclusively(log_name, || self.find_or_create(log_name, wanted, first))
+    }
+
+    fn find_or_create(&self, log_name: &str, wanted: CreateLog, first: Offset) -> Result<(Arc<Log>, bool), Error> {
         if let Ok(log) = self.get(log_name) {
             log.readable()?;
             if log.format() != wanted.format {
@@ -251,9 +280,12 @@ impl Registry {
     /// # Errors
     /// When there is no such log, it is no WAL, or the policy makes no sense.
     pub fn set_policy(&self, log_name: &str, policy: CheckpointPolicy) -> Result<Arc<Log>, Error> {
-        let _lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        check_policy(self.get(log_name)?.format(), Some(policy))?;
+        self.exclusively(log_name, || self.store_policy(log_name, policy))
+    }
+
+    fn store_policy(&self, log_name: &str, policy: CheckpointPolicy) -> Result<Arc<Log>, Error> {
         let log = self.get(log_name)?;
-        check_policy(log.format(), Some(policy))?;
         let failed = |error: io::Error| Error::Unavailable(format!("cannot change log {log_name:?}: {error}"));
         let meta = Meta { checkpoint: policy, ..log.meta().clone() };
         let text = serde_json::to_string_pretty(&meta).map_err(io::Error::from).map_err(failed)?;
@@ -310,7 +342,7 @@ impl Registry {
     pub fn stop(&self) {
         self.begin_stop();
         self.shards.stop();
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.lock.write().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 

@@ -11,10 +11,14 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::budget::Share;
 use super::error::Error;
 use super::log::{Log, State};
+use super::registry::Settings;
 use crate::api::AppendOutcome;
+use crate::format::LogFormat;
 use crate::limits::{SHARD_QUEUE, SYNC_EVERY, SYNC_PATIENCE, SYNC_THREADS, UNSYNCED_MAX, WRITER_IDLE};
 use crate::offset::{Generation, Offset};
-use crate::stream::{AppendError, Appended, Batch, OnTrailing, OpenError, Options, StreamWriter, SyncJob, Synced};
+use crate::stream::{
+    AppendError, Appended, Batch, OnTrailing, OpenError, Options, SegmentInfo, StreamWriter, SyncJob, Synced,
+};
 
 /// How an append ended: what it did, or why it stopped and where the log goes on.
 pub(super) type Ended = Result<AppendOutcome, (Error, Offset)>;
@@ -84,6 +88,8 @@ pub(super) enum Message {
     },
     Synced {
         log: Arc<Log>,
+        /// The slot that asked for it: another may have taken its place.
+        slot: u64,
         synced: Synced,
     },
     /// Sync, let go of the files, and take nothing more: the log goes on in generation `next`.
@@ -102,11 +108,17 @@ pub(super) struct Shards {
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
-type SyncRequest = (SyncJob, Arc<Log>, mpsc::Sender<Message>);
+/// What is done beside the writer threads.
+enum Job {
+    /// A sync for a slot of a shard, which is told of its end.
+    Sync { job: SyncJob, log: Arc<Log>, slot: u64, queue: mpsc::Sender<Message> },
+    /// The page index of a segment that was sealed just now.
+    Index { log: Arc<Log>, segment: SegmentInfo },
+}
 
 impl Shards {
-    pub(super) fn start(threads: usize, commit_bytes_max: u64, wal_segment_bytes: u64) -> std::io::Result<Shards> {
-        let (jobs, todo) = jobs::channel::<SyncRequest>();
+    pub(super) fn start(threads: usize, settings: &Settings) -> std::io::Result<Shards> {
+        let (jobs, todo) = jobs::channel::<Job>();
         let todo = Arc::new(Mutex::new(todo));
         for n in 0..SYNC_THREADS {
             let todo = todo.clone();
@@ -117,10 +129,10 @@ impl Shards {
             let (queue, messages) = mpsc::channel(SHARD_QUEUE);
             let mut shard = Shard {
                 slots: HashMap::new(),
+                opened: 0,
                 jobs: jobs.clone(),
                 queue: queue.downgrade(),
-                commit_bytes_max,
-                wal_segment_bytes,
+                settings: *settings,
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
             let thread = std::thread::Builder::new().name(format!("writer-{n}"));
@@ -153,13 +165,18 @@ impl Shards {
     }
 }
 
-fn sync_loop(todo: &Mutex<jobs::Receiver<SyncRequest>>) {
+fn sync_loop(todo: &Mutex<jobs::Receiver<Job>>) {
     loop {
-        let request = todo.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((job, log, queue)) = request else { return };
-        let synced = job.run();
-        if queue.blocking_send(Message::Synced { log, synced }).is_err() {
-            return;
+        let job = todo.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        match job {
+            Ok(Job::Sync { job, log, slot, queue }) => {
+                let synced = job.run();
+                if queue.blocking_send(Message::Synced { log, slot, synced }).is_err() {
+                    return;
+                }
+            }
+            Ok(Job::Index { log, segment }) => log.index_pages(&segment),
+            Err(_nobody_left) => return,
         }
     }
 }
@@ -167,6 +184,7 @@ fn sync_loop(todo: &Mutex<jobs::Receiver<SyncRequest>>) {
 /// A log with its writer open.
 struct Slot {
     log: Arc<Log>,
+    serial: u64,
     writer: StreamWriter,
     /// Ends of appends that wait for what is before this offset to be durable.
     waiting: VecDeque<(Offset, Arc<Session>, oneshot::Sender<Ended>)>,
@@ -174,6 +192,8 @@ struct Slot {
     sessions: Vec<Weak<Session>>,
     /// Memory of batches that are staged but not written.
     shares: Vec<Share>,
+    /// Sealed segments that have a page index, or had one asked for.
+    indexed: usize,
     syncing: bool,
     /// Bytes that came since the last sync began, and how many that one was for.
     unsynced: u64,
@@ -186,11 +206,12 @@ struct Slot {
 
 struct Shard {
     slots: HashMap<String, Slot>,
-    jobs: jobs::Sender<SyncRequest>,
+    /// Slots opened so far.
+    opened: u64,
+    jobs: jobs::Sender<Job>,
     /// Its own queue, for the answers of the sync threads. Weak, so that it ends when nobody else can send to it.
     queue: mpsc::WeakSender<Message>,
-    commit_bytes_max: u64,
-    wal_segment_bytes: u64,
+    settings: Settings,
 }
 
 impl Shard {
@@ -258,9 +279,9 @@ impl Shard {
             Message::Close { log, next, reply } => {
                 let _nobody_waits = reply.send(self.close(&log, next));
             }
-            Message::Synced { log, synced } => {
+            Message::Synced { log, slot: serial, synced } => {
                 let slot = self.slots.get_mut(log.name());
-                if let Some(slot) = slot.filter(|slot| slot.log.generation() == log.generation()) {
+                if let Some(slot) = slot.filter(|slot| slot.serial == serial) {
                     slot.synced(synced);
                 }
             }
@@ -280,11 +301,13 @@ impl Shard {
                 State::Damaged(cause) => return Err(Error::Damaged(cause)),
                 State::Ended(_) => return Err(Error::Ended { generation: log.generation() }),
             }
-            let writer = open(log, self.commit_bytes_max, self.wal_segment_bytes)
-                .inspect_err(|error| log::error!("{}: {error}", log.name()))?;
+            let writer = open(log, &self.settings).inspect_err(|error| log::error!("{}: {error}", log.name()))?;
             let (waiting, sessions, shares, used) = (VecDeque::new(), Vec::new(), Vec::new(), Instant::now());
+            self.opened += 1;
             let slot = Slot {
                 log: log.clone(),
+                serial: self.opened,
+                indexed: writer.sealed().len(),
                 writer,
                 waiting,
                 sessions,
@@ -328,12 +351,12 @@ impl Shard {
 }
 
 /// Opens a log's writer, cutting what a crash left behind the durable end, and publishes where it stands.
-fn open(log: &Arc<Log>, commit_bytes_max: u64, segment_bytes_max: u64) -> Result<StreamWriter, Error> {
+fn open(log: &Arc<Log>, settings: &Settings) -> Result<StreamWriter, Error> {
     let options = Options {
         on_trailing: OnTrailing::Trim,
         format: log.format(),
-        commit_bytes_max,
-        segment_bytes_max,
+        commit_bytes_max: settings.commit_bytes_max,
+        segment_bytes_max: settings.wal_segment_bytes,
         first: Some(log.first()),
         durable_mark: true,
         ..Options::default()
@@ -400,7 +423,7 @@ impl Slot {
     }
 
     /// Writes out what is staged and sees to it that it gets synced.
-    fn settle(&mut self, jobs: &jobs::Sender<SyncRequest>, queue: &mpsc::WeakSender<Message>) {
+    fn settle(&mut self, jobs: &jobs::Sender<Job>, queue: &mpsc::WeakSender<Message>) {
         let flushed = self.writer.flush();
         self.shares.clear();
         self.log.set_appended(self.writer.next());
@@ -422,10 +445,23 @@ impl Slot {
                 return self.writer.finish_sync(job.run()).map(drop);
             };
             self.syncing = true;
-            jobs.send((job, self.log.clone(), queue))
+            let (log, slot) = (self.log.clone(), self.serial);
+            jobs.send(Job::Sync { job, log, slot, queue })
                 .map_err(|_| AppendError::Poisoned { cause: "the sync threads are gone".into() })
         });
         self.settled(result.err());
+        self.index(jobs);
+    }
+
+    /// Has the page indexes of segments built that are sealed now and durable. Nobody waits for one.
+    fn index(&mut self, jobs: &jobs::Sender<Job>) {
+        let durable = self.writer.durable();
+        while let Some(segment) = self.writer.sealed().get(self.indexed).filter(|segment| segment.end <= durable) {
+            self.indexed += 1;
+            if self.log.format() == LogFormat::Wal {
+                let _without = jobs.send(Job::Index { log: self.log.clone(), segment: *segment });
+            }
+        }
     }
 
     /// In a bulk stream a sync waits a moment for more bytes: each one halts the file system's journal. Small commits
