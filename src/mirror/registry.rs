@@ -190,11 +190,7 @@ impl Registry {
     ///
     /// # Errors
     /// When the registry was stopped; otherwise as `work` says.
-    pub(super) fn exclusively<T>(
-        &self,
-        log_name: &str,
-        work: impl FnOnce() -> Result<T, Error>,
-    ) -> Result<T, Error> {
+    pub(super) fn exclusively<T>(&self, log_name: &str, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
         let held = self.lock.read().unwrap_or_else(PoisonError::into_inner);
         if held.is_none() {
             return Err(Error::Unavailable("the service is shutting down".into()));

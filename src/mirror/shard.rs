@@ -127,8 +127,13 @@ impl Shards {
         let mut shards = Shards { queues: Vec::new(), threads: Mutex::default() };
         for n in 0..threads {
             let (queue, messages) = mpsc::channel(SHARD_QUEUE);
-            let mut shard =
-                Shard { slots: HashMap::new(), opened: 0, jobs: jobs.clone(), queue: queue.downgrade(), settings: *settings };
+            let mut shard = Shard {
+                slots: HashMap::new(),
+                opened: 0,
+                jobs: jobs.clone(),
+                queue: queue.downgrade(),
+                settings: *settings,
+            };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
             let thread = std::thread::Builder::new().name(format!("writer-{n}"));
             let thread = thread.spawn(move || runtime.block_on(shard.run(messages)))?;
@@ -296,8 +301,7 @@ impl Shard {
                 State::Damaged(cause) => return Err(Error::Damaged(cause)),
                 State::Ended(_) => return Err(Error::Ended { generation: log.generation() }),
             }
-            let writer =
-                open(log, &self.settings).inspect_err(|error| log::error!("{}: {error}", log.name()))?;
+            let writer = open(log, &self.settings).inspect_err(|error| log::error!("{}: {error}", log.name()))?;
             let (waiting, sessions, shares, used) = (VecDeque::new(), Vec::new(), Vec::new(), Instant::now());
             self.opened += 1;
             let slot = Slot {
