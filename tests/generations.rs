@@ -426,19 +426,14 @@ fn a_service_that_is_killed_in_a_roll_over_has_all_of_the_database() {
         let (seen, events) = channel();
         let mut watcher = notify::recommended_watcher(move |event| drop(seen.send(event))).unwrap();
         watcher.watch(&data.join("logs"), RecursiveMode::Recursive).unwrap();
-        let rolling = {
-            let address = address.clone();
-            std::thread::spawn(move || {
-                let mut wire = Wire::connect(address.parse().unwrap());
-                wire.send(
-                    request("POST", "/logs/app/checkpoint", "connection: close\r\ncontent-length: 0\r\n").as_bytes(),
-                );
-                let mut answer = String::new();
-                // The service may be gone in the middle of it.
-                let _ = wire.stream.read_to_string(&mut answer);
-                answer.contains(" 200 ") && answer.contains("\"done\":true")
-            })
-        };
+        let mut wire = Wire::connect(address.parse().unwrap());
+        wire.send(request("POST", "/logs/app/checkpoint", "connection: close\r\ncontent-length: 0\r\n").as_bytes());
+        let rolling = std::thread::spawn(move || {
+            let mut answer = String::new();
+            // The service may be gone in the middle of it.
+            let _ = wire.stream.read_to_string(&mut answer);
+            answer.contains(" 200 ") && answer.contains("\"done\":true")
+        });
         // Names that come, change or go are the steps; the writes of the fold between them only say that it goes on.
         let mut left = nth;
         while left > 0 {
