@@ -8,8 +8,8 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use crate::format::FormatError;
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader, WalStart};
+use crate::format::{FormatError, LogFormat, name};
 use crate::limits::READ_BLOCK;
 use crate::offset::{BytePos, Offset};
 use crate::repo::{Repo, RepoFile};
@@ -17,21 +17,16 @@ use crate::repo::{Repo, RepoFile};
 /// The database at the start of a generation. One that is not there is empty.
 pub use crate::format::name::BASE;
 
-const SUFFIX: &str = ".wal";
-const DIGITS: usize = 20;
-
 /// Name of the segment whose first frame is `start`.
 #[must_use]
 pub fn segment_name(start: Offset) -> String {
-    format!("{start:0DIGITS$}{SUFFIX}")
+    name::segment(LogFormat::Wal, start)
 }
 
 /// The first frame of the segment of that name.
 #[must_use]
-pub fn parse_segment_name(name: &str) -> Option<Offset> {
-    let digits = name.strip_suffix(SUFFIX)?;
-    let sound = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
-    sound.then(|| digits.parse().ok()).flatten().map(Offset)
+pub fn parse_segment_name(file: &str) -> Option<Offset> {
+    name::parse_segment(file).filter(|(format, _)| *format == LogFormat::Wal).map(|(_, start)| start)
 }
 
 /// The first frames of all WAL segments in `repo`, ascending.
