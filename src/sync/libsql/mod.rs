@@ -292,7 +292,7 @@ fn judge(
             (start, None, Some(start.header))
         }
     };
-    let stream = chained(start, head, &whole);
+    let stream = chained(start, head, &whole, pushed.sums(start.header.big_endian));
     Ok(Judged::Append { stream, from, rest: Some(rest).filter(|rest| rest.bytes() > 0) })
 }
 

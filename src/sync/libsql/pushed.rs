@@ -68,6 +68,11 @@ impl Pushed {
         self.first.salts
     }
 
+    /// Whether the checksums of a push that [`follows`](Self::follows) are sums of words in this order.
+    pub(super) fn sums(&self, big_endian: bool) -> bool {
+        !unchecked() && self.big_endian.get() == big_endian
+    }
+
     /// The sender's checksum after the last frame.
     pub(super) fn last_chain(&self) -> (Chain, bool) {
         (self.last.chain, self.big_endian.get())
@@ -89,7 +94,7 @@ impl Pushed {
         stage: Option<&Stage>,
         other_order: &mut OtherOrder,
     ) -> Result<bool, Error> {
-        if cfg!(feature = "unsafe-no-chain-check") && std::env::var_os("LOGMIRROR_TEST_NO_CHAIN_CHECK").is_some() {
+        if unchecked() {
             return Ok(true);
         }
         let staged = stage.filter(|stage| stage.end() == self.start).and_then(Stage::chain);
@@ -204,6 +209,11 @@ impl Pushed {
     }
 }
 
+/// Whether senders' checksums are not looked at, to show in a test what they are for.
+fn unchecked() -> bool {
+    cfg!(feature = "unsafe-no-chain-check") && std::env::var_os("LOGMIRROR_TEST_NO_CHAIN_CHECK").is_some()
+}
+
 fn summed(chain: Chain, frame: &[u8], big_endian: bool) -> Chain {
     let (head, page) = frame.split_at(FRAME_HEADER_LEN.min(frame.len()));
     chain.over(&head[..8.min(head.len())], big_endian).over(page, big_endian)
@@ -243,20 +253,34 @@ impl OtherOrder {
 }
 
 /// Frames as our log takes them: with its salts and its checksums from `start` on, behind `head` if it has none yet.
-pub(super) fn chained(start: WalStart, head: Option<WalHeader>, frames: &[Bytes]) -> Bytes {
+///
+/// `verified` says that the frames' own checksums were found right, and are sums of words in our order. Ours then follow
+/// from them but for the first, without another look at the pages; whoever stores them sums them up all the same.
+pub(super) fn chained(start: WalStart, head: Option<WalHeader>, frames: &[Bytes], verified: bool) -> Bytes {
     let bytes: usize = frames.iter().map(Bytes::len).sum();
     let mut stream = BytesMut::with_capacity(crate::format::wal::HEADER_LEN + bytes);
     if let Some(header) = head {
         stream.put_slice(&header.encode());
     }
-    let mut chain = start.chain;
+    let (mut chain, mut apart) = (start.chain, None::<Chain>);
     for frame in frames {
-        let FrameHeader { page, size, .. } = header_of(frame);
+        let theirs = header_of(frame);
         let content = frame.get(FRAME_HEADER_LEN..).unwrap_or(&[]);
-        let (head, after) = start.header.frame(chain, page, size, content);
+        let head = match apart.map(|apart| apart.carried(SUMMED_LEN)) {
+            Some(carried) => {
+                chain = theirs.chain.plus(carried);
+                apart = Some(carried);
+                FrameHeader { salts: start.header.salts, chain, ..theirs }.encode()
+            }
+            None => {
+                let (head, after) = start.header.frame(chain, theirs.page, theirs.size, content);
+                chain = after;
+                apart = verified.then(|| chain.minus(theirs.chain));
+                head
+            }
+        };
         stream.put_slice(&head);
         stream.put_slice(content);
-        chain = after;
     }
     stream.freeze()
 }

@@ -80,7 +80,7 @@ impl Scene {
     pub fn mirror_to(&self, name: &str) -> Result<()> {
         let database = self.database(name)?;
         let sink = database.to_str().context("a path in UTF-8")?;
-        self.program.mirror(&format!("libsql+{}", self.url(&self.wire()?)), sink, self.token)
+        self.program.mirror(&format!("libsql+http://{}/logs/{LOG}", self.server()?.address()), sink, self.token)
     }
 
     /// A wire to this service.
