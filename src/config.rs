@@ -124,7 +124,6 @@ impl Config {
                 .unwrap_or(defaults.checkpoint_concurrency),
             wal_segment_bytes: bytes(flags.wal_segment_bytes, file.wal_segment_bytes, defaults.wal_segment_bytes),
             writer_threads: flags.writer_threads.or(file.writer_threads).unwrap_or(defaults.writer_threads),
-            ..defaults
         };
         if settings.commit_bytes_max > settings.memory_max / 4 {
             return Err(format!(

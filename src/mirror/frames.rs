@@ -55,6 +55,12 @@ impl Log {
     /// # Errors
     /// When it cannot be read.
     pub fn chain_at(&self, frame: Offset) -> Result<Option<WalStart>, Error> {
+        let view = self.view();
+        if let Framing::Wal(Some(end)) = view.framing
+            && view.durable.0 == frame.0 + 1
+        {
+            return Ok(Some(end));
+        }
         let (pieces, end) = (self.pieces(&(frame..Offset(frame.0 + 1))), self.wal_end());
         let (Some((segment, bytes)), Some(WalStart { header, .. })) = (pieces.first(), end) else {
             return Ok(None);
