@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use logmirror::format::wal::{Chain, WalHeader};
 use logmirror::http::Timeouts;
 use logmirror::limits::CONNECTIONS_MAX;
@@ -233,8 +233,9 @@ fn verification(bench: &Bench) {
         let end = start + BATCH;
         bench.runtime.block_on(async {
             let share = libsql.reserve(body.len() as u64).await.expect("memory");
+            let body = BytesMut::from(&body[..]);
             let begun = Instant::now();
-            let answer = libsql.push("long", Generation::FIRST, (start, end), (body.clone(), share)).await;
+            let answer = libsql.push("long", Generation::FIRST, (start, end), (body, share)).await;
             assert!(answer.is_ok_and(|answer| !answer.conflict && answer.max_frame_no == end - 1));
             begun.elapsed().as_secs_f64() * 1e6
         })

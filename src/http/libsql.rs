@@ -128,7 +128,7 @@ async fn take(app: &App, path: Parsed<Range>, request: Request) -> Result<Json<s
         }
     };
     let body = receive(app, body, length).await?;
-    let push = app.libsql.push(&name, Generation(generation), (start, end), (body.freeze(), share)).await?;
+    let push = app.libsql.push(&name, Generation(generation), (start, end), (body, share)).await?;
     let PushAnswer { conflict, generation, max_frame_no } = push;
     let status = if conflict { "conflict" } else { "ok" };
     Ok(Json(json!({"status": status, "generation": generation, "max_frame_no": max_frame_no})))

@@ -118,6 +118,24 @@ impl Append {
         self.error.is_none()
     }
 
+    /// Takes the whole stream, whose bytes `share` covers, and ends it. All of it is verified before any of it is stored;
+    /// after Ok it is durable.
+    ///
+    /// # Errors
+    /// Why it failed, with the durable end of the log.
+    pub(super) async fn take(mut self, chunks: Vec<Bytes>, share: Share) -> Ended {
+        let mut batch = Batch::default();
+        let scanned = chunks.into_iter().try_for_each(|chunk| self.batcher.push(chunk, &mut batch));
+        if let Err(error) = scanned.and_then(|()| self.batcher.finish()) {
+            return Err((error.into(), self.log.view().durable));
+        }
+        let (reply, ended) = oneshot::channel();
+        let (log, session) = (self.log.clone(), self.session);
+        let gone = || (Error::Unavailable("the service is shutting down".into()), self.log.view().durable);
+        self.queue.send(Message::Whole { log, session, batch, share, reply }).await.map_err(|_| gone())?;
+        ended.await.map_err(|_| gone())?
+    }
+
     /// Fails the append for a reason of the caller's; what came before is kept.
     pub fn fail(&mut self, mut error: Error) {
         if let Error::Corrupt { offset, .. } | Error::Truncated { offset, .. } = &mut error {

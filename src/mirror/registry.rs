@@ -11,16 +11,17 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
 use super::append::Append;
-use super::budget::Budget;
+use super::budget::{Budget, Share};
 use super::error::Error;
 use super::feed::Feed;
 use super::generation::remove_unbegun;
 use super::log::{Log, Meta, State};
 use super::shard::{Message, Shards};
-use crate::api::{CheckpointPolicy, CreateLog};
+use crate::api::{AppendOutcome, CheckpointPolicy, CreateLog};
 use crate::format::{LogFormat, database, name};
 use crate::limits::{
     CHECKPOINT_CONCURRENCY, COMMIT_BYTES_MAX, LIBSQL_PAGE_SIZE, MEMORY_MAX, WAL_SEGMENT_BYTES, WRITER_THREADS_MAX,
@@ -302,6 +303,20 @@ impl Registry {
     pub fn append(&self, log: &Arc<Log>, from: Option<Offset>) -> Result<Append, Error> {
         let queue = self.shards.queue(log).clone();
         Append::new(log.clone(), self.budget.clone(), queue, from, self.settings.commit_bytes_max)
+    }
+
+    /// Appends a stream that is here already, in chunks whose bytes `share` covers. All of it is verified before any of it
+    /// is stored; after Ok it is durable.
+    ///
+    /// # Errors
+    /// When the stream is not sound or does not go on where the log ends, or the log takes none.
+    pub async fn append_whole(
+        &self,
+        log: &Arc<Log>,
+        from: Option<Offset>,
+        (chunks, share): (Vec<Bytes>, Share),
+    ) -> Result<AppendOutcome, Error> {
+        self.append(log, from)?.take(chunks, share).await.map_err(|(error, _)| error)
     }
 
     /// Raw bytes from the commit that holds the start of `range` up to the one before its end, or to the durable end; with

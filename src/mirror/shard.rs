@@ -3,9 +3,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc as jobs};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
+use crossbeam_channel as jobs;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::budget::Share;
@@ -80,6 +81,14 @@ pub(super) enum Message {
         batch: Batch,
         share: Share,
     },
+    /// All of an append at once, and its end.
+    Whole {
+        log: Arc<Log>,
+        session: Arc<Session>,
+        batch: Batch,
+        share: Share,
+        reply: oneshot::Sender<Ended>,
+    },
     End {
         log: Arc<Log>,
         session: Arc<Session>,
@@ -118,8 +127,7 @@ enum Job {
 
 impl Shards {
     pub(super) fn start(threads: usize, settings: &Settings) -> std::io::Result<Shards> {
-        let (jobs, todo) = jobs::channel::<Job>();
-        let todo = Arc::new(Mutex::new(todo));
+        let (jobs, todo) = jobs::unbounded::<Job>();
         for n in 0..SYNC_THREADS {
             let todo = todo.clone();
             std::thread::Builder::new().name(format!("sync-{n}")).spawn(move || sync_loop(&todo))?;
@@ -165,18 +173,16 @@ impl Shards {
     }
 }
 
-fn sync_loop(todo: &Mutex<jobs::Receiver<Job>>) {
-    loop {
-        let job = todo.lock().unwrap_or_else(PoisonError::into_inner).recv();
+fn sync_loop(todo: &jobs::Receiver<Job>) {
+    for job in todo {
         match job {
-            Ok(Job::Sync { job, log, slot, queue }) => {
+            Job::Sync { job, log, slot, queue } => {
                 let synced = job.run();
                 if queue.blocking_send(Message::Synced { log, slot, synced }).is_err() {
                     return;
                 }
             }
-            Ok(Job::Index { log, segment }) => log.index_pages(&segment),
-            Err(_nobody_left) => return,
+            Job::Index { log, segment } => log.index_pages(&segment),
         }
     }
 }
@@ -265,15 +271,20 @@ impl Shard {
                     }
                 }
             }
+            Message::Whole { log, session, batch, share, reply } => match self.slot(&log) {
+                Ok(slot) => {
+                    slot.append(&session, &batch, share);
+                    slot.end(session, reply);
+                }
+                Err(error) => refuse(reply, error, &log),
+            },
             Message::End { log, session, error, reply } => {
                 if let Some(error) = error {
                     session.fail(error);
                 }
                 match self.slot(&log) {
                     Ok(slot) => slot.end(session, reply),
-                    Err(error) => {
-                        let _nobody_waits = reply.send(Err((error, log.view().durable)));
-                    }
+                    Err(error) => refuse(reply, error, &log),
                 }
             }
             Message::Close { log, next, reply } => {
@@ -348,6 +359,10 @@ impl Shard {
             slot.settled(synced.err());
         }
     }
+}
+
+fn refuse(reply: oneshot::Sender<Ended>, error: Error, log: &Log) {
+    let _nobody_waits = reply.send(Err((error, log.view().durable)));
 }
 
 /// Opens a log's writer, cutting what a crash left behind the durable end, and publishes where it stands.

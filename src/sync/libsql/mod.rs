@@ -10,17 +10,17 @@ mod stage;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::format::LogFormat;
 use crate::format::wal::{WalHeader, WalStart};
-use crate::limits::{LIBSQL_PAGE_SIZE, STAGED_WAIT};
+use crate::limits::{JUDGED_AT_ONCE, LIBSQL_PAGE_SIZE, STAGED_WAIT};
 use crate::mirror::{Error, Frames, Log, Registry, Share};
 use crate::offset::{Generation, Offset};
-use pushed::{Pushed, chained};
-use stage::{Stage, Stages};
+use pushed::{Pushed, chained, is_big_endian, whole_frames};
+use stage::{Extended, Stage, Stages};
 
 /// What a push is answered with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,9 +64,10 @@ enum Judged {
     Conflict,
     /// All of it is held, or staged, or cannot be used: the last frame that is there.
     Held(u64),
-    /// Transactions that are whole now, as bytes for our log; what follows them goes back on the stage.
+    /// Transactions that are whole now, as bytes for our log, with the memory they take; what follows them goes back on the
+    /// stage.
     Append {
-        stream: Bytes,
+        stream: (Vec<Bytes>, Share),
         from: Option<Offset>,
         rest: Option<Stage>,
     },
@@ -164,7 +165,7 @@ impl LibSql {
         log_name: &str,
         generation: Generation,
         frames: (u64, u64),
-        (body, share): (Bytes, Share),
+        (body, share): (BytesMut, Share),
     ) -> Result<PushAnswer, Error> {
         let log = self.log(log_name)?;
         let (start, end) = range(frames)?;
@@ -176,37 +177,33 @@ impl LibSql {
         }
         let stages = self.stages_of(&log);
         let mut stages = stages.lock_owned().await;
-        let (ours, max) = (log.clone(), self.commit_bytes_max);
-        let salts = pushed.salts();
-        // Elsewhere, though a usual batch takes but 0.1 ms: one frame of another history may cost a reading of all of ours.
-        let judging = move || {
-            let judged = judge(&ours, &mut stages, (&pushed, share), max);
+        let (ours, max, salts) = (log.clone(), self.commit_bytes_max, pushed.salts);
+        let (mut stages, judged) = if is_usual(&log, &stages, &pushed) {
+            let judged = judge(&log, &mut stages, (pushed, share), max);
             (stages, judged)
+        } else {
+            let judging = move || {
+                let judged = judge(&ours, &mut stages, (pushed, share), max);
+                (stages, judged)
+            };
+            let judged = tokio::task::spawn_blocking(judging).await;
+            judged.map_err(|_| Error::Unavailable("the push was interrupted".into()))?
         };
-        let judged = tokio::task::spawn_blocking(judging).await;
-        let (mut stages, judged) = judged.map_err(|_| Error::Unavailable("the push was interrupted".into()))?;
-        let last = |log: &Log| log.view().durable.0.saturating_sub(1);
+        let conflict = |why: &str| {
+            log::info!("{log_name}: frames {start} to {} conflict: {why}", end.0 - 1);
+            Ok(answer(true, log.view().durable.0.saturating_sub(1)))
+        };
         let (stream, from, rest) = match judged? {
-            Judged::Conflict => {
-                log::info!("{log_name}: frames {start} to {} of another history: conflict", end.0 - 1);
-                return Ok(answer(true, last(&log)));
-            }
+            Judged::Conflict => return conflict("they are of another history"),
             Judged::Held(max_frame_no) => return Ok(answer(false, max_frame_no)),
             Judged::Append { stream, from, rest } => (stream, from, rest),
         };
-        let appended = match self.registry.append(&log, from) {
-            Ok(mut append) => {
-                append.push(stream).await;
-                append.finish().await.map(drop).map_err(|(error, _)| error)
-            }
-            Err(error) => Err(error),
-        };
-        match appended {
-            Ok(()) => {}
-            // Somebody else was first.
-            Err(Error::Fork { .. } | Error::Gap { .. } | Error::Ended { .. }) => {
+        match self.registry.append_whole(&log, from, stream).await {
+            Ok(_) => {}
+            // Wrong checksums, or somebody else was first.
+            Err(error @ (Error::Corrupt { .. } | Error::Fork { .. } | Error::Gap { .. } | Error::Ended { .. })) => {
                 stages.forget(salts);
-                return Ok(answer(true, last(&log)));
+                return conflict(&error.to_string());
             }
             Err(error) => return Err(error),
         }
@@ -247,16 +244,28 @@ fn range((start, end): (u64, u64)) -> Result<(Offset, Offset), Error> {
     Ok((Offset(start), Offset(end)))
 }
 
-/// Compares a push with the log, and with what the same sender has staged. Blocks for small reads.
+/// Whether a push can be judged without a read: it goes on from the end of our log or from what its sender has staged, and
+/// is short. Nothing else is judged on an async thread, since one stray frame of another history could make it read all of
+/// ours.
+fn is_usual(log: &Log, stages: &Stages, pushed: &Pushed) -> bool {
+    let durable = log.view().durable;
+    let staged = |stage: &Stage| stage.base() == durable && pushed.start > durable && pushed.start <= stage.end();
+    pushed.body.len() <= JUDGED_AT_ONCE
+        && (pushed.start == durable && pushed.sum_like(log, log.wal_end()).is_some()
+            || stages.of(pushed.salts).is_some_and(staged))
+}
+
+/// Compares a push with the log, and with what the same sender has staged. Checksums of what is to be appended may be left
+/// for the append to check. Blocks for reads, unless the push [is usual](is_usual).
 fn judge(
     log: &Arc<Log>,
     stages: &mut Stages,
-    (pushed, share): (&Pushed, Share),
+    (pushed, share): (Pushed, Share),
     commit_bytes_max: u64,
 ) -> Result<Judged, Error> {
-    let (durable, salts) = (log.view().durable, pushed.salts());
+    let (durable, salts) = (log.view().durable, pushed.salts);
     // A stage begun at another end of the log can never be appended.
-    let stage = stages.take(salts).filter(|stage| stage.base() == durable && stage.holds(pushed));
+    let stage = stages.take(salts).filter(|stage| stage.base() == durable && stage.holds(&pushed));
     let held = stage.as_ref().map_or(durable, Stage::end);
     if pushed.start > held {
         let last = held.0 - 1;
@@ -265,18 +274,30 @@ fn judge(
         }
         return Ok(Judged::Held(last));
     }
-    let known = pushed.start..pushed.end.min(durable);
-    if !pushed.follows(log, stage.as_ref(), &mut stages.other_order)? || !pushed.equals(log, &known)? {
+    let before = match stage.as_ref().filter(|stage| pushed.start > stage.base()) {
+        Some(stage) => Some(stage.sum_before(pushed.start)),
+        None => pushed.sum_before(log, &mut stages.other_order)?,
+    };
+    let Some(before) = before else {
+        return Ok(Judged::Conflict);
+    };
+    let ours = log.wal_end();
+    let same_order = before.big_endian == is_big_endian(ours);
+    // Sums of our order prove theirs as well, and those of whole transactions are checked by the append.
+    let unproven = if same_order && pushed.start == held { whole_frames(&pushed.body) } else { 0 };
+    if !pushed.follows(before, unproven) || !pushed.equals(log, &(pushed.start..pushed.end.min(durable)))? {
         return Ok(Judged::Conflict);
     }
-    if pushed.end <= held {
+    let end = pushed.end;
+    if end <= held {
         if let Some(stage) = stage {
             stages.put(salts, stage);
         }
-        return Ok(Judged::Held(pushed.end.0 - 1));
+        return Ok(Judged::Held(end.0 - 1));
     }
-    let stage = stage.unwrap_or_else(|| Stage::new(durable));
-    let (whole, rest) = stage.extended(pushed, share);
+    let known = durable.0.saturating_sub(pushed.start.0) as usize;
+    let stage = stage.unwrap_or_else(|| Stage::new(durable, before.told_by(&pushed.body, known)));
+    let Extended { whole, origin, share, rest } = stage.extended(pushed, share);
     if rest.bytes() > commit_bytes_max {
         return Err(Error::TooLarge(format!(
             "a transaction of more than {commit_bytes_max} bytes (--commit-bytes-max)"
@@ -284,17 +305,14 @@ fn judge(
     }
     if whole.is_empty() {
         stages.put(salts, rest);
-        return Ok(Judged::Held(pushed.end.0 - 1));
+        return Ok(Judged::Held(end.0 - 1));
     }
-    let (start, from, head) = match log.wal_end() {
-        Some(start) => (start, Some(durable), None),
-        None => {
-            let start = WalStart::first(new_header());
-            (start, None, Some(start.header))
-        }
-    };
-    let stream = chained(start, head, &whole, pushed.sums(start.header.big_endian));
-    Ok(Judged::Append { stream, from, rest: Some(rest).filter(|rest| rest.bytes() > 0) })
+    let (start, from) = ours.map_or_else(|| (WalStart::first(new_header()), None), |ours| (ours, Some(durable)));
+    let mut stream = chained(start, same_order.then_some(origin.chain), whole);
+    if from.is_none() {
+        stream.insert(0, Bytes::copy_from_slice(&start.header.encode()));
+    }
+    Ok(Judged::Append { stream: (stream, share), from, rest: Some(rest).filter(|rest| rest.bytes() > 0) })
 }
 
 /// A header of our own, with salts by chance.

@@ -2,19 +2,42 @@
 
 use std::ops::Range;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
-use super::stage::Stage;
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, WalHeader, WalStart};
 use crate::limits::{LIBSQL_PAGE_SIZE, SEQUENCES_TRIED};
 use crate::mirror::{Error, Log};
 use crate::offset::Offset;
 
 /// Bytes of a frame.
-const FRAME_LEN: usize = FRAME_HEADER_LEN + LIBSQL_PAGE_SIZE as usize;
+pub(super) const FRAME_LEN: usize = FRAME_HEADER_LEN + LIBSQL_PAGE_SIZE as usize;
 
 /// Bytes of a frame that its checksum sums up.
 const SUMMED_LEN: u64 = 8 + LIBSQL_PAGE_SIZE as u64;
+
+/// A sender's checksum at some frame, and the order of the words that it sums up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sum {
+    pub(super) chain: Chain,
+    pub(super) big_endian: bool,
+}
+
+impl Sum {
+    /// Whether the checksums of frames behind it are right.
+    fn proves(self, frames: &[u8]) -> bool {
+        let mut chain = self.chain;
+        frames.chunks(FRAME_LEN).all(|frame| {
+            chain = summed(chain, frame, self.big_endian);
+            chain == header_of(frame).chain
+        })
+    }
+
+    /// The sum after so many of these frames, as the last of them says.
+    pub(super) fn told_by(self, frames: &[u8], count: usize) -> Sum {
+        let last = count.checked_sub(1).and_then(|last| frames.get(last * FRAME_LEN..));
+        Sum { chain: last.map_or(self.chain, |last| header_of(last).chain), ..self }
+    }
+}
 
 /// Frames as a replica sent them: whole, and all with the same salts. Their checksums are not checked yet.
 #[derive(Debug)]
@@ -23,14 +46,18 @@ pub(super) struct Pushed {
     pub(super) start: Offset,
     /// The number after the last.
     pub(super) end: Offset,
-    body: Bytes,
-    first: FrameHeader,
-    last: FrameHeader,
-    big_endian: std::cell::Cell<bool>,
+    /// What tells the sender's log from others.
+    pub(super) salts: [u32; 2],
+    pub(super) body: BytesMut,
 }
 
 fn header_of(frame: &[u8]) -> FrameHeader {
     FrameHeader::decode(frame.first_chunk().unwrap_or(&[0; FRAME_HEADER_LEN]))
+}
+
+/// How many of these frames there are up to the last that ends a transaction.
+pub(super) fn whole_frames(frames: &[u8]) -> usize {
+    frames.chunks(FRAME_LEN).rposition(|frame| header_of(frame).size > 0).map_or(0, |last| last + 1)
 }
 
 impl Pushed {
@@ -38,7 +65,7 @@ impl Pushed {
     ///
     /// # Errors
     /// When the body has not that many frames, their salts differ, or a page number is 0.
-    pub(super) fn parse(start: Offset, end: Offset, body: Bytes) -> Result<Pushed, Error> {
+    pub(super) fn parse(start: Offset, end: Offset, body: BytesMut) -> Result<Pushed, Error> {
         let wanted = (end.0 - start.0).checked_mul(FRAME_LEN as u64);
         if wanted != Some(body.len() as u64) {
             return Err(Error::Invalid(format!(
@@ -47,95 +74,34 @@ impl Pushed {
                 end.0 - start.0,
             )));
         }
-        let mut headers = body.chunks(FRAME_LEN).map(header_of);
-        let first = headers.next().ok_or_else(|| Error::Invalid("a push without frames".into()))?;
-        let mut last = first;
-        for (at, header) in std::iter::once(first).chain(headers).enumerate() {
+        let salts = header_of(&body).salts;
+        for (at, header) in body.chunks(FRAME_LEN).map(header_of).enumerate() {
             let number = start.0 + at as u64;
             if header.page == 0 {
                 return Err(Error::Invalid(format!("frame {number} is for page 0, and pages are numbered from 1")));
             }
-            if header.salts != first.salts {
+            if header.salts != salts {
                 return Err(Error::Invalid(format!("frame {number} has other salts than frame {start} of this push")));
             }
-            last = header;
         }
-        Ok(Pushed { start, end, body, first, last, big_endian: false.into() })
+        Ok(Pushed { start, end, salts, body })
     }
 
-    /// What tells the sender's log from others.
-    pub(super) fn salts(&self) -> [u32; 2] {
-        self.first.salts
+    /// Whether the checksums of the frames from the `from`th on are right, and go on from `before` the first or from what
+    /// the frame before them says.
+    pub(super) fn follows(&self, before: Sum, from: usize) -> bool {
+        unchecked() || before.told_by(&self.body, from).proves(&self.body[from * FRAME_LEN..])
     }
 
-    /// Whether the checksums of a push that [`follows`](Self::follows) are sums of words in this order.
-    pub(super) fn sums(&self, big_endian: bool) -> bool {
-        !unchecked() && self.big_endian.get() == big_endian
-    }
-
-    /// The sender's checksum after the last frame.
-    pub(super) fn last_chain(&self) -> (Chain, bool) {
-        (self.last.chain, self.big_endian.get())
-    }
-
-    /// Each frame, header and page.
-    pub(super) fn frames(&self) -> impl Iterator<Item = Bytes> {
-        (0..self.body.len() / FRAME_LEN).map(|at| self.body.slice(at * FRAME_LEN..(at + 1) * FRAME_LEN))
-    }
-
-    /// Whether the sender's checksums prove that its frames are undamaged and that what it holds before them is what we
-    /// hold, staged frames included.
+    /// The sender's checksum before its first frame, if its history is ours. Blocks where [`sum_like`](Self::sum_like) does
+    /// not know it, or our log does not end there.
     ///
     /// The log's header is not sent, but its salts are in the frames; how many checkpoints the sender's database has had
     /// is guessed. Its checksum before the push follows from ours there, since both sum up the same frames.
-    pub(super) fn follows(
-        &self,
-        log: &Log,
-        stage: Option<&Stage>,
-        other_order: &mut OtherOrder,
-    ) -> Result<bool, Error> {
+    pub(super) fn sum_before(&self, log: &Log, other_order: &mut OtherOrder) -> Result<Option<Sum>, Error> {
         if unchecked() {
-            return Ok(true);
+            return Ok(Some(Sum { chain: Chain::default(), big_endian: true }));
         }
-        let staged = stage.filter(|stage| stage.end() == self.start).and_then(Stage::chain);
-        let before = match staged {
-            Some(known) => Some(known),
-            // Where a push starts within what is staged it is the same frames again; their checksums are in them.
-            None if stage.is_some_and(|stage| self.start > stage.base()) => return Ok(self.goes_on_within(stage)),
-            None => self.chain_before(log, other_order)?,
-        };
-        let Some((mut chain, big_endian)) = before else {
-            return Ok(false);
-        };
-        self.big_endian.set(big_endian);
-        for frame in self.body.chunks(FRAME_LEN) {
-            chain = summed(chain, frame, big_endian);
-            if chain != header_of(frame).chain {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// The rest of a push that starts within the stage: its frames there were compared already.
-    fn goes_on_within(&self, stage: Option<&Stage>) -> bool {
-        let Some((stage, (mut chain, big_endian))) = stage.and_then(|stage| Some((stage, stage.chain()?))) else {
-            return false;
-        };
-        self.big_endian.set(big_endian);
-        let held = (stage.end().0 - self.start.0) as usize;
-        self.body.chunks(FRAME_LEN).skip(held).all(|frame| {
-            chain = summed(chain, frame, big_endian);
-            chain == header_of(frame).chain
-        })
-    }
-
-    /// The sender's checksum before its first frame, if its history is ours.
-    fn chain_before(&self, log: &Log, other_order: &mut OtherOrder) -> Result<Option<(Chain, bool)>, Error> {
-        let Some(first) = self.body.get(..FRAME_LEN) else {
-            return Ok(None);
-        };
-        let fits = |chain: Chain, big_endian| summed(chain, first, big_endian) == self.first.chain;
         let before = self.start.0 - 1;
         let ours = match before {
             0 => None,
@@ -144,45 +110,62 @@ impl Pushed {
                 ours => ours,
             },
         };
-        let header = |sequence, big_endian| {
-            let (page_size, salts) = (LIBSQL_PAGE_SIZE, self.first.salts);
-            WalHeader { big_endian, page_size, sequence, salts }
+        if let Some(sum) = self.sum_like(log, ours) {
+            return Ok(Some(sum));
+        }
+        // Sums of words in the other order have nothing to do with ours.
+        let big_endian = !is_big_endian(ours);
+        if !self.second_follows_first(big_endian) {
+            return Ok(None);
+        }
+        let origin = match ours {
+            Some(_) => Some(other_order.after(log, before, big_endian)?),
+            None => None,
         };
+        Ok(self.sum_fitting(log, big_endian, |header| match origin {
+            Some(origin) => origin.plus(header.seed().carried(before * SUMMED_LEN)),
+            None => header.seed(),
+        }))
+    }
+
+    /// The sender's checksum before its first frame as told from ours there, `ours`; `None` when they have nothing to do
+    /// with each other, or sum up words of different orders.
+    pub(super) fn sum_like(&self, log: &Log, ours: Option<WalStart>) -> Option<Sum> {
+        let big_endian = is_big_endian(ours);
+        self.second_follows_first(big_endian).then_some(())?;
+        let before = self.start.0 - 1;
+        self.sum_fitting(log, big_endian, |header| {
+            ours.map_or_else(|| header.seed(), |ours| header.chain_like(before, ours))
+        })
+    }
+
+    /// The sum of the header that the first frame fits, as `sum_of` has it before that frame.
+    fn sum_fitting(&self, log: &Log, big_endian: bool, sum_of: impl Fn(&WalHeader) -> Chain) -> Option<Sum> {
+        let first = self.body.get(..FRAME_LEN)?;
         // Replicas made by logmirror count their generations there.
         let own = log.generation().0.saturating_sub(1) as u32;
-        for big_endian in [false, true] {
-            if !self.second_follows_first(big_endian) {
-                continue;
-            }
-            // Sums of words in the other order have nothing to do with ours.
-            let theirs = match ours {
-                Some(ours) if ours.header.big_endian != big_endian => Some(other_order.after(log, before, big_endian)?),
-                _ => None,
-            };
-            for sequence in (0..SEQUENCES_TRIED).chain(Some(own)) {
-                let header = header(sequence, big_endian);
-                let chain = match (ours, theirs) {
-                    (None, _) => header.seed(),
-                    (Some(ours), None) => header.chain_like(before, ours),
-                    (Some(_), Some(origin)) => origin.plus(header.seed().carried(before * SUMMED_LEN)),
-                };
-                if fits(chain, big_endian) {
-                    return Ok(Some((chain, big_endian)));
-                }
-            }
-        }
-        Ok(None)
+        let mut sums = (0..SEQUENCES_TRIED).chain(Some(own)).map(|sequence| {
+            sum_of(&WalHeader { big_endian, page_size: LIBSQL_PAGE_SIZE, sequence, salts: self.salts })
+        });
+        let chain = sums.find(|chain| summed(*chain, first, big_endian) == header_of(first).chain)?;
+        Some(Sum { chain, big_endian })
     }
 
     /// Whether the checksums within the push are sums of words in this order, as far as its second frame tells. It spares
     /// most senders of other histories a reading of ours.
     fn second_follows_first(&self, big_endian: bool) -> bool {
         let second = self.body.get(FRAME_LEN..2 * FRAME_LEN);
-        second.is_none_or(|second| summed(self.first.chain, second, big_endian) == header_of(second).chain)
+        second.is_none_or(|second| {
+            let first = header_of(&self.body).chain;
+            summed(first, second, big_endian) == header_of(second).chain
+        })
     }
 
     /// Whether the frames of `range`, which must be part of the push, are those of the log. Blocks.
     pub(super) fn equals(&self, log: &Log, range: &Range<Offset>) -> Result<bool, Error> {
+        if range.is_empty() {
+            return Ok(true);
+        }
         let start = (range.start.0 - self.start.0) as usize * FRAME_LEN;
         let wanted = range.end.0.saturating_sub(range.start.0) as usize * FRAME_LEN;
         let (mut at, mut same) = (start, true);
@@ -207,6 +190,11 @@ impl Pushed {
         // A frame that was not there to compare is no equal one.
         Ok(same && at == start + wanted)
     }
+}
+
+/// The order of words that a log sums up which goes on so; ours are little-endian when they are new.
+pub(super) fn is_big_endian(ours: Option<WalStart>) -> bool {
+    ours.is_some_and(|ours| ours.header.big_endian)
 }
 
 /// Whether senders' checksums are not looked at, to show in a test what they are for.
@@ -252,35 +240,26 @@ impl OtherOrder {
     }
 }
 
-/// Frames as our log takes them: with its salts and its checksums from `start` on, behind `head` if it has none yet.
+/// Frames as our log takes them: with its salts, and its checksums from `start` on.
 ///
-/// `verified` says that the frames' own checksums were found right, and are sums of words in our order. Ours then follow
-/// from them but for the first, without another look at the pages; whoever stores them sums them up all the same.
-pub(super) fn chained(start: WalStart, head: Option<WalHeader>, frames: &[Bytes], verified: bool) -> Bytes {
-    let bytes: usize = frames.iter().map(Bytes::len).sum();
-    let mut stream = BytesMut::with_capacity(crate::format::wal::HEADER_LEN + bytes);
-    if let Some(header) = head {
-        stream.put_slice(&header.encode());
-    }
-    let (mut chain, mut apart) = (start.chain, None::<Chain>);
-    for frame in frames {
-        let theirs = header_of(frame);
-        let content = frame.get(FRAME_HEADER_LEN..).unwrap_or(&[]);
-        let head = match apart.map(|apart| apart.carried(SUMMED_LEN)) {
-            Some(carried) => {
-                chain = theirs.chain.plus(carried);
-                apart = Some(carried);
-                FrameHeader { salts: start.header.salts, chain, ..theirs }.encode()
-            }
-            None => {
-                let (head, after) = start.header.frame(chain, theirs.page, theirs.size, content);
-                chain = after;
-                apart = verified.then(|| chain.minus(theirs.chain));
-                head
-            }
-        };
-        stream.put_slice(&head);
-        stream.put_slice(content);
-    }
-    stream.freeze()
+/// `theirs` is the sender's checksum before the first, if it sums up words of our order. Ours then follow from those in the
+/// frames without a look at the pages, and are right exactly if theirs are.
+pub(super) fn chained(start: WalStart, theirs: Option<Chain>, pieces: Vec<BytesMut>) -> Vec<Bytes> {
+    let (mut chain, mut apart) = (start.chain, theirs.map(|theirs| start.chain.minus(theirs)));
+    let ours = pieces.into_iter().map(|mut piece| {
+        for frame in piece.chunks_mut(FRAME_LEN) {
+            let head = header_of(frame);
+            chain = match &mut apart {
+                Some(apart) => {
+                    *apart = apart.carried(SUMMED_LEN);
+                    head.chain.plus(*apart)
+                }
+                None => summed(chain, frame, start.header.big_endian),
+            };
+            let head = FrameHeader { salts: start.header.salts, chain, ..head }.encode();
+            frame.iter_mut().zip(head).for_each(|(byte, ours)| *byte = ours);
+        }
+        piece.freeze()
+    });
+    ours.collect()
 }

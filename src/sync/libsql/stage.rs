@@ -3,10 +3,9 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 
-use super::pushed::{OtherOrder, Pushed};
-use crate::format::wal::Chain;
+use super::pushed::{FRAME_LEN, OtherOrder, Pushed, Sum, whole_frames};
 use crate::limits::{STAGE_IDLE, STAGED_BYTES_MAX, STAGED_SENDERS_MAX};
 use crate::mirror::Share;
 use crate::offset::Offset;
@@ -16,19 +15,31 @@ use crate::offset::Offset;
 pub(super) struct Stage {
     /// The end of the log when it began.
     base: Offset,
-    /// Its frames, header and page each.
-    frames: Vec<Bytes>,
-    bytes: u64,
-    /// The sender's checksum after the last of them, and the order of the words it sums up.
-    chain: Option<(Chain, bool)>,
+    /// The sender's checksum there.
+    origin: Sum,
+    /// Its frames, header and page each, with checksums that are right.
+    frames: BytesMut,
     /// The memory they take.
     share: Share,
     used: Instant,
 }
 
+/// What became of a stage with more frames.
+pub(super) struct Extended {
+    /// The transactions that are whole now, one piece after the other.
+    pub(super) whole: Vec<BytesMut>,
+    /// The sender's checksum before them.
+    pub(super) origin: Sum,
+    /// The memory that they take.
+    pub(super) share: Share,
+    /// What is left.
+    pub(super) rest: Stage,
+}
+
 impl Stage {
-    pub(super) fn new(base: Offset) -> Stage {
-        Stage { base, frames: Vec::new(), bytes: 0, chain: None, share: Share::default(), used: Instant::now() }
+    /// Without a frame yet.
+    pub(super) fn new(base: Offset, origin: Sum) -> Stage {
+        Stage { base, origin, frames: BytesMut::new(), share: Share::default(), used: Instant::now() }
     }
 
     pub(super) fn base(&self) -> Offset {
@@ -37,49 +48,49 @@ impl Stage {
 
     /// The number after its last frame.
     pub(super) fn end(&self) -> Offset {
-        Offset(self.base.0 + self.frames.len() as u64)
+        Offset(self.base.0 + (self.frames.len() / FRAME_LEN) as u64)
     }
 
     /// The bytes of its frames.
     pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+        self.frames.len() as u64
     }
 
-    /// The sender's checksum after its last frame.
-    pub(super) fn chain(&self) -> Option<(Chain, bool)> {
-        self.chain
+    /// The sender's checksum before the frame `number`, which must be one of its own or the next.
+    pub(super) fn sum_before(&self, number: Offset) -> Sum {
+        self.origin.told_by(&self.frames, number.0.saturating_sub(self.base.0) as usize)
     }
 
     /// Whether what is pushed once more of it is the same. Where it is not, the sender has begun anew.
     pub(super) fn holds(&self, pushed: &Pushed) -> bool {
-        let skip = pushed.start.0.saturating_sub(self.base.0) as usize;
-        let again = pushed.frames().skip(self.base.0.saturating_sub(pushed.start.0) as usize);
+        let from = |frames: u64| frames as usize * FRAME_LEN;
+        let ours = self.frames.get(from(pushed.start.0.saturating_sub(self.base.0))..).unwrap_or(&[]);
+        let theirs = pushed.body.get(from(self.base.0.saturating_sub(pushed.start.0))..).unwrap_or(&[]);
         // The sender's own frames are equal in all their bytes.
-        self.frames.iter().skip(skip).zip(again).all(|(ours, theirs)| *ours == theirs)
+        let both = ours.len().min(theirs.len());
+        ours[..both] == theirs[..both]
     }
 
-    /// Adds the frames of a push behind its end, which `share` covers. Returns the transactions that are whole with them,
-    /// and what is left. Costs what is added, however much was there.
-    pub(super) fn extended(mut self, pushed: &Pushed, share: Share) -> (Vec<Bytes>, Stage) {
+    /// Adds the frames of a push behind its end, which `share` covers. Costs what is added, however much was there.
+    pub(super) fn extended(mut self, pushed: Pushed, share: Share) -> Extended {
+        let mut added = pushed.body;
+        let held = self.end().0.saturating_sub(pushed.start.0) as usize;
+        drop(added.split_to(added.len().min(held * FRAME_LEN)));
         self.share.merge(share);
         self.used = Instant::now();
-        let before = self.frames.len();
-        let held = self.end().0.saturating_sub(pushed.start.0) as usize;
-        self.frames.extend(pushed.frames().skip(held));
-        self.chain = Some(pushed.last_chain());
+        let (origin, mut whole) = (self.origin, Vec::new());
         // What was there before ended no transaction.
-        let last = self.frames[before..].iter().rposition(|frame| frame[4..8] != [0; 4]);
-        let mut whole = Vec::new();
-        if let Some(last) = last {
-            whole = std::mem::take(&mut self.frames);
-            // The body that these are of may be long, and they are kept for longer.
-            let rest = whole.split_off(before + last + 1);
-            self.frames = rest.iter().map(|frame| Bytes::copy_from_slice(frame)).collect();
-            self.base.0 += whole.len() as u64;
+        let count = whole_frames(&added);
+        if count > 0 {
+            let front = added.split_to(count * FRAME_LEN);
+            self.origin = origin.told_by(&front, count);
+            self.base.0 = self.end().0 + count as u64;
+            whole.extend([std::mem::take(&mut self.frames), front].into_iter().filter(|piece| !piece.is_empty()));
         }
-        self.bytes = self.frames.iter().map(|frame| frame.len() as u64).sum();
-        drop(self.share.split(self.bytes));
-        (whole, self)
+        // The body that these are of may be long, and they are kept for longer.
+        self.frames.extend_from_slice(&added);
+        let share = self.share.split(self.bytes());
+        Extended { whole, origin, share, rest: self }
     }
 }
 
@@ -93,6 +104,11 @@ pub(super) struct Stages {
 }
 
 impl Stages {
+    /// The stage of the sender with these salts.
+    pub(super) fn of(&self, salts: [u32; 2]) -> Option<&Stage> {
+        self.staged.iter().find(|(known, _)| *known == salts).map(|(_, stage)| stage)
+    }
+
     /// Takes out the stage of the sender with these salts.
     pub(super) fn take(&mut self, salts: [u32; 2]) -> Option<Stage> {
         let at = self.staged.iter().position(|(known, _)| *known == salts)?;
@@ -103,9 +119,9 @@ impl Stages {
     pub(super) fn put(&mut self, salts: [u32; 2], stage: Stage) {
         self.forget(salts);
         self.staged.push((salts, stage));
-        let mut bytes: u64 = self.staged.iter().map(|(_, stage)| stage.bytes).sum();
+        let mut bytes: u64 = self.staged.iter().map(|(_, stage)| stage.bytes()).sum();
         while self.staged.len() > STAGED_SENDERS_MAX || bytes > STAGED_BYTES_MAX && self.staged.len() > 1 {
-            bytes -= self.staged.remove(0).1.bytes;
+            bytes -= self.staged.remove(0).1.bytes();
         }
     }
 
