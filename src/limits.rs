@@ -164,6 +164,8 @@ pub const STAGE_IDLE: Duration = Duration::from_secs(60);
 
 /// Largest body of a push of frames. Clients send 128 frames at once, 515 KiB, unless told otherwise.
 pub const PUSH_BYTES_MAX: u64 = 16 << 20;
+/// A writer thread that heard of one log only for so long syncs it by itself.
+pub const ALONE: Duration = Duration::from_millis(20);
 /// Longest push that is judged where it came in, in 0.1 ms or so.
 pub const JUDGED_AT_ONCE: usize = 1 << 20;
 /// Segments that a fold has open at once: it jumps between them, and a process has few files to spare.

@@ -222,11 +222,10 @@ fn a_log_whose_directory_is_removed_under_the_service_is_poisoned() {
     assert!(open.text().contains("the file was removed while it was being written"), "{}", open.text());
     is_poisoned(&service.append("idle", "", &commits(3, 1, 50, 0)), "cannot open the log");
     assert_eq!(service.get("/health").text().lines().count(), 2);
-    // A read finds no file. The stream is broken off and does not look like one that ended.
-    let mut reader = service.connect();
-    reader.send(request("GET", "/logs/victim/commits", "").as_bytes());
-    assert_eq!(reader.head().status, 200);
-    assert!(reader.next_chunk().is_err());
+    for path in ["commits", "segments/0"] {
+        let answer = service.get(&format!("/logs/victim/{path}"));
+        assert_eq!(answer.refusal(), (503, "unavailable".to_owned()), "{path}: {}", answer.text());
+    }
     other_goes_on(&service);
 }
 

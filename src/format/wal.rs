@@ -79,20 +79,7 @@ impl Chain {
     /// One step of eight takes (s0, s1) to (s0 + s1, s0 + 2 s1), and many steps are a power of that.
     #[must_use]
     pub fn carried(self, bytes: u64) -> Chain {
-        let times = |[a, b, c, d]: [u32; 4], [e, f, g, h]: [u32; 4]| {
-            let dot = |x: u32, y: u32, z: u32, w: u32| x.wrapping_mul(y).wrapping_add(z.wrapping_mul(w));
-            [dot(a, e, b, g), dot(a, f, b, h), dot(c, e, d, g), dot(c, f, d, h)]
-        };
-        let (mut steps, mut power, mut all) = (bytes / 8, [1, 1, 1, 2], [1, 0, 0, 1]);
-        while steps > 0 {
-            if steps & 1 == 1 {
-                all = times(all, power);
-            }
-            power = times(power, power);
-            steps >>= 1;
-        }
-        let [s0, _, s1, _] = times(all, [self.s0, 0, self.s1, 0]);
-        Chain { s0, s1 }
+        Carry::over(bytes).of(self)
     }
 
     /// The sum of two, word by word.
@@ -116,11 +103,72 @@ impl Chain {
 
     #[inline]
     fn sum(self, bytes: &[u8], word: impl Fn([u8; 4]) -> u32) -> Chain {
-        let Chain { mut s0, mut s1 } = self;
-        for &[a, b, c, d, e, f, g, h] in bytes.as_chunks().0 {
-            s0 = s0.wrapping_add(word([a, b, c, d])).wrapping_add(s1);
-            s1 = s1.wrapping_add(word([e, f, g, h])).wrapping_add(s0);
+        let lane = bytes.len() / LANES / 8 * 8;
+        let (lanes, rest) = bytes.split_at(if lane < LANE_MIN { 0 } else { lane * LANES });
+        let mut sum = self;
+        if let Some([a, b, c, d]) = quarters(lanes) {
+            let mut sums = [self, Chain::default(), Chain::default(), Chain::default()];
+            for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
+                for (sum, bytes) in sums.iter_mut().zip([a, b, c, d]) {
+                    sum.step(*bytes, &word);
+                }
+            }
+            let carry = Carry::over(lane as u64);
+            sum = sums.into_iter().reduce(|before, sum| carry.of(before).plus(sum)).unwrap_or(self);
         }
+        for bytes in rest.as_chunks().0 {
+            sum.step(*bytes, &word);
+        }
+        sum
+    }
+
+    #[inline(always)]
+    fn step(&mut self, [a, b, c, d, e, f, g, h]: [u8; 8], word: &impl Fn([u8; 4]) -> u32) {
+        self.s0 = self.s0.wrapping_add(word([a, b, c, d])).wrapping_add(self.s1);
+        self.s1 = self.s1.wrapping_add(word([e, f, g, h])).wrapping_add(self.s0);
+    }
+}
+
+/// Each step of a sum waits for the one before, so long bytes are summed up in as many lanes at once, which are put
+/// together by what [`Chain::carried`] says.
+const LANES: usize = 4;
+/// Shorter lanes are not worth it.
+const LANE_MIN: usize = 128;
+
+type Eights<'a> = &'a [[u8; 8]];
+
+/// The four equal parts of these bytes, if there are any.
+fn quarters(bytes: &[u8]) -> Option<[Eights<'_>; LANES]> {
+    let eights = bytes.as_chunks().0;
+    let (front, back) = eights.split_at(eights.len() / 2);
+    let ((a, b), (c, d)) = (front.split_at(front.len() / 2), back.split_at(back.len() / 2));
+    (!a.is_empty()).then_some([a, b, c, d])
+}
+
+/// What zeros make of a checksum: a power of the matrix of one step.
+struct Carry([u32; 4]);
+
+impl Carry {
+    fn over(bytes: u64) -> Carry {
+        let (mut steps, mut power, mut all) = (bytes / 8, Carry([1, 1, 1, 2]), Carry([1, 0, 0, 1]));
+        while steps > 0 {
+            if steps & 1 == 1 {
+                all = all.times(&power);
+            }
+            power = power.times(&power);
+            steps >>= 1;
+        }
+        all
+    }
+
+    fn times(&self, &Carry([e, f, g, h]): &Carry) -> Carry {
+        let [a, b, c, d] = self.0;
+        let dot = |x: u32, y: u32, z: u32, w: u32| x.wrapping_mul(y).wrapping_add(z.wrapping_mul(w));
+        Carry([dot(a, e, b, g), dot(a, f, b, h), dot(c, e, d, g), dot(c, f, d, h)])
+    }
+
+    fn of(&self, sum: Chain) -> Chain {
+        let Carry([s0, _, s1, _]) = self.times(&Carry([sum.s0, 0, sum.s1, 0]));
         Chain { s0, s1 }
     }
 }

@@ -12,7 +12,7 @@ use axum::http::header::{
     HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE,
 };
 use axum::response::{IntoResponse, Response};
-use futures::stream;
+use futures::{StreamExt, stream};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
@@ -96,7 +96,9 @@ pub(super) async fn read(State(app): State<Arc<App>>, name: Parsed<String>, uri:
     let from = from.unwrap_or(log.first());
     let feed = app.registry.feed(&log, (from, to), follow).await?;
     let framing = framing_at(&log, from).await?;
-    let mut response = ([(CONTENT_TYPE, "application/octet-stream")], body(log.clone(), feed)).into_response();
+    let there = from < log.view().durable && to.is_none_or(|to| from < to);
+    let body = body(log, feed, there).await?;
+    let mut response = ([(CONTENT_TYPE, "application/octet-stream")], body).into_response();
     response.headers_mut().insert(HeaderName::from_static(FRAMING_FIELD), reply::header(&framing.to_string())?);
     Ok(response)
 }
@@ -141,7 +143,7 @@ pub(super) async fn segment(
         Wanted::Nothing => return Ok(reply::no_such_range(segment.bytes)),
     };
     let feed = app.registry.segment(&log, start, range.clone())?;
-    let mut response = body(log, feed).into_response();
+    let mut response = body(log, feed, !range.is_empty()).await?.into_response();
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     fields.insert(CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
@@ -191,17 +193,16 @@ pub(super) async fn in_generation(app: &App, name: String, wanted: Option<Genera
     blocking(move || registry.generation(&name, wanted)).await
 }
 
-fn body(log: Arc<Log>, feed: Feed) -> Body {
-    Body::from_stream(stream::try_unfold((log, feed), |(log, mut feed)| async move {
-        match feed.next().await {
-            Ok(Some(bytes)) => Ok(Some((bytes, (log, feed)))),
-            Ok(None) => Ok(None),
-            Err(error) => {
-                log::error!("reading {}: {error}", log.name());
-                Err(error)
-            }
-        }
-    }))
+/// A feed as a body. Of what is `there` already the first part is read before the answer begins: trouble with it is told
+/// in so many words then, and not by a stream that breaks off.
+async fn body(log: Arc<Log>, mut feed: Feed, there: bool) -> Result<Body, Error> {
+    let said = |log: &Log, error: &Error| log::error!("reading {}: {error}", log.name());
+    let first = if there { feed.next().await.inspect_err(|error| said(&log, error))? } else { None };
+    let rest = stream::try_unfold((log, feed), move |(log, mut feed)| async move {
+        let next = feed.next().await.inspect_err(|error| said(&log, error))?;
+        Ok::<_, Error>(next.map(|bytes| (bytes, (log, feed))))
+    });
+    Ok(Body::from_stream(stream::iter(first.map(Ok)).chain(rest)))
 }
 
 pub(super) async fn blocking<T: Send + 'static>(

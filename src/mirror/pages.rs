@@ -8,6 +8,7 @@ use crate::format::Framing;
 use crate::format::wal::{WalHeader, WalStart};
 use crate::limits::PAGE_INDEXES_MAX;
 use crate::offset::Offset;
+use crate::repo::RepoFile;
 use crate::segment::frames::{FrameError, frame_at, read_head, segment_name};
 use crate::segment::pages::{OpenPages, PageIndex};
 use crate::stream::SegmentInfo;
@@ -59,14 +60,7 @@ impl Log {
         let known = pages.open.take().filter(|(start, _)| *start == head.start);
         let (start, open) = pages.open.insert(known.unwrap_or_else(|| (head.start, OpenPages::new(head.start))));
         let file = self.repo().open(&segment_name(*start))?;
-        for number in start.0 + open.frames()..head.end.0 {
-            // What is durable was verified when it came.
-            let found = read_head(&*file, frame_at(*start, header, Offset(number)))?;
-            match found {
-                Some(frame) if frame.page != 0 && frame.salts == header.salts => open.push(frame.page),
-                _ => return Err(Error::Damaged(format!("frame {number} is not where it must be").into())),
-            }
-        }
+        fill(open, &*file, head, header)?;
         Ok(open)
     }
 
@@ -100,12 +94,38 @@ impl Log {
         Ok(index)
     }
 
-    /// Sees to it that a segment sealed just now has its index. What goes wrong is said in the log and no more: the index
-    /// is built again when it is asked for. So it is when somebody who asks stores the same one now: what two leave who
-    /// write the same file is used only if it is whole.
+    /// Gives a segment sealed just now its index. What goes wrong is said in the log and no more: the index is built when
+    /// it is asked for. So it is when somebody who asks stores the same one now: what two leave who write the same file is
+    /// used only if it is whole.
     pub(super) fn index_pages(&self, segment: &SegmentInfo) {
-        if let Err(error) = self.load_pages(segment) {
+        if let Err(error) = self.store_pages(segment) {
             log::warn!("{}: no page index of segment {}: {error}", self.name(), segment.start);
         }
     }
+
+    fn store_pages(&self, segment: &SegmentInfo) -> Result<(), Error> {
+        let Framing::Wal(Some(WalStart { header, .. })) = segment.framing else {
+            return Ok(());
+        };
+        let known = self.pages().open.take_if(|(start, _)| *start == segment.start);
+        let mut open = known.map_or_else(|| OpenPages::new(segment.start), |(_, open)| open);
+        let file = self.repo().open(&segment_name(segment.start))?;
+        fill(&mut open, &*file, segment, &header)?;
+        let last = read_head(&*file, frame_at(segment.start, &header, Offset(segment.end.0 - 1)))?;
+        if let Some(last) = last {
+            open.seal(header, last.chain).store(&**self.repo())?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds the frames of a segment that are not in its index yet, by their headers: they were verified when they came.
+fn fill(open: &mut OpenPages, file: &dyn RepoFile, segment: &SegmentInfo, header: &WalHeader) -> Result<(), Error> {
+    for number in segment.start.0 + open.frames()..segment.end.0 {
+        match read_head(file, frame_at(segment.start, header, Offset(number)))? {
+            Some(frame) if frame.page != 0 && frame.salts == header.salts => open.push(frame.page),
+            _ => return Err(Error::Damaged(format!("frame {number} is not where it must be").into())),
+        }
+    }
+    Ok(())
 }

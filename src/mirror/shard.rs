@@ -15,7 +15,7 @@ use super::log::{Log, State};
 use super::registry::Settings;
 use crate::api::AppendOutcome;
 use crate::format::LogFormat;
-use crate::limits::{SHARD_QUEUE, SYNC_EVERY, SYNC_PATIENCE, SYNC_THREADS, UNSYNCED_MAX, WRITER_IDLE};
+use crate::limits::{ALONE, SHARD_QUEUE, SYNC_EVERY, SYNC_PATIENCE, SYNC_THREADS, UNSYNCED_MAX, WRITER_IDLE};
 use crate::offset::{Generation, Offset};
 use crate::stream::{
     AppendError, Appended, Batch, OnTrailing, OpenError, Options, SegmentInfo, StreamWriter, SyncJob, Synced,
@@ -141,6 +141,7 @@ impl Shards {
                 jobs: jobs.clone(),
                 queue: queue.downgrade(),
                 settings: *settings,
+                alone: (0, Instant::now()),
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
             let thread = std::thread::Builder::new().name(format!("writer-{n}"));
@@ -218,6 +219,8 @@ struct Shard {
     /// Its own queue, for the answers of the sync threads. Weak, so that it ends when nobody else can send to it.
     queue: mpsc::WeakSender<Message>,
     settings: Settings,
+    /// The slot that alone got messages, and since when.
+    alone: (u64, Instant),
 }
 
 impl Shard {
@@ -239,9 +242,11 @@ impl Shard {
                 stopping |= self.take(message);
                 taken += 1;
             }
+            let alone = Some(self.alone.0).filter(|_| self.alone.1.elapsed() >= ALONE);
             for slot in self.slots.values_mut().filter(|slot| slot.touched || slot.is_due()) {
                 slot.touched = false;
-                slot.settle(&self.jobs, &self.queue);
+                let here = alone == Some(slot.serial) && slot.all_wait();
+                slot.settle(&self.jobs, &self.queue, here);
             }
             if stopping {
                 return self.drain();
@@ -334,6 +339,9 @@ impl Shard {
         }
         let slot = self.slots.get_mut(log.name()).ok_or_else(|| Error::NotFound(log.name().to_owned()))?;
         (slot.touched, slot.used) = (true, Instant::now());
+        if self.alone.0 != slot.serial {
+            self.alone = (slot.serial, slot.used);
+        }
         Ok(slot)
     }
 
@@ -437,8 +445,14 @@ impl Slot {
         self.waiting.push_back((end, session, reply));
     }
 
-    /// Writes out what is staged and sees to it that it gets synced.
-    fn settle(&mut self, jobs: &jobs::Sender<Job>, queue: &mpsc::WeakSender<Message>) {
+    /// Whether all appends have ended and wait for a sync: nothing could be written beside it.
+    fn all_wait(&self) -> bool {
+        let under_way = self.sessions.iter().filter(|session| session.strong_count() > 0).count();
+        !self.waiting.is_empty() && under_way <= self.waiting.len()
+    }
+
+    /// Writes out what is staged and sees to it that it gets synced: `here`, or by another thread.
+    fn settle(&mut self, jobs: &jobs::Sender<Job>, queue: &mpsc::WeakSender<Message>, here: bool) {
         let flushed = self.writer.flush();
         self.shares.clear();
         self.log.set_appended(self.writer.next());
@@ -451,8 +465,9 @@ impl Slot {
                 return Ok(());
             };
             self.synced_bytes = std::mem::take(&mut self.unsynced);
-            if self.syncing {
-                // The disk cannot keep up: wait for it here, and so let the senders wait.
+            if self.syncing || here {
+                // The disk cannot keep up: wait for it here, and so let the senders wait. Or the way to another thread and
+                // back would only cost time.
                 return self.writer.finish_sync(job.run()).map(drop);
             }
             let Some(queue) = queue.upgrade() else {
