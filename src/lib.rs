@@ -18,6 +18,8 @@ mod block;
 pub mod checkpoint;
 pub mod client;
 pub mod config;
+#[cfg(feature = "turso")]
+pub mod engine;
 pub mod format;
 pub mod http;
 pub mod limits;

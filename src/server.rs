@@ -46,7 +46,16 @@ impl Server {
         let listener = TcpListener::bind(listen).await?;
         let libsql = Arc::new(LibSql::new(registry.clone()));
         let checkpoints = Checkpoints::start(&registry, registry.settings().checkpoint_concurrency);
-        let app = Arc::new(App { registry, checkpoints: Mutex::new(Some(checkpoints)), libsql, timeouts });
+        #[cfg(feature = "turso")]
+        let engines = Arc::new(crate::engine::Engines::new(registry.clone()));
+        let app = Arc::new(App {
+            #[cfg(feature = "turso")]
+            sql: Arc::new(crate::sync::turso::sql::Sql::new(engines)),
+            registry,
+            checkpoints: Mutex::new(Some(checkpoints)),
+            libsql,
+            timeouts,
+        });
         Ok(Server { listener, app, connections_max, routing: Routing::default(), token: None })
     }
 

@@ -11,6 +11,8 @@ mod paths;
 mod range;
 mod reply;
 mod route;
+#[cfg(feature = "turso")]
+mod turso;
 
 pub(crate) use door::Door;
 pub use paths::{App, Timeouts, router};

@@ -48,13 +48,19 @@ pub struct App {
     pub checkpoints: Mutex<Option<Checkpoints>>,
     /// The libSQL sync protocol over them.
     pub libsql: Arc<LibSql>,
+    /// SQL over them.
+    #[cfg(feature = "turso")]
+    pub sql: Arc<crate::sync::turso::sql::Sql>,
     /// Patience with clients.
     pub timeouts: Timeouts,
 }
 
 /// The API.
 pub fn router(app: Arc<App>) -> Router {
-    Router::new()
+    let routes = Router::new();
+    #[cfg(feature = "turso")]
+    let routes = routes.merge(super::turso::routes());
+    routes
         .route("/logs", get(native::list))
         .route("/logs/{log}", get(native::status).put(native::create))
         .route("/logs/{log}/commits", post(append::append).get(native::read))

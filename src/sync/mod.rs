@@ -18,6 +18,8 @@ mod push;
 mod remote;
 mod replica;
 mod replicate;
+#[cfg(feature = "turso")]
+pub mod turso;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
