@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{Program, Replica, Row, Server, Status, Upstream, Wire, cut_to_transactions};
@@ -181,6 +182,18 @@ impl Scene {
     /// The operator ends the generation.
     pub async fn roll_over(&self) -> Result<()> {
         self.server()?.roll_over(LOG).await
+    }
+
+    /// Run a statement by plain HTTP; rows as they are on the wire.
+    pub async fn sql(&self, sql: &str) -> Result<Vec<Vec<Value>>> {
+        self.server()?.sql(LOG, sql).await
+    }
+
+    /// All rows, as SQL over HTTP has them.
+    pub async fn rows(&self) -> Result<Vec<Row>> {
+        let text = |value: &Value| value["value"].as_str().map(str::to_owned).with_context(|| format!("{value}"));
+        let rows = self.sql("SELECT id, who, what FROM t ORDER BY id").await?;
+        rows.iter().map(|row| Ok((text(&row[0])?.parse()?, text(&row[1])?, text(&row[2])?))).collect()
     }
 
     fn server(&self) -> Result<&Server> {

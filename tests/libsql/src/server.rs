@@ -12,7 +12,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use hyper::client::HttpConnector;
 use hyper::{Body, Client, Method, Request, StatusCode};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const READY: &str = "listening on http://";
 const START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -136,6 +136,16 @@ impl Server {
         Ok(())
     }
 
+    /// Run a statement by `/v2/pipeline`, and return its rows, each value as it is on the wire.
+    pub async fn sql(&self, log: &str, sql: &str) -> Result<Vec<Vec<Value>>> {
+        let request = json!({"baton": null, "requests": [{"type": "execute", "stmt": {"sql": sql}}]}).to_string();
+        let (status, mut body) = self.call(Method::POST, log, "/v2/pipeline", request).await?;
+        ensure!(status == StatusCode::OK, "SQL was answered with {status}: {body}");
+        let result = body["results"][0].take();
+        ensure!(result["type"] == "ok", "{sql}: {result}");
+        Ok(serde_json::from_value(result["response"]["result"]["rows"].clone())?)
+    }
+
     /// Ask it to end, and fail unless it drains and exits with 0.
     pub fn stop(mut self) -> Result<()> {
         if let Some(mut child) = self.child.take() {
@@ -152,15 +162,12 @@ impl Server {
         drop(self);
     }
 
-    async fn call(&self, method: Method, log: &str, path: &str, body: &'static str) -> Result<(StatusCode, Value)> {
+    async fn call(&self, method: Method, log: &str, path: &str, body: impl Into<Body>) -> Result<(StatusCode, Value)> {
         let mut request = Request::builder().method(method).uri(format!("http://{}/logs/{log}{path}", self.address));
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        if !body.is_empty() {
-            request = request.header("content-type", "application/json");
-        }
-        let request = request.body(Body::from(body))?;
+        let request = request.header("content-type", "application/json").body(body.into())?;
         let answer = async {
             let answer = self.client.request(request).await?;
             let status = answer.status();

@@ -9,4 +9,5 @@ mod pull;
 mod push;
 mod refusals;
 mod remote_replica;
+mod sql;
 mod version;
