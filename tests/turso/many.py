@@ -130,7 +130,7 @@ def main():
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory(prefix="logmirror-many-", dir=options.data) as home:
-        service = Service(Path(home))
+        service = Service(Path(home) / "data", Path(home) / "journal")
         try:
             measure(service, options)
         finally:

@@ -13,6 +13,7 @@ from wire import Wire
 
 LOG = "app"
 TEST_TIMEOUT_S = 60
+JOURNAL_LINES = 20
 
 
 class Scene(unittest.TestCase):
@@ -28,13 +29,16 @@ class Scene(unittest.TestCase):
         self.addCleanup(signal.alarm, 0)
         self.home = Path(tempfile.mkdtemp(prefix="logmirror-turso-"))
         self.addCleanup(shutil.rmtree, self.home, ignore_errors=True)
-        self.service = Service(self.home / "data")
+        self.journal = self.home / "journal"
+        self.service = Service(self.home / "data", self.journal)
         self.addCleanup(self._end_service)
         self.service.create(LOG)
 
     def _end_service(self):
         if self.service.runs:
             self.service.kill()
+        if not self._outcome.success:
+            print("What the service said last:", *self.journal.read_text().splitlines()[-JOURNAL_LINES:], sep="\n")
 
     def client(self, kind, name, wire=None, **options):
         """Open the database `name` of a client, or make it."""

@@ -29,17 +29,19 @@ class Answer:
 class Service:
     """A running `logmirror serve`, which can be killed and started again on the same data."""
 
-    def __init__(self, data: Path, *arguments):
+    def __init__(self, data: Path, journal: Path):
+        """What it logs is appended to `journal`."""
         self.data = data
-        self._arguments = arguments
+        self._journal = journal
         self._process = None
         self.address = None
         self.start()
 
     def start(self):
         """Start it on a free port; returns when it listens."""
-        command = [PROGRAM, "serve", "--data", str(self.data), "--listen", "127.0.0.1:0", *self._arguments]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        command = [PROGRAM, "serve", "--data", str(self.data), "--listen", "127.0.0.1:0"]
+        with self._journal.open("a") as journal:
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=journal, text=True)
         line = self._process.stdout.readline()
         if not line.startswith(READY):
             raise RuntimeError(f"logmirror said {line!r} and ended with {self._process.wait()}")
