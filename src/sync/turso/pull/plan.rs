@@ -46,7 +46,7 @@ impl Plan {
     /// When the selector is none, or the log cannot be read.
     pub(super) fn whole(at: &Point, selector: &Bytes) -> Result<Plan, Error> {
         let mut plan = Plan::new(at)?;
-        let due = selector::select(selector, at.size)?.unwrap_or_else(|| all(at.size));
+        let due = selector::select(selector, at.size)?.unwrap_or_else(|| selector::all(at.size));
         plan.add(due, Offset(at.revision.frame.0 + 1))?;
         Ok(plan)
     }
@@ -132,13 +132,6 @@ impl Plan {
         self.in_base |= rest;
         Ok(())
     }
-}
-
-/// The first `size` pages.
-fn all(size: u32) -> RoaringBitmap {
-    let mut pages = RoaringBitmap::new();
-    pages.insert_range(..size);
-    pages
 }
 
 /// Pages that the state at `from` does not have, and the one at `at` has.
