@@ -166,6 +166,16 @@ pub const STAGE_IDLE: Duration = Duration::from_secs(60);
 pub const PUSH_BYTES_MAX: u64 = 16 << 20;
 /// A writer thread that heard of one log only for so long syncs it by itself.
 pub const ALONE: Duration = Duration::from_millis(20);
+/// How long a writer waits for those before it to end their transactions.
+pub const WRITE_TURN_WAIT: Duration = Duration::from_secs(30);
+/// How long a reader waits until what it has seen is durable: a sync, on a disk that is slow.
+pub const SETTLE_WAIT: Duration = Duration::from_secs(30);
+/// A database that nobody has used for so long is closed.
+pub const ENGINE_IDLE: Duration = Duration::from_secs(60);
+/// Databases open at once, unless more are in use: each holds its cache and the places of all frames of its WAL.
+pub const ENGINES_MAX: usize = 128;
+/// Pages that a connection to a database keeps, 2 MiB.
+pub const ENGINE_CACHE_PAGES: usize = 512;
 /// Longest push that is judged where it came in, in 0.1 ms or so.
 pub const JUDGED_AT_ONCE: usize = 1 << 20;
 /// Segments that a fold has open at once: it jumps between them, and a process has few files to spare.

@@ -1,39 +1,133 @@
 //! The SQL engine beside a WAL log. The log is the truth: the engine is one more writer, whose commits are appended to the
 //! log before anybody hears of them, and which takes in what others append.
+//!
+//! The engine has no files of its own. It reads the base and the segments of the log through an IO layer of ours, and what
+//! it writes stays in memory until the log has it, so a commit costs one sync, the log's. Where the two do not agree the
+//! engine is thrown away and opened anew from the log.
 
-use std::sync::Arc;
+mod database;
+mod io;
+mod wal;
 
-use crate::mirror::{Error, Registry};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::OwnedMutexGuard;
+
+use crate::limits::{ENGINE_IDLE, ENGINES_MAX};
+use crate::mirror::{Error, Log, Registry};
+use database::Engine;
 
 /// The SQL engines of a service, one for each log that is in use as a database. Opened when wanted, closed when idle.
-#[derive(Debug)]
 pub struct Engines {
     registry: Arc<Registry>,
+    open: Mutex<HashMap<String, Arc<Engine>>>,
+    /// One at a time is opened of each log; few logs share one of these.
+    opening: [Mutex<()>; 16],
+    sessions: AtomicU64,
+}
+
+impl std::fmt::Debug for Engines {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engines").field("open", &self.open().len()).finish_non_exhaustive()
+    }
 }
 
 /// A connection of its own to the database of a log. Dropping it rolls back what is open.
 pub struct Session {
+    engine: Arc<Engine>,
     connection: Arc<turso_core::Connection>,
+    id: u64,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// The right to write to a database: at most one exists for each, and those who wait get it in turn.
-#[derive(Debug)]
-pub struct Turn {}
+pub struct Turn {
+    engine: Arc<Engine>,
+    _guard: OwnedMutexGuard<()>,
+}
+
+impl std::fmt::Debug for Turn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Turn")
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.engine.set_holder(0);
+    }
+}
 
 impl Engines {
     /// For the logs of `registry`.
     #[must_use]
     pub fn new(registry: Arc<Registry>) -> Engines {
-        Engines { registry }
+        let (open, opening, sessions) = Default::default();
+        Engines { registry, open, opening, sessions }
     }
 
-    /// A new connection to the database of a log, which is opened if it was not. Blocks.
+    fn open(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Engine>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new connection to the database of a log as it is now. Blocks, and reads the whole WAL when the database was not
+    /// open.
     ///
     /// # Errors
     /// When there is no such log, or it holds no database with pages of 4096 bytes, or that cannot be read.
     pub fn session(&self, log_name: &str) -> Result<Session, Error> {
-        self.registry.get(log_name)?;
-        Err(Error::Unavailable("not there yet".into()))
+        let log = self.registry.get(log_name)?;
+        let engine = self.engine(&log)?;
+        let connection = engine.connect()?;
+        let id = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
+        Ok(Session { engine, connection, id })
+    }
+
+    /// The engine of a log, with what others appended in it.
+    fn engine(&self, log: &Arc<Log>) -> Result<Arc<Engine>, Error> {
+        if let Some(engine) = self.sound(log) {
+            return Ok(engine);
+        }
+        let lane = log.name().bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let opening = self.opening[lane % self.opening.len()].lock();
+        let _one_at_a_time = opening.unwrap_or_else(PoisonError::into_inner);
+        if let Some(engine) = self.sound(log) {
+            return Ok(engine);
+        }
+        let engine = Arc::new(Engine::open(self.registry.clone(), log.clone())?);
+        let mut open = self.open();
+        close_idle(&mut open);
+        open.insert(log.id().to_owned(), engine.clone());
+        Ok(engine)
+    }
+
+    /// The open engine of a log, if it can go on from there.
+    fn sound(&self, log: &Arc<Log>) -> Option<Arc<Engine>> {
+        let engine = self.open().get(log.id()).filter(|engine| engine.is_of(log)).cloned()?;
+        // Who has the turn does the same when he gets it.
+        let Some(_turn) = engine.free_turn() else {
+            return Some(engine);
+        };
+        engine.absorb().is_ok().then_some(engine.clone())
+    }
+}
+
+/// Closes the engines that nobody has used for a while, and more when too many are open.
+fn close_idle(open: &mut HashMap<String, Arc<Engine>>) {
+    open.retain(|_, engine| Arc::strong_count(engine) > 1 || engine.idle() < ENGINE_IDLE);
+    while open.len() >= ENGINES_MAX {
+        let unused = open.iter().filter(|(_, engine)| Arc::strong_count(engine) == 1);
+        let Some(longest) = unused.max_by_key(|(_, engine)| engine.idle()).map(|(id, _)| id.clone()) else {
+            return;
+        };
+        open.remove(&longest);
     }
 }
 
@@ -50,7 +144,10 @@ impl Session {
     /// [`Error::Unavailable`] when those before did not come to an end in time, or when the engine was closed under this
     /// session: a new one is needed then, and what was open in this one is lost.
     pub async fn turn(&self) -> Result<Turn, Error> {
-        Err(Error::Unavailable("not there yet".into()))
+        let guard = self.engine.wait_for_turn().await?;
+        let turn = self.absorbed(guard).await?;
+        self.engine.set_holder(self.id);
+        Ok(turn)
     }
 
     /// Takes in what others appended to the log, unless somebody is writing: then what is read is as of a moment ago.
@@ -58,7 +155,17 @@ impl Session {
     /// # Errors
     /// As [`turn`](Self::turn).
     pub async fn refresh(&self) -> Result<(), Error> {
-        Err(Error::Unavailable("not there yet".into()))
+        match self.engine.free_turn() {
+            Some(guard) => self.absorbed(guard).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    async fn absorbed(&self, guard: OwnedMutexGuard<()>) -> Result<Turn, Error> {
+        let turn = Turn { engine: self.engine.clone(), _guard: guard };
+        let absorbing = move || turn.engine.absorb().map(|()| turn);
+        let absorbed = tokio::task::spawn_blocking(absorbing).await;
+        absorbed.unwrap_or_else(|_| Err(Error::Unavailable("the work was interrupted".into())))
     }
 
     /// Appends what was committed to the log. After Ok all that this session has seen or committed is durable.
@@ -66,6 +173,19 @@ impl Session {
     /// # Errors
     /// When the log did not take it: it was not committed then, and the session is of no use any more.
     pub async fn settle(&self) -> Result<(), Error> {
-        Err(Error::Unavailable("not there yet".into()))
+        self.engine.settle(self.id, &self.connection).await
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if !self.connection.get_auto_commit()
+            && let Err(error) = self.connection.execute("ROLLBACK")
+        {
+            log::warn!("a transaction that was left open was not rolled back: {error}");
+        }
+        if let Err(error) = self.connection.close() {
+            log::warn!("a connection was not closed: {error}");
+        }
     }
 }

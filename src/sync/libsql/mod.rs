@@ -224,7 +224,7 @@ impl LibSql {
 }
 
 /// Refuses a log that is no WAL that libSQL could sync, and one that cannot be read.
-fn syncable(log: &Log) -> Result<(), Error> {
+pub(crate) fn syncable(log: &Log) -> Result<(), Error> {
     if log.format() != LogFormat::Wal {
         let (name, format) = (log.name(), log.format());
         return Err(Error::Format(format!("log {name:?} is a {format}, and libSQL replicates a wal")));

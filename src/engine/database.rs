@@ -1,0 +1,205 @@
+//! [`Engine`]: one open database, and how it and its log keep to each other.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::time::timeout;
+use turso_core::{Connection, Database, DatabaseOpts, LimboError, OpenFlags, OpenOptions, SqliteDialect};
+
+use super::io::{DATABASE, LogIo};
+use super::wal::{FRAME_LEN, Wal};
+use crate::format::wal::FrameHeader;
+use crate::limits::{ENGINE_CACHE_PAGES, SETTLE_WAIT, WRITE_TURN_WAIT};
+use crate::mirror::{Error, Log, Registry, State};
+use crate::offset::Offset;
+use crate::sync::libsql::syncable;
+
+pub(super) struct Engine {
+    registry: Arc<Registry>,
+    log: Arc<Log>,
+    wal: Arc<Wal>,
+    database: Arc<Database>,
+    /// Takes in what others appended.
+    keeper: Mutex<Arc<Connection>>,
+    /// Whose turn it is to write.
+    turn: Arc<AsyncMutex<()>>,
+    /// The session whose turn it is; 0 for none.
+    holder: AtomicU64,
+    /// Its database is not what the log says: nothing of it may be believed or stored.
+    closed: AtomicBool,
+    used: Mutex<Instant>,
+}
+
+/// Why a session has to be given up.
+fn closed() -> Error {
+    Error::Unavailable("the database was changed by another writer in the same moment; try again".into())
+}
+
+/// What the engine cannot do for itself, as an error of ours.
+fn of_engine(error: &LimboError) -> Error {
+    Error::Unavailable(format!("the SQL engine fails: {error}"))
+}
+
+impl Engine {
+    /// Opens the database of a log as it is now. Blocks; costs a reading of the whole WAL.
+    pub(super) fn open(registry: Arc<Registry>, log: Arc<Log>) -> Result<Engine, Error> {
+        syncable(&log)?;
+        let wal = Arc::new(Wal::of(log.clone(), registry.settings().commit_bytes_max));
+        let machine = Database::io_for_path(DATABASE).map_err(|error| of_engine(&error))?;
+        let io = Arc::new(LogIo::new(log.base()?, wal.clone(), machine));
+        let options = OpenOptions::new(Arc::new(SqliteDialect));
+        let options = options.flags(OpenFlags::Create).db_opts(DatabaseOpts::default());
+        // Not by way of the engine's own registry of open files: all of ours have the same name.
+        let opened = Database::do_open(io, DATABASE, options).and_then(|database| Ok((connect(&database)?, database)));
+        let (keeper, database) = opened.map_err(|error| of_engine(&error))?;
+        Ok(Engine {
+            registry,
+            log,
+            wal,
+            database,
+            keeper: Mutex::new(keeper),
+            turn: Arc::default(),
+            holder: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+            used: Mutex::new(Instant::now()),
+        })
+    }
+
+    /// A connection with a state of its own.
+    pub(super) fn connect(&self) -> Result<Arc<Connection>, Error> {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        connect(&self.database).map_err(|error| of_engine(&error))
+    }
+
+    pub(super) fn idle(&self) -> Duration {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// Whether it is of this log, and sound.
+    pub(super) fn is_of(&self, log: &Arc<Log>) -> bool {
+        Arc::ptr_eq(&self.log, log) && !self.closed.load(Ordering::Acquire)
+    }
+
+    /// Waits for the turn.
+    pub(super) async fn wait_for_turn(&self) -> Result<OwnedMutexGuard<()>, Error> {
+        let turn = timeout(WRITE_TURN_WAIT, self.turn.clone().lock_owned()).await;
+        turn.map_err(|_elapsed| {
+            let seconds = WRITE_TURN_WAIT.as_secs();
+            Error::Unavailable(format!("another transaction has held the database for {seconds} s; try again"))
+        })
+    }
+
+    /// The turn, if nobody has it.
+    pub(super) fn free_turn(&self) -> Option<OwnedMutexGuard<()>> {
+        self.turn.clone().try_lock_owned().ok()
+    }
+
+    /// Says whose turn it is.
+    pub(super) fn set_holder(&self, session: u64) {
+        self.holder.store(session, Ordering::Release);
+    }
+
+    /// Takes in the frames that others appended. The caller has the turn. Blocks.
+    ///
+    /// # Errors
+    /// When that cannot be: the engine is closed then.
+    pub(super) fn absorb(&self) -> Result<(), Error> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(closed());
+        }
+        let view = self.log.view();
+        let last = view.durable.0.saturating_sub(1);
+        let absorbed = match (&view.state, self.wal.known()) {
+            (State::Ok, Some(known)) if known < last => self.insert(known, last),
+            // Its first frames came from elsewhere, with a header that the engine does not have.
+            (State::Ok, None) if last > 0 => Err(closed()),
+            (State::Ok, _) => Ok(()),
+            _ => Err(closed()),
+        };
+        absorbed.inspect_err(|error| self.close(error))
+    }
+
+    fn insert(&self, known: u64, last: u64) -> Result<(), Error> {
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut number, mut frame, mut failed) = (known, Vec::with_capacity(FRAME_LEN), None);
+        let range = Offset(known + 1)..Offset(last + 1);
+        keeper.wal_insert_begin().map_err(|error| of_engine(&error))?;
+        let read = self.log.read_frames(&range, |mut piece| {
+            while !piece.is_empty() && failed.is_none() {
+                let (bytes, rest) = piece.split_at(piece.len().min(FRAME_LEN - frame.len()));
+                frame.extend_from_slice(bytes);
+                piece = rest;
+                if frame.len() == FRAME_LEN {
+                    number += 1;
+                    failed = keeper.wal_insert_frame(number, &frame).err();
+                    if number < last {
+                        frame.clear();
+                    }
+                }
+            }
+            failed.is_none()
+        });
+        let ended = keeper.wal_insert_end(false);
+        read?;
+        if let Some(error) = failed.or(ended.err()) {
+            return Err(of_engine(&error));
+        }
+        let stored = frame.first_chunk().map(FrameHeader::decode);
+        if number == last && stored.is_some_and(|stored| self.wal.absorb(last, &stored)) {
+            Ok(())
+        } else {
+            Err(Error::Unavailable(format!("frames {} to {last} came out differently", known + 1)))
+        }
+    }
+
+    /// Appends to the log what was committed. After Ok all that `connection` has seen is durable.
+    pub(super) async fn settle(&self, session: u64, connection: &Connection) -> Result<(), Error> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(closed());
+        }
+        if self.holder.load(Ordering::Acquire) == session {
+            return self.append().await.inspect_err(|error| self.close(error));
+        }
+        let seen = connection.wal_state().map_err(|error| of_engine(&error))?.max_frame;
+        let mut view = self.log.watch();
+        let durable =
+            timeout(SETTLE_WAIT, view.wait_for(|view| view.durable.0 > seen || view.state != State::Ok)).await;
+        match durable {
+            Ok(Ok(view)) if view.durable.0 > seen => Ok(()),
+            _ => Err(closed()),
+        }
+    }
+
+    async fn append(&self) -> Result<(), Error> {
+        let Some(pending) = self.wal.pending() else {
+            return Ok(());
+        };
+        let share = self.registry.reserve(pending.bytes.len() as u64).await?;
+        let stream = (vec![pending.bytes.clone()], share);
+        let appended = self.registry.append_whole(&self.log, pending.behind, stream).await;
+        match appended {
+            Ok(_) => {
+                self.wal.hold(&pending);
+                Ok(())
+            }
+            Err(Error::Fork { .. } | Error::Gap { .. } | Error::Ended { .. }) => Err(closed()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lets nobody use it any more: the log was right.
+    fn close(&self, error: &Error) {
+        if !self.closed.swap(true, Ordering::AcqRel) {
+            log::info!("{}: its SQL engine is opened anew: {error}", self.log.name());
+        }
+    }
+}
+
+fn connect(database: &Arc<Database>) -> turso_core::Result<Arc<Connection>> {
+    let connection = database.connect()?;
+    connection.wal_auto_actions_disable();
+    connection.execute(format!("PRAGMA cache_size = {ENGINE_CACHE_PAGES}"))?;
+    Ok(connection)
+}
