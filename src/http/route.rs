@@ -60,7 +60,10 @@ impl Routing {
 
 /// Whether this is what a sync protocol asks of a log.
 fn is_of_a_log(segments: &[&str]) -> bool {
-    matches!(segments, ["info"] | ["export", _] | ["sync", ..] | ["pull-updates"] | ["v2" | "v3", "pipeline"] | ["v3", "cursor"])
+    matches!(
+        segments,
+        ["info"] | ["export", _] | ["sync", ..] | ["pull-updates"] | ["v2" | "v3", "pipeline"] | ["v3", "cursor"]
+    )
 }
 
 /// The log that a host is named after: `app` of `app.example.org:7171`. An address is not named after anything.

@@ -50,11 +50,7 @@ fn json(kind: &'static str, body: impl Into<Body>) -> Response {
 }
 
 /// The name of the log and the whole body, with the memory it takes.
-async fn receive(
-    app: &App,
-    name: Parsed<String>,
-    request: Request,
-) -> Result<(String, Bytes, MemoryShare), Error> {
+async fn receive(app: &App, name: Parsed<String>, request: Request) -> Result<(String, Bytes, MemoryShare), Error> {
     let (head, body) = request.into_parts();
     match begin(app, name, &head.headers).await {
         Ok((log, share, length)) => take(app, body, length, share).await.map(|(body, share)| (log, body, share)),
@@ -66,11 +62,7 @@ async fn receive(
 }
 
 /// Checks what can be checked before the body, and reserves memory for it if it says how long it is.
-async fn begin(
-    app: &App,
-    name: Parsed<String>,
-    headers: &HeaderMap,
-) -> Result<(String, MemoryShare, usize), Error> {
+async fn begin(app: &App, name: Parsed<String>, headers: &HeaderMap) -> Result<(String, MemoryShare, usize), Error> {
     let log = parse(name)?;
     app.registry.get(&log)?;
     if headers.contains_key(ENCRYPTION_KEY) {
@@ -90,12 +82,7 @@ fn too_large() -> Error {
     Error::TooLarge(format!("a body of more than {SQL_BODY_BYTES_MAX} bytes: send it in parts"))
 }
 
-async fn take(
-    app: &App,
-    mut body: Body,
-    length: usize,
-    mut share: MemoryShare,
-) -> Result<(Bytes, MemoryShare), Error> {
+async fn take(app: &App, mut body: Body, length: usize, mut share: MemoryShare) -> Result<(Bytes, MemoryShare), Error> {
     let deadline = Instant::now() + app.timeouts.commit;
     let mut received = BytesMut::with_capacity(length);
     loop {

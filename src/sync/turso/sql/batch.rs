@@ -75,7 +75,8 @@ pub(super) fn run(
     stored: &mut Stored,
     share: &mut MemoryShare,
 ) -> Result<Ran, NeedsTurn> {
-    let mut runner = Requests { runner: Runner { connection, may_write }, stored, room: Room::new(share), closed: false };
+    let mut runner =
+        Requests { runner: Runner { connection, may_write }, stored, room: Room::new(share), closed: false };
     let mut outcomes = Vec::with_capacity(requests.len());
     for request in requests {
         outcomes.push(match runner.request(request) {

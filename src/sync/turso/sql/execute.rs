@@ -55,7 +55,8 @@ impl Room<'_> {
     fn take(&mut self, bytes: usize) -> Result<(), SqlError> {
         const CODE: &str = "SQL_RESPONSE_TOO_LARGE";
         let Some(left) = self.left.checked_sub(bytes) else {
-            let text = format!("the rows take more than {SQL_ANSWER_BYTES_MAX} bytes: ask for fewer, or use /v3/cursor");
+            let text =
+                format!("the rows take more than {SQL_ANSWER_BYTES_MAX} bytes: ask for fewer, or use /v3/cursor");
             return Err(SqlError::of(CODE, text));
         };
         if !self.share.try_grow(bytes) {

@@ -151,9 +151,10 @@ fn pragma(name: &str, body: Option<&PragmaBody>) -> Result<bool, SqlError> {
         )
         | (_, None) => Ok(false),
         // These change rows or the header.
-        (P::ApplicationId | P::UserVersion | P::CaptureDataChangesConn | P::UnstableCaptureDataChangesConn, Some(_)) => {
-            Ok(true)
-        }
+        (
+            P::ApplicationId | P::UserVersion | P::CaptureDataChangesConn | P::UnstableCaptureDataChangesConn,
+            Some(_),
+        ) => Ok(true),
         // These change how this stream behaves.
         (
             P::BusyTimeout
@@ -181,7 +182,9 @@ fn pragma(name: &str, body: Option<&PragmaBody>) -> Result<bool, SqlError> {
 fn says(value: &Expr, words: &[&str]) -> bool {
     let text = match value {
         Expr::Name(name) | Expr::Id(name) => name.as_str(),
-        Expr::Literal(Literal::Keyword(text) | Literal::Numeric(text) | Literal::String(text)) => text.trim_matches('\''),
+        Expr::Literal(Literal::Keyword(text) | Literal::Numeric(text) | Literal::String(text)) => {
+            text.trim_matches('\'')
+        }
         _ => return false,
     };
     words.iter().any(|word| text.eq_ignore_ascii_case(word))
@@ -289,7 +292,8 @@ mod tests {
 
     #[test]
     fn a_text_is_split_where_its_statements_end() {
-        let sql = "; CREATE TRIGGER x AFTER INSERT ON t BEGIN SELECT 1; SELECT 2; END; /* ; */ SELECT ';' ;; nix; SELECT 3";
+        let sql =
+            "; CREATE TRIGGER x AFTER INSERT ON t BEGIN SELECT 1; SELECT 2; END; /* ; */ SELECT ';' ;; nix; SELECT 3";
         let found: Vec<&str> = split(sql).expect("it is split").into_iter().map(str::trim).collect();
         assert_eq!(found.len(), 3, "{found:?}");
         assert!(found[0].ends_with("END;") && found[1].starts_with("/*") && found[2].starts_with("nix"), "{found:?}");
@@ -298,6 +302,12 @@ mod tests {
 
     #[test]
     fn what_nests_too_deep_is_refused_before_anybody_recurses() {
+        // The parser recurses too, up to its bound.
+        let thread = std::thread::Builder::new().stack_size(crate::limits::SQL_STACK_BYTES).spawn(nest);
+        thread.expect("a thread starts").join().expect("the test passes");
+    }
+
+    fn nest() {
         for (open, close) in [("(SELECT * FROM ", ")"), ("(", ")"), ("abs(", ")")] {
             let sql = format!("SELECT * FROM {}t{}", open.repeat(100_000), close.repeat(100_000));
             assert!(refusal(&sql).is_some());

@@ -34,7 +34,6 @@ pub use memory::MemoryShare;
 use request::{CursorCall, Pipeline};
 use streams::{Stream, Streams, Taken};
 use threads::Threads;
-pub use value::Value;
 
 /// SQL over HTTP, for all logs of a service.
 #[derive(Debug)]
@@ -250,9 +249,7 @@ impl Sql {
 }
 
 /// Runs work to its end, whether or not somebody waits for it.
-async fn whole<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Error>> + Send + 'static,
-) -> Result<T, Error> {
+async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T, Error>> + Send + 'static) -> Result<T, Error> {
     let done = tokio::spawn(work).await;
     done.unwrap_or_else(|_| Err(Error::Unavailable("the call was interrupted".into())))
 }

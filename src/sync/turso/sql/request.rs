@@ -27,8 +27,13 @@ pub(super) enum Request {
     Batch(Batch),
     Sequence(Text),
     Describe(Text),
-    StoreSql { id: i32, sql: String },
-    CloseSql { id: i32 },
+    StoreSql {
+        id: i32,
+        sql: String,
+    },
+    CloseSql {
+        id: i32,
+    },
     GetAutocommit,
     Close,
     /// A kind that we do not know.

@@ -21,7 +21,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// A value in a request or in an answer.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Value {
+pub(super) enum Value {
     /// NULL.
     Null,
     /// An integer.
@@ -164,9 +164,10 @@ impl<'de> Deserialize<'de> for Value {
         match (r#type, value, base64) {
             (Kind::Null, ..) | (Kind::Float, Scalar::Null, _) => Ok(Value::Null),
             (Kind::Integer, Scalar::Integer(integer), _) => Ok(Value::Integer(integer)),
-            (Kind::Integer, Scalar::Text(text), _) => {
-                text.parse().map(Value::Integer).map_err(|_| D::Error::custom("an integer is a decimal text of 64 bits"))
-            }
+            (Kind::Integer, Scalar::Text(text), _) => text
+                .parse()
+                .map(Value::Integer)
+                .map_err(|_| D::Error::custom("an integer is a decimal text of 64 bits")),
             (Kind::Integer, ..) => Err(D::Error::custom("an integer is a decimal text of 64 bits")),
             (Kind::Float, Scalar::Float(float), _) => Ok(Value::Float(float)),
             (Kind::Float, Scalar::Integer(integer), _) => Ok(Value::Float(integer as f64)),
