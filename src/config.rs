@@ -157,6 +157,7 @@ impl Config {
                 commit: seconds(flags.commit_timeout, file.commit_timeout, patience.commit),
                 stall: seconds(flags.stall_timeout, file.stall_timeout, patience.stall),
                 drain: seconds(flags.drain_timeout, file.drain_timeout, patience.drain),
+                ..patience
             },
             connections_max,
             token,

@@ -14,6 +14,9 @@ pub const WAL_SEGMENT_BYTES: u64 = 64 << 20;
 /// Page indexes of a log in memory at once: 128 KiB each for pages of 4,096 bytes, 1 MiB for the smallest.
 pub const PAGE_INDEXES_MAX: usize = 16;
 
+/// Up to this many frames their pages are told by their own headers, 0.5 µs each, and above by the index of their segment.
+pub const HEADERS_READ_MAX: u64 = 256;
+
 /// Log bytes in memory at once, over all senders and readers of a service.
 pub const MEMORY_MAX: u64 = 256 << 20;
 
@@ -220,3 +223,48 @@ pub const REFUSAL_BYTES_MAX: usize = 4 << 10;
 
 /// Attempts after a sync server said 5xx, with waits that double from [`BACKOFF_FIRST`].
 pub const SYNC_RETRIES: u32 = 6;
+
+/// Largest body of a pull of the Turso sync protocol: a page selector of 16 million single pages, 64 GiB, in its longest form.
+pub const PULL_BYTES_MAX: usize = 2 << 20;
+/// Up to this length it is taken without a share of the memory budget, and may wait for news.
+pub const PULL_BYTES_SMALL: usize = 16 << 10;
+
+/// Longest time that a pull waits for news: a client that wants to wait longer asks again.
+pub const LONG_POLL_MAX: Duration = Duration::from_secs(300);
+
+/// Up to this many selected pages are looked up one by one; more are found in one pass over the indexes.
+pub const PAGES_LOOKED_UP_MAX: u64 = 256;
+/// Largest body of SQL: a client sends all that it wrote offline at once.
+pub const SQL_BODY_BYTES_MAX: usize = 64 << 20;
+/// Bodies and answers of SQL in memory at once, over all clients: two bodies of the largest kind. As JSON and as what was
+/// read out of it a body is there twice for a moment.
+pub const SQL_MEMORY_MAX: usize = 2 * SQL_BODY_BYTES_MAX;
+/// Rows of one answer, in bytes of memory: what a client can be expected to take at once. A cursor has no such cap.
+pub const SQL_ANSWER_BYTES_MAX: usize = 16 << 20;
+/// A cursor is answered in pieces of about this many bytes.
+pub const SQL_CURSOR_PIECE: usize = 64 << 10;
+/// Parentheses in parentheses of a statement. The engine recurses, and takes some 100 KiB of stack for each in a debug build.
+pub const SQL_NESTING_MAX: usize = 200;
+/// Queries of a compound SELECT: SQLite's default.
+pub const SQL_COMPOUND_MAX: usize = 500;
+/// Stack of a thread that runs SQL. Views that select from views nest without bound; only what is used is ever backed.
+pub const SQL_STACK_BYTES: usize = 256 << 20;
+/// Threads that run SQL, and so statements at once; more wait.
+pub const SQL_THREADS_MAX: usize = 32;
+/// Longest time a statement may run: it may hold up all other writers.
+pub const SQL_STATEMENT_TIME_MAX: Duration = Duration::from_secs(60);
+/// SQL texts that a stream may store, and their bytes.
+pub const SQL_STORED_MAX: usize = 256;
+/// See [`SQL_STORED_MAX`].
+pub const SQL_STORED_BYTES_MAX: usize = 1 << 20;
+/// Default patience with a stream between two calls, and with the reader of a cursor that holds up writers.
+pub const SQL_STREAM_IDLE: Duration = Duration::from_secs(10);
+/// Streams of a log that are kept between calls though nothing is open in them: clients of the sync protocol start one
+/// with each call and never come back to it. Each holds a connection to the database with its cache.
+pub const SQL_STREAMS_IDLE_MAX: usize = 16;
+/// Streams of a log, and of all logs, those that are in a call included.
+pub const SQL_STREAMS_PER_LOG_MAX: usize = 256;
+/// See [`SQL_STREAMS_PER_LOG_MAX`].
+pub const SQL_STREAMS_MAX: usize = 1024;
+/// What is logged of an SQL text.
+pub const SQL_LOGGED_CHARS: usize = 200;

@@ -50,7 +50,7 @@ impl Server {
         let engines = Arc::new(crate::engine::Engines::new(registry.clone()));
         let app = Arc::new(App {
             #[cfg(feature = "turso")]
-            sql: Arc::new(crate::sync::turso::sql::Sql::new(engines)),
+            sql: Arc::new(crate::sync::turso::sql::Sql::with_idle(engines, timeouts.stream)?),
             registry,
             checkpoints: Mutex::new(Some(checkpoints)),
             libsql,

@@ -45,7 +45,7 @@ fn of_engine(error: &LimboError) -> Error {
 impl Engine {
     /// Opens the database of a log as it is now. Blocks; costs a reading of the whole WAL.
     pub(super) fn open(registry: Arc<Registry>, log: Arc<Log>) -> Result<Engine, Error> {
-        syncable(&log)?;
+        syncable(&log, "Turso")?;
         let wal = Arc::new(Wal::of(log.clone(), registry.settings().commit_bytes_max));
         let machine = Database::io_for_path(DATABASE).map_err(|error| of_engine(&error))?;
         let io = Arc::new(LogIo::new(log.base()?, wal.clone(), machine));

@@ -25,6 +25,8 @@ pub struct Timeouts {
     pub stall: Duration,
     /// For requests under way when the service shuts down.
     pub drain: Duration,
+    /// For the next call on a stream of SQL; what is open in it is rolled back then.
+    pub stream: Duration,
 }
 
 impl Default for Timeouts {
@@ -35,6 +37,7 @@ impl Default for Timeouts {
             commit: limits::COMMIT_TIMEOUT,
             stall: limits::STALL_TIMEOUT,
             drain: limits::DRAIN_TIMEOUT,
+            stream: limits::SQL_STREAM_IDLE,
         }
     }
 }

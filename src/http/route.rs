@@ -10,7 +10,7 @@ use crate::format::name::is_log_name;
 /// How clients may reach a log besides `/logs/NAME/...`.
 ///
 /// Empty segments of a path never count: `//sync/1/2/` is `/sync/1/2`. What the sync protocols ask of a log (`/info`,
-/// `/export/G`, `/sync/...`, `/pull-updates`, `/v2/pipeline`, `/v3/pipeline`) may also be asked at the root: of the log that the
+/// `/export/G`, `/sync/...`, `/pull-updates`, `/v2/pipeline`, `/v3/pipeline`, `/v3/cursor`) may also be asked at the root: of the log that the
 /// host is named after, or else of the one log chosen for it. Every other path stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Routing {
@@ -60,7 +60,10 @@ impl Routing {
 
 /// Whether this is what a sync protocol asks of a log.
 fn is_of_a_log(segments: &[&str]) -> bool {
-    matches!(segments, ["info"] | ["export", _] | ["sync", ..] | ["pull-updates"] | ["v2" | "v3", "pipeline"])
+    matches!(
+        segments,
+        ["info"] | ["export", _] | ["sync", ..] | ["pull-updates"] | ["v2" | "v3", "pipeline"] | ["v3", "cursor"]
+    )
 }
 
 /// The log that a host is named after: `app` of `app.example.org:7171`. An address is not named after anything.
@@ -122,6 +125,7 @@ mod tests {
             ("/pull-updates", "/logs/app/pull-updates"),
             ("/v2/pipeline", "/logs/app/v2/pipeline"),
             ("/v3/pipeline", "/logs/app/v3/pipeline"),
+            ("/v3/cursor", "/logs/app/v3/cursor"),
             ("http://host/info", "http://host/logs/app/info"),
         ] {
             assert_eq!(after(&at_root(), path, None), wanted, "{path}");
@@ -145,6 +149,7 @@ mod tests {
             "/v1/pipeline",
             "/v3",
             "/v3/pipeline/x",
+            "/v2/cursor",
             "/synchronise",
             "/commits",
             "/INFO",

@@ -31,8 +31,14 @@ pub struct Setup {
 impl Default for Setup {
     /// No timeout that a test would meet unless it sets one.
     fn default() -> Self {
-        let timeouts =
-            Timeouts { header: PATIENCE, idle: PATIENCE, commit: PATIENCE, stall: PATIENCE, drain: PATIENCE };
+        let timeouts = Timeouts {
+            header: PATIENCE,
+            idle: PATIENCE,
+            commit: PATIENCE,
+            stall: PATIENCE,
+            drain: PATIENCE,
+            ..Timeouts::default()
+        };
         let settings =
             Settings { memory_max: 32 << 20, commit_bytes_max: 1 << 20, writer_threads: 2, ..Settings::default() };
         Setup { timeouts, settings, connections_max: 4096 }

@@ -1,0 +1,194 @@
+//! The requests of a call, one after the other. What one of them fails with is its result, and the next ones run.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use turso_core::Connection;
+
+use super::answer::{BatchResult, Outcome, Response, SqlError};
+use super::execute::{Room, Runner, Stopped, cut};
+use super::guard;
+use super::memory::MemoryShare;
+use super::request::{Batch, Cond, Request, Stmt, Text};
+use crate::limits::{SQL_STORED_BYTES_MAX, SQL_STORED_MAX};
+
+/// SQL texts that a client stored on a stream.
+pub(super) type Stored = HashMap<i32, String>;
+
+/// What became of the steps so far, for the conditions of the next ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StepState {
+    Skipped,
+    Ok,
+    Failed,
+}
+
+/// The requests of a call have run.
+#[derive(Debug)]
+pub(super) struct Ran {
+    pub(super) outcomes: Vec<Outcome>,
+    pub(super) closed: bool,
+}
+
+/// It turned out that something writes. All that has run before only read, and may run again.
+#[derive(Debug)]
+pub(super) struct NeedsTurn;
+
+/// Whether some of these requests write, as far as one can tell beforehand. What cannot be told yet, such as of stored SQL,
+/// is found out when it runs.
+pub(super) fn may_write(requests: &[Request]) -> bool {
+    requests.iter().any(|request| match request {
+        Request::Execute(stmt) => text_may_write(&stmt.text),
+        Request::Batch(batch) => batch_may_write(batch),
+        Request::Sequence(text) => text_may_write(text),
+        _ => false,
+    })
+}
+
+/// The same for a batch.
+pub(super) fn batch_may_write(batch: &Batch) -> bool {
+    batch.steps.iter().any(|step| text_may_write(&step.stmt.text))
+}
+
+fn text_may_write(text: &Text) -> bool {
+    let statements = text.sql.as_deref().and_then(|sql| guard::split(sql).ok()).unwrap_or_default();
+    statements.into_iter().any(|sql| guard::inspect(sql).is_ok_and(|inspected| inspected.may_write))
+}
+
+/// The SQL that a text stands for.
+pub(super) fn resolve<'a>(text: &'a Text, stored: &'a Stored) -> Result<&'a str, SqlError> {
+    match (&text.sql, text.sql_id) {
+        (Some(sql), None) => Ok(sql),
+        (None, Some(id)) => {
+            let missing = || SqlError::of("SQL_NOT_FOUND", format!("no SQL is stored under {id} on this stream"));
+            stored.get(&id).map(String::as_str).ok_or_else(missing)
+        }
+        (Some(_), Some(_)) => Err(SqlError::of("SQL_INVALID", "give either sql or sql_id")),
+        (None, None) => Err(SqlError::of("SQL_INVALID", "sql or sql_id is missing")),
+    }
+}
+
+/// Runs requests. Blocks.
+pub(super) fn run(
+    (connection, may_write): (&Arc<Connection>, bool),
+    requests: &[Request],
+    stored: &mut Stored,
+    share: &mut MemoryShare,
+) -> Result<Ran, NeedsTurn> {
+    let mut runner =
+        Requests { runner: Runner { connection, may_write }, stored, room: Room::new(share), closed: false };
+    let mut outcomes = Vec::with_capacity(requests.len());
+    for request in requests {
+        outcomes.push(match runner.request(request) {
+            Ok(response) => Outcome::Ok { response },
+            Err(Stopped::Failed(error)) => Outcome::Error { error },
+            Err(Stopped::NeedsTurn) => return Err(NeedsTurn),
+        });
+    }
+    Ok(Ran { outcomes, closed: runner.closed })
+}
+
+struct Requests<'a> {
+    runner: Runner<'a>,
+    stored: &'a mut Stored,
+    room: Room<'a>,
+    closed: bool,
+}
+
+impl Requests<'_> {
+    fn request(&mut self, request: &Request) -> Result<Response, Stopped> {
+        if self.closed {
+            return Err(SqlError::of("STREAM_CLOSED", "the stream was closed by an earlier request").into());
+        }
+        match request {
+            Request::Execute(stmt) => self.execute(stmt).map(|result| Response::Execute { result }),
+            Request::Batch(batch) => self.batch(batch).map(|result| Response::Batch { result }),
+            Request::Sequence(text) => {
+                let sql = resolve(text, self.stored)?;
+                told(sql, self.runner.sequence(sql)).map(|()| Response::Sequence)
+            }
+            Request::Describe(text) => {
+                let sql = resolve(text, self.stored)?;
+                let result = told(sql, self.runner.describe(sql))?;
+                Ok(Response::Describe { result })
+            }
+            Request::StoreSql { id, sql } => {
+                self.store(*id, sql)?;
+                Ok(Response::StoreSql)
+            }
+            Request::CloseSql { id } => {
+                self.stored.remove(id);
+                Ok(Response::CloseSql)
+            }
+            Request::GetAutocommit => {
+                Ok(Response::GetAutocommit { is_autocommit: self.runner.connection.get_auto_commit() })
+            }
+            Request::Close => {
+                self.closed = true;
+                Ok(Response::Close)
+            }
+            Request::Unknown(kind) => {
+                Err(SqlError::of("UNKNOWN_REQUEST", format!("there is no request of type {kind:?}")).into())
+            }
+        }
+    }
+
+    fn execute(&mut self, stmt: &Stmt) -> Result<super::answer::StmtResult, Stopped> {
+        let sql = resolve(&stmt.text, self.stored)?;
+        told(sql, self.runner.execute(sql, stmt, &mut self.room))
+    }
+
+    fn batch(&mut self, batch: &Batch) -> Result<BatchResult, Stopped> {
+        let (mut states, mut step_results, mut step_errors) = (Vec::new(), Vec::new(), Vec::new());
+        for step in &batch.steps {
+            let runs = holds(step.condition.as_ref(), &states, self.runner.connection);
+            let (result, error) = match runs.then(|| self.execute(&step.stmt)) {
+                None => (None, None),
+                Some(Ok(result)) => (Some(result), None),
+                Some(Err(Stopped::Failed(error))) => (None, Some(error)),
+                Some(Err(stopped)) => return Err(stopped),
+            };
+            states.push(match (&result, &error) {
+                (Some(_), _) => StepState::Ok,
+                (None, Some(_)) => StepState::Failed,
+                (None, None) => StepState::Skipped,
+            });
+            step_results.push(result);
+            step_errors.push(error);
+        }
+        Ok(BatchResult { step_results, step_errors, replication_index: None })
+    }
+
+    fn store(&mut self, id: i32, sql: &str) -> Result<(), SqlError> {
+        let others = self.stored.iter().filter(|(other, _)| **other != id);
+        let (count, bytes) = others.fold((0, 0), |(count, bytes), (_, sql)| (count + 1, bytes + sql.len()));
+        if count >= SQL_STORED_MAX || bytes + sql.len() > SQL_STORED_BYTES_MAX {
+            let text = format!("a stream stores {SQL_STORED_MAX} texts of {SQL_STORED_BYTES_MAX} bytes at most");
+            return Err(SqlError::of("SQL_STORE_TOO_LARGE", text));
+        }
+        self.stored.insert(id, sql.to_owned());
+        Ok(())
+    }
+}
+
+/// Logs what failed.
+pub(super) fn told<T>(sql: &str, result: Result<T, Stopped>) -> Result<T, Stopped> {
+    if let Err(Stopped::Failed(error)) = &result {
+        log::error!("SQL failed: {}: {}", error.message, cut(sql));
+    }
+    result
+}
+
+/// Whether a step runs. A step that was skipped, or is to come, is neither ok nor an error.
+pub(super) fn holds(cond: Option<&Cond>, states: &[StepState], connection: &Connection) -> bool {
+    let Some(cond) = cond else { return true };
+    let holds = |cond| holds(Some(cond), states, connection);
+    match cond {
+        Cond::Ok(step) => states.get(*step) == Some(&StepState::Ok),
+        Cond::Error(step) => states.get(*step) == Some(&StepState::Failed),
+        Cond::Not(cond) => !holds(cond),
+        Cond::And(conds) => conds.iter().all(holds),
+        Cond::Or(conds) => conds.iter().any(holds),
+        Cond::IsAutocommit => connection.get_auto_commit(),
+    }
+}

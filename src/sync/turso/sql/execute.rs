@@ -1,0 +1,190 @@
+//! One statement: prepared, bound, run.
+
+use std::num::NonZero;
+use std::sync::Arc;
+use std::time::Instant;
+
+use turso_core::{Connection, Statement};
+
+use super::answer::{Col, Description, Param, SqlError, StmtResult};
+use super::guard::{self, Inspected};
+use super::memory::MemoryShare;
+use super::request::{NamedArg, Stmt};
+use super::value::Value;
+use crate::limits::{SQL_ANSWER_BYTES_MAX, SQL_LOGGED_CHARS};
+
+/// What runs statements: a connection, and whether it is its turn to write.
+pub(super) struct Runner<'a> {
+    pub(super) connection: &'a Arc<Connection>,
+    pub(super) may_write: bool,
+}
+
+/// Why a statement gave no result.
+#[derive(Debug)]
+pub(super) enum Stopped {
+    /// It failed, or was refused.
+    Failed(SqlError),
+    /// It writes, and it is not its turn. Nothing of it has run.
+    NeedsTurn,
+}
+
+impl From<SqlError> for Stopped {
+    fn from(error: SqlError) -> Stopped {
+        Stopped::Failed(error)
+    }
+}
+
+/// A statement that is ready to run.
+pub(super) struct Prepared {
+    pub(super) statement: Statement,
+    pub(super) inspected: Inspected,
+}
+
+/// What an answer may still take.
+pub(super) struct Room<'a> {
+    pub(super) share: &'a mut MemoryShare,
+    left: usize,
+}
+
+impl Room<'_> {
+    /// Room for one answer.
+    pub(super) fn new(share: &mut MemoryShare) -> Room<'_> {
+        Room { share, left: SQL_ANSWER_BYTES_MAX }
+    }
+
+    fn take(&mut self, bytes: usize) -> Result<(), SqlError> {
+        const CODE: &str = "SQL_RESPONSE_TOO_LARGE";
+        let Some(left) = self.left.checked_sub(bytes) else {
+            let text =
+                format!("the rows take more than {SQL_ANSWER_BYTES_MAX} bytes: ask for fewer, or use /v3/cursor");
+            return Err(SqlError::of(CODE, text));
+        };
+        if !self.share.try_grow(bytes) {
+            return Err(SqlError::of(CODE, "the memory for SQL is used up: try again later, or use /v3/cursor"));
+        }
+        self.left = left;
+        Ok(())
+    }
+}
+
+impl Runner<'_> {
+    /// Prepares the one statement in `sql`.
+    pub(super) fn prepare(&self, sql: &str) -> Result<Prepared, Stopped> {
+        log::debug!("SQL: {}", cut(sql));
+        let inspected = guard::inspect(sql)?;
+        if inspected.may_write && !self.may_write {
+            return Err(Stopped::NeedsTurn);
+        }
+        let statement = self.connection.prepare(sql).map_err(SqlError::from)?;
+        // A view may hide that it writes.
+        let writes = !inspected.explains && !statement.get_program().is_readonly();
+        if writes && !self.may_write {
+            return Err(Stopped::NeedsTurn);
+        }
+        Ok(Prepared { statement, inspected })
+    }
+
+    /// Runs a statement whole.
+    pub(super) fn execute(&self, sql: &str, stmt: &Stmt, room: &mut Room<'_>) -> Result<StmtResult, Stopped> {
+        let since = Instant::now();
+        let mut prepared = self.prepare(sql)?;
+        prepared.bind(stmt)?;
+        let mut result = StmtResult::default();
+        if stmt.want_rows {
+            result.cols = prepared.cols();
+        }
+        while let Some(row) = prepared.step()? {
+            if stmt.want_rows {
+                let row: Vec<Value> = row.get_values().map(Value::from).collect();
+                room.take(size_of::<Vec<Value>>() + row.iter().map(Value::weight).sum::<usize>())?;
+                result.rows.push(row);
+            }
+        }
+        result.affected_row_count = prepared.affected();
+        result.last_insert_rowid = prepared.last_insert_rowid(self.connection);
+        result.query_duration_ms = since.elapsed().as_secs_f64() * 1000.0;
+        Ok(result)
+    }
+
+    /// Runs all statements of a text, until one fails.
+    pub(super) fn sequence(&self, sql: &str) -> Result<(), Stopped> {
+        for sql in guard::split(sql)? {
+            let mut prepared = self.prepare(sql)?;
+            while prepared.step()?.is_some() {}
+        }
+        Ok(())
+    }
+
+    /// What a statement takes and gives. It does not run.
+    pub(super) fn describe(&self, sql: &str) -> Result<Description, Stopped> {
+        let inspected = guard::inspect(sql)?;
+        let statement = self.connection.prepare(sql).map_err(SqlError::from)?;
+        let parameters = statement.parameters();
+        let numbers = (1..=parameters.count()).filter_map(NonZero::new);
+        let params = numbers.map(|number| Param { name: parameters.name(number) }).collect();
+        let is_readonly = inspected.explains || (!inspected.may_write && statement.get_program().is_readonly());
+        let prepared = Prepared { statement, inspected };
+        Ok(Description { params, cols: prepared.cols(), is_explain: inspected.explains, is_readonly })
+    }
+}
+
+impl Prepared {
+    /// Binds the arguments of a statement. Parameters without one are NULL.
+    ///
+    /// # Errors
+    /// When there are more arguments than parameters, or one has a name that no parameter has.
+    pub(super) fn bind(&mut self, stmt: &Stmt) -> Result<(), SqlError> {
+        let invalid = |text: String| Err(SqlError::of("ARGS_INVALID", text));
+        let count = self.statement.parameters_count();
+        if stmt.args.len() > count {
+            return invalid(format!("{} arguments for a statement with {count} parameters", stmt.args.len()));
+        }
+        for (number, value) in (1..).filter_map(NonZero::new).zip(&stmt.args) {
+            self.statement.bind_at(number, value.into())?;
+        }
+        for NamedArg { name, value } in &stmt.named_args {
+            let named = |prefix: &str| self.statement.parameter_index(&format!("{prefix}{name}"));
+            let numbers: Vec<_> = ["", ":", "@", "$", "?"].into_iter().filter_map(named).collect();
+            if numbers.is_empty() {
+                return invalid(format!("no parameter of the statement is named {name:?}"));
+            }
+            for number in numbers {
+                self.statement.bind_at(number, value.into())?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn cols(&self) -> Vec<Col> {
+        let col = |at| Col {
+            name: self.statement.get_column_name(at).into_owned(),
+            decltype: self.statement.get_column_decltype(at),
+        };
+        (0..self.statement.num_columns()).map(col).collect()
+    }
+
+    /// The next row. Blocks.
+    pub(super) fn step(&mut self) -> Result<Option<&turso_core::Row>, SqlError> {
+        Ok(self.statement.run_one_step_blocking(|| Ok(()), || Ok(()))?)
+    }
+
+    /// How many rows it changed, once it is at its end.
+    pub(super) fn affected(&self) -> u64 {
+        if self.inspected.changes_rows { self.statement.n_change().try_into().unwrap_or(0) } else { 0 }
+    }
+
+    /// The rowid of the last row it inserted, once it is at its end.
+    pub(super) fn last_insert_rowid(&self, connection: &Connection) -> Option<String> {
+        self.inspected.inserts.then(|| connection.last_insert_rowid().to_string())
+    }
+}
+
+/// As much of an SQL text as is logged, on one line.
+pub(super) fn cut(sql: &str) -> String {
+    let line = |char: char| if char.is_control() { ' ' } else { char };
+    let mut text: String = sql.chars().map(line).take(SQL_LOGGED_CHARS).collect();
+    if sql.chars().nth(SQL_LOGGED_CHARS).is_some() {
+        text.push('…');
+    }
+    text
+}

@@ -1,0 +1,322 @@
+//! What a statement would do, judged by the engine's own parser before the engine sees it: whether it is refused, and
+//! whether it may write.
+//!
+//! Refused is what would change the WAL other than by committing frames to it, what reaches other files, what changes how
+//! the service keeps the database, and what nests so deep that the engine, which recurses, could run out of stack.
+
+use std::str::FromStr;
+
+use turso_parser::ast::{Cmd, Expr, Literal, PragmaBody, PragmaName, Stmt};
+use turso_parser::lexer::Lexer;
+use turso_parser::parser::Parser;
+use turso_parser::token::TokenType;
+
+use super::answer::SqlError;
+use crate::limits::{SQL_COMPOUND_MAX, SQL_NESTING_MAX};
+
+/// Code of a statement that is not allowed.
+const REFUSED: &str = "SQL_REFUSED";
+
+/// What is known of a statement before it is prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Inspected {
+    /// Nothing says that it only reads. What it says itself may be wrong: a view can hide a function that writes.
+    pub(super) may_write: bool,
+    /// It changes rows, which are counted.
+    pub(super) changes_rows: bool,
+    /// It inserts rows, the last of which has a rowid.
+    pub(super) inserts: bool,
+    pub(super) explains: bool,
+}
+
+/// Judges the one statement in `sql`.
+///
+/// # Errors
+/// When it is refused, is none, is more than one, or cannot be parsed.
+pub(super) fn inspect(sql: &str) -> Result<Inspected, SqlError> {
+    nesting(sql)?;
+    let mut parser = Parser::new(sql.as_bytes());
+    let Some(cmd) = next(&mut parser)? else {
+        return Err(SqlError::of("SQL_NO_STATEMENT", "there is no statement in this text"));
+    };
+    if next(&mut parser)?.is_some() {
+        return Err(SqlError::of("SQL_MANY_STATEMENTS", "there is more than one statement in this text"));
+    }
+    judge(&cmd)
+}
+
+/// The statements of a text and where each ends in it; the engine takes them one by one. A statement that cannot be parsed
+/// is the last.
+pub(super) fn split(sql: &str) -> Result<Vec<&str>, SqlError> {
+    nesting(sql)?;
+    let (mut parser, mut start, mut found) = (Parser::new(sql.as_bytes()), 0, Vec::new());
+    loop {
+        let parsed = next(&mut parser);
+        let end = parser.offset().clamp(start, sql.len());
+        match parsed {
+            Ok(None) => return Ok(found),
+            Ok(Some(_)) => {
+                found.push(sql.get(start..end).unwrap_or_default());
+                start = end;
+            }
+            Err(_) => {
+                found.push(sql.get(start..).unwrap_or_default());
+                return Ok(found);
+            }
+        }
+    }
+}
+
+fn next(parser: &mut Parser<'_>) -> Result<Option<Cmd>, SqlError> {
+    parser.next_cmd().map_err(|error| SqlError::of("SQLITE_ERROR", error.to_string()))
+}
+
+/// Refuses what nests too deep. The parser has a bound for expressions, but none for queries in queries.
+fn nesting(sql: &str) -> Result<(), SqlError> {
+    let (mut depth, mut compound) = (0_usize, 0_usize);
+    // What cannot be read at all is told by the parser.
+    for token in Lexer::new(sql.as_bytes()).map_while(Result::ok) {
+        match token.token_type {
+            TokenType::TK_LP => depth += 1,
+            TokenType::TK_RP => depth = depth.saturating_sub(1),
+            TokenType::TK_UNION | TokenType::TK_EXCEPT | TokenType::TK_INTERSECT => compound += 1,
+            TokenType::TK_SEMI => compound = 0,
+            _ => {}
+        }
+        if depth > SQL_NESTING_MAX {
+            return Err(SqlError::of(REFUSED, format!("parentheses are nested more than {SQL_NESTING_MAX} deep")));
+        }
+        if compound > SQL_COMPOUND_MAX {
+            return Err(SqlError::of(REFUSED, format!("more than {SQL_COMPOUND_MAX} queries in a compound SELECT")));
+        }
+    }
+    Ok(())
+}
+
+fn judge(cmd: &Cmd) -> Result<Inspected, SqlError> {
+    let (stmt, explains) = match cmd {
+        Cmd::Stmt(stmt) => (stmt, false),
+        Cmd::Explain(stmt) | Cmd::ExplainQueryPlan { stmt, .. } => (stmt, true),
+    };
+    // Explained or not: the engine does some of it while it translates.
+    let may_write = match stmt {
+        Stmt::Vacuum { .. } => return Err(refused("VACUUM: it would write every page anew")),
+        Stmt::Attach { .. } | Stmt::Detach { .. } => return Err(refused("ATTACH: it would open another file")),
+        Stmt::Pragma { name, body } => pragma(name.name.as_str(), body.as_ref())?,
+        Stmt::Select(_) => false,
+        _ => !explains,
+    };
+    let inserts = !explains && matches!(stmt, Stmt::Insert { .. });
+    let changes_rows = inserts || (!explains && matches!(stmt, Stmt::Update(_) | Stmt::Delete { .. }));
+    Ok(Inspected { may_write, changes_rows, inserts, explains })
+}
+
+fn refused(what: &str) -> SqlError {
+    SqlError::of(REFUSED, format!("not allowed here: {what}"))
+}
+
+/// Whether a pragma may write. Those that only ask are allowed, but for few; of those that set something, only the ones
+/// that are known to do no harm. The engine passes over pragmas that it does not know.
+fn pragma(name: &str, body: Option<&PragmaBody>) -> Result<bool, SqlError> {
+    use PragmaName as P;
+    let lower = name.to_ascii_lowercase();
+    let value = body.map(|body| match body {
+        PragmaBody::Equals(value) | PragmaBody::Call(value) => value.as_ref(),
+    });
+    if matches!(lower.as_str(), "wal_autocheckpoint" | "incremental_vacuum") {
+        return Err(refused(&format!("PRAGMA {lower}: the log decides when it is checkpointed")));
+    }
+    let Ok(known) = P::from_str(&lower) else {
+        return Ok(false);
+    };
+    match (known, value) {
+        (P::WalCheckpoint, _) => Err(refused("PRAGMA wal_checkpoint: the log decides when it is checkpointed")),
+        (P::EncryptionKey | P::EncryptionCipher, _) => Err(refused(&format!("PRAGMA {lower}"))),
+        // These ask about what the value names.
+        (
+            P::IndexInfo
+            | P::IndexXinfo
+            | P::IndexList
+            | P::ForeignKeyList
+            | P::FunctionList
+            | P::TableList
+            | P::TableInfo
+            | P::TableXinfo
+            | P::IntegrityCheck
+            | P::QuickCheck
+            | P::DatabaseList
+            | P::PageCount
+            | P::FreelistCount,
+            _,
+        )
+        | (_, None) => Ok(false),
+        // These change rows or the header.
+        (
+            P::ApplicationId | P::UserVersion | P::CaptureDataChangesConn | P::UnstableCaptureDataChangesConn,
+            Some(_),
+        ) => Ok(true),
+        // These change how this stream behaves.
+        (
+            P::BusyTimeout
+            | P::CountChanges
+            | P::EmptyResultCallbacks
+            | P::ForeignKeys
+            | P::FtsMergeThreshold
+            | P::FullColumnNames
+            | P::IAmADummy
+            | P::IgnoreCheckConstraints
+            | P::LegacyFileFormat
+            | P::QueryOnly
+            | P::RequireWhere
+            | P::ShortColumnNames
+            | P::Synchronous,
+            Some(_),
+        ) => Ok(false),
+        (P::TempStore, Some(value)) if says(value, &["memory", "2"]) => Ok(false),
+        (P::JournalMode, Some(value)) if says(value, &["wal"]) => Ok(false),
+        (_, Some(_)) => Err(refused(&format!("setting PRAGMA {lower}"))),
+    }
+}
+
+/// Whether a value is one of these words.
+fn says(value: &Expr, words: &[&str]) -> bool {
+    let text = match value {
+        Expr::Name(name) | Expr::Id(name) => name.as_str(),
+        Expr::Literal(Literal::Keyword(text) | Literal::Numeric(text) | Literal::String(text)) => {
+            text.trim_matches('\'')
+        }
+        _ => return false,
+    };
+    words.iter().any(|word| text.eq_ignore_ascii_case(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(sql: &str) -> Option<String> {
+        inspect(sql).err().filter(|error| error.code == REFUSED).map(|error| error.message)
+    }
+
+    #[test]
+    fn what_breaks_revisions_is_refused_however_it_is_spelled() {
+        for sql in [
+            "PRAGMA wal_checkpoint",
+            "pragma WAL_Checkpoint(TRUNCATE)",
+            "PRAGMA main.wal_checkpoint = passive",
+            "  ;; /* x */ PRAGMA -- y\n \"wal_checkpoint\" ( restart ) ; -- z",
+            "PRAGMA [wal_checkpoint]",
+            "PRAGMA `Wal_Checkpoint`",
+            "EXPLAIN PRAGMA wal_checkpoint",
+            "EXPLAIN QUERY PLAN PRAGMA wal_checkpoint",
+            "PRAGMA journal_mode = DELETE",
+            "PRAGMA journal_mode=mvcc",
+            "PRAGMA journal_mode('experimental_mvcc')",
+            "PRAGMA main.journal_mode(off)",
+            "PRAGMA page_size = 512",
+            "EXPLAIN PRAGMA page_size = 512",
+            "PRAGMA wal_autocheckpoint",
+            "PRAGMA wal_autocheckpoint=1",
+            "PRAGMA auto_vacuum = 1",
+            "PRAGMA incremental_vacuum(5)",
+            "PRAGMA schema_version = 7",
+            "PRAGMA max_page_count = 'x'",
+            "PRAGMA locking_mode = exclusive",
+            "PRAGMA cache_size = 1000000",
+            "PRAGMA cache_spill = off",
+            "PRAGMA temp_store = file",
+            "PRAGMA temp_store = 1",
+            "PRAGMA encoding = 'UTF-16'",
+            "PRAGMA data_sync_retry = 1",
+            "PRAGMA mvcc_checkpoint_threshold = 0",
+            "PRAGMA hexkey = 'ab'",
+            "PRAGMA cipher",
+            "PRAGMA vdbe_trace = on",
+            "VACUUM",
+            "vacuum main",
+            "VACUUM INTO '/tmp/x.db'",
+            "explain vacuum",
+            "ATTACH 'x.db' AS x",
+            "attach database ':memory:' as x",
+            "DETACH x",
+        ] {
+            assert!(refusal(sql).is_some(), "{sql}: {:?}", inspect(sql));
+        }
+    }
+
+    #[test]
+    fn what_clients_need_is_allowed_and_known_to_write_or_not() {
+        for (sql, may_write) in [
+            ("SELECT 'PRAGMA wal_checkpoint'", false),
+            ("WITH a AS (SELECT 1) SELECT * FROM a", false),
+            ("VALUES (1)", false),
+            ("EXPLAIN DELETE FROM t", false),
+            ("PRAGMA table_info(t)", false),
+            ("PRAGMA table_info = t", false),
+            ("PRAGMA user_version", false),
+            ("PRAGMA foreign_keys = ON", false),
+            ("PRAGMA journal_mode", false),
+            ("PRAGMA journal_mode = WAL", false),
+            ("PRAGMA journal_mode('wal')", false),
+            ("PRAGMA page_size", false),
+            ("PRAGMA temp_store = MEMORY", false),
+            ("PRAGMA mmap_size = 1", false),
+            ("PRAGMA integrity_check(5)", false),
+            ("PRAGMA user_version = 3", true),
+            ("BEGIN", true),
+            ("BEGIN IMMEDIATE", true),
+            ("COMMIT", true),
+            ("SAVEPOINT a", true),
+            ("INSERT INTO t VALUES (1) RETURNING a", true),
+            ("WITH a AS (SELECT 1) DELETE FROM t", true),
+            ("CREATE TABLE t(a)", true),
+            ("ANALYZE", true),
+            ("REINDEX", true),
+        ] {
+            assert_eq!(inspect(sql).map(|inspected| inspected.may_write), Ok(may_write), "{sql}");
+        }
+    }
+
+    #[test]
+    fn one_statement_is_taken_and_no_more() {
+        let code = |sql: &str| inspect(sql).map(drop).map_err(|error| error.code);
+        for sql in ["SELECT 1", ";SELECT 1;;", "SELECT 1; -- end", "/* a */ SELECT 1 /* b */;"] {
+            assert_eq!(code(sql), Ok(()), "{sql}");
+        }
+        for sql in ["", " ;; ", "-- nothing"] {
+            assert_eq!(code(sql), Err("SQL_NO_STATEMENT"), "{sql}");
+        }
+        assert_eq!(code("SELECT 1; PRAGMA wal_checkpoint"), Err("SQL_MANY_STATEMENTS"));
+        assert_eq!(code("SELECT 1; nix"), Err("SQLITE_ERROR"));
+    }
+
+    #[test]
+    fn a_text_is_split_where_its_statements_end() {
+        let sql =
+            "; CREATE TRIGGER x AFTER INSERT ON t BEGIN SELECT 1; SELECT 2; END; /* ; */ SELECT ';' ;; nix; SELECT 3";
+        let found: Vec<&str> = split(sql).expect("it is split").into_iter().map(str::trim).collect();
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found[0].ends_with("END;") && found[1].starts_with("/*") && found[2].starts_with("nix"), "{found:?}");
+        assert_eq!(split(" -- nothing"), Ok(Vec::new()));
+    }
+
+    #[test]
+    fn what_nests_too_deep_is_refused_before_anybody_recurses() {
+        // The parser recurses too, up to its bound.
+        let thread = std::thread::Builder::new().stack_size(crate::limits::SQL_STACK_BYTES).spawn(nest);
+        thread.expect("a thread starts").join().expect("the test passes");
+    }
+
+    fn nest() {
+        for (open, close) in [("(SELECT * FROM ", ")"), ("(", ")"), ("abs(", ")")] {
+            let sql = format!("SELECT * FROM {}t{}", open.repeat(100_000), close.repeat(100_000));
+            assert!(refusal(&sql).is_some());
+            assert!(split(&sql).is_err());
+        }
+        assert!(refusal(&format!("SELECT 1{}", " UNION SELECT 1".repeat(100_000))).is_some());
+        assert_eq!(refusal(&format!("SELECT 1{}", " UNION SELECT 1".repeat(400))), None);
+        for sql in [format!("SELECT {}1", "NOT ".repeat(100_000)), format!("SELECT 1{}", "+1".repeat(100_000))] {
+            assert_eq!(inspect(&sql).map_err(|error| error.code), Err("SQLITE_ERROR"));
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! SQL over HTTP (Hrana): `/v2/pipeline`, `/v3/pipeline` and `/v3/cursor`, without the HTTP.
+//!
+//! A call runs on a stream, which is a connection of its own: what one leaves open no other ever sees. A call that may write
+//! waits for its turn first, and keeps it for as long as a transaction is open on its stream; one that only reads waits for
+//! nobody. What is answered is durable in the log, reads included. A call that has begun runs to its end, whether or not
+//! its client is still there.
+
+mod answer;
+mod batch;
+mod cursor;
+mod execute;
+mod guard;
+mod memory;
+mod request;
+mod streams;
+mod threads;
+mod value;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::engine::Engines;
+use crate::limits::{SQL_CURSOR_PIECE, SQL_MEMORY_MAX, SQL_STATEMENT_TIME_MAX, SQL_STREAM_IDLE};
+use crate::mirror::Error;
+use answer::{CursorHead, Outcome, PipelineAnswer, Response};
+use batch::{NeedsTurn, Ran};
+use cursor::{Came, Cursor};
+use memory::Memory;
+pub use memory::MemoryShare;
+use request::{CursorCall, Pipeline};
+use streams::{Stream, Streams, Taken};
+use threads::Threads;
+
+/// SQL over HTTP, for all logs of a service.
+#[derive(Debug)]
+pub struct Sql {
+    engines: Arc<Engines>,
+    streams: Arc<Streams>,
+    threads: Arc<Threads>,
+    memory: Memory,
+}
+
+/// Pieces of the answer of a cursor: lines of JSON. An error ends it, and what came before it is not all.
+pub type Pieces = mpsc::Receiver<Result<Bytes, Error>>;
+
+impl Sql {
+    /// On these engines, with streams that are kept for [`SQL_STREAM_IDLE`] between calls.
+    ///
+    /// # Errors
+    /// When the system has no thread to spare.
+    pub fn new(engines: Arc<Engines>) -> std::io::Result<Sql> {
+        Sql::with_idle(engines, SQL_STREAM_IDLE)
+    }
+
+    /// The same with another patience: for a stream between two calls, and for the reader of a cursor that holds up writers.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_idle(engines: Arc<Engines>, idle: Duration) -> std::io::Result<Sql> {
+        let threads = Arc::new(Threads::new()?);
+        let streams = Arc::new(Streams::new(threads.clone(), idle));
+        Ok(Sql { engines, streams, threads, memory: Memory::new(SQL_MEMORY_MAX) })
+    }
+
+    /// A share of the memory for a body and its answer; of nothing yet.
+    #[must_use]
+    pub fn share(&self) -> MemoryShare {
+        self.memory.share()
+    }
+
+    /// Runs the requests in `body`, which `share` covers, and returns the JSON of the answer. After Ok all that was seen or
+    /// committed is durable.
+    ///
+    /// # Errors
+    /// When the body makes no sense, the baton names no stream, or the turn to write did not come or the log did not take
+    /// what was committed; then the stream is gone. Statements that fail are no errors.
+    pub async fn pipeline(self: &Arc<Self>, log: &str, body: Bytes, share: MemoryShare) -> Result<Bytes, Error> {
+        let (sql, log) = (self.clone(), log.to_owned());
+        whole(async move { sql.run_pipeline(&log, body, share).await }).await
+    }
+
+    /// Begins the batch in `body`, and returns its answer piece by piece. Errors as those of [`pipeline`](Self::pipeline).
+    ///
+    /// # Errors
+    /// As [`pipeline`](Self::pipeline), for what is known before the first statement.
+    pub async fn cursor(self: &Arc<Self>, log: &str, body: Bytes, share: MemoryShare) -> Result<Pieces, Error> {
+        let (sql, log) = (self.clone(), log.to_owned());
+        whole(async move { sql.begin_cursor(&log, body, share).await }).await
+    }
+
+    async fn run_pipeline(&self, log: &str, body: Bytes, mut share: MemoryShare) -> Result<Bytes, Error> {
+        let since = Instant::now();
+        let read = move || {
+            let Pipeline { baton, requests } = request::read(&body)?;
+            let writes = batch::may_write(&requests);
+            Ok::<_, Error>((baton, requests, writes))
+        };
+        let (baton, mut requests, mut writes) = self.threads.run(read).await??;
+        let (taken, mut stream) = self.stream(log, baton.as_deref()).await?;
+        let count = requests.len();
+        let Ran { outcomes, closed } = loop {
+            stream = self.ready(stream, writes).await?;
+            let work = move || {
+                let on = (stream.session.connection(), stream.turn.is_some());
+                let ran = batch::run(on, &requests, &mut stream.stored, &mut share);
+                (stream, requests, share, ran)
+            };
+            let ran;
+            (stream, requests, share, ran) = self.threads.run(work).await?;
+            match ran {
+                Ok(ran) => break ran,
+                Err(NeedsTurn) => writes = true,
+            }
+        };
+        stream = self.settled(stream).await?;
+        let baton = if closed {
+            self.threads.end(stream).await;
+            None
+        } else {
+            Some(self.streams.park(taken, stream).await)
+        };
+        let (rows, failed) = counts(&outcomes);
+        let ms = since.elapsed().as_secs_f64() * 1000.0;
+        log::info!("{log}: pipeline of {count} requests, {rows} rows, {failed} failed, {ms:.1} ms");
+        let answer = PipelineAnswer { baton, base_url: None, results: outcomes };
+        let write = move || {
+            let written = serde_json::to_vec(&answer);
+            drop(share);
+            written
+        };
+        let written = self.threads.run(write).await?;
+        written.map(Bytes::from).map_err(|error| Error::Unavailable(format!("the answer was not written: {error}")))
+    }
+
+    async fn begin_cursor(self: Arc<Self>, log: &str, body: Bytes, share: MemoryShare) -> Result<Pieces, Error> {
+        let read = move || {
+            let CursorCall { baton, batch } = request::read(&body)?;
+            let writes = batch::batch_may_write(&batch);
+            Ok::<_, Error>((baton, batch, writes))
+        };
+        let (baton, batch, writes) = self.threads.run(read).await??;
+        let (taken, stream) = self.stream(log, baton.as_deref()).await?;
+        let stream = self.ready(stream, writes).await?;
+        // The last piece is on its way while the stream is parked.
+        let (pieces, answer) = mpsc::channel(1);
+        let sql = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = sql.run_cursor(taken, stream, Cursor::new(batch), &pieces).await {
+                log::error!("a cursor failed: {error}");
+                let _nobody_reads = pieces.send(Err(error)).await;
+            }
+            drop(share);
+        });
+        Ok(answer)
+    }
+
+    async fn run_cursor(
+        &self,
+        taken: Taken,
+        mut stream: Stream,
+        mut cursor: Cursor,
+        pieces: &mpsc::Sender<Result<Bytes, Error>>,
+    ) -> Result<(), Error> {
+        let (since, log, steps) = (Instant::now(), taken.log.clone(), cursor.batch().steps.len());
+        let mut patience = self.streams.idle();
+        let (mut out, next) = (Vec::with_capacity(SQL_CURSOR_PIECE), taken.next());
+        cursor::line(&mut out, &CursorHead { baton: next.clone(), base_url: None });
+        loop {
+            let work = move || {
+                let on = (stream.session.connection(), stream.turn.is_some());
+                let came = cursor.advance(on, &stream.stored, &mut out);
+                (stream, cursor, out, came)
+            };
+            let came;
+            (stream, cursor, out, came) = self.threads.run(work).await?;
+            match came {
+                Came::End => break,
+                Came::NeedsTurn => stream = self.ready(stream, true).await?,
+                Came::Piece => {
+                    if let Err(error) = stream.session.settle().await {
+                        self.threads.end((cursor, stream)).await;
+                        return Err(error);
+                    }
+                    let piece = std::mem::replace(&mut out, Vec::with_capacity(SQL_CURSOR_PIECE));
+                    let (asked, sent) = (Instant::now(), pieces.send(Ok(piece.into())));
+                    // Who only reads holds nobody up.
+                    let sent = if stream.turn.is_some() { timeout(patience, sent).await } else { Ok(sent.await) };
+                    patience = patience.saturating_sub(asked.elapsed());
+                    if !matches!(sent, Ok(Ok(()))) {
+                        self.threads.end((cursor, stream)).await;
+                        return Err(Error::Unavailable("its reader is gone, or too slow while others wait".into()));
+                    }
+                }
+            }
+        }
+        stream = self.settled(stream).await?;
+        self.streams.park_as(taken, stream, next).await;
+        let (rows, ms) = (cursor.rows, since.elapsed().as_secs_f64() * 1000.0);
+        log::info!("{log}: cursor of {steps} steps, {rows} rows, {ms:.1} ms");
+        let _nobody_reads = pieces.send(Ok(out.into())).await;
+        Ok(())
+    }
+
+    /// The stream that a call is for, or a new one.
+    async fn stream(&self, log: &str, baton: Option<&str>) -> Result<(Taken, Stream), Error> {
+        if let Some(baton) = baton {
+            return self.streams.take(log, baton);
+        }
+        let taken = self.streams.begin(log).await?;
+        let (engines, log) = (self.engines.clone(), log.to_owned());
+        let session = self.threads.run(move || engines.session(&log)).await??;
+        session.connection().set_query_timeout(SQL_STATEMENT_TIME_MAX);
+        Ok((taken, Stream { session, turn: None, stored: batch::Stored::new() }))
+    }
+
+    /// Has the database as the log is, and the turn to write if that is needed.
+    async fn ready(&self, mut stream: Stream, writes: bool) -> Result<Stream, Error> {
+        let ready = match (&stream.turn, writes) {
+            (Some(_), _) => Ok(()),
+            (None, true) => stream.session.turn().await.map(|turn| stream.turn = Some(turn)),
+            (None, false) => stream.session.refresh().await,
+        };
+        self.kept(stream, ready).await
+    }
+
+    /// Has all durable that was committed, and gives up the turn unless a transaction is open.
+    async fn settled(&self, mut stream: Stream) -> Result<Stream, Error> {
+        let settled = stream.session.settle().await;
+        if settled.is_ok() && stream.session.connection().get_auto_commit() {
+            stream.turn = None;
+        }
+        self.kept(stream, settled).await
+    }
+
+    /// The stream, unless it is of no use any more.
+    async fn kept(&self, stream: Stream, outcome: Result<(), Error>) -> Result<Stream, Error> {
+        match outcome {
+            Ok(()) => Ok(stream),
+            Err(error) => {
+                self.threads.end(stream).await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Runs work to its end, whether or not somebody waits for it.
+async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T, Error>> + Send + 'static) -> Result<T, Error> {
+    let done = tokio::spawn(work).await;
+    done.unwrap_or_else(|_| Err(Error::Unavailable("the call was interrupted".into())))
+}
+
+/// Rows in an answer, and what failed in it.
+fn counts(outcomes: &[Outcome]) -> (usize, usize) {
+    outcomes.iter().fold((0, 0), |(rows, failed), outcome| match outcome {
+        Outcome::Error { .. } => (rows, failed + 1),
+        Outcome::Ok { response: Response::Execute { result } } => (rows + result.rows.len(), failed),
+        Outcome::Ok { response: Response::Batch { result } } => {
+            let more: usize = result.step_results.iter().flatten().map(|result| result.rows.len()).sum();
+            (rows + more, failed + result.step_errors.iter().flatten().count())
+        }
+        Outcome::Ok { .. } => (rows, failed),
+    })
+}

@@ -1,0 +1,210 @@
+//! What clients ask, out of JSON. Fields that they may leave out have their defaults here.
+
+use serde::Deserialize;
+
+use super::value::Value;
+use crate::mirror::Error;
+
+/// A call of `/v2/pipeline` or `/v3/pipeline`.
+#[derive(Debug, Deserialize)]
+pub(super) struct Pipeline {
+    pub(super) baton: Option<String>,
+    pub(super) requests: Vec<Request>,
+}
+
+/// A call of `/v3/cursor`.
+#[derive(Debug, Deserialize)]
+pub(super) struct CursorCall {
+    pub(super) baton: Option<String>,
+    pub(super) batch: Batch,
+}
+
+/// One request of a pipeline.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "AnyRequest")]
+pub(super) enum Request {
+    Execute(Stmt),
+    Batch(Batch),
+    Sequence(Text),
+    Describe(Text),
+    StoreSql {
+        id: i32,
+        sql: String,
+    },
+    CloseSql {
+        id: i32,
+    },
+    GetAutocommit,
+    Close,
+    /// A kind that we do not know.
+    Unknown(String),
+}
+
+/// SQL, or the number under which it was stored.
+#[derive(Debug)]
+pub(super) struct Text {
+    pub(super) sql: Option<String>,
+    pub(super) sql_id: Option<i32>,
+}
+
+/// A statement with its arguments.
+#[derive(Debug, Deserialize)]
+#[serde(from = "AnyStmt")]
+pub(super) struct Stmt {
+    pub(super) text: Text,
+    pub(super) args: Vec<Value>,
+    pub(super) named_args: Vec<NamedArg>,
+    pub(super) want_rows: bool,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct NamedArg {
+    pub(super) name: String,
+    pub(super) value: Value,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Batch {
+    pub(super) steps: Vec<Step>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Step {
+    pub(super) condition: Option<Cond>,
+    pub(super) stmt: Stmt,
+}
+
+/// Whether a step runs. JSON is read to a depth of 128, so these are no deeper than 64.
+#[derive(Debug, Deserialize)]
+#[serde(try_from = "AnyCond")]
+pub(super) enum Cond {
+    Ok(usize),
+    Error(usize),
+    Not(Box<Cond>),
+    And(Vec<Cond>),
+    Or(Vec<Cond>),
+    IsAutocommit,
+}
+
+/// Any request, without a copy of it in between as serde's tagged enums make one.
+#[derive(Deserialize)]
+struct AnyRequest {
+    r#type: String,
+    stmt: Option<Stmt>,
+    batch: Option<Batch>,
+    sql: Option<String>,
+    sql_id: Option<i32>,
+}
+
+#[derive(Deserialize)]
+struct AnyStmt {
+    sql: Option<String>,
+    sql_id: Option<i32>,
+    args: Option<Vec<Value>>,
+    named_args: Option<Vec<NamedArg>>,
+    want_rows: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct AnyCond {
+    r#type: String,
+    step: Option<usize>,
+    cond: Option<Box<Cond>>,
+    conds: Option<Vec<Cond>>,
+}
+
+impl TryFrom<AnyRequest> for Request {
+    type Error = String;
+
+    fn try_from(any: AnyRequest) -> Result<Request, String> {
+        let AnyRequest { r#type, stmt, batch, sql, sql_id } = any;
+        let lacks = |field: &str| format!("a request of type {:?} needs {field}", r#type);
+        match r#type.as_str() {
+            "execute" => stmt.map(Request::Execute).ok_or_else(|| lacks("stmt")),
+            "batch" => batch.map(Request::Batch).ok_or_else(|| lacks("batch")),
+            "sequence" => Ok(Request::Sequence(Text { sql, sql_id })),
+            "describe" => Ok(Request::Describe(Text { sql, sql_id })),
+            "store_sql" => match (sql_id, sql) {
+                (Some(id), Some(sql)) => Ok(Request::StoreSql { id, sql }),
+                _ => Err(lacks("sql_id and sql")),
+            },
+            "close_sql" => sql_id.map(|id| Request::CloseSql { id }).ok_or_else(|| lacks("sql_id")),
+            "get_autocommit" => Ok(Request::GetAutocommit),
+            "close" => Ok(Request::Close),
+            _ => Ok(Request::Unknown(r#type)),
+        }
+    }
+}
+
+impl TryFrom<AnyCond> for Cond {
+    type Error = String;
+
+    fn try_from(any: AnyCond) -> Result<Cond, String> {
+        let AnyCond { r#type, step, cond, conds } = any;
+        let lacks = |field: &str| format!("a condition of type {:?} needs {field}", r#type);
+        match r#type.as_str() {
+            "ok" => step.map(Cond::Ok).ok_or_else(|| lacks("step")),
+            "error" => step.map(Cond::Error).ok_or_else(|| lacks("step")),
+            "not" => cond.map(Cond::Not).ok_or_else(|| lacks("cond")),
+            "and" => conds.map(Cond::And).ok_or_else(|| lacks("conds")),
+            "or" => conds.map(Cond::Or).ok_or_else(|| lacks("conds")),
+            "is_autocommit" => Ok(Cond::IsAutocommit),
+            _ => Err(format!("there is no condition of type {:?}", r#type)),
+        }
+    }
+}
+
+impl From<AnyStmt> for Stmt {
+    fn from(any: AnyStmt) -> Stmt {
+        let AnyStmt { sql, sql_id, args, named_args, want_rows } = any;
+        Stmt {
+            text: Text { sql, sql_id },
+            args: args.unwrap_or_default(),
+            named_args: named_args.unwrap_or_default(),
+            want_rows: want_rows.unwrap_or(true),
+        }
+    }
+}
+
+/// Reads a body.
+///
+/// # Errors
+/// [`Error::Invalid`] with where and why it makes no sense.
+pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Error> {
+    serde_json::from_slice(body).map_err(|error| Error::Invalid(format!("the body cannot be read: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_but_the_sql_of_a_statement_may_be_missing() {
+        let body = br#"{"requests":[{"type":"execute","stmt":{"sql":"SELECT 1"}},{"stmt":{"sql":null,"sql_id":2,
+            "args":[{"type":"null"}],"named_args":[{"name":"a","value":{"type":"integer","value":"1"}}],"want_rows":false,
+            "replication_index":null},"type":"execute"},{"type":"nix"},{"type":"batch","batch":{"steps":[]}}]}"#;
+        let pipeline: Pipeline = read(body).expect("it is one");
+        assert_eq!(pipeline.baton, None);
+        let [Request::Execute(short), Request::Execute(long), Request::Unknown(kind), Request::Batch(batch)] =
+            pipeline.requests.as_slice()
+        else {
+            panic!("{pipeline:?}");
+        };
+        assert_eq!((short.text.sql.as_deref(), short.text.sql_id, short.want_rows), (Some("SELECT 1"), None, true));
+        assert_eq!((long.text.sql.as_deref(), long.text.sql_id, long.want_rows), (None, Some(2), false));
+        assert_eq!((long.args.len(), long.named_args.len(), kind.as_str(), batch.steps.len()), (1, 1, "nix", 0));
+    }
+
+    #[test]
+    fn deep_json_is_refused_and_does_not_overflow_the_stack() {
+        for depth in [1_000, 1_000_000] {
+            let conds = r#"{"type":"not","cond":"#.repeat(depth) + r#"{"type":"is_autocommit"}"# + &"}".repeat(depth);
+            let body = format!(
+                r#"{{"requests":[{{"type":"batch","batch":{{"steps":[{{"condition":{conds},"stmt":{{"sql":""}}}}]}}}}]}}"#
+            );
+            assert!(read::<Pipeline>(body.as_bytes()).is_err());
+            let body = format!(r#"{{"requests":[],"more":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+            assert!(read::<Pipeline>(body.as_bytes()).is_err());
+        }
+    }
+}

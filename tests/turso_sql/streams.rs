@@ -1,0 +1,167 @@
+//! Streams: who sees what, batons, and what happens to what is left open.
+
+use std::time::Duration;
+
+use logmirror::limits::SQL_STREAMS_IDLE_MAX;
+use serde_json::{Value, json};
+
+use super::{Rig, error, execute, plain, result};
+
+/// Short, for tests in which something expires.
+const SHORT: Duration = Duration::from_millis(300);
+
+#[test]
+fn a_transaction_lives_on_under_the_baton_and_nobody_else_sees_it() {
+    let rig = Rig::new();
+    rig.run("CREATE TABLE t(a)");
+    let before = rig.durable();
+    let mut stream = rig.stream();
+    stream.run("BEGIN");
+    stream.run("INSERT INTO t VALUES (1)");
+    assert_eq!(stream.rows("SELECT count(*) FROM t"), json!([["1"]]));
+    assert_eq!(rig.rows("SELECT count(*) FROM t"), json!([["0"]]));
+    assert_eq!(rig.durable(), before);
+    stream.run("COMMIT");
+    assert_eq!(rig.rows("SELECT count(*) FROM t"), json!([["1"]]));
+    assert!(rig.durable() > before);
+}
+
+#[test]
+fn what_a_connection_remembers_is_the_streams_own() {
+    let rig = Rig::new();
+    rig.run("CREATE TABLE t(a)");
+    let mut stream = rig.stream();
+    stream.run("INSERT INTO t VALUES (1), (2), (3)");
+    assert_eq!(stream.rows("SELECT last_insert_rowid(), changes()"), json!([["3", "3"]]));
+    assert_eq!(rig.rows("SELECT last_insert_rowid()"), json!([["0"]]));
+    stream.run("PRAGMA foreign_keys = ON");
+    assert_eq!(stream.rows("PRAGMA foreign_keys"), json!([["1"]]));
+    assert_eq!(rig.rows("PRAGMA foreign_keys"), json!([["0"]]));
+}
+
+#[test]
+fn a_stray_begin_is_rolled_back_when_its_stream_expires_and_who_waits_gets_the_turn() {
+    let rig = Rig::with_idle(SHORT);
+    rig.run("CREATE TABLE t(a)");
+    let mut stray = rig.stream();
+    stray.call(&json!([execute("BEGIN IMMEDIATE"), execute("INSERT INTO t VALUES ('stray')")]));
+    // Nobody else is in its transaction; who wants to write waits until it is over.
+    assert_eq!(rig.rows("SELECT count(*) FROM t"), json!([["0"]]));
+    let open = rig.batch(&json!([
+        {"stmt": {"sql": "BEGIN IMMEDIATE"}}, {"stmt": {"sql": "INSERT INTO t VALUES ('mine')"}}, {"stmt": {"sql": "COMMIT"}},
+    ]));
+    assert_eq!(open["step_errors"], json!([null, null, null]));
+    assert_eq!(rig.rows("SELECT a FROM t"), json!([["mine"]]));
+    let late = rig.try_call(&stray.baton, &json!([execute("COMMIT")]));
+    assert_eq!(late.refusal(), (400, "invalid".to_owned()));
+    assert!(late.json()["message"].as_str().unwrap().contains("baton"));
+}
+
+#[test]
+fn closing_rolls_back_and_gives_up_the_turn() {
+    let rig = Rig::new();
+    rig.run("CREATE TABLE t(a)");
+    let mut stream = rig.stream();
+    stream.call(&json!([execute("BEGIN"), execute("INSERT INTO t VALUES (1)")]));
+    let (baton, _) = rig.call(&stream.baton, &json!([{"type": "close"}]));
+    assert_eq!(baton, Value::Null);
+    assert_eq!(rig.try_call(&stream.baton, &json!([])).status, 400);
+    rig.run("INSERT INTO t VALUES (2)");
+    assert_eq!(rig.rows("SELECT a FROM t"), json!([["2"]]));
+}
+
+#[test]
+fn a_baton_is_good_for_one_call_on_its_log() {
+    let rig = Rig::new();
+    assert_eq!(rig.service.put("/logs/other", r#"{"format":"wal"}"#).status, 201);
+    let (first, _) = rig.call(&Value::Null, &json!([execute("SELECT 1")]));
+    let elsewhere = json!({"baton": first, "requests": []}).to_string();
+    assert_eq!(rig.service.call("POST", "/logs/other/v2/pipeline", "", elsewhere.as_bytes()).status, 400);
+    let (second, _) = rig.call(&first, &json!([execute("SELECT 1")]));
+    for baton in [&first, &json!("nix"), &json!("")] {
+        let refused = rig.try_call(baton, &json!([execute("SELECT 1")]));
+        assert_eq!(refused.refusal(), (400, "invalid".to_owned()), "{}", refused.text());
+    }
+    rig.call(&second, &json!([execute("SELECT 1")]));
+}
+
+#[test]
+fn the_second_of_two_calls_on_one_stream_is_refused() {
+    let rig = Rig::new();
+    rig.run("CREATE TABLE t(a)");
+    let mut holder = rig.stream();
+    holder.run("BEGIN");
+    let mut stream = rig.stream();
+    stream.run("SELECT 1");
+    // This one waits for the turn.
+    let body = json!({"baton": stream.baton, "requests": [execute("INSERT INTO t VALUES (1)")]}).to_string();
+    let mut wire = rig.service.connect();
+    let head = format!("POST /logs/app/v2/pipeline HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    wire.send(head.as_bytes());
+    wire.send(body.as_bytes());
+    // The stream is free until that call has it, and is asked about nothing then.
+    let refused = loop {
+        let asked = rig.try_call(&stream.baton, &json!([{"type": "get_autocommit"}]));
+        if asked.status == 400 {
+            break asked;
+        }
+        stream.baton = asked.json()["baton"].clone();
+    };
+    let message = refused.json()["message"].as_str().unwrap().to_owned();
+    holder.run("ROLLBACK");
+    let answer = wire.answer();
+    // Whichever came first, one of them was refused.
+    assert!(message.contains("another call") || answer.status == 400, "{message}");
+}
+
+#[test]
+fn streams_in_which_nothing_is_open_do_not_pile_up() {
+    let rig = Rig::new();
+    rig.run("CREATE TABLE t(a)");
+    let mut open = rig.stream();
+    open.call(&json!([execute("BEGIN"), execute("INSERT INTO t VALUES (1)")]));
+    let mut stored = rig.stream();
+    stored.call(&json!([{"type": "store_sql", "sql_id": 1, "sql": "SELECT 7"}]));
+    let (first, _) = rig.call(&Value::Null, &json!([execute("SELECT 1")]));
+    let mut last = Value::Null;
+    for _ in 0..SQL_STREAMS_IDLE_MAX {
+        (last, _) = rig.call(&Value::Null, &json!([execute("SELECT 1")]));
+    }
+    assert_eq!(rig.try_call(&first, &json!([])).status, 400, "the oldest went");
+    rig.call(&last, &json!([execute("SELECT 1")]));
+    // Those with something in them stay.
+    assert_eq!(
+        plain(&result(&stored.call(&json!([{"type": "execute", "stmt": {"sql_id": 1}}]))[0])["rows"]),
+        json!([["7"]])
+    );
+    open.run("COMMIT");
+    assert_eq!(rig.rows("SELECT a FROM t"), json!([["1"]]));
+}
+
+#[test]
+fn too_many_open_streams_are_told_to_come_back() {
+    let rig = Rig::new();
+    let mut held = Vec::new();
+    let refused = loop {
+        let answer = rig.try_call(&Value::Null, &json!([{"type": "store_sql", "sql_id": 1, "sql": "SELECT 1"}]));
+        if answer.status != 200 {
+            break answer;
+        }
+        held.push(answer.json()["baton"].clone());
+    };
+    assert_eq!(
+        (refused.refusal(), held.len()),
+        ((503, "unavailable".to_owned()), logmirror::limits::SQL_STREAMS_PER_LOG_MAX)
+    );
+    rig.call(&held[0], &json!([{"type": "close"}]));
+    rig.run("SELECT 1");
+}
+
+#[test]
+fn stored_sql_has_a_cap() {
+    let rig = Rig::new();
+    let results =
+        rig.results(&json!([{"type": "store_sql", "sql_id": 1, "sql": "x".repeat(2 << 20)}, execute("SELECT 1")]));
+    assert!(error(&results[0]).contains("at most"));
+    assert_eq!(results[1]["type"], "ok");
+}
