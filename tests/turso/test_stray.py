@@ -41,6 +41,10 @@ def sequence(sql):
     return {"type": "sequence", "sql": sql}
 
 
+# Ends what a call left open. Without it the service may keep a stream for a while: its caller could come back.
+CLOSE = {"type": "close"}
+
+
 class Stray(Scene):
     def setUp(self):
         super().setUp()
@@ -65,7 +69,7 @@ class Stray(Scene):
     def assert_harmless(self, *requests):
         """Whatever the answer, it is one to each request, and nothing moves."""
         before = self.revision()
-        results = self.service.pipeline(LOG, *requests)
+        results = self.service.pipeline(LOG, *requests, CLOSE)[:-1]
         self.assertEqual(len(results), len(requests))
         self.assertEqual(self.revision(), before, results)
         self.assertEqual(self.sql(ALL), self.expected)
@@ -112,10 +116,27 @@ class Stray(Scene):
                 [sequence(f"{begin}; {insert}")],
             ):
                 with self.subTest(begin, first=requests[0]["type"]):
-                    # A call that leaves a transaction open may be answered with a baton: closing it ends it.
-                    self.assert_harmless(*requests, {"type": "close"})
                     self.assert_harmless(*requests)
         self.assert_clients_go_on()
+
+    def test_a_writer_who_never_comes_back_is_rolled_back_and_the_others_go_on(self):
+        self.service.pipeline(LOG, execute("BEGIN IMMEDIATE"), execute("INSERT INTO t VALUES (99, 'never')"))
+        # Readers do not wait at all, writers until the service has lost its patience.
+        self.assertEqual(self.sql(ALL), self.expected)
+        self.assert_clients_go_on()
+
+    def test_a_begin_that_wrote_nothing_holds_up_no_writer(self):
+        for requests in ([execute("BEGIN")], [execute("BEGIN"), execute("SELECT * FROM t")], [sequence("BEGIN; SELECT 1")]):
+            with self.subTest(requests=requests):
+                path = f"/logs/{LOG}/v2/pipeline"
+                stray = self.service.call("POST", path, {"baton": None, "requests": requests}).json()
+                self.assert_clients_go_on()
+                if stray["baton"] is not None:
+                    # Still there: the clients did not wait for its end.
+                    again = {"baton": stray["baton"], "requests": [execute("ROLLBACK"), CLOSE]}
+                    answer = self.service.call("POST", path, again)
+                    self.assertEqual(answer.status, 200, answer)
+                    self.assertEqual(answer.json()["results"][0]["type"], "ok", answer)
 
     def test_an_end_without_a_begin_is_an_error_and_no_more(self):
         for sql in ("COMMIT", "ROLLBACK", "END", "RELEASE s"):
