@@ -38,7 +38,8 @@ async fn replicas_pull_what_was_written_by_sql_over_http() -> Result<()> {
     agree(&scene, &early, 207).await?;
     scene.a_fresh_replica_has(&early.rows().await?).await?;
 
-    let builder = Builder::new_remote_replica(scene.database("remote")?, scene.url(&scene.wire()?), TOKEN.to_owned());
+    let wire = scene.wire()?;
+    let builder = Builder::new_remote_replica(scene.database("remote")?, scene.url(&wire), TOKEN.to_owned());
     let remote = builder.connector(connector()).build().await?;
     remote.sync().await?;
     ensure!(rows(&remote.connect()?).await? == early.rows().await?);
@@ -53,9 +54,9 @@ async fn a_replica_and_sql_over_http_take_turns() -> Result<()> {
     let mut expected = 0;
     for turn in 0..4 {
         replica.insert("replica", 2).await?;
-        replica.insert_at_once("replica", 150 * turn).await?;
+        replica.insert_at_once("replica", 150 * turn + 1).await?;
         let Outcome::Pushed(_) = replica.sync().await? else { panic!("nothing was pushed in turn {turn}") };
-        expected += 2 + 150 * turn as usize;
+        expected += 3 + 150 * turn as usize;
         agree(&scene, &replica, expected).await?;
         insert(&scene, 5).await?;
         expected += 5;
