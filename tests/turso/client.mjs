@@ -22,7 +22,7 @@ const operations = {
         database = await connect({
             path,
             url,
-            clientName: options.client_name,
+            authToken: options.auth_token,
             longPollTimeoutMs: options.long_poll_timeout_ms,
             pushOperationsThreshold: options.push_operations_threshold,
             pullBytesThreshold: options.pull_bytes_threshold,

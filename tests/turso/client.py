@@ -1,7 +1,7 @@
 """A process with one open database of the published Python client, driven by lines of JSON; `client.mjs` is its twin.
 
-A request is `{"op": ..., ...}`, its answer `{"ok": value}` or `{"error": text}`. A client that hangs or panics takes only
-this process with it.
+A request is `{"op": ..., ...}`, its answer `{"ok": value}` or `{"error": text}`. A client that hangs or panics takes
+only this process with it.
 """
 
 import json

@@ -19,6 +19,8 @@ JOURNAL_LINES = 20
 class Scene(unittest.TestCase):
     """A test with a running service and an empty log. Nothing it starts outlives it, and it is cut after a minute."""
 
+    TOKEN = None
+
     def setUp(self):
         def expire(*_):
             raise TimeoutError(f"cut after {TEST_TIMEOUT_S} s")
@@ -30,7 +32,7 @@ class Scene(unittest.TestCase):
         self.home = Path(tempfile.mkdtemp(prefix="logmirror-turso-"))
         self.addCleanup(shutil.rmtree, self.home, ignore_errors=True)
         self.journal = self.home / "journal"
-        self.service = Service(self.home / "data", self.journal)
+        self.service = Service(self.home / "data", self.journal, self.TOKEN)
         self.addCleanup(self._end_service)
         self.service.create(LOG)
 

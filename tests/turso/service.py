@@ -29,9 +29,10 @@ class Answer:
 class Service:
     """A running `logmirror serve`, which can be killed and started again on the same data."""
 
-    def __init__(self, data: Path, journal: Path):
-        """What it logs is appended to `journal`."""
+    def __init__(self, data: Path, journal: Path, token=None):
+        """What it logs is appended to `journal`; with a token it asks for that."""
         self.data = data
+        self.token = token
         self._journal = journal
         self._process = None
         self.address = None
@@ -40,6 +41,8 @@ class Service:
     def start(self):
         """Start it on a free port; returns when it listens."""
         command = [PROGRAM, "serve", "--data", str(self.data), "--listen", "127.0.0.1:0"]
+        if self.token is not None:
+            command += ["--token", self.token]
         with self._journal.open("a") as journal:
             self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=journal, text=True)
         line = self._process.stdout.readline()
@@ -78,13 +81,14 @@ class Service:
     def url(self, log):
         return "http://{}:{}/logs/{}".format(*self.address, log)
 
-    def call(self, method, path, body=None, headers=None):
+    def call(self, method, path, body=None):
         """One request on a connection of its own. A dict is sent as JSON."""
         if isinstance(body, dict):
             body = json.dumps(body)
+        headers = {} if self.token is None else {"authorization": f"Bearer {self.token}"}
         connection = http.client.HTTPConnection(*self.address, timeout=CALL_TIMEOUT_S)
         try:
-            connection.request(method, path, body=body, headers=headers or {})
+            connection.request(method, path, body=body, headers=headers)
             response = connection.getresponse()
             return Answer(response.status, response.read())
         finally:

@@ -53,7 +53,16 @@ class Crash(Scene):
         self.sql("CREATE TABLE t(n INTEGER)")
         wire = self.wire()
         client = self.client(kind, kind, wire)
-        moments = {4: "gone", 9: "sent", 14: "writing", 19: "answered", 24: "writing", 29: "unsent", 34: "writing", 44: "answered"}
+        moments = {
+            4: "gone",
+            9: "sent",
+            14: "writing",
+            19: "answered",
+            24: "writing",
+            29: "unsent",
+            34: "writing",
+            44: "answered",
+        }
         for n in range(PUSHES):
             client.execute("INSERT INTO t VALUES (?)", n)
             if n in moments:

@@ -1,4 +1,4 @@
-"""One database, all its readers: what Turso clients and `/v2/pipeline` wrote is what libSQL replicas and restores get."""
+"""One database, all its readers: what Turso clients and plain HTTP wrote is what libSQL replicas and restores get."""
 
 import sqlite3
 import subprocess
@@ -72,7 +72,11 @@ class Formats(Scene):
         tables = ("http1", *(f"{kind}1" for kind in KINDS))
         clients = [self.client(kind, f"{kind}-last") for kind in KINDS]
         for table in tables:
-            sql = f"SELECT * FROM {table} ORDER BY 1, 2" if table == "http1" else f"SELECT a, b, n, hex(x) FROM {table} ORDER BY 1, 2"
+            sql = (
+                f"SELECT * FROM {table} ORDER BY 1, 2"
+                if table == "http1"
+                else f"SELECT a, b, n, hex(x) FROM {table} ORDER BY 1, 2"
+            )
             expected = connection.execute(sql).fetchall()
             self.assertGreater(len(expected), 200)
             self.assertEqual(self.sql(sql), expected, table)

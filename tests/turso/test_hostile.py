@@ -1,7 +1,7 @@
 """Bytes no client sends: a clear 4xx each, memory that stays where it was, and the next client is served as ever."""
 
 import http.client
-import json
+import socket
 import struct
 import unittest
 
@@ -54,6 +54,18 @@ UNREADABLE_PULLS = {
     "a stream kind that does not exist": pull.number(8, 77),
 }
 
+
+def with_argument(value):
+    """A statement with one argument."""
+    return b'{"requests": [{"type": "execute", "stmt": {"sql": "SELECT ?", "args": [' + value + b"]}}]}"
+
+
+def with_condition(condition):
+    """A batch of one step."""
+    step = b'{"stmt": {"sql": "SELECT 1"}, "condition": ' + condition + b"}"
+    return b'{"requests": [{"type": "batch", "batch": {"steps": [' + step + b"]}}]}"
+
+
 UNREADABLE_PIPELINES = {
     "nothing": b"",
     "no JSON": b"{",
@@ -62,14 +74,14 @@ UNREADABLE_PIPELINES = {
     "requests that are none": b'{"requests": 7}',
     "JSON 1,000 levels deep": b'{"requests":' + b"[" * 1000 + b"]" * 1000 + b"}",
     "JSON 1,000,000 levels deep": b"[" * 1_000_000,
-    "a condition 1,000 levels deep": json.dumps(
-        {"requests": [{"type": "batch", "batch": {"steps": [{"stmt": {"sql": "SELECT 1"}, "condition": "HERE"}]}}]}
-    ).encode().replace(b'"HERE"', b'{"type":"not","cond":' * 1000 + b'{"type":"is_autocommit"}' + b"}" * 1000),
+    "a condition 1,000 levels deep": with_condition(
+        b'{"type":"not","cond":' * 1000 + b'{"type":"is_autocommit"}' + b"}" * 1000
+    ),
     "bytes that are not UTF-8": b'{"requests": [{"type": "sequence", "sql": "\xff\xfe"}]}',
     "a statement that is a number": b'{"requests": [{"type": "execute", "stmt": 5}]}',
     "a baton never given": b'{"baton": "never given", "requests": []}',
-    "base64 that is none": b'{"requests": [{"type": "execute", "stmt": {"sql": "SELECT ?", "args": [{"type": "blob", "base64": "!"}]}}]}',
-    "an integer that is none": b'{"requests": [{"type": "execute", "stmt": {"sql": "SELECT ?", "args": [{"type": "integer", "value": "9223372036854775808"}]}}]}',
+    "base64 that is none": with_argument(b'{"type": "blob", "base64": "!"}'),
+    "an integer that is none": with_argument(b'{"type": "integer", "value": "9223372036854775808"}'),
 }
 
 
@@ -110,7 +122,11 @@ class Hostile(Scene):
         self.assertEqual(answer.status, 200, answer)
         header, pages = pull.parse(answer.body)
         self.assertEqual(sorted(pages), list(range(header.pages)))
-        request = {"baton": None, "unknown": [1], "requests": [{"type": "execute", "new": {}, "stmt": {"sql": "SELECT 1", "x": 1}}]}
+        request = {
+            "baton": None,
+            "unknown": [1],
+            "requests": [{"type": "execute", "new": {}, "stmt": {"sql": "SELECT 1", "x": 1}}],
+        }
         answer = self.service.call("POST", f"/logs/{LOG}/v2/pipeline", request)
         self.assertEqual(answer.json()["results"][0]["type"], "ok", answer)
 
@@ -131,6 +147,15 @@ class Hostile(Scene):
             self.assertEqual(answer.json()["results"][0]["type"], "error", answer)
         else:
             self.assertTrue(400 <= answer.status < 500, answer)
+        self.assert_served_as_ever()
+
+    def test_connections_that_say_nothing_or_half_of_it_hold_up_nobody(self):
+        head = f"POST /logs/{LOG}/v2/pipeline HTTP/1.1\r\nhost: h\r\ncontent-length: 1000\r\n\r\n".encode()
+        for said in (b"", b"POST /lo", head, head + b'{"requests": ['):
+            for _ in range(25):
+                connection = socket.create_connection(self.service.address)
+                self.addCleanup(connection.close)
+                connection.sendall(said)
         self.assert_served_as_ever()
 
     def test_a_body_of_200_mb_is_refused(self):

@@ -94,7 +94,9 @@ class Partial(Scene):
 
                 def write_between(request):
                     if len(wire.counted("/pull-updates")) in (2, 4):
-                        self.transaction("UPDATE t SET what = what || 'x'", "INSERT INTO t(what) VALUES (hex(zeroblob(9000)))")
+                        self.transaction(
+                            "UPDATE t SET what = what || 'x'", "INSERT INTO t(what) VALUES (hex(zeroblob(9000)))"
+                        )
 
                 wire.before = write_between
                 client = self.client(kind, kind, wire, pull_bytes_threshold=64 * 1024)

@@ -103,7 +103,9 @@ class Stray(Scene):
         for sql in CHECKPOINTS:
             with self.subTest(sql):
                 self.assert_harmless(execute("BEGIN"), execute("INSERT INTO t VALUES (9, 'no')"), execute(sql))
-                self.assert_harmless({"type": "store_sql", "sql_id": 1, "sql": sql}, {"type": "execute", "stmt": {"sql_id": 1}})
+                self.assert_harmless(
+                    {"type": "store_sql", "sql_id": 1, "sql": sql}, {"type": "execute", "stmt": {"sql_id": 1}}
+                )
                 self.assert_harmless({"type": "describe", "sql": sql})
         self.assert_clients_go_on()
 
@@ -126,7 +128,11 @@ class Stray(Scene):
         self.assert_clients_go_on()
 
     def test_a_begin_that_wrote_nothing_holds_up_no_writer(self):
-        for requests in ([execute("BEGIN")], [execute("BEGIN"), execute("SELECT * FROM t")], [sequence("BEGIN; SELECT 1")]):
+        for requests in (
+            [execute("BEGIN")],
+            [execute("BEGIN"), execute("SELECT * FROM t")],
+            [sequence("BEGIN; SELECT 1")],
+        ):
             with self.subTest(requests=requests):
                 path = f"/logs/{LOG}/v2/pipeline"
                 stray = self.service.call("POST", path, {"baton": None, "requests": requests}).json()

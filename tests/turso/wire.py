@@ -1,4 +1,4 @@
-"""The way of a client to the service: a relay that counts requests, loses answers and tells when to kill the service."""
+"""The way of a client to the service: a relay that counts requests, loses answers and tells when to kill it."""
 
 import http.client
 import threading
