@@ -11,7 +11,8 @@
 //! - [`stream`]: [`StreamWriter`](stream::StreamWriter) and [`StreamReader`](stream::StreamReader);
 //! - [`mod@verify`]: whether a log is whole;
 //! - [`checkpoint`]: the database that a WAL log makes, and when it is made.
-//! - [`sync`]: databases of this machine and libSQL sync servers.
+//! - [`sync`]: databases of this machine and libSQL sync servers;
+//! - [`engine`]: a WAL log as a database (feature `turso`).
 
 pub mod api;
 mod block;

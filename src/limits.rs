@@ -14,6 +14,9 @@ pub const WAL_SEGMENT_BYTES: u64 = 64 << 20;
 /// Page indexes of a log in memory at once: 128 KiB each for pages of 4,096 bytes, 1 MiB for the smallest.
 pub const PAGE_INDEXES_MAX: usize = 16;
 
+/// Up to this many frames their pages are told by their own headers, 0.5 µs each, and above by the index of their segment.
+pub const HEADERS_READ_MAX: u64 = 256;
+
 /// Log bytes in memory at once, over all senders and readers of a service.
 pub const MEMORY_MAX: u64 = 256 << 20;
 
@@ -255,3 +258,13 @@ pub const SQL_STREAMS_PER_LOG_MAX: usize = 256;
 pub const SQL_STREAMS_MAX: usize = 1024;
 /// What is logged of an SQL text.
 pub const SQL_LOGGED_CHARS: usize = 200;
+/// Largest body of a pull of the Turso sync protocol: a page selector of 16 million single pages, 64 GiB, in its longest form.
+pub const PULL_BYTES_MAX: usize = 2 << 20;
+/// Up to this length it is taken without a share of the memory budget, and may wait for news.
+pub const PULL_BYTES_SMALL: usize = 16 << 10;
+
+/// Longest time that a pull waits for news: a client that wants to wait longer asks again.
+pub const LONG_POLL_MAX: Duration = Duration::from_secs(300);
+
+/// Up to this many selected pages are looked up one by one; more are found in one pass over the indexes.
+pub const PAGES_LOOKED_UP_MAX: u64 = 256;

@@ -3,18 +3,22 @@
 #![cfg(feature = "turso")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod support;
+
 use std::sync::Arc;
 
 use logmirror::api::CreateLog;
 use logmirror::engine::{Engines, Session};
 use logmirror::format::LogFormat;
-use logmirror::mirror::{Registry, Settings};
+use logmirror::mirror::{Error, Registry, Settings};
 use logmirror::repo::FsRepo;
+use support::failing::{Failing, Plan, Trouble};
 use tempfile::TempDir;
 use tokio::task::block_in_place;
 
 struct Bench {
     _data: TempDir,
+    plan: Arc<Plan>,
     registry: Arc<Registry>,
     engines: Engines,
 }
@@ -26,10 +30,11 @@ impl Bench {
 
     fn with(settings: Settings) -> Bench {
         let data = tempfile::tempdir().unwrap();
-        let registry = Registry::open(Arc::new(FsRepo::open(data.path()).unwrap()), settings).unwrap();
+        let (disk, plan) = Failing::new(Arc::new(FsRepo::open(data.path()).unwrap()));
+        let registry = Registry::open(disk, settings).unwrap();
         let registry = Arc::new(registry);
         registry.create("app", CreateLog { format: LogFormat::Wal, first: None, checkpoint: None }).unwrap();
-        Bench { _data: data, engines: Engines::new(registry.clone()), registry }
+        Bench { _data: data, plan, engines: Engines::new(registry.clone()), registry }
     }
 
     fn session(&self) -> Session {
@@ -180,4 +185,53 @@ async fn writers_get_their_turn_one_after_the_other_and_none_is_lost() {
     futures::future::join_all(writers).await.into_iter().for_each(Result::unwrap);
     let other = Engines::new(bench.registry.clone()).session("app").unwrap();
     assert_eq!(rows(&other, "SELECT count(*), count(DISTINCT a) FROM t"), ["80|80"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_hears_of_a_row_that_is_not_durable() {
+    let bench = Arc::new(block_in_place(Bench::new));
+    write(&bench.session(), "CREATE TABLE t(a)").await;
+    let (writer, reader) = (bench.session(), bench.session());
+    bench.plan.set("logs/app", Trouble::SyncHangs);
+    let turn = writer.turn().await.unwrap();
+    writer.connection().execute("INSERT INTO t VALUES (1)").unwrap();
+    let mut written = Box::pin(writer.settle());
+    assert!(futures::poll!(&mut written).is_pending());
+    block_in_place(|| bench.plan.wait_hanging(1));
+    assert_eq!(rows(&reader, "SELECT count(*) FROM t"), ["1"]);
+    let mut read = Box::pin(reader.settle());
+    assert!(futures::poll!(&mut read).is_pending() && futures::poll!(&mut written).is_pending());
+    bench.plan.clear();
+    written.await.unwrap();
+    read.await.unwrap();
+    drop(turn);
+    // And one whose sync fails is not there for anybody.
+    let turn = writer.turn().await.unwrap();
+    bench.plan.set("logs/app", Trouble::SyncFails);
+    writer.connection().execute("INSERT INTO t VALUES (2)").unwrap();
+    assert!(writer.settle().await.is_err());
+    drop(turn);
+    rows(&reader, "SELECT count(*) FROM t");
+    assert!(reader.settle().await.is_err());
+    let again = bench.session();
+    assert_eq!(rows(&again, "SELECT count(*) FROM t"), ["1"]);
+    again.refresh().await.unwrap();
+    again.settle().await.unwrap();
+    assert!(matches!(again.turn().await, Err(Error::Poisoned(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_engine_goes_on_in_the_next_generation() {
+    let bench = block_in_place(Bench::new);
+    let session = bench.session();
+    write(&session, "CREATE TABLE t(a)").await;
+    write(&session, "INSERT INTO t VALUES (1)").await;
+    assert!(block_in_place(|| bench.registry.checkpoint("app", false)).unwrap().done);
+    assert!(session.turn().await.is_err());
+    let session = bench.session();
+    assert_eq!(rows(&session, "SELECT * FROM t"), ["1"]);
+    write(&session, "INSERT INTO t VALUES (2)").await;
+    let elsewhere = Engines::new(bench.registry.clone());
+    assert_eq!(rows(&elsewhere.session("app").unwrap(), "SELECT group_concat(a) FROM t"), ["1,2"]);
+    assert_eq!(bench.registry.get("app").unwrap().generation().0, 2);
 }

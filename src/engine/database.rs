@@ -45,7 +45,7 @@ fn of_engine(error: &LimboError) -> Error {
 impl Engine {
     /// Opens the database of a log as it is now. Blocks; costs a reading of the whole WAL.
     pub(super) fn open(registry: Arc<Registry>, log: Arc<Log>) -> Result<Engine, Error> {
-        syncable(&log)?;
+        syncable(&log, "Turso")?;
         let wal = Arc::new(Wal::of(log.clone(), registry.settings().commit_bytes_max));
         let machine = Database::io_for_path(DATABASE).map_err(|error| of_engine(&error))?;
         let io = Arc::new(LogIo::new(log.base()?, wal.clone(), machine));
@@ -101,6 +101,14 @@ impl Engine {
         self.holder.store(session, Ordering::Release);
     }
 
+    /// Whether the log takes anything.
+    pub(super) fn is_writable(&self) -> Result<(), Error> {
+        match self.log.view().state {
+            State::Poisoned(cause) => Err(Error::Poisoned(cause)),
+            _ => Ok(()),
+        }
+    }
+
     /// Takes in the frames that others appended. The caller has the turn. Blocks.
     ///
     /// # Errors
@@ -115,8 +123,10 @@ impl Engine {
             (State::Ok, Some(known)) if known < last => self.insert(known, last),
             // Its first frames came from elsewhere, with a header that the engine does not have.
             (State::Ok, None) if last > 0 => Err(closed()),
-            (State::Ok, _) => Ok(()),
-            _ => Err(closed()),
+            // One that takes no more is read as far as it goes.
+            (State::Ok | State::Poisoned(_), _) => Ok(()),
+            (State::Damaged(cause), _) => Err(Error::Damaged(cause.clone())),
+            (State::Ended(_), _) => Err(closed()),
         };
         absorbed.inspect_err(|error| self.close(error))
     }

@@ -145,6 +145,7 @@ impl Session {
     /// session: a new one is needed then, and what was open in this one is lost.
     pub async fn turn(&self) -> Result<Turn, Error> {
         let guard = self.engine.wait_for_turn().await?;
+        self.engine.is_writable()?;
         let turn = self.absorbed(guard).await?;
         self.engine.set_holder(self.id);
         Ok(turn)

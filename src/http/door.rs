@@ -3,8 +3,8 @@
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::Uri;
 use axum::http::header::{AUTHORIZATION, HOST, HeaderMap};
+use axum::http::{Method, Uri};
 use axum::response::Response;
 use hyper::body::Incoming;
 use tower_service::Service;
@@ -37,17 +37,24 @@ impl Door {
         if let Some(uri) = self.routing.rewritten(request.uri(), host.as_deref()) {
             *request.uri_mut() = uri;
         }
-        if !self.admits(request.uri(), request.headers()) {
+        if !self.admits(request.method(), request.uri(), request.headers()) {
+            #[cfg(feature = "turso")]
+            if super::turso::is_call(request.uri().path()) {
+                let mut refusal = reply::unauthorized(request);
+                super::turso::allow_origins(refusal.headers_mut());
+                return refusal;
+            }
             return reply::unauthorized(request);
         }
         self.router.clone().call(request).await.unwrap_or_else(|never| match never {})
     }
 
-    fn admits(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+    fn admits(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
         let Some(token) = &self.token else {
             return true;
         };
-        uri.path() == OPEN_PATH || bearer(headers).is_some_and(|given| token.is(given))
+        // Browsers ask before a call, without a token, whether they may. Nothing else takes this method.
+        uri.path() == OPEN_PATH || *method == Method::OPTIONS || bearer(headers).is_some_and(|given| token.is(given))
     }
 }
 

@@ -91,6 +91,12 @@ pub(super) fn created(new: bool, body: impl serde::Serialize) -> Response {
     (status, Json(body)).into_response()
 }
 
+/// Nothing to say.
+#[cfg(feature = "turso")]
+pub(super) fn nothing() -> Response {
+    StatusCode::NO_CONTENT.into_response()
+}
+
 /// All well, or not.
 pub(super) fn health(problems: &[String]) -> Response {
     match problems {

@@ -4,17 +4,22 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+#[cfg(feature = "turso")]
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::budget::{Budget, Share};
 use super::error::Error;
 use super::feed::Feed;
 use super::log::Log;
 use super::registry::Registry;
+#[cfg(feature = "turso")]
+use crate::block::Block;
 use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalStart};
 use crate::format::{Framing, name};
 use crate::offset::{BytePos, Offset};
 use crate::repo::RepoFile;
 use crate::segment::SegmentReader;
+use crate::segment::frames::{read_head, segment_name};
 use crate::stream::SegmentInfo;
 
 /// A base and its length.
@@ -68,6 +73,20 @@ impl Log {
         let mut head = [0; FRAME_HEADER_LEN];
         SegmentReader::open(&**self.repo(), segment.start)?.read_at(&mut head, BytePos(bytes.start))?;
         Ok(Some(WalStart { header, chain: FrameHeader::decode(&head).chain }))
+    }
+
+    /// The header of a durable frame; `None` when there is no such frame. Blocks for a small read.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn frame_head(&self, frame: Offset) -> Result<Option<FrameHeader>, Error> {
+        let pieces = self.pieces(&(frame..Offset(frame.0.saturating_add(1))));
+        let Some((segment, bytes)) = pieces.first() else {
+            return Ok(None);
+        };
+        let file = self.repo().open(&segment_name(segment.start))?;
+        let head = read_head(&*file, BytePos(bytes.start))?;
+        head.map(Some).ok_or_else(|| Error::Damaged(format!("segment {} lacks frame {frame}", segment.start).into()))
     }
 
     /// Gives the bytes of durable frames to `take`, in pieces of any length, until it answers false. Blocks.
@@ -135,6 +154,15 @@ impl Registry {
         let base = log.base()?;
         let bytes = base.as_ref().map_or(0, |(_, bytes)| *bytes);
         Ok(BaseFeed { file: base.map(|(file, _)| file), at: 0, bytes, budget: self.budget.clone(), _log: log.clone() })
+    }
+
+    /// Waits for a block of memory to read into, of `wanted` bytes or fewer, out of the readers' half of the budget.
+    ///
+    /// # Errors
+    /// When nothing came free for a while.
+    #[cfg(feature = "turso")]
+    pub(crate) async fn block(&self, wanted: u64) -> Result<Block<OwnedSemaphorePermit>, Error> {
+        self.budget.block(wanted).await
     }
 
     /// A share of the memory budget for `bytes` received, given back when dropped; waits until there is one.

@@ -143,6 +143,8 @@ impl Registry {
         let opened = self.start(new);
         // A shard that is gone has said why.
         let _ = opened.blocking_recv();
+        // Whoever waits for what comes next finds it from here on.
+        old.publish(|_| ());
         self.get(old.name())
     }
 

@@ -206,6 +206,12 @@ impl Log {
         self.view.subscribe()
     }
 
+    /// How many wait for a change of the view, or follow the log.
+    #[must_use]
+    pub fn watchers(&self) -> usize {
+        self.view.receiver_count()
+    }
+
     /// What a stream without a header starts with at the commit that holds `offset`. Blocks for a small read at most.
     ///
     /// # Errors

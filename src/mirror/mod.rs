@@ -29,6 +29,7 @@ pub use feed::Feed;
 pub use frames::{BaseFeed, Frames};
 pub use generation::Draft;
 pub use log::{Log, State, View};
+pub use pages::Sought;
 pub use registry::{Registry, Settings};
 pub use run::{Event, Mirror, MirrorError, Place, Progress, run};
 pub use verify::verify_url;

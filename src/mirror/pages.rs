@@ -1,22 +1,25 @@
 //! Finding a page of a WAL log as of a frame: in the page indexes of its sealed segments, and in memory for the open one.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
 
 use super::error::Error;
 use super::log::Log;
 use crate::format::Framing;
-use crate::format::wal::{WalHeader, WalStart};
-use crate::limits::PAGE_INDEXES_MAX;
+use crate::format::wal::{FrameHeader, WalHeader, WalStart};
+use crate::limits::{HEADERS_READ_MAX, PAGE_INDEXES_MAX};
 use crate::offset::Offset;
 use crate::repo::RepoFile;
 use crate::segment::frames::{FrameError, frame_at, read_head, segment_name};
+pub use crate::segment::pages::Sought;
 use crate::segment::pages::{OpenPages, PageIndex};
 use crate::stream::SegmentInfo;
 
 /// The page indexes of a log that are in memory.
 #[derive(Debug, Default)]
 pub(super) struct Pages {
-    sealed: BTreeMap<Offset, PageIndex>,
+    sealed: BTreeMap<Offset, Arc<PageIndex>>,
     /// Of the segment that starts there and is still written.
     open: Option<(Offset, OpenPages)>,
 }
@@ -34,20 +37,63 @@ impl Log {
             return Ok(None);
         };
         let last = Offset(view.durable.0.saturating_sub(1)).min(frame);
-        let mut pages = self.pages();
         if let Some(head) = view.head.filter(|head| head.start <= last)
-            && let Some(found) = self.open_pages(&mut pages, &head, &header)?.newest(page, last)
+            && let Some(found) = self.open_pages(&mut self.pages(), &head, &header)?.newest(page, last)
         {
             return Ok(Some(found));
         }
         for segment in view.sealed.iter().rev().filter(|segment| segment.start <= last) {
-            let index = self.sealed_pages(&mut pages, segment)?;
+            let index = self.sealed_pages(segment)?;
             let file = self.repo().open(&segment_name(segment.start))?;
             if let Some(found) = index.locate(&*file, page, last)? {
                 return Ok(Some(found));
             }
         }
         Ok(None)
+    }
+
+    /// Gives `take` the frames of `range` that hold a page for the last time in it: page and frame. Of each page its newest
+    /// frame comes before any older one, which may follow too. Ends early when `take` answers false. Frames that are not
+    /// durable are left out. Blocks, as [`page_at`](Self::page_at) does; short ranges are told by the frames' own headers.
+    ///
+    /// # Errors
+    /// As [`page_at`](Self::page_at).
+    pub fn newest_frames(
+        &self,
+        range: &Range<Offset>,
+        sought: Sought<'_>,
+        mut take: impl FnMut(u32, Offset) -> bool,
+    ) -> Result<(), Error> {
+        self.readable()?;
+        let view = self.view();
+        let Framing::Wal(Some(WalStart { header, .. })) = view.framing else {
+            return Ok(());
+        };
+        for (segment, sealed) in
+            view.head.iter().map(|head| (head, false)).chain(view.sealed.iter().rev().map(|s| (s, true)))
+        {
+            let part = range.start.max(segment.start)..range.end.min(segment.end);
+            if part.is_empty() {
+                continue;
+            }
+            let more = if part.end.0 - part.start.0 <= HEADERS_READ_MAX {
+                let file = self.repo().open(&segment_name(segment.start))?;
+                let numbers = (part.start.0..part.end.0).rev().map(Offset);
+                each(
+                    numbers.map(|number| Ok((head_of(&*file, segment, &header, number)?.page, number))),
+                    sought,
+                    &mut take,
+                )?
+            } else if sealed {
+                self.sealed_pages(segment)?.each_newest(&part, sought, &mut take)
+            } else {
+                self.open_pages(&mut self.pages(), segment, &header)?.each_newest(&part, sought, &mut take)
+            };
+            if !more {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// The index of the open segment, with all its durable frames in it.
@@ -64,15 +110,18 @@ impl Log {
         Ok(open)
     }
 
-    fn sealed_pages<'a>(&self, pages: &'a mut Pages, segment: &SegmentInfo) -> Result<&'a PageIndex, Error> {
-        if !pages.sealed.contains_key(&segment.start) {
-            if pages.sealed.len() >= PAGE_INDEXES_MAX {
-                pages.sealed.clear();
-            }
-            let index = self.load_pages(segment)?;
-            pages.sealed.insert(segment.start, index);
+    fn sealed_pages(&self, segment: &SegmentInfo) -> Result<Arc<PageIndex>, Error> {
+        // Held while an index is loaded, so that many who ask at once have it loaded once.
+        let mut pages = self.pages();
+        if let Some(index) = pages.sealed.get(&segment.start) {
+            return Ok(index.clone());
         }
-        pages.sealed.get(&segment.start).ok_or_else(|| Error::Unavailable("the page index is gone".into()))
+        if pages.sealed.len() >= PAGE_INDEXES_MAX {
+            pages.sealed.clear();
+        }
+        let index = Arc::new(self.load_pages(segment)?);
+        pages.sealed.insert(segment.start, index.clone());
+        Ok(index)
     }
 
     /// The index of a sealed segment, built and stored if there is none. One that cannot be stored is done without.
@@ -122,10 +171,39 @@ impl Log {
 /// Adds the frames of a segment that are not in its index yet, by their headers: they were verified when they came.
 fn fill(open: &mut OpenPages, file: &dyn RepoFile, segment: &SegmentInfo, header: &WalHeader) -> Result<(), Error> {
     for number in segment.start.0 + open.frames()..segment.end.0 {
-        match read_head(file, frame_at(segment.start, header, Offset(number)))? {
-            Some(frame) if frame.page != 0 && frame.salts == header.salts => open.push(frame.page),
-            _ => return Err(Error::Damaged(format!("frame {number} is not where it must be").into())),
-        }
+        open.push(head_of(file, segment, header, Offset(number))?.page);
     }
     Ok(())
+}
+
+/// The header of a durable frame of a segment.
+fn head_of(
+    file: &dyn RepoFile,
+    segment: &SegmentInfo,
+    header: &WalHeader,
+    number: Offset,
+) -> Result<FrameHeader, Error> {
+    match read_head(file, frame_at(segment.start, header, number))? {
+        Some(frame) if frame.page != 0 && frame.salts == header.salts => Ok(frame),
+        _ => Err(Error::Damaged(format!("frame {number} is not where it must be").into())),
+    }
+}
+
+/// Gives `take` the frames that are sought; false when it wants no more.
+fn each(
+    frames: impl Iterator<Item = Result<(u32, Offset), Error>>,
+    sought: Sought<'_>,
+    take: &mut impl FnMut(u32, Offset) -> bool,
+) -> Result<bool, Error> {
+    for found in frames {
+        let (page, frame) = found?;
+        let is_sought = match sought {
+            Sought::All => true,
+            Sought::These(pages) => pages.binary_search(&page).is_ok(),
+        };
+        if is_sought && !take(page, frame) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -17,6 +17,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 
 use super::frames::{FrameError, Frames, frame_at, read_head, segment_name};
 use crate::format::wal::{Chain, HEADER_LEN as WAL_HEADER_LEN, WalHeader, WalStart};
@@ -48,6 +49,15 @@ fn last_key(start: Offset, page: u32, at: Offset) -> Option<u64> {
 fn frame_of(start: Offset, page: u32, key: u64) -> Option<Offset> {
     let holds = (key >> 32) as u32 == page;
     holds.then_some(Offset(start.0.saturating_add(key & u64::from(u32::MAX))))
+}
+
+/// Pages that are looked for, the first being 1.
+#[derive(Clone, Copy, Debug)]
+pub enum Sought<'a> {
+    /// All there are.
+    All,
+    /// A few, ascending: each is looked up by itself.
+    These(&'a [u32]),
 }
 
 /// The page index of a segment that is still written, in memory. Frames go in as they are appended.
@@ -82,6 +92,19 @@ impl OpenPages {
     pub fn newest(&self, page: u32, at: Offset) -> Option<Offset> {
         let found = self.keys.range(..=last_key(self.start, page, at)?).next_back()?;
         frame_of(self.start, page, *found)
+    }
+
+    /// Gives `take` each sought page with its newest frame in `range`, if it has one there. False when `take` wants no more.
+    pub fn each_newest(
+        &self,
+        range: &Range<Offset>,
+        sought: Sought<'_>,
+        take: &mut impl FnMut(u32, Offset) -> bool,
+    ) -> bool {
+        match sought {
+            Sought::All => each_newest(self.keys.iter().copied(), self.start, range, take),
+            Sought::These(pages) => each_of(pages, range, |page, at| self.newest(page, at), take),
+        }
     }
 
     /// The index of the segment, now sealed: its log's header and the checksum of its last frame.
@@ -198,6 +221,19 @@ impl PageIndex {
         frame_of(self.start, page, *self.keys.get(behind.checked_sub(1)?)?)
     }
 
+    /// As [`OpenPages::each_newest`].
+    pub fn each_newest(
+        &self,
+        range: &Range<Offset>,
+        sought: Sought<'_>,
+        take: &mut impl FnMut(u32, Offset) -> bool,
+    ) -> bool {
+        match sought {
+            Sought::All => each_newest(self.keys.iter().copied(), self.start, range, take),
+            Sought::These(pages) => each_of(pages, range, |page, at| self.newest(page, at), take),
+        }
+    }
+
     /// As [`newest`](PageIndex::newest), checked against the header of the frame in `segment`.
     ///
     /// # Errors
@@ -235,6 +271,45 @@ impl PageIndex {
         bytes[40..44].copy_from_slice(&sum);
         bytes
     }
+}
+
+/// Each page of `keys`, which are in order, with its newest frame in `range`.
+fn each_newest(
+    keys: impl Iterator<Item = u64>,
+    start: Offset,
+    range: &Range<Offset>,
+    take: &mut impl FnMut(u32, Offset) -> bool,
+) -> bool {
+    let mut newest: Option<(u32, Offset)> = None;
+    for key in keys {
+        let (page, frame) = ((key >> 32) as u32, Offset(start.0.saturating_add(key & u64::from(u32::MAX))));
+        if !range.contains(&frame) {
+            continue;
+        }
+        if let Some((before, found)) = newest.filter(|(before, _)| *before != page)
+            && !take(before, found)
+        {
+            return false;
+        }
+        newest = Some((page, frame));
+    }
+    newest.is_none_or(|(page, frame)| take(page, frame))
+}
+
+/// Each of `pages` that has a frame in `range`, with its newest one there.
+fn each_of(
+    pages: &[u32],
+    range: &Range<Offset>,
+    newest: impl Fn(u32, Offset) -> Option<Offset>,
+    take: &mut impl FnMut(u32, Offset) -> bool,
+) -> bool {
+    let Some(last) = range.end.0.checked_sub(1) else {
+        return true;
+    };
+    pages.iter().all(|page| match newest(*page, Offset(last)) {
+        Some(frame) if frame >= range.start => take(*page, frame),
+        _ => true,
+    })
 }
 
 /// Over all bytes but those where it stands itself.

@@ -1,11 +1,133 @@
-//! To come.
+//! `POST /pull-updates`.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, stream};
+use http_body_util::BodyExt;
+use prost::Message;
+use tokio::time::{Instant as Deadline, timeout_at};
 
+use crate::http::native::{Parsed, parse};
 use crate::http::paths::App;
+use crate::http::reply::{Failure, drain, turn_down};
+use crate::limits::{PULL_BYTES_MAX, PULL_BYTES_SMALL};
+use crate::mirror::{Error, Share};
+use crate::sync::turso::proto::PullUpdatesRequest;
+use crate::sync::turso::pull::{Answer, Pulls};
 
 pub(super) fn routes() -> Router<Arc<App>> {
-    Router::new()
+    let pulls = Extension(Arc::new(Pulls::default()));
+    Router::new().route("/logs/{log}/pull-updates", post(pull).layer(pulls))
+}
+
+async fn pull(
+    State(app): State<Arc<App>>,
+    Extension(pulls): Extension<Arc<Pulls>>,
+    name: Parsed<String>,
+    request: Request,
+) -> Result<Response, Failure> {
+    let begun = Instant::now();
+    let (head, mut body) = request.into_parts();
+    let name = match parse(name).and_then(|name| app.registry.get(&name).map(|_| name)) {
+        Ok(name) => name,
+        Err(error) => {
+            turn_down(&head.headers, body);
+            return Err(error.into());
+        }
+    };
+    let answered = async {
+        let (received, share) = receive(&app, &head.headers, &mut body).await?;
+        let request = PullUpdatesRequest::decode(received);
+        let request = request.map_err(|error| Error::Invalid(format!("this is no request to pull: {error}")))?;
+        let answer = pulls.pull(&app.registry, &name, request).await?;
+        drop(share);
+        respond(Sending { log: name.clone(), answer, sent: 0, begun }).await
+    };
+    answered.await.map_err(|error| {
+        log::info!("POST /logs/{name}/pull-updates: {error}, {:.1} ms", begun.elapsed().as_secs_f64() * 1e3);
+        drain(body);
+        error.into()
+    })
+}
+
+/// The whole body, and the memory that it takes.
+async fn receive(app: &App, headers: &HeaderMap, body: &mut Body) -> Result<(Bytes, Share), Error> {
+    let too_large = || Error::TooLarge(format!("a pull takes at most {PULL_BYTES_MAX} bytes"));
+    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > PULL_BYTES_MAX as u64) {
+        return Err(too_large());
+    }
+    let deadline = Deadline::now() + app.timeouts.header;
+    let (mut received, mut share) = (BytesMut::new(), None);
+    loop {
+        let frame = timeout_at(deadline, body.frame()).await;
+        let late = |_elapsed| Error::Invalid("the body did not come in time (--header-timeout)".into());
+        let frame = match frame.map_err(late)? {
+            None => return Ok((received.freeze(), share.unwrap_or_default())),
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Err(Error::Invalid(format!("the body broke off: {error}"))),
+        };
+        let Ok(data) = frame.into_data() else { continue };
+        let bytes = received.len() + data.len();
+        if bytes > PULL_BYTES_MAX {
+            return Err(too_large());
+        }
+        if bytes > PULL_BYTES_SMALL && share.is_none() {
+            // It is held as it came and once more as what it says.
+            share = Some(app.registry.reserve(2 * length.unwrap_or(PULL_BYTES_MAX as u64)).await?);
+        }
+        received.extend_from_slice(&data);
+    }
+}
+
+/// An answer under way. However it ends, it is said in the log.
+struct Sending {
+    log: String,
+    answer: Answer,
+    sent: u64,
+    begun: Instant,
+}
+
+impl Sending {
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        let next = self.answer.next().await.inspect_err(|error| log::error!("reading {}: {error}", self.log))?;
+        self.sent += next.as_ref().map_or(0, |bytes| bytes.len() as u64);
+        Ok(next)
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        let Sending { log, answer, sent, begun } = self;
+        let (to, pages, bytes, took) = (answer.to(), answer.pages(), answer.bytes(), begun.elapsed());
+        let from = answer.from().map_or("nothing".to_owned(), |from| from.to_string());
+        let part = if *sent < bytes { format!(" ({sent} sent)") } else { String::new() };
+        let took = took.as_secs_f64() * 1e3;
+        log::info!("POST /logs/{log}/pull-updates: {from} to {to}, {pages} pages, {bytes} bytes{part}, {took:.1} ms");
+    }
+}
+
+/// The first part is read before the answer begins: trouble with it is told in so many words then, and not by a stream that
+/// breaks off.
+async fn respond(mut sending: Sending) -> Result<Response, Error> {
+    let bytes = sending.answer.bytes();
+    let first = sending.next().await?.unwrap_or_default();
+    let body = if first.len() as u64 == bytes {
+        Body::from(first)
+    } else {
+        let rest = stream::try_unfold(sending, |mut sending| async move {
+            Ok::<_, Error>(sending.next().await?.map(|bytes| (bytes, sending)))
+        });
+        Body::from_stream(stream::iter([Ok(first)]).chain(rest))
+    };
+    let kind = HeaderValue::from_static("application/protobuf");
+    Ok(([(CONTENT_TYPE, kind), (CONTENT_LENGTH, HeaderValue::from(bytes))], body).into_response())
 }

@@ -82,7 +82,7 @@ impl LibSql {
 
     fn log(&self, log_name: &str) -> Result<Arc<Log>, Error> {
         let log = self.registry.get(log_name)?;
-        syncable(&log)?;
+        syncable(&log, "libSQL")?;
         Ok(log)
     }
 
@@ -145,7 +145,7 @@ impl LibSql {
         let (start, end) = range(frames)?;
         let log = self.registry.generation(log_name, Some(generation))?;
         // What cannot be read has no end either: a replica that is told of one would go on without the rest.
-        syncable(&log)?;
+        syncable(&log, "libSQL")?;
         let durable = log.view().durable;
         if start >= durable {
             let max_frame_no = durable.0.saturating_sub(1);
@@ -223,16 +223,16 @@ impl LibSql {
     }
 }
 
-/// Refuses a log that is no WAL that libSQL could sync, and one that cannot be read.
-pub(crate) fn syncable(log: &Log) -> Result<(), Error> {
+/// Refuses a log that is no WAL that `client`, libSQL or Turso, could sync, and one that cannot be read.
+pub(crate) fn syncable(log: &Log, client: &str) -> Result<(), Error> {
     if log.format() != LogFormat::Wal {
         let (name, format) = (log.name(), log.format());
-        return Err(Error::Format(format!("log {name:?} is a {format}, and libSQL replicates a wal")));
+        return Err(Error::Format(format!("log {name:?} is a {format}, and {client} replicates a wal")));
     }
     log.readable()?;
     if let Some(WalStart { header, .. }) = log.wal_end().filter(|end| end.header.page_size != LIBSQL_PAGE_SIZE) {
         let (name, bytes) = (log.name(), header.page_size);
-        return Err(Error::Format(format!("log {name:?} has pages of {bytes} bytes; libSQL syncs pages of 4096")));
+        return Err(Error::Format(format!("log {name:?} has pages of {bytes} bytes; {client} syncs pages of 4096")));
     }
     Ok(())
 }

@@ -75,6 +75,8 @@ impl Runner<'_> {
         if inspected.may_write && !self.may_write {
             return Err(Stopped::NeedsTurn);
         }
+        // Whoever has the turn need not lock: BEGIN IMMEDIATE would also make a temporary database, of files, each time.
+        let sql = if inspected.begins { "BEGIN" } else { sql };
         let statement = self.connection.prepare(sql).map_err(SqlError::from)?;
         // A view may hide that it writes.
         let writes = !inspected.explains && !statement.get_program().is_readonly();

@@ -2,6 +2,8 @@
 //! and holds what was acknowledged.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod kill;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::io::Read;
@@ -23,6 +25,9 @@ use support::process;
 use support::service::{Wire, request};
 
 const LOG: &str = "app";
+
+/// Held by tests that start processes: one that is being started holds the locks of all others here for a moment.
+static PROCESSES: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 /// The history of a log over two generations: the frames of each, and the last frame of the first.
 struct History {
@@ -67,7 +72,7 @@ fn settings() -> Settings {
     Settings { writer_threads: 1, wal_segment_bytes: 3 * 4120, ..Settings::default() }
 }
 
-fn open(disk: &MemRepo) -> std::io::Result<Registry> {
+fn open(disk: &(impl Repo + Clone + 'static)) -> std::io::Result<Registry> {
     Registry::open(Arc::new(disk.clone()), settings())
 }
 
@@ -85,28 +90,37 @@ fn send(registry: &Registry, history: &History, to: u64) -> Result<u64, Error> {
 }
 
 /// A log that keeps nothing but its current generation, with some frames.
-fn prepared(history: &History) -> MemRepo {
-    let disk = MemRepo::default();
-    let registry = open(&disk).unwrap();
+fn prepare(disk: &(impl Repo + Clone + 'static), history: &History) {
+    let registry = open(disk).unwrap();
     let policy = CheckpointPolicy::Roll { frames: Some(1 << 40), bytes: None, seconds: None, keep: 1 };
     let wanted = CreateLog { format: LogFormat::Wal, first: None, checkpoint: Some(policy) };
     registry.create(LOG, wanted).unwrap();
     assert_eq!(send(&registry, history, 8).unwrap(), 8);
     registry.stop();
+}
+
+fn prepared(history: &History) -> MemRepo {
+    let disk = MemRepo::default();
+    prepare(&disk, history);
     disk.after_power_loss(Loss::All)
 }
 
-fn directory(disk: &MemRepo) -> Arc<dyn Repo> {
+fn directory(disk: &impl Repo) -> Arc<dyn Repo> {
     disk.dir("logs").unwrap().dir(LOG).unwrap()
 }
 
-/// Frames, roll-over with the deletion of the old generation, frames. True when all of it went well.
-fn scenario(disk: &MemRepo, history: &History, acked: &mut Acked) -> bool {
+/// Frames, roll-over with the deletion of the old generation, frames. True when all of it went well. `told` hears of what
+/// was acknowledged.
+fn scenario(disk: &(impl Repo + Clone + 'static), history: &History, mut told: impl FnMut(Acked)) -> bool {
     let Ok(registry) = open(disk) else { return false };
+    let mut acked = Acked::default();
     let mut run = || -> Result<(), Error> {
         acked.first = send(&registry, history, 14)?;
+        told(acked);
         acked.rolled = registry.checkpoint(LOG, false)?.done;
+        told(acked);
         acked.second = send(&registry, history, 4)?;
+        told(acked);
         Ok(())
     };
     let done = run().is_ok();
@@ -115,7 +129,7 @@ fn scenario(disk: &MemRepo, history: &History, acked: &mut Acked) -> bool {
 }
 
 /// What is found is whole and holds what was acknowledged; the log goes on to the end of its history.
-fn recovers(found: &MemRepo, history: &History, acked: Acked, what: &str) -> Generation {
+fn recovers(found: &(impl Repo + Clone + 'static), history: &History, acked: Acked, what: &str) -> Generation {
     let registry = open(found).unwrap_or_else(|error| panic!("{what}: {error}"));
     let log = registry.get(LOG).unwrap();
     let (view, generation) = (log.view(), log.generation());
@@ -160,7 +174,7 @@ fn power_loss_at_every_step_of_a_roll_over_leaves_one_generation_whole() {
         let disk = start.after_power_loss(Loss::Nothing);
         disk.set_faults(Faults { power_loss_at: Some(step), ..Faults::default() });
         let mut acked = Acked::default();
-        let done = scenario(&disk, &history, &mut acked) && disk.steps() <= step;
+        let done = scenario(&disk, &history, |now| acked = now) && disk.steps() <= step;
         let mut patterns = vec![Loss::All, Loss::Nothing];
         patterns.extend((0..2).map(|_| Loss::Prefix { seed: draw.below(u64::MAX) }));
         patterns.extend((0..3).map(|_| Loss::Torn { seed: draw.below(u64::MAX) }));
@@ -402,6 +416,7 @@ os._exit(0)
 
 #[test]
 fn a_service_that_is_killed_in_a_roll_over_has_all_of_the_database() {
+    let _alone = PROCESSES.lock();
     let (seed, dir) = (seed(), tempfile::tempdir().unwrap());
     println!("SEED {seed}");
     let mut draw = Draw(seed);
