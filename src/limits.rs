@@ -224,6 +224,16 @@ pub const REFUSAL_BYTES_MAX: usize = 4 << 10;
 /// Attempts after a sync server said 5xx, with waits that double from [`BACKOFF_FIRST`].
 pub const SYNC_RETRIES: u32 = 6;
 
+/// Largest body of a pull of the Turso sync protocol: a page selector of 16 million single pages, 64 GiB, in its longest form.
+pub const PULL_BYTES_MAX: usize = 2 << 20;
+/// Up to this length it is taken without a share of the memory budget, and may wait for news.
+pub const PULL_BYTES_SMALL: usize = 16 << 10;
+
+/// Longest time that a pull waits for news: a client that wants to wait longer asks again.
+pub const LONG_POLL_MAX: Duration = Duration::from_secs(300);
+
+/// Up to this many selected pages are looked up one by one; more are found in one pass over the indexes.
+pub const PAGES_LOOKED_UP_MAX: u64 = 256;
 /// Largest body of SQL: a client sends all that it wrote offline at once.
 pub const SQL_BODY_BYTES_MAX: usize = 64 << 20;
 /// Bodies and answers of SQL in memory at once, over all clients: two bodies of the largest kind. As JSON and as what was
@@ -260,13 +270,3 @@ pub const SQL_STREAMS_PER_LOG_MAX: usize = 256;
 pub const SQL_STREAMS_MAX: usize = 1024;
 /// What is logged of an SQL text.
 pub const SQL_LOGGED_CHARS: usize = 200;
-/// Largest body of a pull of the Turso sync protocol: a page selector of 16 million single pages, 64 GiB, in its longest form.
-pub const PULL_BYTES_MAX: usize = 2 << 20;
-/// Up to this length it is taken without a share of the memory budget, and may wait for news.
-pub const PULL_BYTES_SMALL: usize = 16 << 10;
-
-/// Longest time that a pull waits for news: a client that wants to wait longer asks again.
-pub const LONG_POLL_MAX: Duration = Duration::from_secs(300);
-
-/// Up to this many selected pages are looked up one by one; more are found in one pass over the indexes.
-pub const PAGES_LOOKED_UP_MAX: u64 = 256;
