@@ -278,4 +278,11 @@ fn main() {
     println!("increments of {CHANGED} pages, one client, pulls/s: {one}");
     println!("  {CLIENTS} clients: {many}; ratio {:.2}", many.quantile(0.5) / one.quantile(0.5));
     bench.idle();
+    let end = bench.revision(bench.last());
+    let mut wire = bench.wire();
+    wire.call("POST", "/logs/app/checkpoint", b"");
+    let begun = Instant::now();
+    let bytes = wire.pull(&PullUpdatesRequest { client_revision: end, ..PullUpdatesRequest::default() });
+    println!("a step over a roll-over: {:.2} ms, {bytes} bytes", begun.elapsed().as_secs_f64() * 1e3);
+    bench.bootstraps("out of the base");
 }

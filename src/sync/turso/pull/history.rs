@@ -1,5 +1,6 @@
 //! From one generation to a later one. The base of a generation need not be what the one before ended with: whoever starts
-//! a generation gives it any base. So the two are compared, page by page, once for all who step over.
+//! a generation gives it any base. So unless this process folded the one into the other itself, the two are compared, page
+//! by page, once for all who step over.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -33,12 +34,15 @@ struct Step {
 }
 
 impl Steps {
-    /// The pages that differ between the end of `from` and the base of `to`, the first being 0. Only the first one who asks
-    /// has them compared, which reads both.
+    /// The pages that differ between the end of `from` and the base of `to`, the first being 0. Only the first one who asks has
+    /// them compared, which reads both.
     ///
     /// # Errors
     /// When one of the two cannot be read.
     pub(super) async fn between(&self, from: &Arc<Log>, to: &Arc<Log>) -> Result<RoaringBitmap, Error> {
+        if to.is_folded_from(from) {
+            return Ok(RoaringBitmap::new());
+        }
         let differing = self.find(from, to);
         let found = differing.get_or_try_init(|| {
             let (from, to) = (from.clone(), to.clone());
