@@ -91,7 +91,7 @@ impl Pulls {
                 }
                 Next::Step(from, to) => (from, to),
             };
-            let mut before = self.steps.between(&from.log, &to.log).await?;
+            let mut before = self.steps.between(&from.log, &to.log, registry.stopping()).await?;
             let registry = registry.clone();
             return blocking(move || {
                 let end = Point::newest(&from.log)?;
