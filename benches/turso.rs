@@ -147,7 +147,8 @@ impl Bench {
     /// Appends the first load, or the changes behind it.
     fn fill(&self, writer: &mut Writer, changes: bool) {
         let log = self.registry.get("app").expect("the log");
-        let mut append = self.registry.append(&log, None).expect("an append");
+        let from = changes.then(|| log.view().durable);
+        let mut append = self.registry.append(&log, from).expect("an append");
         self.runtime.block_on(async {
             if changes {
                 for nth in 0..CHANGES {
