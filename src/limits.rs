@@ -253,6 +253,8 @@ pub const SQL_STACK_BYTES: usize = 256 << 20;
 pub const SQL_THREADS_MAX: usize = 32;
 /// Longest time a statement may run: it may hold up all other writers.
 pub const SQL_STATEMENT_TIME_MAX: Duration = Duration::from_secs(60);
+/// Times that a call is begun anew because the database was opened anew under it.
+pub const SQL_ATTEMPTS_MAX: u32 = 4;
 /// SQL texts that a stream may store, and their bytes.
 pub const SQL_STORED_MAX: usize = 256;
 /// See [`SQL_STORED_MAX`].

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use logmirror::api::CreateLog;
 use logmirror::format::LogFormat;
-use logmirror::mirror::{Log, Registry, Settings};
+use logmirror::mirror::{Log, Registry, Settings, Sought};
 use logmirror::offset::Offset;
 use logmirror::repo::{MemRepo, Repo};
 use logmirror::segment::pages::{PageIndex, index_name};
@@ -33,6 +33,59 @@ fn check(log: &Log, frames: &FrameLog, held: usize, what: &str) {
             let found = log.page_at(page, Offset(at)).unwrap();
             assert_eq!(found, scanned.map(|frame| Offset(frame as u64)), "{what}: page {page} at {at}");
         }
+    }
+}
+
+/// Checks that the newest frame of each page in a range comes, and before any older one.
+fn check_newest(log: &Log, frames: &FrameLog, draw: &mut Draw) {
+    let all = frames.frames.len() as u64;
+    for few in [false, true] {
+        let start = 1 + draw.below(all);
+        let end = start + draw.below(all + 3 - start);
+        let sought: Vec<u32> = (1..=12).filter(|page| !few || page % 3 == 0).collect();
+        let mut found = std::collections::BTreeMap::new();
+        let wanted = if few { Sought::These(&sought) } else { Sought::All };
+        let range = Offset(start)..Offset(end);
+        log.newest_frames(&range, wanted, |page, frame| {
+            assert!(range.contains(&frame), "{frame}");
+            found.entry(page).or_insert(frame);
+            true
+        })
+        .unwrap();
+        let scanned = |page: u32| {
+            let mut numbers = (start..end.min(all + 1)).rev();
+            numbers.find(|number| head(&frames.frames[*number as usize - 1]).page == page)
+        };
+        let scanned = sought.iter().filter_map(|page| Some((*page, Offset(scanned(*page)?)))).collect();
+        assert_eq!(found, scanned, "{start}..{end}");
+    }
+}
+
+#[test]
+fn the_newest_frames_of_a_range_are_those_of_a_scan() {
+    let mut draw = Draw(seed());
+    // Short segments are told by the headers of their frames, long ones by their indexes.
+    for (segment, commits) in [(5, 30), (300, 250), (u64::MAX / 536, 150)] {
+        let mut frames = FrameLog::new(512, false);
+        for _ in 0..commits {
+            let pages: Vec<u32> = (0..1 + draw.below(5)).map(|_| 1 + draw.below(12) as u32).collect();
+            frames = frames.commit(&pages, 12);
+        }
+        let settings = Settings { wal_segment_bytes: segment * 536, writer_threads: 1, ..Settings::default() };
+        let registry = Registry::open(Arc::new(MemRepo::default()), settings).unwrap();
+        let wanted = CreateLog { format: LogFormat::Wal, first: None, checkpoint: None };
+        let (log, _) = registry.create("app", wanted).unwrap();
+        append(&registry, &log, &frames, frames.frames.len());
+        for _ in 0..300 {
+            check_newest(&log, &frames, &mut draw);
+        }
+        let mut taken = 0;
+        log.newest_frames(&(Offset(1)..Offset(1000)), Sought::All, |_, _| {
+            taken += 1;
+            taken < 3
+        })
+        .unwrap();
+        assert_eq!(taken, 3, "nothing comes once nothing is wanted");
     }
 }
 

@@ -42,7 +42,7 @@ impl Registry {
             return Ok(outcome);
         }
         let draft = self.draft_generation(&log, None)?;
-        self.start_generation(&log, &draft, |log, dir| {
+        let next = self.start_generation(&log, &draft, |log, dir| {
             // What was appended until now is in it as well.
             outcome.frames = frames(log);
             let last = Offset(log.view().durable.0 - 1);
@@ -53,6 +53,7 @@ impl Registry {
             outcome.base_bytes = Some(folded.bytes);
             Ok(())
         })?;
+        next.note_folded_from(&log);
         outcome.done = true;
         // Nobody here reads the old generation any more.
         drop(log);

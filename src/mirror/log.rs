@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -126,6 +126,8 @@ pub struct Log {
     pages: Mutex<Pages>,
     /// When the first frame of the generation came, or was found.
     since: OnceLock<Instant>,
+    /// The generation whose end is the base of this one, if this process made it so. Not held, so that it can be deleted.
+    folded_from: OnceLock<Weak<Log>>,
     pub(super) shard: usize,
 }
 
@@ -150,6 +152,7 @@ impl Log {
             policy,
             pages: Mutex::default(),
             since,
+            folded_from: OnceLock::new(),
             shard,
         }
     }
@@ -251,6 +254,17 @@ impl Log {
     /// Its page indexes, for one at a time.
     pub(super) fn pages(&self) -> MutexGuard<'_, Pages> {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn note_folded_from(&self, before: &Arc<Log>) {
+        // It is said once.
+        let _ = self.folded_from.set(Arc::downgrade(before));
+    }
+
+    /// Whether the base of this generation is known to be what `before` ended with. If not, it may be so all the same.
+    #[must_use]
+    pub fn is_folded_from(&self, before: &Arc<Log>) -> bool {
+        self.folded_from.get().is_some_and(|folded| folded.as_ptr() == Arc::as_ptr(before))
     }
 
     pub(super) fn publish(&self, change: impl FnOnce(&mut View)) {

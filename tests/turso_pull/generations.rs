@@ -45,6 +45,27 @@ fn a_client_goes_on_over_a_roll_over_with_what_changed_and_no_more() {
 }
 
 #[test]
+fn a_client_goes_on_over_a_roll_over_that_was_before_a_restart() {
+    let data = tempfile::tempdir().unwrap();
+    let log = real();
+    let rig = Rig::in_dir(data.path()).filled(&log);
+    let (last, size) = (log.frames.len() as u64, (log.state(log.frames.len() as u64).len() / PAGE) as u32);
+    rig.roll();
+    let second = next(log.state(last), 2).commit(&[2, 5], size).commit(&[3], size);
+    rig.append(&second, 0..3);
+    rig.service.stop();
+    let rig = Rig::in_dir(data.path());
+    assert_eq!(rig.between(&rig.revision(1, last), "").ids(), [1, 2, 4]);
+    for frame in log.commits().into_iter().step_by(7) {
+        let pulled = rig.between(&rig.revision(1, frame), "");
+        assert_bytes(&pulled.applied(&log.state(frame)), &second.state(3), format!("from frame {frame}"));
+    }
+    // Over two at once.
+    rig.roll();
+    assert_eq!(rig.between(&rig.revision(2, 3), "").pages, []);
+}
+
+#[test]
 fn a_base_that_is_not_where_the_generation_before_ended_is_sent_as_far_as_it_differs() {
     let log = short();
     let rig = Rig::holding(&log);

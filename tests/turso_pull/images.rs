@@ -1,5 +1,8 @@
 //! Bootstraps and increments are the database, byte for byte.
 
+use std::sync::Arc;
+
+use logmirror::repo::MemRepo;
 use logmirror::sync::turso::proto::PullUpdatesRequest;
 use roaring::RoaringBitmap;
 
@@ -54,6 +57,45 @@ fn a_bootstrap_is_the_database_byte_for_byte() {
 fn an_increment_makes_the_later_state_of_the_earlier_one() {
     let log = real();
     check_increments(&Rig::holding(&log), &log, 200);
+    // In segments long enough that pages are found by their indexes, and in one that is open.
+    for frames in [300, 100_000] {
+        check_increments(&Rig::with_segments(Arc::new(MemRepo::default()), frames).filled(&log), &log, 100);
+    }
+}
+
+#[test]
+fn a_larger_database_is_found_in_one_pass_over_the_indexes() {
+    let mut draw = Draw(seed());
+    let mut log = fresh();
+    let mut written = 1;
+    for nth in 0..30 {
+        let size = if nth == 20 { 500 } else { (written + draw.below(60)).min(900) } as u32;
+        let mut pages: Vec<u32> = (0..1 + draw.below(70)).map(|_| 1 + draw.below(size.into()) as u32).collect();
+        pages.extend(written as u32 + 1..=size);
+        written = written.max(size.into());
+        log = log.commit(&pages, size);
+    }
+    let last = log.frames.len() as u64;
+    let state = log.state(last);
+    for frames in [40, 300, 100_000] {
+        let rig = Rig::with_segments(Arc::new(MemRepo::default()), frames).filled(&log);
+        let pulled = rig.bootstrap();
+        assert!(pulled.size > 256, "{}", pulled.size);
+        assert_bytes(&pulled.applied(&[]), &state, format!("segments of {frames} frames"));
+        check_increments(&rig, &log, 30);
+        // Many pages of many, and few.
+        for step in [2, 9] {
+            let wanted: RoaringBitmap = (0..2000).step_by(step).collect();
+            let pulled = rig.pull(&PullUpdatesRequest { server_pages_selector: selector(&wanted), ..between("", "") });
+            assert_eq!(pulled.ids(), (0..pulled.size).step_by(step).collect::<Vec<_>>());
+            for (page, content) in &pulled.pages {
+                assert_bytes(content, &state[*page as usize * PAGE..][..PAGE], format!("page {page}"));
+            }
+        }
+        rig.roll();
+        assert_bytes(&rig.bootstrap().applied(&[]), &state, "out of the base");
+        assert_eq!(rig.between(&rig.revision(1, last), "").pages, []);
+    }
 }
 
 #[test]

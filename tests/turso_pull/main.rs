@@ -41,7 +41,12 @@ impl Rig {
     }
 
     fn on(data: Arc<dyn Repo>) -> Rig {
-        let settings = Settings { wal_segment_bytes: 40 * 4120, ..Setup::default().settings };
+        Rig::with_segments(data, 40)
+    }
+
+    /// With segments of so many frames or a few more.
+    fn with_segments(data: Arc<dyn Repo>, frames: u64) -> Rig {
+        let settings = Settings { wal_segment_bytes: frames * 4120, ..Setup::default().settings };
         let service = Service::start_with(data, Setup { settings, ..Setup::default() });
         if service.get("/logs/app").status == 404 {
             assert_eq!(service.put("/logs/app", r#"{"format":"wal"}"#).status, 201);
@@ -55,10 +60,13 @@ impl Rig {
 
     /// A service with this log, its base included.
     fn holding(log: &FrameLog) -> Rig {
-        let rig = Rig::new();
-        rig.start(1, &log.base);
-        rig.append(log, 0..log.frames.len());
-        rig
+        Rig::new().filled(log)
+    }
+
+    fn filled(self, log: &FrameLog) -> Rig {
+        self.start(1, &log.base);
+        self.append(log, 0..log.frames.len());
+        self
     }
 
     /// Starts a generation from a base.

@@ -6,10 +6,11 @@ use logmirror::repo::{FsRepo, MemRepo};
 use logmirror::sync::turso::proto::PullUpdatesRequest;
 use logmirror::token::Token;
 use prost::Message;
+use roaring::RoaringBitmap;
 
-use super::support::frames::FrameLog;
+use super::support::frames::{FrameLog, head};
 use super::support::service::{Answer, Service, Setup, request};
-use super::{PULL, Pulled, Rig, between, real, short};
+use super::{PULL, Pulled, Rig, between, real, selector, short};
 
 #[test]
 fn a_body_may_come_with_a_length_in_chunks_or_not_at_all() {
@@ -97,6 +98,31 @@ fn a_damaged_log_says_so() {
     std::fs::write(&segment, bytes).unwrap();
     let rig = Rig::on(Arc::new(FsRepo::open(data.path()).unwrap()));
     assert_eq!(rig.post(b"").refusal(), (500, "corrupt-log".into()));
+}
+
+#[test]
+fn a_frame_that_is_not_what_the_index_says_is_not_sent() {
+    let data = tempfile::tempdir().unwrap();
+    let log = real();
+    let repo = Arc::new(FsRepo::open(data.path()).unwrap());
+    // One open segment, whose pages are known once they were asked for.
+    let rig = Rig::with_segments(repo, 100_000).filled(&log);
+    let newest = log.frames.last().unwrap();
+    let pages = selector(&RoaringBitmap::from([head(newest).page - 1]));
+    let request = PullUpdatesRequest { server_pages_selector: pages, ..PullUpdatesRequest::default() };
+    let wanted = rig.pull(&request);
+    let segment = data.path().join("logs/app/0000000001/00000000000000000001.wal");
+    let sound = std::fs::read(&segment).unwrap();
+    let last = 32 + (log.frames.len() - 1) * 4120;
+    // Page number and salts.
+    for at in [3, 8, 12] {
+        let mut bytes = sound.clone();
+        bytes[last + at] ^= 0x40;
+        std::fs::write(&segment, bytes).unwrap();
+        assert_eq!(rig.ask(&request).refusal(), (500, "corrupt-log".into()), "byte {at}");
+    }
+    std::fs::write(&segment, sound).unwrap();
+    assert_eq!(rig.pull(&request), wanted);
 }
 
 fn guarded() -> Rig {

@@ -88,3 +88,19 @@ fn the_usual_pattern_of_commit_or_roll_back_works() {
         assert_eq!(rig.rows("SELECT a FROM t"), rows);
     }
 }
+
+#[test]
+fn a_step_that_writes_and_returns_too_many_rows_says_that_it_has_run() {
+    let rig = Rig::new();
+    rig.run("CREATE TABLE t(a)");
+    let numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40)";
+    let batch = rig.batch(&json!([
+        step("BEGIN IMMEDIATE", Value::Null),
+        step("INSERT INTO t VALUES (1)", Value::Null),
+        step(&format!("INSERT INTO t {numbers} SELECT i FROM n RETURNING zeroblob(1000000)"), Value::Null),
+        step("COMMIT", Value::Null),
+    ]));
+    assert_eq!(fates(&batch), "ooeo");
+    assert!(batch["step_errors"][2]["message"].as_str().unwrap().contains("has run"));
+    assert_eq!(rig.rows("SELECT count(*) FROM t"), json!([["41"]]));
+}

@@ -100,7 +100,8 @@ fn rows_come_while_they_are_found_and_without_a_cap() {
         lines(&rig, &Value::Null, &json!([{"stmt": {"sql": format!("{numbers} SELECT zeroblob(1000000) FROM n")}}]));
     assert_eq!(rows.len(), 33);
     // Nobody is held up by a reader.
-    let _slow = begin(&rig, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n");
+    let mut slow = begin(&rig, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n");
+    assert_eq!(slow.head().status, 200);
     rig.run("CREATE TABLE t(a)");
 }
 

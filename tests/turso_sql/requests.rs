@@ -39,6 +39,10 @@ fn every_kind_of_value_goes_in_and_comes_out() {
             json!({"type": "integer", "value": "-9223372036854775808"}),
         ),
         (json!({"type": "float", "value": 1.5}), json!({"type": "float", "value": 1.5})),
+        (
+            json!({"type": "float", "value": -1.1140367018743801e242}),
+            json!({"type": "float", "value": -1.1140367018743801e242}),
+        ),
         (json!({"type": "float", "value": 1}), json!({"type": "float", "value": 1.0})),
         (json!({"type": "float", "value": null}), json!({"type": "null"})),
         (json!({"type": "text", "value": "ä\u{0}'\""}), json!({"type": "text", "value": "ä\u{0}'\""})),

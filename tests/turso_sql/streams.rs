@@ -88,30 +88,18 @@ fn a_baton_is_good_for_one_call_on_its_log() {
 #[test]
 fn the_second_of_two_calls_on_one_stream_is_refused() {
     let rig = Rig::new();
-    rig.run("CREATE TABLE t(a)");
-    let mut holder = rig.stream();
-    holder.run("BEGIN");
     let mut stream = rig.stream();
     stream.run("SELECT 1");
-    // This one waits for the turn.
-    let body = json!({"baton": stream.baton, "requests": [execute("INSERT INTO t VALUES (1)")]}).to_string();
+    let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n";
+    let body = json!({"baton": stream.baton, "batch": {"steps": [{"stmt": {"sql": endless}}]}}).to_string();
     let mut wire = rig.service.connect();
-    let head = format!("POST /logs/app/v2/pipeline HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!("POST /logs/app/v3/cursor HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
     wire.send(head.as_bytes());
     wire.send(body.as_bytes());
-    // The stream is free until that call has it, and is asked about nothing then.
-    let refused = loop {
-        let asked = rig.try_call(&stream.baton, &json!([{"type": "get_autocommit"}]));
-        if asked.status == 400 {
-            break asked;
-        }
-        stream.baton = asked.json()["baton"].clone();
-    };
-    let message = refused.json()["message"].as_str().unwrap().to_owned();
-    holder.run("ROLLBACK");
-    let answer = wire.answer();
-    // Whichever came first, one of them was refused.
-    assert!(message.contains("another call") || answer.status == 400, "{message}");
+    assert_eq!(wire.head().status, 200);
+    let refused = rig.try_call(&stream.baton, &json!([execute("SELECT 1")]));
+    assert_eq!(refused.refusal(), (400, "invalid".to_owned()));
+    assert!(refused.json()["message"].as_str().unwrap().contains("another call"), "{}", refused.text());
 }
 
 #[test]
@@ -164,4 +152,45 @@ fn stored_sql_has_a_cap() {
         rig.results(&json!([{"type": "store_sql", "sql_id": 1, "sql": "x".repeat(2 << 20)}, execute("SELECT 1")]));
     assert!(error(&results[0]).contains("at most"));
     assert_eq!(results[1]["type"], "ok");
+}
+
+#[test]
+fn a_call_on_a_new_stream_does_not_notice_that_the_database_was_opened_anew() {
+    let rig = Rig::new();
+    rig.run("CREATE TABLE t(a)");
+    let mut old = rig.stream();
+    old.run("SELECT 1");
+    let rolled = rig.service.call("POST", "/logs/app/checkpoint", "", b"");
+    assert_eq!(rolled.status, 200, "{}", rolled.text());
+    for n in 0..3 {
+        rig.run("INSERT INTO t VALUES (1)");
+        assert_eq!(rig.rows("SELECT count(*) FROM t"), json!([[(n + 1).to_string()]]));
+    }
+    // One that was there before is told so, or sees what all see.
+    let answer = rig.try_call(&old.baton, &json!([execute("SELECT count(*) FROM t")]));
+    if answer.status == 200 {
+        assert_eq!(plain(&result(&answer.json()["results"][0])["rows"]), json!([["3"]]));
+    } else {
+        assert_eq!(answer.refusal(), (503, "unavailable".to_owned()));
+    }
+}
+
+#[test]
+fn a_call_runs_to_its_end_though_its_client_is_gone() {
+    let rig = Rig::new();
+    rig.run("CREATE TABLE t(a)");
+    let mut holder = rig.stream();
+    holder.run("BEGIN");
+    let body = json!({"requests": [execute("INSERT INTO t VALUES (1)")]}).to_string();
+    let mut wire = rig.service.connect();
+    let head = format!("POST /logs/app/v2/pipeline HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    wire.send(head.as_bytes());
+    wire.send(body.as_bytes());
+    // A call that comes after it and has its turn after it.
+    drop(wire);
+    holder.run("COMMIT");
+    let deadline = std::time::Instant::now() + super::support::service::PATIENCE;
+    while rig.rows("SELECT count(*) FROM t") != json!([["1"]]) {
+        assert!(std::time::Instant::now() < deadline, "it never ran");
+    }
 }

@@ -20,9 +20,6 @@ use crate::limits::SQL_BODY_BYTES_MAX;
 use crate::mirror::Error;
 use crate::sync::turso::sql::MemoryShare;
 
-/// With what clients of encrypted databases send along.
-const ENCRYPTION_KEY: &str = "x-turso-encryption-key";
-
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
         .route("/logs/{log}/v2/pipeline", post(pipeline))
@@ -65,9 +62,6 @@ async fn receive(app: &App, name: Parsed<String>, request: Request) -> Result<(S
 async fn begin(app: &App, name: Parsed<String>, headers: &HeaderMap) -> Result<(String, MemoryShare, usize), Error> {
     let log = parse(name)?;
     app.registry.get(&log)?;
-    if headers.contains_key(ENCRYPTION_KEY) {
-        return Err(Error::Invalid("this service has no encrypted databases".into()));
-    }
     let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let mut share = app.sql.share();
     let length = length.unwrap_or(0);

@@ -77,37 +77,58 @@ impl Pulls {
     ) -> Result<Answer, Error> {
         check(&request)?;
         let request = Arc::new(request);
-        let mut ends = resolve(registry, log_name, &request).await?;
-        if let Some(patience) = patience(&request)
-            && ends.from.as_ref().is_some_and(|from| from.revision == ends.to.revision)
-        {
-            let _is_up = timeout(patience, news(registry, log_name, &ends.to)).await;
-            ends = resolve(registry, log_name, &request).await?;
-        }
-        let Ends { from, to } = ends;
-        let differing = match &from {
-            Some(from) if from.revision.generation < to.revision.generation => {
-                Some(self.steps.between(&from.log, &to.log).await?)
-            }
-            _ => None,
-        };
-        let registry = registry.clone();
-        blocking(move || {
-            let selector = &request.server_pages_selector;
-            let plan = match (&from, differing) {
-                (None, _) => Some(Plan::whole(&to, selector)?),
-                (Some(from), _) if from.revision == to.revision => None,
-                (Some(from), None) => Some(Plan::between(from, &to, selector)?),
-                (Some(from), Some(mut before)) => {
-                    let end = Point::newest(&from.log)?;
-                    before |= Plan::between(from, &end, &Bytes::new())?.due;
-                    Some(Plan::across(from, before, &to, selector)?)
-                }
+        let mut patience = patience(&request);
+        loop {
+            let next = {
+                let (registry, log_name, request) = (registry.clone(), log_name.to_owned(), request.clone());
+                blocking(move || begin(registry, &log_name, &request, patience.is_some())).await?
             };
-            Answer::new(registry, from.map(|from| from.revision), &to, plan)
-        })
-        .await
+            let (from, to) = match next {
+                Next::Answer(answer) => return Ok(answer),
+                Next::News(have) => {
+                    let _is_up = timeout(patience.take().unwrap_or_default(), news(registry, log_name, &have)).await;
+                    continue;
+                }
+                Next::Step(from, to) => (from, to),
+            };
+            let mut before = self.steps.between(&from.log, &to.log, registry.stopping()).await?;
+            let registry = registry.clone();
+            return blocking(move || {
+                let end = Point::newest(&from.log)?;
+                before |= Plan::between(&from, &end, &Bytes::new())?.due;
+                let plan = Plan::across(&from, before, &to, &request.server_pages_selector)?;
+                Answer::new(registry, Some(from.revision), &to, Some(plan))
+            })
+            .await;
+        }
     }
+}
+
+/// What becomes of a request that was looked at.
+enum Next {
+    Answer(Answer),
+    /// Something newer than this is to be waited for.
+    News(Point),
+    /// Two generations are to be compared.
+    Step(Point, Point),
+}
+
+/// Answers what can be answered from one generation, and with `waits` has a request for news wait. Blocks.
+fn begin(registry: Arc<Registry>, log_name: &str, request: &PullUpdatesRequest, waits: bool) -> Result<Next, Error> {
+    let Ends { from, to } = resolve(&registry, log_name, request)?;
+    let selector = &request.server_pages_selector;
+    let plan = match &from {
+        None => Some(Plan::whole(&to, selector)?),
+        Some(from) if from.revision == to.revision => {
+            if waits {
+                return Ok(Next::News(to));
+            }
+            None
+        }
+        Some(from) if from.revision.generation < to.revision.generation => return Ok(Next::Step(from.clone(), to)),
+        Some(from) => Some(Plan::between(from, &to, selector)?),
+    };
+    Answer::new(registry, from.map(|from| from.revision), &to, plan).map(Next::Answer)
 }
 
 /// Refuses what is not spoken here.
@@ -129,30 +150,26 @@ fn patience(request: &PullUpdatesRequest) -> Option<Duration> {
     Some(patience).filter(|patience| waits && !patience.is_zero())
 }
 
-async fn resolve(registry: &Arc<Registry>, log_name: &str, request: &Arc<PullUpdatesRequest>) -> Result<Ends, Error> {
-    let (registry, log_name, request) = (registry.clone(), log_name.to_owned(), request.clone());
-    blocking(move || {
-        let named = |text: &str| Point::named(&registry, &log_name, text);
-        let to = match request.server_revision.as_str() {
-            "" => Point::newest(&registry.get(&log_name)?)?,
-            text => named(text)?,
-        };
-        let from = match request.client_revision.as_str() {
-            "" => None,
-            text if text == to.revision.to_string() => Some(to.clone()),
-            text => Some(named(text)?),
-        };
-        if let Some(from) = from.as_ref().filter(|from| is_before(&to, from)) {
-            let text = format!("revision {} is ahead of {}, up to which is asked for", from.revision, to.revision);
-            return Err(Error::Invalid(text));
-        }
-        if from.as_ref().is_some_and(|from| from.revision.generation == to.revision.generation && !from.is_beside(&to))
-        {
-            return Err(Error::Unavailable("the log was given another base just now".into()));
-        }
-        Ok(Ends { from, to })
-    })
-    .await
+/// The states that a request names.
+fn resolve(registry: &Registry, log_name: &str, request: &PullUpdatesRequest) -> Result<Ends, Error> {
+    let named = |text: &str| Point::named(registry, log_name, text);
+    let to = match request.server_revision.as_str() {
+        "" => Point::newest(&registry.get(log_name)?)?,
+        text => named(text)?,
+    };
+    let from = match request.client_revision.as_str() {
+        "" => None,
+        text if text == to.revision.to_string() => Some(to.clone()),
+        text => Some(named(text)?),
+    };
+    if let Some(from) = from.as_ref().filter(|from| is_before(&to, from)) {
+        let text = format!("revision {} is ahead of {}, up to which is asked for", from.revision, to.revision);
+        return Err(Error::Invalid(text));
+    }
+    if from.as_ref().is_some_and(|from| from.revision.generation == to.revision.generation && !from.is_beside(&to)) {
+        return Err(Error::Unavailable("the log was given another base just now".into()));
+    }
+    Ok(Ends { from, to })
 }
 
 /// Completes when there is something newer than `have`, or the service shuts down.

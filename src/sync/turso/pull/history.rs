@@ -1,12 +1,13 @@
 //! From one generation to a later one. The base of a generation need not be what the one before ended with: whoever starts
-//! a generation gives it any base. So the two are compared, page by page, once for all who step over.
+//! a generation gives it any base. So unless this process folded the one into the other itself, the two are compared, page
+//! by page, once for all who step over.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use prost::Message;
 use roaring::RoaringBitmap;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 
 use super::blocking;
 use super::pages::Pages;
@@ -33,18 +34,28 @@ struct Step {
 }
 
 impl Steps {
-    /// The pages that differ between the end of `from` and the base of `to`, the first being 0. Only the first one who asks
-    /// has them compared, which reads both.
+    /// The pages that differ between the end of `from` and the base of `to`, the first being 0. Only the first one who asks has
+    /// them compared, which reads both.
     ///
     /// # Errors
-    /// When one of the two cannot be read.
-    pub(super) async fn between(&self, from: &Arc<Log>, to: &Arc<Log>) -> Result<RoaringBitmap, Error> {
+    /// When one of the two cannot be read, or the service shuts down meanwhile.
+    pub(super) async fn between(
+        &self,
+        from: &Arc<Log>,
+        to: &Arc<Log>,
+        stop: watch::Receiver<bool>,
+    ) -> Result<RoaringBitmap, Error> {
+        if to.is_folded_from(from) {
+            return Ok(RoaringBitmap::new());
+        }
         let differing = self.find(from, to);
-        let found = differing.get_or_try_init(|| {
-            let (from, to) = (from.clone(), to.clone());
-            blocking(move || compare(&from, &to))
+        let (from, to) = (from.clone(), to.clone());
+        // A task of its own: a client that leaves must not have the next one begin from the start.
+        let finding = tokio::spawn(async move {
+            let found = differing.get_or_try_init(|| blocking(move || compare(&from, &to, &stop)));
+            found.await.cloned()
         });
-        Ok(found.await?.clone())
+        finding.await.unwrap_or_else(|_| Err(Error::Unavailable("the comparison was interrupted".into())))
     }
 
     fn find(&self, from: &Arc<Log>, to: &Arc<Log>) -> Differing {
@@ -62,7 +73,7 @@ impl Steps {
 }
 
 /// Pages that a base of fewer pages lacks are left out: what holds them later is a frame.
-fn compare(from: &Arc<Log>, to: &Arc<Log>) -> Result<RoaringBitmap, Error> {
+fn compare(from: &Arc<Log>, to: &Arc<Log>, stop: &watch::Receiver<bool>) -> Result<RoaringBitmap, Error> {
     let (end, base) = (Point::newest(from)?, Base::open(to)?);
     let mut pages = Pages::open(Plan::whole(&end, &Bytes::new())?)?;
     let mut differing = RoaringBitmap::new();
@@ -71,6 +82,9 @@ fn compare(from: &Arc<Log>, to: &Arc<Log>) -> Result<RoaringBitmap, Error> {
     }
     let (mut block, mut other) = (vec![0; READ_BLOCK], [0; PAGE_LEN]);
     while pages.left() > 0 {
+        if *stop.borrow() {
+            return Err(Error::Unavailable("the service is shutting down".into()));
+        }
         let mut filled = 0;
         pages.fill(&mut block, &mut filled, false)?;
         let mut encoded = &block[..filled];

@@ -12,8 +12,9 @@ use crate::offset::Offset;
 /// The page with the bytes that SQLite puts its locks on, the first being 0: nothing ever writes it.
 pub(super) const LOCK_PAGE: u32 = (1 << 30) / 4096;
 
-/// Pages of a state, by where their content is. All together take a bit for a page and one for a frame at the most: 1 MiB
-/// for a database of 4 million pages in its log once.
+/// Pages of a state, by where their content is. The sets of pages take a bit for each page of the database at the most, that
+/// of frames two bytes for each page that is due: for all of 4 million pages less than 10 MiB, and 2 MiB if their frames
+/// stand close together. An increment takes as little as it is long.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) at: Point,

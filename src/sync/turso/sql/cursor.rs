@@ -82,6 +82,7 @@ impl Cursor {
             None => {
                 let sql = resolve(&step.stmt.text, stored)?;
                 let mut prepared = told(sql, runner.prepare(sql))?;
+                prepared.statement.set_query_timeout_override(Some(None));
                 told(sql, prepared.bind(&step.stmt).map_err(Stopped::Failed))?;
                 let cols = if step.stmt.want_rows { prepared.cols() } else { Vec::new() };
                 line(out, &Line::StepBegin { step: number, cols: &cols });

@@ -75,10 +75,11 @@ impl Runner<'_> {
         if inspected.may_write && !self.may_write {
             return Err(Stopped::NeedsTurn);
         }
+        // Whoever has the turn need not lock: BEGIN IMMEDIATE would also make a temporary database, of files, each time.
+        let sql = if inspected.begins { "BEGIN" } else { sql };
         let statement = self.connection.prepare(sql).map_err(SqlError::from)?;
         // A view may hide that it writes.
-        let writes = !inspected.explains && !statement.get_program().is_readonly();
-        if writes && !self.may_write {
+        if writes(&statement, &inspected) && !self.may_write {
             return Err(Stopped::NeedsTurn);
         }
         Ok(Prepared { statement, inspected })
@@ -93,12 +94,21 @@ impl Runner<'_> {
         if stmt.want_rows {
             result.cols = prepared.cols();
         }
+        let (writes, mut refused) = (writes(&prepared.statement, &prepared.inspected), None);
         while let Some(row) = prepared.step()? {
-            if stmt.want_rows {
-                let row: Vec<Value> = row.get_values().map(Value::from).collect();
-                room.take(size_of::<Vec<Value>>() + row.iter().map(Value::weight).sum::<usize>())?;
-                result.rows.push(row);
+            if !stmt.want_rows || refused.is_some() {
+                continue;
             }
+            let row: Vec<Value> = row.get_values().map(Value::from).collect();
+            match room.take(size_of::<Vec<Value>>() + row.iter().map(Value::weight).sum::<usize>()) {
+                Ok(()) => result.rows.push(row),
+                // What it changes it has changed before its first row, and stopping now would not undo it.
+                Err(error) if writes => refused = Some(error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if let Some(SqlError { code, message }) = refused {
+            return Err(SqlError::of(code, format!("the statement has run, but {message}")).into());
         }
         result.affected_row_count = prepared.affected();
         result.last_insert_rowid = prepared.last_insert_rowid(self.connection);
@@ -122,7 +132,7 @@ impl Runner<'_> {
         let parameters = statement.parameters();
         let numbers = (1..=parameters.count()).filter_map(NonZero::new);
         let params = numbers.map(|number| Param { name: parameters.name(number) }).collect();
-        let is_readonly = inspected.explains || (!inspected.may_write && statement.get_program().is_readonly());
+        let is_readonly = !inspected.may_write && !writes(&statement, &inspected);
         let prepared = Prepared { statement, inspected };
         Ok(Description { params, cols: prepared.cols(), is_explain: inspected.explains, is_readonly })
     }
@@ -177,6 +187,11 @@ impl Prepared {
     pub(super) fn last_insert_rowid(&self, connection: &Connection) -> Option<String> {
         self.inspected.inserts.then(|| connection.last_insert_rowid().to_string())
     }
+}
+
+/// Whether a statement writes to a database. The engine's own word for that says no of every query that sorts.
+fn writes(statement: &Statement, inspected: &Inspected) -> bool {
+    !inspected.explains && statement.get_program().prepared().write_databases.iter().next().is_some()
 }
 
 /// As much of an SQL text as is logged, on one line.

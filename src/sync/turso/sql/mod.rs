@@ -24,7 +24,9 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::engine::Engines;
-use crate::limits::{SQL_CURSOR_PIECE, SQL_MEMORY_MAX, SQL_STATEMENT_TIME_MAX, SQL_STREAM_IDLE};
+use crate::limits::{
+    SQL_ATTEMPTS_MAX, SQL_CURSOR_PIECE, SQL_MEMORY_MAX, SQL_STATEMENT_TIME_MAX, SQL_STREAM_IDLE, WRITE_TURN_WAIT,
+};
 use crate::mirror::Error;
 use answer::{CursorHead, Outcome, PipelineAnswer, Response};
 use batch::{NeedsTurn, Ran};
@@ -99,11 +101,10 @@ impl Sql {
             let writes = batch::may_write(&requests);
             Ok::<_, Error>((baton, requests, writes))
         };
-        let (baton, mut requests, mut writes) = self.threads.run(read).await??;
-        let (taken, mut stream) = self.stream(log, baton.as_deref()).await?;
+        let (baton, mut requests, writes) = self.threads.run(read).await??;
+        let (taken, mut stream) = self.stream(log, baton.as_deref(), writes).await?;
         let count = requests.len();
         let Ran { outcomes, closed } = loop {
-            stream = self.ready(stream, writes).await?;
             let work = move || {
                 let on = (stream.session.connection(), stream.turn.is_some());
                 let ran = batch::run(on, &requests, &mut stream.stored, &mut share);
@@ -113,7 +114,7 @@ impl Sql {
             (stream, requests, share, ran) = self.threads.run(work).await?;
             match ran {
                 Ok(ran) => break ran,
-                Err(NeedsTurn) => writes = true,
+                Err(NeedsTurn) => stream = self.ready(stream, true).await?,
             }
         };
         stream = self.settled(stream).await?;
@@ -143,8 +144,7 @@ impl Sql {
             Ok::<_, Error>((baton, batch, writes))
         };
         let (baton, batch, writes) = self.threads.run(read).await??;
-        let (taken, stream) = self.stream(log, baton.as_deref()).await?;
-        let stream = self.ready(stream, writes).await?;
+        let (taken, stream) = self.stream(log, baton.as_deref(), writes).await?;
         // The last piece is on its way while the stream is parked.
         let (pieces, answer) = mpsc::channel(1);
         let sql = self.clone();
@@ -166,6 +166,7 @@ impl Sql {
         pieces: &mpsc::Sender<Result<Bytes, Error>>,
     ) -> Result<(), Error> {
         let (since, log, steps) = (Instant::now(), taken.log.clone(), cursor.batch().steps.len());
+        let connection = stream.session.connection().clone();
         let mut patience = self.streams.idle();
         let (mut out, next) = (Vec::with_capacity(SQL_CURSOR_PIECE), taken.next());
         cursor::line(&mut out, &CursorHead { baton: next.clone(), base_url: None });
@@ -176,7 +177,7 @@ impl Sql {
                 (stream, cursor, out, came)
             };
             let came;
-            (stream, cursor, out, came) = self.threads.run(work).await?;
+            (stream, cursor, out, came) = self.within_time(&connection, work).await?;
             match came {
                 Came::End => break,
                 Came::NeedsTurn => stream = self.ready(stream, true).await?,
@@ -205,16 +206,42 @@ impl Sql {
         Ok(())
     }
 
-    /// The stream that a call is for, or a new one.
-    async fn stream(&self, log: &str, baton: Option<&str>) -> Result<(Taken, Stream), Error> {
+    /// Runs a part of a cursor, and interrupts it when it takes too long. The engine's own clock would go on while the
+    /// reader reads.
+    async fn within_time<T: Send + 'static>(
+        &self,
+        connection: &turso_core::Connection,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let mut running = std::pin::pin!(self.threads.run(work));
+        if let Ok(done) = timeout(SQL_STATEMENT_TIME_MAX, &mut running).await {
+            return done;
+        }
+        connection.interrupt();
+        running.await
+    }
+
+    /// The stream that a call is for, or a new one, ready for what the call begins with.
+    async fn stream(&self, log: &str, baton: Option<&str>, writes: bool) -> Result<(Taken, Stream), Error> {
         if let Some(baton) = baton {
-            return self.streams.take(log, baton);
+            let (taken, stream) = self.streams.take(log, baton)?;
+            return Ok((taken, self.ready(stream, writes).await?));
         }
         let taken = self.streams.begin(log).await?;
-        let (engines, log) = (self.engines.clone(), log.to_owned());
-        let session = self.threads.run(move || engines.session(&log)).await??;
-        session.connection().set_query_timeout(SQL_STATEMENT_TIME_MAX);
-        Ok((taken, Stream { session, turn: None, stored: batch::Stored::new() }))
+        let (since, mut attempts) = (Instant::now(), 0);
+        loop {
+            let (engines, log) = (self.engines.clone(), log.to_owned());
+            let session = self.threads.run(move || engines.session(&log)).await??;
+            session.connection().set_query_timeout(SQL_STATEMENT_TIME_MAX);
+            let stream = Stream { session, turn: None, stored: batch::Stored::new() };
+            attempts += 1;
+            match self.ready(stream, writes).await {
+                Ok(stream) => return Ok((taken, stream)),
+                // The engine was closed under it, because others appended to the log. Nothing has run yet.
+                Err(Error::Unavailable(_)) if attempts < SQL_ATTEMPTS_MAX && since.elapsed() < WRITE_TURN_WAIT => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Has the database as the log is, and the turn to write if that is needed.
