@@ -178,7 +178,7 @@ pub const ENGINE_IDLE: Duration = Duration::from_secs(60);
 /// Databases open at once, unless more are in use: each holds its cache and the places of all frames of its WAL.
 pub const ENGINES_MAX: usize = 128;
 /// Pages that a connection to a database keeps, 2 MiB.
-pub const ENGINE_CACHE_PAGES: usize = 512;
+pub const ENGINE_CACHE_PAGES: i32 = 512;
 /// Longest push that is judged where it came in, in 0.1 ms or so.
 pub const JUDGED_AT_ONCE: usize = 1 << 20;
 /// Segments that a fold has open at once: it jumps between them, and a process has few files to spare.
@@ -241,6 +241,8 @@ pub const SQL_BODY_BYTES_MAX: usize = 64 << 20;
 pub const SQL_MEMORY_MAX: usize = 2 * SQL_BODY_BYTES_MAX;
 /// Rows of one answer, in bytes of memory: what a client can be expected to take at once. A cursor has no such cap.
 pub const SQL_ANSWER_BYTES_MAX: usize = 16 << 20;
+/// An answer of so many rows is written where it is sent; a longer one elsewhere.
+pub const SQL_ROWS_AT_ONCE: usize = 100;
 /// A cursor is answered in pieces of about this many bytes.
 pub const SQL_CURSOR_PIECE: usize = 64 << 10;
 /// Parentheses in parentheses of a statement. The engine recurses, and takes some 100 KiB of stack for each in a debug build.
@@ -261,9 +263,11 @@ pub const SQL_STORED_MAX: usize = 256;
 pub const SQL_STORED_BYTES_MAX: usize = 1 << 20;
 /// Default patience with a stream between two calls, and with the reader of a cursor that holds up writers.
 pub const SQL_STREAM_IDLE: Duration = Duration::from_secs(10);
+/// A stream that keeps the turn to write between two calls is looked at so often: if others wait for it, it is rolled back.
+pub const SQL_TURN_IDLE: Duration = Duration::from_secs(2);
 /// Streams of a log that are kept between calls though nothing is open in them: clients of the sync protocol start one
 /// with each call and never come back to it. Each holds a connection to the database with its cache.
-pub const SQL_STREAMS_IDLE_MAX: usize = 16;
+pub const SQL_STREAMS_IDLE_MAX: usize = 2;
 /// Streams of a log, and of all logs, those that are in a call included.
 pub const SQL_STREAMS_PER_LOG_MAX: usize = 256;
 /// See [`SQL_STREAMS_PER_LOG_MAX`].

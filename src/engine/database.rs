@@ -1,6 +1,6 @@
 //! [`Engine`]: one open database, and how it and its log keep to each other.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,11 +25,29 @@ pub(super) struct Engine {
     keeper: Mutex<Arc<Connection>>,
     /// Whose turn it is to write.
     turn: Arc<AsyncMutex<()>>,
+    /// How many wait for it.
+    waiting: AtomicUsize,
     /// The session whose turn it is; 0 for none.
     holder: AtomicU64,
     /// Its database is not what the log says: nothing of it may be believed or stored.
     closed: AtomicBool,
     used: Mutex<Instant>,
+}
+
+/// Counts somebody who waits, for as long as it lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Waiting<'_> {
+    fn new(count: &AtomicUsize) -> Waiting<'_> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Waiting(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Why a session has to be given up.
@@ -61,6 +79,7 @@ impl Engine {
             database,
             keeper: Mutex::new(keeper),
             turn: Arc::default(),
+            waiting: AtomicUsize::new(0),
             holder: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             used: Mutex::new(Instant::now()),
@@ -71,6 +90,10 @@ impl Engine {
     pub(super) fn connect(&self) -> Result<Arc<Connection>, Error> {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         connect(&self.database).map_err(|error| of_engine(&error))
+    }
+
+    pub(super) fn log_name(&self) -> &str {
+        self.log.name()
     }
 
     pub(super) fn idle(&self) -> Duration {
@@ -84,11 +107,17 @@ impl Engine {
 
     /// Waits for the turn.
     pub(super) async fn wait_for_turn(&self) -> Result<OwnedMutexGuard<()>, Error> {
+        let _waiting = Waiting::new(&self.waiting);
         let turn = timeout(WRITE_TURN_WAIT, self.turn.clone().lock_owned()).await;
         turn.map_err(|_elapsed| {
             let seconds = WRITE_TURN_WAIT.as_secs();
             Error::Unavailable(format!("another transaction has held the database for {seconds} s; try again"))
         })
+    }
+
+    /// How many wait for the turn.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// The turn, if nobody has it.
@@ -210,6 +239,6 @@ impl Engine {
 fn connect(database: &Arc<Database>) -> turso_core::Result<Arc<Connection>> {
     let connection = database.connect()?;
     connection.wal_auto_actions_disable();
-    connection.execute(format!("PRAGMA cache_size = {ENGINE_CACHE_PAGES}"))?;
+    connection.set_cache_size(ENGINE_CACHE_PAGES);
     Ok(connection)
 }

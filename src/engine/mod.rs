@@ -59,6 +59,14 @@ impl std::fmt::Debug for Turn {
     }
 }
 
+impl Turn {
+    /// Whether somebody waits for it.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.engine.waiting() > 0
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
         self.engine.set_holder(0);
@@ -138,6 +146,12 @@ impl Session {
         &self.connection
     }
 
+    /// The log whose database it is.
+    #[must_use]
+    pub fn log_name(&self) -> &str {
+        self.engine.log_name()
+    }
+
     /// Waits for the turn to write, and takes in what others appended to the log. After Ok the database is as the log is.
     ///
     /// # Errors
@@ -149,6 +163,21 @@ impl Session {
         let turn = self.absorbed(guard).await?;
         self.engine.set_holder(self.id);
         Ok(turn)
+    }
+
+    /// The turn to write if nobody has it, with what others appended taken in. Blocks.
+    ///
+    /// # Errors
+    /// As [`turn`](Self::turn).
+    pub fn try_turn(&self) -> Result<Option<Turn>, Error> {
+        let Some(guard) = self.engine.free_turn() else {
+            return Ok(None);
+        };
+        let turn = Turn { engine: self.engine.clone(), _guard: guard };
+        self.engine.is_writable()?;
+        self.engine.absorb()?;
+        self.engine.set_holder(self.id);
+        Ok(Some(turn))
     }
 
     /// Takes in what others appended to the log, unless somebody is writing: then what is read is as of a moment ago.

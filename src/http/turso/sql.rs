@@ -22,16 +22,27 @@ use crate::sync::turso::sql::MemoryShare;
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
-        .route("/logs/{log}/v2/pipeline", post(pipeline))
-        .route("/logs/{log}/v3/pipeline", post(pipeline))
+        .route("/logs/{log}/v2/pipeline", post(pipeline_v2))
+        .route("/logs/{log}/v3/pipeline", post(pipeline_v3))
         .route("/logs/{log}/v3/cursor", post(cursor))
         // Bodies are taken in here, with a cap of their own.
         .layer(DefaultBodyLimit::disable())
 }
 
-async fn pipeline(State(app): State<Arc<App>>, name: Parsed<String>, request: Request) -> Result<Response, Failure> {
-    let (log, body, share) = receive(&app, name, request).await?;
-    let answer = app.sql.pipeline(&log, body, share).await?;
+type Answered = Result<Response, Failure>;
+
+/// Clients of the sync protocol begin a stream with each call and never come back to it.
+async fn pipeline_v2(State(app): State<Arc<App>>, name: Parsed<String>, request: Request) -> Answered {
+    pipeline(&app, name, request, false).await
+}
+
+async fn pipeline_v3(State(app): State<Arc<App>>, name: Parsed<String>, request: Request) -> Answered {
+    pipeline(&app, name, request, true).await
+}
+
+async fn pipeline(app: &App, name: Parsed<String>, request: Request, lasting: bool) -> Answered {
+    let (log, body, share) = receive(app, name, request).await?;
+    let answer = app.sql.pipeline(&log, (body, share), lasting).await?;
     Ok(json("application/json", answer))
 }
 

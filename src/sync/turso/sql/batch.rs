@@ -15,6 +15,9 @@ use crate::limits::{SQL_STORED_BYTES_MAX, SQL_STORED_MAX};
 /// SQL texts that a client stored on a stream.
 pub(super) type Stored = HashMap<i32, String>;
 
+/// The table in which a database remembers what its clients have pushed.
+const BOOKKEEPING: &str = "no such table: turso_sync_last_change_id";
+
 /// What became of the steps so far, for the conditions of the next ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StepState {
@@ -34,25 +37,52 @@ pub(super) struct Ran {
 #[derive(Debug)]
 pub(super) struct NeedsTurn;
 
-/// Whether some of these requests write, as far as one can tell beforehand. What cannot be told yet, such as of stored SQL,
-/// is found out when it runs.
-pub(super) fn may_write(requests: &[Request]) -> bool {
-    requests.iter().any(|request| match request {
-        Request::Execute(stmt) => text_may_write(&stmt.text),
-        Request::Batch(batch) => batch_may_write(batch),
-        Request::Sequence(text) => text_may_write(text),
-        _ => false,
-    })
+/// What is known of a call beforehand. What cannot be told yet, such as of stored SQL, is found out when it runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Foreseen {
+    /// Some of it may write.
+    pub(super) writes: bool,
+    /// Some of it wants that nobody else writes from then on.
+    pub(super) locks: bool,
 }
 
-/// The same for a batch.
-pub(super) fn batch_may_write(batch: &Batch) -> bool {
-    batch.steps.iter().any(|step| text_may_write(&step.stmt.text))
-}
+impl Foreseen {
+    /// Of requests.
+    pub(super) fn of(requests: &[Request]) -> Foreseen {
+        let mut found = Foreseen::default();
+        for request in requests {
+            match request {
+                Request::Execute(stmt) => found.add(&stmt.text),
+                Request::Batch(batch) => found.add_batch(batch),
+                Request::Sequence(text) => found.add(text),
+                _ => {}
+            }
+        }
+        found
+    }
 
-fn text_may_write(text: &Text) -> bool {
-    let statements = text.sql.as_deref().and_then(|sql| guard::split(sql).ok()).unwrap_or_default();
-    statements.into_iter().any(|sql| guard::inspect(sql).is_ok_and(|inspected| inspected.may_write))
+    /// Of a batch.
+    pub(super) fn of_batch(batch: &Batch) -> Foreseen {
+        let mut found = Foreseen::default();
+        found.add_batch(batch);
+        found
+    }
+
+    fn add_batch(&mut self, batch: &Batch) {
+        batch.steps.iter().for_each(|step| self.add(&step.stmt.text));
+    }
+
+    fn add(&mut self, text: &Text) {
+        let Some(sql) = text.sql.as_deref() else {
+            // Stored SQL may be a BEGIN IMMEDIATE as well.
+            self.locks |= text.sql_id.is_some();
+            return;
+        };
+        for inspected in guard::split(sql).unwrap_or_default().into_iter().filter_map(|sql| guard::inspect(sql).ok()) {
+            self.writes |= inspected.may_write;
+            self.locks |= inspected.locks;
+        }
+    }
 }
 
 /// The SQL that a text stands for.
@@ -174,7 +204,9 @@ impl Requests<'_> {
 /// Logs what failed.
 pub(super) fn told<T>(sql: &str, result: Result<T, Stopped>) -> Result<T, Stopped> {
     if let Err(Stopped::Failed(error)) = &result {
-        log::error!("SQL failed: {}: {}", error.message, cut(sql));
+        // Clients of the sync protocol ask for their table before there is one.
+        let level = if error.message.contains(BOOKKEEPING) { log::Level::Debug } else { log::Level::Error };
+        log::log!(level, "SQL failed: {}: {}", error.message, cut(sql));
     }
     result
 }

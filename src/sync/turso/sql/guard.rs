@@ -29,6 +29,8 @@ pub(super) struct Inspected {
     pub(super) explains: bool,
     /// It begins a transaction.
     pub(super) begins: bool,
+    /// It wants that nobody else writes from then on, and does not wait for its first write.
+    pub(super) locks: bool,
 }
 
 /// Judges the one statement in `sql`.
@@ -111,7 +113,9 @@ fn judge(cmd: &Cmd) -> Result<Inspected, SqlError> {
     let inserts = !explains && matches!(stmt, Stmt::Insert { .. });
     let changes_rows = inserts || (!explains && matches!(stmt, Stmt::Update(_) | Stmt::Delete { .. }));
     let begins = !explains && matches!(stmt, Stmt::Begin { typ, .. } if *typ != Some(TransactionType::Concurrent));
-    Ok(Inspected { may_write, changes_rows, inserts, explains, begins })
+    let locking = |typ: &Option<TransactionType>| typ.is_some() && *typ != Some(TransactionType::Deferred);
+    let locks = begins && matches!(stmt, Stmt::Begin { typ, .. } if locking(typ));
+    Ok(Inspected { may_write, changes_rows, inserts, explains, begins, locks })
 }
 
 fn refused(what: &str) -> SqlError {

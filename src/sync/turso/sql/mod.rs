@@ -25,15 +25,16 @@ use tokio::time::timeout;
 
 use crate::engine::Engines;
 use crate::limits::{
-    SQL_ATTEMPTS_MAX, SQL_CURSOR_PIECE, SQL_MEMORY_MAX, SQL_STATEMENT_TIME_MAX, SQL_STREAM_IDLE, WRITE_TURN_WAIT,
+    SQL_ATTEMPTS_MAX, SQL_CURSOR_PIECE, SQL_MEMORY_MAX, SQL_ROWS_AT_ONCE, SQL_STATEMENT_TIME_MAX, SQL_STREAM_IDLE,
+    WRITE_TURN_WAIT,
 };
 use crate::mirror::Error;
 use answer::{CursorHead, Outcome, PipelineAnswer, Response};
-use batch::{NeedsTurn, Ran};
+use batch::{Foreseen, NeedsTurn, Ran};
 use cursor::{Came, Cursor};
 use memory::Memory;
 pub use memory::MemoryShare;
-use request::{CursorCall, Pipeline};
+use request::{CursorCall, Pipeline, Request};
 use streams::{Stream, Streams, Taken};
 use threads::Threads;
 
@@ -75,14 +76,19 @@ impl Sql {
     }
 
     /// Runs the requests in `body`, which `share` covers, and returns the JSON of the answer. After Ok all that was seen or
-    /// committed is durable.
+    /// committed is durable. Where it is not `lasting`, a stream that the call begins ends with it, unless something is open.
     ///
     /// # Errors
     /// When the body makes no sense, the baton names no stream, or the turn to write did not come or the log did not take
     /// what was committed; then the stream is gone. Statements that fail are no errors.
-    pub async fn pipeline(self: &Arc<Self>, log: &str, body: Bytes, share: MemoryShare) -> Result<Bytes, Error> {
+    pub async fn pipeline(
+        self: &Arc<Self>,
+        log: &str,
+        (body, share): (Bytes, MemoryShare),
+        lasting: bool,
+    ) -> Result<Bytes, Error> {
         let (sql, log) = (self.clone(), log.to_owned());
-        whole(async move { sql.run_pipeline(&log, body, share).await }).await
+        whole(async move { sql.run_pipeline(&log, body, share, lasting).await }).await
     }
 
     /// Begins the batch in `body`, and returns its answer piece by piece. Errors as those of [`pipeline`](Self::pipeline).
@@ -94,57 +100,100 @@ impl Sql {
         whole(async move { sql.begin_cursor(&log, body, share).await }).await
     }
 
-    async fn run_pipeline(&self, log: &str, body: Bytes, mut share: MemoryShare) -> Result<Bytes, Error> {
+    async fn run_pipeline(
+        self: &Arc<Self>,
+        log: &str,
+        body: Bytes,
+        share: MemoryShare,
+        lasting: bool,
+    ) -> Result<Bytes, Error> {
         let since = Instant::now();
-        let read = move || {
-            let Pipeline { baton, requests } = request::read(&body)?;
-            let writes = batch::may_write(&requests);
-            Ok::<_, Error>((baton, requests, writes))
-        };
-        let (baton, mut requests, writes) = self.threads.run(read).await??;
-        let (taken, mut stream) = self.stream(log, baton.as_deref(), writes).await?;
-        let count = requests.len();
-        let Ran { outcomes, closed } = loop {
-            let work = move || {
-                let on = (stream.session.connection(), stream.turn.is_some());
-                let ran = batch::run(on, &requests, &mut stream.stored, &mut share);
-                (stream, requests, share, ran)
-            };
-            let ran;
-            (stream, requests, share, ran) = self.threads.run(work).await?;
-            match ran {
-                Ok(ran) => break ran,
-                Err(NeedsTurn) => stream = self.ready(stream, true).await?,
+        let (sql, name) = (self.clone(), log.to_owned());
+        // All that need not wait in one go: each way to another thread costs as much as a small statement.
+        let first = self.threads.run(move || sql.begin_pipeline(&name, &body, share)).await??;
+        let Begun { taken, mut stream, new, mut requests, mut share, foreseen, ran } = first;
+        let lasting = lasting || !new;
+        let Ran { outcomes, closed } = match ran {
+            Some(Ok(ran)) => ran,
+            first => {
+                let writes = foreseen.writes || first.is_some();
+                stream = self.ready(stream, writes, new && first.is_none()).await?;
+                loop {
+                    let work = move || {
+                        let ran = run(&mut stream, &requests, &mut share);
+                        (stream, requests, share, ran)
+                    };
+                    let ran;
+                    (stream, requests, share, ran) = self.threads.run(work).await?;
+                    match ran {
+                        Ok(ran) => break ran,
+                        Err(NeedsTurn) => stream = self.ready(stream, true, false).await?,
+                    }
+                }
             }
         };
+        stream.locks |= foreseen.locks;
         stream = self.settled(stream).await?;
-        let baton = if closed {
-            self.threads.end(stream).await;
+        let baton = if closed || !lasting && stream.is_plain() {
+            self.threads.end_later(stream);
             None
         } else {
-            Some(self.streams.park(taken, stream).await)
+            Some(self.streams.park(taken, stream))
         };
         let (rows, failed) = counts(&outcomes);
         let ms = since.elapsed().as_secs_f64() * 1000.0;
-        log::info!("{log}: pipeline of {count} requests, {rows} rows, {failed} failed, {ms:.1} ms");
+        log::info!("{log}: pipeline of {} requests, {rows} rows, {failed} failed, {ms:.1} ms", outcomes.len());
         let answer = PipelineAnswer { baton, base_url: None, results: outcomes };
         let write = move || {
             let written = serde_json::to_vec(&answer);
             drop(share);
             written
         };
-        let written = self.threads.run(write).await?;
+        let written = if rows <= SQL_ROWS_AT_ONCE { write() } else { self.threads.run(write).await? };
         written.map(Bytes::from).map_err(|error| Error::Unavailable(format!("the answer was not written: {error}")))
     }
 
-    async fn begin_cursor(self: Arc<Self>, log: &str, body: Bytes, share: MemoryShare) -> Result<Pieces, Error> {
-        let read = move || {
-            let CursorCall { baton, batch } = request::read(&body)?;
-            let writes = batch::batch_may_write(&batch);
-            Ok::<_, Error>((baton, batch, writes))
+    /// What a call does before it has to wait for anything: with luck, all that it does on its stream. Blocks.
+    fn begin_pipeline(&self, log: &str, body: &Bytes, mut share: MemoryShare) -> Result<Begun, Error> {
+        let Pipeline { baton, requests } = request::read(body)?;
+        let foreseen = Foreseen::of(&requests);
+        let new = baton.is_none();
+        let (taken, mut stream) = match baton {
+            Some(baton) => self.streams.take(log, &baton)?,
+            None => (self.streams.begin(log)?, self.open(log)?),
         };
-        let (baton, batch, writes) = self.threads.run(read).await??;
-        let (taken, stream) = self.stream(log, baton.as_deref(), writes).await?;
+        // With the session came all that others appended.
+        let ready = new && (!foreseen.writes || self.turned(&mut stream));
+        let ran = ready.then(|| run(&mut stream, &requests, &mut share));
+        Ok(Begun { taken, stream, new, requests, share, foreseen, ran })
+    }
+
+    fn open(&self, log: &str) -> Result<Stream, Error> {
+        let session = self.engines.session(log)?;
+        session.connection().set_query_timeout(SQL_STATEMENT_TIME_MAX);
+        Ok(Stream::new(session))
+    }
+
+    /// Whether the turn to write was free. Trouble with it comes again when it is waited for.
+    fn turned(&self, stream: &mut Stream) -> bool {
+        stream.turn = stream.session.try_turn().unwrap_or_default();
+        stream.turn.is_some()
+    }
+
+    async fn begin_cursor(self: Arc<Self>, log: &str, body: Bytes, share: MemoryShare) -> Result<Pieces, Error> {
+        let (sql, name) = (self.clone(), log.to_owned());
+        let begin = move || {
+            let CursorCall { baton, batch } = request::read(&body)?;
+            let (taken, mut stream) = match &baton {
+                Some(baton) => sql.streams.take(&name, baton)?,
+                None => (sql.streams.begin(&name)?, sql.open(&name)?),
+            };
+            let foreseen = Foreseen::of_batch(&batch);
+            stream.locks |= foreseen.locks;
+            Ok::<_, Error>((taken, stream, baton.is_none(), batch, foreseen.writes))
+        };
+        let (taken, stream, new, batch, writes) = self.threads.run(begin).await??;
+        let stream = self.ready(stream, writes, new).await?;
         // The last piece is on its way while the stream is parked.
         let (pieces, answer) = mpsc::channel(1);
         let sql = self.clone();
@@ -180,7 +229,7 @@ impl Sql {
             (stream, cursor, out, came) = self.within_time(&connection, work).await?;
             match came {
                 Came::End => break,
-                Came::NeedsTurn => stream = self.ready(stream, true).await?,
+                Came::NeedsTurn => stream = self.ready(stream, true, false).await?,
                 Came::Piece => {
                     if let Err(error) = stream.session.settle().await {
                         self.threads.end((cursor, stream)).await;
@@ -199,7 +248,7 @@ impl Sql {
             }
         }
         stream = self.settled(stream).await?;
-        self.streams.park_as(taken, stream, next).await;
+        self.streams.park_as(taken, stream, next);
         let (rows, ms) = (cursor.rows, since.elapsed().as_secs_f64() * 1000.0);
         log::info!("{log}: cursor of {steps} steps, {rows} rows, {ms:.1} ms");
         let _nobody_reads = pieces.send(Ok(out.into())).await;
@@ -221,44 +270,36 @@ impl Sql {
         running.await
     }
 
-    /// The stream that a call is for, or a new one, ready for what the call begins with.
-    async fn stream(&self, log: &str, baton: Option<&str>, writes: bool) -> Result<(Taken, Stream), Error> {
-        if let Some(baton) = baton {
-            let (taken, stream) = self.streams.take(log, baton)?;
-            return Ok((taken, self.ready(stream, writes).await?));
-        }
-        let taken = self.streams.begin(log).await?;
-        let (since, mut attempts) = (Instant::now(), 0);
+    /// Has the database as the log is, and the turn to write if that is needed. A stream that is `fresh` is replaced when
+    /// its engine was closed under it because others appended to the log: nothing has run on it.
+    async fn ready(&self, mut stream: Stream, writes: bool, fresh: bool) -> Result<Stream, Error> {
+        let (since, mut attempts) = (Instant::now(), 1);
         loop {
-            let (engines, log) = (self.engines.clone(), log.to_owned());
-            let session = self.threads.run(move || engines.session(&log)).await??;
-            session.connection().set_query_timeout(SQL_STATEMENT_TIME_MAX);
-            let stream = Stream { session, turn: None, stored: batch::Stored::new() };
-            attempts += 1;
-            match self.ready(stream, writes).await {
-                Ok(stream) => return Ok((taken, stream)),
-                // The engine was closed under it, because others appended to the log. Nothing has run yet.
-                Err(Error::Unavailable(_)) if attempts < SQL_ATTEMPTS_MAX && since.elapsed() < WRITE_TURN_WAIT => {}
-                Err(error) => return Err(error),
+            let ready = match (&stream.turn, writes) {
+                (Some(_), _) => Ok(()),
+                (None, true) => stream.session.turn().await.map(|turn| stream.turn = Some(turn)),
+                (None, false) => stream.session.refresh().await,
+            };
+            let again = fresh && attempts < SQL_ATTEMPTS_MAX && since.elapsed() < WRITE_TURN_WAIT;
+            match ready {
+                Err(Error::Unavailable(_)) if again => {
+                    attempts += 1;
+                    let (sql, log) = (self.engines.clone(), stream.session.log_name().to_owned());
+                    self.threads.end_later(stream);
+                    let session = self.threads.run(move || sql.session(&log)).await??;
+                    session.connection().set_query_timeout(SQL_STATEMENT_TIME_MAX);
+                    stream = Stream::new(session);
+                }
+                ready => return self.kept(stream, ready).await,
             }
         }
-    }
-
-    /// Has the database as the log is, and the turn to write if that is needed.
-    async fn ready(&self, mut stream: Stream, writes: bool) -> Result<Stream, Error> {
-        let ready = match (&stream.turn, writes) {
-            (Some(_), _) => Ok(()),
-            (None, true) => stream.session.turn().await.map(|turn| stream.turn = Some(turn)),
-            (None, false) => stream.session.refresh().await,
-        };
-        self.kept(stream, ready).await
     }
 
     /// Has all durable that was committed, and gives up the turn unless a transaction is open.
     async fn settled(&self, mut stream: Stream) -> Result<Stream, Error> {
         let settled = stream.session.settle().await;
-        if settled.is_ok() && stream.session.connection().get_auto_commit() {
-            stream.turn = None;
+        if settled.is_ok() {
+            stream.relax();
         }
         self.kept(stream, settled).await
     }
@@ -273,6 +314,25 @@ impl Sql {
             }
         }
     }
+}
+
+/// A call that has begun.
+struct Begun {
+    taken: Taken,
+    stream: Stream,
+    /// The stream is a new one.
+    new: bool,
+    requests: Vec<Request>,
+    share: MemoryShare,
+    foreseen: Foreseen,
+    /// What it came to, if it did not have to wait.
+    ran: Option<Result<Ran, NeedsTurn>>,
+}
+
+/// Runs requests on a stream. Blocks.
+fn run(stream: &mut Stream, requests: &[Request], share: &mut MemoryShare) -> Result<Ran, NeedsTurn> {
+    let on = (stream.session.connection(), stream.turn.is_some());
+    batch::run(on, requests, &mut stream.stored, share)
 }
 
 /// Runs work to its end, whether or not somebody waits for it.

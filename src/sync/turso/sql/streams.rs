@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::AbortHandle;
 use uuid::Uuid;
@@ -14,22 +14,40 @@ use uuid::Uuid;
 use super::batch::Stored;
 use super::threads::Threads;
 use crate::engine::{Session, Turn};
-use crate::limits::{SQL_STREAMS_IDLE_MAX, SQL_STREAMS_MAX, SQL_STREAMS_PER_LOG_MAX};
+use crate::limits::{SQL_STREAMS_IDLE_MAX, SQL_STREAMS_MAX, SQL_STREAMS_PER_LOG_MAX, SQL_TURN_IDLE};
 use crate::mirror::Error;
 
 /// A stream. Dropped, it rolls back what is open and then gives the turn to the next one; where that may block only.
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) session: Session,
-    /// Held from a statement that may write until the connection is in autocommit again.
+    /// Held from a statement that may write until the connection is in autocommit again. A transaction that has not
+    /// written holds nobody up, unless it was begun to.
     pub(super) turn: Option<Turn>,
+    /// Whether what is open was begun to hold up others.
+    pub(super) locks: bool,
     pub(super) stored: Stored,
 }
 
 impl Stream {
+    /// A new one.
+    pub(super) fn new(session: Session) -> Stream {
+        Stream { session, turn: None, locks: false, stored: Stored::new() }
+    }
+
     /// Nothing would be lost but the state of its connection.
-    fn is_plain(&self) -> bool {
-        self.turn.is_none() && self.stored.is_empty()
+    pub(super) fn is_plain(&self) -> bool {
+        self.turn.is_none() && self.stored.is_empty() && self.session.connection().get_auto_commit()
+    }
+
+    /// Gives up the turn unless what is open needs it.
+    pub(super) fn relax(&mut self) {
+        let connection = self.session.connection();
+        if connection.get_auto_commit() {
+            (self.turn, self.locks) = (None, false);
+        } else if !connection.is_in_write_tx() && !self.locks {
+            self.turn = None;
+        }
     }
 }
 
@@ -123,28 +141,24 @@ impl Streams {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when all have something open, or are in a call.
-    pub(super) async fn begin(self: &Arc<Self>, log: &str) -> Result<Taken, Error> {
-        let (taken, evicted) = {
-            let mut table = self.table();
-            let (all, of_log) = (table.places.len(), table.of(log).count());
-            let evicted = match (of_log >= SQL_STREAMS_PER_LOG_MAX, all >= SQL_STREAMS_MAX) {
-                (false, false) => None,
-                (full, _) => {
-                    let oldest = table.oldest_plain(full.then_some(log));
-                    let Some(baton) = oldest else {
-                        return Err(Error::Unavailable("too many SQL streams are in use, try again later".into()));
-                    };
-                    table.remove(&baton)
+    pub(super) fn begin(self: &Arc<Self>, log: &str) -> Result<Taken, Error> {
+        let mut table = self.table();
+        let (all, of_log) = (table.places.len(), table.of(log).count());
+        match (of_log >= SQL_STREAMS_PER_LOG_MAX, all >= SQL_STREAMS_MAX) {
+            (false, false) => {}
+            (full, _) => {
+                let oldest = table.oldest_plain(full.then_some(log));
+                let Some(baton) = oldest else {
+                    return Err(Error::Unavailable("too many SQL streams are in use, try again later".into()));
+                };
+                if let Some(stream) = table.remove(&baton) {
+                    self.threads.end_later(stream);
                 }
-            };
-            let baton = new_baton();
-            table.places.insert(baton.clone(), Place { log: log.to_owned(), parked: None });
-            (Taken { streams: self.clone(), log: log.to_owned(), baton }, evicted)
-        };
-        if let Some(stream) = evicted {
-            self.threads.end(stream).await;
+            }
         }
-        Ok(taken)
+        let baton = new_baton();
+        table.places.insert(baton.clone(), Place { log: log.to_owned(), parked: None });
+        Ok(Taken { streams: self.clone(), log: log.to_owned(), baton })
     }
 
     /// The stream of a baton, for one call.
@@ -164,14 +178,14 @@ impl Streams {
     }
 
     /// Keeps a stream for its next call, and returns the baton for that.
-    pub(super) async fn park(self: &Arc<Self>, taken: Taken, stream: Stream) -> String {
+    pub(super) fn park(self: &Arc<Self>, taken: Taken, stream: Stream) -> String {
         let baton = taken.next();
-        self.park_as(taken, stream, baton.clone()).await;
+        self.park_as(taken, stream, baton.clone());
         baton
     }
 
     /// Keeps a stream under a baton that was told already.
-    pub(super) async fn park_as(self: &Arc<Self>, taken: Taken, stream: Stream, baton: String) {
+    pub(super) fn park_as(self: &Arc<Self>, taken: Taken, stream: Stream, baton: String) {
         let evicted = {
             let mut table = self.table();
             table.parked += 1;
@@ -185,20 +199,26 @@ impl Streams {
         };
         drop(taken);
         if let Some(stream) = evicted {
-            self.threads.end(stream).await;
+            self.threads.end_later(stream);
         }
     }
 }
 
-/// Ends a stream that was not used for too long.
+/// Ends a stream that was not used for too long, or for a while in which it held up others.
 async fn expire(streams: Weak<Streams>, baton: String, idle: Duration) {
-    tokio::time::sleep(idle).await;
-    let Some(streams) = streams.upgrade() else { return };
-    let Some(Place { log, parked: Some(Parked { stream, .. }) }) = streams.table().places.remove(&baton) else {
-        return;
+    let since = Instant::now();
+    let ended = loop {
+        tokio::time::sleep(idle.saturating_sub(since.elapsed()).min(SQL_TURN_IDLE)).await;
+        let Some(streams) = streams.upgrade() else { return };
+        let mut table = streams.table();
+        let Some(Place { parked: Some(Parked { stream, .. }), .. }) = table.places.get(&baton) else { return };
+        if since.elapsed() >= idle || stream.turn.as_ref().is_some_and(Turn::is_wanted) {
+            break table.places.remove(&baton).and_then(|place| Some((place.log, place.parked?.stream)));
+        }
     };
+    let (Some((log, stream)), Some(streams)) = (ended, streams.upgrade()) else { return };
     if stream.turn.is_some() {
-        log::warn!("{log}: a transaction was left open for {} s and is rolled back", idle.as_secs_f64());
+        log::warn!("{log}: a transaction was left open for {:.1} s and is rolled back", since.elapsed().as_secs_f64());
     }
     streams.threads.end(stream).await;
 }

@@ -37,6 +37,13 @@ impl Threads {
         })
     }
 
+    /// Drops something where that may block, and waits for nothing.
+    pub(super) fn end_later<T: Send + 'static>(&self, thing: T) {
+        if let Some(runtime) = &self.runtime {
+            runtime.spawn_blocking(move || drop(thing));
+        }
+    }
+
     /// Drops something where that may block, and waits for it.
     pub(super) async fn end<T: Send + 'static>(&self, thing: T) {
         let _is_logged = self.run(move || drop(thing)).await;
