@@ -127,8 +127,6 @@ class Stray(Scene):
         self.assertEqual(self.sql(ALL), self.expected)
         self.assert_clients_go_on()
 
-    # It does, for the 10 s that the service waits for the rest: take this mark away with that.
-    @unittest.expectedFailure
     def test_a_begin_that_wrote_nothing_holds_up_no_writer(self):
         for requests in (
             [execute("BEGIN")],
