@@ -10,9 +10,10 @@ mod io;
 mod wal;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use tokio::runtime::Handle;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::limits::{ENGINE_IDLE, ENGINES_MAX};
@@ -26,6 +27,8 @@ pub struct Engines {
     /// One at a time is opened of each log; few logs share one of these.
     opening: [Mutex<()>; 16],
     sessions: AtomicU64,
+    /// Whether somebody looks after those that nobody uses.
+    tended: AtomicBool,
 }
 
 impl std::fmt::Debug for Engines {
@@ -77,8 +80,8 @@ impl Engines {
     /// For the logs of `registry`.
     #[must_use]
     pub fn new(registry: Arc<Registry>) -> Engines {
-        let (open, opening, sessions) = Default::default();
-        Engines { registry, open, opening, sessions }
+        let (open, opening, sessions, tended) = Default::default();
+        Engines { registry, open, opening, sessions, tended }
     }
 
     fn open(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Engine>>> {
@@ -90,8 +93,13 @@ impl Engines {
     ///
     /// # Errors
     /// When there is no such log, or it holds no database with pages of 4096 bytes, or that cannot be read.
-    pub fn session(&self, log_name: &str) -> Result<Session, Error> {
+    pub fn session(self: &Arc<Self>, log_name: &str) -> Result<Session, Error> {
         let log = self.registry.get(log_name)?;
+        if let Ok(runtime) = Handle::try_current()
+            && !self.tended.swap(true, Ordering::AcqRel)
+        {
+            runtime.spawn(tend(Arc::downgrade(self)));
+        }
         let engine = self.engine(&log)?;
         let connection = engine.connect()?;
         let id = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
@@ -124,6 +132,20 @@ impl Engines {
             return Some(engine);
         };
         engine.absorb().is_ok().then_some(engine.clone())
+    }
+}
+
+/// Closes engines as they fall idle, until none is open.
+async fn tend(engines: Weak<Engines>) {
+    loop {
+        tokio::time::sleep(ENGINE_IDLE / 4).await;
+        let Some(engines) = engines.upgrade() else { return };
+        let mut open = engines.open();
+        close_idle(&mut open);
+        if open.is_empty() {
+            engines.tended.store(false, Ordering::Release);
+            return;
+        }
     }
 }
 

@@ -53,7 +53,7 @@ impl Rig {
 
     /// A pipeline as it is answered.
     fn try_call(&self, baton: &Value, requests: &Value) -> Answer {
-        self.post("v2/pipeline", json!({"baton": baton, "requests": requests}).to_string().as_bytes())
+        self.post("v3/pipeline", json!({"baton": baton, "requests": requests}).to_string().as_bytes())
     }
 
     #[track_caller]
