@@ -251,6 +251,12 @@ pub const SQL_NESTING_MAX: usize = 200;
 pub const SQL_COMPOUND_MAX: usize = 500;
 /// Stack of a thread that runs SQL. Views that select from views nest without bound; only what is used is ever backed.
 pub const SQL_STACK_BYTES: usize = 256 << 20;
+/// SQL texts of which it is remembered what they do, and the longest of them.
+pub const SQL_SEEN_MAX: usize = 1024;
+/// See [`SQL_SEEN_MAX`].
+pub const SQL_SEEN_BYTES_MAX: usize = 2048;
+/// Connections of a database that are kept for the next call.
+pub const SPARE_CONNECTIONS_MAX: usize = 2;
 /// Threads that run SQL, and so statements at once; more wait.
 pub const SQL_THREADS_MAX: usize = 32;
 /// Longest time a statement may run: it may hold up all other writers.

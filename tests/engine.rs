@@ -38,7 +38,7 @@ impl Bench {
     }
 
     fn session(&self) -> Session {
-        self.engines.session("app").unwrap()
+        self.engines.session("app", true).unwrap()
     }
 
     fn durable(&self) -> u64 {
@@ -72,7 +72,7 @@ async fn a_commit_is_in_the_log_before_settle_returns_and_after_a_restart() {
     // Another connection, and another engine over what is on disk.
     assert_eq!(rows(&bench.session(), "SELECT * FROM t"), ["1|one", "2|two"]);
     let again = Arc::new(Engines::new(bench.registry.clone()));
-    let other = again.session("app").unwrap();
+    let other = again.session("app", true).unwrap();
     assert_eq!(rows(&other, "SELECT b FROM t"), ["one", "two"]);
     // What the one engine commits the other takes in.
     write(&other, "INSERT INTO t(b) VALUES ('three')").await;
@@ -89,7 +89,7 @@ async fn when_somebody_else_was_first_the_log_is_right_and_the_commit_is_refused
     let session = bench.session();
     write(&session, "CREATE TABLE t(a)").await;
     let elsewhere = Arc::new(Engines::new(bench.registry.clone()));
-    let other = elsewhere.session("app").unwrap();
+    let other = elsewhere.session("app", true).unwrap();
     let turn = session.turn().await.unwrap();
     session.connection().execute("INSERT INTO t VALUES ('mine')").unwrap();
     write(&other, "INSERT INTO t VALUES ('theirs')").await;
@@ -111,7 +111,7 @@ async fn an_engine_opened_on_an_empty_log_takes_over_the_first_frames_of_another
     let session = bench.session();
     assert_eq!(rows(&session, "SELECT count(*) FROM sqlite_schema"), ["0"]);
     let elsewhere = Arc::new(Engines::new(bench.registry.clone()));
-    write(&elsewhere.session("app").unwrap(), "CREATE TABLE t(a)").await;
+    write(&elsewhere.session("app", true).unwrap(), "CREATE TABLE t(a)").await;
     assert!(session.turn().await.is_err());
     let session = bench.session();
     write(&session, "INSERT INTO t VALUES (1)").await;
@@ -141,7 +141,7 @@ async fn what_is_rolled_back_is_never_in_the_log_however_much_it_was() {
     }
     write(&session, "INSERT INTO t(b) VALUES ('x')").await;
     assert!(bench.durable() < durable + 10, "{} {durable}", bench.durable());
-    let other = Arc::new(Engines::new(bench.registry.clone())).session("app").unwrap();
+    let other = Arc::new(Engines::new(bench.registry.clone())).session("app", true).unwrap();
     assert_eq!(rows(&other, "SELECT * FROM t"), ["1|x"]);
     assert_eq!(rows(&other, "PRAGMA integrity_check"), ["ok"]);
     write(&session, many).await;
@@ -183,7 +183,7 @@ async fn writers_get_their_turn_one_after_the_other_and_none_is_lost() {
         })
     });
     futures::future::join_all(writers).await.into_iter().for_each(Result::unwrap);
-    let other = Arc::new(Engines::new(bench.registry.clone())).session("app").unwrap();
+    let other = Arc::new(Engines::new(bench.registry.clone())).session("app", true).unwrap();
     assert_eq!(rows(&other, "SELECT count(*), count(DISTINCT a) FROM t"), ["80|80"]);
 }
 
@@ -232,6 +232,6 @@ async fn the_engine_goes_on_in_the_next_generation() {
     assert_eq!(rows(&session, "SELECT * FROM t"), ["1"]);
     write(&session, "INSERT INTO t VALUES (2)").await;
     let elsewhere = Arc::new(Engines::new(bench.registry.clone()));
-    assert_eq!(rows(&elsewhere.session("app").unwrap(), "SELECT group_concat(a) FROM t"), ["1,2"]);
+    assert_eq!(rows(&elsewhere.session("app", true).unwrap(), "SELECT group_concat(a) FROM t"), ["1,2"]);
     assert_eq!(bench.registry.get("app").unwrap().generation().0, 2);
 }

@@ -11,7 +11,7 @@ use turso_core::{Connection, Database, DatabaseOpts, LimboError, OpenFlags, Open
 use super::io::{DATABASE, LogIo};
 use super::wal::{FRAME_LEN, Wal};
 use crate::format::wal::FrameHeader;
-use crate::limits::{ENGINE_CACHE_PAGES, SETTLE_WAIT, WRITE_TURN_WAIT};
+use crate::limits::{ENGINE_CACHE_PAGES, SETTLE_WAIT, SPARE_CONNECTIONS_MAX, WRITE_TURN_WAIT};
 use crate::mirror::{Error, Log, Registry, State};
 use crate::offset::Offset;
 use crate::sync::libsql::syncable;
@@ -23,6 +23,8 @@ pub(super) struct Engine {
     database: Arc<Database>,
     /// Takes in what others appended.
     keeper: Mutex<Arc<Connection>>,
+    /// Connections that nobody uses.
+    spare: Mutex<Vec<Arc<Connection>>>,
     /// Whose turn it is to write.
     turn: Arc<AsyncMutex<()>>,
     /// How many wait for it.
@@ -78,6 +80,7 @@ impl Engine {
             wal,
             database,
             keeper: Mutex::new(keeper),
+            spare: Mutex::default(),
             turn: Arc::default(),
             waiting: AtomicUsize::new(0),
             holder: AtomicU64::new(0),
@@ -86,10 +89,21 @@ impl Engine {
         })
     }
 
-    /// A connection with a state of its own.
-    pub(super) fn connect(&self) -> Result<Arc<Connection>, Error> {
+    /// Keeps a connection for another session; false when it cannot.
+    pub(super) fn keep(&self, connection: &Arc<Connection>) -> bool {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let keeps = connection.get_auto_commit() && spare.len() < SPARE_CONNECTIONS_MAX;
+        if keeps {
+            spare.push(connection.clone());
+        }
+        keeps
+    }
+
+    /// A connection with a state of its own: a new one, unless one that another session has left as it was will do.
+    pub(super) fn connect(&self, personal: bool) -> Result<Arc<Connection>, Error> {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        connect(&self.database).map_err(|error| of_engine(&error))
+        let spare = if personal { None } else { self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop() };
+        spare.map_or_else(|| connect(&self.database).map_err(|error| of_engine(&error)), Ok)
     }
 
     pub(super) fn log_name(&self) -> &str {

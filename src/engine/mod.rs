@@ -42,6 +42,8 @@ pub struct Session {
     engine: Arc<Engine>,
     connection: Arc<turso_core::Connection>,
     id: u64,
+    /// Whether another session may have the connection after this one.
+    spare: AtomicBool,
 }
 
 impl std::fmt::Debug for Session {
@@ -88,12 +90,13 @@ impl Engines {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new connection to the database of a log as it is now. Blocks, and reads the whole WAL when the database was not
+    /// A connection to the database of a log as it is now: a new one if it is to be `personal`, or one that another session
+    /// has left [as it was](Session::spare). Blocks, and reads the whole WAL when the database was not
     /// open.
     ///
     /// # Errors
     /// When there is no such log, or it holds no database with pages of 4096 bytes, or that cannot be read.
-    pub fn session(self: &Arc<Self>, log_name: &str) -> Result<Session, Error> {
+    pub fn session(self: &Arc<Self>, log_name: &str, personal: bool) -> Result<Session, Error> {
         let log = self.registry.get(log_name)?;
         if let Ok(runtime) = Handle::try_current()
             && !self.tended.swap(true, Ordering::AcqRel)
@@ -101,9 +104,9 @@ impl Engines {
             runtime.spawn(tend(Arc::downgrade(self)));
         }
         let engine = self.engine(&log)?;
-        let connection = engine.connect()?;
+        let connection = engine.connect(personal)?;
         let id = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
-        Ok(Session { engine, connection, id })
+        Ok(Session { engine, connection, id, spare: AtomicBool::new(false) })
     }
 
     /// The engine of a log, with what others appended in it.
@@ -166,6 +169,11 @@ impl Session {
     #[must_use]
     pub fn connection(&self) -> &Arc<turso_core::Connection> {
         &self.connection
+    }
+
+    /// Says that the connection is as it was when it was new, and another session may have it after this one.
+    pub fn spare(&self) {
+        self.spare.store(true, Ordering::Relaxed);
     }
 
     /// The log whose database it is.
@@ -235,6 +243,9 @@ impl Drop for Session {
             && let Err(error) = self.connection.execute("ROLLBACK")
         {
             log::warn!("a transaction that was left open was not rolled back: {error}");
+        }
+        if self.spare.load(Ordering::Relaxed) && self.engine.keep(&self.connection) {
+            return;
         }
         if let Err(error) = self.connection.close() {
             log::warn!("a connection was not closed: {error}");

@@ -44,6 +44,8 @@ pub(super) struct Foreseen {
     pub(super) writes: bool,
     /// Some of it wants that nobody else writes from then on.
     pub(super) locks: bool,
+    /// Some of it may leave something behind on its connection, or ask for what was left there.
+    pub(super) personal: bool,
 }
 
 impl Foreseen {
@@ -54,8 +56,8 @@ impl Foreseen {
             match request {
                 Request::Execute(stmt) => found.add(&stmt.text),
                 Request::Batch(batch) => found.add_batch(batch),
-                Request::Sequence(text) => found.add(text),
-                _ => {}
+                Request::Sequence(text) => found.add_sequence(text),
+                _ => found.personal = true,
             }
         }
         found
@@ -73,15 +75,25 @@ impl Foreseen {
     }
 
     fn add(&mut self, text: &Text) {
-        let Some(sql) = text.sql.as_deref() else {
-            // Stored SQL may be a BEGIN IMMEDIATE as well.
-            self.locks |= text.sql_id.is_some();
-            return;
-        };
-        for inspected in guard::split(sql).unwrap_or_default().into_iter().filter_map(|sql| guard::inspect(sql).ok()) {
-            self.writes |= inspected.may_write;
-            self.locks |= inspected.locks;
+        // Stored SQL may be a BEGIN IMMEDIATE as well. What is no one statement fails when it comes to run.
+        match text.sql.as_deref().map(guard::inspect) {
+            None => (self.locks, self.personal) = (true, true),
+            Some(Ok(inspected)) => self.add_inspected(inspected),
+            Some(Err(_)) => {}
         }
+    }
+
+    fn add_sequence(&mut self, text: &Text) {
+        self.locks |= text.sql.is_none();
+        self.personal = true;
+        let statements = text.sql.as_deref().and_then(|sql| guard::split(sql).ok()).unwrap_or_default();
+        statements.into_iter().filter_map(|sql| guard::inspect(sql).ok()).for_each(|one| self.add_inspected(one));
+    }
+
+    fn add_inspected(&mut self, inspected: guard::Inspected) {
+        self.writes |= inspected.may_write;
+        self.locks |= inspected.locks;
+        self.personal |= !inspected.clean;
     }
 }
 

@@ -4,7 +4,9 @@
 //! Refused is what would change the WAL other than by committing frames to it, what reaches other files, what changes how
 //! the service keeps the database, and what nests so deep that the engine, which recurses, could run out of stack.
 
+use std::collections::HashMap;
 use std::str::FromStr;
+use std::sync::{LazyLock, PoisonError, RwLock};
 
 use turso_parser::ast::{Cmd, Expr, Literal, PragmaBody, PragmaName, Stmt, TransactionType};
 use turso_parser::lexer::Lexer;
@@ -12,7 +14,7 @@ use turso_parser::parser::Parser;
 use turso_parser::token::TokenType;
 
 use super::answer::SqlError;
-use crate::limits::{SQL_COMPOUND_MAX, SQL_NESTING_MAX};
+use crate::limits::{SQL_COMPOUND_MAX, SQL_NESTING_MAX, SQL_SEEN_BYTES_MAX, SQL_SEEN_MAX};
 
 /// Code of a statement that is not allowed.
 const REFUSED: &str = "SQL_REFUSED";
@@ -31,14 +33,34 @@ pub(super) struct Inspected {
     pub(super) begins: bool,
     /// It wants that nobody else writes from then on, and does not wait for its first write.
     pub(super) locks: bool,
+    /// It leaves nothing behind on its connection, and asks for nothing that was left there.
+    pub(super) clean: bool,
 }
+
+/// What was found of texts that come again and again: clients make theirs from few patterns.
+static SEEN: LazyLock<RwLock<HashMap<String, Inspected>>> = LazyLock::new(RwLock::default);
 
 /// Judges the one statement in `sql`.
 ///
 /// # Errors
 /// When it is refused, is none, is more than one, or cannot be parsed.
 pub(super) fn inspect(sql: &str) -> Result<Inspected, SqlError> {
-    nesting(sql)?;
+    if let Some(seen) = SEEN.read().unwrap_or_else(PoisonError::into_inner).get(sql) {
+        return Ok(*seen);
+    }
+    let found = judged(sql)?;
+    if sql.len() <= SQL_SEEN_BYTES_MAX {
+        let mut seen = SEEN.write().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= SQL_SEEN_MAX {
+            seen.clear();
+        }
+        seen.insert(sql.to_owned(), found);
+    }
+    Ok(found)
+}
+
+fn judged(sql: &str) -> Result<Inspected, SqlError> {
+    let remembers = nesting(sql)?;
     let mut parser = Parser::new(sql.as_bytes());
     let Some(cmd) = next(&mut parser)? else {
         return Err(SqlError::of("SQL_NO_STATEMENT", "there is no statement in this text"));
@@ -46,13 +68,14 @@ pub(super) fn inspect(sql: &str) -> Result<Inspected, SqlError> {
     if next(&mut parser)?.is_some() {
         return Err(SqlError::of("SQL_MANY_STATEMENTS", "there is more than one statement in this text"));
     }
-    judge(&cmd)
+    let found = judge(&cmd)?;
+    Ok(Inspected { clean: found.clean && !remembers, ..found })
 }
 
 /// The statements of a text and where each ends in it; the engine takes them one by one. A statement that cannot be parsed
 /// is the last.
 pub(super) fn split(sql: &str) -> Result<Vec<&str>, SqlError> {
-    nesting(sql)?;
+    let _remembers = nesting(sql)?;
     let (mut parser, mut start, mut found) = (Parser::new(sql.as_bytes()), 0, Vec::new());
     loop {
         let parsed = next(&mut parser);
@@ -75,9 +98,11 @@ fn next(parser: &mut Parser<'_>) -> Result<Option<Cmd>, SqlError> {
     parser.next_cmd().map_err(|error| SqlError::of("SQLITE_ERROR", error.to_string()))
 }
 
-/// Refuses what nests too deep. The parser has a bound for expressions, but none for queries in queries.
-fn nesting(sql: &str) -> Result<(), SqlError> {
-    let (mut depth, mut compound) = (0_usize, 0_usize);
+/// Refuses what nests too deep. The parser has a bound for expressions, but none for queries in queries. Returns whether the
+/// text may ask for what a connection remembers of statements before it, or have to do with its temporary tables.
+fn nesting(sql: &str) -> Result<bool, SqlError> {
+    const REMEMBERED: [&str; 5] = ["changes", "total_changes", "last_insert_rowid", "temp", "temporary"];
+    let (mut depth, mut compound, mut remembers) = (0_usize, 0_usize, false);
     // What cannot be read at all is told by the parser.
     for token in Lexer::new(sql.as_bytes()).map_while(Result::ok) {
         match token.token_type {
@@ -85,7 +110,11 @@ fn nesting(sql: &str) -> Result<(), SqlError> {
             TokenType::TK_RP => depth = depth.saturating_sub(1),
             TokenType::TK_UNION | TokenType::TK_EXCEPT | TokenType::TK_INTERSECT => compound += 1,
             TokenType::TK_SEMI => compound = 0,
-            _ => {}
+            _ => {
+                let quotes = |byte: &u8| b"\"'`[]".contains(byte);
+                let plain = token.value.iter().filter(|byte| !quotes(byte)).map(u8::to_ascii_lowercase);
+                remembers |= REMEMBERED.iter().any(|name| plain.clone().eq(name.bytes()));
+            }
         }
         if depth > SQL_NESTING_MAX {
             return Err(SqlError::of(REFUSED, format!("parentheses are nested more than {SQL_NESTING_MAX} deep")));
@@ -94,7 +123,7 @@ fn nesting(sql: &str) -> Result<(), SqlError> {
             return Err(SqlError::of(REFUSED, format!("more than {SQL_COMPOUND_MAX} queries in a compound SELECT")));
         }
     }
-    Ok(())
+    Ok(remembers)
 }
 
 fn judge(cmd: &Cmd) -> Result<Inspected, SqlError> {
@@ -115,7 +144,21 @@ fn judge(cmd: &Cmd) -> Result<Inspected, SqlError> {
     let begins = !explains && matches!(stmt, Stmt::Begin { typ, .. } if *typ != Some(TransactionType::Concurrent));
     let locking = |typ: &Option<TransactionType>| typ.is_some() && *typ != Some(TransactionType::Deferred);
     let locks = begins && matches!(stmt, Stmt::Begin { typ, .. } if locking(typ));
-    Ok(Inspected { may_write, changes_rows, inserts, explains, begins, locks })
+    let clean = match stmt {
+        Stmt::CreateTable { temporary, .. } => !temporary,
+        Stmt::Select(_)
+        | Stmt::Insert { .. }
+        | Stmt::Update(_)
+        | Stmt::Delete { .. }
+        | Stmt::Begin { .. }
+        | Stmt::Commit { .. }
+        | Stmt::CreateIndex { .. }
+        | Stmt::DropTable { .. }
+        | Stmt::DropIndex { .. }
+        | Stmt::AlterTable(_) => true,
+        _ => false,
+    };
+    Ok(Inspected { may_write, changes_rows, inserts, explains, begins, locks, clean })
 }
 
 fn refused(what: &str) -> SqlError {

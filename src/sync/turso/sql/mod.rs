@@ -135,7 +135,13 @@ impl Sql {
         stream.locks |= foreseen.locks;
         stream = self.settled(stream).await?;
         let baton = if closed || !lasting && stream.is_plain() {
-            self.threads.end_later(stream);
+            if new && !foreseen.personal && stream.is_plain() {
+                // Its connection goes to the next one; that blocks nobody.
+                stream.session.spare();
+                drop(stream);
+            } else {
+                self.threads.end_later(stream);
+            }
             None
         } else {
             Some(self.streams.park(taken, stream))
@@ -160,7 +166,7 @@ impl Sql {
         let new = baton.is_none();
         let (taken, mut stream) = match baton {
             Some(baton) => self.streams.take(log, &baton)?,
-            None => (self.streams.begin(log)?, self.open(log)?),
+            None => (self.streams.begin(log)?, self.open(log, foreseen.personal)?),
         };
         // With the session came all that others appended.
         let ready = new && (!foreseen.writes || self.turned(&mut stream));
@@ -168,8 +174,8 @@ impl Sql {
         Ok(Begun { taken, stream, new, requests, share, foreseen, ran })
     }
 
-    fn open(&self, log: &str) -> Result<Stream, Error> {
-        let session = self.engines.session(log)?;
+    fn open(&self, log: &str, personal: bool) -> Result<Stream, Error> {
+        let session = self.engines.session(log, personal)?;
         session.connection().set_query_timeout(SQL_STATEMENT_TIME_MAX);
         Ok(Stream::new(session))
     }
@@ -186,7 +192,7 @@ impl Sql {
             let CursorCall { baton, batch } = request::read(&body)?;
             let (taken, mut stream) = match &baton {
                 Some(baton) => sql.streams.take(&name, baton)?,
-                None => (sql.streams.begin(&name)?, sql.open(&name)?),
+                None => (sql.streams.begin(&name)?, sql.open(&name, true)?),
             };
             let foreseen = Foreseen::of_batch(&batch);
             stream.locks |= foreseen.locks;
@@ -286,7 +292,7 @@ impl Sql {
                     attempts += 1;
                     let (sql, log) = (self.engines.clone(), stream.session.log_name().to_owned());
                     self.threads.end_later(stream);
-                    let session = self.threads.run(move || sql.session(&log)).await??;
+                    let session = self.threads.run(move || sql.session(&log, true)).await??;
                     session.connection().set_query_timeout(SQL_STATEMENT_TIME_MAX);
                     stream = Stream::new(session);
                 }
