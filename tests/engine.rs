@@ -235,3 +235,24 @@ async fn the_engine_goes_on_in_the_next_generation() {
     assert_eq!(rows(&elsewhere.session("app", true).unwrap(), "SELECT group_concat(a) FROM t"), ["1,2"]);
     assert_eq!(bench.registry.get("app").unwrap().generation().0, 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_used_again_knows_what_changed_meanwhile() {
+    let bench = block_in_place(Bench::new);
+    write(&bench.session(), "CREATE TABLE t(a)").await;
+    let elsewhere = Arc::new(Engines::new(bench.registry.clone()));
+    let other = elsewhere.session("app", true).unwrap();
+    for n in 0..5 {
+        let session = bench.engines.session("app", false).unwrap();
+        write(&session, &format!("INSERT INTO t(a) VALUES ({n})")).await;
+        assert_eq!(rows(&session, "SELECT count(*) FROM t"), [(2 * n + 1).to_string()]);
+        session.spare();
+        drop(session);
+        write(&other, &format!("ALTER TABLE t ADD COLUMN b{n}")).await;
+        write(&other, &format!("INSERT INTO t(a, b{n}) VALUES ({n}, 'new')")).await;
+        let session = bench.engines.session("app", false).unwrap();
+        assert_eq!(rows(&session, &format!("SELECT a FROM t WHERE b{n} = 'new'")), [n.to_string()]);
+        session.spare();
+    }
+    assert_eq!(rows(&bench.session(), "PRAGMA integrity_check"), ["ok"]);
+}
