@@ -259,6 +259,8 @@ pub const SQL_SEEN_BYTES_MAX: usize = 2048;
 pub const SPARE_CONNECTIONS_MAX: usize = 2;
 /// Threads that run SQL, and so statements at once; more wait.
 pub const SQL_THREADS_MAX: usize = 32;
+/// SQL that has not begun after so long gets a thread of its own.
+pub const SQL_BEGIN_WAIT: Duration = Duration::from_millis(20);
 /// Longest time a statement may run: it may hold up all other writers.
 pub const SQL_STATEMENT_TIME_MAX: Duration = Duration::from_secs(60);
 /// Times that a call is begun anew because the database was opened anew under it.

@@ -1,5 +1,6 @@
 //! Streams: who sees what, batons, and what happens to what is left open.
 
+use std::io::Write;
 use std::time::Duration;
 
 use logmirror::limits::SQL_STREAMS_IDLE_MAX;
@@ -233,4 +234,28 @@ fn a_begin_that_wrote_nothing_holds_up_nobody_and_one_that_wants_to_does() {
     assert!(begun.elapsed() >= std::time::Duration::from_secs(1), "it did not wait");
     assert_eq!(rig.try_call(&locks.baton, &json!([execute("COMMIT")])).status, 400);
     assert_eq!(rig.rows("SELECT count(*) FROM t"), json!([["3"]]));
+}
+
+#[test]
+fn statements_that_take_long_hold_up_no_others() {
+    let rig = Rig::new();
+    let slow =
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000000) SELECT count(*) FROM n";
+    let body = json!({"requests": [execute(slow)]}).to_string();
+    let head = format!("POST /logs/app/v2/pipeline HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    let many = std::thread::available_parallelism().unwrap().get() + 3;
+    let wires: Vec<_> = std::iter::repeat_with(|| rig.service.connect()).take(many).collect();
+    for wire in &wires {
+        let mut stream = &wire.stream;
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body.as_bytes()).unwrap();
+    }
+    // By the last of these the others have begun.
+    for _ in 0..50 {
+        assert_eq!(rig.rows("SELECT 7"), json!([["7"]]));
+    }
+    for wire in wires {
+        wire.stream.set_nonblocking(true).unwrap();
+        assert!(wire.stream.peek(&mut [0]).is_err(), "it did not take long");
+    }
 }
