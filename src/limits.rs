@@ -76,8 +76,9 @@ pub const DRAIN_BYTES_MAX: u64 = 256 << 20;
 /// How long that may take.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(2);
 
-/// What a connection may hold of a request not yet handed on. Bodies arrive in pieces of at most this.
-pub const CONNECTION_BUFFER: usize = 256 << 10;
+/// What a connection may hold of a request not yet handed on. Bodies arrive in pieces of at most this: a full push of libSQL
+/// frames, 515 KiB, in two.
+pub const CONNECTION_BUFFER: usize = 288 << 10;
 
 /// Pause after a connection could not be accepted.
 pub const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -169,6 +170,8 @@ pub const STAGE_IDLE: Duration = Duration::from_secs(60);
 pub const PUSH_BYTES_MAX: u64 = 16 << 20;
 /// A writer thread that heard of one log only for so long syncs it by itself.
 pub const ALONE: Duration = Duration::from_millis(20);
+/// Bodies of pushes whose memory is kept for the next ones, none longer than [`JUDGED_AT_ONCE`].
+pub const BODIES_KEPT: usize = 4;
 /// How long a writer waits for those before it to end their transactions.
 pub const WRITE_TURN_WAIT: Duration = Duration::from_secs(30);
 /// How long a reader waits until what it has seen is durable: a sync, on a disk that is slow.

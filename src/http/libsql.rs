@@ -149,7 +149,7 @@ async fn begin(app: &App, range: Range, headers: &HeaderMap) -> Result<(Range, u
 /// The whole body, of the length that the head said and that memory was reserved for.
 async fn receive(app: &App, mut body: Body, length: usize) -> Result<BytesMut, Error> {
     let deadline = Instant::now() + app.timeouts.commit;
-    let mut received = BytesMut::with_capacity(length);
+    let mut received = app.libsql.body(length);
     loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,

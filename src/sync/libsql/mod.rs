@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::format::LogFormat;
 use crate::format::wal::{WalHeader, WalStart};
-use crate::limits::{JUDGED_AT_ONCE, LIBSQL_PAGE_SIZE, STAGED_WAIT};
+use crate::limits::{BODIES_KEPT, JUDGED_AT_ONCE, LIBSQL_PAGE_SIZE, STAGED_WAIT};
 use crate::mirror::{Error, Frames, Log, Registry, Share};
 use crate::offset::{Generation, Offset};
 use pushed::{Pushed, chained, is_big_endian, whole_frames};
@@ -57,6 +57,8 @@ pub struct LibSql {
     /// What senders have staged, by the id of the log and its generation. Pushes to one log come one after the other.
     stages: SyncMutex<AllStages>,
     commit_bytes_max: u64,
+    /// Memory of bodies that were stored: to give it back and take it anew costs as much as to sum them up.
+    bodies: SyncMutex<Vec<BytesMut>>,
 }
 
 /// What becomes of a push, before anything is written.
@@ -77,7 +79,8 @@ impl LibSql {
     /// For the logs of `registry`.
     #[must_use]
     pub fn new(registry: Arc<Registry>) -> LibSql {
-        LibSql { commit_bytes_max: registry.settings().commit_bytes_max, registry, stages: SyncMutex::default() }
+        let (stages, bodies) = Default::default();
+        LibSql { commit_bytes_max: registry.settings().commit_bytes_max, registry, stages, bodies }
     }
 
     fn log(&self, log_name: &str) -> Result<Arc<Log>, Error> {
@@ -99,6 +102,26 @@ impl LibSql {
                 self.each_stages(Stages::clear);
                 self.registry.reserve(bytes).await
             }
+        }
+    }
+
+    /// Room for a body of so many bytes, empty.
+    pub fn body(&self, bytes: usize) -> BytesMut {
+        let kept = self.bodies.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut body = kept.unwrap_or_default();
+        body.reserve(bytes);
+        body
+    }
+
+    /// Keeps the memory of a body that nobody needs any more.
+    fn keep_body(&self, body: Bytes) {
+        let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
+        if bodies.len() < BODIES_KEPT
+            && let Ok(mut body) = body.try_into_mut()
+            && body.capacity() <= JUDGED_AT_ONCE
+        {
+            body.clear();
+            bodies.push(body);
         }
     }
 
@@ -198,8 +221,9 @@ impl LibSql {
             Judged::Held(max_frame_no) => return Ok(answer(false, max_frame_no)),
             Judged::Append { stream, from, rest } => (stream, from, rest),
         };
+        let body = stream.0.last().cloned().unwrap_or_default();
         match self.registry.append_whole(&log, from, stream).await {
-            Ok(_) => {}
+            Ok(_) => self.keep_body(body),
             // Wrong checksums, or somebody else was first.
             Err(error @ (Error::Corrupt { .. } | Error::Fork { .. } | Error::Gap { .. } | Error::Ended { .. })) => {
                 stages.forget(salts);
