@@ -239,6 +239,8 @@ pub const LONG_POLL_MAX: Duration = Duration::from_secs(300);
 pub const PAGES_LOOKED_UP_MAX: u64 = 256;
 /// Largest body of SQL: a client sends all that it wrote offline at once.
 pub const SQL_BODY_BYTES_MAX: usize = 64 << 20;
+/// Arrays and objects in each other in a body of SQL, as deep as the JSON library goes.
+pub const JSON_DEPTH_MAX: usize = 127;
 /// Bodies and answers of SQL in memory at once, over all clients: two bodies of the largest kind. As JSON and as what was
 /// read out of it a body is there twice for a moment.
 pub const SQL_MEMORY_MAX: usize = 2 * SQL_BODY_BYTES_MAX;

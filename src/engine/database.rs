@@ -106,6 +106,10 @@ impl Engine {
         spare.map_or_else(|| connect(&self.database).map_err(|error| of_engine(&error)), Ok)
     }
 
+    pub(super) fn frame(&self) -> u64 {
+        self.log.watch().borrow().durable.0.saturating_sub(1)
+    }
+
     pub(super) fn log_name(&self) -> &str {
         self.log.name()
     }

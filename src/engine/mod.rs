@@ -176,6 +176,12 @@ impl Session {
         self.spare.store(true, Ordering::Relaxed);
     }
 
+    /// The last durable frame of the log, as of now.
+    #[must_use]
+    pub fn frame(&self) -> u64 {
+        self.engine.frame()
+    }
+
     /// The log whose database it is.
     #[must_use]
     pub fn log_name(&self) -> &str {

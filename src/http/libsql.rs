@@ -11,10 +11,10 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use futures::stream;
-use http_body_util::BodyExt;
 use serde_json::json;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
+use super::body::next;
 use super::native::{Parsed, blocking, parse};
 use super::paths::App;
 use super::reply::{self, Failure, drain, turn_down};
@@ -151,22 +151,13 @@ async fn receive(app: &App, mut body: Body, length: usize) -> Result<BytesMut, E
     let deadline = Instant::now() + app.timeouts.commit;
     let mut received = app.libsql.body(length);
     loop {
-        let frame = tokio::select! {
-            frame = body.frame() => frame,
-            () = sleep_until(deadline) => {
+        match next(&mut body, deadline, "--commit-timeout").await {
+            Ok(None) => return Ok(received),
+            Ok(Some(data)) => received.extend_from_slice(&data),
+            Err(error) => {
                 drain(body);
-                let seconds = app.timeouts.commit.as_secs();
-                return Err(Error::Invalid(format!("a push did not come whole within {seconds} s (--commit-timeout)")));
+                return Err(error);
             }
-        };
-        match frame {
-            None => return Ok(received),
-            Some(Ok(frame)) => {
-                if let Some(data) = frame.data_ref() {
-                    received.extend_from_slice(data);
-                }
-            }
-            Some(Err(error)) => return Err(Error::Invalid(format!("the push broke off: {error}"))),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The API over HTTP. Each handler parses, makes one call, and replies; only `reply` names status codes.
 
 mod append;
+mod body;
 mod checkpoint;
 mod door;
 mod generations;

@@ -123,12 +123,14 @@ fn revisions_that_are_none_are_refused() {
 }
 
 #[test]
-fn the_other_kind_of_log_and_unknown_encodings_are_refused() {
+fn the_other_kind_of_log_and_all_encodings_but_raw_are_refused() {
     let rig = Rig::holding(&short());
     for kind in [1, 2, -1, i32::MAX] {
         refused(&rig, &PullUpdatesRequest { stream_kind: kind, ..PullUpdatesRequest::default() }.encode_to_vec());
     }
-    refused(&rig, &PullUpdatesRequest { encoding: 2, ..PullUpdatesRequest::default() }.encode_to_vec());
+    for encoding in [1, 2, -1] {
+        refused(&rig, &PullUpdatesRequest { encoding, ..PullUpdatesRequest::default() }.encode_to_vec());
+    }
 }
 
 fn selecting(bytes: impl Into<bytes::Bytes>) -> Vec<u8> {

@@ -33,6 +33,7 @@ fn bodies_that_cannot_be_read_are_told_why() {
         deep(1_000),
         deep(100_000),
         format!("{}{}", "[".repeat(1_000), "]".repeat(1_000)),
+        format!(r#"{{"requests":[],"batch":{{"steps":[]}},"unread":{}"]"{}}}"#, "[".repeat(1_000), "]".repeat(1_000)),
     ];
     for body in bodies {
         for path in ["v2/pipeline", "v3/pipeline", "v3/cursor"] {

@@ -11,10 +11,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
-use http_body_util::BodyExt;
 use prost::Message;
-use tokio::time::{Instant as Deadline, timeout_at};
+use tokio::time::Instant as Deadline;
 
+use crate::http::body::next;
 use crate::http::native::{Parsed, parse};
 use crate::http::paths::App;
 use crate::http::reply::{Failure, drain, turn_down};
@@ -67,15 +67,7 @@ async fn receive(app: &App, headers: &HeaderMap, body: &mut Body) -> Result<(Byt
     }
     let deadline = Deadline::now() + app.timeouts.header;
     let (mut received, mut share) = (BytesMut::new(), None);
-    loop {
-        let frame = timeout_at(deadline, body.frame()).await;
-        let late = |_elapsed| Error::Invalid("the body did not come in time (--header-timeout)".into());
-        let frame = match frame.map_err(late)? {
-            None => return Ok((received.freeze(), share.unwrap_or_default())),
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Err(Error::Invalid(format!("the body broke off: {error}"))),
-        };
-        let Ok(data) = frame.into_data() else { continue };
+    while let Some(data) = next(body, deadline, "--header-timeout").await? {
         let bytes = received.len() + data.len();
         if bytes > PULL_BYTES_MAX {
             return Err(too_large());
@@ -86,6 +78,7 @@ async fn receive(app: &App, headers: &HeaderMap, body: &mut Body) -> Result<(Byt
         }
         received.extend_from_slice(&data);
     }
+    Ok((received.freeze(), share.unwrap_or_default()))
 }
 
 /// An answer under way. However it ends, it is said in the log.

@@ -10,9 +10,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::{Bytes, BytesMut};
 use futures::stream;
-use http_body_util::BodyExt;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
+use crate::http::body::next;
 use crate::http::native::{Parsed, parse};
 use crate::http::paths::App;
 use crate::http::reply::{Failure, drain, turn_down};
@@ -90,28 +90,20 @@ fn too_large() -> Error {
 async fn take(app: &App, mut body: Body, length: usize, mut share: MemoryShare) -> Result<(Bytes, MemoryShare), Error> {
     let deadline = Instant::now() + app.timeouts.commit;
     let mut received = BytesMut::with_capacity(length);
-    loop {
-        let frame = tokio::select! {
-            frame = body.frame() => frame,
-            () = sleep_until(deadline) => {
-                drain(body);
-                let seconds = app.timeouts.commit.as_secs();
-                return Err(Error::Invalid(format!("the body did not come whole within {seconds} s (--commit-timeout)")));
+    let taken = async {
+        while let Some(data) = next(&mut body, deadline, "--commit-timeout").await? {
+            let bytes = received.len() + data.len();
+            if bytes > SQL_BODY_BYTES_MAX {
+                return Err(too_large());
             }
-        };
-        match frame {
-            None => return Ok((received.freeze(), share)),
-            Some(Ok(frame)) => {
-                let Some(data) = frame.data_ref() else { continue };
-                let bytes = received.len() + data.len();
-                if bytes > SQL_BODY_BYTES_MAX {
-                    drain(body);
-                    return Err(too_large());
-                }
-                share.grow(bytes.saturating_sub(length.max(received.len()))).await?;
-                received.extend_from_slice(data);
-            }
-            Some(Err(error)) => return Err(Error::Invalid(format!("the body broke off: {error}"))),
+            share.grow(bytes.saturating_sub(length.max(received.len()))).await?;
+            received.extend_from_slice(&data);
         }
+        Ok(())
+    };
+    if let Err(error) = taken.await {
+        drain(body);
+        return Err(error);
     }
+    Ok((received.freeze(), share))
 }

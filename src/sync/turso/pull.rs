@@ -137,8 +137,9 @@ fn check(request: &PullUpdatesRequest) -> Result<(), Error> {
         let kind = request.stream_kind;
         return Err(Error::Invalid(format!("streams of kind {kind} are not served here, only pages (0)")));
     }
-    if PageEncoding::try_from(request.encoding).is_err() {
-        return Err(Error::Invalid(format!("there is no page encoding {}", request.encoding)));
+    if PageEncoding::try_from(request.encoding) != Ok(PageEncoding::Raw) {
+        let encoding = request.encoding;
+        return Err(Error::Invalid(format!("pages are not served in encoding {encoding} here, only raw (0)")));
     }
     Ok(())
 }

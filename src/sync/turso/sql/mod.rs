@@ -107,7 +107,7 @@ impl Sql {
         share: MemoryShare,
         lasting: bool,
     ) -> Result<Bytes, Error> {
-        let since = Instant::now();
+        let (since, came) = (Instant::now(), body.len());
         let (sql, name) = (self.clone(), log.to_owned());
         // All that need not wait in one go: each way to another thread costs as much as a small statement.
         let first = self.threads.run(move || sql.begin_pipeline(&name, &body, share)).await??;
@@ -134,6 +134,7 @@ impl Sql {
         };
         stream.locks |= foreseen.locks;
         stream = self.settled(stream).await?;
+        let frame = stream.session.frame();
         let baton = if closed || !lasting && stream.is_plain() {
             if new && !foreseen.personal && stream.is_plain() {
                 // Its connection goes to the next one; that blocks nobody.
@@ -147,8 +148,7 @@ impl Sql {
             Some(self.streams.park(taken, stream))
         };
         let (rows, failed) = counts(&outcomes);
-        let ms = since.elapsed().as_secs_f64() * 1000.0;
-        log::info!("{log}: pipeline of {} requests, {rows} rows, {failed} failed, {ms:.1} ms", outcomes.len());
+        let count = outcomes.len();
         let answer = PipelineAnswer { baton, base_url: None, results: outcomes };
         let write = move || {
             let written = serde_json::to_vec(&answer);
@@ -156,7 +156,13 @@ impl Sql {
             written
         };
         let written = if rows <= SQL_ROWS_AT_ONCE { write() } else { self.threads.run(write).await? };
-        written.map(Bytes::from).map_err(|error| Error::Unavailable(format!("the answer was not written: {error}")))
+        let written = written.map_err(|error| Error::Unavailable(format!("the answer was not written: {error}")))?;
+        let (sent, ms) = (written.len(), since.elapsed().as_secs_f64() * 1000.0);
+        log::info!(
+            "POST /logs/{log}: pipeline of {count} requests up to frame {frame}, {rows} rows, {failed} failed, \
+             {came} bytes in, {sent} out, {ms:.1} ms"
+        );
+        Ok(written.into())
     }
 
     /// What a call does before it has to wait for anything: with luck, all that it does on its stream. Blocks.

@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::value::Value;
+use crate::limits::JSON_DEPTH_MAX;
 use crate::mirror::Error;
 
 /// A call of `/v2/pipeline` or `/v3/pipeline`.
@@ -166,11 +167,33 @@ impl From<AnyStmt> for Stmt {
     }
 }
 
+/// How deep JSON nests, also in what nobody reads.
+fn depth(body: &[u8]) -> usize {
+    let (mut depth, mut most, mut in_text, mut escaped) = (0_usize, 0, false, false);
+    for byte in body {
+        match (in_text, byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (_, b'"') => in_text = !in_text,
+            (false, b'[' | b'{') => {
+                depth += 1;
+                most = most.max(depth);
+            }
+            (false, b']' | b'}') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    most
+}
+
 /// Reads a body.
 ///
 /// # Errors
 /// [`Error::Invalid`] with where and why it makes no sense.
 pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Error> {
+    if depth(body) > JSON_DEPTH_MAX {
+        return Err(Error::Invalid(format!("the body cannot be read: it nests more than {JSON_DEPTH_MAX} deep")));
+    }
     serde_json::from_slice(body).map_err(|error| Error::Invalid(format!("the body cannot be read: {error}")))
 }
 
@@ -203,8 +226,10 @@ mod tests {
                 r#"{{"requests":[{{"type":"batch","batch":{{"steps":[{{"condition":{conds},"stmt":{{"sql":""}}}}]}}}}]}}"#
             );
             assert!(read::<Pipeline>(body.as_bytes()).is_err());
-            // What nobody reads is passed over without recursion.
+            // So it is where nobody would read it; but what a text says nests nothing.
             let body = format!(r#"{{"requests":[],"more":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
+            assert!(read::<Pipeline>(body.as_bytes()).is_err());
+            let body = format!(r#"{{"requests":[],"more":"\"{}\\"}}"#, "[".repeat(depth));
             assert!(read::<Pipeline>(body.as_bytes()).is_ok());
         }
     }
