@@ -154,6 +154,9 @@ pub const LIBSQL_PAGE_SIZE: u32 = 4096;
 /// never checkpoint but at the start of a generation, and 1 is the most that was ever seen.
 pub const SEQUENCES_TRIED: u32 = 64;
 
+/// Senders of one generation of which it is remembered how many checkpoints their databases have had.
+pub const SENDERS_KNOWN_MAX: usize = 1024;
+
 /// Senders with an unfinished transaction in one log, and the bytes of all of them. Above that the one that sent nothing
 /// for the longest time is forgotten, and sends again.
 pub const STAGED_SENDERS_MAX: usize = 64;

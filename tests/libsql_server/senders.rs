@@ -47,11 +47,36 @@ fn senders_may_have_had_63_checkpoints() {
     for sequence in 0..64 {
         log = retold(&log, sender_like(sequence, sequence % 7 == 0, sequence)).commit(&[1], 1);
         let last = log.frames.len() as u64;
-        assert_eq!(rig.push(&log, last..last + 1), Pushed::Ok(last));
+        // One whose database was checkpointed has to show what it made of a frame that is known.
+        if sequence > 0 {
+            assert_eq!(rig.push(&log, last..last + 1), Pushed::Ok(last - 2));
+        }
+        assert_eq!(rig.push(&log, last.max(2) - 1..last + 1), Pushed::Ok(last));
     }
     rig.holds(&log);
     let late = retold(&log, sender_like(64, false, 5)).commit(&[1], 1);
     assert_eq!(rig.push(&late, 65..66), Pushed::Conflict(64));
+}
+
+#[test]
+fn a_sender_is_asked_only_once_how_often_its_database_was_checkpointed() {
+    let rig = Rig::new();
+    let mut log = retold(&short(), sender_like(5, false, 5));
+    // Where no frame is known, its first push has to come twice.
+    assert_eq!(rig.push(&log, 1..3), Pushed::Ok(0));
+    assert_eq!(rig.last(), 0);
+    assert_eq!(rig.push(&log, 1..3), Pushed::Ok(2));
+    assert_eq!(rig.push(&log, 3..8), Pushed::Ok(7));
+    for _ in 0..3 {
+        log = log.commit(&[1], 4);
+        let last = log.frames.len() as u64;
+        assert_eq!(rig.push(&log, last..last + 1), Pushed::Ok(last));
+    }
+    rig.holds(&log);
+    // What would fit another number is not what that sender made.
+    let other = retold(&log, sender_like(6, false, 5)).commit(&[2], 4);
+    assert_eq!(rig.push(&other, 11..12), Pushed::Conflict(10));
+    assert_eq!(rig.push(&log.commit(&[2], 4), 11..12), Pushed::Ok(11));
 }
 
 fn at_once<T: Send>(count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {

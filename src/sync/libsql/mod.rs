@@ -5,6 +5,7 @@
 //! whether that is ours too: a replica whose past is another one is refused, however well its frame numbers fit.
 
 mod pushed;
+mod sequence;
 mod stage;
 
 use std::collections::HashMap;
@@ -227,6 +228,7 @@ impl LibSql {
             // Wrong checksums, or somebody else was first.
             Err(error @ (Error::Corrupt { .. } | Error::Fork { .. } | Error::Gap { .. } | Error::Ended { .. })) => {
                 stages.forget(salts);
+                stages.sequences.forget(salts);
                 return conflict(&error.to_string());
             }
             Err(error) => return Err(error),
@@ -275,7 +277,7 @@ fn is_usual(log: &Log, stages: &Stages, pushed: &Pushed) -> bool {
     let durable = log.view().durable;
     let staged = |stage: &Stage| stage.base() == durable && pushed.start > durable && pushed.start <= stage.end();
     pushed.body.len() <= JUDGED_AT_ONCE
-        && (pushed.start == durable && pushed.sum_like(log, log.wal_end()).is_some()
+        && (pushed.start == durable && pushed.sum_like(log, &stages.sequences, log.wal_end()).is_some()
             || stages.of(pushed.salts).is_some_and(staged))
 }
 
@@ -298,19 +300,31 @@ fn judge(
         }
         return Ok(Judged::Held(last));
     }
-    let before = match stage.as_ref().filter(|stage| pushed.start > stage.base()) {
-        Some(stage) => Some(stage.sum_before(pushed.start)),
-        None => pushed.sum_before(log, &mut stages.other_order)?,
+    let (before, sequence) = match stage.as_ref().filter(|stage| pushed.start > stage.base()) {
+        Some(stage) => (stage.sum_before(pushed.start), None),
+        None => match pushed.sum_before(log, stages)? {
+            Some((before, sequence)) => (before, Some(sequence)),
+            None => return Ok(Judged::Conflict),
+        },
     };
-    let Some(before) = before else {
-        return Ok(Judged::Conflict);
-    };
+    // By itself, the checksum of the only frame could be as wrong as the number that fits it.
+    let compared = pushed.start < durable && pushed.end.0 - pushed.start.0 > 1;
+    if sequence.is_some_and(|sequence| !stages.sequences.believe(salts, sequence, compared)) {
+        if let Some(stage) = stage {
+            stages.put(salts, stage);
+        }
+        // Asked for once more, from a frame that we hold if there is any.
+        return Ok(Judged::Held(pushed.start.0.saturating_sub(2)));
+    }
     let ours = log.wal_end();
     let same_order = before.big_endian == is_big_endian(ours);
     // Sums of our order prove theirs as well, and those of whole transactions are checked by the append.
     let unproven = if same_order && pushed.start == held { whole_frames(&pushed.body) } else { 0 };
     if !pushed.follows(before, unproven) || !pushed.equals(log, &(pushed.start..pushed.end.min(durable)))? {
         return Ok(Judged::Conflict);
+    }
+    if let Some(sequence) = sequence.filter(|_| pushed.end.0 - pushed.start.0 > 1) {
+        stages.sequences.prove(salts, sequence);
     }
     let end = pushed.end;
     if end <= held {

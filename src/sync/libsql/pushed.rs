@@ -4,8 +4,10 @@ use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
+use super::sequence::Sequences;
+use super::stage::Stages;
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, WalHeader, WalStart};
-use crate::limits::{LIBSQL_PAGE_SIZE, SEQUENCES_TRIED};
+use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::mirror::{Error, Log};
 use crate::offset::Offset;
 
@@ -93,14 +95,15 @@ impl Pushed {
         unchecked() || before.told_by(&self.body, from).proves(&self.body[from * FRAME_LEN..])
     }
 
-    /// The sender's checksum before its first frame, if its history is ours. Blocks where [`sum_like`](Self::sum_like) does
+    /// The sender's checksum before its first frame, and how many checkpoints its database then has had, if its history is
+    /// ours; which is to be [believed](Sequences::believe). Blocks where [`sum_like`](Self::sum_like) does
     /// not know it, or our log does not end there.
     ///
     /// The log's header is not sent, but its salts are in the frames; how many checkpoints the sender's database has had
     /// is guessed. Its checksum before the push follows from ours there, since both sum up the same frames.
-    pub(super) fn sum_before(&self, log: &Log, other_order: &mut OtherOrder) -> Result<Option<Sum>, Error> {
+    pub(super) fn sum_before(&self, log: &Log, stages: &mut Stages) -> Result<Option<(Sum, u32)>, Error> {
         if unchecked() {
-            return Ok(Some(Sum { chain: Chain::default(), big_endian: true }));
+            return Ok(Some((Sum { chain: Chain::default(), big_endian: true }, 0)));
         }
         let before = self.start.0 - 1;
         let ours = match before {
@@ -110,8 +113,8 @@ impl Pushed {
                 ours => ours,
             },
         };
-        if let Some(sum) = self.sum_like(log, ours) {
-            return Ok(Some(sum));
+        if let Some(found) = self.sum_like(log, &stages.sequences, ours) {
+            return Ok(Some(found));
         }
         // Sums of words in the other order have nothing to do with ours.
         let big_endian = !is_big_endian(ours);
@@ -119,10 +122,10 @@ impl Pushed {
             return Ok(None);
         }
         let origin = match ours {
-            Some(_) => Some(other_order.after(log, before, big_endian)?),
+            Some(_) => Some(stages.other_order.after(log, before, big_endian)?),
             None => None,
         };
-        Ok(self.sum_fitting(log, big_endian, |header| match origin {
+        Ok(self.sum_fitting(log, &stages.sequences, big_endian, |header| match origin {
             Some(origin) => origin.plus(header.seed().carried(before * SUMMED_LEN)),
             None => header.seed(),
         }))
@@ -130,25 +133,33 @@ impl Pushed {
 
     /// The sender's checksum before its first frame as told from ours there, `ours`; `None` when they have nothing to do
     /// with each other, or sum up words of different orders.
-    pub(super) fn sum_like(&self, log: &Log, ours: Option<WalStart>) -> Option<Sum> {
+    pub(super) fn sum_like(&self, log: &Log, sequences: &Sequences, ours: Option<WalStart>) -> Option<(Sum, u32)> {
         let big_endian = is_big_endian(ours);
         self.second_follows_first(big_endian).then_some(())?;
         let before = self.start.0 - 1;
-        self.sum_fitting(log, big_endian, |header| {
+        self.sum_fitting(log, sequences, big_endian, |header| {
             ours.map_or_else(|| header.seed(), |ours| header.chain_like(before, ours))
         })
     }
 
-    /// The sum of the header that the first frame fits, as `sum_of` has it before that frame.
-    fn sum_fitting(&self, log: &Log, big_endian: bool, sum_of: impl Fn(&WalHeader) -> Chain) -> Option<Sum> {
+    /// The sum of the header that the first frame fits, as `sum_of` has it before that frame, and the number of checkpoints
+    /// in that header.
+    fn sum_fitting(
+        &self,
+        log: &Log,
+        sequences: &Sequences,
+        big_endian: bool,
+        sum_of: impl Fn(&WalHeader) -> Chain,
+    ) -> Option<(Sum, u32)> {
         let first = self.body.get(..FRAME_LEN)?;
         // Replicas made by logmirror count their generations there.
         let own = log.generation().0.saturating_sub(1) as u32;
-        let mut sums = (0..SEQUENCES_TRIED).chain(Some(own)).map(|sequence| {
-            sum_of(&WalHeader { big_endian, page_size: LIBSQL_PAGE_SIZE, sequence, salts: self.salts })
+        let mut sums = sequences.candidates(self.salts, own).map(|sequence| {
+            (sum_of(&WalHeader { big_endian, page_size: LIBSQL_PAGE_SIZE, sequence, salts: self.salts }), sequence)
         });
-        let chain = sums.find(|chain| summed(*chain, first, big_endian) == header_of(first).chain)?;
-        Some(Sum { chain, big_endian })
+        let fits = |(chain, _): &(Chain, u32)| summed(*chain, first, big_endian) == header_of(first).chain;
+        let (chain, sequence) = sums.find(fits)?;
+        Some((Sum { chain, big_endian }, sequence))
     }
 
     /// Whether the checksums within the push are sums of words in this order, as far as its second frame tells. It spares

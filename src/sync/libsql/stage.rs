@@ -6,6 +6,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::pushed::{FRAME_LEN, OtherOrder, Pushed, Sum, whole_frames};
+use super::sequence::Sequences;
 use crate::limits::{STAGE_IDLE, STAGED_BYTES_MAX, STAGED_SENDERS_MAX};
 use crate::mirror::Share;
 use crate::offset::Offset;
@@ -101,6 +102,8 @@ pub(super) struct Stages {
     staged: Vec<([u32; 2], Stage)>,
     /// The sum of our frames for senders whose words have the other order.
     pub(super) other_order: OtherOrder,
+    /// How many checkpoints their databases have had.
+    pub(super) sequences: Sequences,
 }
 
 impl Stages {
@@ -142,6 +145,6 @@ impl Stages {
 
     /// Whether nothing would be lost with it.
     pub(super) fn is_empty(&self) -> bool {
-        self.staged.is_empty() && self.other_order == OtherOrder::default()
+        self.staged.is_empty() && self.other_order == OtherOrder::default() && self.sequences == Sequences::default()
     }
 }
