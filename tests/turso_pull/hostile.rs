@@ -218,7 +218,8 @@ fn claims_of_all_pages_there_could_be_take_no_memory() {
         assert_eq!(super::Pulled::of(&rig.post(&body)).ids(), wanted.ids());
     }
     let grown = resident_bytes().saturating_sub(before);
-    assert!(grown < 24 << 20, "{grown} bytes more");
+    // Each thread that has read one keeps some 5 MB of freed memory; all pages as bits would be 512 MiB.
+    assert!(grown < 96 << 20, "{grown} bytes more");
 }
 
 #[test]
