@@ -27,6 +27,8 @@ pub mod limits;
 pub mod load;
 pub mod mirror;
 pub mod offset;
+#[cfg(feature = "turso")]
+pub mod replica;
 pub mod repo;
 pub mod segment;
 pub mod server;

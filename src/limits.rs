@@ -290,3 +290,22 @@ pub const SQL_STREAMS_PER_LOG_MAX: usize = 256;
 pub const SQL_STREAMS_MAX: usize = 1024;
 /// What is logged of an SQL text.
 pub const SQL_LOGGED_CHARS: usize = 200;
+
+/// Largest `P-info` of a replica that is read; real ones have some 600 bytes.
+pub const REPLICA_INFO_BYTES_MAX: u64 = 64 << 10;
+/// Frames in one request of a replica unless told otherwise. They are taken as they come.
+pub const REPLICA_PULL_BATCH: u32 = 100_000;
+/// Frames after which the WAL of a replica's image, or of its draft, is folded into its database: 16 MiB.
+pub const REPLICA_FOLD_FRAMES: u64 = 4096;
+/// Pieces of a pull on their way to the disk.
+pub const REPLICA_PIECES_UNDER_WAY: usize = 16;
+/// How long a sync waits for a transaction of the application to end.
+pub const REPLICA_LOCK_WAIT: Duration = Duration::from_secs(30);
+/// Statements in one request of a push, and about their bytes.
+pub const REPLICA_PUSH_STATEMENTS: usize = 1000;
+/// See [`REPLICA_PUSH_STATEMENTS`].
+pub const REPLICA_PUSH_BYTES: usize = 1 << 20;
+/// Largest answer to a request of a push.
+pub const REPLICA_ANSWER_BYTES_MAX: usize = 8 << 20;
+/// A pull counts what it has taken, and syncs it, whenever it has become as much as this.
+pub const REPLICA_STORE_BYTES: usize = 32 << 20;

@@ -3,7 +3,9 @@
 //! - [`Snapshot`]: a database file and the committed part of its WAL that fit together, and stay so while it is held;
 //! - [`Verdict`]: what stands behind that committed part.
 
+pub mod btree;
 mod lock;
+pub mod record;
 mod snapshot;
 mod source;
 mod walk;

@@ -24,13 +24,13 @@ const SHM: off_t = 120;
 const SHM_LEN: off_t = 9;
 
 /// Locks out everybody. False: somebody has the database open, and what we held we still hold.
-pub(super) fn exclusive(database: &File) -> io::Result<bool> {
+pub(crate) fn exclusive(database: &File) -> io::Result<bool> {
     set(database, libc::F_WRLCK, PENDING, SHARED + SHARED_LEN - PENDING)
 }
 
 /// Lets readers and writers in, but lets none of them be the last to leave, who would checkpoint the log away. False:
 /// somebody has it for himself.
-pub(super) fn shared(database: &File) -> io::Result<bool> {
+pub(crate) fn shared(database: &File) -> io::Result<bool> {
     let held = set(database, libc::F_RDLCK, PENDING, 1)? && set(database, libc::F_RDLCK, SHARED, SHARED_LEN)?;
     set(database, libc::F_UNLCK, PENDING, SHARED - PENDING)?;
     Ok(held)
@@ -38,18 +38,18 @@ pub(super) fn shared(database: &File) -> io::Result<bool> {
 
 /// Gives all locks back. Closing the file does too, but only once every copy of it is closed, and a child that this
 /// process is just starting may have one.
-pub(super) fn release(database: &File) {
+pub(crate) fn release(database: &File) {
     // What cannot be unlocked goes with the file.
     let _ = set(database, libc::F_UNLCK, PENDING, SHARED + SHARED_LEN - PENDING);
 }
 
 /// Whether nobody uses a `-shm` file; it is then locked for as long as it is open.
-pub(super) fn idle(shm: &File) -> io::Result<bool> {
+pub(crate) fn idle(shm: &File) -> io::Result<bool> {
     set(shm, libc::F_WRLCK, SHM, SHM_LEN)
 }
 
 /// A process that has the database open, when the system can tell.
-pub(super) fn holder(database: &File) -> Option<i32> {
+pub(crate) fn holder(database: &File) -> Option<i32> {
     let mut probe = lock(libc::F_WRLCK, PENDING, SHARED + SHARED_LEN - PENDING);
     fcntl(database, FcntlArg::F_OFD_GETLK(&mut probe)).ok()?;
     (c_int::from(probe.l_type) != libc::F_UNLCK && probe.l_pid > 0).then_some(probe.l_pid)

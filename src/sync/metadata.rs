@@ -173,7 +173,7 @@ fn draft_stamp(name: &str) -> Option<&str> {
 }
 
 /// A moment as `YYYYmmdd_HHMMSS`, UTC.
-pub(super) fn stamp(at: SystemTime) -> String {
+pub(crate) fn stamp(at: SystemTime) -> String {
     let seconds = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     let (days, seconds) = (seconds / 86_400, seconds % 86_400);
     // Years begin in March, so that a leap day comes last; 719,468 days lie between 0000-03-01 and 1970-01-01.

@@ -11,7 +11,7 @@ mod bootstrap;
 mod error;
 pub mod libsql;
 mod local;
-mod lock;
+pub(crate) mod lock;
 pub mod metadata;
 mod pull;
 mod push;
@@ -21,12 +21,14 @@ mod replicate;
 #[cfg(feature = "turso")]
 pub mod turso;
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use error::SyncError;
 pub use local::{LocalError, LocalLog, Look};
-pub use remote::{Pulled, Pushed, Range, Remote};
+pub use remote::{FrameStream, Pulled, Pushed, Range, Remote, Streamed};
 pub use replica::{Applied, Replica};
 pub use replicate::{Direction, Replicate, run};
 
@@ -71,4 +73,13 @@ where
 /// The same without state.
 async fn off<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, SyncError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| SyncError::Interrupted(error.to_string()))
+}
+
+/// Puts what a server exports into a file.
+fn into_file(file: &Arc<File>) -> impl Fn(&[u8], u64) -> Result<(), SyncError> + Clone + Send + 'static {
+    let file = file.clone();
+    move |piece, at| {
+        let written = file.write_all_at(piece, at);
+        written.map_err(|error| LocalError::Io { doing: "writing an export".into(), error }.into())
+    }
 }

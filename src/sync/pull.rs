@@ -9,7 +9,7 @@ use super::error::SyncError;
 use super::remote::{Pulled, Range, Remote};
 use super::replica::Replica;
 use super::replicate::Told;
-use super::{FRAME_LEN, Position, base, blocking, off};
+use super::{FRAME_LEN, Position, base, blocking, into_file, off};
 use crate::mirror::Event;
 use crate::offset::Offset;
 
@@ -190,7 +190,7 @@ impl Pull {
         let path = self.path.clone();
         let draft = off(move || Draft::create(&path)).await??;
         let exported = match generation {
-            Some(generation) => self.remote.export(generation, &draft.file).await,
+            Some(generation) => self.remote.export(generation, into_file(&draft.file)).await,
             None => Ok(0),
         };
         off(move || match exported.and_then(|bytes| Ok(draft.complete(bytes)?)) {

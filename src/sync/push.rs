@@ -13,7 +13,7 @@ use super::metadata::{Known, MetadataFile};
 use super::remote::{Pulled, Range, Remote};
 use super::replica::place;
 use super::replicate::Told;
-use super::{FRAME_LEN, Position, base, blocking, lock, off};
+use super::{FRAME_LEN, Position, base, blocking, into_file, lock, off};
 use crate::limits::{DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS};
 use crate::mirror::Event;
 use crate::offset::Offset;
@@ -221,7 +221,7 @@ async fn begin(remote: &Remote, source: &Arc<Mutex<Source>>, path: &Path) -> Res
             let (dir, _) = place(path)?;
             let file = off(move || tempfile::tempfile_in(&dir).map_err(|error| io_at("making a file in", &dir, error)));
             let file = Arc::new(file.await??);
-            remote.export(generation, &file).await?;
+            remote.export(generation, into_file(&file)).await?;
             (generation, Some(file))
         }
     };

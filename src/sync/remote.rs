@@ -2,9 +2,8 @@
 //! files and no history.
 
 use std::fmt;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,7 +12,6 @@ use reqwest::{Method, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
 
 use super::error::SyncError;
-use super::local::LocalError;
 use super::{FRAME_LEN, off};
 use crate::limits::{
     BACKOFF_FIRST, CONNECT_TIMEOUT, EXPORT_BYTES_MAX, JSON_BYTES_MAX, KEEPALIVE_IDLE, REFUSAL_BYTES_MAX, STALL_TIMEOUT,
@@ -90,6 +88,65 @@ struct PushAnswer {
 #[derive(Deserialize)]
 struct NothingAnswer {
     generation: u32,
+    max_frame_no: Option<u32>,
+}
+
+/// What a server says to a pull whose frames are taken as they come.
+#[derive(Debug)]
+pub enum Streamed {
+    /// At least one frame from the first that was asked for.
+    Frames(FrameStream),
+    /// It has none there.
+    Nothing {
+        /// Its current generation.
+        generation: u32,
+        /// The last frame of the generation that was asked for, if it says.
+        max_frame_no: Option<u32>,
+    },
+}
+
+/// The frames of a pull as they come.
+#[derive(Debug)]
+pub struct FrameStream {
+    call: String,
+    response: Response,
+    left: usize,
+    /// The start of a frame whose end has not come.
+    cut: BytesMut,
+}
+
+impl FrameStream {
+    /// Some whole frames more; `None` at the end.
+    ///
+    /// # Errors
+    /// When the body breaks off, ends within a frame or has more than was asked for.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, SyncError> {
+        let protocol = |call: &str, reason: String| SyncError::Protocol { call: call.to_owned(), reason };
+        loop {
+            let piece = self
+                .response
+                .chunk()
+                .await
+                .map_err(|error| SyncError::Transport { call: self.call.clone(), error: error.without_url() })?;
+            let Some(piece) = piece else {
+                return match self.cut.len() {
+                    0 => Ok(None),
+                    left => {
+                        Err(protocol(&self.call, format!("the body ends {left} bytes into a frame of {FRAME_LEN}")))
+                    }
+                };
+            };
+            self.left = self
+                .left
+                .checked_sub(piece.len())
+                .ok_or_else(|| protocol(&self.call, "more frames than were asked for".into()))?;
+            self.cut.extend_from_slice(&piece);
+            let whole = self.cut.len() / FRAME_LEN * FRAME_LEN;
+            if whole > 0 {
+                return Ok(Some(self.cut.split_to(whole).freeze()));
+            }
+        }
+    }
 }
 
 /// A database on a libSQL sync server, by its sync URL.
@@ -99,17 +156,18 @@ pub struct Remote {
     url: Url,
     token: Option<HeaderValue>,
     retry_first: Duration,
+    requests: Arc<AtomicU64>,
 }
 
 impl Remote {
-    /// The database at `url`: `libsql+http://`, `libsql+https://` or `libsql://`, which means https. Nothing is sent yet.
+    /// The database at `url`: `http://`, `https://`, both also behind `libsql+`, or `libsql://`, which means https. Nothing is
+    /// sent yet.
     ///
     /// # Errors
     /// [`SyncError::Url`], [`SyncError::Token`].
     pub fn new(url: &str, token: Option<&str>) -> Result<Remote, SyncError> {
         let wrong = |reason: &str| SyncError::Url { url: url.to_owned(), reason: reason.to_owned() };
-        let plain =
-            plain_url(url).ok_or_else(|| wrong("it must start with libsql+http://, libsql+https:// or libsql://"))?;
+        let plain = plain_url(url).ok_or_else(|| wrong("it must start with http://, https:// or libsql://"))?;
         let mut parsed = Url::parse(&plain).map_err(|error| wrong(&error.to_string()))?;
         if !parsed.username().is_empty() || parsed.password().is_some() {
             return Err(wrong("it holds a user name; what proves who you are is the token"));
@@ -135,7 +193,13 @@ impl Remote {
             .user_agent(concat!("logmirror/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| SyncError::Transport { call: "starting".into(), error })?;
-        Ok(Remote { http, url: parsed, token: token.transpose()?, retry_first: BACKOFF_FIRST })
+        Ok(Remote {
+            http,
+            url: parsed,
+            token: token.transpose()?,
+            retry_first: BACKOFF_FIRST,
+            requests: Arc::default(),
+        })
     }
 
     /// The same server, with another wait before the first retry.
@@ -166,22 +230,24 @@ impl Remote {
         }
     }
 
-    /// Writes the database as it was at the start of a generation, which must be the current one, to an empty file. Its
-    /// length; the file is not synced.
+    /// Hands over the database as it was at the start of a generation, which must be the current one, piece by piece with
+    /// the byte each starts at. Its length.
     ///
     /// # Errors
-    /// See [`SyncError`]; the file may hold a part then.
-    pub async fn export(&self, generation: u32, to: &Arc<File>) -> Result<u64, SyncError> {
+    /// See [`SyncError`], or as `write` says; a part may have been handed over then.
+    pub async fn export<W>(&self, generation: u32, write: W) -> Result<u64, SyncError>
+    where
+        W: Fn(&[u8], u64) -> Result<(), SyncError> + Clone + Send + 'static,
+    {
         let call = self.call(Method::GET, &["export", &generation.to_string()]);
         let mut response = call.successful(call.send(None).await?).await?;
         let mut at = 0;
         while let Some(piece) = response.chunk().await.map_err(|error| call.transport(error))? {
-            let (file, len) = (to.clone(), piece.len() as u64);
+            let (write, len) = (write.clone(), piece.len() as u64);
             if at + len > EXPORT_BYTES_MAX {
                 return Err(call.protocol(format!("an export of more than {EXPORT_BYTES_MAX} bytes")));
             }
-            let written = off(move || file.write_all_at(&piece, at)).await?;
-            written.map_err(|error| LocalError::Io { doing: "writing an export".into(), error })?;
+            off(move || write(&piece, at)).await??;
             at += len;
         }
         Ok(at)
@@ -212,6 +278,29 @@ impl Remote {
     /// # Errors
     /// See [`SyncError`].
     pub async fn pull(&self, range: Range) -> Result<Pulled, SyncError> {
+        match self.stream(range).await? {
+            Streamed::Nothing { generation, .. } => Ok(Pulled::Nothing(generation)),
+            Streamed::Frames(mut stream) => {
+                let mut frames = BytesMut::new();
+                while let Some(piece) = stream.next().await? {
+                    frames.extend_from_slice(&piece);
+                }
+                match frames.is_empty() {
+                    true => Err(SyncError::Protocol {
+                        call: stream.call,
+                        reason: "no frame, though it says there are some".into(),
+                    }),
+                    false => Ok(Pulled::Frames(frames.freeze())),
+                }
+            }
+        }
+    }
+
+    /// Asks for frames, to be taken as they come.
+    ///
+    /// # Errors
+    /// See [`SyncError`].
+    pub async fn stream(&self, range: Range) -> Result<Streamed, SyncError> {
         let [generation, start, end] = [range.generation, range.start, range.end].map(|number| number.to_string());
         let call = self.call(Method::GET, &["sync", &generation, &start, &end]);
         // 500 is how some servers say that they have nothing there.
@@ -221,16 +310,34 @@ impl Remote {
         if nothing(status) {
             let body = call.body(response, JSON_BYTES_MAX).await?;
             return match serde_json::from_slice(&body) {
-                Ok(NothingAnswer { generation }) => Ok(Pulled::Nothing(generation)),
+                Ok(NothingAnswer { generation, max_frame_no }) => Ok(Streamed::Nothing { generation, max_frame_no }),
                 Err(_) => Err(call.refused(status, &body)),
             };
         }
-        let body = call.body(call.successful(response).await?, range.bytes()).await?;
-        match (body.len(), body.len() % FRAME_LEN) {
-            (0, _) => Err(call.protocol("no frame, though it says there are some")),
-            (_, 0) => Ok(Pulled::Frames(body)),
-            (len, _) => Err(call.protocol(format!("{len} bytes are no whole frames of {FRAME_LEN}"))),
-        }
+        let response = call.successful(response).await?;
+        Ok(Streamed::Frames(FrameStream {
+            call: call.to_string(),
+            response,
+            left: range.bytes(),
+            cut: BytesMut::new(),
+        }))
+    }
+
+    /// Runs SQL: the requests of a pipeline, as JSON, are answered by JSON of at most so many bytes.
+    ///
+    /// # Errors
+    /// See [`SyncError`]; the server may have run them nevertheless.
+    pub async fn pipeline(&self, requests: Bytes, answer_bytes_max: usize) -> Result<Bytes, SyncError> {
+        let call = self.call(Method::POST, &["v2", "pipeline"]);
+        // Never sent again: what it did the first time is not known.
+        let response = call.successful(call.send(Some(requests)).await?).await?;
+        call.body(response, answer_bytes_max).await
+    }
+
+    /// How many requests were sent, redirected and repeated ones included.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
     }
 
     fn call(&self, method: Method, path: &[&str]) -> Call<'_> {
@@ -244,11 +351,11 @@ impl Remote {
 
 /// The URL as HTTP has it.
 fn plain_url(url: &str) -> Option<String> {
-    match url.strip_prefix("libsql+") {
-        Some(plain) if plain.starts_with("http://") || plain.starts_with("https://") => Some(plain.to_owned()),
-        Some(_) => None,
-        None => url.strip_prefix("libsql://").map(|rest| format!("https://{rest}")),
+    let plain = url.strip_prefix("libsql+").unwrap_or(url);
+    if plain.starts_with("http://") || plain.starts_with("https://") {
+        return Some(plain.to_owned());
     }
+    url.strip_prefix("libsql://").map(|rest| format!("https://{rest}"))
 }
 
 /// One request, and what may go wrong with its answer.
@@ -277,6 +384,7 @@ impl Call<'_> {
         if let Some(body) = body {
             request = request.body(body);
         }
+        self.remote.requests.fetch_add(1, Ordering::Relaxed);
         request.send().await.map_err(|error| self.transport(error))
     }
 

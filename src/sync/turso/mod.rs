@@ -4,3 +4,6 @@
 pub mod proto;
 pub mod pull;
 pub mod sql;
+mod value;
+
+pub use value::Value;

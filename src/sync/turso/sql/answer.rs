@@ -3,7 +3,7 @@
 use serde::Serialize;
 use turso_core::LimboError;
 
-use super::value::Value;
+use crate::sync::turso::Value;
 
 /// The answer to a pipeline.
 #[derive(Debug, Serialize)]

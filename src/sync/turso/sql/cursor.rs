@@ -9,8 +9,8 @@ use super::answer::{Line, SqlError};
 use super::batch::{StepState, Stored, holds, resolve, told};
 use super::execute::{Prepared, Runner, Stopped};
 use super::request::Batch;
-use super::value::Value;
 use crate::limits::SQL_CURSOR_PIECE;
+use crate::sync::turso::Value;
 
 /// A batch that is under way.
 pub(super) struct Cursor {

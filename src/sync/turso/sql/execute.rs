@@ -10,8 +10,8 @@ use super::answer::{Col, Description, Param, SqlError, StmtResult};
 use super::guard::{self, Inspected};
 use super::memory::MemoryShare;
 use super::request::{NamedArg, Stmt};
-use super::value::Value;
 use crate::limits::{SQL_ANSWER_BYTES_MAX, SQL_LOGGED_CHARS};
+use crate::sync::turso::Value;
 
 /// What runs statements: a connection, and whether it is its turn to write.
 pub(super) struct Runner<'a> {

@@ -14,7 +14,6 @@ mod memory;
 mod request;
 mod streams;
 mod threads;
-mod value;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

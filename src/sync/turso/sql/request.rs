@@ -2,9 +2,9 @@
 
 use serde::Deserialize;
 
-use super::value::Value;
 use crate::limits::JSON_DEPTH_MAX;
 use crate::mirror::Error;
+use crate::sync::turso::Value;
 
 /// A call of `/v2/pipeline` or `/v3/pipeline`.
 #[derive(Debug, Deserialize)]

@@ -19,9 +19,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_encode_padding(false).with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// A value in a request or in an answer.
+/// A value of SQLite, as it stands in a request or in an answer.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub enum Value {
     /// NULL.
     Null,
     /// An integer.
@@ -36,7 +36,7 @@ pub(super) enum Value {
 
 impl Value {
     /// About how many bytes of memory it takes.
-    pub(super) fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         let heap = match self {
             Value::Text(text) => text.len(),
             Value::Blob(bytes) => bytes.len(),

@@ -1,0 +1,169 @@
+//! What there is in a database: tables, indexes, views and triggers, read from its first tree.
+
+use std::collections::BTreeMap;
+
+use super::error::ReplicaError;
+use super::table::Table;
+use crate::sqlite::btree::{self, PAGE_LEN, Pages, Tree};
+use crate::sqlite::record::{Stored, values};
+
+/// The table that says how far each client's changes have come. It is the protocol's, not the user's.
+pub(super) const BOOKKEEPING: &str = "turso_sync_last_change_id";
+
+/// All there is in a database, by name.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Catalog {
+    pub(super) tables: BTreeMap<String, (u32, Table)>,
+    pub(super) indexes: BTreeMap<String, Made>,
+    pub(super) views: BTreeMap<String, Made>,
+    pub(super) triggers: BTreeMap<String, Made>,
+    /// Every root, also of what is of no table.
+    pub(super) roots: Vec<u32>,
+}
+
+/// Something that is made by a statement of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Made {
+    /// The table it is of; of a view its own name.
+    pub(super) of: String,
+    pub(super) root: u32,
+    pub(super) sql: String,
+}
+
+/// Whether a table is the engine's or a protocol's own, and never part of a change.
+fn is_internal(name: &str) -> bool {
+    let starts = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    name.eq_ignore_ascii_case(BOOKKEEPING) || starts("sqlite_") || starts("turso_cdc") || starts("__turso_internal")
+}
+
+impl Catalog {
+    /// Of the database that these pages are.
+    ///
+    /// # Errors
+    /// When it cannot be read, or has a table that cannot be understood.
+    pub(super) fn of(pages: &dyn Pages) -> Result<Catalog, ReplicaError> {
+        let mut catalog = Catalog::default();
+        catalog.roots.extend((pages.count() > 0).then_some(1));
+        each(pages, |kind, name, of, root, sql| {
+            if root > 0 {
+                catalog.roots.push(root);
+            }
+            if is_internal(of) || sql.is_empty() {
+                return Ok(());
+            }
+            let made = || Made { of: of.to_owned(), root, sql: sql.to_owned() };
+            match kind {
+                // Virtual tables have none: their rows are in tables of their own.
+                "table" if root == 0 => {
+                    return Err(ReplicaError::Schema { sql: sql.to_owned() });
+                }
+                "table" => {
+                    let table = Table::parse(sql).ok_or_else(|| ReplicaError::Schema { sql: sql.to_owned() })?;
+                    catalog.tables.insert(name.to_owned(), (root, table));
+                }
+                "index" => drop(catalog.indexes.insert(name.to_owned(), made())),
+                "view" => drop(catalog.views.insert(name.to_owned(), made())),
+                "trigger" => drop(catalog.triggers.insert(name.to_owned(), made())),
+                _ => {}
+            }
+            Ok(())
+        })?;
+        for index in catalog.indexes.values() {
+            if let Some((_, table)) = catalog.tables.get_mut(&index.of) {
+                table.index(&index.sql);
+            }
+        }
+        Ok(catalog)
+    }
+}
+
+/// Where a client's changes have come to: how often it had pulled, and which change was the last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reached {
+    pub(super) pull_gen: i64,
+    pub(super) change_id: i64,
+}
+
+/// What the bookkeeping table says of a client; nothing when it does not know it.
+///
+/// # Errors
+/// When the database cannot be read, or that table is not what it should be.
+pub(super) fn reached(pages: &dyn Pages, client: &str) -> Result<Option<Reached>, ReplicaError> {
+    let mut table = None;
+    each(pages, |kind, name, _, root, sql| {
+        if kind == "table" && name.eq_ignore_ascii_case(BOOKKEEPING) {
+            table = Some((root, sql.to_owned()));
+        }
+        Ok(())
+    })?;
+    let Some((root, sql)) = table else { return Ok(None) };
+    let wrong = || ReplicaError::Schema { sql: sql.clone() };
+    let parsed = Table::parse(&sql).filter(|table| table.has_rowids).ok_or_else(wrong)?;
+    let place = |name: &str| parsed.columns.iter().position(|column| column.name.eq_ignore_ascii_case(name));
+    let (Some(id), Some(pulls), Some(change)) = (place("client_id"), place("pull_gen"), place("change_id")) else {
+        return Err(wrong());
+    };
+    let mut found = None;
+    rows(pages, root, |record| {
+        let Some(values) = values(record) else { return Err(ReplicaError::Record { table: BOOKKEEPING.into() }) };
+        let number = |at: usize| match values.get(at) {
+            Some(Stored::Integer(number)) => Some(*number),
+            _ => None,
+        };
+        if values.get(id) == Some(&Stored::Text(client.as_bytes())) {
+            let numbers = number(pulls).zip(number(change)).ok_or_else(wrong)?;
+            found = Some(Reached { pull_gen: numbers.0, change_id: numbers.1 });
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Each entry of the schema: kind, name, table, root and SQL.
+fn each(
+    pages: &dyn Pages,
+    mut tell: impl FnMut(&str, &str, &str, u32, &str) -> Result<(), ReplicaError>,
+) -> Result<(), ReplicaError> {
+    if pages.count() == 0 {
+        return Ok(());
+    }
+    let mut first = [0; PAGE_LEN];
+    pages.read(1, &mut first)?;
+    if first == [0; PAGE_LEN] {
+        return Ok(());
+    }
+    // Reserved bytes at the end of pages are of encryption; 1 is UTF-8, and 0 what a database has before its first table.
+    let encoding = u32::from_be_bytes([first[56], first[57], first[58], first[59]]);
+    if first[20] != 0 || encoding > 1 {
+        return Err(ReplicaError::Unsupported("the database has reserved bytes in its pages, or is not in UTF-8"));
+    }
+    rows(pages, 1, |record| {
+        let damaged = || ReplicaError::Record { table: "sqlite_schema".into() };
+        let values = values(record).ok_or_else(damaged)?;
+        let text = |at: usize| match values.get(at) {
+            Some(Stored::Text(text)) => std::str::from_utf8(text).map_err(|_| damaged()),
+            _ => Ok(""),
+        };
+        let root = match values.get(3) {
+            Some(Stored::Integer(root)) => u32::try_from(*root).map_err(|_| damaged())?,
+            _ => 0,
+        };
+        tell(text(0)?, text(1)?, text(2)?, root, text(4)?)
+    })
+}
+
+fn rows(
+    pages: &dyn Pages,
+    root: u32,
+    mut tell: impl FnMut(&[u8]) -> Result<(), ReplicaError>,
+) -> Result<(), ReplicaError> {
+    let (mut page, mut record) = ([0; PAGE_LEN], Vec::new());
+    for number in Tree::of(pages, root)?.leaves {
+        pages.read(number, &mut page)?;
+        for cell in btree::cells(number, &page)? {
+            btree::record(pages, &cell, &mut record, |_| {})?;
+            tell(&record)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! `P-draft`: what the application reads and writes, in the engine. Owns: its connections, its write lock, and how pages are
+//! put under what the application sees.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use turso_core::{CheckpointMode, Database, DatabaseOpts, LimboError, OpenFlags, OpenOptions, SqliteDialect};
+
+use super::error::ReplicaError;
+use super::files::{Files, Held};
+use super::image::Image;
+use super::info::Mark;
+use super::io::RepoIo;
+use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
+use crate::limits::ENGINE_CACHE_PAGES;
+use crate::repo::RepoFile;
+use crate::sqlite::btree::{PAGE_LEN, Page, Pages};
+use crate::sync::FRAME_LEN;
+
+/// The draft, open in the engine. Nobody else has it open meanwhile.
+pub(super) struct Draft {
+    files: Files,
+    database: Arc<Database>,
+    /// Reads and writes pages; no statement of the application ever runs on it.
+    keeper: Arc<turso_core::Connection>,
+    _held: Held,
+}
+
+/// The draft while nobody can write it.
+pub(super) struct Locked<'a> {
+    draft: &'a Draft,
+    next: u64,
+    ended: bool,
+}
+
+/// Opens a database in the engine. Nothing but what is committed is ever written to it.
+pub(super) fn open(files: &Files, name: &str) -> Result<Arc<Database>, ReplicaError> {
+    let io = Arc::new(RepoIo::new(files.dir.clone(), name)?);
+    // What another SQLite made can be read, and written as far as the engine goes.
+    let features = DatabaseOpts::default().with_generated_columns(true).with_without_rowid(true);
+    let options = OpenOptions::new(Arc::new(SqliteDialect)).flags(OpenFlags::Create).db_opts(features);
+    // Not by way of the engine's own registry of open files: replicas in different directories may have the same name.
+    Ok(Database::do_open(io, name, options)?)
+}
+
+/// A connection that leaves the WAL as it is, and fails when a sync does.
+pub(super) fn connect(database: &Arc<Database>) -> Result<Arc<turso_core::Connection>, ReplicaError> {
+    let connection = database.connect()?;
+    connection.wal_auto_actions_disable();
+    connection.set_data_sync_retry(true);
+    connection.set_cache_size(ENGINE_CACHE_PAGES);
+    Ok(connection)
+}
+
+impl Draft {
+    /// # Errors
+    /// When it is in use, or the engine cannot open it.
+    pub(super) fn open(files: &Files, held: Held) -> Result<Draft, ReplicaError> {
+        let database = open(files, &files.draft())?;
+        let keeper = connect(&database)?;
+        Ok(Draft { files: files.clone(), database, keeper, _held: held })
+    }
+
+    /// A connection for the application.
+    pub(super) fn connect(&self) -> Result<Arc<turso_core::Connection>, ReplicaError> {
+        connect(&self.database)
+    }
+
+    fn wal(&self) -> Result<Option<Arc<dyn RepoFile>>, ReplicaError> {
+        let name = format!("{}-wal", self.files.draft());
+        match self.files.dir.open(&name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => file.map(Some).map_err(ReplicaError::io("opening", &name)),
+        }
+    }
+
+    /// The place of a frame of the WAL as it is now.
+    fn mark(&self, frame: u64) -> Result<Mark, ReplicaError> {
+        let mut header = [0; HEADER_LEN];
+        let salts = match self.wal()? {
+            Some(wal) => {
+                wal.read_at(&mut header, 0).map_err(ReplicaError::io("reading", &self.files.draft()))?;
+                WalHeader::decode(&header).map_or([0; 2], |header| header.salts)
+            }
+            None => [0; 2],
+        };
+        Ok(Mark { salts, frame })
+    }
+
+    /// The database as of a frame of its WAL that ends a transaction.
+    fn image(&self, frame: u64) -> Result<Image, ReplicaError> {
+        let io = |error| ReplicaError::io("reading", &self.files.draft())(error);
+        let file = self.files.dir.open(&self.files.draft()).map_err(io)?;
+        let image = Image::of(file).map_err(io)?;
+        match self.wal()? {
+            Some(wal) if frame > 0 => image.over(&wal, 0, frame).map_err(io),
+            _ => Ok(image),
+        }
+    }
+
+    /// The heads of the frames after a mark, up to another of the same WAL; `None` when it is another WAL.
+    pub(super) fn heads(&self, after: Option<Mark>, last: Mark) -> Result<Option<Vec<FrameHeader>>, ReplicaError> {
+        let Some(after) = after.filter(|after| after.salts == last.salts && after.frame <= last.frame) else {
+            return Ok(None);
+        };
+        let wal = self.wal()?;
+        let read = wal.map_or(Ok(Vec::new()), |wal| super::image::heads(&*wal, after.frame, last.frame));
+        read.map(Some).map_err(ReplicaError::io("reading", &self.files.draft()))
+    }
+
+    /// What is committed now, and where.
+    pub(super) fn now(&self) -> Result<(Image, Mark), ReplicaError> {
+        self.keeper.execute("BEGIN")?;
+        let seen = self.keeper.prepare("SELECT count(*) FROM sqlite_schema").and_then(|mut count| {
+            count.run_collect_rows()?;
+            self.keeper.wal_state()
+        });
+        // A read that ended badly leaves nothing that could be kept.
+        let ended = self.keeper.execute("ROLLBACK");
+        let frame = seen?.max_frame;
+        ended?;
+        Ok((self.image(frame)?, self.mark(frame)?))
+    }
+
+    /// Writes the first page once more, so that there is a WAL with salts of its own; `None` when somebody was faster.
+    pub(super) fn mark_anew(&self, now: Mark) -> Result<Option<Mark>, ReplicaError> {
+        let mut locked = match self.lock(Duration::ZERO) {
+            Err(ReplicaError::Locked { .. }) => return Ok(None),
+            locked => locked?,
+        };
+        let (image, still) = locked.now()?;
+        if still != now || image.count() == 0 {
+            return Ok(None);
+        }
+        let mut page = [0; PAGE_LEN];
+        image.read(1, &mut page)?;
+        locked.write(1, &page, image.count())?;
+        locked.end().map(Some)
+    }
+
+    /// Keeps all others from writing, once those before have ended their transactions.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Locked`] when that takes longer than `patience`.
+    pub(super) fn lock(&self, patience: Duration) -> Result<Locked<'_>, ReplicaError> {
+        let (since, mut wait) = (Instant::now(), Duration::from_millis(1));
+        loop {
+            match self.keeper.wal_insert_begin() {
+                Ok(()) => break,
+                Err(LimboError::Busy | LimboError::BusySnapshot) if since.elapsed() < patience => {
+                    // The engine has no queue that one could wait in.
+                    std::thread::sleep(wait);
+                    wait = (wait * 2).min(Duration::from_millis(50));
+                }
+                Err(LimboError::Busy | LimboError::BusySnapshot) => {
+                    return Err(ReplicaError::Locked { seconds: patience.as_secs() });
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut locked = Locked { draft: self, next: 0, ended: false };
+        locked.next = self.keeper.wal_state()?.max_frame + 1;
+        Ok(locked)
+    }
+
+    /// Puts the WAL into the database file, unless somebody reads it. Whether it did.
+    pub(super) fn fold(&self) -> Result<bool, ReplicaError> {
+        match self.keeper.checkpoint(CheckpointMode::Truncate { upper_bound_inclusive: None }) {
+            Ok(_) => Ok(true),
+            Err(LimboError::Busy | LimboError::BusySnapshot) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Locked<'_> {
+    /// What is committed, and where.
+    pub(super) fn now(&self) -> Result<(Image, Mark), ReplicaError> {
+        let frame = self.next - 1;
+        Ok((self.draft.image(frame)?, self.draft.mark(frame)?))
+    }
+
+    /// Writes a page. `size` is that of the database, in pages, for the last one, which ends the transaction; until then
+    /// nobody sees any of them.
+    pub(super) fn write(&mut self, number: u32, page: &Page, size: u32) -> Result<(), ReplicaError> {
+        let mut frame = [0; FRAME_LEN];
+        frame[..4].copy_from_slice(&number.to_be_bytes());
+        frame[4..8].copy_from_slice(&size.to_be_bytes());
+        frame[FRAME_HEADER_LEN..].copy_from_slice(page);
+        self.draft.keeper.wal_insert_frame(self.next, &frame)?;
+        self.next += 1;
+        Ok(())
+    }
+
+    /// The number of the last frame written.
+    pub(super) fn frame(&self) -> u64 {
+        self.next - 1
+    }
+
+    /// Ends the lock. After Ok what was written survives power loss, and is what all see.
+    pub(super) fn end(mut self) -> Result<Mark, ReplicaError> {
+        self.ended = true;
+        self.draft.keeper.wal_insert_end(false)?;
+        if let Some(wal) = self.draft.wal()? {
+            wal.sync().map_err(ReplicaError::io("syncing", &self.draft.files.draft()))?;
+        }
+        self.draft.mark(self.next - 1)
+    }
+}
+
+impl Drop for Locked<'_> {
+    /// What was written and not ended is gone.
+    fn drop(&mut self) {
+        if !self.ended
+            && let Err(error) = self.draft.keeper.wal_insert_end(false)
+        {
+            log::error!("the lock of the draft was not given back: {error}");
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The files of a replica at a path P, and which of them may be removed.
+//!
+//! ```text
+//! P-draft, P-draft-wal      what the application reads and writes
+//! P-synced, P-synced-wal    what the remote has
+//! P-info                    how far both are
+//! P-pushed.N                what the draft was when push N was made, as a WAL on top of P-synced
+//! P-draft.part, P-synced.part    a replica in the making, of no use to anybody until it is whole
+//! ```
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::error::ReplicaError;
+use crate::repo::{FsRepo, Repo, RepoFile};
+use crate::sync::{lock, metadata};
+
+/// The files of one replica, by name.
+#[derive(Clone, Debug)]
+pub(super) struct Files {
+    pub(super) dir: Arc<dyn Repo>,
+    base: String,
+}
+
+/// Keeps other processes out of a file for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Held(Arc<dyn RepoFile>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(file) = self.0.plain() {
+            lock::release(file);
+        }
+    }
+}
+
+impl Files {
+    /// Of the replica `base` in a directory.
+    pub(super) fn new(dir: Arc<dyn Repo>, base: &str) -> Files {
+        Files { dir, base: base.to_owned() }
+    }
+
+    /// Of the replica at a path.
+    ///
+    /// # Errors
+    /// When there is no such directory, or the path has no name in it.
+    pub(super) fn at(path: &std::path::Path) -> Result<Files, ReplicaError> {
+        let place = path.display().to_string();
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.ok_or_else(|| ReplicaError::io("opening", &place)(io::ErrorKind::InvalidFilename.into()))?;
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
+        let dir = FsRepo::open(dir).map_err(ReplicaError::io("opening", &dir.display().to_string()))?;
+        Ok(Files::new(Arc::new(dir), name))
+    }
+
+    pub(super) fn draft(&self) -> String {
+        format!("{}-draft", self.base)
+    }
+
+    pub(super) fn synced(&self) -> String {
+        format!("{}-synced", self.base)
+    }
+
+    pub(super) fn info(&self) -> String {
+        format!("{}-info", self.base)
+    }
+
+    /// What the draft was at a push.
+    pub(super) fn pushed(&self, change_id: i64) -> String {
+        format!("{}-pushed.{change_id}", self.base)
+    }
+
+    pub(super) fn is_there(&self, name: &str) -> Result<bool, ReplicaError> {
+        match self.dir.open(name) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(ReplicaError::io("opening", name)(error)),
+        }
+    }
+
+    /// Removes a file if it is there.
+    pub(super) fn remove(&self, name: &str) -> Result<(), ReplicaError> {
+        match self.dir.remove(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(ReplicaError::io("removing", name)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps other processes out of a file: this program, SQLite and Turso. Nothing is locked where files are none of the
+    /// system's.
+    pub(super) fn hold(&self, name: &str) -> Result<Held, ReplicaError> {
+        let file = self.dir.open_write(name).map_err(ReplicaError::io("opening", name))?;
+        let locked = |file: &File| lock::exclusive(file).map_err(ReplicaError::io("locking", name));
+        match file.plain() {
+            Some(plain) if !locked(plain)? => {
+                Err(ReplicaError::Busy { file: name.to_owned(), pid: lock::holder(plain) })
+            }
+            _ => Ok(Held(file)),
+        }
+    }
+
+    /// Removes what pushes left, but for this one.
+    pub(super) fn forget_pushed(&self, but: Option<i64>) -> Result<(), ReplicaError> {
+        let start = format!("{}-pushed.", self.base);
+        let names = self.dir.list().map_err(ReplicaError::io("listing", &self.dir.place()))?;
+        for name in names.iter().filter_map(|name| name.strip_prefix(&start)) {
+            if name.parse::<i64>().is_ok_and(|number| Some(number) != but) {
+                self.remove(&format!("{start}{name}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives all files of the replica other names, so that nothing in them is lost. The name they start with now.
+    pub(super) fn set_aside(&self) -> Result<Option<String>, ReplicaError> {
+        let aside = format!("{}.set-aside.{}", self.base, metadata::stamp(SystemTime::now()));
+        let mut moved = false;
+        // The info goes first: without it the others are only leftovers, and never taken for a replica.
+        for ending in ["-info", "-draft-wal", "-draft", "-synced-wal", "-synced"] {
+            let (from, to) = (format!("{}{ending}", self.base), format!("{aside}{ending}"));
+            if self.is_there(&from)? {
+                if self.is_there(&to)? {
+                    return Err(ReplicaError::io("setting aside", &from)(io::ErrorKind::AlreadyExists.into()));
+                }
+                self.dir.rename(&from, &to).map_err(ReplicaError::io("setting aside", &from))?;
+                self.dir.sync_dir().map_err(ReplicaError::io("setting aside", &from))?;
+                moved = true;
+            }
+        }
+        self.forget_pushed(None)?;
+        Ok(moved.then_some(aside))
+    }
+
+    /// Whether `P-draft` is there and nothing but a copy of `P-synced` that nobody has used: then it is what a crash left of
+    /// a replica in the making, or nothing is lost with it.
+    pub(super) fn is_pristine(&self) -> Result<bool, ReplicaError> {
+        for wal in [self.draft(), self.synced()].map(|name| format!("{name}-wal")) {
+            if self.is_there(&wal)? {
+                return Ok(false);
+            }
+        }
+        let (Ok(draft), Ok(synced)) = (self.dir.open(&self.draft()), self.dir.open(&self.synced())) else {
+            return Ok(false);
+        };
+        let io = |name: String| move |error| ReplicaError::io("reading", &name)(error);
+        let bytes = draft.bytes().map_err(io(self.draft()))?;
+        if bytes != synced.bytes().map_err(io(self.synced()))? {
+            return Ok(false);
+        }
+        let (mut ours, mut theirs) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+        let mut at = 0;
+        while at < bytes {
+            let (one, other) = (draft.read_at(&mut ours, at), synced.read_at(&mut theirs, at));
+            let (one, other) = (one.map_err(io(self.draft()))?, other.map_err(io(self.synced()))?);
+            if one == 0 || ours[..one] != theirs[..other] {
+                return Ok(false);
+            }
+            at += one as u64;
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,78 @@
+//! What a statement that failed means: that the change is given up, or that all of it has to be tried again.
+
+use super::change::Statement;
+use super::error::ReplicaError;
+use super::report::{Conflict, Doing, During};
+
+/// Why a statement failed, as SQLite has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// The name of SQLite's code, as far as it is known.
+    pub(super) code: String,
+    pub(super) message: String,
+}
+
+impl From<&turso_core::LimboError> for Failure {
+    fn from(error: &turso_core::LimboError) -> Failure {
+        let code = match error.sqlite_result_code() {
+            1 => "SQLITE_ERROR",
+            18 => "SQLITE_TOOBIG",
+            19 => "SQLITE_CONSTRAINT",
+            20 => "SQLITE_MISMATCH",
+            _ => "SQLITE_OTHER",
+        };
+        Failure { code: code.to_owned(), message: error.to_string() }
+    }
+}
+
+impl Failure {
+    /// Whether the statement fails for what it says, and not for what the machine is in.
+    fn is_of_the_statement(&self) -> bool {
+        const OF_THE_MACHINE: [&str; 12] = [
+            "internal error",
+            "i/o",
+            "io error",
+            "completion",
+            "busy",
+            "locked",
+            "out of memory",
+            "disk",
+            "interrupt",
+            "stale",
+            "corrupt",
+            "terminated",
+        ];
+        let has = |code: &str| self.code.starts_with(code);
+        let of_the_statement = ["SQLITE_CONSTRAINT", "SQLITE_TOOBIG", "SQLITE_MISMATCH", "SQL_REFUSED"];
+        if of_the_statement.into_iter().any(has) {
+            return true;
+        }
+        let message = self.message.to_lowercase();
+        let unclear = self.code.is_empty() || has("SQLITE_ERROR") || has("SQL_");
+        unclear && !OF_THE_MACHINE.iter().any(|words| message.contains(words))
+    }
+}
+
+/// What became of a statement: `None` when it did what it was to do.
+///
+/// # Errors
+/// When it failed for a reason that may pass.
+pub(super) fn judge(
+    during: During,
+    statement: &Statement,
+    outcome: Result<u64, Failure>,
+) -> Result<Option<Conflict>, ReplicaError> {
+    let conflict = |error: String| Some(Conflict { during, about: statement.about.clone(), error });
+    match outcome {
+        Ok(0) if statement.about.doing == Doing::Update => Ok(conflict("the row was deleted by somebody else".into())),
+        Ok(_) => Ok(None),
+        // Whoever added it first: it is there.
+        Err(Failure { message, .. })
+            if statement.about.doing == Doing::Schema && message.to_lowercase().contains("duplicate column") =>
+        {
+            Ok(None)
+        }
+        Err(failure) if failure.is_of_the_statement() => Ok(conflict(failure.message)),
+        Err(failure) => Err(ReplicaError::Statement { sql: statement.sql.clone(), error: failure.message }),
+    }
+}

@@ -1,0 +1,290 @@
+//! Offline-first replicas: an application works on a database of its own, without a network, and later brings its changes
+//! to a remote and the remote's changes home. Source of the behaviours: `specs/turso-sync.md`, section 6.
+//!
+//! A replica at a path P is two databases. `P-draft` is the application's; `P-synced` is what the remote has. What comes from
+//! the remote are pages, byte for byte. What goes there are rows: those in which the draft differs from what it was made from,
+//! whoever wrote them and however. Both are told from the pages that differ.
+//!
+//! What holds:
+//! - Nothing that was committed to the draft is lost but what is reported as a [`Conflict`]. A crash at any moment repeats
+//!   what was under way, or finds it done.
+//! - A push is one transaction on the remote, together with a row that says that it was made; it is never made twice.
+//! - The draft changes as a whole: the application sees it before a pull or after.
+//! - Where two replicas changed the same row, the last push wins, column by column.
+
+mod bootstrap;
+mod catalog;
+mod change;
+mod difference;
+mod draft;
+mod error;
+mod files;
+mod image;
+mod info;
+mod io;
+mod judge;
+mod options;
+mod pipeline;
+mod pull;
+mod push;
+mod pushed;
+mod rebase;
+mod report;
+mod rows;
+mod store;
+mod synced;
+mod table;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Mutex as AsyncMutex;
+
+pub use crate::sync::turso::Value;
+pub use error::ReplicaError;
+pub use options::Options;
+pub use report::{About, Conflict, Doing, During, Report};
+
+use crate::repo::Repo;
+use crate::sync::Remote;
+use bootstrap::{blocking, bootstrap};
+use files::Files;
+use info::Info;
+use pull::{fetch, with};
+use push::{make_certain, push};
+use store::Store;
+
+/// Told of bytes that came from the remote.
+pub type Tell = dyn Fn(u64) + Send + Sync;
+
+/// A replica, open: no other process has it open meanwhile.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use logmirror::replica::{Options, SyncEngine};
+/// use logmirror::sync::Remote;
+///
+/// let remote = Remote::new("http://127.0.0.1:7171/logs/app", None)?;
+/// let replica = SyncEngine::open("app".as_ref(), remote, Options::default()).await?;
+/// let connection = replica.connect()?;
+/// connection.execute("CREATE TABLE IF NOT EXISTS t(a INTEGER PRIMARY KEY, b)")?;
+/// connection.execute("INSERT INTO t(b) VALUES ('written offline')")?;
+/// let report = replica.sync().await?;
+/// assert!(report.conflicts.is_empty());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct SyncEngine {
+    remote: Remote,
+    options: Options,
+    store: Arc<Mutex<Store>>,
+    /// One operation at a time.
+    turn: Arc<AsyncMutex<()>>,
+    tell: Arc<Tell>,
+}
+
+/// Where a replica stands.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Status {
+    /// The name under which the remote knows this replica.
+    pub client_unique_id: String,
+    /// The generation of the remote that it follows.
+    pub generation: u32,
+    /// The last frame of the remote that it has.
+    pub frame: u32,
+    /// The last frame of the remote that the draft has.
+    pub draft_frame: u32,
+    /// How often changes of the remote were brought into the draft.
+    pub pulls: i64,
+    /// Whether the draft may have changes that the remote has not.
+    pub may_have_changes: bool,
+    /// Whether it is not known if the last push was made; the next operation finds out.
+    pub push_in_doubt: bool,
+}
+
+impl SyncEngine {
+    /// Opens the replica at `path`, or makes it of all that the remote has if there is none. With a replica there nothing is
+    /// sent.
+    ///
+    /// # Errors
+    /// See [`ReplicaError`]. A replica that was not made whole is made anew the next time.
+    pub async fn open(path: &Path, remote: Remote, options: Options) -> Result<SyncEngine, ReplicaError> {
+        SyncEngine::open_telling(path, remote, options, Arc::new(|_| {})).await
+    }
+
+    /// The same, with somebody who is told of bytes that come from the remote, now and later.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_telling(
+        path: &Path,
+        remote: Remote,
+        options: Options,
+        tell: Arc<Tell>,
+    ) -> Result<SyncEngine, ReplicaError> {
+        let path = path.to_owned();
+        let files = blocking(move || Files::at(&path)).await?;
+        SyncEngine::of(files, remote, options, tell).await
+    }
+
+    /// The same for the replica `name` in a directory of any kind.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_in(
+        dir: Arc<dyn Repo>,
+        name: &str,
+        remote: Remote,
+        options: Options,
+    ) -> Result<SyncEngine, ReplicaError> {
+        SyncEngine::of(Files::new(dir, name), remote, options, Arc::new(|_| {})).await
+    }
+
+    async fn of(files: Files, remote: Remote, options: Options, tell: Arc<Tell>) -> Result<SyncEngine, ReplicaError> {
+        let (ours, rebuild) = (files.clone(), options.rebuild);
+        let known = blocking(move || known(&ours, rebuild)).await?;
+        let (info, held) = match known {
+            Some(info) => (info, None),
+            None => {
+                let (info, held) = bootstrap(&remote, &files, &options, &*tell).await?;
+                (info, Some(held))
+            }
+        };
+        let store = blocking(move || Store::open(files, info, held)).await?;
+        Ok(SyncEngine { remote, options, store: Arc::new(Mutex::new(store)), turn: Arc::default(), tell })
+    }
+
+    /// A connection to the draft for the application. It blocks; only one thread may use it at a time. What it commits is
+    /// durable. It waits for others that write, and for a sync that brings changes in, as long as the options say.
+    ///
+    /// # Errors
+    /// When the engine has none to give.
+    pub fn connect(&self) -> Result<Arc<turso_core::Connection>, ReplicaError> {
+        let connection = self.store.lock().unwrap_or_else(PoisonError::into_inner).draft.connect()?;
+        connection.set_busy_timeout(self.options.lock_wait);
+        Ok(connection)
+    }
+
+    /// Brings the remote's changes home. Local ones are on top of them afterwards.
+    ///
+    /// # Errors
+    /// See [`ReplicaError`]. Nothing is lost; what came whole needs not come again.
+    pub async fn pull(&self) -> Result<Report, ReplicaError> {
+        let _turn = self.turn.lock().await;
+        let mut report = self.start();
+        make_certain(&self.remote, &self.store).await?;
+        self.fetch(&mut report).await?;
+        self.rebase(&mut report).await?;
+        self.end(report).await
+    }
+
+    /// Brings local changes to the remote. They are still on top of the draft until the next pull.
+    ///
+    /// # Errors
+    /// See [`ReplicaError`]. Nothing is lost, and nothing is pushed twice.
+    pub async fn push(&self) -> Result<Report, ReplicaError> {
+        let _turn = self.turn.lock().await;
+        let mut report = self.start();
+        make_certain(&self.remote, &self.store).await?;
+        self.fetch(&mut report).await?;
+        self.send(&mut report).await?;
+        self.end(report).await
+    }
+
+    /// A push, then a pull.
+    ///
+    /// # Errors
+    /// See [`ReplicaError`]. Nothing is lost, and nothing is pushed twice.
+    pub async fn sync(&self) -> Result<Report, ReplicaError> {
+        let _turn = self.turn.lock().await;
+        let mut report = self.start();
+        make_certain(&self.remote, &self.store).await?;
+        self.fetch(&mut report).await?;
+        if self.send(&mut report).await? {
+            self.fetch(&mut report).await?;
+        }
+        self.rebase(&mut report).await?;
+        self.end(report).await
+    }
+
+    /// Where the replica stands. Nothing is sent.
+    ///
+    /// # Errors
+    /// When the draft cannot be read.
+    pub async fn status(&self) -> Result<Status, ReplicaError> {
+        with(&self.store, |store| store.status()).await
+    }
+
+    fn start(&self) -> Report {
+        Report { requests: self.remote.requests(), ..Report::default() }
+    }
+
+    async fn end(&self, mut report: Report) -> Result<Report, ReplicaError> {
+        with(&self.store, |store| store.tidy()).await?;
+        report.requests = self.remote.requests() - report.requests;
+        Ok(report)
+    }
+
+    /// What the remote has, through all its generations.
+    async fn fetch(&self, report: &mut Report) -> Result<(), ReplicaError> {
+        loop {
+            let fetched = fetch(&self.remote, &self.store, self.options.wal_pull_batch_size, &*self.tell).await?;
+            report.frames_pulled += fetched.frames;
+            if !fetched.is_over {
+                return Ok(());
+            }
+            // The next generation starts from what this one ended with, and so must the draft.
+            self.rebase(report).await?;
+            with(&self.store, |store| store.next_generation()).await?;
+        }
+    }
+
+    async fn rebase(&self, report: &mut Report) -> Result<(), ReplicaError> {
+        let patience = self.options.lock_wait;
+        report.conflicts.extend(with(&self.store, move |store| store.rebase(patience)).await?);
+        Ok(())
+    }
+
+    /// Whether there was anything to push.
+    async fn send(&self, report: &mut Report) -> Result<bool, ReplicaError> {
+        let pushed = push(&self.remote, &self.store).await?;
+        report.changes_pushed += pushed.changes;
+        let any = pushed.changes > 0 || !pushed.conflicts.is_empty();
+        report.conflicts.extend(pushed.conflicts);
+        Ok(any)
+    }
+}
+
+impl std::fmt::Debug for SyncEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SyncEngine")
+            .field("remote", &self.remote)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The replica that is there. What is there and is none makes room for one.
+fn known(files: &Files, rebuild: bool) -> Result<Option<Info>, ReplicaError> {
+    let set_aside = |why: &str| -> Result<(), ReplicaError> {
+        if files.is_there(&files.draft())? {
+            drop(files.hold(&files.draft())?);
+        }
+        if let Some(aside) = files.set_aside()? {
+            log::warn!("{why}: the files of the replica are set aside as {aside}-…");
+        }
+        Ok(())
+    };
+    if rebuild {
+        set_aside("the replica is made anew")?;
+        return Ok(None);
+    }
+    if let Some(info) = Info::load(&*files.dir, &files.info())? {
+        return Ok(Some(info));
+    }
+    if files.is_there(&files.draft())? && !files.is_pristine()? {
+        set_aside(&format!("{} is missing", files.info()))?;
+    }
+    Ok(None)
+}

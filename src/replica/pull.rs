@@ -1,0 +1,175 @@
+//! Frames of the remote into `P-synced`. Owns: whether they go on from what is there, and how far it is known to be.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::bootstrap::blocking;
+use super::error::ReplicaError;
+use super::store::Store;
+use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader};
+use crate::limits::REPLICA_STORE_BYTES;
+use crate::sync::{FRAME_LEN, Range, Remote, Streamed, SyncError};
+
+/// What tells a frame from another at its place: what is the same of it on all replicas.
+pub(super) fn mark_of(frame: &[u8]) -> u32 {
+    let (head, page) = frame.split_at(frame.len().min(FRAME_HEADER_LEN));
+    crc32c::crc32c_append(crc32c::crc32c(&head[..head.len().min(8)]), page)
+}
+
+/// What the remote had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fetched {
+    /// Frames that are new.
+    pub(super) frames: u64,
+    /// Whether the generation has ended: all of it is there, and there is a next one.
+    pub(super) is_over: bool,
+}
+
+/// Frames taken and not yet counted.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    bytes: usize,
+    /// Frames since the last that counts.
+    frames: u32,
+    /// Those up to the last that ends a transaction, and what tells it from others.
+    ended: Option<(u32, u32)>,
+}
+
+impl Store {
+    /// Writes frames that go on from what was taken before.
+    pub(super) fn take(&mut self, frames: &[u8]) -> Result<(), ReplicaError> {
+        for frame in frames.chunks_exact(FRAME_LEN) {
+            let head = frame.first_chunk().map_or(FrameHeader::decode(&[0; FRAME_HEADER_LEN]), FrameHeader::decode);
+            self.taken.frames += 1;
+            if head.page == 0 {
+                let frame = self.info.synced_frame_no.saturating_add(self.taken.frames);
+                let reason = format!("frame {frame} is of page 0");
+                return Err(SyncError::Protocol { call: "reading frames".into(), reason }.into());
+            }
+            if head.size > 0 {
+                self.taken.ended = Some((self.taken.frames, mark_of(frame)));
+            }
+        }
+        let file = self.files.synced();
+        self.synced.append(frames).map_err(ReplicaError::io("writing", &file))?;
+        self.taken.bytes += frames.len();
+        if self.taken.bytes >= REPLICA_STORE_BYTES { self.keep() } else { Ok(()) }
+    }
+
+    /// Counts the transactions that were taken whole. After Ok they survive power loss.
+    pub(super) fn keep(&mut self) -> Result<(), ReplicaError> {
+        let Some((frames, mark)) = self.taken.ended.take() else { return Ok(()) };
+        let file = self.files.synced();
+        self.synced.sync().map_err(ReplicaError::io("syncing", &file))?;
+        let mut info = self.info.clone();
+        info.synced_frame_no = info.synced_frame_no.saturating_add(frames);
+        info.last_frame = Some(mark);
+        self.store(info)?;
+        self.taken.frames -= frames;
+        self.taken.bytes = 0;
+        Ok(())
+    }
+
+    /// Forgets the start of a transaction whose end did not come.
+    pub(super) fn cut(&mut self) -> Result<(), ReplicaError> {
+        if self.taken.frames > 0 || self.synced.frames() != self.info.in_wal() {
+            let file = self.files.synced();
+            self.synced.reset(self.info.in_wal()).map_err(ReplicaError::io("cutting", &file))?;
+        }
+        self.taken = Taken::default();
+        Ok(())
+    }
+}
+
+/// Brings what the remote has and `P-synced` has not, up to the end of the generation.
+///
+/// # Errors
+/// When the remote or a file fails; transactions that came whole are kept. [`ReplicaError::Diverged`] when the remote's
+/// history is another.
+pub(super) async fn fetch(
+    remote: &Remote,
+    store: &Arc<Mutex<Store>>,
+    batch: u32,
+    tell: &(dyn Fn(u64) + Send + Sync),
+) -> Result<Fetched, ReplicaError> {
+    let mut fetched = Fetched { frames: 0, is_over: false };
+    loop {
+        let info = with(store, |store| {
+            store.cut()?;
+            Ok(store.info.clone())
+        })
+        .await?;
+        let (generation, last) = (info.synced_generation, info.synced_frame_no);
+        let start = last.saturating_add(1);
+        let end = start.saturating_add(batch.max(1));
+        let mut stream = match remote.stream(Range { generation, start, end }).await? {
+            Streamed::Frames(stream) => stream,
+            Streamed::Nothing { generation: current, max_frame_no } => {
+                if current < generation {
+                    let what = format!("it is at generation {current}, and was at {generation}");
+                    return Err(ReplicaError::Diverged { what });
+                }
+                if let Some(max) = max_frame_no.filter(|max| *max < last) {
+                    let what = format!("generation {generation} ends at frame {max} there, and had frame {last}");
+                    return Err(ReplicaError::Diverged { what });
+                }
+                fetched.is_over = current > generation;
+                return Ok(fetched);
+            }
+        };
+        if fetched.frames == 0 && last > 0 {
+            compare(remote, generation, last, info.last_frame).await?;
+        }
+        let mut came = 0_u64;
+        let streamed = loop {
+            match stream.next().await {
+                Ok(Some(piece)) => {
+                    came += (piece.len() / FRAME_LEN) as u64;
+                    tell(piece.len() as u64);
+                    take(store, piece).await?;
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        let before = u64::from(last);
+        let after = with(store, |store| {
+            store.keep()?;
+            store.cut()?;
+            Ok(u64::from(store.info.synced_frame_no))
+        });
+        fetched.frames += after.await? - before;
+        streamed?;
+        if came < u64::from(end - start) {
+            return Ok(fetched);
+        }
+    }
+}
+
+async fn take(store: &Arc<Mutex<Store>>, piece: Bytes) -> Result<(), ReplicaError> {
+    with(store, move |store| store.take(&piece)).await
+}
+
+/// Makes sure that the last frame that is here is the remote's, before any is put on top of it.
+async fn compare(remote: &Remote, generation: u32, last: u32, mark: Option<u32>) -> Result<(), ReplicaError> {
+    let range = Range { generation, start: last, end: last.saturating_add(1) };
+    let theirs = match remote.stream(range).await? {
+        Streamed::Frames(mut stream) => stream.next().await?,
+        Streamed::Nothing { .. } => None,
+    };
+    if theirs.as_deref().map(mark_of) == mark {
+        return Ok(());
+    }
+    let what = format!("frame {last} of generation {generation} is another one there");
+    Err(ReplicaError::Diverged { what })
+}
+
+/// Runs work on the files where it holds nobody up.
+pub(super) async fn with<T: Send + 'static>(
+    store: &Arc<Mutex<Store>>,
+    work: impl FnOnce(&mut Store) -> Result<T, ReplicaError> + Send + 'static,
+) -> Result<T, ReplicaError> {
+    let store = store.clone();
+    blocking(move || work(&mut store.lock().unwrap_or_else(PoisonError::into_inner))).await
+}

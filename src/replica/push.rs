@@ -1,0 +1,231 @@
+//! Local changes to the remote, as one transaction with what says that it was made.
+//!
+//! Before it is sent, what the draft is then is kept as pages. If the remote says later that this push was made, whatever
+//! became of the answer, changes are told from those pages on; else from where they were told before.
+
+use std::sync::{Arc, Mutex};
+
+use roaring::RoaringBitmap;
+use tokio::sync::mpsc;
+
+use super::catalog::{Catalog, Reached};
+use super::change::Statement;
+use super::difference::{Triggers, statements};
+use super::error::ReplicaError;
+use super::image::Image;
+use super::info::{Info, Mark};
+use super::judge::judge;
+use super::pipeline::{Transaction, settled};
+use super::pull::with;
+use super::report::{Conflict, During};
+use super::rows::{Differing, State};
+use super::store::Store;
+use crate::limits::{REPLICA_PUSH_BYTES, REPLICA_PUSH_STATEMENTS};
+use crate::sync::Remote;
+
+/// What a push did.
+#[derive(Debug, Default)]
+pub(super) struct PushedChanges {
+    pub(super) changes: u64,
+    pub(super) conflicts: Vec<Conflict>,
+}
+
+/// What may have to be pushed.
+struct Draft {
+    shared: Image,
+    /// What was pushed before, on top of it.
+    pushed: Option<(Image, RoaringBitmap)>,
+    draft: Image,
+    now: Mark,
+    /// Where the draft differs from what the remote has of it.
+    differing: RoaringBitmap,
+    triggers: Triggers,
+}
+
+impl Store {
+    /// Takes note of whether the last push was made, once it cannot be made any more if it was not.
+    fn settle_push(&mut self, reached: Option<Reached>) -> Result<(), ReplicaError> {
+        let made = Some(Reached { pull_gen: self.info.pull_gen, change_id: self.info.change_id }) == reached;
+        let pushed = if made { Some(self.info.change_id) } else { self.info.pushed };
+        self.store(Info { pushed, push_in_doubt: false, ..self.info.clone() })
+    }
+
+    /// What may have to be pushed; `None` when nothing has.
+    fn to_push(&self) -> Result<Option<Draft>, ReplicaError> {
+        let (draft, now) = self.draft.now()?;
+        if now.salts != [0; 2] && self.info.clean == Some(now) {
+            return Ok(None);
+        }
+        let shared = self.shared()?;
+        let pushed = self.info.pushed.map(|change_id| self.pushed(&shared, change_id)).transpose()?;
+        let base = pushed.as_ref().map_or((&shared, None), |(image, pages)| (image, Some(pages)));
+        let differing = self.differing(base, (&draft, now))?;
+        let upstream = self.synced.image(self.info.in_wal());
+        let upstream = upstream.map_err(ReplicaError::io("reading", &self.files.synced()))?;
+        let triggers = Catalog::of(&upstream)?.triggers;
+        Ok(Some(Draft { shared, pushed, draft, now, differing, triggers }))
+    }
+
+    /// Takes note that the draft has no changes, as of then.
+    fn is_clean(&mut self, now: Mark) -> Result<(), ReplicaError> {
+        // Without a WAL it could not be told from what others make of it.
+        let now = if now.salts == [0; 2] { self.draft.mark_anew(now)? } else { Some(now) };
+        match now {
+            Some(now) => self.store(Info { clean: Some(now), ..self.info.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes note of a push that is about to be made. Its number.
+    fn begin_push(&mut self, draft: &Draft) -> Result<i64, ReplicaError> {
+        let change_id = self.info.change_id + 1;
+        let pages = match &draft.pushed {
+            Some((_, pushed)) => pushed | &draft.differing,
+            None => draft.differing.clone(),
+        };
+        self.keep_pushed(change_id, &draft.draft, &pages)?;
+        self.store(Info { change_id, push_in_doubt: true, ..self.info.clone() })?;
+        Ok(change_id)
+    }
+
+    /// Takes note that a push was made.
+    fn end_push(&mut self, change_id: i64, now: Mark) -> Result<(), ReplicaError> {
+        let clean = Some(now).filter(|now| now.salts != [0; 2]);
+        self.store(Info { pushed: Some(change_id), push_in_doubt: false, clean, ..self.info.clone() })?;
+        self.files.forget_pushed(Some(change_id))
+    }
+}
+
+/// Tells the statements that make the changes, as they are found.
+fn changes(draft: &Draft, take: &mut dyn FnMut(Statement) -> Result<(), ReplicaError>) -> Result<(), ReplicaError> {
+    if draft.differing.is_empty() {
+        return Ok(());
+    }
+    let before = draft.pushed.as_ref().map_or(&draft.shared, |(image, _)| image);
+    let catalogs = [Catalog::of(before)?, Catalog::of(&draft.draft)?];
+    let states = [State { pages: before, catalog: &catalogs[0] }, State { pages: &draft.draft, catalog: &catalogs[1] }];
+    let shared_catalog = draft.pushed.is_some().then(|| Catalog::of(&draft.shared)).transpose()?;
+    let shared = shared_catalog.as_ref().map(|catalog| State { pages: &draft.shared, catalog });
+    let differing = Differing::of(draft.differing.clone(), states)?;
+    statements((states[0], states[1]), &differing, shared, &draft.triggers, take)
+}
+
+/// Makes sure that it is known whether the last push was made.
+///
+/// # Errors
+/// When the remote cannot be asked.
+pub(super) async fn make_certain(remote: &Remote, store: &Arc<Mutex<Store>>) -> Result<(), ReplicaError> {
+    let in_doubt = |store: &mut Store| Ok(store.info.push_in_doubt.then(|| store.info.client_unique_id.clone()));
+    let Some(client) = with(store, in_doubt).await? else { return Ok(()) };
+    let reached = settled(remote, &client).await?;
+    with(store, move |store| store.settle_push(reached)).await
+}
+
+/// What the search for changes tells.
+enum Found {
+    Statement(Statement),
+    /// There are no more.
+    All,
+}
+
+/// Pushes what the draft has and the remote has not. What the remote has must have been fetched just before.
+///
+/// # Errors
+/// When the remote or a file fails. Whether the push was made is found out by [`make_certain`] then.
+pub(super) async fn push(remote: &Remote, store: &Arc<Mutex<Store>>) -> Result<PushedChanges, ReplicaError> {
+    let Some(draft) = with(store, |store| store.to_push()).await? else {
+        return Ok(PushedChanges::default());
+    };
+    let draft = Arc::new(draft);
+    let (tell, mut found) = mpsc::channel(REPLICA_PUSH_STATEMENTS);
+    let of = draft.clone();
+    let finding = tokio::task::spawn_blocking(move || {
+        let gone = |_| ReplicaError::Interrupted("the push was given up".into());
+        changes(&of, &mut |statement| tell.blocking_send(Found::Statement(statement)).map_err(gone))?;
+        tell.blocking_send(Found::All).map_err(gone)
+    });
+    let pushed = match found.recv().await {
+        Some(Found::Statement(first)) => send(remote, store, &draft, first, &mut found).await.map(Some),
+        Some(Found::All) => Ok(None),
+        None => Err(cut_short()),
+    };
+    drop(found);
+    let finding = finding.await.map_err(|error| ReplicaError::Interrupted(error.to_string()))?;
+    match (pushed, finding) {
+        (Err(ReplicaError::Interrupted(_)), Err(cause)) => Err(cause),
+        (Err(error), _) => Err(error),
+        (Ok(Some(pushed)), _) => Ok(pushed),
+        (Ok(None), _) => {
+            let now = draft.now;
+            with(store, move |store| store.is_clean(now)).await?;
+            Ok(PushedChanges::default())
+        }
+    }
+}
+
+fn cut_short() -> ReplicaError {
+    ReplicaError::Interrupted("the search for changes was cut short".into())
+}
+
+async fn send(
+    remote: &Remote,
+    store: &Arc<Mutex<Store>>,
+    draft: &Arc<Draft>,
+    first: Statement,
+    found: &mut mpsc::Receiver<Found>,
+) -> Result<PushedChanges, ReplicaError> {
+    let of = draft.clone();
+    let (info, change_id) = with(store, move |store| {
+        let change_id = store.begin_push(&of)?;
+        Ok((store.info.clone(), change_id))
+    })
+    .await?;
+    let client = &info.client_unique_id;
+    let mut transaction = Transaction::begin(remote, client).await?;
+    let last = transaction.reached.filter(|reached| reached.pull_gen >= info.pull_gen);
+    if last != info.pushed.map(|change_id| Reached { pull_gen: info.pull_gen, change_id }) {
+        transaction.roll_back().await;
+        return Err(ReplicaError::Copied { client: client.clone() });
+    }
+    let pushed = match send_all(&mut transaction, first, found).await {
+        Ok(pushed) => pushed,
+        Err(error) => {
+            transaction.roll_back().await;
+            return Err(error);
+        }
+    };
+    transaction.commit(client, Reached { pull_gen: info.pull_gen, change_id }).await?;
+    let now = draft.now;
+    with(store, move |store| store.end_push(change_id, now)).await?;
+    Ok(pushed)
+}
+
+async fn send_all(
+    transaction: &mut Transaction<'_>,
+    first: Statement,
+    found: &mut mpsc::Receiver<Found>,
+) -> Result<PushedChanges, ReplicaError> {
+    let (mut pushed, mut batch, mut bytes, mut is_all) = (PushedChanges::default(), vec![first], 0, false);
+    loop {
+        while !is_all && batch.len() < REPLICA_PUSH_STATEMENTS && bytes < REPLICA_PUSH_BYTES {
+            match found.recv().await.ok_or_else(cut_short)? {
+                Found::All => is_all = true,
+                Found::Statement(statement) => {
+                    bytes += statement.weight();
+                    batch.push(statement);
+                }
+            }
+        }
+        for (statement, outcome) in batch.iter().zip(transaction.run(&batch).await?) {
+            match judge(During::Push, statement, outcome)? {
+                Some(conflict) => pushed.conflicts.push(conflict),
+                None => pushed.changes += 1,
+            }
+        }
+        if is_all {
+            return Ok(pushed);
+        }
+        batch.clear();
+        bytes = 0;
+    }
+}

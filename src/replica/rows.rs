@@ -1,0 +1,197 @@
+//! Which rows of a table differ between two states of a database, told from the pages that differ.
+//!
+//! A row is looked at only if the page it lies on differs, or if that page is part of the table on one side only. Rows that
+//! merely moved come out as equal. A long record may change on the pages it goes on on while its own page stays: where
+//! pages differ that nothing else explains, all rows with long records are looked at.
+
+use std::collections::{BTreeMap, HashSet};
+
+use roaring::RoaringBitmap;
+
+use super::catalog::Catalog;
+use super::error::ReplicaError;
+use super::table::Table;
+use crate::sqlite::btree::{self, PAGE_LEN, Pages, Tree};
+use crate::sqlite::record::{Stored, values};
+
+/// A row: its number, 0 where there are none, and its record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) rowid: i64,
+    pub(super) record: Vec<u8>,
+}
+
+/// A row that is there before and after, and not the same.
+#[derive(Clone, Debug)]
+pub(super) struct Updated {
+    pub(super) old: Row,
+    pub(super) new: Row,
+}
+
+/// One state of a database.
+#[derive(Clone, Copy)]
+pub(super) struct State<'a> {
+    pub(super) pages: &'a dyn Pages,
+    pub(super) catalog: &'a Catalog,
+}
+
+/// One table in one state.
+#[derive(Clone, Copy)]
+pub(super) struct Side<'a> {
+    pub(super) pages: &'a dyn Pages,
+    pub(super) root: u32,
+    pub(super) table: &'a Table,
+}
+
+/// What tells rows of a table apart, as bytes: the rowid, or the key.
+type Identity = Vec<u8>;
+
+/// A page with rows, and whether only those with long records have to be looked at.
+type Looked = (u32, bool);
+
+/// The pages that differ between two states, and what is known of them.
+#[derive(Debug)]
+pub(super) struct Differing {
+    pages: RoaringBitmap,
+    /// Whether some of them may be ones on which long records go on.
+    long_records: bool,
+}
+
+impl Differing {
+    /// Between two states whose pages are the same but for these.
+    ///
+    /// # Errors
+    /// When a tree cannot be read.
+    pub(super) fn of(pages: RoaringBitmap, states: [State<'_>; 2]) -> Result<Differing, ReplicaError> {
+        let mut unexplained = pages.clone();
+        for State { pages: of, catalog } in states {
+            for page in btree::free_pages(of)? {
+                unexplained.remove(page);
+            }
+            for root in &catalog.roots {
+                let tree = Tree::of(of, *root)?;
+                for page in tree.pages() {
+                    unexplained.remove(page);
+                }
+                // What long records of pages that differ go on on differs with them.
+                let (mut page, mut record) = ([0; PAGE_LEN], Vec::new());
+                for number in tree.with_rows().filter(|number| pages.contains(*number)) {
+                    of.read(number, &mut page)?;
+                    for cell in btree::cells(number, &page)?.iter().filter(|cell| cell.overflow > 0) {
+                        btree::record(of, cell, &mut record, |page| {
+                            unexplained.remove(page);
+                        })?;
+                    }
+                }
+            }
+        }
+        Ok(Differing { pages, long_records: !unexplained.is_empty() })
+    }
+
+    /// The pages of a tree that have to be looked at, given the tree of the same table on the other side.
+    fn looked_at(&self, tree: &Tree, other: &Tree) -> Vec<Looked> {
+        let others: HashSet<u32> = other.with_rows().collect();
+        let differs = |page: &u32| self.pages.contains(*page) || !others.contains(page);
+        let looked = tree.with_rows().map(|page| (page, !differs(&page)));
+        looked.filter(|(_, only_long)| self.long_records || !only_long).collect()
+    }
+}
+
+/// The rows of a table that are gone and those that changed. Those that are new are told one by one, since there may be
+/// many.
+pub(super) struct RowDiff<'a> {
+    pub(super) deleted: Vec<Row>,
+    pub(super) updated: Vec<Updated>,
+    /// Rows of both sides, among those that were looked at.
+    known: HashSet<Identity>,
+    new: Option<(Side<'a>, Vec<Looked>)>,
+}
+
+impl<'a> RowDiff<'a> {
+    /// Between the states of a table, where it is there.
+    ///
+    /// # Errors
+    /// When a row cannot be read.
+    pub(super) fn of(
+        differing: &Differing,
+        old: Option<Side<'a>>,
+        new: Option<Side<'a>>,
+    ) -> Result<RowDiff<'a>, ReplicaError> {
+        let tree = |side: Option<Side<'_>>| side.map_or(Ok(Tree::default()), |side| Tree::of(side.pages, side.root));
+        let (before, after) = (tree(old)?, tree(new)?);
+        let (old_pages, new_pages) = (differing.looked_at(&before, &after), differing.looked_at(&after, &before));
+        let (mut gone, mut updated, mut known) = (BTreeMap::new(), Vec::new(), HashSet::new());
+        if let Some(side) = old {
+            each(side, &old_pages, |identity, row| {
+                gone.insert(identity, row);
+                Ok(())
+            })?;
+        }
+        if let Some(side) = new {
+            each(side, &new_pages, |identity, row| {
+                if let Some(old) = gone.remove(&identity) {
+                    if old != row {
+                        updated.push(Updated { old, new: row });
+                    }
+                    known.insert(identity);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(RowDiff { deleted: gone.into_values().collect(), updated, known, new: new.map(|side| (side, new_pages)) })
+    }
+
+    /// Tells each row that was not there before.
+    ///
+    /// # Errors
+    /// When a row cannot be read, or as `tell` says.
+    pub(super) fn inserted(&self, mut tell: impl FnMut(Row) -> Result<(), ReplicaError>) -> Result<(), ReplicaError> {
+        let Some((side, pages)) = &self.new else { return Ok(()) };
+        each(*side, pages, |identity, row| if self.known.contains(&identity) { Ok(()) } else { tell(row) })
+    }
+}
+
+fn each(
+    side: Side<'_>,
+    pages: &[Looked],
+    mut tell: impl FnMut(Identity, Row) -> Result<(), ReplicaError>,
+) -> Result<(), ReplicaError> {
+    let mut page = [0; PAGE_LEN];
+    for (number, only_long) in pages {
+        side.pages.read(*number, &mut page)?;
+        for cell in btree::cells(*number, &page)? {
+            if *only_long && cell.overflow == 0 {
+                continue;
+            }
+            let mut record = Vec::new();
+            btree::record(side.pages, &cell, &mut record, |_| {})?;
+            let row = Row { rowid: cell.rowid, record };
+            let damaged = || ReplicaError::Record { table: side.table.name.clone() };
+            let identity = identity(side.table, &row).ok_or_else(damaged)?;
+            tell(identity, row)?;
+        }
+    }
+    Ok(())
+}
+
+/// What no other row of its table has.
+fn identity(table: &Table, row: &Row) -> Option<Identity> {
+    if table.has_rowids {
+        return Some(row.rowid.to_be_bytes().into());
+    }
+    let key = table.key_len();
+    let mut identity = Vec::new();
+    for value in values(&row.record)?.get(..key)? {
+        let (kind, bytes) = match value {
+            Stored::Null => (0, &[][..]),
+            Stored::Integer(number) => (1, &number.to_be_bytes()[..]),
+            Stored::Float(number) => (2, &number.to_be_bytes()[..]),
+            Stored::Text(text) => (3, *text),
+            Stored::Blob(bytes) => (4, *bytes),
+        };
+        identity.push(kind);
+        identity.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
+        identity.extend_from_slice(bytes);
+    }
+    Some(identity)
+}

@@ -1,0 +1,168 @@
+//! [`Store`]: the files of an open replica, and the state that they are in together.
+
+use roaring::RoaringBitmap;
+
+use super::Status;
+use super::catalog::reached;
+use super::draft::Draft;
+use super::error::ReplicaError;
+use super::files::{Files, Held};
+use super::image::{Image, differing};
+use super::info::{Info, Mark};
+use super::pull::Taken;
+use super::synced::Synced;
+use crate::limits::REPLICA_FOLD_FRAMES;
+
+/// An open replica.
+pub(super) struct Store {
+    pub(super) files: Files,
+    pub(super) info: Info,
+    pub(super) synced: Synced,
+    pub(super) draft: Draft,
+    pub(super) taken: Taken,
+    /// A file could not be written, so what the info says on the disk is not known.
+    failed: bool,
+}
+
+impl Store {
+    /// Opens the files of a replica that was made. What a crash left undone is done.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Missing`], [`ReplicaError::Mismatch`]; when a file fails.
+    pub(super) fn open(files: Files, info: Info, held: Option<Held>) -> Result<Store, ReplicaError> {
+        for name in [files.draft(), files.synced()] {
+            if !files.is_there(&name)? {
+                return Err(ReplicaError::Missing { file: name });
+            }
+        }
+        let held = held.map_or_else(|| files.hold(&files.draft()), Ok)?;
+        let what = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::InvalidData => {
+                ReplicaError::Mismatch { what: format!("{}-wal: {error}", files.synced()) }
+            }
+            _ => ReplicaError::io("opening", &files.synced())(error),
+        };
+        let synced = Synced::open(files.dir.clone(), &files.synced(), info.in_wal()).map_err(what)?;
+        let draft = Draft::open(&files, held)?;
+        let mut store = Store { files, info, synced, draft, taken: Taken::default(), failed: false };
+        store.settle()?;
+        Ok(store)
+    }
+
+    /// Finds out whether the draft was brought to the state it was to be brought to.
+    fn settle(&mut self) -> Result<(), ReplicaError> {
+        let (draft, _) = self.draft.now()?;
+        let said = reached(&draft, &self.info.client_unique_id)?.map_or(0, |reached| reached.pull_gen);
+        match self.info.rebasing {
+            _ if said == self.info.pull_gen => Ok(()),
+            Some(rebasing) if said == rebasing.pull_gen => {
+                let info = self.info.rebased(None, None);
+                self.store(info)
+            }
+            _ => Err(ReplicaError::Mismatch {
+                what: format!(
+                    "{} says that it was pulled {said} times, {} that it was {}",
+                    self.files.draft(),
+                    self.files.info(),
+                    self.info.pull_gen
+                ),
+            }),
+        }
+    }
+
+    /// Replaces the info. After an error nothing more is written until the replica is opened anew.
+    pub(super) fn store(&mut self, info: Info) -> Result<(), ReplicaError> {
+        if self.failed {
+            let error = std::io::Error::other("a write failed before: open the replica anew");
+            return Err(ReplicaError::io("writing", &self.files.info())(error));
+        }
+        self.failed = true;
+        info.store(&*self.files.dir, &self.files.info())?;
+        self.failed = false;
+        self.info = info;
+        Ok(())
+    }
+
+    /// Where the replica stands.
+    pub(super) fn status(&self) -> Result<Status, ReplicaError> {
+        let (_, now) = self.draft.now()?;
+        let info = &self.info;
+        Ok(Status {
+            client_unique_id: info.client_unique_id.clone(),
+            generation: info.synced_generation,
+            frame: info.synced_frame_no,
+            draft_frame: info.synced_wal_match_watermark,
+            pulls: info.pull_gen,
+            may_have_changes: now.salts == [0; 2] || info.clean != Some(now),
+            push_in_doubt: info.push_in_doubt,
+        })
+    }
+
+    /// What the draft was made from: the remote's state then.
+    pub(super) fn shared(&self) -> Result<Image, ReplicaError> {
+        let frame = self.info.synced_wal_match_watermark.saturating_sub(self.info.folded);
+        self.synced.image(u64::from(frame)).map_err(ReplicaError::io("reading", &self.files.synced()))
+    }
+
+    /// The pages in which the draft may differ from what it was made from; `None` when any may.
+    pub(super) fn touched(&self, now: Mark) -> Result<Option<RoaringBitmap>, ReplicaError> {
+        let heads = self.draft.heads(self.info.draft_wal_match_watermark, now)?;
+        Ok(heads.map(|heads| heads.into_iter().map(|head| head.page).collect()))
+    }
+
+    /// The pages in which the draft as of `now` differs from `base`, which is [`shared`](Self::shared) or a push on top.
+    pub(super) fn differing(
+        &self,
+        base: (&Image, Option<&RoaringBitmap>),
+        (draft, now): (&Image, Mark),
+    ) -> Result<RoaringBitmap, ReplicaError> {
+        let (base, pushed) = base;
+        let touched = self.touched(now)?.map(|touched| pushed.map_or(touched.clone(), |pushed| &touched | pushed));
+        differing(base, draft, touched.as_ref())
+    }
+
+    /// Puts the frames of `P-synced` into its database file when they have become many, and so with the draft. Nothing
+    /// may be there that was not brought into the draft.
+    pub(super) fn tidy(&mut self) -> Result<(), ReplicaError> {
+        let info = &self.info;
+        if info.synced_wal_match_watermark == info.synced_frame_no && info.in_wal() > REPLICA_FOLD_FRAMES {
+            let folded = Info { folded: info.synced_frame_no, ..info.clone() };
+            self.fold_synced(folded)?;
+        }
+        let (_, now) = self.draft.now()?;
+        if now.frame > REPLICA_FOLD_FRAMES {
+            let is_clean = self.info.clean == Some(now);
+            // The numbers of its WAL are going to mean nothing.
+            self.store(Info { draft_wal_match_watermark: None, clean: None, ..self.info.clone() })?;
+            if self.draft.fold()? && is_clean {
+                let (_, now) = self.draft.now()?;
+                let clean = self.draft.mark_anew(now)?;
+                self.store(Info { clean, ..self.info.clone() })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on with the next generation, in which the remote starts from where the one before ended.
+    ///
+    /// # Errors
+    /// When a file fails; what was done is done again then.
+    pub(super) fn next_generation(&mut self) -> Result<(), ReplicaError> {
+        let info = Info {
+            synced_generation: self.info.synced_generation.saturating_add(1),
+            synced_frame_no: 0,
+            folded: 0,
+            last_frame: None,
+            synced_wal_match_watermark: 0,
+            ..self.info.clone()
+        };
+        self.fold_synced(info)
+    }
+
+    fn fold_synced(&mut self, folded: Info) -> Result<(), ReplicaError> {
+        let file = self.files.synced();
+        self.synced.fold().map_err(ReplicaError::io("folding", &file))?;
+        self.store(folded)?;
+        self.synced.reset(0).map_err(ReplicaError::io("cutting", &file))
+    }
+}

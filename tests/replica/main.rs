@@ -1,0 +1,139 @@
+//! What an offline-first replica promises, against a service in this process.
+#![cfg(feature = "turso")]
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod basics;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use logmirror::replica::{Options, ReplicaError, Report, SyncEngine, Value};
+use logmirror::repo::MemRepo;
+use logmirror::sync::Remote;
+use serde_json::json;
+use support::service::Service;
+use tempfile::TempDir;
+
+/// A service with the log `app`, and a directory for replicas of it.
+struct Rig {
+    service: Service,
+    dir: TempDir,
+}
+
+/// The rows of each table, sorted, and how everything was made.
+type Dump = BTreeMap<String, Vec<String>>;
+
+/// An open replica.
+struct Replica<'a> {
+    rig: &'a Rig,
+    engine: SyncEngine,
+    connection: Arc<turso_core::Connection>,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let service = Service::start(Arc::new(MemRepo::default()));
+        let answer = service.put("/logs/app", r#"{"format":"wal"}"#);
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        Rig { service, dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn remote(&self) -> Remote {
+        Remote::new(&self.service.url("/logs/app"), None).unwrap()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn try_open(&self, name: &str, options: Options) -> Result<Replica<'_>, ReplicaError> {
+        let engine = self.service.runtime.block_on(SyncEngine::open(&self.path(name), self.remote(), options))?;
+        let connection = engine.connect()?;
+        Ok(Replica { rig: self, engine, connection })
+    }
+
+    #[track_caller]
+    fn open(&self, name: &str) -> Replica<'_> {
+        self.try_open(name, Options::default()).unwrap()
+    }
+
+    /// Rows of a query on the remote.
+    #[track_caller]
+    fn ask(&self, sql: &str) -> Vec<Vec<Value>> {
+        let call = json!({"requests": [{"type": "execute", "stmt": {"sql": sql}}]}).to_string();
+        let answer = self.service.call("POST", "/logs/app/v2/pipeline", "", call.as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let result = &answer.json()["results"][0];
+        assert_eq!(result["type"], "ok", "{sql}: {result}");
+        serde_json::from_value(result["response"]["result"]["rows"].clone()).unwrap()
+    }
+
+    fn dump(&self) -> Dump {
+        dump(|sql| self.ask(sql))
+    }
+}
+
+impl Replica<'_> {
+    #[track_caller]
+    fn run(&self, sql: &str) {
+        if let Err(error) = self.connection.execute(sql) {
+            panic!("{sql}: {error}");
+        }
+    }
+
+    #[track_caller]
+    fn ask(&self, sql: &str) -> Vec<Vec<Value>> {
+        let rows = self.connection.prepare(sql).and_then(|mut query| query.run_collect_rows());
+        let rows = rows.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        rows.iter().map(|row| row.iter().map(Value::from).collect()).collect()
+    }
+
+    fn dump(&self) -> Dump {
+        dump(|sql| self.ask(sql))
+    }
+
+    fn wait<T>(&self, work: impl Future<Output = Result<T, ReplicaError>>) -> Result<T, ReplicaError> {
+        self.rig.service.runtime.block_on(work)
+    }
+
+    #[track_caller]
+    fn sync(&self) -> Report {
+        self.wait(self.engine.sync()).unwrap()
+    }
+
+    #[track_caller]
+    fn pull(&self) -> Report {
+        self.wait(self.engine.pull()).unwrap()
+    }
+
+    #[track_caller]
+    fn push(&self) -> Report {
+        self.wait(self.engine.push()).unwrap()
+    }
+}
+
+/// All that is in a database but what is nobody's.
+fn dump(ask: impl Fn(&str) -> Vec<Vec<Value>>) -> Dump {
+    let text = |value: &Value| serde_json::to_string(value).unwrap();
+    let mut dump = Dump::new();
+    for made in ask("SELECT type, name, sql FROM sqlite_schema") {
+        let [Value::Text(kind), Value::Text(name), sql] = &made[..] else { panic!("{made:?}") };
+        if name.starts_with("sqlite_") || name.starts_with("turso_") || name.starts_with("__turso") {
+            continue;
+        }
+        dump.insert(format!("{kind} {name}"), vec![text(sql)]);
+        if kind == "table" {
+            let mut rows: Vec<String> = ask(&format!("SELECT * FROM \"{}\"", name.replace('"', "\"\"")))
+                .iter()
+                .map(|row| row.iter().map(text).collect::<Vec<_>>().join(","))
+                .collect();
+            rows.sort();
+            dump.insert(format!("rows of {name}"), rows);
+        }
+    }
+    dump
+}
