@@ -51,7 +51,7 @@ use bootstrap::{blocking, bootstrap};
 use files::Files;
 use info::Info;
 use pull::{fetch, with};
-use push::{make_certain, push};
+use push::{Channel, make_certain, push};
 use store::Store;
 
 /// Told of bytes that came from the remote.
@@ -248,11 +248,20 @@ impl SyncEngine {
 
     /// Whether there was anything to push.
     async fn send(&self, report: &mut Report) -> Result<bool, ReplicaError> {
-        let pushed = push(&self.remote, &self.store).await?;
-        report.changes_pushed += pushed.changes;
-        let any = pushed.changes > 0 || !pushed.conflicts.is_empty();
-        report.conflicts.extend(pushed.conflicts);
-        Ok(any)
+        let (batch, tell) = (self.options.wal_pull_batch_size, &*self.tell);
+        let channel = Channel { remote: &self.remote, store: &self.store, batch, tell };
+        loop {
+            let pushed = push(&channel).await?;
+            report.frames_pulled += pushed.frames;
+            if pushed.is_over {
+                self.fetch(report).await?;
+                continue;
+            }
+            report.changes_pushed += pushed.changes;
+            let any = pushed.changes > 0 || !pushed.conflicts.is_empty();
+            report.conflicts.extend(pushed.conflicts);
+            return Ok(any);
+        }
     }
 }
 

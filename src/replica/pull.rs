@@ -82,7 +82,7 @@ impl Store {
     }
 }
 
-/// Brings what the remote has and `P-synced` has not, up to the end of the generation.
+/// Brings what the remote has and `P-synced` has not, until it says that there is no more in the generation.
 ///
 /// # Errors
 /// When the remote or a file fails; transactions that came whole are kept. [`ReplicaError::Diverged`] when the remote's
@@ -121,11 +121,9 @@ pub(super) async fn fetch(
         if fetched.frames == 0 && last > 0 {
             compare(remote, generation, last, info.last_frame).await?;
         }
-        let mut came = 0_u64;
         let streamed = loop {
             match stream.next().await {
                 Ok(Some(piece)) => {
-                    came += (piece.len() / FRAME_LEN) as u64;
                     tell(piece.len() as u64);
                     take(store, piece).await?;
                 }
@@ -141,9 +139,6 @@ pub(super) async fn fetch(
         });
         fetched.frames += after.await? - before;
         streamed?;
-        if came < u64::from(end - start) {
-            return Ok(fetched);
-        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use roaring::RoaringBitmap;
 use tokio::sync::mpsc;
 
+use super::Tell;
 use super::catalog::{Catalog, Reached};
 use super::change::Statement;
 use super::difference::{Triggers, statements};
@@ -16,7 +17,7 @@ use super::image::Image;
 use super::info::{Info, Mark};
 use super::judge::judge;
 use super::pipeline::{Transaction, settled};
-use super::pull::with;
+use super::pull::{Fetched, fetch, with};
 use super::report::{Conflict, During};
 use super::rows::{Differing, State};
 use super::store::Store;
@@ -28,6 +29,18 @@ use crate::sync::Remote;
 pub(super) struct PushedChanges {
     pub(super) changes: u64,
     pub(super) conflicts: Vec<Conflict>,
+    /// Frames that came from the remote meanwhile.
+    pub(super) frames: u64,
+    /// The generation has ended meanwhile: nothing was pushed, and the next one has to be gone on to first.
+    pub(super) is_over: bool,
+}
+
+/// What a push needs besides the changes.
+pub(super) struct Channel<'a> {
+    pub(super) remote: &'a Remote,
+    pub(super) store: &'a Arc<Mutex<Store>>,
+    pub(super) batch: u32,
+    pub(super) tell: &'a Tell,
 }
 
 /// What may have to be pushed.
@@ -128,11 +141,12 @@ enum Found {
     All,
 }
 
-/// Pushes what the draft has and the remote has not. What the remote has must have been fetched just before.
+/// Pushes what the draft has and the remote has not.
 ///
 /// # Errors
 /// When the remote or a file fails. Whether the push was made is found out by [`make_certain`] then.
-pub(super) async fn push(remote: &Remote, store: &Arc<Mutex<Store>>) -> Result<PushedChanges, ReplicaError> {
+pub(super) async fn push(channel: &Channel<'_>) -> Result<PushedChanges, ReplicaError> {
+    let store = channel.store;
     let Some(draft) = with(store, |store| store.to_push()).await? else {
         return Ok(PushedChanges::default());
     };
@@ -145,7 +159,7 @@ pub(super) async fn push(remote: &Remote, store: &Arc<Mutex<Store>>) -> Result<P
         tell.blocking_send(Found::All).map_err(gone)
     });
     let pushed = match found.recv().await {
-        Some(Found::Statement(first)) => send(remote, store, &draft, first, &mut found).await.map(Some),
+        Some(Found::Statement(first)) => send(channel, &draft, first, &mut found).await.map(Some),
         Some(Found::All) => Ok(None),
         None => Err(cut_short()),
     };
@@ -168,26 +182,37 @@ fn cut_short() -> ReplicaError {
 }
 
 async fn send(
-    remote: &Remote,
-    store: &Arc<Mutex<Store>>,
+    channel: &Channel<'_>,
     draft: &Arc<Draft>,
     first: Statement,
     found: &mut mpsc::Receiver<Found>,
 ) -> Result<PushedChanges, ReplicaError> {
-    let of = draft.clone();
+    let (store, of) = (channel.store, draft.clone());
     let (info, change_id) = with(store, move |store| {
         let change_id = store.begin_push(&of)?;
         Ok((store.info.clone(), change_id))
     })
     .await?;
     let client = &info.client_unique_id;
-    let mut transaction = Transaction::begin(remote, client).await?;
+    let mut transaction = Transaction::begin(channel.remote, client).await?;
     let last = transaction.reached.filter(|reached| reached.pull_gen >= info.pull_gen);
     if last != info.pushed.map(|change_id| Reached { pull_gen: info.pull_gen, change_id }) {
         transaction.roll_back().await;
         return Err(ReplicaError::Copied { client: client.clone() });
     }
-    let pushed = match send_all(&mut transaction, first, found).await {
+    // From here on nobody else writes there. What is pushed comes right behind what is here now: no state of the remote that
+    // has it not will be taken for a newer one.
+    let sent = match fetch(channel.remote, store, channel.batch, channel.tell).await {
+        Ok(Fetched { is_over: true, frames }) => {
+            transaction.roll_back().await;
+            return Ok(PushedChanges { frames, is_over: true, ..PushedChanges::default() });
+        }
+        Ok(fetched) => send_all(&mut transaction, first, found)
+            .await
+            .map(|pushed| PushedChanges { frames: fetched.frames, ..pushed }),
+        Err(error) => Err(error),
+    };
+    let pushed = match sent {
         Ok(pushed) => pushed,
         Err(error) => {
             transaction.roll_back().await;

@@ -119,6 +119,10 @@ impl Store {
                 }
                 Ok(Some(change_id))
             }
+            // Its changes would be made a second time.
+            _ if info.pushed.is_some() => Err(ReplicaError::Diverged {
+                what: format!("push {} of {}, which it had taken, is gone", info.change_id, info.client_unique_id),
+            }),
             _ => Ok(None),
         }
     }

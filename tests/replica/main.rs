@@ -6,6 +6,7 @@
 mod support;
 
 mod basics;
+mod crashes;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -64,8 +65,13 @@ impl Rig {
     /// Rows of a query on the remote.
     #[track_caller]
     fn ask(&self, sql: &str) -> Vec<Vec<Value>> {
+        self.ask_log("app", sql)
+    }
+
+    #[track_caller]
+    fn ask_log(&self, log: &str, sql: &str) -> Vec<Vec<Value>> {
         let call = json!({"requests": [{"type": "execute", "stmt": {"sql": sql}}]}).to_string();
-        let answer = self.service.call("POST", "/logs/app/v2/pipeline", "", call.as_bytes());
+        let answer = self.service.call("POST", &format!("/logs/{log}/v2/pipeline"), "", call.as_bytes());
         assert_eq!(answer.status, 200, "{}", answer.text());
         let result = &answer.json()["results"][0];
         assert_eq!(result["type"], "ok", "{sql}: {result}");
@@ -87,9 +93,7 @@ impl Replica<'_> {
 
     #[track_caller]
     fn ask(&self, sql: &str) -> Vec<Vec<Value>> {
-        let rows = self.connection.prepare(sql).and_then(|mut query| query.run_collect_rows());
-        let rows = rows.unwrap_or_else(|error| panic!("{sql}: {error}"));
-        rows.iter().map(|row| row.iter().map(Value::from).collect()).collect()
+        rows(&self.connection, sql)
     }
 
     fn dump(&self) -> Dump {
@@ -116,9 +120,21 @@ impl Replica<'_> {
     }
 }
 
+/// Rows of a query.
+#[track_caller]
+fn rows(connection: &Arc<turso_core::Connection>, sql: &str) -> Vec<Vec<Value>> {
+    let rows = connection.prepare(sql).and_then(|mut query| query.run_collect_rows());
+    let rows = rows.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    rows.iter().map(|row| row.iter().map(Value::from).collect()).collect()
+}
+
 /// All that is in a database but what is nobody's.
 fn dump(ask: impl Fn(&str) -> Vec<Vec<Value>>) -> Dump {
-    let text = |value: &Value| serde_json::to_string(value).unwrap();
+    let text = |value: &Value| match serde_json::to_string(value).unwrap() {
+        // Long ones would hide in a message what differs.
+        long if long.len() > 200 => format!("{} bytes, {:08x}", long.len(), crc32c::crc32c(long.as_bytes())),
+        short => short,
+    };
     let mut dump = Dump::new();
     for made in ask("SELECT type, name, sql FROM sqlite_schema") {
         let [Value::Text(kind), Value::Text(name), sql] = &made[..] else { panic!("{made:?}") };
