@@ -72,7 +72,7 @@ pub(super) fn statements(
         }
     }
     for pair in pairs.iter().filter(|pair| pair.old.is_none()) {
-        take(Statement::schema(if_not_exists(&pair.new.1.sql), pair.name()))?;
+        take(Statement::schema(pair.new.1.sql.clone(), pair.name()))?;
     }
     let mut out: BTreeMap<&String, &Made> = BTreeMap::new();
     for pair in &pairs {
@@ -91,15 +91,15 @@ pub(super) fn statements(
     }
     for (name, made) in &after.indexes {
         if !stays(before.indexes.get(name), Some(made)) {
-            take(Statement::schema(if_not_exists(&made.sql), name))?;
+            take(Statement::schema(made.sql.clone(), name))?;
         }
     }
     for (name, made) in after.views.iter().filter(|(name, made)| before.views.get(*name) != Some(made)) {
-        take(Statement::schema(if_not_exists(&made.sql), name))?;
+        take(Statement::schema(made.sql.clone(), name))?;
     }
     // Ours knows how its table is called now.
     for (name, made) in out.into_iter().filter(|(name, _)| before.triggers.get(*name) == after.triggers.get(*name)) {
-        take(Statement::schema(if_not_exists(&after.triggers.get(name).unwrap_or(made).sql), name))?;
+        take(Statement::schema(after.triggers.get(name).unwrap_or(made).sql.clone(), name))?;
     }
     for (name, made) in &before.triggers {
         if after.triggers.get(name) != Some(made) {
@@ -109,7 +109,7 @@ pub(super) fn statements(
     for (name, made) in &after.triggers {
         let rebuilt = pair(&made.of).is_some_and(|pair| pair.old.is_none());
         if before.triggers.get(name) != Some(made) || rebuilt {
-            take(Statement::schema(if_not_exists(&made.sql), name))?;
+            take(Statement::schema(made.sql.clone(), name))?;
         }
     }
     Ok(())
@@ -193,16 +193,4 @@ fn rows(
         take(writer.insert(row).ok_or_else(damaged)?)?;
     }
     diff.inserted(|row| take(writer.insert(&row).ok_or_else(damaged)?))
-}
-
-/// A `CREATE …` as a schema has it, that does nothing where there is one of that name.
-fn if_not_exists(sql: &str) -> String {
-    for kind in ["CREATE TABLE ", "CREATE UNIQUE INDEX ", "CREATE INDEX ", "CREATE VIEW ", "CREATE TRIGGER "] {
-        if let Some(start) = sql.get(..kind.len())
-            && start.eq_ignore_ascii_case(kind)
-        {
-            return format!("{kind}IF NOT EXISTS {}", &sql[kind.len()..]);
-        }
-    }
-    sql.to_owned()
 }

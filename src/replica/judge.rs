@@ -26,6 +26,12 @@ impl From<&turso_core::LimboError> for Failure {
 }
 
 impl Failure {
+    /// Whether something was to be made that is there.
+    fn is_of_what_is_there(&self) -> bool {
+        let message = self.message.to_lowercase();
+        message.contains("duplicate column") || message.contains("already exists") || message.contains("already a")
+    }
+
     /// Whether the statement fails for what it says, and not for what the machine is in.
     fn is_of_the_statement(&self) -> bool {
         const OF_THE_MACHINE: [&str; 12] = [
@@ -66,12 +72,8 @@ pub(super) fn judge(
     match outcome {
         Ok(0) if statement.about.doing == Doing::Update => Ok(conflict("the row was deleted by somebody else".into())),
         Ok(_) => Ok(None),
-        // Whoever added it first: it is there.
-        Err(Failure { message, .. })
-            if statement.about.doing == Doing::Schema && message.to_lowercase().contains("duplicate column") =>
-        {
-            Ok(None)
-        }
+        // Whoever made it first: it is there. If it is something else, rows will tell.
+        Err(failure) if statement.about.doing == Doing::Schema && failure.is_of_what_is_there() => Ok(None),
         Err(failure) if failure.is_of_the_statement() => Ok(conflict(failure.message)),
         Err(failure) => Err(ReplicaError::Statement { sql: statement.sql.clone(), error: failure.message }),
     }

@@ -7,6 +7,8 @@ mod support;
 
 mod basics;
 mod crashes;
+mod seeds;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -70,12 +72,23 @@ impl Rig {
 
     #[track_caller]
     fn ask_log(&self, log: &str, sql: &str) -> Vec<Vec<Value>> {
+        serde_json::from_value(self.execute(log, sql)["rows"].clone()).unwrap()
+    }
+
+    /// Rows that a statement on the remote changes.
+    #[track_caller]
+    fn change_log(&self, log: &str, sql: &str) -> u64 {
+        self.execute(log, sql)["affected_row_count"].as_u64().unwrap()
+    }
+
+    #[track_caller]
+    fn execute(&self, log: &str, sql: &str) -> serde_json::Value {
         let call = json!({"requests": [{"type": "execute", "stmt": {"sql": sql}}]}).to_string();
         let answer = self.service.call("POST", &format!("/logs/{log}/v2/pipeline"), "", call.as_bytes());
         assert_eq!(answer.status, 200, "{}", answer.text());
         let result = &answer.json()["results"][0];
         assert_eq!(result["type"], "ok", "{sql}: {result}");
-        serde_json::from_value(result["response"]["result"]["rows"].clone()).unwrap()
+        result["response"]["result"].clone()
     }
 
     fn dump(&self) -> Dump {
