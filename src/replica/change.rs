@@ -1,8 +1,13 @@
 //! What a change of a row is as SQL: statements that do to another state of the same table what was done to this one.
 //!
-//! A row is found by its key, or by its rowid where it has none. What is written of it are the columns that changed, or all
-//! of it where a column that no two rows may share is among them: then the old row goes first and the new one comes with
-//! the others, so that rows that swap such values are in nobody's way.
+//! A row is found by its key. What is written of it are the columns that changed, or all of it where a column that no two
+//! rows may share is among them: then the old row goes first and the new one comes with the others, so that rows that swap
+//! such values are in nobody's way.
+//!
+//! A row without a key is found by its rowid and all that it was: rowids are used again, and another row may be there.
+//!
+//! A row that was changed and is not there any more, or not as it was, is added as it is now: it may be a new one with a key
+//! or rowid that was used again, and whoever writes last is right.
 
 use super::report::{About, Doing};
 use super::rows::{Row, Side, Updated};
@@ -16,20 +21,33 @@ pub(super) struct Statement {
     pub(super) sql: String,
     pub(super) args: Vec<Value>,
     pub(super) about: About,
+    pub(super) otherwise: Otherwise,
+}
+
+/// What is to be done where a statement meets what others did.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Otherwise {
+    Nothing,
+    /// This, if it changes no row.
+    IfNone(Box<Statement>),
+    /// The same with this behind it, if there is a row with its key.
+    IfTaken(String),
 }
 
 impl Statement {
     pub(super) fn schema(sql: String, name: &str) -> Statement {
-        Statement {
-            sql,
-            args: Vec::new(),
-            about: About { table: name.to_owned(), key: Vec::new(), doing: Doing::Schema },
-        }
+        let about = About { table: name.to_owned(), key: Vec::new(), doing: Doing::Schema };
+        Statement { sql, args: Vec::new(), about, otherwise: Otherwise::Nothing }
     }
 
     /// About how many bytes of memory it takes.
     pub(super) fn weight(&self) -> usize {
-        size_of::<Statement>() + self.sql.len() + self.args.iter().map(Value::weight).sum::<usize>()
+        let own = size_of::<Statement>() + self.sql.len() + self.args.iter().map(Value::weight).sum::<usize>();
+        match &self.otherwise {
+            Otherwise::IfNone(statement) => own + statement.weight(),
+            Otherwise::IfTaken(sql) => own + sql.len(),
+            Otherwise::Nothing => own,
+        }
     }
 }
 
@@ -88,7 +106,7 @@ impl Sql {
     }
 
     fn done(self, about: About) -> Statement {
-        Statement { sql: self.text, args: self.args, about }
+        Statement { sql: self.text, args: self.args, about, otherwise: Otherwise::Nothing }
     }
 }
 
@@ -153,19 +171,21 @@ impl<'a> Writer<'a> {
         if same_rowid {
             sql.text.push_str(&format!("{rowid} = "));
             sql.value(Stored::Integer(row.rowid));
-            return;
+        } else {
+            // Of rows that are the same in all columns one is as good as the other.
+            sql.text.push_str(&format!("{rowid} = (SELECT {rowid} FROM {} WHERE TRUE", quoted(&self.new.name)));
         }
-        // Of rows that are the same in all columns one is as good as the other.
-        sql.text.push_str(&format!("{rowid} = (SELECT {rowid} FROM {} WHERE ", quoted(&self.new.name)));
-        for (at, column) in self.new.columns.iter().enumerate() {
-            sql.text.push_str(if at > 0 { " AND " } else { "" });
-            sql.text.push_str(&format!("{} IS ", quoted(&column.name)));
-            match values[at] {
-                Some(value) => sql.value(value),
+        let there = self.new.columns.iter().zip(values).filter(|(column, _)| column.generated.is_none());
+        for (column, value) in there {
+            sql.text.push_str(&format!(" AND {} IS ", quoted(&column.name)));
+            match value {
+                Some(value) => sql.value(*value),
                 None => sql.text.push_str(column.default.as_deref().unwrap_or("NULL")),
             }
         }
-        sql.text.push_str(" LIMIT 1)");
+        if !same_rowid {
+            sql.text.push_str(" LIMIT 1)");
+        }
     }
 
     /// Removes a row, which has the same rowid where this will run or another. `None` when it cannot be read.
@@ -198,7 +218,9 @@ impl<'a> Writer<'a> {
             }
         }
         self.find(&mut sql, (&change.old, same_rowid), &old);
-        Some(Rewritten::Update(sql.done(self.about(Doing::Update, &change.old, &old))))
+        let update = sql.done(self.about(Doing::Update, &change.old, &old));
+        let otherwise = Otherwise::IfNone(Box::new(self.insert(&change.new)?));
+        Some(Rewritten::Update(Statement { otherwise, ..update }))
     }
 
     /// Adds a row, or overwrites the one that has its key. `None` when it cannot be read.
@@ -220,15 +242,21 @@ impl<'a> Writer<'a> {
         if !columns.is_empty() {
             sql.text.push(')');
         }
+        let mut insert = sql.done(self.about(Doing::Insert, row, &values));
         // The engine overwrites nothing in tables without rowids.
         if let Some(key) = self.key(&values).filter(|_| self.new.has_rowids) {
             let of: Vec<String> = key.iter().map(|at| quoted(&self.new.columns[*at].name)).collect();
             let others = columns.iter().zip(&names).filter(|(at, _)| !key.contains(at));
             let set: Vec<String> = others.map(|(_, name)| format!("{name} = excluded.{name}")).collect();
-            let then = if set.is_empty() { "NOTHING".into() } else { format!("UPDATE SET {}", set.join(", ")) };
-            sql.text.push_str(&format!(" ON CONFLICT({}) DO {then}", of.join(", ")));
+            if set.is_empty() {
+                // A row that is nothing but its key is the same row.
+                insert.sql.push_str(&format!(" ON CONFLICT({}) DO NOTHING", of.join(", ")));
+            } else {
+                let then = format!(" ON CONFLICT({}) DO UPDATE SET {}", of.join(", "), set.join(", "));
+                insert.otherwise = Otherwise::IfTaken(then);
+            }
         }
-        Some(sql.done(self.about(Doing::Insert, row, &values)))
+        Some(insert)
     }
 }
 

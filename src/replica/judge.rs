@@ -1,6 +1,8 @@
 //! What a statement that failed means: that the change is given up, or that all of it has to be tried again.
 
-use super::change::Statement;
+use std::borrow::Cow;
+
+use super::change::{Otherwise, Statement};
 use super::error::ReplicaError;
 use super::report::{Conflict, Doing, During};
 
@@ -26,6 +28,10 @@ impl From<&turso_core::LimboError> for Failure {
 }
 
 impl Failure {
+    fn is_of_a_constraint(&self) -> bool {
+        self.code.starts_with("SQLITE_CONSTRAINT") || self.message.contains("UNIQUE constraint failed")
+    }
+
     /// Whether something was to be made that is there.
     fn is_of_what_is_there(&self) -> bool {
         let message = self.message.to_lowercase();
@@ -59,7 +65,17 @@ impl Failure {
     }
 }
 
-/// What became of a statement: `None` when it did what it was to do.
+/// What became of a statement.
+pub(super) enum Verdict<'a> {
+    /// It did what it was to do.
+    Done,
+    /// It met what others did: this is to be done instead, and told.
+    Otherwise(Cow<'a, Statement>, Conflict),
+    /// It cannot be done.
+    GivenUp(Conflict),
+}
+
+/// Judges what became of a statement: the rows it changed, or why it failed.
 ///
 /// # Errors
 /// When it failed for a reason that may pass.
@@ -67,14 +83,26 @@ pub(super) fn judge(
     during: During,
     statement: &Statement,
     outcome: Result<u64, Failure>,
-) -> Result<Option<Conflict>, ReplicaError> {
-    let conflict = |error: String| Some(Conflict { during, about: statement.about.clone(), error });
+) -> Result<Verdict<'_>, ReplicaError> {
+    let conflict = |error: String| Conflict { during, about: statement.about.clone(), error };
     match outcome {
-        Ok(0) if statement.about.doing == Doing::Update => Ok(conflict("the row was deleted by somebody else".into())),
-        Ok(_) => Ok(None),
+        Ok(0) if let Otherwise::IfNone(otherwise) = &statement.otherwise => {
+            let text = "somebody else deleted or replaced the row; it is there again, as it is here";
+            Ok(Verdict::Otherwise(Cow::Borrowed(otherwise), conflict(text.into())))
+        }
+        Err(failure)
+            if let Otherwise::IfTaken(then) = &statement.otherwise
+                && failure.is_of_a_constraint() =>
+        {
+            let text = "somebody else added a row with the same key; it is overwritten";
+            let sql = format!("{}{then}", statement.sql);
+            let otherwise = Statement { sql, otherwise: Otherwise::Nothing, ..statement.clone() };
+            Ok(Verdict::Otherwise(Cow::Owned(otherwise), conflict(text.into())))
+        }
+        Ok(_) => Ok(Verdict::Done),
         // Whoever made it first: it is there. If it is something else, rows will tell.
-        Err(failure) if statement.about.doing == Doing::Schema && failure.is_of_what_is_there() => Ok(None),
-        Err(failure) if failure.is_of_the_statement() => Ok(conflict(failure.message)),
+        Err(failure) if statement.about.doing == Doing::Schema && failure.is_of_what_is_there() => Ok(Verdict::Done),
+        Err(failure) if failure.is_of_the_statement() => Ok(Verdict::GivenUp(conflict(failure.message))),
         Err(failure) => Err(ReplicaError::Statement { sql: statement.sql.clone(), error: failure.message }),
     }
 }

@@ -15,7 +15,7 @@ use super::difference::{Triggers, statements};
 use super::error::ReplicaError;
 use super::image::Image;
 use super::info::{Info, Mark};
-use super::judge::judge;
+use super::judge::{Verdict, judge};
 use super::pipeline::{Transaction, settled};
 use super::pull::{Fetched, fetch, with};
 use super::report::{Conflict, During};
@@ -231,6 +231,8 @@ async fn send_all(
     found: &mut mpsc::Receiver<Found>,
 ) -> Result<PushedChanges, ReplicaError> {
     let (mut pushed, mut batch, mut bytes, mut is_all) = (PushedChanges::default(), vec![first], 0, false);
+    // What is told of a statement that is done instead of another.
+    let mut told: Vec<Option<Conflict>> = Vec::new();
     loop {
         while !is_all && batch.len() < REPLICA_PUSH_STATEMENTS && bytes < REPLICA_PUSH_BYTES {
             match found.recv().await.ok_or_else(cut_short)? {
@@ -241,16 +243,25 @@ async fn send_all(
                 }
             }
         }
-        for (statement, outcome) in batch.iter().zip(transaction.run(&batch).await?) {
+        let (mut others, mut told_of_others) = (Vec::new(), Vec::new());
+        told.resize(batch.len(), None);
+        for ((statement, told), outcome) in batch.iter().zip(told).zip(transaction.run(&batch).await?) {
             match judge(During::Push, statement, outcome)? {
-                Some(conflict) => pushed.conflicts.push(conflict),
-                None => pushed.changes += 1,
+                Verdict::Done => {
+                    pushed.changes += 1;
+                    pushed.conflicts.extend(told);
+                }
+                Verdict::GivenUp(conflict) => pushed.conflicts.push(conflict),
+                Verdict::Otherwise(otherwise, conflict) => {
+                    others.push(otherwise.into_owned());
+                    told_of_others.push(Some(conflict));
+                }
             }
         }
-        if is_all {
+        if is_all && others.is_empty() {
             return Ok(pushed);
         }
-        batch.clear();
-        bytes = 0;
+        bytes = others.iter().map(Statement::weight).sum();
+        (batch, told) = (others, told_of_others);
     }
 }

@@ -16,7 +16,7 @@ use super::draft;
 use super::error::ReplicaError;
 use super::image::{Image, differing};
 use super::info::{Info, Mark, Rebasing};
-use super::judge::judge;
+use super::judge::{Verdict, judge};
 use super::pipeline::{MAKE_BOOKKEEPING, SET_BOOKKEEPING};
 use super::report::{Conflict, Doing, During};
 use super::rows::{Differing, State};
@@ -201,8 +201,17 @@ impl Target {
         if statement.about.doing == Doing::Schema {
             self.prepared.clear();
         }
-        let outcome = outcome.map_err(|error| (&error).into());
-        self.conflicts.extend(judge(During::Pull, statement, outcome)?);
+        match judge(During::Pull, statement, outcome.map_err(|error| (&error).into()))? {
+            Verdict::Done => {}
+            Verdict::GivenUp(conflict) => self.conflicts.push(conflict),
+            Verdict::Otherwise(otherwise, conflict) => {
+                let before = self.conflicts.len();
+                self.run(&otherwise)?;
+                if self.conflicts.len() == before {
+                    self.conflicts.push(conflict);
+                }
+            }
+        }
         Ok(())
     }
 

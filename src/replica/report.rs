@@ -39,7 +39,7 @@ pub enum During {
     Pull,
 }
 
-/// A local change that could not be made on top of what others had done: it is given up.
+/// A local change that could not be made on top of what others had done as it was made here.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Conflict {
     /// Where.
@@ -47,7 +47,7 @@ pub struct Conflict {
     /// What it was about.
     #[serde(flatten)]
     pub about: About,
-    /// Why it could not be made.
+    /// Why it could not be made: it is given up, unless this says what was done instead.
     pub error: String,
 }
 
@@ -60,6 +60,6 @@ pub struct Report {
     pub changes_pushed: u64,
     /// Requests that were made.
     pub requests: u64,
-    /// Changes that were given up.
+    /// Changes that met with those of others.
     pub conflicts: Vec<Conflict>,
 }

@@ -40,6 +40,8 @@ struct History {
     deleted: BTreeSet<Key>,
     /// Deleted, and perhaps not.
     tried_to_delete: BTreeSet<Key>,
+    /// Updated, perhaps.
+    updated: BTreeSet<Key>,
     /// Values that a row may have.
     values: BTreeMap<Key, BTreeSet<String>>,
     next: u64,
@@ -182,6 +184,7 @@ impl<'a> Run<'a> {
                     if let Some(key) = rows.get(self.draw.below(rows.len().max(1) as u64) as usize) {
                         sql.push(format!("UPDATE {keyed} SET v = '{tag}' WHERE {}", place(keyed, &key.1)));
                         values(key);
+                        done.updated.insert(key.clone());
                     }
                 }
                 9 => {
@@ -215,10 +218,11 @@ impl<'a> Run<'a> {
 
     /// Takes over what was done, all of it or perhaps.
     fn note(&mut self, done: History, acked: bool) {
-        let History { inserted, tried, deleted, values, .. } = done;
+        let History { inserted, tried, deleted, updated, values, .. } = done;
         let history = &mut self.history;
         history.tried.extend(inserted.iter().cloned().chain(tried));
         history.tried_to_delete.extend(deleted.iter().cloned());
+        history.updated.extend(updated);
         for (key, of) in values {
             history.values.entry(key).or_default().extend(of);
         }
@@ -365,7 +369,9 @@ impl<'a> Run<'a> {
         assert_eq!(there.len(), once.len(), "something was applied twice: {there:?}");
         for key in &once {
             assert!(self.history.tried.contains(key), "{key:?} comes from nowhere");
-            assert!(!self.history.deleted.contains(key), "{key:?} was deleted");
+            // An update that comes after a delete brings the row back.
+            let may_be = !self.history.deleted.contains(key) || self.history.updated.contains(key);
+            assert!(may_be, "{key:?} was deleted");
         }
         for key in &self.history.inserted {
             let may_be_gone = self.history.tried_to_delete.contains(key);
@@ -379,7 +385,7 @@ impl<'a> Run<'a> {
             }
         }
         for Conflict { about, error, .. } in &self.conflicts {
-            let deleted = about.doing == Doing::Update && error.contains("deleted");
+            let deleted = about.doing == Doing::Update && error.contains("there again");
             let taken = about.table == "u" && error.contains("UNIQUE constraint failed: u.k");
             assert!(deleted || taken, "{about:?}: {error}");
         }
