@@ -147,7 +147,7 @@ impl SyncEngine {
         let (info, held) = match known {
             Some(info) => (info, None),
             None => {
-                let (info, held) = bootstrap(&remote, &files, &options, &*tell).await?;
+                let (info, held) = bootstrap(&remote, &files, &options, &tell).await?;
                 (info, Some(held))
             }
         };
