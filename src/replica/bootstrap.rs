@@ -49,7 +49,7 @@ impl Parts {
         both.iter().try_for_each(|file| file.write_at(&mut [IoSlice::new(bytes)], at))
     }
 
-    /// Names them, so that only their info is missing. A WAL of that name would be taken for theirs.
+    /// Names them, so that only their info is missing. A WAL or journal of that name would be taken for theirs.
     fn install(self) -> Result<Held, ReplicaError> {
         let Parts { files, both: [synced, draft], names, held } = self;
         let sync = |file: &Arc<dyn RepoFile>, name: &String| file.sync().map_err(ReplicaError::io("syncing", name));
@@ -60,7 +60,7 @@ impl Parts {
         });
         synced?;
         for database in [files.synced(), files.draft()] {
-            for ending in ["-wal", "-shm"] {
+            for ending in ["-wal", "-shm", "-journal"] {
                 files.remove(&format!("{database}{ending}"))?;
             }
         }

@@ -35,6 +35,14 @@ pub enum ReplicaError {
         /// How long was waited.
         seconds: u64,
     },
+    /// A transaction of the application was cut short, and only SQLite can undo it.
+    #[error("{journal} undoes a transaction that did not end: open {draft} with SQLite once, which makes use of it")]
+    Unfinished {
+        /// The draft.
+        draft: String,
+        /// Its journal.
+        journal: String,
+    },
     /// A file of the replica is gone while the others are there.
     #[error(
         "{file} is missing, though the other files of the replica are there: restore it, or start over with --rebuild, which sets what is there aside"
@@ -143,6 +151,7 @@ impl ReplicaError {
     pub fn is_data(&self) -> bool {
         match self {
             ReplicaError::Remote(error) => error.is_data(),
+            ReplicaError::Unfinished { .. } => true,
             ReplicaError::Missing { .. } | ReplicaError::Info { .. } | ReplicaError::Mismatch { .. } => true,
             ReplicaError::Diverged { .. } | ReplicaError::Copied { .. } | ReplicaError::Tree(_) => true,
             ReplicaError::Record { .. } | ReplicaError::Schema { .. } | ReplicaError::Unsupported(_) => true,
