@@ -21,6 +21,12 @@ pub enum ReplicaError {
         /// Why it failed.
         error: io::Error,
     },
+    /// There is no replica where one was to be looked at.
+    #[error("there is no replica at {path}: a pull, push or sync makes one")]
+    Absent {
+        /// Where it was looked for.
+        path: String,
+    },
     /// Another process has the replica open.
     #[error("{file} is in use by another process{}", pid.map_or_else(String::new, |pid| format!(" ({pid})")))]
     Busy {
@@ -151,7 +157,7 @@ impl ReplicaError {
     pub fn is_data(&self) -> bool {
         match self {
             ReplicaError::Remote(error) => error.is_data(),
-            ReplicaError::Unfinished { .. } => true,
+            ReplicaError::Absent { .. } | ReplicaError::Unfinished { .. } => true,
             ReplicaError::Missing { .. } | ReplicaError::Info { .. } | ReplicaError::Mismatch { .. } => true,
             ReplicaError::Diverged { .. } | ReplicaError::Copied { .. } | ReplicaError::Tree(_) => true,
             ReplicaError::Record { .. } | ReplicaError::Schema { .. } | ReplicaError::Unsupported(_) => true,
