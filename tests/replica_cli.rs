@@ -8,6 +8,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 
 use logmirror::format::LogFormat;
 use logmirror::token::Token;
@@ -16,6 +17,7 @@ use support::files_named;
 use support::process::{Ended, Mirror, Service, arg, free_address, mirror, until};
 use support::sqlite::Sqlite;
 use tempfile::TempDir;
+use turso_core::{Database, OpenFlags, OpenOptions, PlatformIO, SqliteDialect};
 
 const TABLE: &str = "CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT UNIQUE);";
 const ALL: &str = "SELECT a, b FROM t ORDER BY a";
@@ -156,6 +158,25 @@ fn changes_made_by_sqlite_go_to_the_remote_and_come_home() {
         assert_eq!(rows, "2|two\n3|z\n");
     }
     assert_eq!(scene.sync("one")["requests"], 1, "there is nothing to do");
+}
+
+#[test]
+fn changes_made_by_turso_go_to_the_remote_and_come_home() {
+    let scene = Scene::new();
+    scene.sync("one");
+    let io = Arc::new(PlatformIO::new().unwrap());
+    let options = OpenOptions::new(Arc::new(SqliteDialect)).flags(OpenFlags::Create);
+    let database = Database::open(io, arg(&scene.draft("one")), options).unwrap();
+    let app = database.connect().unwrap();
+    app.execute(TABLE).unwrap();
+    app.execute("INSERT INTO t VALUES (1, 'x')").unwrap();
+    let busy = scene.replica("one", &[]);
+    assert_eq!(busy.code, Some(3), "{busy:?}");
+    assert!(only(&busy)["error"].as_str().unwrap().contains("one-draft is in use by another process"), "{busy:?}");
+    app.close().unwrap();
+    drop((app, database));
+    assert_eq!(scene.sync("one")["changes_pushed"], 2);
+    assert_eq!((scene.remote().as_str(), scene.sql("one", ALL).as_str()), ("1|x\n", "1|x\n"));
 }
 
 #[test]
