@@ -6,7 +6,6 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt};
-use percent_encoding::percent_decode_str;
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
 
@@ -127,14 +126,7 @@ impl Client {
             return Err(wrong("it lacks the log, as in http://HOST/logs/NAME"));
         }
         parsed.set_query(None);
-        let password = parsed.password().filter(|_| parsed.username().is_empty());
-        let token = match password.map(|password| percent_decode_str(password).decode_utf8()) {
-            None => None,
-            Some(text) => {
-                let token = text.map_err(|error| wrong(&error.to_string()))?;
-                Some(Token::new(token).map_err(|error| wrong(&error.to_string()))?)
-            }
-        };
+        let token = Token::of_url(&parsed).map_err(|reason| wrong(&reason))?;
         let http = reqwest::Client::builder()
             .http1_only()
             .tcp_nodelay(true)

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use reqwest::Url;
 use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -86,6 +87,16 @@ impl Token {
             return url.to_owned();
         }
         format!("{scheme}://:{}@{rest}", utf8_percent_encode(&self.0, NON_ALPHANUMERIC))
+    }
+
+    /// The token that a URL has in the place of a password without a user, as [`in_url`](Self::in_url) puts it there.
+    ///
+    /// # Errors
+    /// What is wrong with it; never with what it is.
+    pub(crate) fn of_url(url: &Url) -> Result<Option<Token>, String> {
+        let Some(password) = url.password().filter(|_| url.username().is_empty()) else { return Ok(None) };
+        let text = percent_decode_str(password).decode_utf8().map_err(|error| error.to_string())?;
+        Token::new(text).map(Some).map_err(|error| error.to_string())
     }
 
     /// What a client sends. Never to be logged.

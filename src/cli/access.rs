@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use logmirror::client::Client;
+use logmirror::sync::Remote;
 use logmirror::token::{Secret, Token};
 
-use super::exit::Exit;
+use super::exit::{Exit, with_causes};
 use super::place::is_url;
 
 /// The token of the services that a command talks to.
@@ -36,6 +37,15 @@ impl AccessArgs {
     /// What to end with; the reason has been said.
     pub(crate) fn client(&self, url: &str) -> Result<Client, Exit> {
         Client::new(&self.place(url)?).map_err(|error| Exit::Usage.because(error))
+    }
+
+    /// The libSQL or Turso sync server at `url`.
+    ///
+    /// # Errors
+    /// What to end with; the reason has been said.
+    pub(crate) fn remote(&self, url: &str) -> Result<Remote, Exit> {
+        let token = self.token()?;
+        Remote::new(url, token.as_ref().map(Token::reveal)).map_err(|error| Exit::Usage.because(with_causes(&error)))
     }
 
     /// A `DIR|URL` with the token in it, if it is a URL that does not bring along its own.

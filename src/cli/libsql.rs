@@ -2,8 +2,7 @@
 
 use std::cell::RefCell;
 
-use logmirror::sync::{Direction, Remote, Replicate};
-use logmirror::token::Token;
+use logmirror::sync::{Direction, Replicate};
 
 use super::exit::{Exit, with_causes};
 use super::mirror::{MirrorArgs, Report, keep_telling};
@@ -29,13 +28,9 @@ pub(super) fn run(args: &MirrorArgs) -> Exit {
     if args.trim {
         return Exit::Usage.because("--trim is for directories with segments; a WAL's unfinished end is never sent");
     }
-    let token = match args.access.token() {
-        Ok(token) => token,
-        Err(exit) => return exit,
-    };
-    let remote = match Remote::new(url, token.as_ref().map(Token::reveal)) {
+    let remote = match args.access.remote(url) {
         Ok(remote) => remote,
-        Err(error) => return Exit::Usage.because(with_causes(&error)),
+        Err(exit) => return exit,
     };
     let mut replicate = Replicate::new(direction, database.into(), remote);
     (replicate.batch, replicate.follow) = (args.batch, args.follow);

@@ -9,7 +9,11 @@ mod inspect;
 mod libsql;
 mod mirror;
 mod place;
+#[cfg(feature = "turso")]
+mod replica;
 mod restore;
+#[cfg(feature = "turso")]
+mod rounds;
 mod serve;
 mod status;
 mod verify;
@@ -38,6 +42,8 @@ enum Command {
     Bench(bench::BenchArgs),
     Restore(restore::RestoreArgs),
     Checkpoint(checkpoint::CheckpointArgs),
+    #[cfg(feature = "turso")]
+    Replica(replica::ReplicaArgs),
 }
 
 pub(crate) fn main() -> ExitCode {
@@ -53,6 +59,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Restore(args) => restore::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
+        #[cfg(feature = "turso")]
+        Command::Replica(args) => replica::run(args),
     };
     exit.into()
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::Tell;
 use super::error::ReplicaError;
 use super::files::{Files, Held};
 use super::info::Info;
@@ -48,7 +49,7 @@ impl Parts {
         both.iter().try_for_each(|file| file.write_at(&mut [IoSlice::new(bytes)], at))
     }
 
-    /// Names them, so that only their info is missing. A WAL of that name would be taken for theirs.
+    /// Names them, so that only their info is missing. A WAL or journal of that name would be taken for theirs.
     fn install(self) -> Result<Held, ReplicaError> {
         let Parts { files, both: [synced, draft], names, held } = self;
         let sync = |file: &Arc<dyn RepoFile>, name: &String| file.sync().map_err(ReplicaError::io("syncing", name));
@@ -59,7 +60,7 @@ impl Parts {
         });
         synced?;
         for database in [files.synced(), files.draft()] {
-            for ending in ["-wal", "-shm"] {
+            for ending in ["-wal", "-shm", "-journal"] {
                 files.remove(&format!("{database}{ending}"))?;
             }
         }
@@ -82,14 +83,14 @@ pub(super) async fn bootstrap(
     remote: &Remote,
     files: &Files,
     options: &Options,
-    tell: &(dyn Fn(u64) + Send + Sync),
+    tell: &Arc<Tell>,
 ) -> Result<(Info, Held), ReplicaError> {
     let generation = remote.info().await?.unwrap_or(1);
     let mut until = u32::MAX;
     let (parts, made) = loop {
         let ours = files.clone();
         let parts = blocking(move || Parts::create(&ours)).await?;
-        match fill(remote, &parts, generation, until, tell).await? {
+        match fill(remote, &parts, Wanted { generation, until, batch: options.wal_pull_batch_size }, tell).await? {
             Filled::Whole(frame, last) => break (parts, (frame, last)),
             // What is behind the last commit is an unfinished transaction: once more, without.
             Filled::Cut { after } => until = after,
@@ -105,6 +106,16 @@ pub(super) async fn bootstrap(
         Ok(held)
     });
     Ok((info, held.await?))
+}
+
+/// Which frames are to come.
+#[derive(Clone, Copy)]
+struct Wanted {
+    generation: u32,
+    /// The last one.
+    until: u32,
+    /// How many at a time.
+    batch: u32,
 }
 
 enum Filled {
@@ -123,21 +134,15 @@ struct Written {
     last: Option<u32>,
 }
 
-async fn fill(
-    remote: &Remote,
-    parts: &Parts,
-    generation: u32,
-    until: u32,
-    tell: &(dyn Fn(u64) + Send + Sync),
-) -> Result<Filled, ReplicaError> {
-    let both = parts.both.clone();
+async fn fill(remote: &Remote, parts: &Parts, wanted: Wanted, tell: &Arc<Tell>) -> Result<Filled, ReplicaError> {
+    let (both, told) = (parts.both.clone(), tell.clone());
     let write = move |piece: &[u8], at| {
+        told(piece.len() as u64);
         Parts::write(&both, piece, at).map_err(|error| SyncError::Interrupted(format!("writing an export: {error}")))
     };
-    let base = remote.export(generation, write).await?;
+    let base = remote.export(wanted.generation, write).await?;
     let both = parts.both.clone();
     blocking(move || check(&both[0], base)).await?;
-    tell(base);
     let (to_write, mut pieces) = mpsc::channel::<bytes::Bytes>(REPLICA_PIECES_UNDER_WAY);
     let both = parts.both.clone();
     let writing = tokio::task::spawn_blocking(move || {
@@ -153,7 +158,7 @@ async fn fill(
         }
         Ok::<_, ReplicaError>(written)
     });
-    let streamed = frames(remote, generation, until, tell, to_write).await;
+    let streamed = frames(remote, wanted, &**tell, to_write).await;
     let written = writing.await.map_err(|error| ReplicaError::Interrupted(error.to_string()))?;
     let (written, ()) = (written?, streamed?);
     let ended = written.commit.map_or(0, |(frame, _)| frame);
@@ -166,14 +171,13 @@ async fn fill(
 /// Sends all frames to the thread that writes.
 async fn frames(
     remote: &Remote,
-    generation: u32,
-    until: u32,
-    tell: &(dyn Fn(u64) + Send + Sync),
+    Wanted { generation, until, batch }: Wanted,
+    tell: &Tell,
     to_write: mpsc::Sender<bytes::Bytes>,
 ) -> Result<(), ReplicaError> {
     let mut start = 1_u32;
     while start <= until {
-        let end = start.saturating_add(crate::limits::REPLICA_PULL_BATCH).min(until.saturating_add(1));
+        let (before, end) = (start, start.saturating_add(batch.max(1)).min(until.saturating_add(1)));
         let Streamed::Frames(mut stream) = remote.stream(Range { generation, start, end }).await? else {
             break;
         };
@@ -184,6 +188,10 @@ async fn frames(
                 // What ended it is told by the thread.
                 return Ok(());
             }
+        }
+        if start == before {
+            let reason = "no frame, though it says there are some".to_owned();
+            return Err(SyncError::Protocol { call: "reading frames".into(), reason }.into());
         }
     }
     Ok(())

@@ -21,6 +21,12 @@ pub enum ReplicaError {
         /// Why it failed.
         error: io::Error,
     },
+    /// There is no replica where one was to be looked at.
+    #[error("there is no replica at {path}: a pull, push or sync makes one")]
+    Absent {
+        /// Where it was looked for.
+        path: String,
+    },
     /// Another process has the replica open.
     #[error("{file} is in use by another process{}", pid.map_or_else(String::new, |pid| format!(" ({pid})")))]
     Busy {
@@ -34,6 +40,14 @@ pub enum ReplicaError {
     Locked {
         /// How long was waited.
         seconds: u64,
+    },
+    /// A transaction of the application was cut short, and only SQLite can undo it.
+    #[error("{journal} undoes a transaction that did not end: open {draft} with SQLite once, which makes use of it")]
+    Unfinished {
+        /// The draft.
+        draft: String,
+        /// Its journal.
+        journal: String,
     },
     /// A file of the replica is gone while the others are there.
     #[error(
@@ -143,6 +157,7 @@ impl ReplicaError {
     pub fn is_data(&self) -> bool {
         match self {
             ReplicaError::Remote(error) => error.is_data(),
+            ReplicaError::Absent { .. } | ReplicaError::Unfinished { .. } => true,
             ReplicaError::Missing { .. } | ReplicaError::Info { .. } | ReplicaError::Mismatch { .. } => true,
             ReplicaError::Diverged { .. } | ReplicaError::Copied { .. } | ReplicaError::Tree(_) => true,
             ReplicaError::Record { .. } | ReplicaError::Schema { .. } | ReplicaError::Unsupported(_) => true,

@@ -59,6 +59,11 @@ impl Files {
         format!("{}-draft", self.base)
     }
 
+    /// What SQLite keeps beside a draft that an application took out of WAL mode.
+    pub(super) fn journal(&self) -> String {
+        format!("{}-draft-journal", self.base)
+    }
+
     pub(super) fn synced(&self) -> String {
         format!("{}-synced", self.base)
     }
@@ -101,6 +106,19 @@ impl Files {
         }
     }
 
+    /// Whether there is a rollback journal beside the draft that undoes a transaction that did not end: what its pages say
+    /// is not what was committed.
+    pub(super) fn has_hot_journal(&self) -> Result<bool, ReplicaError> {
+        let name = self.journal();
+        let mut first = [0];
+        match self.dir.open(&name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            file => file.and_then(|file| file.read_at(&mut first, 0)).map_err(ReplicaError::io("reading", &name))?,
+        };
+        // One whose transaction ended is gone, cut, or starts with zeros.
+        Ok(first != [0])
+    }
+
     /// Removes what pushes left, but for this one.
     pub(super) fn forget_pushed(&self, but: Option<i64>) -> Result<(), ReplicaError> {
         let start = format!("{}-pushed.", self.base);
@@ -118,7 +136,7 @@ impl Files {
         let aside = format!("{}.set-aside.{}", self.base, metadata::stamp(SystemTime::now()));
         let mut moved = false;
         // The info goes first: without it the others are only leftovers, and never taken for a replica.
-        for ending in ["-info", "-draft-wal", "-draft", "-synced-wal", "-synced"] {
+        for ending in ["-info", "-draft-journal", "-draft-wal", "-draft", "-synced-wal", "-synced"] {
             let (from, to) = (format!("{}{ending}", self.base), format!("{aside}{ending}"));
             if self.is_there(&from)? {
                 if self.is_there(&to)? {
@@ -136,8 +154,8 @@ impl Files {
     /// Whether `P-draft` is there and nothing but a copy of `P-synced` that nobody has used: then it is what a crash left of
     /// a replica in the making, or nothing is lost with it.
     pub(super) fn is_pristine(&self) -> Result<bool, ReplicaError> {
-        for wal in [self.draft(), self.synced()].map(|name| format!("{name}-wal")) {
-            if self.is_there(&wal)? {
+        for beside in [format!("{}-wal", self.draft()), format!("{}-wal", self.synced()), self.journal()] {
+            if self.is_there(&beside)? {
                 return Ok(false);
             }
         }

@@ -30,6 +30,7 @@ mod push;
 mod pushed;
 mod rebase;
 mod report;
+mod rounds;
 mod rows;
 mod store;
 mod synced;
@@ -44,6 +45,7 @@ pub use crate::sync::turso::Value;
 pub use error::ReplicaError;
 pub use options::Options;
 pub use report::{About, Conflict, Doing, During, Report};
+pub use rounds::{Action, Event, Outcome, Rounds, Watch, run};
 
 use crate::repo::Repo;
 use crate::sync::Remote;
@@ -141,13 +143,26 @@ impl SyncEngine {
         SyncEngine::of(Files::new(dir, name), remote, options, Arc::new(|_| {})).await
     }
 
+    /// Whether there is a replica at `path`, made whole; it may be damaged or in use nevertheless. Nothing is sent.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub async fn exists(path: &Path) -> Result<bool, ReplicaError> {
+        let path = path.to_owned();
+        blocking(move || {
+            let files = Files::at(&path)?;
+            files.is_there(&files.info())
+        })
+        .await
+    }
+
     async fn of(files: Files, remote: Remote, options: Options, tell: Arc<Tell>) -> Result<SyncEngine, ReplicaError> {
         let (ours, rebuild) = (files.clone(), options.rebuild);
         let known = blocking(move || known(&ours, rebuild)).await?;
         let (info, held) = match known {
             Some(info) => (info, None),
             None => {
-                let (info, held) = bootstrap(&remote, &files, &options, &*tell).await?;
+                let (info, held) = bootstrap(&remote, &files, &options, &tell).await?;
                 (info, Some(held))
             }
         };

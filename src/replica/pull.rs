@@ -94,14 +94,11 @@ pub(super) async fn fetch(
     tell: &(dyn Fn(u64) + Send + Sync),
 ) -> Result<Fetched, ReplicaError> {
     let mut fetched = Fetched { frames: 0, is_over: false };
+    with(store, Store::cut).await?;
     loop {
-        let info = with(store, |store| {
-            store.cut()?;
-            Ok(store.info.clone())
-        })
-        .await?;
+        let (info, begun) = with(store, |store| Ok((store.info.clone(), store.taken.frames))).await?;
         let (generation, last) = (info.synced_generation, info.synced_frame_no);
-        let start = last.saturating_add(1);
+        let start = last.saturating_add(begun).saturating_add(1);
         let end = start.saturating_add(batch.max(1));
         let mut stream = match remote.stream(Range { generation, start, end }).await? {
             Streamed::Frames(stream) => stream,
@@ -115,15 +112,18 @@ pub(super) async fn fetch(
                     return Err(ReplicaError::Diverged { what });
                 }
                 fetched.is_over = current > generation;
+                with(store, Store::cut).await?;
                 return Ok(fetched);
             }
         };
-        if fetched.frames == 0 && last > 0 {
+        if fetched.frames == 0 && begun == 0 && last > 0 {
             compare(remote, generation, last, info.last_frame).await?;
         }
+        let mut came = 0_u64;
         let streamed = loop {
             match stream.next().await {
                 Ok(Some(piece)) => {
+                    came += (piece.len() / FRAME_LEN) as u64;
                     tell(piece.len() as u64);
                     take(store, piece).await?;
                 }
@@ -131,14 +131,20 @@ pub(super) async fn fetch(
                 Err(error) => break Err(error),
             }
         };
-        let before = u64::from(last);
-        let after = with(store, |store| {
+        // A transaction may be larger than a batch: only where no more comes is its start forgotten.
+        let is_last = streamed.is_err() || came == 0;
+        let after = with(store, move |store| {
             store.keep()?;
-            store.cut()?;
+            if is_last {
+                store.cut()?;
+            }
             Ok(u64::from(store.info.synced_frame_no))
         });
-        fetched.frames += after.await? - before;
+        fetched.frames += after.await? - u64::from(last);
         streamed?;
+        if is_last {
+            return Ok(fetched);
+        }
     }
 }
 

@@ -28,7 +28,7 @@ impl Store {
     /// Opens the files of a replica that was made. What a crash left undone is done.
     ///
     /// # Errors
-    /// [`ReplicaError::Missing`], [`ReplicaError::Mismatch`]; when a file fails.
+    /// [`ReplicaError::Missing`], [`ReplicaError::Unfinished`], [`ReplicaError::Mismatch`]; when a file fails.
     pub(super) fn open(files: Files, info: Info, held: Option<Held>) -> Result<Store, ReplicaError> {
         for name in [files.draft(), files.synced()] {
             if !files.is_there(&name)? {
@@ -36,6 +36,9 @@ impl Store {
             }
         }
         let held = held.map_or_else(|| files.hold(&files.draft()), Ok)?;
+        if files.has_hot_journal()? {
+            return Err(ReplicaError::Unfinished { draft: files.draft(), journal: files.journal() });
+        }
         let what = |error: std::io::Error| match error.kind() {
             std::io::ErrorKind::InvalidData => {
                 ReplicaError::Mismatch { what: format!("{}-wal: {error}", files.synced()) }

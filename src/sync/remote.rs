@@ -13,10 +13,12 @@ use serde::Deserialize;
 
 use super::error::SyncError;
 use super::{FRAME_LEN, off};
+use crate::client::without_secrets;
 use crate::limits::{
     BACKOFF_FIRST, CONNECT_TIMEOUT, EXPORT_BYTES_MAX, JSON_BYTES_MAX, KEEPALIVE_IDLE, REFUSAL_BYTES_MAX, STALL_TIMEOUT,
     SYNC_RETRIES,
 };
+use crate::token::Token;
 
 /// Some frames of a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,24 +163,28 @@ pub struct Remote {
 
 impl Remote {
     /// The database at `url`: `http://`, `https://`, both also behind `libsql+`, or `libsql://`, which means https. Nothing is
-    /// sent yet.
+    /// sent yet. A token that the URL has in the place of a password without a user (`http://:TOKEN@HOST/PATH`) wins over
+    /// the other; what [`url`](Remote::url) returns is without it.
     ///
     /// # Errors
     /// [`SyncError::Url`], [`SyncError::Token`].
     pub fn new(url: &str, token: Option<&str>) -> Result<Remote, SyncError> {
-        let wrong = |reason: &str| SyncError::Url { url: url.to_owned(), reason: reason.to_owned() };
+        let wrong = |reason: &str| SyncError::Url { url: without_secrets(url), reason: reason.to_owned() };
         let plain = plain_url(url).ok_or_else(|| wrong("it must start with http://, https:// or libsql://"))?;
         let mut parsed = Url::parse(&plain).map_err(|error| wrong(&error.to_string()))?;
-        if !parsed.username().is_empty() || parsed.password().is_some() {
+        if !parsed.username().is_empty() {
             return Err(wrong("it holds a user name; what proves who you are is the token"));
         }
+        let own = Token::of_url(&parsed).map_err(|reason| wrong(&reason))?;
+        // It can only fail for a URL without a host, and these have one.
+        let _ = parsed.set_password(None);
         if parsed.query().is_some() || parsed.fragment().is_some() {
             return Err(wrong("it has something behind its path, where the calls are appended"));
         }
         // Each call appends its own segments; empty ones, as of a slash at the end, would only be doubled slashes.
         let segments: Vec<String> = parsed.path_segments().into_iter().flatten().map(str::to_owned).collect();
         parsed.set_path(&segments.into_iter().filter(|segment| !segment.is_empty()).collect::<Vec<_>>().join("/"));
-        let token = token.map(|token| {
+        let token = own.as_ref().map(Token::reveal).or(token).map(|token| {
             let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|_| SyncError::Token)?;
             value.set_sensitive(true);
             Ok::<_, SyncError>(value)

@@ -174,13 +174,19 @@ fn urls_keep_their_path_and_lose_their_slashes() {
         ("libsql+http://host/db//app/", "http://host/db/app"),
         ("libsql+https://host/a%20b", "https://host/a%20b"),
         ("libsql://host/app", "https://host/app"),
+        ("http://host/x", "http://host/x"),
+        ("http://:s3cret@host/logs/app", "http://host/logs/app"),
     ] {
         assert_eq!(Remote::new(url, Some("t")).unwrap().url().as_str(), wanted);
     }
     for url in
-        ["http://host/x", "libsql+ftp://host", "libsql+http://", "libsql://u:p@host", "libsql://host/?a=b", "libsql:x"]
+        ["ftp://host/x", "libsql+ftp://host", "libsql+http://", "libsql://u:p@host", "libsql://host/?a=b", "libsql:x"]
     {
         assert!(matches!(Remote::new(url, None), Err(SyncError::Url { .. })), "{url}");
     }
     assert!(matches!(Remote::new("libsql://host", Some("a\nb")), Err(SyncError::Token)));
+    for url in ["ftp://:hidden@host", "http://u:hidden@host", "http://:hidden%20@host"] {
+        let text = Remote::new(url, None).unwrap_err().to_string();
+        assert!(!text.contains("hidden"), "{text}");
+    }
 }

@@ -230,7 +230,7 @@ fn serve(data: &Path, listen: &str, flags: &[String]) -> (Process, String) {
     (process, address)
 }
 
-/// `logmirror mirror --json`.
+/// `logmirror mirror --json`, or another command that tells in lines of JSON.
 pub struct Mirror(Process);
 
 /// How a mirror ended.
@@ -266,6 +266,11 @@ impl Mirror {
         Mirror(Process::start(&args))
     }
 
+    /// Another command that tells in lines of JSON.
+    pub fn command(args: &[&str]) -> Mirror {
+        Mirror(Process::start(args))
+    }
+
     pub fn id(&self) -> u32 {
         self.0.child.id()
     }
@@ -286,7 +291,7 @@ impl Mirror {
             seen = lines.len();
             fresh
         });
-        found.unwrap_or_else(|| panic!("the mirror ended before {what}: {}", self.0.errors()))
+        found.unwrap_or_else(|| panic!("the command ended before {what}: {}", self.0.errors()))
     }
 
     /// Waits until it says that everything before `offset` is durable in its sink.
@@ -318,7 +323,7 @@ impl Mirror {
     }
 
     fn end(&mut self) -> Ended {
-        let code = self.0.ended("the mirror to end").code();
+        let code = self.0.ended("the command to end").code();
         Ended { code, lines: self.lines(), errors: self.0.errors() }
     }
 }
