@@ -291,8 +291,8 @@ pub const SQL_STREAMS_MAX: usize = 1024;
 /// What is logged of an SQL text.
 pub const SQL_LOGGED_CHARS: usize = 200;
 
-/// Largest `P-info` of a replica that is read; real ones have some 600 bytes.
-pub const REPLICA_INFO_BYTES_MAX: u64 = 64 << 10;
+/// Largest `P-info` of a replica that is read: real ones have some 700 bytes, and those conflicts that were not told yet.
+pub const REPLICA_INFO_BYTES_MAX: u64 = 256 << 20;
 /// Frames in one request of a replica unless told otherwise. They are taken as they come.
 pub const REPLICA_PULL_BATCH: u32 = 100_000;
 /// Frames after which the WAL of a replica's image, or of its draft, is folded into its database: 16 MiB.

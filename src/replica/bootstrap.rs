@@ -85,15 +85,22 @@ pub(super) async fn bootstrap(
     options: &Options,
     tell: &Arc<Tell>,
 ) -> Result<(Info, Held), ReplicaError> {
-    let generation = remote.info().await?.unwrap_or(1);
+    let mut generation = remote.info().await?.unwrap_or(1);
     let mut until = u32::MAX;
     let (parts, made) = loop {
         let ours = files.clone();
         let parts = blocking(move || Parts::create(&ours)).await?;
-        match fill(remote, &parts, Wanted { generation, until, batch: options.wal_pull_batch_size }, tell).await? {
-            Filled::Whole(frame, last) => break (parts, (frame, last)),
+        match fill(remote, &parts, Wanted { generation, until, batch: options.wal_pull_batch_size }, tell).await {
+            Ok(Filled::Whole(frame, last)) => break (parts, (frame, last)),
             // What is behind the last commit is an unfinished transaction: once more, without.
-            Filled::Cut { after } => until = after,
+            Ok(Filled::Cut { after }) => until = after,
+            // Only the current generation is exported, and it may have ended meanwhile.
+            Err(ReplicaError::Remote(SyncError::Status { status: 404 | 410, .. }))
+                if remote.info().await?.is_some_and(|current| current > generation) =>
+            {
+                (generation, until) = (remote.info().await?.unwrap_or(1), u32::MAX);
+            }
+            Err(error) => return Err(error),
         }
     };
     let (frame, last_frame) = made;

@@ -119,16 +119,17 @@ impl Files {
         Ok(first != [0])
     }
 
-    /// Removes what pushes left, but for this one.
-    pub(super) fn forget_pushed(&self, but: Option<i64>) -> Result<(), ReplicaError> {
+    /// The pushes that have left a file.
+    fn pushes(&self) -> Result<Vec<i64>, ReplicaError> {
         let start = format!("{}-pushed.", self.base);
         let names = self.dir.list().map_err(ReplicaError::io("listing", &self.dir.place()))?;
-        for name in names.iter().filter_map(|name| name.strip_prefix(&start)) {
-            if name.parse::<i64>().is_ok_and(|number| Some(number) != but) {
-                self.remove(&format!("{start}{name}"))?;
-            }
-        }
-        Ok(())
+        Ok(names.iter().filter_map(|name| name.strip_prefix(&start)?.parse().ok()).collect())
+    }
+
+    /// Removes what pushes left, but for this one.
+    pub(super) fn forget_pushed(&self, but: Option<i64>) -> Result<(), ReplicaError> {
+        let others = self.pushes()?.into_iter().filter(|number| Some(*number) != but);
+        others.map(|number| self.pushed(number)).try_for_each(|name| self.remove(&name))
     }
 
     /// Gives all files of the replica other names, so that nothing in them is lost. The name they start with now.
@@ -136,7 +137,8 @@ impl Files {
         let aside = format!("{}.set-aside.{}", self.base, metadata::stamp(SystemTime::now()));
         let mut moved = false;
         // The info goes first: without it the others are only leftovers, and never taken for a replica.
-        for ending in ["-info", "-draft-journal", "-draft-wal", "-draft", "-synced-wal", "-synced"] {
+        let endings = ["-info", "-draft-journal", "-draft-wal", "-draft", "-synced-wal", "-synced"].map(str::to_owned);
+        for ending in endings.into_iter().chain(self.pushes()?.into_iter().map(|number| format!("-pushed.{number}"))) {
             let (from, to) = (format!("{}{ending}", self.base), format!("{aside}{ending}"));
             if self.is_there(&from)? {
                 if self.is_there(&to)? {
@@ -147,7 +149,6 @@ impl Files {
                 moved = true;
             }
         }
-        self.forget_pushed(None)?;
         Ok(moved.then_some(aside))
     }
 

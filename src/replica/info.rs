@@ -13,13 +13,14 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::error::ReplicaError;
+use super::report::Conflict;
 use crate::limits::REPLICA_INFO_BYTES_MAX;
 use crate::repo::{Repo, read_small, replace};
 
 const VERSION: u32 = 1;
 
 /// What a replica knows of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Info {
     /// The name under which the remote knows this replica.
     pub(super) client_unique_id: String,
@@ -47,6 +48,10 @@ pub(super) struct Info {
     pub(super) push_in_doubt: bool,
     /// Number of the last push that the remote took, in this `pull_gen`.
     pub(super) pushed: Option<i64>,
+    /// Conflicts of the last push, which count if it was made.
+    pub(super) of_push: Vec<Conflict>,
+    /// Conflicts that nobody has been told of yet.
+    pub(super) untold: Vec<Conflict>,
 }
 
 /// A frame of a WAL with these salts: in one with others the number means nothing.
@@ -57,10 +62,11 @@ pub(super) struct Mark {
 }
 
 /// What the draft will be once it says so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Rebasing {
     pub(super) pull_gen: i64,
     pub(super) frame: u32,
+    pub(super) conflicts: Vec<Conflict>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -91,13 +97,15 @@ impl Info {
             change_id: 0,
             push_in_doubt: false,
             pushed: None,
+            of_push: Vec::new(),
+            untold: Vec::new(),
         }
     }
 
     /// What it is once the draft was brought to the state it was to be brought to: its pages may differ from that of the
     /// remote after `matches`, and it has no changes of its own if it is `clean`.
     pub(super) fn rebased(&self, matches: Option<Mark>, clean: Option<Mark>) -> Info {
-        let Some(Rebasing { pull_gen, frame }) = self.rebasing else { return self.clone() };
+        let Some(Rebasing { pull_gen, frame, conflicts }) = self.rebasing.clone() else { return self.clone() };
         Info {
             pull_gen,
             synced_wal_match_watermark: frame,
@@ -107,6 +115,8 @@ impl Info {
             change_id: 0,
             push_in_doubt: false,
             pushed: None,
+            of_push: Vec::new(),
+            untold: [&self.untold[..], &conflicts].concat(),
             ..self.clone()
         }
     }
@@ -162,12 +172,27 @@ impl Info {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::replica::report::{About, Doing, During};
+    use crate::sync::turso::Value;
+
+    fn conflict() -> Conflict {
+        let key = [
+            Value::Null,
+            Value::Integer(i64::MIN),
+            Value::Float(1.5e-9),
+            Value::Text("ü".into()),
+            Value::Blob(vec![0]),
+        ];
+        let key = key.map(|value| ("k\"".to_owned(), value)).to_vec();
+        let about = About { table: "t".into(), key, doing: Doing::Update };
+        Conflict { during: During::Pull, about, error: "\0 no".into() }
+    }
 
     fn info() -> Info {
         let mark = Mark { salts: [1, u32::MAX], frame: 9 };
         Info {
             draft_wal_match_watermark: Some(mark),
-            rebasing: Some(Rebasing { pull_gen: 2, frame: 12 }),
+            rebasing: Some(Rebasing { pull_gen: 2, frame: 12, conflicts: vec![conflict()] }),
             push_in_doubt: true,
             ..Info::new("app-\"ü".into(), 3, 12, Some(5))
         }

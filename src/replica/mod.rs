@@ -190,7 +190,7 @@ impl SyncEngine {
         let mut report = self.start();
         make_certain(&self.remote, &self.store).await?;
         self.fetch(&mut report).await?;
-        self.rebase(&mut report).await?;
+        self.rebase().await?;
         self.end(report).await
     }
 
@@ -219,7 +219,7 @@ impl SyncEngine {
         if self.send(&mut report).await? {
             self.fetch(&mut report).await?;
         }
-        self.rebase(&mut report).await?;
+        self.rebase().await?;
         self.end(report).await
     }
 
@@ -237,6 +237,7 @@ impl SyncEngine {
 
     async fn end(&self, mut report: Report) -> Result<Report, ReplicaError> {
         with(&self.store, |store| store.tidy()).await?;
+        report.conflicts = with(&self.store, |store| store.tell()).await?;
         report.requests = self.remote.requests() - report.requests;
         Ok(report)
     }
@@ -250,15 +251,14 @@ impl SyncEngine {
                 return Ok(());
             }
             // The next generation starts from what this one ended with, and so must the draft.
-            self.rebase(report).await?;
+            self.rebase().await?;
             with(&self.store, |store| store.next_generation()).await?;
         }
     }
 
-    async fn rebase(&self, report: &mut Report) -> Result<(), ReplicaError> {
+    async fn rebase(&self) -> Result<(), ReplicaError> {
         let patience = self.options.lock_wait;
-        report.conflicts.extend(with(&self.store, move |store| store.rebase(patience)).await?);
-        Ok(())
+        with(&self.store, move |store| store.rebase(patience)).await
     }
 
     /// Whether there was anything to push.
@@ -273,9 +273,7 @@ impl SyncEngine {
                 continue;
             }
             report.changes_pushed += pushed.changes;
-            let any = pushed.changes > 0 || !pushed.conflicts.is_empty();
-            report.conflicts.extend(pushed.conflicts);
-            return Ok(any);
+            return Ok(pushed.any);
         }
     }
 }

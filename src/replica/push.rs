@@ -28,7 +28,8 @@ use crate::sync::Remote;
 #[derive(Debug, Default)]
 pub(super) struct PushedChanges {
     pub(super) changes: u64,
-    pub(super) conflicts: Vec<Conflict>,
+    /// Whether there was anything to push.
+    pub(super) any: bool,
     /// Frames that came from the remote meanwhile.
     pub(super) frames: u64,
     /// The generation has ended meanwhile: nothing was pushed, and the next one has to be gone on to first.
@@ -60,7 +61,10 @@ impl Store {
     fn settle_push(&mut self, reached: Option<Reached>) -> Result<(), ReplicaError> {
         let made = Some(Reached { pull_gen: self.info.pull_gen, change_id: self.info.change_id }) == reached;
         let pushed = if made { Some(self.info.change_id) } else { self.info.pushed };
-        self.store(Info { pushed, push_in_doubt: false, ..self.info.clone() })
+        let mut info = Info { pushed, push_in_doubt: false, ..self.info.clone() };
+        let of_push = std::mem::take(&mut info.of_push);
+        info.untold.extend(of_push.into_iter().filter(|_| made));
+        self.store(info)
     }
 
     /// What may have to be pushed; `None` when nothing has.
@@ -97,14 +101,17 @@ impl Store {
             None => draft.differing.clone(),
         };
         self.keep_pushed(change_id, &draft.draft, &pages)?;
-        self.store(Info { change_id, push_in_doubt: true, ..self.info.clone() })?;
+        self.store(Info { change_id, push_in_doubt: true, of_push: Vec::new(), ..self.info.clone() })?;
         Ok(change_id)
     }
 
     /// Takes note that a push was made.
     fn end_push(&mut self, change_id: i64, now: Mark) -> Result<(), ReplicaError> {
         let clean = Some(now).filter(|now| now.salts != [0; 2]);
-        self.store(Info { pushed: Some(change_id), push_in_doubt: false, clean, ..self.info.clone() })?;
+        let mut info = Info { pushed: Some(change_id), push_in_doubt: false, clean, ..self.info.clone() };
+        let of_push = std::mem::take(&mut info.of_push);
+        info.untold.extend(of_push);
+        self.store(info)?;
         self.files.forget_pushed(Some(change_id))
     }
 }
@@ -207,18 +214,24 @@ async fn send(
             transaction.roll_back().await;
             return Ok(PushedChanges { frames, is_over: true, ..PushedChanges::default() });
         }
-        Ok(fetched) => send_all(&mut transaction, first, found)
-            .await
-            .map(|pushed| PushedChanges { frames: fetched.frames, ..pushed }),
+        Ok(fetched) => send_all(&mut transaction, first, found).await.map(|(changes, conflicts)| {
+            let any = changes > 0 || !conflicts.is_empty();
+            (PushedChanges { changes, any, frames: fetched.frames, is_over: false }, conflicts)
+        }),
         Err(error) => Err(error),
     };
-    let pushed = match sent {
-        Ok(pushed) => pushed,
+    let (pushed, conflicts) = match sent {
+        Ok(sent) => sent,
         Err(error) => {
             transaction.roll_back().await;
             return Err(error);
         }
     };
+    if !conflicts.is_empty() {
+        // Before it is made: whoever finds out later that it was has to tell of them.
+        let of_push = conflicts.clone();
+        with(store, move |store| store.store(Info { of_push, ..store.info.clone() })).await?;
+    }
     transaction.commit(client, Reached { pull_gen: info.pull_gen, change_id }).await?;
     let now = draft.now;
     with(store, move |store| store.end_push(change_id, now)).await?;
@@ -229,8 +242,9 @@ async fn send_all(
     transaction: &mut Transaction<'_>,
     first: Statement,
     found: &mut mpsc::Receiver<Found>,
-) -> Result<PushedChanges, ReplicaError> {
-    let (mut pushed, mut batch, mut bytes, mut is_all) = (PushedChanges::default(), vec![first], 0, false);
+) -> Result<(u64, Vec<Conflict>), ReplicaError> {
+    let (mut changes, mut conflicts) = (0, Vec::new());
+    let (mut batch, mut bytes, mut is_all) = (vec![first], 0, false);
     // What is told of a statement that is done instead of another.
     let mut told: Vec<Option<Conflict>> = Vec::new();
     loop {
@@ -248,10 +262,10 @@ async fn send_all(
         for ((statement, told), outcome) in batch.iter().zip(told).zip(transaction.run(&batch).await?) {
             match judge(During::Push, statement, outcome)? {
                 Verdict::Done => {
-                    pushed.changes += 1;
-                    pushed.conflicts.extend(told);
+                    changes += 1;
+                    conflicts.extend(told);
                 }
-                Verdict::GivenUp(conflict) => pushed.conflicts.push(conflict),
+                Verdict::GivenUp(conflict) => conflicts.push(conflict),
                 Verdict::Otherwise(otherwise, conflict) => {
                     others.push(otherwise.into_owned());
                     told_of_others.push(Some(conflict));
@@ -259,7 +273,7 @@ async fn send_all(
             }
         }
         if is_all && others.is_empty() {
-            return Ok(pushed);
+            return Ok((changes, conflicts));
         }
         bytes = others.iter().map(Statement::weight).sum();
         (batch, told) = (others, told_of_others);

@@ -36,13 +36,13 @@ struct Replayed {
 
 impl Store {
     /// Brings the draft to what the remote had when it was fetched last, with the changes on top that the remote does not
-    /// have. Returns those that could not be made there.
+    /// have. Those that could not be made there are to be told.
     ///
     /// # Errors
     /// When a file or the engine fails: the draft is as it was, or all of it is done.
-    pub(super) fn rebase(&mut self, patience: Duration) -> Result<Vec<Conflict>, ReplicaError> {
+    pub(super) fn rebase(&mut self, patience: Duration) -> Result<(), ReplicaError> {
         if self.info.synced_wal_match_watermark == self.info.synced_frame_no {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let io = |store: &Store| ReplicaError::io("reading", &store.files.synced());
         let upstream = self.synced.image(self.info.in_wal()).map_err(io(self))?;
@@ -71,7 +71,8 @@ impl Store {
             })
         });
 
-        let rebasing = Rebasing { pull_gen: self.info.pull_gen + 1, frame: self.info.synced_frame_no };
+        let (pull_gen, conflicts) = (self.info.pull_gen + 1, replayed.conflicts);
+        let rebasing = Rebasing { pull_gen, frame: self.info.synced_frame_no, conflicts };
         let info = Info { rebasing: Some(rebasing), ..self.info.clone() };
         info.store(&*self.files.dir, &self.files.info())?;
         let mut page = [0; PAGE_LEN];
@@ -98,8 +99,7 @@ impl Store {
         self.store(info)?;
         let file = self.files.synced();
         self.synced.reset(self.info.in_wal()).map_err(ReplicaError::io("cutting", &file))?;
-        self.files.forget_pushed(None)?;
-        Ok(replayed.conflicts)
+        self.files.forget_pushed(None)
     }
 
     /// Which push of ours the remote has on top of what the draft was made from.

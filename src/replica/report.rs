@@ -2,13 +2,13 @@
 
 use std::fmt::{self, Write};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::limits::SQL_LOGGED_CHARS;
 use crate::sync::turso::Value;
 
 /// What a statement was to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Doing {
     /// Make, alter or drop something.
@@ -22,7 +22,7 @@ pub enum Doing {
 }
 
 /// What a change is about.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct About {
     /// The table; of schema changes the name of what is made, altered or dropped.
     pub table: String,
@@ -33,7 +33,7 @@ pub struct About {
 }
 
 /// Where a change met something that was in its way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum During {
     /// On the remote.
@@ -43,7 +43,7 @@ pub enum During {
 }
 
 /// A local change that could not be made on top of what others had done as it was made here.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Conflict {
     /// Where.
     pub during: During,

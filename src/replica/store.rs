@@ -10,6 +10,7 @@ use super::files::{Files, Held};
 use super::image::{Image, differing};
 use super::info::{Info, Mark};
 use super::pull::Taken;
+use super::report::Conflict;
 use super::synced::Synced;
 use crate::limits::REPLICA_FOLD_FRAMES;
 
@@ -56,7 +57,7 @@ impl Store {
     fn settle(&mut self) -> Result<(), ReplicaError> {
         let (draft, _) = self.draft.now()?;
         let said = reached(&draft, &self.info.client_unique_id)?.map_or(0, |reached| reached.pull_gen);
-        match self.info.rebasing {
+        match &self.info.rebasing {
             _ if said == self.info.pull_gen => Ok(()),
             Some(rebasing) if said == rebasing.pull_gen => {
                 let info = self.info.rebased(None, None);
@@ -99,6 +100,17 @@ impl Store {
             may_have_changes: now.salts == [0; 2] || info.clean != Some(now),
             push_in_doubt: info.push_in_doubt,
         })
+    }
+
+    /// The conflicts that nobody has been told of, which are told now.
+    pub(super) fn tell(&mut self) -> Result<Vec<Conflict>, ReplicaError> {
+        if self.info.untold.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut info = self.info.clone();
+        let untold = std::mem::take(&mut info.untold);
+        self.store(info)?;
+        Ok(untold)
     }
 
     /// What the draft was made from: the remote's state then.

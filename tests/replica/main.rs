@@ -6,6 +6,7 @@
 mod support;
 
 mod basics;
+mod conflicts;
 mod crashes;
 mod seeds;
 mod wire;

@@ -4,13 +4,22 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What it still carries before all that is under way breaks, and everything after it.
+/// What it still carries.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Left {
     /// Bytes of requests; no end if there is none.
     pub requests: Option<u64>,
     /// Bytes of answers.
     pub answers: Option<u64>,
+    /// Nothing after the request with these bytes in it: not its answer, or that as the last.
+    pub after: Option<(&'static str, Answered)>,
+}
+
+/// Whether a request is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    Yes,
+    No,
 }
 
 /// A network. What goes over it may be cut at any byte of either direction.
@@ -48,21 +57,30 @@ impl Wire {
     }
 }
 
+impl Left {
+    /// How much of what was read is carried on.
+    fn take(&mut self, read: &[u8], is_request: bool) -> usize {
+        let budget = if is_request { &mut self.requests } else { &mut self.answers };
+        let carried = budget.map_or(read.len() as u64, |left| left.min(read.len() as u64));
+        if let Some(left) = budget {
+            *left -= carried;
+        }
+        let has = |wanted: &str| read.windows(wanted.len()).any(|bytes| bytes == wanted.as_bytes());
+        if is_request && let Some((_, answered)) = self.after.take_if(|(wanted, _)| has(wanted)) {
+            match answered {
+                Answered::Yes => self.requests = Some(0),
+                Answered::No => self.answers = Some(0),
+            }
+        }
+        carried as usize
+    }
+}
+
 fn carry(mut from: TcpStream, mut to: TcpStream, is_request: bool, left: &Mutex<Left>) {
     let mut buf = [0; 16 << 10];
     loop {
         let Ok(read @ 1..) = from.read(&mut buf) else { break };
-        let carried = {
-            let mut left = left.lock().unwrap_or_else(PoisonError::into_inner);
-            // What is broken is so in both directions.
-            let is_broken = left.requests == Some(0) || left.answers == Some(0);
-            let budget = if is_request { &mut left.requests } else { &mut left.answers };
-            let carried = budget.map_or(read as u64, |left| left.min(read as u64));
-            if let Some(left) = budget {
-                *left -= carried;
-            }
-            if is_broken { 0 } else { carried as usize }
-        };
+        let carried = left.lock().unwrap_or_else(PoisonError::into_inner).take(&buf[..read], is_request);
         if to.write_all(&buf[..carried]).is_err() || carried < read {
             break;
         }
