@@ -146,6 +146,8 @@ impl Info {
         match () {
             () if computed != found => Err(format!("its hash is {found}, that of its content {computed}")),
             () if version != VERSION => Err(format!("version {version} is not supported ({VERSION} is)")),
+            // What is not known would be forgotten.
+            () if !info.encode().is_ok_and(|ours| ours == content) => Err("it is not as it was written".to_owned()),
             () if !believable => Err("its numbers do not fit each other".to_owned()),
             () => Ok(info),
         }

@@ -8,6 +8,7 @@ mod support;
 mod basics;
 mod conflicts;
 mod crashes;
+mod damage;
 mod seeds;
 mod wire;
 

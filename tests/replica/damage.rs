@@ -1,0 +1,182 @@
+//! Files of a replica that are damaged, gone, or of another moment: a clear error, or a replica with all that it had.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use logmirror::replica::{Options, ReplicaError, Value};
+
+use super::Rig;
+
+/// A replica that has pulled and pushed, and has changes that it has not pushed.
+fn used(rig: &Rig) {
+    let one = rig.open("one");
+    one.run("CREATE TABLE n(x)");
+    one.run("INSERT INTO n VALUES (1)");
+    one.sync();
+    rig.ask("INSERT INTO n VALUES (2)");
+    one.run("INSERT INTO n VALUES (3)");
+    one.push();
+    one.run("INSERT INTO n VALUES (4)");
+}
+
+fn files(rig: &Rig) -> BTreeMap<PathBuf, Vec<u8>> {
+    let entries = fs::read_dir(rig.dir.path()).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.is_file()).map(|path| (path.clone(), fs::read(&path).unwrap())).collect()
+}
+
+fn restore(rig: &Rig, files: &BTreeMap<PathBuf, Vec<u8>>) {
+    for entry in fs::read_dir(rig.dir.path()).unwrap() {
+        fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    for (path, content) in files {
+        fs::write(path, content).unwrap();
+    }
+}
+
+/// The values, in order.
+fn values(rows: Vec<Vec<Value>>) -> Vec<i64> {
+    let value = |row: Vec<Value>| match row[..] {
+        [Value::Integer(value)] => value,
+        _ => panic!("{row:?}"),
+    };
+    rows.into_iter().map(value).collect()
+}
+
+/// Fails unless the replica opens with all it had, and brings that to the remote once.
+#[track_caller]
+fn goes_on(rig: &Rig, context: &str) {
+    let one = rig.try_open("one", Options::default()).unwrap_or_else(|error| panic!("{context}: {error}"));
+    one.sync();
+    assert_eq!(values(rig.ask("SELECT x FROM n ORDER BY x")), [1, 2, 3, 4], "{context}");
+    assert_eq!(one.dump(), rig.dump(), "{context}");
+}
+
+#[test]
+fn a_damaged_info_is_a_clear_error_and_changes_nothing() {
+    let rig = Rig::new();
+    used(&rig);
+    let before = files(&rig);
+    let info = rig.path("one-info");
+    let good = before[&info].clone();
+    let mut damaged: Vec<Vec<u8>> = (0..good.len()).map(|cut| good[..cut].to_vec()).collect();
+    damaged.extend((0..good.len()).map(|at| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1 << (at % 8);
+        bytes
+    }));
+    damaged.extend([&b"{}"[..], b"null", b"[1]", &[0; 700], &[0xff; 700]].map(<[u8]>::to_vec));
+    damaged.push([&good[..], b"}"].concat());
+    damaged.push(String::from_utf8(good.clone()).unwrap().replace("\"version\":1", "\"version\":2").into());
+    for content in damaged {
+        fs::write(&info, &content).unwrap();
+        match rig.try_open("one", Options::default()) {
+            Err(ReplicaError::Info { file, reason }) => assert!(file == "one-info" && !reason.is_empty()),
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("{:?} is believed", String::from_utf8_lossy(&content)),
+        }
+        assert_eq!(fs::read(&info).unwrap(), content);
+    }
+    fs::write(&info, &good).unwrap();
+    assert_eq!(files(&rig), before);
+    goes_on(&rig, "the info as it was");
+}
+
+#[test]
+fn a_replica_whose_info_cannot_be_used_is_made_anew_and_nothing_is_thrown_away() {
+    let rig = Rig::new();
+    used(&rig);
+    fs::write(rig.path("one-info"), b"").unwrap();
+    let rebuild = Options { rebuild: true, ..Options::default() };
+    let one = rig.try_open("one", rebuild).unwrap();
+    assert_eq!(one.dump(), rig.dump());
+    assert_eq!(values(one.ask("SELECT x FROM n ORDER BY x")), [1, 2, 3]);
+    let aside = files(&rig).into_keys().filter(|path| path.to_str().unwrap().contains("set-aside"));
+    let aside: Vec<String> = aside.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
+    let (draft, dir) = (aside.iter().find(|name| name.ends_with("-draft")).unwrap(), rig.dir.path());
+    let sqlite = Command::new("sqlite3").arg(dir.join(draft)).arg("SELECT x FROM n ORDER BY x").output().unwrap();
+    assert_eq!(String::from_utf8(sqlite.stdout).unwrap().split_whitespace().collect::<Vec<_>>(), ["1", "3", "4"]);
+}
+
+#[test]
+fn a_replica_without_its_info_is_set_aside_with_its_changes() {
+    let rig = Rig::new();
+    used(&rig);
+    fs::remove_file(rig.path("one-info")).unwrap();
+    let one = rig.open("one");
+    assert_eq!(one.dump(), rig.dump());
+    assert!(files(&rig).keys().any(|path| path.to_str().unwrap().contains("set-aside")));
+}
+
+#[test]
+fn a_missing_database_is_a_clear_error() {
+    for file in ["one-draft", "one-synced"] {
+        let rig = Rig::new();
+        used(&rig);
+        fs::remove_file(rig.path(file)).unwrap();
+        let error = rig.try_open("one", Options::default()).err().unwrap();
+        assert!(matches!(&error, ReplicaError::Missing { file: missing } if missing == file), "{error}");
+    }
+}
+
+/// Each file of a replica as of each of several moments, beside the others as of the last: an older copy is refused, or all
+/// comes out right.
+#[test]
+fn an_older_copy_of_any_file_is_refused_or_harmless() {
+    let rig = Rig::new();
+    let mut moments = Vec::new();
+    {
+        let one = rig.open("one");
+        moments.push(files(&rig));
+        one.run("CREATE TABLE n(x)");
+        one.run("INSERT INTO n VALUES (1)");
+        moments.push(files(&rig));
+        one.sync();
+        moments.push(files(&rig));
+        rig.ask("INSERT INTO n VALUES (2)");
+        one.run("INSERT INTO n VALUES (3)");
+        one.push();
+        moments.push(files(&rig));
+    }
+    let last = {
+        let one = rig.open("one");
+        one.run("INSERT INTO n VALUES (4)");
+        drop(one);
+        files(&rig)
+    };
+    let (mut refused, mut harmless) = (0, 0);
+    for older in &moments {
+        for file in ["one-info", "one-synced", "one-synced-wal"] {
+            let path = rig.path(file);
+            let mut mixed = last.clone();
+            match older.get(&path) {
+                Some(content) if last.get(&path) != Some(content) => mixed.insert(path, content.clone()),
+                None if last.contains_key(&path) => mixed.remove(&path),
+                _ => continue,
+            };
+            restore(&rig, &mixed);
+            let opened = rig.try_open("one", Options::default());
+            let synced = opened.and_then(|one| {
+                let report = one.wait(one.engine.sync())?;
+                Ok((one.dump(), report))
+            });
+            match synced {
+                Ok((dump, report)) => {
+                    // Whatever was done is what all three say, and nothing is there twice.
+                    let there = values(rig.ask("SELECT x FROM n ORDER BY x"));
+                    assert_eq!(there, [1, 2, 3, 4], "{file}: {report:?}");
+                    assert_eq!(dump, rig.dump(), "{file}");
+                    // What comes after would find it pushed.
+                    rig.ask("DELETE FROM n WHERE x = 4");
+                    harmless += 1;
+                }
+                Err(error) => {
+                    assert!(error.is_data(), "{file}: {error}");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert!(refused + harmless > 4, "{refused} {harmless}");
+}
