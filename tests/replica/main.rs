@@ -9,6 +9,7 @@ mod basics;
 mod conflicts;
 mod crashes;
 mod damage;
+mod kills;
 mod seeds;
 mod wire;
 
