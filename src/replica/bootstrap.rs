@@ -3,6 +3,10 @@
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use bytes::Bytes;
 
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -14,7 +18,7 @@ use super::info::Info;
 use super::options::Options;
 use super::pull::mark_of;
 use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader};
-use crate::limits::REPLICA_PIECES_UNDER_WAY;
+use crate::limits::{REPLICA_PIECES_UNDER_WAY, REPLICA_STORE_BYTES};
 use crate::repo::RepoFile;
 use crate::sqlite::btree::PAGE_LEN;
 use crate::sync::{FRAME_LEN, Range, Remote, Streamed, SyncError};
@@ -43,10 +47,6 @@ impl Parts {
         let both = [create(&names[0])?, create(&names[1])?];
         let held = files.hold(draft)?;
         Ok(Parts { files: files.clone(), both, names, held })
-    }
-
-    fn write(both: &[Arc<dyn RepoFile>; 2], bytes: &[u8], at: u64) -> io::Result<()> {
-        both.iter().try_for_each(|file| file.write_at(&mut [IoSlice::new(bytes)], at))
     }
 
     /// Names them, so that only their info is missing. A WAL or journal of that name would be taken for theirs.
@@ -132,6 +132,67 @@ enum Filled {
     Cut { after: u32 },
 }
 
+/// What comes from the remote.
+enum Piece {
+    /// A part of the base, and the byte it starts at.
+    Base(Bytes, u64),
+    Frames(Bytes),
+    /// The base is whole, and has so many bytes.
+    BaseEnds(u64),
+}
+
+async fn fill(remote: &Remote, parts: &Parts, wanted: Wanted, tell: &Arc<Tell>) -> Result<Filled, ReplicaError> {
+    let (to_write, mut pieces) = mpsc::channel(REPLICA_PIECES_UNDER_WAY);
+    let both = parts.both.clone();
+    let writing = tokio::task::spawn_blocking(move || {
+        let mut writer = Writer::new(&both)?;
+        while let Some(piece) = pieces.blocking_recv() {
+            match piece {
+                Piece::Base(piece, at) => writer.write(&mut [IoSlice::new(&piece)], at)?,
+                Piece::BaseEnds(bytes) => check(&both[0], bytes)?,
+                Piece::Frames(frames) => writer.frames(&frames)?,
+            }
+        }
+        writer.end()
+    });
+    let streamed = stream(remote, wanted, tell, to_write).await;
+    let written = writing.await.map_err(|error| ReplicaError::Interrupted(error.to_string()))?;
+    // What ended the thread is the cause of what ended the stream.
+    let (written, ()) = (written?, streamed?);
+    let ended = written.commit.map_or(0, |(frame, _)| frame);
+    if written.frames > ended {
+        return Ok(Filled::Cut { after: ended });
+    }
+    Ok(Filled::Whole(ended, written.last))
+}
+
+/// Sends all that comes to the thread that writes.
+async fn stream(
+    remote: &Remote,
+    wanted: Wanted,
+    tell: &Arc<Tell>,
+    to_write: mpsc::Sender<Piece>,
+) -> Result<(), ReplicaError> {
+    let (told, sender) = (tell.clone(), to_write.clone());
+    let gone = || SyncError::Interrupted("the new replica cannot be written".into());
+    let write = move |piece: Bytes, at| {
+        told(piece.len() as u64);
+        sender.blocking_send(Piece::Base(piece, at)).map_err(|_| gone())
+    };
+    let base = remote.export(wanted.generation, write).await?;
+    to_write.send(Piece::BaseEnds(base)).await.map_err(|_| gone())?;
+    frames(remote, wanted, &**tell, to_write).await
+}
+
+/// Writes both databases alike.
+struct Writer<'a> {
+    both: &'a [Arc<dyn RepoFile>; 2],
+    /// Those who sync them while they grow, so that little is left to do in the end.
+    syncers: Vec<(SyncSender<()>, JoinHandle<io::Result<()>>)>,
+    unsynced: usize,
+    written: Written,
+}
+
 /// What the thread that writes has found.
 #[derive(Default)]
 struct Written {
@@ -141,38 +202,81 @@ struct Written {
     last: Option<u32>,
 }
 
-async fn fill(remote: &Remote, parts: &Parts, wanted: Wanted, tell: &Arc<Tell>) -> Result<Filled, ReplicaError> {
-    let (both, told) = (parts.both.clone(), tell.clone());
-    let write = move |piece: &[u8], at| {
-        told(piece.len() as u64);
-        Parts::write(&both, piece, at).map_err(|error| SyncError::Interrupted(format!("writing an export: {error}")))
-    };
-    let base = remote.export(wanted.generation, write).await?;
-    let both = parts.both.clone();
-    blocking(move || check(&both[0], base)).await?;
-    let (to_write, mut pieces) = mpsc::channel::<bytes::Bytes>(REPLICA_PIECES_UNDER_WAY);
-    let both = parts.both.clone();
-    let writing = tokio::task::spawn_blocking(move || {
-        let mut written = Written::default();
-        while let Some(piece) = pieces.blocking_recv() {
-            pages(&both, &piece, &mut written)?;
+impl Writer<'_> {
+    fn new(both: &[Arc<dyn RepoFile>; 2]) -> Result<Writer<'_>, ReplicaError> {
+        let syncer = |file: &Arc<dyn RepoFile>| {
+            let (asked, asks) = sync_channel(1);
+            let file = file.clone();
+            let thread = thread::Builder::new().name("replica-sync".into());
+            let thread = thread.spawn(move || asks.into_iter().try_for_each(|()| file.sync()));
+            thread.map(|thread| (asked, thread)).map_err(ReplicaError::io("starting a thread for", "the new replica"))
+        };
+        let syncers = both.iter().map(syncer).collect::<Result<_, _>>()?;
+        Ok(Writer { both, syncers, unsynced: 0, written: Written::default() })
+    }
+
+    fn write(&mut self, slices: &mut [IoSlice<'_>], at: u64) -> Result<(), ReplicaError> {
+        for file in self.both {
+            file.write_at(&mut slices.to_vec(), at).map_err(ReplicaError::io("writing", "the new replica"))?;
         }
-        if let Some((_, size)) = written.commit {
-            for file in &both {
+        self.unsynced += slices.iter().map(|slice| slice.len()).sum::<usize>();
+        if self.unsynced >= REPLICA_STORE_BYTES {
+            self.unsynced = 0;
+            for (asked, _) in &self.syncers {
+                // One that is at it still will be asked again.
+                let _is_busy = asked.try_send(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the pages of frames where they belong, those that follow each other at once.
+    fn frames(&mut self, frames: &[u8]) -> Result<(), ReplicaError> {
+        let (mut run, mut first) = (Vec::new(), 0);
+        for frame in frames.chunks_exact(FRAME_LEN) {
+            let Some((head, page)) = frame.split_first_chunk::<FRAME_HEADER_LEN>() else { continue };
+            let head = FrameHeader::decode(head);
+            self.written.frames += 1;
+            if head.page == 0 {
+                let reason = format!("frame {} is of page 0", self.written.frames);
+                return Err(SyncError::Protocol { call: "reading frames".into(), reason }.into());
+            }
+            if head.size > 0 {
+                self.written.commit = Some((self.written.frames, head.size));
+                self.written.last = Some(mark_of(frame));
+            }
+            if u64::from(head.page) != u64::from(first) + run.len() as u64 {
+                self.pages(&mut run, first)?;
+                first = head.page;
+            }
+            run.push(IoSlice::new(page));
+        }
+        self.pages(&mut run, first)
+    }
+
+    fn pages(&mut self, run: &mut Vec<IoSlice<'_>>, first: u32) -> Result<(), ReplicaError> {
+        if !run.is_empty() {
+            self.write(run, u64::from(first.saturating_sub(1)) * PAGE_LEN as u64)?;
+            run.clear();
+        }
+        Ok(())
+    }
+
+    /// Cuts off what is no part of the database, and ends the syncs under way.
+    fn end(self) -> Result<Written, ReplicaError> {
+        for (asked, thread) in self.syncers {
+            drop(asked);
+            let ended = thread.join().map_err(|_| ReplicaError::Interrupted("a sync was interrupted".into()))?;
+            ended.map_err(ReplicaError::io("syncing", "the new replica"))?;
+        }
+        if let Some((_, size)) = self.written.commit {
+            for file in self.both {
                 let cut = file.truncate(u64::from(size) * PAGE_LEN as u64);
                 cut.map_err(ReplicaError::io("cutting", "the new replica"))?;
             }
         }
-        Ok::<_, ReplicaError>(written)
-    });
-    let streamed = frames(remote, wanted, &**tell, to_write).await;
-    let written = writing.await.map_err(|error| ReplicaError::Interrupted(error.to_string()))?;
-    let (written, ()) = (written?, streamed?);
-    let ended = written.commit.map_or(0, |(frame, _)| frame);
-    if written.frames > ended {
-        return Ok(Filled::Cut { after: ended });
+        Ok(self.written)
     }
-    Ok(Filled::Whole(ended, written.last))
 }
 
 /// Sends all frames to the thread that writes.
@@ -180,7 +284,7 @@ async fn frames(
     remote: &Remote,
     Wanted { generation, until, batch }: Wanted,
     tell: &Tell,
-    to_write: mpsc::Sender<bytes::Bytes>,
+    to_write: mpsc::Sender<Piece>,
 ) -> Result<(), ReplicaError> {
     let mut start = 1_u32;
     while start <= until {
@@ -191,7 +295,7 @@ async fn frames(
         while let Some(piece) = stream.next().await? {
             start = start.saturating_add((piece.len() / FRAME_LEN) as u32);
             tell(piece.len() as u64);
-            if to_write.send(piece).await.is_err() {
+            if to_write.send(Piece::Frames(piece)).await.is_err() {
                 // What ended it is told by the thread.
                 return Ok(());
             }
@@ -199,26 +303,6 @@ async fn frames(
         if start == before {
             let reason = "no frame, though it says there are some".to_owned();
             return Err(SyncError::Protocol { call: "reading frames".into(), reason }.into());
-        }
-    }
-    Ok(())
-}
-
-/// Puts the pages of frames where they belong.
-fn pages(both: &[Arc<dyn RepoFile>; 2], frames: &[u8], written: &mut Written) -> Result<(), ReplicaError> {
-    for frame in frames.chunks_exact(FRAME_LEN) {
-        let Some((head, page)) = frame.split_first_chunk::<FRAME_HEADER_LEN>() else { continue };
-        let head = FrameHeader::decode(head);
-        written.frames += 1;
-        if head.page == 0 {
-            let reason = format!("frame {} is of page 0", written.frames);
-            return Err(SyncError::Protocol { call: "reading frames".into(), reason }.into());
-        }
-        let at = u64::from(head.page - 1) * PAGE_LEN as u64;
-        Parts::write(both, page, at).map_err(ReplicaError::io("writing", "the new replica"))?;
-        if head.size > 0 {
-            written.commit = Some((written.frames, head.size));
-            written.last = Some(mark_of(frame));
         }
     }
     Ok(())

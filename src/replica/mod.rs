@@ -50,7 +50,7 @@ pub use rounds::{Action, Event, Outcome, Rounds, Watch, run};
 use crate::repo::Repo;
 use crate::sync::Remote;
 use bootstrap::{blocking, bootstrap};
-use files::Files;
+use files::{Files, Held};
 use info::Info;
 use pull::{fetch, with};
 use push::{Channel, make_certain, push};
@@ -159,14 +159,13 @@ impl SyncEngine {
     async fn of(files: Files, remote: Remote, options: Options, tell: Arc<Tell>) -> Result<SyncEngine, ReplicaError> {
         let (ours, rebuild) = (files.clone(), options.rebuild);
         let known = blocking(move || known(&ours, rebuild)).await?;
-        let (info, held) = match known {
-            Some(info) => (info, None),
+        let store = match known {
+            Some((info, held)) => blocking(move || Store::open(files, info, held)).await?,
             None => {
                 let (info, held) = bootstrap(&remote, &files, &options, &tell).await?;
-                (info, Some(held))
+                blocking(move || Store::open_new(files, info, held)).await?
             }
         };
-        let store = blocking(move || Store::open(files, info, held)).await?;
         Ok(SyncEngine { remote, options, store: Arc::new(Mutex::new(store)), turn: Arc::default(), tell })
     }
 
@@ -287,8 +286,8 @@ impl std::fmt::Debug for SyncEngine {
     }
 }
 
-/// The replica that is there. What is there and is none makes room for one.
-fn known(files: &Files, rebuild: bool) -> Result<Option<Info>, ReplicaError> {
+/// The replica that is there, with others kept out of it. What is there and is none makes room for one.
+fn known(files: &Files, rebuild: bool) -> Result<Option<(Info, Held)>, ReplicaError> {
     let set_aside = |why: &str| -> Result<(), ReplicaError> {
         if files.is_there(&files.draft())? {
             drop(files.hold(&files.draft())?);
@@ -302,8 +301,15 @@ fn known(files: &Files, rebuild: bool) -> Result<Option<Info>, ReplicaError> {
         set_aside("the replica is made anew")?;
         return Ok(None);
     }
-    if let Some(info) = Info::load(&*files.dir, &files.info())? {
-        return Ok(Some(info));
+    let load = || Info::load(&*files.dir, &files.info());
+    if load()?.is_some() {
+        let missing = |file: String| if files.is_there(&file)? { Ok(()) } else { Err(ReplicaError::Missing { file }) };
+        missing(files.draft())?;
+        let held = files.hold(&files.draft())?;
+        // Whoever had it until now has written it.
+        if let Some(info) = load()? {
+            return Ok(Some((info, held)));
+        }
     }
     if files.is_there(&files.draft())? && !files.is_pristine()? {
         set_aside(&format!("{} is missing", files.info()))?;

@@ -30,13 +30,12 @@ impl Store {
     ///
     /// # Errors
     /// [`ReplicaError::Missing`], [`ReplicaError::Unfinished`], [`ReplicaError::Mismatch`]; when a file fails.
-    pub(super) fn open(files: Files, info: Info, held: Option<Held>) -> Result<Store, ReplicaError> {
+    pub(super) fn open(files: Files, info: Info, held: Held) -> Result<Store, ReplicaError> {
         for name in [files.draft(), files.synced()] {
             if !files.is_there(&name)? {
                 return Err(ReplicaError::Missing { file: name });
             }
         }
-        let held = held.map_or_else(|| files.hold(&files.draft()), Ok)?;
         if files.has_hot_journal()? {
             return Err(ReplicaError::Unfinished { draft: files.draft(), journal: files.journal() });
         }
@@ -50,6 +49,20 @@ impl Store {
         let draft = Draft::open(&files, held)?;
         let mut store = Store { files, info, synced, draft, taken: Taken::default(), failed: false };
         store.settle()?;
+        Ok(store)
+    }
+
+    /// The same for one that was made just now, whose draft is the remote's state and nobody's yet.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) fn open_new(files: Files, info: Info, held: Held) -> Result<Store, ReplicaError> {
+        let mut store = Store::open(files, info, held)?;
+        let (_, now) = store.draft.now()?;
+        if let Some(mark) = store.draft.mark_anew(now)? {
+            let marked = Some(mark);
+            store.store(Info { draft_wal_match_watermark: marked, clean: marked, ..store.info.clone() })?;
+        }
         Ok(store)
     }
 

@@ -26,6 +26,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
+
 pub use error::SyncError;
 pub use local::{LocalError, LocalLog, Look};
 pub use remote::{FrameStream, Pulled, Pushed, Range, Remote, Streamed};
@@ -76,10 +78,10 @@ async fn off<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Re
 }
 
 /// Puts what a server exports into a file.
-fn into_file(file: &Arc<File>) -> impl Fn(&[u8], u64) -> Result<(), SyncError> + Clone + Send + 'static {
+fn into_file(file: &Arc<File>) -> impl Fn(Bytes, u64) -> Result<(), SyncError> + Clone + Send + 'static {
     let file = file.clone();
     move |piece, at| {
-        let written = file.write_all_at(piece, at);
+        let written = file.write_all_at(&piece, at);
         written.map_err(|error| LocalError::Io { doing: "writing an export".into(), error }.into())
     }
 }

@@ -243,7 +243,7 @@ impl Remote {
     /// See [`SyncError`], or as `write` says; a part may have been handed over then.
     pub async fn export<W>(&self, generation: u32, write: W) -> Result<u64, SyncError>
     where
-        W: Fn(&[u8], u64) -> Result<(), SyncError> + Clone + Send + 'static,
+        W: Fn(Bytes, u64) -> Result<(), SyncError> + Clone + Send + 'static,
     {
         let call = self.call(Method::GET, &["export", &generation.to_string()]);
         let mut response = call.successful(call.send(None).await?).await?;
@@ -253,7 +253,7 @@ impl Remote {
             if at + len > EXPORT_BYTES_MAX {
                 return Err(call.protocol(format!("an export of more than {EXPORT_BYTES_MAX} bytes")));
             }
-            off(move || write(&piece, at)).await??;
+            off(move || write(piece, at)).await??;
             at += len;
         }
         Ok(at)

@@ -78,8 +78,7 @@ impl Left {
 
 fn carry(mut from: TcpStream, mut to: TcpStream, is_request: bool, left: &Mutex<Left>) {
     let mut buf = [0; 16 << 10];
-    loop {
-        let Ok(read @ 1..) = from.read(&mut buf) else { break };
+    while let Ok(read @ 1..) = from.read(&mut buf) {
         let carried = left.lock().unwrap_or_else(PoisonError::into_inner).take(&buf[..read], is_request);
         if to.write_all(&buf[..carried]).is_err() || carried < read {
             break;
