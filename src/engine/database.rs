@@ -70,7 +70,8 @@ impl Engine {
         let machine = Database::io_for_path(DATABASE).map_err(|error| of_engine(&error))?;
         let io = Arc::new(LogIo::new(log.base()?, wal.clone(), machine));
         let options = OpenOptions::new(Arc::new(SqliteDialect));
-        let features = DatabaseOpts::default().with_without_rowid(true);
+        // What it has in part only is better than databases of others that cannot be written at all.
+        let features = DatabaseOpts::default().with_generated_columns(true).with_without_rowid(true);
         let options = options.flags(OpenFlags::Create).db_opts(features);
         // Not by way of the engine's own registry of open files: all of ours have the same name.
         let opened = Database::do_open(io, DATABASE, options).and_then(|database| Ok((connect(&database)?, database)));

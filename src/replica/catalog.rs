@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 
 use super::error::ReplicaError;
 use super::table::Table;
-use crate::sqlite::btree::{self, PAGE_LEN, Pages, Tree};
+use super::words::folded;
+use crate::sqlite::btree::{self, PAGE_LEN, Pages, Taken, Tree};
 use crate::sqlite::record::{Stored, values};
 
 /// The table that says how far each client's changes have come. It is the protocol's, not the user's.
 pub(super) const BOOKKEEPING: &str = "turso_sync_last_change_id";
 
-/// All there is in a database, by name.
+/// All there is in a database, by name in small letters.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Catalog {
     pub(super) tables: BTreeMap<String, (u32, Table)>,
@@ -26,7 +27,6 @@ pub(super) struct Catalog {
 pub(super) struct Made {
     /// The table it is of; of a view its own name.
     pub(super) of: String,
-    pub(super) root: u32,
     pub(super) sql: String,
 }
 
@@ -51,7 +51,7 @@ impl Catalog {
             if is_internal(of) || sql.is_empty() {
                 return Ok(());
             }
-            let made = || Made { of: of.to_owned(), root, sql: sql.to_owned() };
+            let made = || Made { of: of.to_owned(), sql: sql.to_owned() };
             match kind {
                 // Virtual tables have none: their rows are in tables of their own.
                 "table" if root == 0 => {
@@ -59,17 +59,17 @@ impl Catalog {
                 }
                 "table" => {
                     let table = Table::parse(sql).ok_or_else(|| ReplicaError::Schema { sql: sql.to_owned() })?;
-                    catalog.tables.insert(name.to_owned(), (root, table));
+                    catalog.tables.insert(folded(name), (root, table));
                 }
-                "index" => drop(catalog.indexes.insert(name.to_owned(), made())),
-                "view" => drop(catalog.views.insert(name.to_owned(), made())),
-                "trigger" => drop(catalog.triggers.insert(name.to_owned(), made())),
+                "index" => drop(catalog.indexes.insert(folded(name), made())),
+                "view" => drop(catalog.views.insert(folded(name), made())),
+                "trigger" => drop(catalog.triggers.insert(folded(name), made())),
                 _ => {}
             }
             Ok(())
         })?;
         for index in catalog.indexes.values() {
-            if let Some((_, table)) = catalog.tables.get_mut(&index.of) {
+            if let Some((_, table)) = catalog.tables.get_mut(&folded(&index.of)) {
                 table.index(&index.sql);
             }
         }
@@ -132,6 +132,9 @@ fn each(
     if first == [0; PAGE_LEN] {
         return Ok(());
     }
+    if usize::from(u16::from_be_bytes([first[16], first[17]])) != PAGE_LEN {
+        return Err(ReplicaError::Unsupported("the database has pages of another size than 4096 bytes"));
+    }
     // Reserved bytes at the end of pages are of encryption; 1 is UTF-8, and 0 what a database has before its first table.
     let encoding = u32::from_be_bytes([first[56], first[57], first[58], first[59]]);
     if first[20] != 0 || encoding > 1 {
@@ -157,11 +160,11 @@ fn rows(
     root: u32,
     mut tell: impl FnMut(&[u8]) -> Result<(), ReplicaError>,
 ) -> Result<(), ReplicaError> {
-    let (mut page, mut record) = ([0; PAGE_LEN], Vec::new());
+    let (mut page, mut record, mut taken) = ([0; PAGE_LEN], Vec::new(), Taken::default());
     for number in Tree::of(pages, root)?.leaves {
         pages.read(number, &mut page)?;
         for cell in btree::cells(number, &page)? {
-            btree::record(pages, &cell, &mut record, |_| {})?;
+            btree::record(pages, &cell, &mut record, &mut taken)?;
             tell(&record)?;
         }
     }

@@ -1,17 +1,18 @@
 //! What a change of a row is as SQL: statements that do to another state of the same table what was done to this one.
 //!
-//! A row is found by its key. What is written of it are the columns that changed, or all of it where a column that no two
-//! rows may share is among them: then the old row goes first and the new one comes with the others, so that rows that swap
-//! such values are in nobody's way.
+//! A row is found by its key. What is written of it are the columns that changed. A row that has another key now is
+//! another row: the old one goes and the new one comes.
 //!
 //! A row without a key is found by its rowid and all that it was: rowids are used again, and another row may be there.
 //!
 //! A row that was changed and is not there any more, or not as it was, is added as it is now: it may be a new one with a key
 //! or rowid that was used again, and whoever writes last is right.
 
+use super::order::{self, Order, Values, same};
 use super::report::{About, Doing};
 use super::rows::{Row, Side, Updated};
-use super::table::{Key, Table, quoted};
+use super::table::{Column, Key, Table};
+use super::words::quoted;
 use crate::sqlite::record::{Stored, values};
 use crate::sync::turso::Value;
 
@@ -59,14 +60,6 @@ pub(super) struct Writer<'a> {
     was: &'a [Option<usize>],
 }
 
-/// What becomes of a row that changed.
-pub(super) enum Rewritten {
-    Nothing,
-    Update(Statement),
-    /// The old row goes, and the new one comes with those that are new.
-    Replace(Statement),
-}
-
 /// SQL with its arguments, as it grows.
 #[derive(Default)]
 struct Sql {
@@ -105,16 +98,28 @@ impl Sql {
         }
     }
 
+    /// A value, or what a column has where there was none.
+    fn value_or_default(&mut self, column: &Column, value: Option<Stored<'_>>) {
+        match value {
+            Some(value) => self.value(value),
+            None => self.text.push_str(column.default.as_deref().unwrap_or("NULL")),
+        }
+    }
+
     fn done(self, about: About) -> Statement {
         Statement { sql: self.text, args: self.args, about, otherwise: Otherwise::Nothing }
     }
 }
 
 /// The values of a row by column; `None` for those that its record does not have.
-fn by_column<'a>(table: &Table, row: &'a Row) -> Option<Vec<Option<Stored<'a>>>> {
-    let mut columns = vec![None; table.columns.len()];
+fn by_column<'a>(table: &'a Table, row: &'a Row) -> Option<Values<'a>> {
+    let is_stored = |column: &&Column| column.generated.is_none();
+    let default = |column: &'a Column| Some(column).filter(is_stored).and_then(Column::known_default);
+    let mut columns: Values<'a> = table.columns.iter().map(default).collect();
     for (value, at) in values(&row.record)?.into_iter().zip(table.in_record()) {
-        columns[at] = Some(value);
+        if let Some(column) = columns.get_mut(at) {
+            *column = Some(value);
+        }
     }
     if let Key::Named(at) = table.key {
         columns[at] = Some(Stored::Integer(row.rowid));
@@ -129,9 +134,13 @@ impl<'a> Writer<'a> {
     }
 
     /// The values of an old row by the columns of the new table.
-    fn old_values<'r>(&self, row: &'r Row) -> Option<Vec<Option<Stored<'r>>>> {
+    fn old_values<'r>(&'r self, row: &'r Row) -> Option<Values<'r>> {
         let of_old = by_column(self.old?.table, row)?;
-        Some(self.was.iter().map(|was| was.and_then(|was| of_old.get(was).copied().flatten())).collect())
+        let value = |(was, column): (&Option<usize>, &'r Column)| match was {
+            Some(was) => of_old.get(*was).copied().flatten(),
+            None => column.known_default().filter(|_| column.generated.is_none()),
+        };
+        Some(self.was.iter().zip(&self.new.columns).map(value).collect())
     }
 
     /// The key of a row, by name.
@@ -155,36 +164,70 @@ impl<'a> Writer<'a> {
         About { table: self.new.name.clone(), key, doing }
     }
 
+    /// `key = …`, where the row has one.
+    fn has_key(&self, sql: &mut Sql, values: &[Option<Stored<'_>>]) -> bool {
+        let Some(of) = self.key(values) else { return false };
+        for (nth, at) in of.into_iter().enumerate() {
+            sql.text.push_str(if nth > 0 { " AND " } else { "" });
+            sql.text.push_str(&quoted(&self.new.columns[at].name));
+            sql.text.push_str(" = ");
+            sql.value(values[at].unwrap_or(Stored::Null));
+        }
+        true
+    }
+
+    /// `column IS …` for all columns.
+    fn is_all(&self, sql: &mut Sql, values: &[Option<Stored<'_>>]) {
+        let mut and = "";
+        for (column, value) in self.new.columns.iter().zip(values).filter(|(column, _)| column.generated.is_none()) {
+            let strictly = if column.collates { " COLLATE BINARY" } else { "" };
+            sql.text.push_str(&format!("{and}{}{strictly} IS ", quoted(&column.name)));
+            sql.value_or_default(column, *value);
+            and = " AND ";
+        }
+    }
+
     /// ` WHERE …` for a row as it was.
     fn find(&self, sql: &mut Sql, (row, same_rowid): (&Row, bool), values: &[Option<Stored<'_>>]) {
         sql.text.push_str(" WHERE ");
-        if let Some(of) = self.key(values) {
-            for (nth, at) in of.into_iter().enumerate() {
-                sql.text.push_str(if nth > 0 { " AND " } else { "" });
-                sql.text.push_str(&quoted(&self.new.columns[at].name));
-                sql.text.push_str(" = ");
-                sql.value(values[at].unwrap_or(Stored::Null));
-            }
+        if self.has_key(sql, values) {
             return;
         }
-        let rowid = self.new.rowid_name().unwrap_or("rowid");
+        let Some(rowid) = self.new.rowid_name() else {
+            // Rows that are the same in all columns cannot be told apart.
+            return self.is_all(sql, values);
+        };
+        sql.text.push_str(&format!("{rowid} = "));
         if same_rowid {
-            sql.text.push_str(&format!("{rowid} = "));
             sql.value(Stored::Integer(row.rowid));
-        } else {
-            // Of rows that are the same in all columns one is as good as the other.
-            sql.text.push_str(&format!("{rowid} = (SELECT {rowid} FROM {} WHERE TRUE", quoted(&self.new.name)));
+            sql.text.push_str(" AND ");
+            return self.is_all(sql, values);
         }
-        let there = self.new.columns.iter().zip(values).filter(|(column, _)| column.generated.is_none());
-        for (column, value) in there {
-            sql.text.push_str(&format!(" AND {} IS ", quoted(&column.name)));
-            match value {
-                Some(value) => sql.value(*value),
-                None => sql.text.push_str(column.default.as_deref().unwrap_or("NULL")),
-            }
-        }
-        if !same_rowid {
-            sql.text.push_str(" LIMIT 1)");
+        // Of rows that are the same in all columns one is as good as the other.
+        sql.text.push_str(&format!("(SELECT {rowid} FROM {} WHERE ", quoted(&self.new.name)));
+        self.is_all(sql, values);
+        sql.text.push_str(" LIMIT 1)");
+    }
+
+    /// The order in which rows are changed. `None` when one cannot be read.
+    pub(super) fn order(&self, changes: &[Updated]) -> Option<Order> {
+        let both = |at: usize| {
+            let Updated { old, new } = changes.get(at)?;
+            Some([self.old_values(old)?, by_column(self.new, new)?])
+        };
+        let is_other = |at| both(at).is_some_and(|[old, new]| self.is_other(&old, &new));
+        order::order(self.new, changes.len(), is_other, both)
+    }
+
+    /// Whether a row that has the place of another is not the same one: its key is another. Where it has none its rowid may
+    /// have been given once more, as it is when the last row was removed; then nothing else is as it was.
+    fn is_other(&self, old: &[Option<Stored<'_>>], new: &[Option<Stored<'_>>]) -> bool {
+        let is_written = |at: &usize| self.new.columns[*at].generated.is_none();
+        let differs = |at: usize| !same(old[at], new[at]);
+        match (self.key(old), self.key(new)) {
+            (Some(_), Some(key)) => key.into_iter().any(differs),
+            (None, None) => (0..new.len()).filter(is_written).all(differs),
+            _ => true,
         }
     }
 
@@ -196,58 +239,57 @@ impl<'a> Writer<'a> {
         Some(sql.done(self.about(Doing::Delete, row, &values)))
     }
 
-    /// Changes a row, which has the same rowid where this will run or another. `None` when it cannot be read.
-    pub(super) fn update(&self, change: &Updated, same_rowid: bool) -> Option<Rewritten> {
+    /// Changes a row, which has the same rowid where this will run or another; nothing when nothing was written of it. `None`
+    /// when it cannot be read.
+    pub(super) fn update(&self, change: &Updated, same_rowid: bool) -> Option<Option<Statement>> {
         let (old, new) = (self.old_values(&change.old)?, by_column(self.new, &change.new)?);
-        let written = |at: &usize| self.new.columns[*at].generated.is_none() && old[*at] != new[*at];
-        let changed: Vec<usize> = (0..self.new.columns.len()).filter(written).collect();
-        if changed.is_empty() {
-            return Some(Rewritten::Nothing);
-        }
-        if changed.iter().any(|at| self.new.is_unique(*at)) {
-            return self.delete(&change.old, same_rowid).map(Rewritten::Replace);
-        }
         let mut sql = Sql::new(format!("UPDATE {} SET ", quoted(&self.new.name)));
-        for (nth, at) in changed.into_iter().enumerate() {
-            let column = &self.new.columns[at];
-            sql.text.push_str(if nth > 0 { ", " } else { "" });
-            sql.text.push_str(&format!("{} = ", quoted(&column.name)));
-            match new[at] {
-                Some(value) => sql.value(value),
-                None => sql.text.push_str(column.default.as_deref().unwrap_or("NULL")),
+        let mut comma = "";
+        for (at, column) in self.new.columns.iter().enumerate() {
+            if column.generated.is_none() && !same(old[at], new[at]) {
+                sql.text.push_str(&format!("{comma}{} = ", quoted(&column.name)));
+                sql.value_or_default(column, new[at]);
+                comma = ", ";
             }
+        }
+        if comma.is_empty() {
+            return Some(None);
         }
         self.find(&mut sql, (&change.old, same_rowid), &old);
         let update = sql.done(self.about(Doing::Update, &change.old, &old));
         let otherwise = Otherwise::IfNone(Box::new(self.insert(&change.new)?));
-        Some(Rewritten::Update(Statement { otherwise, ..update }))
+        Some(Some(Statement { otherwise, ..update }))
+    }
+
+    /// `INSERT`, `INTO …` and the values. The columns it gives.
+    fn put(&self, insert: &str, (open, close): (&str, &str), values: &[Option<Stored<'_>>]) -> (Sql, Vec<usize>) {
+        let table = quoted(&self.new.name);
+        let written = |at: &usize| self.new.columns[*at].generated.is_none() && values[*at].is_some();
+        let columns: Vec<usize> = (0..self.new.columns.len()).filter(written).collect();
+        if columns.is_empty() {
+            return (Sql::new(format!("{insert} INTO {table} DEFAULT VALUES")), columns);
+        }
+        let names: Vec<String> = columns.iter().map(|at| quoted(&self.new.columns[*at].name)).collect();
+        let mut sql = Sql::new(format!("{insert} INTO {table}({}) {open}", names.join(", ")));
+        for (nth, at) in columns.iter().enumerate() {
+            sql.text.push_str(if nth > 0 { ", " } else { "" });
+            sql.value(values[*at].unwrap_or(Stored::Null));
+        }
+        sql.text.push_str(close);
+        (sql, columns)
     }
 
     /// Adds a row, or overwrites the one that has its key. `None` when it cannot be read.
     pub(super) fn insert(&self, row: &Row) -> Option<Statement> {
         let values = by_column(self.new, row)?;
-        let table = quoted(&self.new.name);
-        let written = |at: &usize| self.new.columns[*at].generated.is_none() && values[*at].is_some();
-        let columns: Vec<usize> = (0..self.new.columns.len()).filter(written).collect();
-        let names: Vec<String> = columns.iter().map(|at| quoted(&self.new.columns[*at].name)).collect();
-        let mut sql = if columns.is_empty() {
-            Sql::new(format!("INSERT INTO {table} DEFAULT VALUES"))
-        } else {
-            Sql::new(format!("INSERT INTO {table}({}) VALUES (", names.join(", ")))
-        };
-        for (nth, at) in columns.iter().enumerate() {
-            sql.text.push_str(if nth > 0 { ", " } else { "" });
-            sql.value(values[*at].unwrap_or(Stored::Null));
-        }
-        if !columns.is_empty() {
-            sql.text.push(')');
-        }
+        let (sql, columns) = self.put("INSERT", ("VALUES (", ")"), &values);
         let mut insert = sql.done(self.about(Doing::Insert, row, &values));
         // The engine overwrites nothing in tables without rowids.
         if let Some(key) = self.key(&values).filter(|_| self.new.has_rowids) {
-            let of: Vec<String> = key.iter().map(|at| quoted(&self.new.columns[*at].name)).collect();
-            let others = columns.iter().zip(&names).filter(|(at, _)| !key.contains(at));
-            let set: Vec<String> = others.map(|(_, name)| format!("{name} = excluded.{name}")).collect();
+            let name = |at: &usize| quoted(&self.new.columns[*at].name);
+            let of: Vec<String> = key.iter().map(name).collect();
+            let others = columns.iter().filter(|at| !key.contains(at)).map(name);
+            let set: Vec<String> = others.map(|name| format!("{name} = excluded.{name}")).collect();
             if set.is_empty() {
                 // A row that is nothing but its key is the same row.
                 insert.sql.push_str(&format!(" ON CONFLICT({}) DO NOTHING", of.join(", ")));
@@ -257,6 +299,22 @@ impl<'a> Writer<'a> {
             }
         }
         Some(insert)
+    }
+
+    /// Adds a row that was removed for the sake of another once more, if the other could not be added. `None` when it cannot
+    /// be read.
+    pub(super) fn restore(&self, change: &Updated) -> Option<Statement> {
+        let (old, new) = (self.old_values(&change.old)?, by_column(self.new, &change.new)?);
+        let (mut sql, columns) = self.put("INSERT OR IGNORE", ("SELECT ", " WHERE NOT EXISTS (SELECT 1"), &old);
+        if columns.is_empty() {
+            return None;
+        }
+        sql.text.push_str(&format!(" FROM {} WHERE ", quoted(&self.new.name)));
+        if !self.has_key(&mut sql, &new) {
+            self.is_all(&mut sql, &new);
+        }
+        sql.text.push(')');
+        Some(sql.done(self.about(Doing::Insert, &change.old, &old)))
     }
 }
 

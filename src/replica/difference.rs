@@ -3,22 +3,26 @@
 //!
 //! First what is gone or altered of the schema, and tables that are new; then rows, table by table: those that are gone,
 //! those that changed, those that are new; then indexes, views and triggers that are new. Triggers of the third state have
-//! fired already where the rows were changed, so they are out of the way meanwhile.
+//! fired already where the rows were changed, so they are out of the way meanwhile. While tables are altered views are too:
+//! not every state in between would suit them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::alter::Alteration;
 use super::catalog::{Catalog, Made};
-use super::change::{Rewritten, Statement, Writer};
+use super::change::{Statement, Writer};
 use super::error::ReplicaError;
+use super::order::Order;
 use super::rows::{Differing, Row, RowDiff, Side, State};
-use super::table::{Alteration, Key, Table, quoted};
-use crate::sqlite::btree;
+use super::table::{Key, Table};
+use super::words::{create, folded, is_renamed, quoted};
+use crate::sqlite::btree::{self, PAGE_LEN};
 
 /// Takes statements as they are found.
 pub(super) type Take<'a> = dyn FnMut(Statement) -> Result<(), ReplicaError> + 'a;
 
-/// The triggers of the state where the statements will run, by name.
-pub(super) type Triggers = BTreeMap<String, Made>;
+/// Numbers on the first page that are the application's, by the pragma that sets them, and where they are.
+const NUMBERS: [(&str, usize); 2] = [("user_version", 60), ("application_id", 68)];
 
 /// A table of the new state, and what it was in the old one.
 struct Pair<'a> {
@@ -31,10 +35,59 @@ impl Pair<'_> {
     fn name(&self) -> &str {
         &self.new.1.name
     }
+
+    /// Whether that is its name, or was.
+    fn is_called(&self, name: &str) -> bool {
+        let names = [Some(self.new.1), self.old.map(|(_, table)| table)];
+        names.into_iter().flatten().any(|table| table.name.eq_ignore_ascii_case(name))
+    }
 }
 
-/// What was changed from `old` to `new`, which differ in `differing`. `shared` is the state that the third one descends
-/// from, if that is not `old`: rows without a key that were not in it have other rowids in the third.
+/// Views or triggers in three states: of two it is told what was changed, and the third is to be changed alike.
+struct Kept<'a> {
+    kind: &'static str,
+    states: [&'a BTreeMap<String, Made>; 3],
+    /// What was dropped of the third.
+    out: BTreeSet<&'a String>,
+}
+
+impl<'a> Kept<'a> {
+    fn is_changed(&self, name: &str) -> bool {
+        let [before, after, _] = self.states;
+        before.get(name) != after.get(name)
+    }
+
+    /// Drops what was changed, and of the others those that are in the way.
+    fn drop(&mut self, is_in_the_way: impl Fn(&Made) -> bool, take: &mut Take<'_>) -> Result<(), ReplicaError> {
+        let [before, _, there] = self.states;
+        let changed = before.keys().filter(|name| self.is_changed(name));
+        let in_the_way = there.iter().filter(|(_, made)| is_in_the_way(made)).map(|(name, _)| name);
+        let names: BTreeSet<&'a String> = changed.chain(in_the_way).collect();
+        for name in names {
+            if self.out.insert(name) {
+                take(Statement::schema(format!("DROP {} IF EXISTS {}", self.kind, quoted(name)), name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes what was changed, and what was dropped without having been.
+    fn make(self, take: &mut Take<'_>) -> Result<(), ReplicaError> {
+        let [_, after, there] = self.states;
+        let names: BTreeSet<&String> =
+            after.keys().filter(|name| self.is_changed(name)).chain(self.out.iter().copied()).collect();
+        for name in names {
+            let made = if self.is_changed(name) { after.get(name) } else { there.get(name) };
+            if let Some(made) = made {
+                take(Statement::schema(create(&made.sql), name))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What was changed from `old` to `new`, which differ in `differing`, for `there`. `shared` is the state that the third one
+/// descends from, if that is not `old`: rows without a key that were not in it have other rowids in the third.
 ///
 /// # Errors
 /// When a state cannot be read, or as `take` says.
@@ -42,29 +95,28 @@ pub(super) fn statements(
     (old, new): (State<'_>, State<'_>),
     differing: &Differing,
     shared: Option<State<'_>>,
-    triggers: &Triggers,
+    there: &Catalog,
     take: &mut Take<'_>,
 ) -> Result<(), ReplicaError> {
     let (before, after) = (old.catalog, new.catalog);
     let (pairs, gone) = pairs(before, after);
-    let pair = |table: &str| pairs.iter().find(|pair| pair.name().eq_ignore_ascii_case(table));
-    // What is made on a table goes with it, and is rewritten when it is altered.
-    let stays = |before: Option<&Made>, after: Option<&Made>| {
-        let (Some(before), Some(after)) = (before, after) else { return false };
-        let table = pair(&after.of).filter(|pair| pair.old.is_some());
-        let rewritten = |pair: &Pair<'_>| before.root == after.root && !pair.alteration.statements.is_empty();
-        table.is_some_and(|pair| before == after || before.root > 0 && rewritten(pair))
+    let mut views = Kept { kind: "VIEW", states: [&before.views, &after.views, &there.views], out: BTreeSet::new() };
+    let mut triggers =
+        Kept { kind: "TRIGGER", states: [&before.triggers, &after.triggers, &there.triggers], out: BTreeSet::new() };
+    let alters = !gone.is_empty() || pairs.iter().any(|pair| !pair.alteration.statements.is_empty());
+    views.drop(|_| alters, take)?;
+    triggers.drop(|_| alters, take)?;
+    // An index goes with its table, and is rewritten when that is altered.
+    let stays = |name: &str| {
+        let (Some(was), Some(is)) = (before.indexes.get(name), after.indexes.get(name)) else { return false };
+        let pair = pairs.iter().find(|pair| pair.name().eq_ignore_ascii_case(&is.of));
+        pair.is_some_and(|pair| pair.old.is_some() && is_renamed(&was.sql, &is.sql, &pair.alteration.renamed))
     };
-    for (name, _) in before.views.iter().filter(|(name, made)| after.views.get(*name) != Some(made)) {
-        take(Statement::schema(format!("DROP VIEW IF EXISTS {}", quoted(name)), name))?;
+    for name in before.indexes.keys().filter(|name| !stays(name)) {
+        take(Statement::schema(format!("DROP INDEX IF EXISTS {}", quoted(name)), name))?;
     }
-    for (name, made) in &before.indexes {
-        if !stays(Some(made), after.indexes.get(name)) {
-            take(Statement::schema(format!("DROP INDEX IF EXISTS {}", quoted(name)), name))?;
-        }
-    }
-    for name in gone {
-        take(Statement::schema(format!("DROP TABLE IF EXISTS {}", quoted(name)), name))?;
+    for table in gone {
+        take(Statement::schema(format!("DROP TABLE IF EXISTS {}", quoted(&table.name)), &table.name))?;
     }
     for pair in &pairs {
         for sql in &pair.alteration.statements {
@@ -72,82 +124,68 @@ pub(super) fn statements(
         }
     }
     for pair in pairs.iter().filter(|pair| pair.old.is_none()) {
-        take(Statement::schema(pair.new.1.sql.clone(), pair.name()))?;
+        take(Statement::schema(create(&pair.new.1.sql), pair.name()))?;
     }
-    let mut out: BTreeMap<&String, &Made> = BTreeMap::new();
     for pair in &pairs {
-        let old_name = pair.old.map(|(_, table)| &table.name);
-        let fires = |made: &Made| {
-            [Some(&pair.new.1.name), old_name].into_iter().flatten().any(|name| made.of.eq_ignore_ascii_case(name))
-        };
         rows((old, new), pair, differing, shared, &mut |statement| {
-            for (name, made) in triggers.iter().filter(|(_, made)| fires(made)) {
-                if out.insert(name, made).is_none() {
-                    take(Statement::schema(format!("DROP TRIGGER IF EXISTS {}", quoted(name)), name))?;
-                }
-            }
+            triggers.drop(|made| pair.is_called(&made.of), take)?;
             take(statement)
         })?;
     }
-    for (name, made) in &after.indexes {
-        if !stays(before.indexes.get(name), Some(made)) {
-            take(Statement::schema(made.sql.clone(), name))?;
-        }
+    for (name, made) in after.indexes.iter().filter(|(name, _)| !stays(name)) {
+        take(Statement::schema(create(&made.sql), name))?;
     }
-    for (name, made) in after.views.iter().filter(|(name, made)| before.views.get(*name) != Some(made)) {
-        take(Statement::schema(made.sql.clone(), name))?;
-    }
-    // Ours knows how its table is called now.
-    for (name, made) in out.into_iter().filter(|(name, _)| before.triggers.get(*name) == after.triggers.get(*name)) {
-        take(Statement::schema(after.triggers.get(name).unwrap_or(made).sql.clone(), name))?;
-    }
-    for (name, made) in &before.triggers {
-        if after.triggers.get(name) != Some(made) {
-            take(Statement::schema(format!("DROP TRIGGER IF EXISTS {}", quoted(name)), name))?;
-        }
-    }
-    for (name, made) in &after.triggers {
-        let rebuilt = pair(&made.of).is_some_and(|pair| pair.old.is_none());
-        if before.triggers.get(name) != Some(made) || rebuilt {
-            take(Statement::schema(made.sql.clone(), name))?;
+    views.make(take)?;
+    triggers.make(take)?;
+    for (name, at) in NUMBERS {
+        let (was, is) = (number(old, at)?, number(new, at)?);
+        if was != is {
+            take(Statement::schema(format!("PRAGMA {name} = {is}"), name))?;
         }
     }
     Ok(())
 }
 
+/// A number on the first page.
+fn number(state: State<'_>, at: usize) -> Result<i32, ReplicaError> {
+    let mut page = [0; PAGE_LEN];
+    if state.pages.count() > 0 {
+        state.pages.read(1, &mut page)?;
+    }
+    Ok(page[at..].first_chunk().map_or(0, |bytes| i32::from_be_bytes(*bytes)))
+}
+
 /// The tables of the new state with what they were, and those of the old one that are gone.
-fn pairs<'a>(before: &'a Catalog, after: &'a Catalog) -> (Vec<Pair<'a>>, Vec<&'a String>) {
-    let mut gone: BTreeSet<&String> = before.tables.keys().filter(|name| !after.tables.contains_key(*name)).collect();
+fn pairs<'a>(before: &'a Catalog, after: &'a Catalog) -> (Vec<Pair<'a>>, Vec<&'a Table>) {
+    let mut gone: BTreeMap<&String, &(u32, Table)> =
+        before.tables.iter().filter(|(name, _)| !after.tables.contains_key(*name)).collect();
     let mut pairs = Vec::new();
     for (name, (root, table)) in &after.tables {
-        let was = match before.tables.get(name) {
-            Some((old_root, old)) => {
-                let alteration = Alteration::between(old, table);
+        let was = match before.tables.get_key_value(name) {
+            Some((name, was)) => {
+                let alteration = Alteration::between(&was.1, table);
                 if alteration.is_none() {
-                    gone.insert(name);
+                    gone.insert(name, was);
                 }
-                alteration.map(|alteration| ((*old_root, old), alteration))
+                alteration.map(|alteration| (was, alteration))
             }
-            None => before.tables.values().find_map(|(old_root, old)| {
-                // A table by another name, unless its pages were merely used again.
-                let same = old_root == root && gone.contains(&old.name) && table.columns.starts_with(&old.columns);
-                let alteration = same.then(|| Alteration::between(old, table)).flatten()?;
-                Some(((*old_root, old), alteration))
+            // A table by another name, unless its pages were merely used again.
+            None => gone.values().find_map(|was| {
+                let same = was.0 == *root && table.columns.starts_with(&was.1.columns);
+                let alteration = same.then(|| Alteration::between(&was.1, table)).flatten()?;
+                Some((*was, alteration))
             }),
         };
-        let pair = match was {
-            Some((old, alteration)) => {
-                gone.remove(&old.1.name);
-                Pair { old: Some(old), new: (*root, table), alteration }
+        let new = (*root, table);
+        pairs.push(match was {
+            Some((was, alteration)) => {
+                gone.remove(&folded(&was.1.name));
+                Pair { old: Some((was.0, &was.1)), new, alteration }
             }
-            None => {
-                let alteration = Alteration { statements: Vec::new(), was: vec![None; table.columns.len()] };
-                Pair { old: None, new: (*root, table), alteration }
-            }
-        };
-        pairs.push(pair);
+            None => Pair { old: None, new, alteration: Alteration::of_new(table) },
+        });
     }
-    (pairs, gone.into_iter().collect())
+    (pairs, gone.into_values().map(|(_, table)| table).collect())
 }
 
 /// What was changed of the rows of one table.
@@ -163,34 +201,35 @@ fn rows(
     let after = Side { pages: new.pages, root: pair.new.0, table: pair.new.1 };
     let writer = Writer::new(before, pair.new.1, &pair.alteration.was);
     let diff = RowDiff::of(differing, before, Some(after))?;
+    // What was pushed since is on the other side under another rowid, unless it was there before.
     let same_rowid = |row: &Row| match (shared, before) {
         (Some(shared), Some(before)) if before.table.key == Key::Rowid => {
-            match shared.catalog.tables.get(&before.table.name) {
-                Some((root, _)) => Ok::<_, ReplicaError>(btree::row(shared.pages, *root, row.rowid)?.is_some()),
-                None => Ok(false),
-            }
+            let was = match shared.catalog.tables.get(&folded(&before.table.name)) {
+                Some((root, _)) => btree::row(shared.pages, *root, row.rowid)?,
+                None => None,
+            };
+            Ok::<_, ReplicaError>(was.as_ref() == Some(&row.record))
         }
         _ => Ok(true),
     };
     for row in &diff.deleted {
         take(writer.delete(row, same_rowid(row)?).ok_or_else(damaged)?)?;
     }
-    let (mut replaced, mut updates) = (Vec::new(), Vec::new());
-    for change in &diff.updated {
-        match writer.update(change, same_rowid(&change.old)?).ok_or_else(damaged)? {
-            Rewritten::Nothing => {}
-            Rewritten::Update(statement) => updates.push(statement),
-            Rewritten::Replace(statement) => {
-                take(statement)?;
-                replaced.push(&change.new);
-            }
+    let Order { in_place, anew } = writer.order(&diff.updated).ok_or_else(damaged)?;
+    let chosen = |of: &[usize]| of.iter().filter_map(|at| diff.updated.get(*at)).collect::<Vec<_>>();
+    for change in chosen(&anew) {
+        take(writer.delete(&change.old, same_rowid(&change.old)?).ok_or_else(damaged)?)?;
+    }
+    for change in chosen(&in_place) {
+        if let Some(update) = writer.update(change, same_rowid(&change.old)?).ok_or_else(damaged)? {
+            take(update)?;
         }
     }
-    for statement in updates {
-        take(statement)?;
-    }
-    for row in replaced {
-        take(writer.insert(row).ok_or_else(damaged)?)?;
+    for change in chosen(&anew) {
+        take(writer.insert(&change.new).ok_or_else(damaged)?)?;
+        if let Some(restore) = writer.restore(change) {
+            take(restore)?;
+        }
     }
     diff.inserted(|row| take(writer.insert(&row).ok_or_else(damaged)?))
 }

@@ -23,6 +23,9 @@ pub(super) fn frame_at(number: u64) -> u64 {
 /// When they cannot be read.
 pub(super) fn heads(wal: &dyn RepoFile, after: u64, last: u64) -> io::Result<Vec<FrameHeader>> {
     let mut head = [0; FRAME_HEADER_LEN];
+    if last > after && wal.bytes()? < frame_at(last + 1) {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("frame {last} is not there")));
+    }
     let mut found = Vec::with_capacity(usize::try_from(last.saturating_sub(after)).unwrap_or(0));
     for number in after + 1..=last {
         if wal.read_at(&mut head, frame_at(number))? < head.len() {

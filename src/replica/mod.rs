@@ -12,6 +12,7 @@
 //! - The draft changes as a whole: the application sees it before a pull or after.
 //! - Where two replicas changed the same row, the last push wins, column by column.
 
+mod alter;
 mod bootstrap;
 mod catalog;
 mod change;
@@ -24,6 +25,7 @@ mod info;
 mod io;
 mod judge;
 mod options;
+mod order;
 mod pipeline;
 mod pull;
 mod push;
@@ -35,6 +37,7 @@ mod rows;
 mod store;
 mod synced;
 mod table;
+mod words;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

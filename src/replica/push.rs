@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::Tell;
 use super::catalog::{Catalog, Reached};
 use super::change::Statement;
-use super::difference::{Triggers, statements};
+use super::difference::statements;
 use super::error::ReplicaError;
 use super::image::Image;
 use super::info::{Info, Mark};
@@ -53,7 +53,8 @@ struct Draft {
     now: Mark,
     /// Where the draft differs from what the remote has of it.
     differing: RoaringBitmap,
-    triggers: Triggers,
+    /// What there is on the remote.
+    there: Catalog,
 }
 
 impl Store {
@@ -79,8 +80,8 @@ impl Store {
         let differing = self.differing(base, (&draft, now))?;
         let upstream = self.synced.image(self.info.in_wal());
         let upstream = upstream.map_err(ReplicaError::io("reading", &self.files.synced()))?;
-        let triggers = Catalog::of(&upstream)?.triggers;
-        Ok(Some(Draft { shared, pushed, draft, now, differing, triggers }))
+        let there = Catalog::of(&upstream)?;
+        Ok(Some(Draft { shared, pushed, draft, now, differing, there }))
     }
 
     /// Takes note that the draft has no changes, as of then.
@@ -127,7 +128,7 @@ fn changes(draft: &Draft, take: &mut dyn FnMut(Statement) -> Result<(), ReplicaE
     let shared_catalog = draft.pushed.is_some().then(|| Catalog::of(&draft.shared)).transpose()?;
     let shared = shared_catalog.as_ref().map(|catalog| State { pages: &draft.shared, catalog });
     let differing = Differing::of(draft.differing.clone(), states)?;
-    statements((states[0], states[1]), &differing, shared, &draft.triggers, take)
+    statements((states[0], states[1]), &differing, shared, &draft.there, take)
 }
 
 /// Makes sure that it is known whether the last push was made.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::catalog::{Catalog, Reached, reached};
 use super::change::Statement;
-use super::difference::{Triggers, statements};
+use super::difference::statements;
 use super::draft;
 use super::error::ReplicaError;
 use super::image::{Image, differing};
@@ -138,7 +138,7 @@ impl Store {
         let base = pushed.map(|change_id| self.pushed(shared, change_id)).transpose()?;
         let (before, overlay) = base.as_ref().map_or((shared, None), |(image, pages)| (image, Some(pages)));
         let pages = self.differing((before, overlay), (ours, now))?;
-        let mut target = Target::open(self, &upstream_triggers(upstream)?)?;
+        let mut target = Target::open(self)?;
         if !pages.is_empty() {
             let catalogs = [Catalog::of(before)?, Catalog::of(ours)?];
             let [old, new] =
@@ -146,15 +146,11 @@ impl Store {
             let shared_catalog = base.is_some().then(|| Catalog::of(shared)).transpose()?;
             let shared = shared_catalog.as_ref().map(|catalog| State { pages: shared, catalog });
             let differing = Differing::of(pages, [old, new])?;
-            let triggers = target.triggers.clone();
-            statements((old, new), &differing, shared, &triggers, &mut |statement| target.run(&statement))?;
+            let there = Catalog::of(upstream)?;
+            statements((old, new), &differing, shared, &there, &mut |statement| target.run(&statement))?;
         }
         target.commit(&self.info.client_unique_id, Reached { pull_gen: self.info.pull_gen + 1, change_id: 0 })
     }
-}
-
-fn upstream_triggers(upstream: &Image) -> Result<Triggers, ReplicaError> {
-    Ok(Catalog::of(upstream)?.triggers)
 }
 
 fn cookie(page: &[u8; PAGE_LEN]) -> u32 {
@@ -174,7 +170,6 @@ fn first_cookie(image: &Image) -> Result<u32, ReplicaError> {
 /// `P-synced` in the engine, in a transaction.
 struct Target {
     connection: Arc<turso_core::Connection>,
-    triggers: Triggers,
     /// Statements by their text: there are few texts and many rows.
     prepared: HashMap<String, turso_core::Statement>,
     conflicts: Vec<Conflict>,
@@ -185,14 +180,13 @@ struct Target {
 const PREPARED_MAX: usize = 64;
 
 impl Target {
-    fn open(store: &Store, triggers: &Triggers) -> Result<Target, ReplicaError> {
+    fn open(store: &Store) -> Result<Target, ReplicaError> {
         let database = draft::open(&store.files, &store.files.synced())?;
         let connection = draft::connect(&database)?;
         // What is written here is scratch.
         connection.execute("PRAGMA synchronous = OFF")?;
         connection.execute("BEGIN IMMEDIATE")?;
-        let triggers = triggers.clone();
-        Ok(Target { connection, triggers, prepared: HashMap::new(), conflicts: Vec::new(), ran: 0 })
+        Ok(Target { connection, prepared: HashMap::new(), conflicts: Vec::new(), ran: 0 })
     }
 
     fn run(&mut self, statement: &Statement) -> Result<(), ReplicaError> {

@@ -11,7 +11,7 @@ use roaring::RoaringBitmap;
 use super::catalog::Catalog;
 use super::error::ReplicaError;
 use super::table::Table;
-use crate::sqlite::btree::{self, PAGE_LEN, Pages, Tree};
+use crate::sqlite::btree::{self, PAGE_LEN, Pages, Taken, Tree};
 use crate::sqlite::record::{Stored, values};
 
 /// A row: its number, 0 where there are none, and its record.
@@ -65,6 +65,7 @@ impl Differing {
     pub(super) fn of(pages: RoaringBitmap, states: [State<'_>; 2]) -> Result<Differing, ReplicaError> {
         let mut unexplained = pages.clone();
         for State { pages: of, catalog } in states {
+            let mut taken = Taken::default();
             for page in btree::free_pages(of)? {
                 unexplained.remove(page);
             }
@@ -78,11 +79,12 @@ impl Differing {
                 for number in tree.with_rows().filter(|number| pages.contains(*number)) {
                     of.read(number, &mut page)?;
                     for cell in btree::cells(number, &page)?.iter().filter(|cell| cell.overflow > 0) {
-                        btree::record(of, cell, &mut record, |page| {
-                            unexplained.remove(page);
-                        })?;
+                        btree::record(of, cell, &mut record, &mut taken)?;
                     }
                 }
+            }
+            for page in taken.pages() {
+                unexplained.remove(page);
             }
         }
         Ok(Differing { pages, long_records: !unexplained.is_empty() })
@@ -156,7 +158,7 @@ fn each(
     pages: &[Looked],
     mut tell: impl FnMut(Identity, Row) -> Result<(), ReplicaError>,
 ) -> Result<(), ReplicaError> {
-    let mut page = [0; PAGE_LEN];
+    let (mut page, mut taken) = ([0; PAGE_LEN], Taken::default());
     for (number, only_long) in pages {
         side.pages.read(*number, &mut page)?;
         for cell in btree::cells(*number, &page)? {
@@ -164,7 +166,7 @@ fn each(
                 continue;
             }
             let mut record = Vec::new();
-            btree::record(side.pages, &cell, &mut record, |_| {})?;
+            btree::record(side.pages, &cell, &mut record, &mut taken)?;
             let row = Row { rowid: cell.rowid, record };
             let damaged = || ReplicaError::Record { table: side.table.name.clone() };
             let identity = identity(side.table, &row).ok_or_else(damaged)?;

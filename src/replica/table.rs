@@ -3,9 +3,13 @@
 use std::collections::BTreeSet;
 
 use turso_parser::ast::{
-    Cmd, ColumnConstraint, CreateTableBody, Expr, GeneratedColumnType, SortOrder, SortedColumn, Stmt, TableConstraint,
+    Cmd, ColumnConstraint, ColumnDefinition, CreateTableBody, Expr, GeneratedColumnType, Literal, SortOrder,
+    SortedColumn, Stmt, TableConstraint, Type,
 };
 use turso_parser::parser::Parser;
+
+use super::words::{Word, folded, words};
+use crate::sqlite::record::Stored;
 
 /// A table, its columns in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,13 +17,13 @@ pub(super) struct Table {
     pub(super) name: String,
     pub(super) columns: Vec<Column>,
     pub(super) key: Key,
-    /// Sets of columns that no two rows may share, the key not among them.
-    pub(super) unique: Vec<Vec<usize>>,
+    /// What no two rows may share, the key included unless it is the rowid.
+    pub(super) unique: Vec<Unique>,
     pub(super) has_rowids: bool,
     /// What made it.
     pub(super) sql: String,
     /// What stands behind the columns: constraints of the table and options.
-    rest: String,
+    pub(super) rest: String,
 }
 
 /// A column of a table.
@@ -31,6 +35,30 @@ pub(super) struct Column {
     pub(super) generated: Option<Generated>,
     /// What rows have that were there before it, as SQL.
     pub(super) default: Option<String>,
+    /// The same, where it is known for sure.
+    known_default: Option<Known>,
+    /// Whether values that differ may count as equal.
+    pub(super) collates: bool,
+    /// Whether `ALTER TABLE` can add it.
+    pub(super) can_come: bool,
+    /// Whether `ALTER TABLE` can drop it.
+    pub(super) can_go: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Known {
+    Null,
+    Integer(i64),
+    Text(String),
+}
+
+/// What no two rows may share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unique {
+    /// Columns on which it depends, and on no others.
+    pub(super) columns: Vec<usize>,
+    /// Whether it is their values, and not an expression of them, or only where a condition holds.
+    pub(super) is_plain: bool,
 }
 
 /// A column that nobody writes.
@@ -51,11 +79,6 @@ pub(super) enum Key {
     Columns(Vec<usize>),
     /// Nothing but their number, which is of this database.
     Rowid,
-}
-
-/// A name as SQL takes it.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// The one statement in a text; `None` when there is another number, or it cannot be parsed.
@@ -82,6 +105,93 @@ fn named(columns: &[SortedColumn], names: &[Column]) -> Option<Vec<usize>> {
         .collect()
 }
 
+impl Column {
+    fn of(column: &ColumnDefinition) -> Column {
+        let parts = column.col_type.iter().map(ToString::to_string);
+        let parts: Vec<String> = parts.chain(column.constraints.iter().map(ToString::to_string)).collect();
+        let mut made = Column {
+            name: column.col_name.as_str().to_owned(),
+            definition: parts.join(" "),
+            generated: None,
+            default: None,
+            known_default: Some(Known::Null),
+            collates: false,
+            can_come: true,
+            can_go: true,
+        };
+        let (mut is_required, mut is_given) = (false, false);
+        for constraint in &column.constraints {
+            match &constraint.constraint {
+                ColumnConstraint::PrimaryKey { .. } | ColumnConstraint::Unique(_) => {
+                    (made.can_come, made.can_go) = (false, false);
+                }
+                ColumnConstraint::NotNull { nullable, .. } => is_required = !nullable,
+                ColumnConstraint::Collate { .. } => made.collates = true,
+                ColumnConstraint::Default(expr) => {
+                    let literal = match &**expr {
+                        // A name is taken for a text here.
+                        Expr::Id(name) | Expr::Name(name) => Some(name.as_literal()),
+                        expr if is_constant(expr) => Some(expr.to_string()),
+                        _ => None,
+                    };
+                    is_given = literal.as_deref().is_some_and(|literal| !literal.eq_ignore_ascii_case("NULL"));
+                    made.can_come &= literal.is_some();
+                    made.known_default = known(expr, column.col_type.as_ref());
+                    made.default = Some(format!("({})", literal.unwrap_or_else(|| expr.to_string())));
+                }
+                ColumnConstraint::Generated { typ, .. } => {
+                    let stored = *typ == Some(GeneratedColumnType::Stored);
+                    made.generated = Some(if stored { Generated::Stored } else { Generated::Virtual });
+                    made.can_come &= !stored;
+                }
+                ColumnConstraint::Check { .. } | ColumnConstraint::ForeignKey { .. } => {}
+            }
+        }
+        made.can_come &= is_given || !is_required;
+        made
+    }
+
+    /// What rows have that were there before it, where that is known for sure.
+    pub(super) fn known_default(&self) -> Option<Stored<'_>> {
+        self.known_default.as_ref().map(|known| match known {
+            Known::Null => Stored::Null,
+            Known::Integer(number) => Stored::Integer(*number),
+            Known::Text(text) => Stored::Text(text.as_bytes()),
+        })
+    }
+}
+
+/// The value of a literal in a column of a type that leaves it as it is.
+fn known(expr: &Expr, column: Option<&Type>) -> Option<Known> {
+    let column = column.map_or(String::new(), |column| column.name.to_ascii_uppercase());
+    match expr {
+        Expr::Literal(Literal::Null) => Some(Known::Null),
+        Expr::Literal(Literal::Numeric(digits)) if column == "INTEGER" => digits.parse().ok().map(Known::Integer),
+        Expr::Literal(Literal::String(text)) if column == "TEXT" => match &words(text)[..] {
+            [Word::Text(text)] => Some(Known::Text(text.clone())),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether `ALTER TABLE` takes it as the default of a column.
+fn is_constant(expr: &Expr) -> bool {
+    match expr {
+        Expr::Literal(literal) => {
+            !matches!(literal, Literal::CurrentDate | Literal::CurrentTime | Literal::CurrentTimestamp)
+        }
+        Expr::Unary(_, inner) => matches!(**inner, Expr::Literal(Literal::Numeric(_))),
+        _ => false,
+    }
+}
+
+/// Whether a column of this type may be the rowid by another name.
+fn is_integer(column: &ColumnDefinition) -> bool {
+    let integer = |of: &Type| of.name.eq_ignore_ascii_case("INTEGER") && of.size.is_none() && !of.is_array();
+    column.col_type.as_ref().is_some_and(integer)
+}
+
 impl Table {
     /// The table that this `CREATE TABLE` makes; `None` when it cannot be read.
     pub(super) fn parse(sql: &str) -> Option<Table> {
@@ -90,46 +200,36 @@ impl Table {
             return None;
         };
         let has_rowids = !options.contains_without_rowid();
-        let (mut columns, mut key, mut unique) = (Vec::new(), Key::Rowid, Vec::new());
+        let columns: Vec<Column> = defined.iter().map(Column::of).collect();
+        let (mut key, mut unique) = (Key::Rowid, Vec::new());
+        let plain = |columns| Unique { columns, is_plain: true };
         for (at, column) in defined.iter().enumerate() {
-            let (mut generated, mut default) = (None, None);
-            let is_integer = column.col_type.as_ref().is_some_and(|of| of.name.eq_ignore_ascii_case("INTEGER"));
             for constraint in &column.constraints {
                 match &constraint.constraint {
                     ColumnConstraint::PrimaryKey { order, .. } => {
-                        let is_rowid = has_rowids && is_integer && *order != Some(SortOrder::Desc);
+                        let is_rowid = has_rowids && is_integer(column) && *order != Some(SortOrder::Desc);
                         key = if is_rowid { Key::Named(at) } else { Key::Columns(vec![at]) };
                     }
-                    ColumnConstraint::Unique(_) => unique.push(vec![at]),
-                    ColumnConstraint::Default(expr) => default = Some(format!("({expr})")),
-                    ColumnConstraint::Generated { typ, .. } => {
-                        let stored = *typ == Some(GeneratedColumnType::Stored);
-                        generated = Some(if stored { Generated::Stored } else { Generated::Virtual });
-                    }
+                    ColumnConstraint::Unique(_) => unique.push(plain(vec![at])),
                     _ => {}
                 }
             }
-            let name = column.col_name.as_str().to_owned();
-            let parts = column.col_type.iter().map(ToString::to_string);
-            let parts: Vec<String> = parts.chain(column.constraints.iter().map(ToString::to_string)).collect();
-            columns.push(Column { name, definition: parts.join(" "), generated, default });
         }
         for constraint in &constraints {
             match &constraint.constraint {
                 TableConstraint::PrimaryKey { columns: of, .. } => {
                     let of = named(of, &columns)?;
-                    let is_integer = |at: usize| {
-                        let of = defined.get(at).and_then(|column| column.col_type.as_ref());
-                        of.is_some_and(|of| of.name.eq_ignore_ascii_case("INTEGER"))
-                    };
                     key = match of[..] {
-                        [at] if has_rowids && is_integer(at) => Key::Named(at),
+                        [at] if has_rowids && defined.get(at).is_some_and(is_integer) => Key::Named(at),
                         _ => Key::Columns(of),
                     };
                 }
-                TableConstraint::Unique { columns: of, .. } => unique.push(named(of, &columns)?),
+                TableConstraint::Unique { columns: of, .. } => unique.push(plain(named(of, &columns)?)),
                 _ => {}
             }
+        }
+        if let Key::Columns(of) = &key {
+            unique.push(plain(of.clone()));
         }
         let rest: Vec<String> = constraints.iter().map(ToString::to_string).collect();
         let strict = if options.contains_strict() { " STRICT" } else { "" };
@@ -147,20 +247,21 @@ impl Table {
 
     /// Adds what this `CREATE INDEX`, of this table, says of rows that no two may share.
     pub(super) fn index(&mut self, sql: &str) {
-        let Some(Stmt::CreateIndex { unique: true, columns, .. }) = parsed(sql) else { return };
-        // Of an expression any column may be part.
-        let of = named(&columns, &self.columns).unwrap_or_else(|| (0..self.columns.len()).collect());
-        self.unique.push(of);
+        let Some(Stmt::CreateIndex { unique: true, columns, where_clause, .. }) = parsed(sql) else { return };
+        if let (Some(columns), None) = (named(&columns, &self.columns), &where_clause) {
+            return self.unique.push(Unique { columns, is_plain: true });
+        }
+        let texts =
+            columns.iter().map(|column| column.expr.to_string()).chain(where_clause.map(|expr| expr.to_string()));
+        let mentioned: BTreeSet<usize> = texts.flat_map(|text| self.mentioned(&text)).collect();
+        self.unique.push(Unique { columns: mentioned.into_iter().collect(), is_plain: false });
     }
 
-    /// Whether no two rows may have what is in this column and perhaps others.
-    pub(super) fn is_unique(&self, column: usize) -> bool {
-        let in_key = match &self.key {
-            Key::Named(at) => *at == column,
-            Key::Columns(of) => of.contains(&column),
-            Key::Rowid => false,
-        };
-        in_key || self.unique.iter().any(|of| of.contains(&column))
+    /// The columns whose names stand in an SQL text.
+    fn mentioned(&self, sql: &str) -> Vec<usize> {
+        let has = |word: &Word, column: &Column| matches!(word, Word::Name(name) if *name == folded(&column.name));
+        let at = |word: Word| self.columns.iter().position(|column| has(&word, column));
+        words(sql).into_iter().filter_map(at).collect()
     }
 
     /// How many values at the front of a record are the key, where there are no rowids.
@@ -196,68 +297,6 @@ impl Table {
     }
 }
 
-/// How one table becomes another, as far as `ALTER TABLE` can do it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Alteration {
-    /// The statements, in order.
-    pub(super) statements: Vec<String>,
-    /// For each column of the new table, which of the old one it was.
-    pub(super) was: Vec<Option<usize>>,
-}
-
-impl Alteration {
-    /// From `old` to `new`, the name included; `None` when that takes more than `ALTER TABLE`.
-    pub(super) fn between(old: &Table, new: &Table) -> Option<Alteration> {
-        let mut statements = Vec::new();
-        if old.name != new.name {
-            statements.push(format!("ALTER TABLE {} RENAME TO {}", quoted(&old.name), quoted(&new.name)));
-        }
-        let table = quoted(&new.name);
-        // A column keeps its name, or its place and its definition while its name is new and the old one gone.
-        let has = |columns: &[Column], name: &str| columns.iter().any(|column| column.name == name);
-        let (mut was, mut at) = (Vec::new(), 0);
-        for column in &new.columns {
-            // What is gone stands before it.
-            while let Some(before) = old.columns.get(at)
-                && before.name != column.name
-                && !has(&new.columns, &before.name)
-                && (has(&old.columns, &column.name) || before.definition != column.definition)
-            {
-                statements.push(format!("ALTER TABLE {table} DROP COLUMN {}", quoted(&before.name)));
-                at += 1;
-            }
-            let Some(before) = old.columns.get(at) else {
-                let definition = format!("{} {}", quoted(&column.name), column.definition);
-                statements.push(format!("ALTER TABLE {table} ADD COLUMN {}", definition.trim_end()));
-                was.push(None);
-                continue;
-            };
-            if before.definition != column.definition {
-                return None;
-            }
-            if before.name != column.name {
-                if has(&new.columns, &before.name) || has(&old.columns, &column.name) {
-                    return None;
-                }
-                let (from, to) = (quoted(&before.name), quoted(&column.name));
-                statements.push(format!("ALTER TABLE {table} RENAME COLUMN {from} TO {to}"));
-            }
-            was.push(Some(at));
-            at += 1;
-        }
-        for gone in old.columns.get(at..).unwrap_or(&[]) {
-            statements.push(format!("ALTER TABLE {table} DROP COLUMN {}", quoted(&gone.name)));
-        }
-        // Constraints name columns, so they are compared only where no column has another name.
-        let renamed = was
-            .iter()
-            .zip(&new.columns)
-            .any(|(was, column)| was.is_some_and(|was| old.columns[was].name != column.name));
-        (old.has_rowids == new.has_rowids && (renamed || old.rest == new.rest))
-            .then_some(Alteration { statements, was })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,6 +313,7 @@ mod tests {
             ("CREATE TABLE t(a INTEGER PRIMARY KEY DESC, b)", Key::Columns(vec![0])),
             ("CREATE TABLE t(a INTEGER, b, PRIMARY KEY(a DESC))", Key::Named(0)),
             ("CREATE TABLE t(a INT PRIMARY KEY)", Key::Columns(vec![0])),
+            ("CREATE TABLE t(a INTEGER(8) PRIMARY KEY)", Key::Columns(vec![0])),
             ("CREATE TABLE t(a, b, PRIMARY KEY(B, a))", Key::Columns(vec![1, 0])),
             ("CREATE TABLE t(a INTEGER PRIMARY KEY) WITHOUT ROWID", Key::Columns(vec![0])),
             ("CREATE TABLE t(a, b UNIQUE)", Key::Rowid),
@@ -291,66 +331,60 @@ mod tests {
 
     #[test]
     fn what_is_unique_is_found_in_indexes_too() {
-        let mut t = table("CREATE TABLE t(a PRIMARY KEY, b UNIQUE, c, d, e, UNIQUE(a, c))");
-        assert_eq!([0, 1, 2, 3, 4].map(|at| t.is_unique(at)), [true, true, true, false, false]);
-        t.index("CREATE INDEX i ON t(d)");
-        assert!(!t.is_unique(3));
-        t.index("CREATE UNIQUE INDEX i ON t(d COLLATE NOCASE) WHERE e > 1");
-        assert!(t.is_unique(3) && !t.is_unique(4));
-        t.index("CREATE UNIQUE INDEX i ON t(lower(d))");
-        assert!(t.is_unique(4));
-    }
-
-    #[track_caller]
-    fn alters(old: &str, new: &str, wanted: &[&str]) {
-        let alteration = Alteration::between(&table(old), &table(new)).expect("it can be altered");
-        assert_eq!(alteration.statements, wanted);
-    }
-
-    #[test]
-    fn alterations_are_told_from_the_ends() {
-        let t = "CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT, c DEFAULT 1)";
-        alters(t, t, &[]);
-        alters(
-            t,
-            "CREATE TABLE \"u\"(a INTEGER PRIMARY KEY, b TEXT, c DEFAULT 1)",
-            &[r#"ALTER TABLE "t" RENAME TO "u""#],
-        );
-        alters(
-            t,
-            "CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT, c DEFAULT 1, d, e TEXT DEFAULT 'x')",
-            &[r#"ALTER TABLE "t" ADD COLUMN "d""#, r#"ALTER TABLE "t" ADD COLUMN "e" TEXT DEFAULT 'x'"#],
-        );
-        alters(t, "CREATE TABLE t(a INTEGER PRIMARY KEY, c DEFAULT 1)", &[r#"ALTER TABLE "t" DROP COLUMN "b""#]);
-        alters(t, "CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT)", &[r#"ALTER TABLE "t" DROP COLUMN "c""#]);
-        alters(
-            t,
-            "CREATE TABLE t(a INTEGER PRIMARY KEY, \"b b\" TEXT, c DEFAULT 1)",
-            &[r#"ALTER TABLE "t" RENAME COLUMN "b" TO "b b""#],
-        );
-        alters(
-            t,
-            "CREATE TABLE u(z INTEGER PRIMARY KEY, c DEFAULT 1, d)",
-            &[
-                r#"ALTER TABLE "t" RENAME TO "u""#,
-                r#"ALTER TABLE "u" RENAME COLUMN "a" TO "z""#,
-                r#"ALTER TABLE "u" DROP COLUMN "b""#,
-                r#"ALTER TABLE "u" ADD COLUMN "d""#,
-            ],
-        );
-    }
-
-    #[test]
-    fn what_alter_table_cannot_do_is_no_alteration() {
-        let t = "CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT, c)";
-        for other in [
-            "CREATE TABLE t(a INTEGER PRIMARY KEY, b INT, c)",
-            "CREATE TABLE t(a INTEGER PRIMARY KEY, c, b TEXT)",
-            "CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT, c, UNIQUE(b))",
-            "CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT, c) WITHOUT ROWID",
-            "CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT, c) STRICT",
+        let mut t = table("CREATE TABLE t(a PRIMARY KEY, b UNIQUE, c, d, \"E e\", UNIQUE(a, c))");
+        for sql in [
+            "CREATE INDEX i ON t(d)",
+            "CREATE UNIQUE INDEX i ON t(d COLLATE NOCASE DESC, c)",
+            "CREATE UNIQUE INDEX i ON t(d) WHERE [e E] > 1 AND 'a' > \"e e\"",
+            "CREATE UNIQUE INDEX i ON t(lower(d))",
         ] {
-            assert_eq!(Alteration::between(&table(t), &table(other)), None, "{other}");
+            t.index(sql);
         }
+        let found: Vec<_> = t.unique.iter().map(|unique| (&unique.columns[..], unique.is_plain)).collect();
+        let wanted: [(&[usize], bool); 6] =
+            [(&[1], true), (&[0, 2], true), (&[0], true), (&[3, 2], true), (&[3, 4], false), (&[3], false)];
+        assert_eq!(found, wanted);
+    }
+
+    #[test]
+    fn what_alter_table_cannot_add_or_drop_is_known() {
+        for (column, can_come, can_go) in [
+            ("a TEXT", true, true),
+            ("a NOT NULL", false, true),
+            ("a NOT NULL DEFAULT NULL", false, true),
+            ("a NOT NULL DEFAULT -1", true, true),
+            ("a DEFAULT (1 + 2)", false, true),
+            ("a DEFAULT CURRENT_TIMESTAMP", false, true),
+            ("a UNIQUE", false, false),
+            ("a INTEGER PRIMARY KEY", false, false),
+            ("a AS (b) VIRTUAL", true, true),
+            ("a AS (b) STORED", false, true),
+        ] {
+            let column = &table(&format!("CREATE TABLE t(b, {column})")).columns[1];
+            assert_eq!((column.can_come, column.can_go), (can_come, can_go), "{}", column.definition);
+        }
+    }
+
+    #[test]
+    fn defaults_are_known_where_the_column_leaves_them_as_they_are() {
+        for (column, known) in [
+            ("a", Some(Stored::Null)),
+            ("a TEXT DEFAULT NULL", Some(Stored::Null)),
+            ("a INTEGER DEFAULT 12", Some(Stored::Integer(12))),
+            ("a TEXT DEFAULT 'it''s'", Some(Stored::Text(b"it's"))),
+            ("a REAL DEFAULT 1", None),
+            ("a TEXT DEFAULT 1", None),
+            ("a DEFAULT 1", None),
+            ("a INTEGER DEFAULT 9223372036854775808", None),
+            ("a INTEGER DEFAULT 0x10", None),
+        ] {
+            let table = table(&format!("CREATE TABLE t({column})"));
+            assert_eq!(table.columns[0].known_default(), known, "{column}");
+        }
+    }
+
+    #[test]
+    fn a_default_that_is_a_name_is_a_text() {
+        assert_eq!(table("CREATE TABLE t(a DEFAULT \"it's\")").columns[0].default.as_deref(), Some("('it''s')"));
     }
 }

@@ -204,27 +204,33 @@ fn local_bytes(kind: Kind, bytes: u64) -> usize {
     (if wanted <= most { wanted } else { LEAST }) as usize
 }
 
-/// The whole record of a cell into `record`, with the pages it goes on on told to `visit`.
+/// The pages on which long records go on, as far as they were read: none belongs to two records.
+#[derive(Clone, Debug, Default)]
+pub struct Taken(HashSet<u32>);
+
+impl Taken {
+    /// Those pages.
+    pub fn pages(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().copied()
+    }
+}
+
+/// The whole record of a cell into `record`. With one `taken` for all cells that are looked at, no page is read twice.
 ///
 /// # Errors
 /// When it does not go on as its length says.
-pub fn record(
-    pages: &dyn Pages,
-    cell: &Cell<'_>,
-    record: &mut Vec<u8>,
-    mut visit: impl FnMut(u32),
-) -> Result<(), TreeError> {
+pub fn record(pages: &dyn Pages, cell: &Cell<'_>, record: &mut Vec<u8>, taken: &mut Taken) -> Result<(), TreeError> {
     record.clear();
     record.extend_from_slice(cell.local);
     let (mut next, mut page) = (cell.overflow, [0; PAGE_LEN]);
-    // No longer than the database, whatever it says.
-    let most = u64::from(pages.count()) * PAGE_LEN as u64;
+    if cell.bytes > u64::from(pages.count()) * PAGE_LEN as u64 {
+        return Err(malformed(next, "a record is longer than the database"));
+    }
     while (record.len() as u64) < cell.bytes {
-        if next == 0 || next > pages.count() || record.len() as u64 > most {
-            return Err(malformed(next, "a record goes on where there is no page"));
+        if next == 0 || next > pages.count() || !taken.0.insert(next) {
+            return Err(malformed(next, "a record goes on where there is no page, or another record"));
         }
         pages.read(next, &mut page)?;
-        visit(next);
         let (head, rest) = page.split_at(4);
         let wanted = usize::try_from(cell.bytes - record.len() as u64).unwrap_or(usize::MAX).min(rest.len());
         record.extend_from_slice(&rest[..wanted]);
@@ -251,7 +257,7 @@ pub fn row(pages: &dyn Pages, root: u32, rowid: i64) -> Result<Option<Vec<u8>>, 
                     return Ok(None);
                 };
                 let mut found = Vec::new();
-                record(pages, &cell, &mut found, |_| {})?;
+                record(pages, &cell, &mut found, &mut Taken::default())?;
                 return Ok(Some(found));
             }
             Kind::IndexInterior | Kind::IndexLeaf => return Err(malformed(number, "it is of no table with rowids")),
@@ -291,7 +297,8 @@ pub fn free_pages(pages: &dyn Pages) -> Result<HashSet<u32>, TreeError> {
         pages.read(trunk, &mut page)?;
         let (words, _) = page.as_chunks::<4>();
         let count = u32::from_be_bytes(words[1]) as usize;
-        free.extend(words[2..].iter().take(count).map(|word| u32::from_be_bytes(*word)));
+        let listed = words[2..].iter().take(count).map(|word| u32::from_be_bytes(*word));
+        free.extend(listed.filter(|page| *page <= pages.count()));
         trunk = u32::from_be_bytes(words[0]);
     }
     Ok(free)

@@ -23,6 +23,9 @@ pub enum Stored<'a> {
     Blob(&'a [u8]),
 }
 
+/// SQLite has no tables with more columns.
+const VALUES_MAX: usize = 32_767;
+
 /// The number at the front of `bytes` and what follows it; `None` when it is cut.
 pub(super) fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let mut number = 0;
@@ -47,6 +50,9 @@ pub fn values(record: &[u8]) -> Option<Vec<Stored<'_>>> {
     let mut body = record.get(header_len..)?;
     let mut found = Vec::new();
     while !types.is_empty() {
+        if found.len() == VALUES_MAX {
+            return None;
+        }
         let (kind, rest) = varint(types)?;
         types = rest;
         let len = match kind {
@@ -64,7 +70,11 @@ pub fn values(record: &[u8]) -> Option<Vec<Stored<'_>>> {
             8 => Stored::Integer(0),
             9 => Stored::Integer(1),
             1..=6 => Stored::Integer(integer(bytes)),
-            7 => Stored::Float(f64::from_bits(integer(bytes) as u64)),
+            // SQLite takes what is no number for a NULL.
+            7 => match f64::from_bits(integer(bytes) as u64) {
+                float if float.is_nan() => Stored::Null,
+                float => Stored::Float(float),
+            },
             _ if kind % 2 == 0 => Stored::Blob(bytes),
             _ => Stored::Text(bytes),
         });

@@ -9,6 +9,7 @@ mod basics;
 mod conflicts;
 mod crashes;
 mod damage;
+mod foreign;
 mod kills;
 mod seeds;
 mod wire;
@@ -17,11 +18,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use logmirror::mirror::Settings;
 use logmirror::replica::{Options, ReplicaError, Report, SyncEngine, Value};
 use logmirror::repo::MemRepo;
 use logmirror::sync::Remote;
 use serde_json::json;
-use support::service::Service;
+use support::service::{Service, Setup};
 use tempfile::TempDir;
 
 /// A service with the log `app`, and a directory for replicas of it.
@@ -42,7 +44,9 @@ struct Replica<'a> {
 
 impl Rig {
     fn new() -> Rig {
-        let service = Service::start(Arc::new(MemRepo::default()));
+        let usual = Setup::default();
+        let settings = Settings { commit_bytes_max: 32 << 20, ..usual.settings };
+        let service = Service::start_with(Arc::new(MemRepo::default()), Setup { settings, ..usual });
         let answer = service.put("/logs/app", r#"{"format":"wal"}"#);
         assert_eq!(answer.status, 201, "{}", answer.text());
         Rig { service, dir: tempfile::tempdir().unwrap() }
