@@ -104,10 +104,20 @@ impl Author {
     /// Makes so many steps, in transactions of any length.
     pub fn write(&mut self, steps: u64, run: &mut Run<'_>) {
         for _ in 0..steps {
+            let mut has_failed = false;
             if self.before.is_none() && self.one_in(3) && run("BEGIN").is_ok() {
                 self.before = Some(self.made.clone());
             }
-            self.step(run);
+            self.step(&mut |sql| {
+                let ran = run(sql);
+                has_failed |= ran.is_err() && sql.starts_with("ALTER");
+                ran
+            });
+            // Such an error may have ended it.
+            if has_failed && let Some(before) = self.before.take() {
+                let _is_ended_already = run("ROLLBACK");
+                self.made = before;
+            }
             if self.before.is_some() && self.one_in(4) {
                 self.end(run);
             }
