@@ -2,7 +2,7 @@
 //! sections 1.5 and 1.6. Knows no SQL and no schema.
 //!
 //! Every number read from a page is a claim: pages are counted as they are visited, cells are cut out with checks, and what
-//! does not fit is [`Malformed`].
+//! does not fit is [`TreeError::Malformed`].
 
 use std::collections::HashSet;
 use std::io;
@@ -176,7 +176,13 @@ pub fn cells<'a>(number: u32, page: &'a Page) -> Result<Vec<Cell<'a>>, TreeError
     if kind == Kind::TableInterior {
         return Ok(Vec::new());
     }
-    cells_at(number, page)?.map(|at| cell(kind, page, at).ok_or_else(|| malformed(number, "a cell is cut"))).collect()
+    let mut left = PAGE_LEN;
+    let mut one = |at| {
+        let cell = cell(kind, page, at).ok_or_else(|| malformed(number, "a cell is cut"))?;
+        left = left.checked_sub(cell.local.len()).ok_or_else(|| malformed(number, "its cells overlap"))?;
+        Ok(cell)
+    };
+    cells_at(number, page)?.map(&mut one).collect()
 }
 
 fn cell<'a>(kind: Kind, page: &'a Page, at: usize) -> Option<Cell<'a>> {
