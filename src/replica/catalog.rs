@@ -37,6 +37,11 @@ fn is_internal(name: &str) -> bool {
 }
 
 impl Catalog {
+    /// Whether a table, a view or an index has that name, in small letters.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.tables.contains_key(name) || self.views.contains_key(name) || self.indexes.contains_key(name)
+    }
+
     /// Of the database that these pages are.
     ///
     /// # Errors

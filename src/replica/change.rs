@@ -29,6 +29,8 @@ pub(super) struct Statement {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Otherwise {
     Nothing,
+    /// Nothing at all: what comes next would lose something if this is not done.
+    Fail,
     /// This, if it changes no row.
     IfNone(Box<Statement>),
     /// The same with this behind it, if there is a row with its key.
@@ -41,13 +43,20 @@ impl Statement {
         Statement { sql, args: Vec::new(), about, otherwise: Otherwise::Nothing }
     }
 
+    /// Whether others have to be done for good before it.
+    pub(super) fn is_barrier_to(&self, others: &[Statement]) -> bool {
+        let may_be_followed =
+            |other: &Statement| matches!(other.otherwise, Otherwise::IfNone(_) | Otherwise::IfTaken(_));
+        self.about.doing == Doing::Schema && others.iter().any(may_be_followed)
+    }
+
     /// About how many bytes of memory it takes.
     pub(super) fn weight(&self) -> usize {
         let own = size_of::<Statement>() + self.sql.len() + self.args.iter().map(Value::weight).sum::<usize>();
         match &self.otherwise {
             Otherwise::IfNone(statement) => own + statement.weight(),
             Otherwise::IfTaken(sql) => own + sql.len(),
-            Otherwise::Nothing => own,
+            Otherwise::Nothing | Otherwise::Fail => own,
         }
     }
 }
@@ -62,18 +71,18 @@ pub(super) struct Writer<'a> {
 
 /// SQL with its arguments, as it grows.
 #[derive(Default)]
-struct Sql {
-    text: String,
+pub(super) struct Sql {
+    pub(super) text: String,
     args: Vec<Value>,
 }
 
 impl Sql {
-    fn new(text: impl Into<String>) -> Sql {
+    pub(super) fn new(text: impl Into<String>) -> Sql {
         Sql { text: text.into(), args: Vec::new() }
     }
 
     /// A value: as an argument, unless JSON or the engine could not express it.
-    fn value(&mut self, value: Stored<'_>) {
+    pub(super) fn value(&mut self, value: Stored<'_>) {
         let argument = match value {
             Stored::Null => Some(Value::Null),
             Stored::Integer(number) => Some(Value::Integer(number)),
@@ -99,14 +108,14 @@ impl Sql {
     }
 
     /// A value, or what a column has where there was none.
-    fn value_or_default(&mut self, column: &Column, value: Option<Stored<'_>>) {
+    pub(super) fn value_or_default(&mut self, column: &Column, value: Option<Stored<'_>>) {
         match value {
             Some(value) => self.value(value),
             None => self.text.push_str(column.default.as_deref().unwrap_or("NULL")),
         }
     }
 
-    fn done(self, about: About) -> Statement {
+    pub(super) fn done(self, about: About) -> Statement {
         Statement { sql: self.text, args: self.args, about, otherwise: Otherwise::Nothing }
     }
 }
@@ -133,8 +142,18 @@ impl<'a> Writer<'a> {
         Writer { old, new, was }
     }
 
+    /// The new table.
+    pub(super) fn table(&self) -> &'a Table {
+        self.new
+    }
+
+    /// The values of a row before and after, by the columns of the new table.
+    pub(super) fn both<'r>(&'r self, Updated { old, new }: &'r Updated) -> Option<[Values<'r>; 2]> {
+        Some([self.old_values(old)?, by_column(self.new, new)?])
+    }
+
     /// The values of an old row by the columns of the new table.
-    fn old_values<'r>(&'r self, row: &'r Row) -> Option<Values<'r>> {
+    pub(super) fn old_values<'r>(&'r self, row: &'r Row) -> Option<Values<'r>> {
         let of_old = by_column(self.old?.table, row)?;
         let value = |(was, column): (&Option<usize>, &'r Column)| match was {
             Some(was) => of_old.get(*was).copied().flatten(),
@@ -144,7 +163,7 @@ impl<'a> Writer<'a> {
     }
 
     /// The key of a row, by name.
-    fn key(&self, values: &[Option<Stored<'_>>]) -> Option<Vec<usize>> {
+    pub(super) fn key(&self, values: &[Option<Stored<'_>>]) -> Option<Vec<usize>> {
         let of = match &self.new.key {
             Key::Named(at) => vec![*at],
             Key::Columns(of) => of.clone(),
@@ -154,7 +173,7 @@ impl<'a> Writer<'a> {
         of.iter().all(is_there).then_some(of)
     }
 
-    fn about(&self, doing: Doing, row: &Row, values: &[Option<Stored<'_>>]) -> About {
+    pub(super) fn about(&self, doing: Doing, row: &Row, values: &[Option<Stored<'_>>]) -> About {
         let key = match self.key(values) {
             Some(of) => {
                 of.iter().filter_map(|at| Some((self.new.columns[*at].name.clone(), shown(values[*at]?)))).collect()
@@ -165,7 +184,7 @@ impl<'a> Writer<'a> {
     }
 
     /// `key = …`, where the row has one.
-    fn has_key(&self, sql: &mut Sql, values: &[Option<Stored<'_>>]) -> bool {
+    pub(super) fn has_key(&self, sql: &mut Sql, values: &[Option<Stored<'_>>]) -> bool {
         let Some(of) = self.key(values) else { return false };
         for (nth, at) in of.into_iter().enumerate() {
             sql.text.push_str(if nth > 0 { " AND " } else { "" });
@@ -180,7 +199,7 @@ impl<'a> Writer<'a> {
     fn is_all(&self, sql: &mut Sql, values: &[Option<Stored<'_>>]) {
         let mut and = "";
         for (column, value) in self.new.columns.iter().zip(values).filter(|(column, _)| column.generated.is_none()) {
-            let strictly = if column.collates { " COLLATE BINARY" } else { "" };
+            let strictly = if column.collation.is_some() { " COLLATE BINARY" } else { "" };
             sql.text.push_str(&format!("{and}{}{strictly} IS ", quoted(&column.name)));
             sql.value_or_default(column, *value);
             and = " AND ";
@@ -211,12 +230,21 @@ impl<'a> Writer<'a> {
 
     /// The order in which rows are changed. `None` when one cannot be read.
     pub(super) fn order(&self, changes: &[Updated]) -> Option<Order> {
-        let both = |at: usize| {
-            let Updated { old, new } = changes.get(at)?;
-            Some([self.old_values(old)?, by_column(self.new, new)?])
-        };
+        let both = |at: usize| self.both(changes.get(at)?);
         let is_other = |at| both(at).is_some_and(|[old, new]| self.is_other(&old, &new));
         order::order(self.new, changes.len(), is_other, both)
+    }
+
+    /// Whether something was written of a row. `None` when it cannot be read.
+    pub(super) fn differs(&self, change: &Updated) -> Option<bool> {
+        let [old, new] = self.both(change)?;
+        Some(self.changed(&old, &new).next().is_some())
+    }
+
+    /// The columns that were written.
+    fn changed<'r>(&'r self, old: &'r Values<'_>, new: &'r Values<'_>) -> impl Iterator<Item = usize> + 'r {
+        let is_written = |at: &usize| self.new.columns[*at].generated.is_none() && !same(old[*at], new[*at]);
+        (0..self.new.columns.len()).filter(is_written)
     }
 
     /// Whether a row that has the place of another is not the same one: its key is another. Where it has none its rowid may
@@ -242,15 +270,14 @@ impl<'a> Writer<'a> {
     /// Changes a row, which has the same rowid where this will run or another; nothing when nothing was written of it. `None`
     /// when it cannot be read.
     pub(super) fn update(&self, change: &Updated, same_rowid: bool) -> Option<Option<Statement>> {
-        let (old, new) = (self.old_values(&change.old)?, by_column(self.new, &change.new)?);
+        let [old, new] = self.both(change)?;
         let mut sql = Sql::new(format!("UPDATE {} SET ", quoted(&self.new.name)));
         let mut comma = "";
-        for (at, column) in self.new.columns.iter().enumerate() {
-            if column.generated.is_none() && !same(old[at], new[at]) {
-                sql.text.push_str(&format!("{comma}{} = ", quoted(&column.name)));
-                sql.value_or_default(column, new[at]);
-                comma = ", ";
-            }
+        for at in self.changed(&old, &new) {
+            let column = &self.new.columns[at];
+            sql.text.push_str(&format!("{comma}{} = ", quoted(&column.name)));
+            sql.value_or_default(column, new[at]);
+            comma = ", ";
         }
         if comma.is_empty() {
             return Some(None);
@@ -304,8 +331,10 @@ impl<'a> Writer<'a> {
     /// Adds a row that was removed for the sake of another once more, if the other could not be added. `None` when it cannot
     /// be read.
     pub(super) fn restore(&self, change: &Updated) -> Option<Statement> {
-        let (old, new) = (self.old_values(&change.old)?, by_column(self.new, &change.new)?);
-        let (mut sql, columns) = self.put("INSERT OR IGNORE", ("SELECT ", " WHERE NOT EXISTS (SELECT 1"), &old);
+        let [old, new] = self.both(change)?;
+        // The engine ignores nothing in tables without rowids.
+        let insert = if self.new.has_rowids { "INSERT OR IGNORE" } else { "INSERT" };
+        let (mut sql, columns) = self.put(insert, ("SELECT ", " WHERE NOT EXISTS (SELECT 1"), &old);
         if columns.is_empty() {
             return None;
         }

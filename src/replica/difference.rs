@@ -10,10 +10,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::alter::Alteration;
 use super::catalog::{Catalog, Made};
-use super::change::{Statement, Writer};
+use super::change::{Otherwise, Statement, Writer};
 use super::error::ReplicaError;
 use super::order::Order;
-use super::rows::{Differing, Row, RowDiff, Side, State};
+use super::rewrite::Rewrite;
+use super::rows::{Differing, Differs, Row, RowDiff, Side, State, Updated};
 use super::table::{Key, Table};
 use super::words::{create, folded, is_renamed, quoted};
 use crate::sqlite::btree::{self, PAGE_LEN};
@@ -34,6 +35,15 @@ struct Pair<'a> {
 impl Pair<'_> {
     fn name(&self) -> &str {
         &self.new.1.name
+    }
+
+    /// Whether a column is not where one was that was there before, in a record.
+    fn has_moved(&self) -> bool {
+        let Some((_, old)) = self.old else { return false };
+        let was = |at: usize| self.alteration.was.get(at).copied().flatten();
+        let (before, now) = (old.in_record(), self.new.1.in_record());
+        let stay = before.len() <= now.len() && before.iter().zip(&now).all(|(before, now)| was(*now) == Some(*before));
+        !stay || now[before.len()..].iter().any(|now| was(*now).is_some())
     }
 
     /// Whether that is its name, or was.
@@ -124,13 +134,27 @@ pub(super) fn statements(
         }
     }
     for pair in pairs.iter().filter(|pair| pair.old.is_none()) {
-        take(Statement::schema(create(&pair.new.1.sql), pair.name()))?;
+        let create = Statement::schema(create(&pair.new.1.sql), pair.name());
+        // Without it all rows would be given up.
+        let is_free = !there.has(&folded(pair.name())) || before.tables.contains_key(&folded(pair.name()));
+        take(if is_free { Statement { otherwise: Otherwise::Fail, ..create } } else { create })?;
     }
     for pair in &pairs {
-        rows((old, new), pair, differing, shared, &mut |statement| {
-            triggers.drop(|made| pair.is_called(&made.of), take)?;
-            take(statement)
-        })?;
+        let changes = Changes::of((old, new), pair, differing, shared)?;
+        match changes.rewrite([there, after], before) {
+            Some(rewrite) => {
+                views.drop(|_| true, take)?;
+                triggers.drop(|_| true, take)?;
+                changes.rewritten(&rewrite, take)?;
+                for (name, made) in there.indexes.iter().filter(|(_, made)| pair.is_called(&made.of)) {
+                    take(Statement::schema(create(&made.sql), name))?;
+                }
+            }
+            None => changes.told(&mut |statement| {
+                triggers.drop(|made| pair.is_called(&made.of), take)?;
+                take(statement)
+            })?,
+        }
     }
     for (name, made) in after.indexes.iter().filter(|(name, _)| !stays(name)) {
         take(Statement::schema(create(&made.sql), name))?;
@@ -189,47 +213,111 @@ fn pairs<'a>(before: &'a Catalog, after: &'a Catalog) -> (Vec<Pair<'a>>, Vec<&'a
 }
 
 /// What was changed of the rows of one table.
-fn rows(
-    (old, new): (State<'_>, State<'_>),
-    pair: &Pair<'_>,
-    differing: &Differing,
-    shared: Option<State<'_>>,
-    take: &mut Take<'_>,
-) -> Result<(), ReplicaError> {
-    let damaged = || ReplicaError::Record { table: pair.name().to_owned() };
-    let before = pair.old.map(|(root, table)| Side { pages: old.pages, root, table });
-    let after = Side { pages: new.pages, root: pair.new.0, table: pair.new.1 };
-    let writer = Writer::new(before, pair.new.1, &pair.alteration.was);
-    let diff = RowDiff::of(differing, before, Some(after))?;
-    // What was pushed since is on the other side under another rowid, unless it was there before.
-    let same_rowid = |row: &Row| match (shared, before) {
-        (Some(shared), Some(before)) if before.table.key == Key::Rowid => {
-            let was = match shared.catalog.tables.get(&folded(&before.table.name)) {
-                Some((root, _)) => btree::row(shared.pages, *root, row.rowid)?,
-                None => None,
-            };
-            Ok::<_, ReplicaError>(was.as_ref() == Some(&row.record))
+struct Changes<'a> {
+    pair: &'a Pair<'a>,
+    writer: Writer<'a>,
+    diff: RowDiff<'a>,
+    shared: Option<State<'a>>,
+}
+
+impl<'a> Changes<'a> {
+    fn of(
+        (old, new): (State<'a>, State<'a>),
+        pair: &'a Pair<'a>,
+        differing: &Differing,
+        shared: Option<State<'a>>,
+    ) -> Result<Changes<'a>, ReplicaError> {
+        let before = pair.old.map(|(root, table)| Side { pages: old.pages, root, table });
+        let after = Side { pages: new.pages, root: pair.new.0, table: pair.new.1 };
+        let writer = Writer::new(before, pair.new.1, &pair.alteration.was);
+        let differs = |change: &Updated| writer.differs(change);
+        let moved: Option<&Differs<'_>> = if pair.has_moved() { Some(&differs) } else { None };
+        let diff = RowDiff::of(differing, before, Some(after), moved)?;
+        Ok(Changes { pair, writer, diff, shared })
+    }
+
+    fn damaged(&self) -> ReplicaError {
+        ReplicaError::Record { table: self.pair.name().to_owned() }
+    }
+
+    /// Whether a row has the same rowid where the statements will run. What was pushed since is there under another one,
+    /// unless it was there before.
+    fn same_rowid(&self, row: &Row) -> Result<bool, ReplicaError> {
+        match (self.shared, self.pair.old) {
+            (Some(shared), Some((_, table))) if table.key == Key::Rowid => {
+                let was = match shared.catalog.tables.get(&folded(&table.name)) {
+                    Some((root, _)) => btree::row(shared.pages, *root, row.rowid)?,
+                    None => None,
+                };
+                Ok(was.as_ref() == Some(&row.record))
+            }
+            _ => Ok(true),
         }
-        _ => Ok(true),
-    };
-    for row in &diff.deleted {
-        take(writer.delete(row, same_rowid(row)?).ok_or_else(damaged)?)?;
     }
-    let Order { in_place, anew } = writer.order(&diff.updated).ok_or_else(damaged)?;
-    let chosen = |of: &[usize]| of.iter().filter_map(|at| diff.updated.get(*at)).collect::<Vec<_>>();
-    for change in chosen(&anew) {
-        take(writer.delete(&change.old, same_rowid(&change.old)?).ok_or_else(damaged)?)?;
+
+    /// Those that change in place, in order, and those that go first and come again.
+    fn updated(&self) -> Result<[Vec<&Updated>; 2], ReplicaError> {
+        let Order { in_place, anew } = self.writer.order(&self.diff.updated).ok_or_else(|| self.damaged())?;
+        Ok([in_place, anew].map(|of| of.iter().filter_map(|at| self.diff.updated.get(*at)).collect()))
     }
-    for change in chosen(&in_place) {
-        if let Some(update) = writer.update(change, same_rowid(&change.old)?).ok_or_else(damaged)? {
-            take(update)?;
+
+    fn told(&self, take: &mut Take<'_>) -> Result<(), ReplicaError> {
+        let take = &mut |statement| match self.pair.new.1.is_mistaken() {
+            true => Err(ReplicaError::KeyNotFirst { table: self.pair.name().to_owned() }),
+            false => take(statement),
+        };
+        let damaged = || self.damaged();
+        let [in_place, anew] = self.updated()?;
+        for row in self.diff.deleted.iter().chain(anew.iter().map(|change| &change.old)) {
+            take(self.writer.delete(row, self.same_rowid(row)?).ok_or_else(damaged)?)?;
         }
-    }
-    for change in chosen(&anew) {
-        take(writer.insert(&change.new).ok_or_else(damaged)?)?;
-        if let Some(restore) = writer.restore(change) {
-            take(restore)?;
+        for change in in_place {
+            if let Some(update) = self.writer.update(change, self.same_rowid(&change.old)?).ok_or_else(damaged)? {
+                take(update)?;
+            }
         }
+        self.added(&anew, take)
     }
-    diff.inserted(|row| take(writer.insert(&row).ok_or_else(damaged)?))
+
+    /// Rows that come, some of them again.
+    fn added(&self, anew: &[&Updated], take: &mut Take<'_>) -> Result<(), ReplicaError> {
+        for change in anew {
+            take(self.writer.insert(&change.new).ok_or_else(|| self.damaged())?)?;
+            if let Some(restore) = self.writer.restore(change) {
+                take(restore)?;
+            }
+        }
+        self.diff.inserted(|row| take(self.writer.insert(&row).ok_or_else(|| self.damaged())?))
+    }
+
+    /// How the table is rewritten where its rows cannot be changed otherwise, and have to be.
+    fn rewrite(&self, [there, after]: [&'a Catalog; 2], before: &Catalog) -> Option<Rewrite<'_>> {
+        let (_, old) = self.pair.old?;
+        if old.has_rowids || self.diff.deleted.is_empty() && self.diff.updated.is_empty() {
+            return None;
+        }
+        let (_, table) = there.tables.get(&folded(&old.name))?;
+        let is_taken = |name: &str| there.has(name) || after.has(name);
+        let altered = !self.pair.alteration.statements.is_empty();
+        // What it is there once both have altered it is not known.
+        let is_known = !altered || before.tables.get(&folded(&old.name)).is_some_and(|(_, was)| was.sql == table.sql);
+        let rewrite = Rewrite::of(&self.writer, if altered { self.pair.new.1 } else { table }, is_taken);
+        rewrite.filter(|_| is_known && !self.pair.new.1.is_mistaken())
+    }
+
+    fn rewritten(&self, rewrite: &Rewrite<'_>, take: &mut Take<'_>) -> Result<(), ReplicaError> {
+        let damaged = || self.damaged();
+        let [in_place, anew] = self.updated()?;
+        rewrite.begin().ok_or_else(damaged)?.into_iter().try_for_each(&mut *take)?;
+        for row in self.diff.deleted.iter().chain(anew.iter().map(|change| &change.old)) {
+            take(rewrite.delete(row).ok_or_else(damaged)?)?;
+        }
+        for change in in_place {
+            if let Some(update) = rewrite.update(change).ok_or_else(damaged)? {
+                take(update)?;
+            }
+        }
+        rewrite.end().into_iter().try_for_each(&mut *take)?;
+        self.added(&anew, take)
+    }
 }

@@ -106,6 +106,15 @@ pub enum ReplicaError {
         /// How it was made.
         sql: String,
     },
+    /// A table whose rows the engine would write wrongly.
+    #[error(
+        "rows of {table} cannot be replicated: it is WITHOUT ROWID and does not start with its key, so turso_core takes one \
+         column for another; make it anew with the columns of the key first"
+    )]
+    KeyNotFirst {
+        /// The table.
+        table: String,
+    },
     /// A database that is not understood.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -160,7 +169,8 @@ impl ReplicaError {
             ReplicaError::Absent { .. } | ReplicaError::Unfinished { .. } => true,
             ReplicaError::Missing { .. } | ReplicaError::Info { .. } | ReplicaError::Mismatch { .. } => true,
             ReplicaError::Diverged { .. } | ReplicaError::Copied { .. } | ReplicaError::Tree(_) => true,
-            ReplicaError::Record { .. } | ReplicaError::Schema { .. } | ReplicaError::Unsupported(_) => true,
+            ReplicaError::Record { .. } | ReplicaError::Schema { .. } => true,
+            ReplicaError::KeyNotFirst { .. } | ReplicaError::Unsupported(_) => true,
             ReplicaError::Io { .. } | ReplicaError::Busy { .. } | ReplicaError::Locked { .. } => false,
             ReplicaError::Engine(_) | ReplicaError::Statement { .. } | ReplicaError::Ended(_) => false,
             ReplicaError::Interrupted(_) => false,

@@ -100,6 +100,9 @@ pub(super) fn judge(
             Ok(Verdict::Otherwise(Cow::Owned(otherwise), conflict(text.into())))
         }
         Ok(_) => Ok(Verdict::Done),
+        Err(failure) if statement.otherwise == Otherwise::Fail => {
+            Err(ReplicaError::Statement { sql: statement.sql.clone(), error: failure.message })
+        }
         // Whoever made it first: it is there. If it is something else, rows will tell.
         Err(failure) if statement.about.doing == Doing::Schema && failure.is_of_what_is_there() => Ok(Verdict::Done),
         Err(failure) if failure.is_of_the_statement() => Ok(Verdict::GivenUp(conflict(failure.message))),

@@ -32,6 +32,7 @@ mod push;
 mod pushed;
 mod rebase;
 mod report;
+mod rewrite;
 mod rounds;
 mod rows;
 mod store;

@@ -246,12 +246,15 @@ async fn send_all(
 ) -> Result<(u64, Vec<Conflict>), ReplicaError> {
     let (mut changes, mut conflicts) = (0, Vec::new());
     let (mut batch, mut bytes, mut is_all) = (vec![first], 0, false);
+    let mut held_back = None;
     // What is told of a statement that is done instead of another.
     let mut told: Vec<Option<Conflict>> = Vec::new();
     loop {
-        while !is_all && batch.len() < REPLICA_PUSH_STATEMENTS && bytes < REPLICA_PUSH_BYTES {
+        while !is_all && held_back.is_none() && batch.len() < REPLICA_PUSH_STATEMENTS && bytes < REPLICA_PUSH_BYTES {
             match found.recv().await.ok_or_else(cut_short)? {
                 Found::All => is_all = true,
+                // What has to be done instead of the others comes before it: triggers that are made again must not fire.
+                Found::Statement(statement) if statement.is_barrier_to(&batch) => held_back = Some(statement),
                 Found::Statement(statement) => {
                     bytes += statement.weight();
                     batch.push(statement);
@@ -273,8 +276,15 @@ async fn send_all(
                 }
             }
         }
-        if is_all && others.is_empty() {
-            return Ok((changes, conflicts));
+        if others.is_empty() {
+            match held_back.take() {
+                Some(statement) => {
+                    others.push(statement);
+                    told_of_others.push(None);
+                }
+                None if is_all => return Ok((changes, conflicts)),
+                None => {}
+            }
         }
         bytes = others.iter().map(Statement::weight).sum();
         (batch, told) = (others, told_of_others);

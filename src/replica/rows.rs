@@ -43,6 +43,15 @@ pub(super) struct Side<'a> {
     pub(super) table: &'a Table,
 }
 
+impl Side<'_> {
+    fn damaged(&self) -> ReplicaError {
+        ReplicaError::Record { table: self.table.name.clone() }
+    }
+}
+
+/// Whether something was written of a row; nothing of one that cannot be read.
+pub(super) type Differs<'a> = dyn Fn(&Updated) -> Option<bool> + 'a;
+
 /// What tells rows of a table apart, as bytes: the rowid, or the key.
 type Identity = Vec<u8>;
 
@@ -110,7 +119,8 @@ pub(super) struct RowDiff<'a> {
 }
 
 impl<'a> RowDiff<'a> {
-    /// Between the states of a table, where it is there.
+    /// Between the states of a table, where it is there. Where columns are not at the places they were, rows whose bytes are
+    /// the same may differ: then `moved` says whether they do.
     ///
     /// # Errors
     /// When a row cannot be read.
@@ -118,10 +128,15 @@ impl<'a> RowDiff<'a> {
         differing: &Differing,
         old: Option<Side<'a>>,
         new: Option<Side<'a>>,
+        moved: Option<&Differs<'_>>,
     ) -> Result<RowDiff<'a>, ReplicaError> {
         let tree = |side: Option<Side<'_>>| side.map_or(Ok(Tree::default()), |side| Tree::of(side.pages, side.root));
         let (before, after) = (tree(old)?, tree(new)?);
-        let (old_pages, new_pages) = (differing.looked_at(&before, &after), differing.looked_at(&after, &before));
+        let looked_at = |tree: &Tree, other: &Tree| match moved {
+            Some(_) => tree.with_rows().map(|page| (page, false)).collect(),
+            None => differing.looked_at(tree, other),
+        };
+        let (old_pages, new_pages) = (looked_at(&before, &after), looked_at(&after, &before));
         let (mut gone, mut updated, mut known) = (BTreeMap::new(), Vec::new(), HashSet::new());
         if let Some(side) = old {
             each(side, &old_pages, |identity, row| {
@@ -132,8 +147,14 @@ impl<'a> RowDiff<'a> {
         if let Some(side) = new {
             each(side, &new_pages, |identity, row| {
                 if let Some(old) = gone.remove(&identity) {
-                    if old != row {
-                        updated.push(Updated { old, new: row });
+                    let is_same = old == row;
+                    let change = Updated { old, new: row };
+                    let is_changed = match (moved, new) {
+                        (Some(moved), Some(side)) => moved(&change).ok_or_else(|| side.damaged())?,
+                        _ => !is_same,
+                    };
+                    if is_changed {
+                        updated.push(change);
                     }
                     known.insert(identity);
                 }
@@ -168,8 +189,7 @@ fn each(
             let mut record = Vec::new();
             btree::record(side.pages, &cell, &mut record, &mut taken)?;
             let row = Row { rowid: cell.rowid, record };
-            let damaged = || ReplicaError::Record { table: side.table.name.clone() };
-            let identity = identity(side.table, &row).ok_or_else(damaged)?;
+            let identity = identity(side.table, &row).ok_or_else(|| side.damaged())?;
             tell(identity, row)?;
         }
     }

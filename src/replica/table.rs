@@ -37,8 +37,10 @@ pub(super) struct Column {
     pub(super) default: Option<String>,
     /// The same, where it is known for sure.
     known_default: Option<Known>,
-    /// Whether values that differ may count as equal.
-    pub(super) collates: bool,
+    /// The type, as it was declared.
+    pub(super) kind: String,
+    /// What says which values that differ count as equal.
+    pub(super) collation: Option<String>,
     /// Whether `ALTER TABLE` can add it.
     pub(super) can_come: bool,
     /// Whether `ALTER TABLE` can drop it.
@@ -115,7 +117,8 @@ impl Column {
             generated: None,
             default: None,
             known_default: Some(Known::Null),
-            collates: false,
+            kind: column.col_type.as_ref().map_or(String::new(), ToString::to_string),
+            collation: None,
             can_come: true,
             can_go: true,
         };
@@ -126,7 +129,9 @@ impl Column {
                     (made.can_come, made.can_go) = (false, false);
                 }
                 ColumnConstraint::NotNull { nullable, .. } => is_required = !nullable,
-                ColumnConstraint::Collate { .. } => made.collates = true,
+                ColumnConstraint::Collate { collation_name } => {
+                    made.collation = Some(collation_name.as_str().to_owned())
+                }
                 ColumnConstraint::Default(expr) => {
                     let literal = match &**expr {
                         // A name is taken for a text here.
@@ -243,6 +248,16 @@ impl Table {
             sql: sql.to_owned(),
             rest,
         })
+    }
+
+    /// Whether the engine takes one column of a row for another.
+    pub(super) fn is_mistaken(&self) -> bool {
+        !self.has_rowids && !matches!(&self.key, Key::Columns(of) if of.iter().copied().eq(0..of.len()))
+    }
+
+    /// The columns that are given a value.
+    pub(super) fn written(&self) -> impl Iterator<Item = &Column> {
+        self.columns.iter().filter(|column| column.generated.is_none())
     }
 
     /// Adds what this `CREATE INDEX`, of this table, says of rows that no two may share.

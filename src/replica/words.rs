@@ -99,24 +99,36 @@ pub(super) fn is_renamed(before: &str, after: &str, renamed: &Renamed) -> bool {
     before.len() == after.len() && before.iter().zip(&after).all(same)
 }
 
-/// A `CREATE …` as a schema has it, under a name in small letters: the engine calls what it makes so, and SQLite does not
-/// find in the schema what is called otherwise there than in its own statement.
-pub(super) fn create(sql: &str) -> String {
+/// A `CREATE …` as a schema has it, in front of its name, the name, and behind it; `None` when it is something else.
+fn created(sql: &str) -> Option<(&str, String, &str)> {
     for kind in ["CREATE TABLE ", "CREATE UNIQUE INDEX ", "CREATE INDEX ", "CREATE VIEW ", "CREATE TRIGGER "] {
         let starts =
             |text: &str, with: &str| text.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
         if starts(sql, kind) {
-            let (made, rest) = sql.split_at(kind.len());
-            let (once, rest) = rest.split_at(if starts(rest, "IF NOT EXISTS ") { 14 } else { 0 });
-            return match first(rest) {
-                Some((Word::Name(name), end)) if !rest[..end].contains(&name) => {
-                    format!("{made}{once}{}{}", quoted(&name), &rest[end..])
-                }
-                _ => sql.to_owned(),
-            };
+            const ONCE: &str = "IF NOT EXISTS ";
+            let once = if starts(&sql[kind.len()..], ONCE) { ONCE.len() } else { 0 };
+            let (before, rest) = sql.split_at(kind.len() + once);
+            let (Word::Name(name) | Word::Text(name), end) = first(rest)? else { return None };
+            return Some((before, name, &rest[end..]));
         }
     }
-    sql.to_owned()
+    None
+}
+
+/// A `CREATE …` as a schema has it, under a name in small letters: the engine calls what it makes so, and SQLite does not
+/// find in the schema what is called otherwise there than in its own statement.
+pub(super) fn create(sql: &str) -> String {
+    match created(sql) {
+        Some((before, name, behind)) if !sql[before.len()..sql.len() - behind.len()].contains(&folded(&name)) => {
+            format!("{before}{}{behind}", quoted(&folded(&name)))
+        }
+        _ => sql.to_owned(),
+    }
+}
+
+/// A `CREATE TABLE` as a schema has it, for another table that is alike; `None` when it is something else.
+pub(super) fn create_as(sql: &str, name: &str) -> Option<String> {
+    created(sql).map(|(_, _, behind)| format!("CREATE TABLE {}{behind}", quoted(name)))
 }
 
 #[cfg(test)]
@@ -175,5 +187,15 @@ mod tests {
         ] {
             assert_eq!(create(sql), wanted);
         }
+    }
+
+    #[test]
+    fn a_table_is_made_once_more_under_another_name() {
+        for sql in
+            ["CREATE TABLE IF NOT EXISTS \"T\"\"x\" (a, b)", "create table [t x] (a, b)", "CREATE TABLE 't' (a, b)"]
+        {
+            assert_eq!(create_as(sql, "n").as_deref(), Some("CREATE TABLE \"n\" (a, b)"), "{sql}");
+        }
+        assert_eq!(create_as("SELECT 1", "n"), None);
     }
 }

@@ -385,7 +385,7 @@ impl Author {
         let rows = self.rows(table, &columns);
         let many = rows.len();
         let into = format!("INTO {}({})", table.quoted(), names.join(", "));
-        let how = if table.has_rowids { self.draw.below(10) } else { 9 };
+        let how = if self.can_change(table) { self.draw.below(10) } else { 9 };
         let sql = match how {
             0 => format!("REPLACE {into} VALUES {rows}"),
             1..5 => format!("INSERT OR IGNORE {into} VALUES {rows}"),
@@ -416,7 +416,7 @@ impl Author {
             1 => format!(" WHERE {name} IS NULL"),
             2 | 3 => format!(" WHERE {name} = {}", self.value(&column, table.strict)),
             4 => format!(" WHERE {name} > {}", self.value(&column, table.strict)),
-            _ if !table.has("rowid") => {
+            _ if !table.has("rowid") && table.has_rowids => {
                 let of = self.draw.within(2..9);
                 format!(" WHERE rowid % {of} = {}", self.draw.below(of))
             }
@@ -424,8 +424,13 @@ impl Author {
         }
     }
 
+    /// The engine can only add rows where there are no rowids.
+    fn can_change(&self, table: &Table) -> bool {
+        table.has_rowids || !self.limits.is_engine
+    }
+
     fn update(&mut self, table: &Table, run: &mut Run<'_>) {
-        if !table.has_rowids {
+        if !self.can_change(table) {
             return;
         }
         let mut set = Vec::new();
@@ -453,7 +458,7 @@ impl Author {
 
     /// Rows swap or shift values that no two may share: by way of others that nobody has.
     fn permute(&mut self, table: &Table, run: &mut Run<'_>) {
-        if !table.has_rowids {
+        if !self.can_change(table) {
             return;
         }
         let unique: Vec<&Column> =
@@ -497,7 +502,7 @@ impl Author {
     }
 
     fn delete(&mut self, table: &Table, run: &mut Run<'_>) {
-        if !table.has_rowids {
+        if !self.can_change(table) {
             return;
         }
         let part = self.part(table);
@@ -514,7 +519,7 @@ impl Author {
             .into_iter()
             .filter(|column| matches!(column.kind, Kind::Blob | Kind::Any) && !column.is_key && !column.is_unique)
             .collect();
-        if blobs.is_empty() || !table.has_rowids {
+        if blobs.is_empty() || !self.can_change(table) {
             return;
         }
         let name = quoted(&self.pick(&blobs).name);
@@ -542,7 +547,7 @@ impl Author {
         let columns = into.written();
         let names: Vec<String> = columns.iter().map(|column| quoted(&column.name)).collect();
         let from: Vec<String> = (0..names.len()).map(|_| quoted(&self.pick(&table.columns).name)).collect();
-        let or = if into.has_rowids { self.pick(&[" OR IGNORE", " OR REPLACE"]) } else { "" };
+        let or = if self.can_change(&into) { self.pick(&[" OR IGNORE", " OR REPLACE"]) } else { "" };
         let sql = format!(
             "INSERT{or} INTO {}({}) SELECT {} FROM {} LIMIT 30",
             into.quoted(),
