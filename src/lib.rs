@@ -10,9 +10,10 @@
 //! - [`segment`]: one segment and its offset index;
 //! - [`stream`]: [`StreamWriter`](stream::StreamWriter) and [`StreamReader`](stream::StreamReader);
 //! - [`mod@verify`]: whether a log is whole;
-//! - [`checkpoint`]: the database that a WAL log makes, and when it is made.
+//! - [`checkpoint`]: the database that a WAL log makes, and when it is made;
 //! - [`sync`]: databases of this machine and libSQL sync servers;
-//! - [`engine`]: a WAL log as a database (feature `turso`).
+//! - [`engine`]: a WAL log as a database (feature `turso`);
+//! - [`replica`]: databases that are written offline and synced later (feature `turso`).
 
 pub mod api;
 mod block;

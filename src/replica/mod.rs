@@ -10,7 +10,13 @@
 //!   what was under way, or finds it done.
 //! - A push is one transaction on the remote, together with a row that says that it was made; it is never made twice.
 //! - The draft changes as a whole: the application sees it before a pull or after.
-//! - Where two replicas changed the same row, the last push wins, column by column.
+//! - Where two replicas changed the same row, the last push wins, column by column. A row that one changed and another removed
+//!   is there again; of two that were added with the same key the last one stays. Both are told, as is each change that
+//!   cannot be made, say since a value has to be unique.
+//! - What the engine has not, as far as rows depend on it, is an error before anything is pushed or given up.
+//!
+//! Changes are not taken from the engine's change capture: that of turso_core 0.8.3 misses renames, views, triggers, rows of
+//! `CREATE TABLE … AS` and the keys of rows that an upsert changes, and sees nothing of what SQLite writes.
 
 mod alter;
 mod bootstrap;

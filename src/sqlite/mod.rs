@@ -1,7 +1,8 @@
 //! SQLite databases as sources: read while they are in use, never written. Knows no log and no network.
 //!
 //! - [`Snapshot`]: a database file and the committed part of its WAL that fit together, and stay so while it is held;
-//! - [`Verdict`]: what stands behind that committed part.
+//! - [`Verdict`]: what stands behind that committed part;
+//! - [`btree`], [`record`]: the trees of a database and their rows, without an engine.
 
 pub mod btree;
 mod lock;
