@@ -119,7 +119,7 @@ fn damage_is_an_error_or_a_row_and_never_more_than_there_is() {
     let at = prop_oneof![2 => 0..150_usize, 1 => 0..PAGE_LEN];
     let byte = prop_oneof![Just(0_u8), Just(0xff), Just(1), any::<u8>()];
     let damage = vec((any::<Index>(), at, byte), 1..40);
-    let config = ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(damage in damage)| {
         let mut bytes = sound.clone();
         let count = bytes.len() / PAGE_LEN;
