@@ -17,8 +17,8 @@ use super::rounds::Teller;
 /// P-draft is the database: while this command is not at it, any program may use it with SQLite or Turso, without a
 /// network. If there is no replica at P it is made of all that the remote has.
 ///
-/// A change that cannot be made on top of what others did is a conflict: it is given up and told, a line each, and the exit
-/// code is still 0. 1 means that the data is at fault, or that status found no replica; 2 usage, also a wrong token;
+/// A change that meets with what others did is a conflict: what was done about it is told, a line each, and the exit code is
+/// still 0. 1 means that the data is at fault, or that status found no replica; 2 usage, also a wrong token;
 /// 3 disk, network, or that the draft is in use.
 #[derive(Args)]
 pub(crate) struct ReplicaArgs {

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::timeout;
-use turso_core::{Connection, Database, DatabaseOpts, LimboError, OpenFlags, OpenOptions, SqliteDialect};
+use turso_core::{Connection, Database, LimboError, OpenFlags, OpenOptions, SqliteDialect};
 
+use super::features;
 use super::io::{DATABASE, LogIo};
 use super::wal::{FRAME_LEN, Wal};
 use crate::format::wal::FrameHeader;
@@ -70,9 +71,7 @@ impl Engine {
         let machine = Database::io_for_path(DATABASE).map_err(|error| of_engine(&error))?;
         let io = Arc::new(LogIo::new(log.base()?, wal.clone(), machine));
         let options = OpenOptions::new(Arc::new(SqliteDialect));
-        // What it has in part only is better than databases of others that cannot be written at all.
-        let features = DatabaseOpts::default().with_generated_columns(true).with_without_rowid(true);
-        let options = options.flags(OpenFlags::Create).db_opts(features);
+        let options = options.flags(OpenFlags::Create).db_opts(features());
         // Not by way of the engine's own registry of open files: all of ours have the same name.
         let opened = Database::do_open(io, DATABASE, options).and_then(|database| Ok((connect(&database)?, database)));
         let (keeper, database) = opened.map_err(|error| of_engine(&error))?;

@@ -15,10 +15,16 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::runtime::Handle;
 use tokio::sync::OwnedMutexGuard;
+use turso_core::DatabaseOpts;
 
 use crate::limits::{ENGINE_IDLE, ENGINES_MAX};
 use crate::mirror::{Error, Log, Registry};
 use database::Engine;
+
+/// What databases may have that the engine has in part only: better so than that those of others cannot be opened at all.
+pub(crate) fn features() -> DatabaseOpts {
+    DatabaseOpts::default().with_generated_columns(true).with_without_rowid(true)
+}
 
 /// The SQL engines of a service, one for each log that is in use as a database. Opened when wanted, closed when idle.
 pub struct Engines {

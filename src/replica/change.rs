@@ -3,7 +3,8 @@
 //! A row is found by its key. What is written of it are the columns that changed. A row that has another key now is
 //! another row: the old one goes and the new one comes.
 //!
-//! A row without a key is found by its rowid and all that it was: rowids are used again, and another row may be there.
+//! A row without a key is found by its rowid and all that it was: rowids are used again, and another row may be there. If it is
+//! not found, whether somebody else changed it or removed it is not known.
 //!
 //! A row that was changed and is not there any more, or not as it was, is added as it is now: it may be a new one with a key
 //! or rowid that was used again, and whoever writes last is right.
@@ -31,6 +32,8 @@ pub(super) enum Otherwise {
     Nothing,
     /// Nothing at all: what comes next would lose something if this is not done.
     Fail,
+    /// Nothing, which is told, if it changes no row.
+    TellIfNone,
     /// This, if it changes no row.
     IfNone(Box<Statement>),
     /// The same with this behind it, if there is a row with its key.
@@ -56,7 +59,7 @@ impl Statement {
         match &self.otherwise {
             Otherwise::IfNone(statement) => own + statement.weight(),
             Otherwise::IfTaken(sql) => own + sql.len(),
-            Otherwise::Nothing | Otherwise::Fail => own,
+            Otherwise::Nothing | Otherwise::Fail | Otherwise::TellIfNone => own,
         }
     }
 }
@@ -264,7 +267,10 @@ impl<'a> Writer<'a> {
         let values = self.old_values(row)?;
         let mut sql = Sql::new(format!("DELETE FROM {}", quoted(&self.new.name)));
         self.find(&mut sql, (row, same_rowid), &values);
-        Some(sql.done(self.about(Doing::Delete, row, &values)))
+        let delete = sql.done(self.about(Doing::Delete, row, &values));
+        // One with a key that is not found is gone, as it is to be. Of others it is not known.
+        let otherwise = if self.key(&values).is_some() { Otherwise::Nothing } else { Otherwise::TellIfNone };
+        Some(Statement { otherwise, ..delete })
     }
 
     /// Changes a row, which has the same rowid where this will run or another; nothing when nothing was written of it. `None`

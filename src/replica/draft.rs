@@ -5,13 +5,14 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use turso_core::{CheckpointMode, Database, DatabaseOpts, LimboError, OpenFlags, OpenOptions, SqliteDialect};
+use turso_core::{CheckpointMode, Database, LimboError, OpenFlags, OpenOptions, SqliteDialect};
 
 use super::error::ReplicaError;
 use super::files::{Files, Held};
 use super::image::Image;
 use super::info::Mark;
 use super::io::RepoIo;
+use crate::engine::features;
 use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
 use crate::limits::ENGINE_CACHE_PAGES;
 use crate::repo::RepoFile;
@@ -37,9 +38,7 @@ pub(super) struct Locked<'a> {
 /// Opens a database in the engine. Nothing but what is committed is ever written to it.
 pub(super) fn open(files: &Files, name: &str) -> Result<Arc<Database>, ReplicaError> {
     let io = Arc::new(RepoIo::new(files.dir.clone(), name)?);
-    // What another SQLite made can be read, and written as far as the engine goes.
-    let features = DatabaseOpts::default().with_generated_columns(true).with_without_rowid(true);
-    let options = OpenOptions::new(Arc::new(SqliteDialect)).flags(OpenFlags::Create).db_opts(features);
+    let options = OpenOptions::new(Arc::new(SqliteDialect)).flags(OpenFlags::Create).db_opts(features());
     // Not by way of the engine's own registry of open files: replicas in different directories may have the same name.
     Ok(Database::do_open(io, name, options)?)
 }

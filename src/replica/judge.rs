@@ -90,6 +90,9 @@ pub(super) fn judge(
             let text = "somebody else deleted or replaced the row; it is there again, as it is here";
             Ok(Verdict::Otherwise(Cow::Borrowed(otherwise), conflict(text.into())))
         }
+        Ok(0) if statement.otherwise == Otherwise::TellIfNone => {
+            Ok(Verdict::GivenUp(conflict("somebody else changed or deleted the row; nothing is deleted".into())))
+        }
         Err(failure)
             if let Otherwise::IfTaken(then) = &statement.otherwise
                 && failure.is_of_a_constraint() =>

@@ -105,3 +105,23 @@ fn an_update_that_comes_after_a_delete_brings_the_row_back_and_is_told() {
     assert_eq!(two.dump(), rig.dump());
     assert_eq!(rig.ask("SELECT id || v || w FROM t").len(), 1);
 }
+
+/// Whether somebody else changed it or removed it cannot be known of a row without a key.
+#[test]
+fn a_delete_of_a_row_without_a_key_that_is_not_as_it_was_is_told() {
+    let rig = Rig::new();
+    let one = rig.open("one");
+    one.run("CREATE TABLE t(a, b)");
+    one.run("INSERT INTO t VALUES ('x', 1), ('y', 2)");
+    one.sync();
+    let two = rig.open("two");
+    one.run("UPDATE t SET b = 7 WHERE a = 'x'");
+    two.run("DELETE FROM t");
+    assert_eq!(one.sync().conflicts, []);
+    let report = two.sync();
+    let [conflict] = &report.conflicts[..] else { panic!("{report:?}") };
+    let line = "delete from t (rowid = 1), on the remote: somebody else changed or deleted the row; nothing is deleted";
+    assert_eq!(conflict.to_string(), line);
+    assert_eq!(two.dump(), rig.dump());
+    assert_eq!(rig.dump()["rows of t"].len(), 1);
+}
