@@ -181,14 +181,22 @@ fn a_call_runs_to_its_end_though_its_client_is_gone() {
     let rig = Rig::new();
     rig.run("CREATE TABLE t(a)");
     let mut holder = rig.stream();
-    holder.run("BEGIN");
-    let body = json!({"requests": [execute("INSERT INTO t VALUES (1)")]}).to_string();
-    let mut wire = rig.service.connect();
-    let head = format!("POST /logs/app/v2/pipeline HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
-    wire.send(head.as_bytes());
-    wire.send(body.as_bytes());
-    // A call that comes after it and has its turn after it.
-    drop(wire);
+    holder.run("BEGIN IMMEDIATE");
+    let (begun, refused) = loop {
+        let (baton, _) = rig.call(&Value::Null, &json!([execute("SELECT 1")]));
+        let body = json!({"baton": baton, "requests": [execute("INSERT INTO t VALUES (1)")]}).to_string();
+        let mut wire = rig.service.connect();
+        let head = format!("POST /logs/app/v3/pipeline HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+        wire.send(head.as_bytes());
+        wire.send(body.as_bytes());
+        // It waits for its turn. If it was not there yet, this call took its baton, and it never runs.
+        let answer = rig.try_call(&baton, &json!([execute("SELECT 1")]));
+        if answer.status != 200 {
+            break (wire, answer);
+        }
+    };
+    assert!(refused.json()["message"].as_str().unwrap().contains("another call"), "{}", refused.text());
+    drop(begun);
     holder.run("COMMIT");
     let deadline = std::time::Instant::now() + super::support::service::PATIENCE;
     while rig.rows("SELECT count(*) FROM t") != json!([["1"]]) {
