@@ -265,6 +265,10 @@ pub const SQL_SEEN_MAX: usize = 1024;
 pub const SQL_SEEN_BYTES_MAX: usize = 2048;
 /// Connections of a database that are kept for the next call.
 pub const SPARE_CONNECTIONS_MAX: usize = 2;
+/// Prepared statements that each of them keeps, and the longest of their texts.
+pub const PROGRAMS_KEPT_MAX: usize = 16;
+/// See [`PROGRAMS_KEPT_MAX`].
+pub const PROGRAM_TEXT_BYTES_MAX: usize = 2048;
 /// Threads that run SQL, and so statements at once; more wait.
 pub const SQL_THREADS_MAX: usize = 32;
 /// SQL that has not begun after so long gets a thread of its own.

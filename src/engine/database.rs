@@ -10,6 +10,7 @@ use turso_core::{Connection, Database, LimboError, OpenFlags, OpenOptions, Sqlit
 
 use super::features;
 use super::io::{DATABASE, LogIo};
+use super::programs::{Programs, SchemaAge};
 use super::wal::{FRAME_LEN, Wal};
 use crate::format::wal::FrameHeader;
 use crate::limits::{ENGINE_CACHE_PAGES, SETTLE_WAIT, SPARE_CONNECTIONS_MAX, WRITE_TURN_WAIT};
@@ -24,8 +25,9 @@ pub(super) struct Engine {
     database: Arc<Database>,
     /// Takes in what others appended.
     keeper: Mutex<Arc<Connection>>,
-    /// Connections that nobody uses.
-    spare: Mutex<Vec<Arc<Connection>>>,
+    /// Connections that nobody uses, and what they have prepared.
+    spare: Mutex<Vec<(Arc<Connection>, Programs)>>,
+    schema: SchemaAge,
     /// Whose turn it is to write.
     turn: Arc<AsyncMutex<()>>,
     /// How many wait for it.
@@ -82,6 +84,7 @@ impl Engine {
             database,
             keeper: Mutex::new(keeper),
             spare: Mutex::default(),
+            schema: SchemaAge::default(),
             turn: Arc::default(),
             waiting: AtomicUsize::new(0),
             holder: AtomicU64::new(0),
@@ -91,20 +94,21 @@ impl Engine {
     }
 
     /// Keeps a connection for another session; false when it cannot.
-    pub(super) fn keep(&self, connection: &Arc<Connection>) -> bool {
+    pub(super) fn keep(&self, connection: &Arc<Connection>, programs: Programs) -> bool {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         let keeps = connection.get_auto_commit() && spare.len() < SPARE_CONNECTIONS_MAX;
         if keeps {
-            spare.push(connection.clone());
+            spare.push((connection.clone(), programs));
         }
         keeps
     }
 
     /// A connection with a state of its own: a new one, unless one that another session has left as it was will do.
-    pub(super) fn connect(&self, personal: bool) -> Result<Arc<Connection>, Error> {
+    pub(super) fn connect(&self, personal: bool) -> Result<(Arc<Connection>, Programs), Error> {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         let spare = if personal { None } else { self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop() };
-        spare.map_or_else(|| connect(&self.database).map_err(|error| of_engine(&error)), Ok)
+        let new = || Ok((connect(&self.database).map_err(|error| of_engine(&error))?, Programs::default()));
+        spare.map_or_else(new, Ok)
     }
 
     pub(super) fn frame(&self) -> u64 {
@@ -149,6 +153,16 @@ impl Engine {
         self.holder.store(session, Ordering::Release);
     }
 
+    /// Says that the turn has ended.
+    pub(super) fn turn_ended(&self) {
+        self.schema.end();
+        self.holder.store(0, Ordering::Release);
+    }
+
+    pub(super) fn schema(&self) -> &SchemaAge {
+        &self.schema
+    }
+
     /// Whether the log takes anything.
     pub(super) fn is_writable(&self) -> Result<(), Error> {
         match self.log.view().state {
@@ -168,7 +182,12 @@ impl Engine {
         let view = self.log.view();
         let last = view.durable.0.saturating_sub(1);
         let absorbed = match (&view.state, self.wal.known()) {
-            (State::Ok, Some(known)) if known < last => self.insert(known, last),
+            (State::Ok, Some(known)) if known < last => {
+                self.schema.begin();
+                let inserted = self.insert(known, last);
+                self.schema.end();
+                inserted
+            }
             // Its first frames came from elsewhere, with a header that the engine does not have.
             (State::Ok, None) if last > 0 => Err(closed()),
             // One that takes no more is read as far as it goes.

@@ -7,6 +7,7 @@
 
 mod database;
 mod io;
+mod programs;
 mod wal;
 
 use std::collections::HashMap;
@@ -15,11 +16,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::runtime::Handle;
 use tokio::sync::OwnedMutexGuard;
-use turso_core::DatabaseOpts;
+use turso_core::{DatabaseOpts, Statement};
 
 use crate::limits::{ENGINE_IDLE, ENGINES_MAX};
 use crate::mirror::{Error, Log, Registry};
 use database::Engine;
+use programs::Programs;
 
 /// What databases may have that the engine has in part only: better so than that those of others cannot be opened at all.
 pub(crate) fn features() -> DatabaseOpts {
@@ -47,6 +49,8 @@ impl std::fmt::Debug for Engines {
 pub struct Session {
     engine: Arc<Engine>,
     connection: Arc<turso_core::Connection>,
+    /// None when the connection is for this session alone.
+    programs: Mutex<Option<Programs>>,
     id: u64,
     /// Whether another session may have the connection after this one.
     spare: AtomicBool,
@@ -80,7 +84,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.engine.set_holder(0);
+        self.engine.turn_ended();
     }
 }
 
@@ -110,9 +114,10 @@ impl Engines {
             runtime.spawn(tend(Arc::downgrade(self)));
         }
         let engine = self.engine(&log)?;
-        let connection = engine.connect(personal)?;
+        let (connection, programs) = engine.connect(personal)?;
         let id = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
-        Ok(Session { engine, connection, id, spare: AtomicBool::new(false) })
+        let programs = Mutex::new(if personal { None } else { Some(programs) });
+        Ok(Session { engine, connection, programs, id, spare: AtomicBool::new(false) })
     }
 
     /// The engine of a log, with what others appended in it.
@@ -175,6 +180,39 @@ impl Session {
     #[must_use]
     pub fn connection(&self) -> &Arc<turso_core::Connection> {
         &self.connection
+    }
+
+    /// Prepares the one statement in `sql`. Unless this is a personal session, one that was prepared on its connection
+    /// before is used again while the schema is the same; one that is prepared now is kept for that if `keeps` says so.
+    /// Then it must have no more to do with the state of a connection than a query of tables has, and not change the
+    /// schema. Blocks.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn prepare(&self, sql: &str, keeps: impl FnOnce(&Statement) -> bool) -> turso_core::Result<Statement> {
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nothing is used again while somebody may be changing the schema: that may yet be rolled back.
+        let (Some(programs), Some(age)) = (programs.as_mut(), self.engine.schema().now()) else {
+            return self.connection.prepare(sql);
+        };
+        if let Some(statement) = programs.get(age, &self.connection, sql) {
+            return Ok(statement);
+        }
+        let statement = self.connection.prepare(sql)?;
+        if keeps(&statement) {
+            programs.keep(age, sql, &statement);
+        }
+        Ok(statement)
+    }
+
+    /// Says that the schema may change from now on until the turn ends, which this session has.
+    pub fn alters_schema(&self) {
+        self.engine.schema().begin();
+    }
+
+    /// Makes this a personal session: it goes on, and no other comes after it.
+    pub fn make_personal(&self) {
+        *self.programs.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Says that the connection is as it was when it was new, and another session may have it after this one.
@@ -256,7 +294,8 @@ impl Drop for Session {
         {
             log::warn!("a transaction that was left open was not rolled back: {error}");
         }
-        if self.spare.load(Ordering::Relaxed) && self.engine.keep(&self.connection) {
+        let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if self.spare.load(Ordering::Relaxed) && self.engine.keep(&self.connection, programs.unwrap_or_default()) {
             return;
         }
         if let Err(error) = self.connection.close() {

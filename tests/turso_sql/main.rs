@@ -8,6 +8,7 @@ mod support;
 mod batches;
 mod cursors;
 mod hostile;
+mod prepared;
 mod pushes;
 mod refusals;
 mod requests;

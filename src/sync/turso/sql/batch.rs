@@ -1,7 +1,6 @@
 //! The requests of a call, one after the other. What one of them fails with is its result, and the next ones run.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use turso_core::Connection;
 
@@ -10,6 +9,7 @@ use super::execute::{Room, Runner, Stopped, cut};
 use super::guard;
 use super::memory::MemoryShare;
 use super::request::{Batch, Cond, Request, Stmt, Text};
+use crate::engine::Session;
 use crate::limits::{SQL_STORED_BYTES_MAX, SQL_STORED_MAX};
 
 /// SQL texts that a client stored on a stream.
@@ -112,13 +112,12 @@ pub(super) fn resolve<'a>(text: &'a Text, stored: &'a Stored) -> Result<&'a str,
 
 /// Runs requests. Blocks.
 pub(super) fn run(
-    (connection, may_write): (&Arc<Connection>, bool),
+    (session, may_write): (&Session, bool),
     requests: &[Request],
     stored: &mut Stored,
     share: &mut MemoryShare,
 ) -> Result<Ran, NeedsTurn> {
-    let mut runner =
-        Requests { runner: Runner { connection, may_write }, stored, room: Room::new(share), closed: false };
+    let mut runner = Requests { runner: Runner { session, may_write }, stored, room: Room::new(share), closed: false };
     let mut outcomes = Vec::with_capacity(requests.len());
     for request in requests {
         outcomes.push(match runner.request(request) {
@@ -163,7 +162,7 @@ impl Requests<'_> {
                 Ok(Response::CloseSql)
             }
             Request::GetAutocommit => {
-                Ok(Response::GetAutocommit { is_autocommit: self.runner.connection.get_auto_commit() })
+                Ok(Response::GetAutocommit { is_autocommit: self.runner.session.connection().get_auto_commit() })
             }
             Request::Close => {
                 self.closed = true;
@@ -183,7 +182,7 @@ impl Requests<'_> {
     fn batch(&mut self, batch: &Batch) -> Result<BatchResult, Stopped> {
         let (mut states, mut step_results, mut step_errors) = (Vec::new(), Vec::new(), Vec::new());
         for step in &batch.steps {
-            let runs = holds(step.condition.as_ref(), &states, self.runner.connection);
+            let runs = holds(step.condition.as_ref(), &states, self.runner.session.connection());
             let (result, error) = match runs.then(|| self.execute(&step.stmt)) {
                 None => (None, None),
                 Some(Ok(result)) => (Some(result), None),

@@ -1,14 +1,12 @@
 //! [`Cursor`]: a batch whose rows are answered while they are found.
 
-use std::sync::Arc;
-
 use serde::Serialize;
-use turso_core::Connection;
 
 use super::answer::{Line, SqlError};
 use super::batch::{StepState, Stored, holds, resolve, told};
 use super::execute::{Prepared, Runner, Stopped};
 use super::request::Batch;
+use crate::engine::Session;
 use crate::limits::SQL_CURSOR_PIECE;
 use crate::sync::turso::Value;
 
@@ -44,11 +42,11 @@ impl Cursor {
     /// Goes on until `out` has a piece of lines, or there is nothing more. Blocks.
     pub(super) fn advance(
         &mut self,
-        (connection, may_write): (&Arc<Connection>, bool),
+        (session, may_write): (&Session, bool),
         stored: &Stored,
         out: &mut Vec<u8>,
     ) -> Came {
-        let runner = Runner { connection, may_write };
+        let runner = Runner { session, may_write };
         while self.states.len() < self.batch.steps.len() {
             match self.step(&runner, stored, out) {
                 Ok(Some(state)) => {
@@ -76,7 +74,7 @@ impl Cursor {
         let Some(step) = self.batch.steps.get(number) else { return Ok(Some(StepState::Skipped)) };
         let mut prepared = match self.open.take() {
             Some(prepared) => prepared,
-            None if !holds(step.condition.as_ref(), &self.states, runner.connection) => {
+            None if !holds(step.condition.as_ref(), &self.states, runner.session.connection()) => {
                 return Ok(Some(StepState::Skipped));
             }
             None => {
@@ -104,7 +102,7 @@ impl Cursor {
                 }
             }
         }
-        let last_insert_rowid = prepared.last_insert_rowid(runner.connection);
+        let last_insert_rowid = prepared.last_insert_rowid(runner.session.connection());
         line(out, &Line::StepEnd { affected_row_count: prepared.affected(), last_insert_rowid });
         Ok(Some(StepState::Ok))
     }

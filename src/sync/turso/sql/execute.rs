@@ -1,7 +1,6 @@
 //! One statement: prepared, bound, run.
 
 use std::num::NonZero;
-use std::sync::Arc;
 use std::time::Instant;
 
 use turso_core::{Connection, Statement};
@@ -10,12 +9,13 @@ use super::answer::{Col, Description, Param, SqlError, StmtResult};
 use super::guard::{self, Inspected};
 use super::memory::MemoryShare;
 use super::request::{NamedArg, Stmt};
+use crate::engine::Session;
 use crate::limits::{SQL_ANSWER_BYTES_MAX, SQL_LOGGED_CHARS};
 use crate::sync::turso::Value;
 
-/// What runs statements: a connection, and whether it is its turn to write.
+/// What runs statements: a session, and whether it is its turn to write.
 pub(super) struct Runner<'a> {
-    pub(super) connection: &'a Arc<Connection>,
+    pub(super) session: &'a Session,
     pub(super) may_write: bool,
 }
 
@@ -77,10 +77,15 @@ impl Runner<'_> {
         }
         // Whoever has the turn need not lock: BEGIN IMMEDIATE would also make a temporary database, of files, each time.
         let sql = if inspected.begins { "BEGIN" } else { sql };
-        let statement = self.connection.prepare(sql).map_err(SqlError::from)?;
+        let alters = |statement: &Statement| inspected.alters && !(inspected.clean && does_nothing(statement));
+        let keeps = |statement: &Statement| inspected.clean && !inspected.explains && !alters(statement);
+        let statement = self.session.prepare(sql, keeps).map_err(SqlError::from)?;
         // A view may hide that it writes.
         if writes(&statement, &inspected) && !self.may_write {
             return Err(Stopped::NeedsTurn);
+        }
+        if alters(&statement) {
+            self.session.alters_schema();
         }
         Ok(Prepared { statement, inspected })
     }
@@ -111,7 +116,7 @@ impl Runner<'_> {
             return Err(SqlError::of(code, format!("the statement has run, but {message}")).into());
         }
         result.affected_row_count = prepared.affected();
-        result.last_insert_rowid = prepared.last_insert_rowid(self.connection);
+        result.last_insert_rowid = prepared.last_insert_rowid(self.session.connection());
         result.query_duration_ms = since.elapsed().as_secs_f64() * 1000.0;
         Ok(result)
     }
@@ -128,7 +133,7 @@ impl Runner<'_> {
     /// What a statement takes and gives. It does not run.
     pub(super) fn describe(&self, sql: &str) -> Result<Description, Stopped> {
         let inspected = guard::inspect(sql)?;
-        let statement = self.connection.prepare(sql).map_err(SqlError::from)?;
+        let statement = self.session.connection().prepare(sql).map_err(SqlError::from)?;
         let parameters = statement.parameters();
         let numbers = (1..=parameters.count()).filter_map(NonZero::new);
         let params = numbers.map(|number| Param { name: parameters.name(number) }).collect();
@@ -192,6 +197,13 @@ impl Prepared {
 /// Whether a statement writes to a database. The engine's own word for that says no of every query that sorts.
 fn writes(statement: &Statement, inspected: &Inspected) -> bool {
     !inspected.explains && statement.get_program().prepared().write_databases.iter().next().is_some()
+}
+
+/// Whether a statement does nothing in its transaction, such as `CREATE TABLE IF NOT EXISTS` where there is that table.
+fn does_nothing(statement: &Statement) -> bool {
+    /// Its beginning, the transaction, the way back, and its end.
+    const INSTRUCTIONS: usize = 4;
+    statement.get_program().prepared().insns.len() <= INSTRUCTIONS
 }
 
 /// As much of an SQL text as is logged, on one line.

@@ -33,6 +33,8 @@ pub(super) struct Inspected {
     pub(super) begins: bool,
     /// It wants that nobody else writes from then on, and does not wait for its first write.
     pub(super) locks: bool,
+    /// It may change the schema, or what the engine knows beside it.
+    pub(super) alters: bool,
     /// It leaves nothing behind on its connection, and asks for nothing that was left there.
     pub(super) clean: bool,
 }
@@ -144,6 +146,19 @@ fn judge(cmd: &Cmd) -> Result<Inspected, SqlError> {
     let begins = !explains && matches!(stmt, Stmt::Begin { typ, .. } if *typ != Some(TransactionType::Concurrent));
     let locking = |typ: &Option<TransactionType>| typ.is_some() && *typ != Some(TransactionType::Deferred);
     let locks = begins && matches!(stmt, Stmt::Begin { typ, .. } if locking(typ));
+    let alters = may_write
+        && !matches!(
+            stmt,
+            Stmt::Select(_)
+                | Stmt::Insert { .. }
+                | Stmt::Update(_)
+                | Stmt::Delete { .. }
+                | Stmt::Begin { .. }
+                | Stmt::Commit { .. }
+                | Stmt::Rollback { .. }
+                | Stmt::Savepoint { .. }
+                | Stmt::Release { .. }
+        );
     let clean = match stmt {
         Stmt::CreateTable { temporary, .. } => !temporary,
         Stmt::Select(_)
@@ -158,7 +173,7 @@ fn judge(cmd: &Cmd) -> Result<Inspected, SqlError> {
         | Stmt::AlterTable(_) => true,
         _ => false,
     };
-    Ok(Inspected { may_write, changes_rows, inserts, explains, begins, locks, clean })
+    Ok(Inspected { may_write, changes_rows, inserts, explains, begins, locks, alters, clean })
 }
 
 fn refused(what: &str) -> SqlError {
@@ -322,6 +337,31 @@ mod tests {
             ("REINDEX", true),
         ] {
             assert_eq!(inspect(sql).map(|inspected| inspected.may_write), Ok(may_write), "{sql}");
+        }
+    }
+
+    #[test]
+    fn what_may_change_the_schema_is_known() {
+        for (sql, alters) in [
+            ("SELECT 1", false),
+            ("INSERT INTO t VALUES (1)", false),
+            ("WITH a AS (SELECT 1) UPDATE t SET a = 1", false),
+            ("DELETE FROM t", false),
+            ("BEGIN", false),
+            ("COMMIT", false),
+            ("ROLLBACK TO a", false),
+            ("EXPLAIN DROP TABLE t", false),
+            ("PRAGMA table_info(t)", false),
+            ("CREATE TABLE IF NOT EXISTS t(a)", true),
+            ("CREATE TEMP TABLE t(a)", true),
+            ("CREATE VIEW v AS SELECT 1", true),
+            ("CREATE TRIGGER g AFTER INSERT ON t BEGIN SELECT 1; END", true),
+            ("ALTER TABLE t ADD COLUMN b", true),
+            ("DROP INDEX i", true),
+            ("ANALYZE", true),
+            ("PRAGMA unstable_capture_data_changes_conn = 'full'", true),
+        ] {
+            assert_eq!(inspect(sql).map(|inspected| inspected.alters), Ok(alters), "{sql}");
         }
     }
 

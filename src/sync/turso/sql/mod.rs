@@ -232,7 +232,7 @@ impl Sql {
         cursor::line(&mut out, &CursorHead { baton: next.clone(), base_url: None });
         loop {
             let work = move || {
-                let on = (stream.session.connection(), stream.turn.is_some());
+                let on = (&stream.session, stream.turn.is_some());
                 let came = cursor.advance(on, &stream.stored, &mut out);
                 (stream, cursor, out, came)
             };
@@ -342,7 +342,7 @@ struct Begun {
 
 /// Runs requests on a stream. Blocks.
 fn run(stream: &mut Stream, requests: &[Request], share: &mut MemoryShare) -> Result<Ran, NeedsTurn> {
-    let on = (stream.session.connection(), stream.turn.is_some());
+    let on = (&stream.session, stream.turn.is_some());
     batch::run(on, requests, &mut stream.stored, share)
 }
 
