@@ -259,16 +259,14 @@ pub const SQL_NESTING_MAX: usize = 200;
 pub const SQL_COMPOUND_MAX: usize = 500;
 /// Stack of a thread that runs SQL. Views that select from views nest without bound; only what is used is ever backed.
 pub const SQL_STACK_BYTES: usize = 256 << 20;
-/// SQL texts of which it is remembered what they do, and the longest of them.
+/// SQL texts of which it is remembered what they do, and the longest of which that or anything else is.
 pub const SQL_SEEN_MAX: usize = 1024;
 /// See [`SQL_SEEN_MAX`].
 pub const SQL_SEEN_BYTES_MAX: usize = 2048;
 /// Connections of a database that are kept for the next call.
 pub const SPARE_CONNECTIONS_MAX: usize = 2;
-/// Prepared statements that each of them keeps, and the longest of their texts.
+/// Prepared statements that each of them keeps.
 pub const PROGRAMS_KEPT_MAX: usize = 16;
-/// See [`PROGRAMS_KEPT_MAX`].
-pub const PROGRAM_TEXT_BYTES_MAX: usize = 2048;
 /// Threads that run SQL, and so statements at once; more wait.
 pub const SQL_THREADS_MAX: usize = 32;
 /// SQL that has not begun after so long gets a thread of its own.

@@ -27,6 +27,7 @@ pub(super) struct Engine {
     keeper: Mutex<Arc<Connection>>,
     /// Connections that nobody uses, and what they have prepared.
     spare: Mutex<Vec<(Arc<Connection>, Programs)>>,
+    /// Whether what they have prepared is still right.
     schema: SchemaAge,
     /// Whose turn it is to write.
     turn: Arc<AsyncMutex<()>>,

@@ -49,7 +49,7 @@ impl std::fmt::Debug for Engines {
 pub struct Session {
     engine: Arc<Engine>,
     connection: Arc<turso_core::Connection>,
-    /// None when the connection is for this session alone.
+    /// What was prepared on the connection; none where nothing is kept.
     programs: Mutex<Option<Programs>>,
     id: u64,
     /// Whether another session may have the connection after this one.
@@ -101,8 +101,8 @@ impl Engines {
     }
 
     /// A connection to the database of a log as it is now: a new one if it is to be `personal`, or one that another session
-    /// has left [as it was](Session::spare). Blocks, and reads the whole WAL when the database was not
-    /// open.
+    /// has left [as it was](Session::spare), with what was prepared there. Blocks, and reads the whole WAL when the database
+    /// was not open.
     ///
     /// # Errors
     /// When there is no such log, or it holds no database with pages of 4096 bytes, or that cannot be read.
@@ -210,8 +210,8 @@ impl Session {
         self.engine.schema().begin();
     }
 
-    /// Makes this a personal session: it goes on, and no other comes after it.
-    pub fn make_personal(&self) {
+    /// Forgets what was prepared, and keeps nothing more: in a session that goes on it would be memory for little.
+    pub fn keep_nothing(&self) {
         *self.programs.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 

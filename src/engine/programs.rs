@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use turso_core::{Connection, PreparedProgram, Program, QueryMode, Statement};
 
-use crate::limits::{PROGRAM_TEXT_BYTES_MAX, PROGRAMS_KEPT_MAX};
+use crate::limits::{PROGRAMS_KEPT_MAX, SQL_SEEN_BYTES_MAX};
 
 /// How often the schema of a database may have changed: odd while somebody may be changing it.
 ///
@@ -56,7 +56,7 @@ impl Programs {
 
     /// Keeps a statement that was prepared when the schema had this age.
     pub(super) fn keep(&mut self, age: u64, sql: &str, statement: &Statement) {
-        if self.age != age || sql.len() > PROGRAM_TEXT_BYTES_MAX {
+        if self.age != age || sql.len() > SQL_SEEN_BYTES_MAX {
             return;
         }
         if self.kept.len() >= PROGRAMS_KEPT_MAX {

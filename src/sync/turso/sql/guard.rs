@@ -146,33 +146,22 @@ fn judge(cmd: &Cmd) -> Result<Inspected, SqlError> {
     let begins = !explains && matches!(stmt, Stmt::Begin { typ, .. } if *typ != Some(TransactionType::Concurrent));
     let locking = |typ: &Option<TransactionType>| typ.is_some() && *typ != Some(TransactionType::Deferred);
     let locks = begins && matches!(stmt, Stmt::Begin { typ, .. } if locking(typ));
-    let alters = may_write
-        && !matches!(
-            stmt,
-            Stmt::Select(_)
-                | Stmt::Insert { .. }
-                | Stmt::Update(_)
-                | Stmt::Delete { .. }
-                | Stmt::Begin { .. }
-                | Stmt::Commit { .. }
-                | Stmt::Rollback { .. }
-                | Stmt::Savepoint { .. }
-                | Stmt::Release { .. }
-        );
-    let clean = match stmt {
-        Stmt::CreateTable { temporary, .. } => !temporary,
+    // What it has to do with the schema, and with its connection.
+    let (alters, clean) = match stmt {
         Stmt::Select(_)
         | Stmt::Insert { .. }
         | Stmt::Update(_)
         | Stmt::Delete { .. }
         | Stmt::Begin { .. }
-        | Stmt::Commit { .. }
-        | Stmt::CreateIndex { .. }
-        | Stmt::DropTable { .. }
-        | Stmt::DropIndex { .. }
-        | Stmt::AlterTable(_) => true,
-        _ => false,
+        | Stmt::Commit { .. } => (false, true),
+        Stmt::Rollback { .. } | Stmt::Savepoint { .. } | Stmt::Release { .. } => (false, false),
+        Stmt::CreateTable { temporary, .. } => (true, !temporary),
+        Stmt::CreateIndex { .. } | Stmt::DropTable { .. } | Stmt::DropIndex { .. } | Stmt::AlterTable(_) => {
+            (true, true)
+        }
+        _ => (true, false),
     };
+    let alters = alters && may_write;
     Ok(Inspected { may_write, changes_rows, inserts, explains, begins, locks, alters, clean })
 }
 

@@ -186,7 +186,7 @@ impl Streams {
 
     /// Keeps a stream under a baton that was told already.
     pub(super) fn park_as(self: &Arc<Self>, taken: Taken, stream: Stream, baton: String) {
-        stream.session.make_personal();
+        stream.session.keep_nothing();
         let evicted = {
             let mut table = self.table();
             table.parked += 1;
