@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use reqwest::Body;
 
-use super::run::MirrorError;
+use super::failure::MirrorError;
 use super::sink::Sink;
 use super::source::Source;
 use crate::format::{database, name};

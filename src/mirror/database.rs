@@ -26,7 +26,10 @@ use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 
 use super::base::{self, Blocks};
-use super::run::{Event, Mirror, MirrorError, Progress, pump};
+use super::endpoint::Mirror;
+use super::failure::MirrorError;
+use super::pump::pump;
+use super::run::{Event, Progress};
 use super::sink::Sink;
 use super::source::{Out, Piece, Pieces, Watch};
 use super::standing::{Likeness, Standing};

@@ -12,7 +12,7 @@ use notify::event::AccessKind;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
-use super::run::MirrorError;
+use super::failure::MirrorError;
 use crate::api::{LogState, LogStatus};
 use crate::client::Client;
 use crate::format::{Framing, LogFormat};

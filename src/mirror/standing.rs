@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 
 use super::base;
 use super::database::off;
-use super::run::MirrorError;
+use super::failure::MirrorError;
 use super::sink::Sink;
 use crate::checkpoint::{RestoreError, Wanted, restore_dir, restore_url};
 use crate::client::Client;

@@ -1,0 +1,80 @@
+//! One attempt of a mirror between two logs: what is missing in the sink, generation by generation.
+
+use super::base;
+use super::endpoint::Mirror;
+use super::failure::MirrorError;
+use super::pump::pump;
+use super::run::{Event, Progress};
+use super::sink::{Sink, Stand};
+use super::source::{Extent, Reading, Source};
+use crate::client::ClientError;
+use crate::format::LogFormat;
+use crate::offset::Generation;
+use crate::stream::Tail;
+
+/// Mirrors what is missing, generation by generation, and then follows if that is wanted.
+pub(super) async fn attempt(
+    mirror: &Mirror,
+    source: &Source,
+    sink: &Sink,
+    progress: &mut Progress,
+    told: &mut impl FnMut(Event),
+) -> Result<(), MirrorError> {
+    let extent = source.extent(None).await?;
+    let begun = sink.generation().await?.unwrap_or(extent.generation);
+    for generation in (begun.0..extent.generation.0).map(Generation) {
+        let older = match source.extent(Some(generation)).await {
+            // What the sink holds of it stays as it is.
+            Err(MirrorError::Client(ClientError::Refused { body, .. })) if body.error == "pruned" => continue,
+            older => older?,
+        };
+        let once = Mirror { follow: false, ..mirror.clone() };
+        attempt_generation(&once, source, &older, sink, progress, told).await?;
+    }
+    attempt_generation(mirror, source, &extent, sink, progress, told).await
+}
+
+async fn attempt_generation(
+    mirror: &Mirror,
+    source: &Source,
+    extent: &Extent,
+    sink: &Sink,
+    progress: &mut Progress,
+    told: &mut impl FnMut(Event),
+) -> Result<(), MirrorError> {
+    let format = extent.format.unwrap_or_default();
+    if format == LogFormat::Wal && sink.lacks_base(extent).await? {
+        base::bring(source, extent.generation, sink).await?;
+    }
+    let (Stand { next, last }, mut feeding) = sink.open(format, extent.first).await?;
+    let from = next.or(extent.first).unwrap_or_default();
+    (progress.next, progress.durable) = (from, from);
+    told(Event::Started { from, source_bytes: source.bytes_from(from, extent) });
+    if let Some(source_end) = extent.end.filter(|end| last.is_some() && *end < from) {
+        return Err(MirrorError::Ahead { sink: from, source_end });
+    }
+    if let Some(source_first) = extent.first.filter(|first| *first > from) {
+        return Err(MirrorError::Gap { sink: from, source_first });
+    }
+    // The stream starts with the last commit both should hold, so a fork shows before anything is sent; unless the
+    // source was pruned exactly up to there.
+    let last = last.filter(|_| extent.first != Some(from));
+    let start = last.map_or(from, |last| last.offset);
+    let generation = extent.generation;
+    let reading = Reading { generation, from: start, held: last.is_some(), follow: mirror.follow };
+    let pieces = source.stream(reading, mirror.commit_bytes_max);
+    let pumped = pump(pieces, &mut feeding, last, progress, told).await;
+    // What came is sound and is kept, whatever became of the rest; and the sink is closed before it is opened again.
+    let ended = feeding.end().await;
+    if let Ok(durable) = &ended {
+        progress.durable = *durable;
+        told(Event::Moved(*progress));
+    }
+    let tail = pumped?;
+    ended?;
+    match tail {
+        Tail::Torn { bytes } if !mirror.trim => Err(MirrorError::Torn { bytes, next: progress.next }),
+        _ if mirror.follow => Err(MirrorError::Interrupted("the service ended the stream".into())),
+        _ => Ok(()),
+    }
+}

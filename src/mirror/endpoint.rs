@@ -1,0 +1,43 @@
+//! What to mirror, and how.
+
+use crate::limits::COMMIT_BYTES_MAX;
+
+/// A directory with segments in it, the URL of a log, or, as a source, a SQLite database or its WAL.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A directory; as a source also the file of a database (`app.db`) or of its WAL (`app.db-wal`).
+    Dir(std::path::PathBuf),
+    /// The URL of a log.
+    Url(String),
+}
+
+impl Place {
+    /// What `text` means: a URL if it has a scheme, else a path.
+    #[must_use]
+    pub fn parse(text: &str) -> Place {
+        if text.contains("://") { Place::Url(text.to_owned()) } else { Place::Dir(text.into()) }
+    }
+}
+
+/// What to mirror, and how.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    /// Where from.
+    pub source: Place,
+    /// Where to.
+    pub sink: Place,
+    /// Whether to go on as the source grows, for ever.
+    pub follow: bool,
+    /// Whether a torn end is cut off in a directory that is the sink, and accepted in one that is the source.
+    pub trim: bool,
+    /// Largest commit taken.
+    pub commit_bytes_max: u64,
+}
+
+impl Mirror {
+    /// A plain copy of `source` to `sink`.
+    #[must_use]
+    pub fn new(source: Place, sink: Place) -> Self {
+        Mirror { source, sink, follow: false, trim: false, commit_bytes_max: COMMIT_BYTES_MAX }
+    }
+}

@@ -1,0 +1,61 @@
+//! Feeding a directory: one thread writes, another one syncs.
+
+use tokio::sync::{mpsc, watch};
+
+use super::failure::MirrorError;
+use crate::limits::SYNC_EVERY;
+use crate::offset::Offset;
+use crate::stream::{Appended, Batch, StreamWriter, SyncJob, Synced};
+
+#[derive(Debug)]
+pub(super) enum ToWriter {
+    Batch(Batch),
+    Synced(Synced),
+    End,
+}
+
+/// Writes batches and syncs them, on another thread, while it goes on writing.
+pub(super) fn write(
+    mut writer: StreamWriter,
+    mut messages: mpsc::Receiver<ToWriter>,
+    back: mpsc::WeakSender<ToWriter>,
+    told: &watch::Sender<Offset>,
+) -> Result<Offset, MirrorError> {
+    let (jobs, todo) = std::sync::mpsc::channel::<SyncJob>();
+    std::thread::spawn(move || {
+        for job in todo {
+            let synced = job.run();
+            match back.upgrade() {
+                Some(back) if back.blocking_send(ToWriter::Synced(synced)).is_ok() => {}
+                _ => return,
+            }
+        }
+    });
+    let mut done = Appended::default();
+    let (mut syncing, mut unsynced) = (false, 0);
+    while let Some(message) = messages.blocking_recv() {
+        match message {
+            ToWriter::Batch(batch) => {
+                let before = done.bytes;
+                writer.append_batch(&batch, &mut done)?;
+                unsynced += done.bytes - before;
+            }
+            ToWriter::Synced(synced) => {
+                told.send_replace(writer.finish_sync(synced)?);
+                syncing = false;
+            }
+            ToWriter::End => break,
+        }
+        // When nothing more is waiting, or enough has come, what there is gets synced.
+        if !syncing
+            && (messages.is_empty() || unsynced >= SYNC_EVERY)
+            && let Some(job) = writer.begin_sync()?
+        {
+            unsynced = 0;
+            syncing = jobs.send(job).is_ok();
+        }
+    }
+    let durable = writer.sync()?;
+    told.send_replace(durable);
+    Ok(durable)
+}

@@ -1,0 +1,107 @@
+//! A sink while it is being fed.
+
+use std::io;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::failure::MirrorError;
+use super::feed_dir::{ToWriter, write};
+use super::feed_url::take_acks;
+use crate::client::Client;
+use crate::limits::BATCHES_UNDER_WAY;
+use crate::offset::Offset;
+use crate::stream::{Batch, StreamWriter};
+
+/// A sink that is being fed. It runs by itself; [`send`](Feeding::send) waits only while too much is under way.
+#[derive(Debug)]
+pub(super) struct Feeding {
+    input: Input,
+    durable: watch::Receiver<Offset>,
+    /// None once it was heard.
+    ended: Option<oneshot::Receiver<Result<Offset, MirrorError>>>,
+}
+
+#[derive(Debug)]
+enum Input {
+    Dir(mpsc::Sender<ToWriter>),
+    Url(mpsc::Sender<Result<Bytes, io::Error>>),
+}
+
+impl Feeding {
+    pub(super) fn dir(writer: StreamWriter) -> Feeding {
+        let (input, messages) = mpsc::channel(BATCHES_UNDER_WAY);
+        let (told, durable) = watch::channel(writer.durable());
+        let (end, ended) = oneshot::channel();
+        // Weak, so that the channel closes when the feeder is gone.
+        let back = input.downgrade();
+        tokio::task::spawn_blocking(move || {
+            let _nobody_waits = end.send(write(writer, messages, back, &told));
+        });
+        Feeding { input: Input::Dir(input), durable, ended: Some(ended) }
+    }
+
+    pub(super) fn url(client: Client, from: Offset) -> Feeding {
+        let (input, mut bytes) = mpsc::channel::<Result<Bytes, io::Error>>(BATCHES_UNDER_WAY);
+        let (told, durable) = watch::channel(from);
+        let (end, ended) = oneshot::channel();
+        let body = futures::stream::poll_fn(move |cx| bytes.poll_recv(cx));
+        tokio::spawn(async move {
+            let ended = match client.append_live(from, body).await {
+                Ok(acks) => take_acks(acks, &told).await,
+                Err(error) => Err(error.into()),
+            };
+            let _nobody_waits = end.send(ended);
+        });
+        Feeding { input: Input::Url(input), durable, ended: Some(ended) }
+    }
+
+    /// Everything before this offset is durable in the sink.
+    pub(super) fn durable(&self) -> watch::Receiver<Offset> {
+        self.durable.clone()
+    }
+
+    /// Hands over a batch; false when the sink has ended, and [`end`](Self::end) says why.
+    pub(super) async fn send(&mut self, batch: Batch) -> bool {
+        match &self.input {
+            Input::Dir(input) => input.send(ToWriter::Batch(batch)).await.is_ok(),
+            Input::Url(input) => {
+                for bytes in batch.slices() {
+                    if input.send(Ok(bytes.clone())).await.is_err() {
+                        return false;
+                    }
+                }
+                true
+            }
+        }
+    }
+
+    /// Returns when the sink has ended by itself.
+    pub(super) async fn failed(&mut self) -> MirrorError {
+        let ended = match &mut self.ended {
+            Some(ended) => ended.await.unwrap_or_else(|_| Err(gone())),
+            None => Err(gone()),
+        };
+        self.ended = None;
+        ended.err().unwrap_or_else(|| MirrorError::Interrupted("the sink ended the stream".into()))
+    }
+
+    /// Ends the stream and waits until all of it is durable. Returns where that ends.
+    pub(super) async fn end(self) -> Result<Offset, MirrorError> {
+        match self.input {
+            Input::Dir(input) => {
+                // A writer that is gone has said why.
+                let _ = input.send(ToWriter::End).await;
+            }
+            Input::Url(input) => drop(input),
+        }
+        match self.ended {
+            Some(ended) => ended.await.unwrap_or_else(|_| Err(gone())),
+            None => Err(gone()),
+        }
+    }
+}
+
+fn gone() -> MirrorError {
+    MirrorError::Interrupted("the sink is gone".into())
+}
