@@ -7,6 +7,7 @@ mod database;
 mod exit;
 mod inspect;
 mod libsql;
+mod logging;
 mod mirror;
 mod place;
 #[cfg(feature = "turso")]
@@ -16,13 +17,13 @@ mod restore;
 mod rounds;
 mod serve;
 mod status;
+mod stop;
 mod verify;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use exit::Exit;
-use tokio::signal::unix::{SignalKind, signal};
+use stop::{asked_to_drain, asked_to_stop, block_on};
 
 /// Verified, byte-exact mirrors of write-ahead logs.
 #[derive(Parser)]
@@ -30,6 +31,8 @@ use tokio::signal::unix::{SignalKind, signal};
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    log: logging::LogArgs,
 }
 
 #[derive(Subcommand)]
@@ -47,10 +50,11 @@ enum Command {
 }
 
 pub(crate) fn main() -> ExitCode {
-    let filter =
-        env_logger::Env::new().filter_or("LOGMIRROR_LOG", "info,notify=warn").write_style("LOGMIRROR_LOG_STYLE");
-    env_logger::Builder::from_env(filter).init();
-    let exit = match Cli::parse().command {
+    let Cli { command, log } = Cli::parse();
+    if let Err(exit) = log.start() {
+        return exit.into();
+    }
+    let exit = match command {
         Command::Serve(args) => serve::run(args),
         Command::Mirror(args) => mirror::run(args),
         Command::Verify(args) => verify::run(&args),
@@ -63,23 +67,4 @@ pub(crate) fn main() -> ExitCode {
         Command::Replica(args) => replica::run(args),
     };
     exit.into()
-}
-
-/// Runs async work to its end.
-fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Exit> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    match runtime {
-        Ok(runtime) => Ok(runtime.block_on(work)),
-        Err(error) => Err(Exit::Io.because(format_args!("cannot start threads: {error}"))),
-    }
-}
-
-/// Completes when we are asked to end: SIGTERM, or SIGINT as from Ctrl-C.
-fn asked_to_stop() -> Result<impl Future<Output = ()>, Exit> {
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut term), Ok(mut int)) => Ok(async move {
-            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        }),
-        (Err(error), _) | (_, Err(error)) => Err(Exit::Io.because_of("cannot listen for signals", error)),
-    }
 }

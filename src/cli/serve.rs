@@ -55,7 +55,7 @@ async fn serve(config: Config, registry: Arc<Registry>) -> Exit {
         }
         Err(error) => return Exit::Io.because_of(config.listen, error),
     };
-    let stop = match super::asked_to_stop() {
+    let stop = match super::asked_to_drain() {
         Ok(stop) => {
             async move {
                 stop.await;

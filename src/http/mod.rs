@@ -11,10 +11,12 @@ mod native;
 mod paths;
 mod range;
 mod reply;
+mod request_log;
 mod route;
 #[cfg(feature = "turso")]
 mod turso;
 
 pub(crate) use door::Door;
 pub use paths::{App, Timeouts, router};
+pub use request_log::REQUESTS;
 pub use route::Routing;

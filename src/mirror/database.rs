@@ -39,6 +39,7 @@ use crate::limits::{
     BATCHES_UNDER_WAY, COMPARE_BYTES_MAX, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, LIBSQL_PAGE_SIZE, READ_BLOCK,
 };
 use crate::offset::{Generation, Offset};
+use crate::repo::open_regular;
 use crate::sqlite::{BaseVersion, Snapshot, SnapshotError, Verdict};
 use crate::stream::{Batch, Batcher, Tail};
 
@@ -51,7 +52,8 @@ pub fn is_database(path: &Path) -> bool {
     }
     let starts_like_one = || {
         let mut head = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(database::MAGIC.len() as u64).read_to_end(&mut head));
+        let read = open_regular(path, File::options().read(true))
+            .and_then(|file| file.take(database::MAGIC.len() as u64).read_to_end(&mut head));
         read.is_ok() && (head.is_empty() || head == database::MAGIC)
     };
     path.to_str().is_some_and(|path| path.ends_with("-wal")) || (path.is_file() && starts_like_one())
