@@ -123,8 +123,7 @@ fn what_may_go_away_by_itself_is_transient() {
     let unavailable = format!("HTTP/1.1 503 Service Unavailable\r\ncontent-length: {}\r\n\r\n{json}", json.len());
     let error = status_of(&unavailable);
     assert!(
-        error.is_transient()
-            && matches!(&error, ClientError::Refused { status: 503, body } if body.error == "failed")
+        error.is_transient() && matches!(&error, ClientError::Refused { status: 503, body } if body.error == "failed")
     );
     // A proxy whose service is being restarted says so in its own words.
     for status in ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"] {
