@@ -46,9 +46,9 @@ pub(super) fn text(status: u16, who: Option<&str>) -> String {
         404 => "; is this the URL of a log?",
         413 => ": the request is larger than it takes",
         400 => "; is the scheme right, http or https?",
-        401 | 403 | 407 => ": it wants something of its own before it lets us in",
+        401 | 403 | 407 => ": it is what refuses us, not the service",
         502..=504 => ": it cannot reach the service, or not in time",
         _ => "",
     };
-    format!("something between us and the service answered {status}{who}{next}")
+    format!("something between us and the service, or in its place, answered {status}{who}{next}")
 }

@@ -157,7 +157,9 @@ impl MirrorError {
             // What is sent are whole commits and whole bases: one that arrives cut was cut on its way, by a timeout say.
             MirrorError::Client(ClientError::Refused { body, .. }) if body.error == "truncated" => true,
             MirrorError::Client(error) => error.is_transient(),
-            MirrorError::Refused(body) => matches!(body.error.as_str(), "unavailable" | "poisoned" | "truncated"),
+            MirrorError::Refused(body) => {
+                matches!(body.error.as_str(), "unavailable" | "failed" | "poisoned" | "truncated")
+            }
             MirrorError::Snapshot(error) => error.is_transient(),
             // A stream from a service that is cut by its end, not by damage.
             MirrorError::Received(ScanError::Truncated { .. })

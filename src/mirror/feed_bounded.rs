@@ -64,7 +64,7 @@ impl Queue {
         let pieces = || self.pieces.iter().take(count);
         let mut body = BytesMut::with_capacity(pieces().map(|piece| piece.bytes).sum());
         pieces().flat_map(|piece| &piece.slices).for_each(|slice| body.extend_from_slice(slice));
-        (body.freeze(), pieces().last().map_or(Offset::ZERO, |piece| piece.end))
+        (body.freeze(), pieces().next_back().map_or(Offset::ZERO, |piece| piece.end))
     }
 
     fn sent(&mut self, count: usize) {

@@ -121,7 +121,7 @@ impl Silence {
         let asked = timeout(HELD_BACK_AFTER, client.status_of(reading.generation)).await;
         // What cannot be asked now shows in the stream.
         let Ok(Ok(status)) = asked else { return false };
-        if status.durable <= next || next != self.next {
+        if status.durable.is_none_or(|durable| durable <= next) || next != self.next {
             *self = Silence { patience: (self.patience * 2).min(SILENCE_LAST), ..Silence::new(next) };
             return false;
         }
