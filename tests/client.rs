@@ -103,14 +103,18 @@ fn what_is_no_logmirror_service_is_said_to_be_none() {
             format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{page}", page.len()),
             "is this the URL of a log?",
         ),
-        (format!("HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\n\r\n{page}", page.len()), "Welcome to nginx!"),
+        (
+            format!("HTTP/1.1 403 Forbidden\r\nserver: nginx\r\ncontent-length: {}\r\n\r\n{page}", page.len()),
+            "403 (nginx)",
+        ),
         ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}".to_owned(), "missing field"),
         ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n".to_owned(), "404"),
     ];
     for (answer, text) in answers {
         let error = status_of(&answer);
-        assert!(matches!(error, ClientError::Protocol(_)), "{answer}: {error}");
+        assert!(matches!(error, ClientError::Protocol(_) | ClientError::Intermediary { .. }), "{answer}: {error}");
         assert!(error.to_string().contains(text), "{answer}: {error}");
+        assert!(!error.to_string().contains("Welcome"), "what a proxy says is never printed: {error}");
         assert!(!error.is_transient());
     }
     let endless = format!("HTTP/1.1 200 OK\r\n\r\n[{}", " ".repeat(17 << 20));
@@ -119,18 +123,17 @@ fn what_is_no_logmirror_service_is_said_to_be_none() {
 
 #[test]
 fn what_may_go_away_by_itself_is_transient() {
-    let json = r#"{"error":"poisoned","message":"the disk"}"#;
+    let json = r#"{"error":"failed","message":"the disk"}"#;
     let unavailable = format!("HTTP/1.1 503 Service Unavailable\r\ncontent-length: {}\r\n\r\n{json}", json.len());
     let error = status_of(&unavailable);
     assert!(
-        error.is_transient()
-            && matches!(&error, ClientError::Refused { status: 503, body } if body.error == "poisoned")
+        error.is_transient() && matches!(&error, ClientError::Refused { status: 503, body } if body.error == "failed")
     );
     // A proxy whose service is being restarted says so in its own words.
     for status in ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"] {
         let error = status_of(&format!("HTTP/1.1 {status}\r\ncontent-length: 9\r\n\r\n<html>oh!"));
         assert!(error.is_transient(), "{error}");
-        assert!(error.to_string().contains("<html>oh!"), "{error}");
+        assert!(error.to_string().contains(&status[..3]) && !error.to_string().contains("<html>"), "{error}");
     }
     // Broken off, and not there at all.
     let broken = status_of("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n{\"log\"");
@@ -147,7 +150,7 @@ fn a_log_goes_in_and_comes_out_byte_for_byte() {
     let (client, whole) = (service.client("app"), stream_of("whole"));
     service.runtime.block_on(async {
         let created = client.create(LogFormat::Commitlog, Some(Offset(0))).await.unwrap();
-        assert_eq!((created.durable, created.last_commit, created.state), (Offset(0), None, LogState::Ok));
+        assert_eq!((created.durable, created.last_commit, created.state), (Some(Offset(0)), None, LogState::Ok));
         assert_eq!(client.create(LogFormat::Commitlog, Some(Offset(0))).await.unwrap().id, created.id);
         let outcome = client.append(None, whole[..9000].to_vec()).await.unwrap_err();
         let ClientError::Refused { status: 422, body } = outcome else { panic!("{outcome}") };
@@ -159,7 +162,7 @@ fn a_log_goes_in_and_comes_out_byte_for_byte() {
         let status = client.find().await.unwrap().unwrap();
         let checksum = u32::from_le_bytes(whole[whole.len() - 4..].try_into().unwrap());
         let last = LastCommit { offset: Offset(357), entries: 3, checksum: checksum.into() };
-        assert_eq!((status.last_commit, status.segments), (Some(last), 4));
+        assert_eq!((status.last_commit, status.segments), (Some(last), Some(4)));
         let read = client.read(Offset(0), None, false).await.unwrap();
         let bytes =
             read.try_fold(vec![], |all, bytes| async move { Ok([all, bytes.to_vec()].concat()) }).await.unwrap();

@@ -109,3 +109,23 @@ fn asked(busy_wait: Option<Duration>) -> Result<impl Future<Output = ()>, Exit> 
         let _ = is_asked.wait_for(|asked| *asked).await;
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_hangs_does_not_hold_up_the_end() {
+        let since = Instant::now();
+        let (_never, hangs) = std::sync::mpsc::channel::<()>();
+        let done = block_on(async move {
+            tokio::task::spawn_blocking(move || hangs.recv());
+            tokio::task::yield_now().await;
+            7
+        });
+        assert!(matches!(done, Ok(7)));
+        assert!(since.elapsed() < BUSY_WAIT, "{:?}", since.elapsed());
+    }
+}

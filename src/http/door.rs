@@ -52,7 +52,7 @@ impl Door {
         let admission = self.admission(&head);
         entry.has_token = matches!(admission, Admission::Token);
         let response = self.admitted(entry.observe(head, body), admission).await;
-        entry.answer(response)
+        entry.answer(reply::for_proxies(response, self.token.is_some()))
     }
 
     async fn admitted(&self, mut request: Request<Body>, admission: Admission) -> Response {

@@ -48,6 +48,12 @@ pub enum Error {
         /// The durable end.
         next: Offset,
     },
+    /// Parts of an upload are missing before the one that was sent.
+    #[error("of this upload {received} bytes were received: send the part that starts there")]
+    PartMissing {
+        /// How many bytes there are.
+        received: u64,
+    },
     /// The log exists with another format or first offset.
     #[error("{0}")]
     Format(String),
@@ -98,9 +104,9 @@ pub enum Error {
     /// Come back later.
     #[error("{0}")]
     Unavailable(String),
-    /// A write or sync of this log failed: it recovers when the service is restarted.
-    #[error("this log is poisoned, and recovers when the service is restarted: {0}")]
-    Poisoned(Arc<str>),
+    /// This log could not be opened, or a write or sync of it failed: it is reopened automatically.
+    #[error("this log has failed, and is reopened automatically as soon as that works: {0}")]
+    Failed(Arc<str>),
 }
 
 impl Error {
@@ -114,6 +120,7 @@ impl Error {
             Error::Fork { .. } => "fork",
             Error::StaleEpoch { .. } => "stale-epoch",
             Error::Ahead { .. } => "ahead",
+            Error::PartMissing { .. } => "part-missing",
             Error::Format(_) => "format",
             Error::Pruned { .. } | Error::GenerationGone { .. } => "pruned",
             Error::Ended { .. } => "ended",
@@ -122,7 +129,7 @@ impl Error {
             Error::Truncated { .. } => "truncated",
             Error::Damaged(_) => "corrupt-log",
             Error::Unavailable(_) => "unavailable",
-            Error::Poisoned(_) => "poisoned",
+            Error::Failed(_) => "failed",
         }
     }
 }
@@ -152,7 +159,7 @@ impl From<AppendError> for Error {
             AppendError::Fork { at } => Error::Fork { at },
             AppendError::StaleEpoch { at, current, found } => Error::StaleEpoch { at, current, found },
             AppendError::Damaged(fault) => Error::Damaged(fault.to_string().into()),
-            AppendError::Poisoned { cause } => Error::Poisoned(cause),
+            AppendError::Poisoned { cause } => Error::Failed(cause),
         }
     }
 }

@@ -7,20 +7,20 @@ use std::sync::Arc;
 use std::sync::mpsc::{self as wakes, RecvTimeoutError};
 use std::time::Duration;
 
-use futures::TryStreamExt;
 use notify::event::AccessKind;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use super::failure::MirrorError;
-use crate::api::{LogState, LogStatus};
-use crate::client::Client;
+use super::read_url;
+use crate::api::Positions;
+use crate::client::{Client, positions};
 use crate::format::{Framing, LogFormat};
 use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED};
 use crate::offset::{BytePos, Generation, Offset};
 use crate::repo::FsRepo;
 use crate::segment::SegmentReader;
-use crate::stream::{Batch, Batcher, Read, ReadError, StreamReader, Tail, format_of, segment_starts};
+use crate::stream::{Batch, Read, ReadError, StreamReader, Tail, format_of, segment_starts};
 
 /// Where to read from.
 #[derive(Clone, Debug)]
@@ -77,10 +77,9 @@ impl Source {
                     Some(generation) => client.status_of(generation).await?,
                     None => client.status().await?,
                 };
-                // Of a damaged log nothing is known; reading it says what is wrong.
-                let end = (status.state != LogState::Damaged).then_some(status.durable);
-                let LogStatus { generation, format, first, bytes, .. } = status;
-                Ok(Extent { generation, format: Some(format), first: Some(first), end, bytes })
+                let Positions { first, durable, bytes, .. } = positions(&status)?;
+                let (format, generation) = (Some(status.format), status.generation);
+                Ok(Extent { generation, format, first: Some(first), end: Some(durable), bytes })
             }
             Source::Dir(repo) => {
                 let starts = segment_starts(repo).map_err(ReadError::Io)?;
@@ -123,7 +122,7 @@ impl Source {
             Source::Url(client) => {
                 let client = client.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = read_url(&client, reading, commit_bytes_max, &out).await {
+                    if let Err(error) = read_url::read(&client, reading, commit_bytes_max, &out).await {
                         let _ = out.send(Err(error)).await;
                     }
                 });
@@ -143,24 +142,6 @@ fn bytes_of(repo: &FsRepo, start: Offset, from: Offset) -> io::Result<u64> {
     let framing = reader.header()?.ok().flatten().unwrap_or(Framing::of(reader.format()));
     let found = reader.seek(from, BytePos(len), framing, u64::MAX)?;
     Ok(found.map_or(0, |found| len.saturating_sub(found.at.0)))
-}
-
-async fn read_url(client: &Client, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {
-    let mut bytes = client.read_of(Some(reading.generation), reading.from, None, reading.follow).await?;
-    // The frames of a WAL do not say which they are.
-    let expected = (bytes.framing.format() == LogFormat::Wal).then_some(reading.from);
-    let mut batcher = Batcher::new(bytes.framing, expected, max);
-    while let Some(chunk) = bytes.try_next().await? {
-        let mut batch = Batch::default();
-        let sound = batcher.push(chunk, &mut batch);
-        if !batch.is_empty() && out.send(Ok(Piece::Batch(batch))).await.is_err() {
-            return Ok(());
-        }
-        sound.map_err(MirrorError::Received)?;
-    }
-    batcher.finish().map_err(MirrorError::Received)?;
-    let _ = out.send(Ok(Piece::End(Tail::Clean))).await;
-    Ok(())
 }
 
 fn read_dir(repo: &FsRepo, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {

@@ -63,12 +63,14 @@ impl FsRepo {
         Ok(Arc::new(FsFile { file: self.regular(name, options)? }))
     }
 
-    /// Opens a file; an error other than `NotFound` names it.
+    /// Opens a file; an error names it.
     fn regular(&self, name: &str, options: &mut OpenOptions) -> io::Result<File> {
         let path = self.dir.join(name);
-        open_regular(&path, options).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => error,
-            kind => io::Error::new(kind, format!("{}: {error}", path.display())),
+        open_regular(&path, options).map_err(|error| {
+            let kind = error.kind();
+            let dangles = kind == io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_ok();
+            let why = if dangles { "it is a symbolic link to nothing".to_owned() } else { error.to_string() };
+            io::Error::new(kind, format!("{}: {why}", path.display()))
         })
     }
 }

@@ -12,10 +12,10 @@ use axum::routing::post;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use prost::Message;
-use tokio::time::Instant as Deadline;
 
 use crate::http::body::next;
 use crate::http::native::{Parsed, parse};
+use crate::http::pace::Pace;
 use crate::http::paths::App;
 use crate::http::reply::{Failure, drain, turn_down};
 use crate::limits::{PULL_BYTES_MAX, PULL_BYTES_SMALL};
@@ -52,7 +52,7 @@ async fn pull(
         respond(Sending { log: name.clone(), answer, sent: 0, begun }).await
     };
     answered.await.map_err(|error| {
-        log::info!("POST /logs/{name}/pull-updates: {error}, {:.1} ms", begun.elapsed().as_secs_f64() * 1e3);
+        log::debug!("POST /logs/{name}/pull-updates: {error}, {:.1} ms", begun.elapsed().as_secs_f64() * 1e3);
         drain(body);
         error.into()
     })
@@ -65,9 +65,9 @@ async fn receive(app: &App, headers: &HeaderMap, body: &mut Body) -> Result<(Byt
     if length.is_some_and(|length| length > PULL_BYTES_MAX as u64) {
         return Err(too_large());
     }
-    let deadline = Deadline::now() + app.timeouts.header;
+    let mut pace = Pace::new(app.timeouts.header, app.timeouts.min_rate);
     let (mut received, mut share) = (BytesMut::new(), None);
-    while let Some(data) = next(body, deadline, "--header-timeout").await? {
+    while let Some(data) = next(body, &mut pace, "--header-timeout").await? {
         let bytes = received.len() + data.len();
         if bytes > PULL_BYTES_MAX {
             return Err(too_large());
@@ -104,7 +104,7 @@ impl Drop for Sending {
         let from = answer.from().map_or("nothing".to_owned(), |from| from.to_string());
         let part = if *sent < bytes { format!(" ({sent} sent)") } else { String::new() };
         let took = took.as_secs_f64() * 1e3;
-        log::info!("POST /logs/{log}/pull-updates: {from} to {to}, {pages} pages, {bytes} bytes{part}, {took:.1} ms");
+        log::debug!("POST /logs/{log}/pull-updates: {from} to {to}, {pages} pages, {bytes} bytes{part}, {took:.1} ms");
     }
 }
 
