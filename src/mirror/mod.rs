@@ -41,7 +41,7 @@ pub use feed::Feed;
 pub use frames::{BaseFeed, Frames};
 pub use generation::Draft;
 pub use log::{Log, State, View};
-pub use ownership::{DbLock, db_lock_state};
+pub use ownership::{DbLock, db_lock_state, is_mirror};
 pub use pages::Sought;
 pub use registry::{Registry, Settings};
 pub use run::{Event, Progress, run};

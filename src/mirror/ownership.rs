@@ -6,6 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::failure::MirrorError;
+use crate::repo::FsRepo;
+use crate::stream::MirrorRecord;
 
 /// The directory of a SpacetimeDB's commitlog.
 const CLOG: &str = "clog";
@@ -171,6 +173,12 @@ pub(super) fn real(path: &Path) -> PathBuf {
 
 fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
+}
+
+/// Whether a directory has a mirror record: its content is a copy of ours.
+#[must_use]
+pub fn is_mirror(dir: &Path) -> bool {
+    FsRepo::open(dir).is_ok_and(|repo| matches!(MirrorRecord::read(&repo), Ok(Some(_))))
 }
 
 /// What a record says its source is: the path with the host it is on.
