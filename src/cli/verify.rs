@@ -71,7 +71,7 @@ fn remote(args: &VerifyArgs) -> Exit {
     };
     let bar = if args.json { ProgressBar::hidden() } else { progress_bar() };
     let result = super::block_on(async {
-        bar.set_length(client.status().await?.bytes);
+        bar.set_length(client.status().await?.bytes.unwrap_or_default());
         verify_url(&client, COMMIT_BYTES_MAX, |bytes| bar.inc(bytes)).await
     });
     bar.finish_and_clear();
@@ -142,23 +142,29 @@ fn advice(args_path: &str, path: &str) -> String {
         DbLock::Held { pid } => {
             return format!("a SpacetimeDB has this log open (process {pid} holds db.lock) and may be writing them");
         }
-        DbLock::Unknown => return "a SpacetimeDB may have this log open (db.lock exists) and be writing them".to_owned(),
+        DbLock::Unknown => {
+            return "a SpacetimeDB may have this log open (db.lock exists) and be writing them".to_owned();
+        }
         DbLock::Free => {}
     }
     if is_growing(dir) {
         return "the log is being written, and they may be the beginning of a commit".to_owned();
     }
     if is_mirror(dir) {
-        return "a crash in mid-write leaves them; `logmirror mirror` cuts them by itself when it runs again".to_owned();
+        return "a crash in mid-write leaves them; `logmirror mirror` cuts them by itself when it runs again"
+            .to_owned();
     }
-    format!("a crash in mid-write leaves them; if nothing writes this log, `logmirror mirror {path} COPY --trim` copies what is before them")
+    format!(
+        "a crash in mid-write leaves them; if nothing writes this log, `logmirror mirror {path} COPY --trim` copies what is before them"
+    )
 }
 
 /// Whether the files of a directory change while we look.
 fn is_growing(dir: &Path) -> bool {
     let sizes = || -> Vec<_> {
         let files = dir.read_dir().into_iter().flatten().filter_map(Result::ok);
-        let mut sizes: Vec<_> = files.map(|it| (it.file_name(), it.metadata().ok().map(|it| (it.len(), it.modified().ok())))).collect();
+        let mut sizes: Vec<_> =
+            files.map(|it| (it.file_name(), it.metadata().ok().map(|it| (it.len(), it.modified().ok())))).collect();
         sizes.sort();
         sizes
     };

@@ -13,8 +13,8 @@ use super::failure::MirrorError;
 use super::feeding::Feeding;
 use super::ownership::{self, DbLockGuard};
 use super::source::Extent;
-use crate::api::{LastCommit, LogStatus};
-use crate::client::Client;
+use crate::api::{LastCommit, Positions};
+use crate::client::{Client, positions};
 use crate::format::LogFormat;
 use crate::offset::{Generation, Offset};
 use crate::repo::{FsRepo, Repo};
@@ -35,7 +35,7 @@ pub(super) enum Look {
     /// None while there is no directory.
     Dir(Option<Contents>),
     /// None while there is no log.
-    Url(Option<LogStatus>),
+    Url(Option<Positions>),
 }
 
 impl Look {
@@ -43,7 +43,7 @@ impl Look {
     pub(super) fn next(&self) -> Option<Offset> {
         match self {
             Look::Dir(contents) => contents.as_ref().and_then(|it| it.survey.first.map(|_| it.survey.next)),
-            Look::Url(status) => status.as_ref().map(|status| status.durable),
+            Look::Url(status) => status.map(|status| status.durable),
         }
     }
 
@@ -51,7 +51,7 @@ impl Look {
     pub(super) fn last(&self) -> Option<LastCommit> {
         match self {
             Look::Dir(contents) => contents.as_ref().and_then(|it| it.survey.last.as_ref().map(told)),
-            Look::Url(status) => status.as_ref().and_then(|status| status.last_commit),
+            Look::Url(status) => status.and_then(|status| status.last_commit),
         }
     }
 
@@ -84,7 +84,10 @@ impl Sink {
                 let dir = dir.clone();
                 off(move || dir.look()).await?.map(Look::Dir)
             }
-            Sink::Url(client) => client.find().await.map(Look::Url).map_err(MirrorError::from),
+            Sink::Url(client) => {
+                let status = client.find().await?;
+                Ok(Look::Url(status.as_ref().map(positions).transpose()?))
+            }
         }
     }
 
@@ -109,7 +112,8 @@ impl Sink {
                     return Err(MirrorError::LaterGeneration { sink, source_generation });
                 }
                 // An attempt before may have ended right after the log was created.
-                Ok(status.format == LogFormat::Wal && (sink < source_generation || status.durable == status.first))
+                let Positions { first, durable, .. } = positions(&status)?;
+                Ok(status.format == LogFormat::Wal && (sink < source_generation || durable == first))
             }
         }
     }
@@ -142,7 +146,7 @@ impl Sink {
             }
             (Sink::Url(client), Look::Url(Some(status))) => Ok((Feeding::url(client.clone(), status.durable), None)),
             (Sink::Url(client), _) => {
-                let status = client.create(format, first).await?;
+                let status = positions(&client.create(format, first).await?)?;
                 Ok((Feeding::url(client.clone(), status.durable), None))
             }
             (Sink::Dir(_), Look::Url(_)) => unreachable!("a directory was looked at"),

@@ -104,7 +104,11 @@ fn a_torn_end_that_is_not_known_to_be_ours_is_set_aside_on_request_and_damage_is
         let error = expect.error.as_deref().unwrap_or("--adopt takes it over");
         is_refused(&untouched(sink.path(), || mirror(arg(&whole), arg(sink.path()), &[])), 1, error);
         if expect.error.is_some() {
-            is_refused(&untouched(sink.path(), || mirror(arg(&whole), arg(sink.path()), &["--trim", "--adopt"])), 1, error);
+            is_refused(
+                &untouched(sink.path(), || mirror(arg(&whole), arg(sink.path()), &["--trim", "--adopt"])),
+                1,
+                error,
+            );
         } else {
             is_refused(&untouched(sink.path(), || mirror(arg(&whole), arg(sink.path()), &["--trim"])), 1, error);
             let before = segments(sink.path());

@@ -26,7 +26,9 @@ fn a_copy_is_finished_from_every_commit_on() {
         let (part, log) = (whole_up_to(held * ENTRIES), format!("log-{held}"));
         let (dir, pulled) = (directory(&part), directory(&part));
         copy(&service, arg(dir.path()), &service.url(&log));
-        assert!(segments(&service.segments_of(&log)) == part, "{held} commits in a log");
+        if held > 0 {
+            assert!(segments(&service.segments_of(&log)) == part, "{held} commits in a log");
+        }
         let pushed = copy(&service, arg(&source), &service.url(&log));
         let copied = copy(&service, arg(&source), arg(dir.path()));
         let fetched = copy(&service, &full, arg(pulled.path()));
@@ -80,7 +82,7 @@ fn a_source_that_was_pruned_is_mirrored_from_where_it_starts() {
         is_done(&mirror(from, to, &[]), 0, 360);
     }
     for log in ["x", "relayed"] {
-        assert_eq!(service.status(&service.client(log)).unwrap().unwrap().first.0, SEGMENT_ENTRIES);
+        assert_eq!(service.status(&service.client(log)).unwrap().unwrap().first.unwrap().0, SEGMENT_ENTRIES);
         assert!(segments(&service.segments_of(log)) == pruned());
     }
     assert!(copies.iter().all(|copy| segments(copy.path()) == pruned()));

@@ -59,7 +59,10 @@ fn large_source(dir: &Path) -> crate::Segments {
 
 fn bytes_in(dir: &Path) -> u64 {
     let files = fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
-    files.filter(|file| file.path().extension().is_some_and(|it| it == "log")).map(|file| file.metadata().map_or(0, |m| m.len())).sum()
+    files
+        .filter(|file| file.path().extension().is_some_and(|it| it == "log"))
+        .map(|file| file.metadata().map_or(0, |m| m.len()))
+        .sum()
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::support::process::{Mirror, arg, mirror};
 use crate::support::segments;
-use crate::{directory, is_done, is_refused, put, segment_name, untouched, whole_up_to};
+use crate::{directory, grow, is_done, is_refused, put, segment_name, untouched, whole_up_to};
 
 /// A replica directory whose `clog` holds `files`, with the lock of its database, held.
 fn replica(files: &crate::Segments) -> (tempfile::TempDir, PathBuf, File) {
@@ -58,7 +58,7 @@ fn the_database_of_a_source_may_start_while_it_is_followed() {
     let follower = Mirror::start(arg(&clog), arg(copy.path()), &["--follow"]);
     follower.wait_durable(240);
     drop(lock);
-    put(&clog, &whole_up_to(300));
+    grow(&clog, &whole_up_to(300));
     follower.wait_durable(300);
     File::open(root.path().join("db.lock")).unwrap().try_lock().unwrap();
     assert_eq!(follower.terminate().code, Some(0));

@@ -12,6 +12,7 @@ mod writers;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -44,6 +45,15 @@ fn put(dir: &Path, files: &Segments) {
     fs::create_dir_all(dir).unwrap();
     for (name, bytes) in files {
         fs::write(dir.join(name), bytes).unwrap();
+    }
+}
+
+/// Appends what the files of a directory lack, and creates those that it lacks, as a writer does.
+fn grow(dir: &Path, files: &Segments) {
+    for (name, bytes) in files {
+        let mut file = fs::File::options().append(true).create(true).open(dir.join(name)).unwrap();
+        let held = file.metadata().unwrap().len() as usize;
+        file.write_all(&bytes[held..]).unwrap();
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::support::process::{Mirror, Service, arg, mirror};
 use crate::support::{copy_of, segments, specimen};
-use crate::{SEGMENT_ENTRIES, directory, is_done, is_refused, put, segment_name, untouched, whole_up_to};
+use crate::{SEGMENT_ENTRIES, directory, grow, is_done, is_refused, put, segment_name, untouched, whole_up_to};
 
 const RECORD: &str = ".logmirror";
 
@@ -12,7 +12,7 @@ const RECORD: &str = ".logmirror";
 fn with_record_of(durable: u64, next: u64) -> tempfile::TempDir {
     let (source, copy) = (directory(&whole_up_to(durable)), tempfile::tempdir().unwrap());
     is_done(&mirror(arg(source.path()), arg(copy.path()), &[]), durable);
-    put(copy.path(), &whole_up_to(next));
+    grow(copy.path(), &whole_up_to(next));
     copy
 }
 
@@ -48,7 +48,11 @@ fn whole_commits_after_the_records_end_that_differ_stop_the_mirror() {
         let mut bytes = fs::read(&path).unwrap();
         let at = (10 + (changed - 222) / 3 * 218) as usize;
         let other = crate::support::commitlog::commit(
-            logmirror::format::commitlog::Version::V1, changed, 0, 3, &[b'x'; 218 - 26],
+            logmirror::format::commitlog::Version::V1,
+            changed,
+            0,
+            3,
+            &[b'x'; 218 - 26],
         );
         assert_eq!(other.len(), 218);
         bytes[at..at + 218].copy_from_slice(&other);
@@ -65,12 +69,13 @@ fn whole_commits_that_the_source_has_not_got_to_are_waited_for_and_nothing_chang
     let (source, copy) = (directory(&whole_up_to(270)), with_record_of(240, 330));
     let ended = untouched(copy.path(), || mirror(arg(source.path()), arg(copy.path()), &[]));
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    let (follower, copied) = (Mirror::start(arg(source.path()), arg(copy.path()), &["--follow"]), copy.path().to_owned());
+    let (follower, copied) =
+        (Mirror::start(arg(source.path()), arg(copy.path()), &["--follow"]), copy.path().to_owned());
     untouched(&copied, || {
         follower.wait_for("an attempt", |line| line["event"] == "started");
-        put(source.path(), &whole_up_to(300));
+        grow(source.path(), &whole_up_to(300));
     });
-    put(source.path(), &whole_up_to(360));
+    grow(source.path(), &whole_up_to(360));
     follower.wait_durable(360);
     assert_eq!(follower.terminate().code, Some(0));
     assert!(segments(copy.path()) == whole_up_to(360));
@@ -133,5 +138,5 @@ fn an_empty_source_fixes_nothing_and_may_start_anywhere() {
         assert_eq!(follower.terminate().code, Some(0));
     }
     assert!(segments(&copy) == later && segments(&service.segments_of("x")) == later);
-    assert_eq!(service.status(&service.client("x")).unwrap().unwrap().first.0, SEGMENT_ENTRIES);
+    assert_eq!(service.status(&service.client("x")).unwrap().unwrap().first.unwrap().0, SEGMENT_ENTRIES);
 }

@@ -13,7 +13,7 @@ use logmirror::segment::SegmentWriter;
 
 use crate::support::commitlog::{commit, header};
 use crate::support::process::{Mirror, arg, mirror};
-use crate::{directory, is_refused, put, segment_name, untouched, whole_up_to};
+use crate::{directory, grow, is_refused, segment_name, untouched, whole_up_to};
 
 fn append(dir: &Path, file: &str, bytes: &[u8]) {
     OpenOptions::new().append(true).open(dir.join(file)).unwrap().write_all(bytes).unwrap();
@@ -46,7 +46,7 @@ fn a_follower_whose_directory_another_process_writes_stops_and_changes_nothing()
         follower.wait_durable(240);
         write_as_another(copy.path(), way);
         let ended = untouched(copy.path(), || {
-            put(source.path(), &whole_up_to(300));
+            grow(source.path(), &whole_up_to(300));
             follower.ended()
         });
         is_refused(&ended, 1, "written by another process since");
@@ -65,7 +65,9 @@ fn a_segment_that_exists_and_holds_commits_is_never_truncated() {
     let repo: Arc<dyn Repo> = Arc::new(FsRepo::open(dir.path()).unwrap());
     let create = || SegmentWriter::create(&repo, Offset(0), Framing::Commitlog(Version::V1), &header(Version::V1));
     let path = dir.path().join(segment_name(0));
-    for content in [whole_up_to(111)[&segment_name(0)].clone(), b"no log at all".to_vec(), header(Version::V1)[..4].to_vec()] {
+    for content in
+        [whole_up_to(111)[&segment_name(0)].clone(), b"no log at all".to_vec(), header(Version::V1)[..4].to_vec()]
+    {
         fs::write(&path, &content).unwrap();
         let error = create().unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists, "{error}");
