@@ -65,6 +65,10 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     (mirror.follow, mirror.trim) = (args.follow, args.trim);
     mirror.adopt = args.adopt;
     mirror.commit_bytes_max = args.commit_bytes_max.as_u64();
+    mirror.http = match args.access.http() {
+        Ok(http) => http,
+        Err(exit) => return exit,
+    };
     let report = RefCell::new(Report::new(args.json));
     let result = super::block_on(async {
         let stop = super::asked_to_stop()?;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
-use reqwest::Body;
 
+use super::base_url;
 use super::database::off;
 use super::failure::MirrorError;
 use super::sink::Sink;
@@ -32,7 +32,7 @@ pub(super) async fn bring(source: &Source, generation: Generation, sink: &Sink) 
 /// holds stays.
 pub(super) async fn put(blocks: Blocks, generation: Generation, sink: &Sink) -> Result<(), MirrorError> {
     match sink {
-        Sink::Url(client) => client.start_generation(generation, Body::wrap_stream(blocks)).await.map(drop)?,
+        Sink::Url(client) => base_url::put(client, generation, blocks).await?,
         Sink::Dir(dir) => {
             let dir = dir.clone();
             let repo = off(move || dir.prepare(LogFormat::Wal, generation)).await??;

@@ -69,12 +69,12 @@ pub async fn run(mirror: &Mirror, mut told: impl FnMut(Event)) -> Result<Progres
         (Place::Url(url), _) => without_secrets(url),
     };
     let source = match &mirror.source {
-        Place::Url(url) => Origin::Log(Source::Url(Client::new(url)?)),
+        Place::Url(url) => Origin::Log(Source::Url(Client::with_options(url, &mirror.http)?)),
         Place::Dir(path) if database::is_database(path) => Origin::Database(Database::new(path)),
         Place::Dir(path) => Origin::Log(Source::Dir(dir(path, FsRepo::open(path))?)),
     };
     let sink = match &mirror.sink {
-        Place::Url(url) => Sink::Url(Client::new(url)?),
+        Place::Url(url) => Sink::Url(Client::with_options(url, &mirror.http)?),
         Place::Dir(path) => {
             let commit_bytes_max = mirror.commit_bytes_max;
             let options = Options { commit_bytes_max, forget: true, ..Options::default() };

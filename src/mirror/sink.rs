@@ -33,7 +33,7 @@ pub(super) enum Sink {
 #[derive(Clone, Debug)]
 pub(super) enum Look {
     /// None while there is no directory.
-    Dir(Option<Contents>),
+    Dir(Option<Box<Contents>>),
     /// None while there is no log.
     Url(Option<Positions>),
 }
@@ -82,7 +82,7 @@ impl Sink {
         match self {
             Sink::Dir(dir) => {
                 let dir = dir.clone();
-                off(move || dir.look()).await?.map(Look::Dir)
+                off(move || dir.look()).await?.map(|found| Look::Dir(found.map(Box::new)))
             }
             Sink::Url(client) => {
                 let status = client.find().await?;
@@ -94,14 +94,17 @@ impl Sink {
     /// Whether it must be given the base of a source's generation before frames, creating a service's log that is not there.
     pub(super) async fn lacks_base(&self, extent: &Extent) -> Result<bool, MirrorError> {
         match self {
-            Sink::Dir(dir) => Ok(match self.look().await? {
-                Look::Dir(Some(contents)) if contents.survey.first.is_some() => false,
-                // What an attempt before brought may be of another generation.
-                Look::Dir(Some(Contents { based: true, record: Some(record), .. })) => {
-                    record.generation != extent.generation || record.source != dir.source
-                }
-                _ => true,
-            }),
+            Sink::Dir(dir) => {
+                let looking = dir.clone();
+                Ok(match off(move || looking.look()).await?? {
+                    Some(contents) if contents.survey.first.is_some() => false,
+                    // What an attempt before brought may be of another generation.
+                    Some(Contents { based: true, record: Some(record), .. }) => {
+                        record.generation != extent.generation || record.source != dir.source
+                    }
+                    _ => true,
+                })
+            }
             Sink::Url(client) => {
                 let status = match client.find().await? {
                     Some(status) => status,
@@ -121,7 +124,7 @@ impl Sink {
     /// That a sink may go on whose commits the source has pruned, so that nothing was compared: a directory must be ours.
     pub(super) fn takes_uncompared(&self, look: &Look) -> Result<(), MirrorError> {
         match (self, look) {
-            (Sink::Dir(dir), Look::Dir(Some(Contents { record: None, .. }))) if !dir.adopt => {
+            (Sink::Dir(dir), Look::Dir(Some(contents))) if contents.record.is_none() && !dir.adopt => {
                 Err(dir.is_not_ours("it has no mirror record, and the source does not hold its last commit any more"))
             }
             _ => Ok(()),
@@ -140,7 +143,7 @@ impl Sink {
         match (self, look) {
             (Sink::Dir(dir), Look::Dir(contents)) => {
                 let dir = dir.clone();
-                let writer = off(move || dir.open(contents.as_ref(), format, generation)).await??;
+                let writer = off(move || dir.open(contents.as_deref(), format, generation)).await??;
                 let cut = writer.cut_tail().cloned();
                 Ok((Feeding::dir(writer), cut))
             }
