@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::access::AccessArgs;
 use super::exit::{Exit, with_causes};
+use super::wrong_place;
 
 /// Lines of a script that is told how a mirror fares come at most this often.
 const LINE_EVERY: Duration = Duration::from_secs(1);
@@ -61,6 +62,12 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
         (Ok(source), Ok(sink)) => (source, sink),
         (Err(exit), _) | (_, Err(exit)) => return exit,
     };
+    if let Some(wrong) = wrong_place::not_a_log(&source) {
+        return Exit::Data.because(wrong);
+    }
+    if let Some(wrong) = wrong_place::not_a_sink(&sink) {
+        return Exit::Usage.because(wrong);
+    }
     let mut mirror = Mirror::new(Place::parse(&source), Place::parse(&sink));
     (mirror.follow, mirror.trim) = (args.follow, args.trim);
     mirror.adopt = args.adopt;
@@ -225,9 +232,6 @@ impl Report {
             None => "interrupted",
         };
         self.line(event, self.now.bytes, self.start.elapsed());
-        if let (Way::Json, Some(error)) = (&self.way, error) {
-            line(&json!({"event": "error", "error": error}));
-        }
     }
 }
 

@@ -19,6 +19,7 @@ mod serve;
 mod status;
 mod stop;
 mod verify;
+mod wrong_place;
 
 use std::process::ExitCode;
 
@@ -49,8 +50,24 @@ enum Command {
     Replica(replica::ReplicaArgs),
 }
 
+/// What clap says, with its colours on a terminal; and for a program that reads JSON, the first line of it.
+fn usage(error: &clap::Error) -> exit::Exit {
+    // There is no other place to say that this cannot be said.
+    let _ = error.print();
+    exit::Exit::Usage.in_json(error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: "))
+}
+
 pub(crate) fn main() -> ExitCode {
-    let Cli { command, log } = Cli::parse();
+    // Before the arguments are parsed: what is wrong with them is an error like any other.
+    if std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == "--json") {
+        exit::errors_as_json();
+    }
+    let Cli { command, log } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => return usage(&error).into(),
+        // Help, or the version.
+        Err(error) => error.exit(),
+    };
     if let Err(exit) = log.start() {
         return exit.into();
     }

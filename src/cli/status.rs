@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::access::AccessArgs;
 use super::database;
 use super::exit::Exit;
+use super::wrong_place;
 
 /// Say where a log stands: a directory with segments, the URL of a log, or a SQLite database or its WAL
 #[derive(Args)]
@@ -52,7 +53,8 @@ pub(crate) fn run(args: &StatusArgs) -> Exit {
 
 fn of_url(url: &str, access: &AccessArgs) -> Result<(Map<String, Value>, Exit), Exit> {
     let client = access.client(url)?;
-    let status = super::block_on(client.status())?.map_err(|error| Exit::Io.because_of(client.url(), error))?;
+    let status =
+        super::block_on(client.status())?.map_err(|error| Exit::of_client(&error).because_of(client.url(), error))?;
     let exit = if status.error.is_some() { Exit::Data } else { Exit::Done };
     match serde_json::to_value(status) {
         Ok(Value::Object(status)) => Ok((status, exit)),
@@ -62,6 +64,9 @@ fn of_url(url: &str, access: &AccessArgs) -> Result<(Map<String, Value>, Exit), 
 
 fn of_dir(path: &std::path::Path) -> Result<(Map<String, Value>, Exit), Exit> {
     let place = path.display();
+    if let Some(wrong) = wrong_place::not_a_log(&place.to_string()) {
+        return Err(Exit::Data.because(wrong));
+    }
     let repo = FsRepo::open(path).map_err(|error| Exit::Io.because_of(place.to_string(), error))?;
     let found = match survey(&repo, COMMIT_BYTES_MAX, None) {
         Ok(found) => found,

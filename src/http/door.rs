@@ -47,19 +47,18 @@ impl Door {
 
     /// The answer to a request from `peer`. When its body has ended, or was dropped, the request is in the log.
     pub async fn answer(&self, request: hyper::Request<Incoming>, peer: SocketAddr) -> Response {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
         let mut entry = Entry::begin(&head, peer, self.counters.clone());
+        if let Some(uri) = self.routing.rewritten(&head.uri, host(&head).as_deref()) {
+            head.uri = uri;
+        }
         let admission = self.admission(&head);
         entry.has_token = matches!(admission, Admission::Token);
         let response = self.admitted(entry.observe(head, body), admission).await;
         entry.answer(reply::for_proxies(response, self.token.is_some()))
     }
 
-    async fn admitted(&self, mut request: Request<Body>, admission: Admission) -> Response {
-        let host = host(&request);
-        if let Some(uri) = self.routing.rewritten(request.uri(), host.as_deref()) {
-            *request.uri_mut() = uri;
-        }
+    async fn admitted(&self, request: Request<Body>, admission: Admission) -> Response {
         if let Admission::Refused = admission {
             #[cfg(feature = "turso")]
             if super::turso::is_call(request.uri().path()) {
@@ -88,10 +87,10 @@ impl Door {
 }
 
 /// What the client calls this host: the URI says so before the header does (RFC 9112, section 3.2.2).
-fn host(request: &Request<Body>) -> Option<String> {
-    match request.uri().authority() {
+fn host(head: &request::Parts) -> Option<String> {
+    match head.uri.authority() {
         Some(authority) => Some(authority.as_str().to_owned()),
-        None => request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned),
+        None => head.headers.get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned),
     }
 }
 

@@ -4,7 +4,8 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_RANGE, ETAG, EXPECT, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_RANGE, ETAG, EXPECT, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -204,11 +205,18 @@ pub(super) fn turn_down(headers: &HeaderMap, body: Body) {
     }
 }
 
-/// No token, or another one. It is not said which.
+/// No token, or another one. Which of the two its sender knows anyhow.
 pub(super) fn unauthorized(request: Request) -> Response {
     let (head, body) = request.into_parts();
     turn_down(&head.headers, body);
-    let message = "this needs the token of the service, as in `Authorization: Bearer TOKEN`".to_owned();
+    let what = if head.headers.contains_key(AUTHORIZATION) {
+        "the token that was sent is not the one of this service"
+    } else {
+        "this service asks for a token, and none was sent"
+    };
+    let message = format!(
+        "{what}: give it with --token-file FILE, LOGMIRROR_TOKEN, or in other clients as `Authorization: Bearer TOKEN`"
+    );
     let body = ErrorBody { error: "unauthorized".to_owned(), message, ..ErrorBody::default() };
     let mut response = refused(StatusCode::UNAUTHORIZED, body);
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

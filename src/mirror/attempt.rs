@@ -47,7 +47,7 @@ async fn attempt_generation(
     if format == LogFormat::Wal && sink.lacks_base(extent).await? {
         base::bring(source, extent.generation, sink).await?;
     }
-    let look = sink.look().await?;
+    let look = sink.look(extent.format).await?;
     let from = look.next().or(extent.first).unwrap_or_default();
     (progress.next, progress.durable) = (from, from);
     told(Event::Started { from, source_bytes: source.bytes_from(from, extent) });

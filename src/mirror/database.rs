@@ -96,10 +96,10 @@ pub(super) async fn attempt(
         // Watch first: what is written between the look and the first wait must wake us.
         let watch = mirror.follow.then(|| watch(path));
         let snapshot = open(path).await?;
-        let look = sink.look().await?;
+        let look = sink.look(Some(LogFormat::Wal)).await?;
         let reader = begin(database, snapshot, sink).await?;
         // What a service holds may be new with this generation; a directory must hold what was compared.
-        let look = if let Sink::Url(_) = sink { sink.look().await? } else { look };
+        let look = if let Sink::Url(_) = sink { sink.look(Some(LogFormat::Wal)).await? } else { look };
         let mut delivery = Delivery::new(sink, look, LogFormat::Wal, Generation::FIRST);
         delivery.open(None, told).await?;
         let from = reader.next;

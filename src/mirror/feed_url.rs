@@ -42,7 +42,7 @@ pub(super) async fn feed(
         Err(MirrorError::Client(ClientError::Transport(error)))
             if !error.is_connect() && *durable.borrow() == from && client.way().broke_off() =>
         {
-            crate::client::chain(error)
+            crate::transport::chain(error)
         }
         _ => return ended,
     };

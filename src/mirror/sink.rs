@@ -77,15 +77,24 @@ impl Sink {
         }
     }
 
-    /// What it holds. Changes nothing.
-    pub(super) async fn look(&self) -> Result<Look, MirrorError> {
+    /// What it holds, for a source of the format `wanted`, if that is known. Changes nothing.
+    pub(super) async fn look(&self, wanted: Option<LogFormat>) -> Result<Look, MirrorError> {
+        let same = |found: Option<LogFormat>, place: &dyn std::fmt::Display| match (found, wanted) {
+            (Some(found), Some(wanted)) if found != wanted => {
+                Err(MirrorError::OtherFormat { place: place.to_string(), found, wanted })
+            }
+            _ => Ok(()),
+        };
         match self {
             Sink::Dir(dir) => {
-                let dir = dir.clone();
-                off(move || dir.look()).await?.map(|found| Look::Dir(found.map(Box::new)))
+                let looking = dir.clone();
+                let found = off(move || looking.look()).await??;
+                same(found.as_ref().and_then(|found| found.survey.format), &dir.path.display())?;
+                Ok(Look::Dir(found.map(Box::new)))
             }
             Sink::Url(client) => {
                 let status = client.find().await?;
+                same(status.as_ref().map(|status| status.format), client.url())?;
                 Ok(Look::Url(status.as_ref().map(positions).transpose()?))
             }
         }
@@ -307,7 +316,8 @@ impl DirSink {
     pub(super) fn look_for_wal(&self) -> Result<Option<Contents>, MirrorError> {
         let contents = self.look()?;
         if contents.as_ref().and_then(|it| it.survey.format).is_some_and(|format| format != LogFormat::Wal) {
-            return Err(MirrorError::NotAWal { place: self.path.clone() });
+            let (place, wanted) = (self.path.display().to_string(), LogFormat::Wal);
+            return Err(MirrorError::OtherFormat { place, found: LogFormat::Commitlog, wanted });
         }
         Ok(contents)
     }

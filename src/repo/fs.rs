@@ -70,7 +70,11 @@ impl FsRepo {
         open_regular(&path, options).map_err(|error| {
             let kind = error.kind();
             let dangles = kind == io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_ok();
-            let why = if dangles { "it is a symbolic link to nothing".to_owned() } else { error.to_string() };
+            let why = match kind {
+                _ if dangles => "it is a symbolic link to nothing".to_owned(),
+                io::ErrorKind::PermissionDenied => format!("{error}: this user may not read or write it"),
+                _ => error.to_string(),
+            };
             io::Error::new(kind, format!("{}: {why}", path.display()))
         })
     }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::process::{Service, until};
 use crate::support::service::{Answer, Wire, request};
-use crate::support::{plant, stream_of};
+use crate::support::{plant, segments, specimen, stream_of};
 
 const TOKEN: &str = "s3cret-Token";
 
@@ -33,7 +33,9 @@ fn each_request_is_one_line_with_its_numbers() {
     assert_eq!(call(&service, "POST", "/logs/app/commits?from=0", "", &stream).status, 200);
     assert_eq!(call(&service, "POST", "/logs/app/commits?from=0", "", &stream).status, 200);
     assert_eq!(call(&service, "GET", "/logs/app/commits", "", b"").body, stream);
-    assert_eq!(call(&service, "POST", "/logs/app/commits?from=9999", "", &stream).status, 409);
+    assert_eq!(call(&service, "PUT", "/logs/gap", "", br#"{"format":"commitlog"}"#).status, 201);
+    let later: Vec<u8> = segments(&specimen("whole")).into_values().skip(1).flatten().collect();
+    assert_eq!(call(&service, "POST", "/logs/gap/commits", "", &later).status, 409);
     assert_eq!(
         call(&service, "POST", "/logs/app/commits?acks=stream", "", b"not a commitlog at all, by its length").status,
         200
@@ -62,7 +64,7 @@ fn each_request_is_one_line_with_its_numbers() {
     assert_eq!(appended.len(), 2, "{said}");
     holds(appended[0], &["method=POST", "status=200", &format!("in={bytes} ")]);
     holds(only("/logs/app/commits"), &["method=GET", "status=200", "in=0", &format!("out={bytes} ")]);
-    holds(only("/logs/app/commits?from=9999"), &["status=409", "error=gap", "reason=\"", "9999", "360"]);
+    holds(only("/logs/gap/commits"), &["status=409", "error=gap", "reason=\"", "offset 111"]);
     holds(only("/logs/app/commits?acks=stream"), &["status=200", "error=corrupt"]);
     holds(only("/nowhere"), &["status=404", "error=not-found"]);
     assert!(!said.contains("aborted"), "{said}");
@@ -72,14 +74,14 @@ fn each_request_is_one_line_with_its_numbers() {
     assert!(said.contains("log app: 120 commits were sent that it holds: skipped"), "{said}");
 
     for line in [
-        r#"logmirror_requests_total{route="/logs/{log}",method="PUT",status="201"} 1"#,
+        r#"logmirror_requests_total{route="/logs/{log}",method="PUT",status="201"} 2"#,
         r#"logmirror_requests_total{route="/logs/{log}/commits",method="POST",status="409"} 1"#,
         r#"logmirror_requests_total{route="other",method="GET",status="404"} 1"#,
         r#"logmirror_refusals_total{code="gap"} 1"#,
         r#"logmirror_refusals_total{code="corrupt"} 1"#,
         r#"logmirror_refusals_total{code="not-found"} 1"#,
         r#"logmirror_skipped_commits_total{log="app"} 120"#,
-        "logmirror_logs_created_total 1",
+        "logmirror_logs_created_total 2",
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} in {metrics}");
     }

@@ -257,7 +257,7 @@ impl Ended {
 
     /// What went wrong, as the last line says.
     pub fn error(&self) -> &str {
-        self.last("error")["error"].as_str().unwrap()
+        self.last("error")["message"].as_str().unwrap()
     }
 }
 
