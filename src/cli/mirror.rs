@@ -60,6 +60,10 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     let mut mirror = Mirror::new(Place::parse(&source), Place::parse(&sink));
     (mirror.follow, mirror.trim) = (args.follow, args.trim);
     mirror.commit_bytes_max = args.commit_bytes_max.as_u64();
+    mirror.http = match args.access.http() {
+        Ok(http) => http,
+        Err(exit) => return exit,
+    };
     let report = RefCell::new(Report::new(args.json));
     let result = super::block_on(async {
         let stop = super::asked_to_stop()?;

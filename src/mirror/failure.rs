@@ -135,6 +135,15 @@ pub enum MirrorError {
     /// What the sink holds cannot be restored, to be compared.
     #[error("sink: {0}")]
     Restore(#[from] RestoreError),
+    /// Something between us and a service holds back what is sent, or refuses it: from now on it is sent in other ways.
+    #[error(
+        "{reason}: a proxy between us and the service seems to hold back or refuse streams (nginx does with its defaults): \
+         going on in requests of bounded size"
+    )]
+    HeldBack {
+        /// How it showed.
+        reason: String,
+    },
     /// The connection or a thread ended early.
     #[error("{0}")]
     Interrupted(String),
@@ -145,11 +154,17 @@ impl MirrorError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
+            // What is sent are whole commits and whole bases: one that arrives cut was cut on its way, by a timeout say.
+            MirrorError::Client(ClientError::Refused { body, .. }) if body.error == "truncated" => true,
             MirrorError::Client(error) => error.is_transient(),
-            MirrorError::Refused(body) => matches!(body.error.as_str(), "unavailable" | "failed" | "poisoned"),
+            MirrorError::Refused(body) => {
+                matches!(body.error.as_str(), "unavailable" | "failed" | "poisoned" | "truncated")
+            }
             MirrorError::Snapshot(error) => error.is_transient(),
             // A stream from a service that is cut by its end, not by damage.
-            MirrorError::Received(ScanError::Truncated { .. }) | MirrorError::Interrupted(_) => true,
+            MirrorError::Received(ScanError::Truncated { .. })
+            | MirrorError::HeldBack { .. }
+            | MirrorError::Interrupted(_) => true,
             _ => false,
         }
     }
@@ -175,9 +190,12 @@ impl MirrorError {
             MirrorError::Restore(error) => error.is_data(),
             MirrorError::Open(error) => !matches!(error, OpenError::Io(_) | OpenError::Locked { .. }),
             MirrorError::Append(error) => !matches!(error, AppendError::Poisoned { .. }),
-            MirrorError::Client(error @ ClientError::Refused { status, .. }) => !error.is_transient() && *status != 404,
+            MirrorError::Client(ClientError::Refused { status, .. }) => !self.is_transient() && *status != 404,
             MirrorError::Refused(_) => !self.is_transient(),
-            MirrorError::Client(_) | MirrorError::Dir { .. } | MirrorError::Interrupted(_) => false,
+            MirrorError::Client(_)
+            | MirrorError::Dir { .. }
+            | MirrorError::HeldBack { .. }
+            | MirrorError::Interrupted(_) => false,
             _ => true,
         }
     }

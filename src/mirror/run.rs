@@ -57,12 +57,12 @@ pub struct Progress {
 /// See [`MirrorError`]. A connection that fails is tried again: for ever when following, else a few times.
 pub async fn run(mirror: &Mirror, mut told: impl FnMut(Event)) -> Result<Progress, MirrorError> {
     let source = match &mirror.source {
-        Place::Url(url) => Origin::Log(Source::Url(Client::new(url)?)),
+        Place::Url(url) => Origin::Log(Source::Url(Client::with_options(url, &mirror.http)?)),
         Place::Dir(path) if database::is_database(path) => Origin::Database(Database::new(path)),
         Place::Dir(path) => Origin::Log(Source::Dir(dir(path, FsRepo::open(path))?)),
     };
     let sink = match &mirror.sink {
-        Place::Url(url) => Sink::Url(Client::new(url)?),
+        Place::Url(url) => Sink::Url(Client::with_options(url, &mirror.http)?),
         Place::Dir(path) => {
             let on_trailing = if mirror.trim { OnTrailing::Trim } else { OnTrailing::Error };
             let commit_bytes_max = mirror.commit_bytes_max;
