@@ -14,7 +14,7 @@ use logmirror_e2e_support::process::{Program, free_address};
 use logmirror_e2e_support::random::Random;
 use logmirror_e2e_support::source::{Load, Source};
 
-use self::fault::{Active, Fault};
+use self::fault::{Active, Fault, NOTHING};
 use self::node::{Node, Role};
 use crate::disk::Disk;
 use crate::text;
@@ -29,6 +29,8 @@ const LOOP_EVERY: Duration = Duration::from_millis(20);
 const STATUS_EVERY: Duration = Duration::from_millis(500);
 /// How long copies may take to become identical after the last fault.
 const HEAL_LIMIT: Duration = Duration::from_secs(90);
+/// The same when the run has failed anyway.
+const FAILED_LIMIT: Duration = Duration::from_secs(20);
 /// After so many failures there is nothing more to be learned.
 const FAILURES_MAX: usize = 30;
 const LOG: &str = "app";
@@ -150,7 +152,9 @@ impl Chain {
         match started {
             Ok((name, what, undo)) => {
                 println!("{at:8.2} {name}: {what}");
-                *self.counts.entry(what.kind.to_owned()).or_default() += 1;
+                if what.kind != NOTHING {
+                    *self.counts.entry(what.kind.to_owned()).or_default() += 1;
+                }
                 if !undo.is_empty() {
                     let until = Instant::now() + Duration::from_millis(self.random.within(100..6000));
                     self.active.push(Active { target, undo, until });
@@ -221,9 +225,10 @@ impl Chain {
             if behind.is_empty() || self.failures.len() > FAILURES_MAX {
                 break;
             }
-            if calm.elapsed() > HEAL_LIMIT {
+            let limit = if self.failures.is_empty() { HEAL_LIMIT } else { FAILED_LIMIT };
+            if calm.elapsed() > limit {
                 let errors: Vec<String> = self.nodes.iter().map(Node::errors).collect();
-                let limit = HEAL_LIMIT.as_secs();
+                let limit = limit.as_secs();
                 self.fail(format!(
                     "after {limit} s without faults the source ends at {next}, but {}\n{}",
                     behind.join(", "),
