@@ -111,7 +111,7 @@ impl Fault {
             Fault::Full => full(node, random),
             Fault::ReadOnly => read_only(node),
             Fault::Permissions => permissions(node, random),
-            // At start a log that is not there is none, and whoever writes to it would make another.
+            // A service that starts without the directory has no such log, and its feeder would create another.
             Fault::Away if node.is_settled() => away(node),
             Fault::Away => Ok((what(NOTHING, "(not settled)"), Vec::new())),
         }
