@@ -18,7 +18,7 @@ use crate::text;
 const LOAD: Load = Load { bytes_per_second: 0, commit_bytes_max: 200_000, segment_bytes: 4 << 20 };
 /// The source rests while the copy is so far behind.
 const AHEAD_MAX: u64 = 16 << 20;
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 /// A copy that has not grown for so long while its disk was small has met its end.
 const STALL: Duration = Duration::from_millis(400);
 /// Room for everything that is ever written here.

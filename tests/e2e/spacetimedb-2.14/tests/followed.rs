@@ -16,7 +16,7 @@ use logmirror_spacetimedb_tests::{Setup, Writer, commits, continue_log, plain_co
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 /// Longer than any retry that a follower should need, so that one that gives up has done so.
 const REST: Duration = Duration::from_millis(1500);
 const SMALL: Setup = Setup { segment_bytes: 64 << 10, preallocate: false };
