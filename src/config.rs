@@ -26,7 +26,7 @@ pub struct Layer {
     /// Directory with the logs [default: ./logmirror-data]
     #[arg(long, value_name = "DIR", env = "LOGMIRROR_DATA")]
     data: Option<PathBuf>,
-    /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:7171]
+    /// Address to listen on, or a port of 127.0.0.1; port 0 takes a free one [default: 127.0.0.1:7171]
     #[arg(long, value_name = "ADDR", env = "LOGMIRROR_LISTEN")]
     listen: Option<String>,
     /// Log bytes in memory at once, over all clients [default: 256MiB]
