@@ -132,6 +132,7 @@ impl StreamWriter {
         if let (Some(cut), Some(_)) = (&mut cut, claim) {
             set_aside(&*repo, &found, cut, floor, options.commit_bytes_max)?;
         }
+        let empty_head = found.empty_head;
         let head = open_head(&repo, &mut found)?;
         let first = found.first.or(options.first);
         let segment = head.as_ref().map(|head| (head.start(), head.end()));
@@ -170,7 +171,7 @@ impl StreamWriter {
             batcher,
             stopped: None,
             mark,
-            foreign: claim.map(|_| ForeignWriteCheck::default()),
+            foreign: claim.map(|_| ForeignWriteCheck::new(empty_head)),
             cut,
             latch: SyncLatch::default(),
             poison: None,
@@ -569,6 +570,10 @@ fn open_head(repo: &Arc<dyn Repo>, found: &mut super::recover::Survey) -> io::Re
         let framing = reader.header()?.ok().flatten().or(before).unwrap_or(Framing::of(reader.format()));
         // A WAL without any header starts anew with the next one that comes.
         let Some(header) = framing.encode_header() else {
+            let file = repo.open_write(&name::segment(framing.format(), start))?;
+            if file.bytes()? > 0 {
+                file.truncate(0)?;
+            }
             return Ok(None);
         };
         return SegmentWriter::reset(repo, start, framing, &header).map(Some);
