@@ -111,7 +111,9 @@ impl Fault {
             Fault::Full => full(node, random),
             Fault::ReadOnly => read_only(node),
             Fault::Permissions => permissions(node, random),
-            Fault::Away => away(node),
+            // A service that starts without the directory has no such log, and its feeder would create another.
+            Fault::Away if node.is_settled() => away(node),
+            Fault::Away => Ok((what(NOTHING, "(not settled)"), Vec::new())),
         }
     }
 }

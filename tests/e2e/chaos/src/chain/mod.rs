@@ -1,5 +1,5 @@
 //! A chain that heals itself: a live source, three services that each follow the one before, a directory mirror of each
-//! of the four, and faults at random. Nobody restarts anything but what the faults themselves have killed.
+//! of the four, and faults at random. Only what a fault has killed is restarted.
 
 mod fault;
 mod node;
@@ -35,7 +35,7 @@ const FAILED_LIMIT: Duration = Duration::from_secs(20);
 const FAILURES_MAX: usize = 30;
 const LOG: &str = "app";
 
-/// Runs it for so many minutes. After Ok, all copies were identical at the end, no process ended by itself, and nothing
+/// Runs the chain for `minutes`. After Ok, all copies were identical at the end, no process ended unexpectedly, and nothing
 /// that was acknowledged was ever missing.
 pub fn run(work: &Path, seed: u64, minutes: f64) -> Result<()> {
     let time = Duration::from_secs_f64(minutes * 60.0);
@@ -179,7 +179,7 @@ impl Chain {
         Ok(())
     }
 
-    /// Notes what is acknowledged, and what ended by itself.
+    /// Records what is acknowledged, and which processes ended unexpectedly.
     fn watch(&mut self) -> Result<()> {
         ensure!(!self.source.as_ref().is_some_and(Source::has_ended), "the writer of the source failed");
         for at in 0..self.nodes.len() {
@@ -271,7 +271,7 @@ impl Chain {
             expected.len()
         );
         ensure!(self.failures.is_empty(), "{} failures, listed above", self.failures.len());
-        println!("all identical, nothing ended by itself, nothing acknowledged was missing");
+        println!("all identical, no process ended unexpectedly, nothing acknowledged was missing");
         Ok(())
     }
 }

@@ -51,9 +51,9 @@ pub struct Node {
     arguments: Vec<String>,
     process: Option<Process>,
     started: Instant,
-    /// When it is started again, after it ended by itself: the run has failed then, and goes on to show more.
+    /// When it is started again, after an unexpected end: the run has failed then, and goes on to find more failures.
     due: Option<Instant>,
-    /// The highest offset that it, or who writes into it, called durable.
+    /// The highest offset that it, or its feeder, reported as durable.
     acknowledged: u64,
 }
 
@@ -97,7 +97,7 @@ impl Node {
         Ok(())
     }
 
-    /// Starts it again some time after it ended by itself.
+    /// Starts it again some time after an unexpected end.
     pub fn start_if_due(&mut self) -> Result<()> {
         if self.due.is_some_and(|due| Instant::now() >= due) { self.start() } else { Ok(()) }
     }
@@ -141,7 +141,7 @@ impl Node {
     pub fn ended_by_itself(&mut self) -> Result<Option<String>> {
         let Some(process) = &mut self.process else { return Ok(None) };
         let Some(status) = process.exited()? else { return Ok(None) };
-        let how = format!("{} ended by itself with {status}: {}", self.name, process.errors());
+        let how = format!("{} ended unexpectedly with {status}: {}", self.name, process.errors());
         (self.process, self.due) = (None, Some(Instant::now() + START_AGAIN));
         Ok(Some(how))
     }
