@@ -9,6 +9,7 @@ mod open;
 mod outcome;
 mod reader;
 mod recover;
+mod rewrite;
 mod sync;
 mod writer;
 

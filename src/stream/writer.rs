@@ -12,6 +12,7 @@ use super::mark::DurableMark;
 use super::open::{OnTrailing, OpenError, Options};
 use super::outcome::{AppendError, Appended, Progress};
 use super::recover::{SegmentInfo, SurveyError, survey};
+use super::rewrite::make_durable;
 use super::sync::{Frontier, SyncJob, SyncLatch, Synced};
 use crate::format::{Commit, Framing, LogFormat, name};
 use crate::offset::{BytePos, Offset};
@@ -76,7 +77,8 @@ impl std::fmt::Debug for StreamWriter {
 }
 
 impl StreamWriter {
-    /// Opens the log in `repo` and takes its lock. After Ok, all that it holds is durable and nothing torn is left.
+    /// Opens the log in `repo` and takes its lock. After Ok, all that it holds is durable and nothing torn is left; what is
+    /// not known to be durable, because a sync may have failed before, was written again for that.
     ///
     /// # Errors
     /// See [`OpenError`]; nothing was changed then.
@@ -114,13 +116,7 @@ impl StreamWriter {
         let format = found.format.unwrap_or(options.format);
         let framing = framing_behind(head.as_ref(), found.last.as_ref(), format);
         let batcher = Batcher::new(framing, first.map(|_| found.next), options.commit_bytes_max);
-        // Sealed segments were synced as they were rotated out, unless somebody copied them here.
-        for segment in found.segments.iter().filter(|segment| floor.is_none_or(|floor| floor < segment.end)) {
-            repo.open(&name::segment(format, segment.start))?.sync()?;
-        }
-        if let Some(head) = &head {
-            head.file().sync()?;
-        }
+        make_durable(&*repo, format, (&found, head.as_ref()), floor, options.commit_bytes_max)?;
         let mark = if options.durable_mark { Some(DurableMark::open(&*repo, found.next)?) } else { None };
         if found.first.is_some() || mark.is_some() {
             repo.sync_dir()?;
@@ -498,6 +494,8 @@ fn open_head(repo: &Arc<dyn Repo>, found: &mut super::recover::Survey) -> io::Re
         let Some(header) = framing.encode_header() else {
             return Ok(None);
         };
+        // Its name may be one that a failed sync of the directory did not write: a new one is written by the next sync.
+        repo.remove(&name::segment(framing.format(), start))?;
         return SegmentWriter::create(repo, start, framing, &header).map(Some);
     }
     let Some(last) = found.segments.pop_if(|last| !last.compressed) else {
