@@ -44,6 +44,7 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Fai
     gauge("segments", "Segments of the log", None, |log| log.segments);
     gauge("log_size", "Durable bytes of the log", Some(Unit::Bytes), |log| log.bytes);
     gauge("usable", "1 while the log can be written and read", None, |log| u64::from(log.state == LogState::Ok));
+    app.registry.counters().register(&mut registry);
     let checkpoints = app.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((succeeded, failed, alarms)) = checkpoints.as_ref().map(Checkpoints::counts) {
         let mut number = |name: &str, help: &str, value: u64| {

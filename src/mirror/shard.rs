@@ -10,6 +10,7 @@ use crossbeam_channel as jobs;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::budget::Share;
+use super::counters::Counters;
 use super::error::Error;
 use super::log::{Log, State};
 use super::registry::Settings;
@@ -126,7 +127,7 @@ enum Job {
 }
 
 impl Shards {
-    pub(super) fn start(threads: usize, settings: &Settings) -> std::io::Result<Shards> {
+    pub(super) fn start(threads: usize, settings: &Settings, counters: &Arc<Counters>) -> std::io::Result<Shards> {
         let (jobs, todo) = jobs::unbounded::<Job>();
         for n in 0..SYNC_THREADS {
             let todo = todo.clone();
@@ -141,6 +142,7 @@ impl Shards {
                 jobs: jobs.clone(),
                 queue: queue.downgrade(),
                 settings: *settings,
+                counters: counters.clone(),
                 alone: (0, Instant::now()),
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -219,6 +221,7 @@ struct Shard {
     /// Its own queue, for the answers of the sync threads. Weak, so that it ends when nobody else can send to it.
     queue: mpsc::WeakSender<Message>,
     settings: Settings,
+    counters: Arc<Counters>,
     /// The slot that alone got messages, and since when.
     alone: (u64, Instant),
 }
@@ -317,7 +320,10 @@ impl Shard {
                 State::Damaged(cause) => return Err(Error::Damaged(cause)),
                 State::Ended(_) => return Err(Error::Ended { generation: log.generation() }),
             }
-            let writer = open(log, &self.settings).inspect_err(|error| log::error!("{}: {error}", log.name()))?;
+            let writer = open(log, &self.settings).inspect_err(|error| {
+                log::error!("{}: {error}", log.name());
+                self.counters.count(&self.counters.failures, log.name());
+            })?;
             let (waiting, sessions, shares, used) = (VecDeque::new(), Vec::new(), Vec::new(), Instant::now());
             self.opened += 1;
             let slot = Slot {
