@@ -146,7 +146,7 @@ impl MirrorError {
     pub fn is_transient(&self) -> bool {
         match self {
             MirrorError::Client(error) => error.is_transient(),
-            MirrorError::Refused(body) => matches!(body.error.as_str(), "unavailable" | "poisoned"),
+            MirrorError::Refused(body) => matches!(body.error.as_str(), "unavailable" | "failed" | "poisoned"),
             MirrorError::Snapshot(error) => error.is_transient(),
             // A stream from a service that is cut by its end, not by damage.
             MirrorError::Received(ScanError::Truncated { .. }) | MirrorError::Interrupted(_) => true,

@@ -167,7 +167,7 @@ impl Registry {
         log.publish(|view| {
             view.state = match error.kind() {
                 io::ErrorKind::InvalidData | io::ErrorKind::NotFound => State::Damaged(cause),
-                _ => State::Poisoned(cause),
+                _ => State::Failed(cause),
             };
         });
         self.add(Arc::new(log));

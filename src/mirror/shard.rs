@@ -316,7 +316,7 @@ impl Shard {
         if !self.slots.contains_key(log.name()) {
             match log.view().state {
                 State::Ok => {}
-                State::Poisoned(cause) => return Err(Error::Poisoned(cause)),
+                State::Failed(cause) => return Err(Error::Failed(cause)),
                 State::Damaged(cause) => return Err(Error::Damaged(cause)),
                 State::Ended(_) => return Err(Error::Ended { generation: log.generation() }),
             }
@@ -402,8 +402,8 @@ fn open(log: &Arc<Log>, settings: &Settings) -> Result<StreamWriter, Error> {
                 OpenError::Io(error) => format!("cannot open the log: {error}").into(),
                 error => error.to_string().into(),
             };
-            log.publish(|view| view.state = State::Poisoned(cause.clone()));
-            return Err(Error::Poisoned(cause));
+            log.publish(|view| view.state = State::Failed(cause.clone()));
+            return Err(Error::Failed(cause));
         }
         Err(error) => error.to_string().into(),
     };
@@ -553,16 +553,16 @@ impl Slot {
         };
         let was_sound = self.log.view().state == State::Ok;
         if was_sound {
-            log::error!("{} is poisoned: {cause}", self.log.name());
-            self.log.publish(|view| view.state = State::Poisoned(cause.clone()));
+            log::error!("{} has failed: {cause}", self.log.name());
+            self.log.publish(|view| view.state = State::Failed(cause.clone()));
         }
         self.postponed = None;
         for session in self.sessions.drain(..).filter_map(|session| session.upgrade()) {
-            session.fail(Error::Poisoned(cause.clone()));
+            session.fail(Error::Failed(cause.clone()));
         }
         let durable = self.writer.durable();
         for (_, session, reply) in self.waiting.drain(..) {
-            let error = session.progress().error.clone().unwrap_or(Error::Poisoned(cause.clone()));
+            let error = session.progress().error.clone().unwrap_or(Error::Failed(cause.clone()));
             let _nobody_waits = reply.send(Err((error, durable)));
         }
     }
