@@ -5,15 +5,15 @@
 //! | offset  | crc32c   |        little-endian; the checksum covers the offset
 //! ```
 //!
-//! It is replaced durably when a log is opened, and written in place after each sync of the log, in one sector, without a sync
-//! of its own; so after a power failure it may be behind, but never ahead and never missing. With it, recovery tells a tail that a crash tore (at or behind the mark: never acknowledged, trimmed) from
+//! It is written after each sync of the log, in one sector, and synced only when a log is opened, so after a power failure
+//! it may be behind, but never ahead and never missing. With it, recovery tells a tail that a crash tore (at or behind the mark: never acknowledged, trimmed) from
 //! acknowledged commits that rotted or vanished (before the mark: refused), whatever the damage looks like.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use crate::offset::Offset;
-use crate::repo::{Repo, RepoFile, replace};
+use crate::repo::{Repo, RepoFile};
 
 const NAME: &str = "durable";
 const LEN: usize = 8 + 4;
@@ -35,24 +35,25 @@ impl DurableMark {
         Ok(sound.then_some(Offset(u64::from_le_bytes(offset))))
     }
 
-    /// Replaces the mark with one that notes that everything before `durable` is durable, and opens it. After Ok that note
-    /// survives power loss, and so does every name in the directory. A mark of before is not written in place: an earlier
-    /// sync of it, or of the directory, may have failed, and a further one could lie.
+    /// Opens or creates the mark and notes that everything before `durable` is durable. After Ok that note survives
+    /// power loss, once the directory is synced.
     pub(super) fn open(repo: &dyn Repo, durable: Offset) -> io::Result<DurableMark> {
-        replace(repo, NAME, &encode(durable))?;
-        repo.open_write(NAME).map(DurableMark)
+        let file = match repo.open_write(NAME) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => repo.create(NAME),
+            file => file,
+        };
+        let mark = DurableMark(file?);
+        mark.note(durable)?;
+        mark.0.sync()?;
+        Ok(mark)
     }
 
     /// Notes that everything before `offset` is durable.
     pub(super) fn note(&self, offset: Offset) -> io::Result<()> {
-        self.0.write_at(&mut [IoSlice::new(&encode(offset))], 0)
+        let mut content = [0; LEN];
+        content[..8].copy_from_slice(&offset.0.to_le_bytes());
+        let checksum = crc32c::crc32c(&content[..8]);
+        content[8..].copy_from_slice(&checksum.to_le_bytes());
+        self.0.write_at(&mut [IoSlice::new(&content)], 0)
     }
-}
-
-fn encode(offset: Offset) -> [u8; LEN] {
-    let mut content = [0; LEN];
-    content[..8].copy_from_slice(&offset.0.to_le_bytes());
-    let checksum = crc32c::crc32c(&content[..8]);
-    content[8..].copy_from_slice(&checksum.to_le_bytes());
-    content
 }

@@ -14,9 +14,9 @@ use super::outcome::{AppendError, Appended, Progress};
 use super::recover::{SegmentInfo, SurveyError, survey};
 use super::rewrite::make_durable;
 use super::sync::{Frontier, SyncJob, SyncLatch, Synced};
-use crate::format::{Commit, Framing, LogFormat, name};
+use crate::format::{Commit, Framing, LogFormat};
 use crate::offset::{BytePos, Offset};
-use crate::repo::{Repo, RepoLock};
+use crate::repo::{Repo, RepoLock, persist_names};
 use crate::segment::{Entry, SegmentReader, SegmentWriter};
 
 /// Bytes gathered before they are written in one go: few enough to be in the L2 cache still.
@@ -118,7 +118,10 @@ impl StreamWriter {
         let batcher = Batcher::new(framing, first.map(|_| found.next), options.commit_bytes_max);
         make_durable(&*repo, format, (&found, head.as_ref()), floor, options.commit_bytes_max)?;
         let mark = if options.durable_mark { Some(DurableMark::open(&*repo, found.next)?) } else { None };
-        if found.first.is_some() || mark.is_some() {
+        // The names of an empty head and of a new mark may be what an earlier sync of the directory failed to write.
+        if mark.is_some() || found.empty_head.is_some() {
+            persist_names(&*repo)?;
+        } else if found.first.is_some() {
             repo.sync_dir()?;
         }
         let mut writer = StreamWriter {
@@ -494,8 +497,6 @@ fn open_head(repo: &Arc<dyn Repo>, found: &mut super::recover::Survey) -> io::Re
         let Some(header) = framing.encode_header() else {
             return Ok(None);
         };
-        // Its name may be one that a failed sync of the directory did not write: a new one is written by the next sync.
-        repo.remove(&name::segment(framing.format(), start))?;
         return SegmentWriter::create(repo, start, framing, &header).map(Some);
     }
     let Some(last) = found.segments.pop_if(|last| !last.compressed) else {

@@ -8,7 +8,7 @@ use logmirror::stream::{Options, StreamWriter};
 use super::rotating;
 use super::support::commitlog::{Draw, Source, marked, seed, trim};
 
-const RUNS: u64 = 400;
+const RUNS: u64 = 250;
 const STEPS: u64 = 60;
 
 #[derive(Default)]
