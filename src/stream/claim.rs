@@ -21,12 +21,12 @@ pub(crate) struct Claim {
     /// The durable end of the record that was there; `None` without one.
     pub(crate) floor: Option<Offset>,
     /// What was compared.
-    pub(crate) seen: Seen,
+    pub(crate) seen: LogEnd,
 }
 
 /// Where a log ended and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct LogEnd {
     next: Offset,
     last: Option<Commit>,
     tail: Tail,
@@ -34,10 +34,10 @@ pub(crate) struct Seen {
     segments: usize,
 }
 
-impl Seen {
-    pub(crate) fn of(survey: &Survey) -> Seen {
+impl LogEnd {
+    pub(crate) fn of(survey: &Survey) -> LogEnd {
         let Survey { next, last, tail, empty_head, ref segments, .. } = *survey;
-        Seen { next, last, tail, empty_head, segments: segments.len() }
+        LogEnd { next, last, tail, empty_head, segments: segments.len() }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::batch::{Batch, Batcher, Part, Run};
-use super::claim::{Claim, CutTail, ForeignWriteCheck, Seen, set_aside, torn_tail};
+use super::claim::{Claim, CutTail, ForeignWriteCheck, LogEnd, set_aside, torn_tail};
 use super::cursor::Cursor;
 use super::fault::{Fault, FaultKind, Tail};
 use super::mark::DurableMark;
@@ -114,7 +114,7 @@ impl StreamWriter {
             None => None,
         };
         let mut found = survey(&*repo, options.commit_bytes_max, floor)?;
-        if claim.is_some_and(|claim| claim.seen != Seen::of(&found)) {
+        if claim.is_some_and(|claim| claim.seen != LogEnd::of(&found)) {
             return Err(OpenError::Changed { place: repo.place() });
         }
         if let Tail::Torn { bytes } = found.tail
