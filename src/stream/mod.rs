@@ -11,6 +11,7 @@ mod outcome;
 mod reader;
 mod record;
 mod recover;
+mod rewrite;
 mod sync;
 mod writer;
 

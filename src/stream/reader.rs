@@ -405,6 +405,11 @@ impl StreamReader {
         match (starts.first().copied(), self.last) {
             (Some(first), _) if first > self.next => Err(ReadError::Pruned { from: self.next, first }),
             (_, Some((commit, ..))) => Err(ReadError::Reset { at: commit.first }),
+            // Listed, and not to be opened: a symbolic link to nothing.
+            _ if starts.contains(&place.segment) => {
+                let text = format!("segment {} is listed but cannot be opened", place.segment);
+                Err(ReadError::Io(io::Error::new(io::ErrorKind::NotFound, text)))
+            }
             _ => {
                 self.place = None;
                 Ok(())
