@@ -262,7 +262,10 @@ impl DirSink {
             return Err(self.not_ours("it has no mirror record, but a base"));
         }
         let repo = self.create()?;
-        let record = MirrorRecord::new(&self.source, format, generation);
+        let mut record = MirrorRecord::new(&self.source, format, generation);
+        if let Some(recorded) = found.and_then(|found| found.record) {
+            record.id = recorded.id;
+        }
         RecordFile::open(&repo, record).and_then(|_| repo.sync_dir()).map_err(|error| self.at(error))?;
         Ok(repo)
     }

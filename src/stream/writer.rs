@@ -16,7 +16,7 @@ use super::record::RecordFile;
 use super::recover::{SegmentInfo, SurveyError, survey};
 use super::rewrite::make_durable;
 use super::sync::{Frontier, SyncJob, SyncLatch, Synced};
-use crate::format::{Commit, Framing, LogFormat};
+use crate::format::{Commit, Framing, LogFormat, name};
 use crate::offset::{BytePos, Offset};
 use crate::repo::{Repo, RepoLock, persist_names};
 use crate::segment::{Entry, SegmentReader, SegmentWriter};
@@ -134,6 +134,7 @@ impl StreamWriter {
         if let (Some(cut), Some(_)) = (&mut cut, claim) {
             set_aside(&*repo, &found, cut, floor, options.commit_bytes_max)?;
         }
+        let empty_head = found.empty_head;
         let head = open_head(&repo, &mut found)?;
         let first = found.first.or(options.first);
         let segment = head.as_ref().map(|head| (head.start(), head.end()));
@@ -169,7 +170,7 @@ impl StreamWriter {
             batcher,
             stopped: None,
             mark,
-            foreign: claim.map(|_| ForeignWriteCheck::default()),
+            foreign: claim.map(|_| ForeignWriteCheck::new(empty_head)),
             cut,
             latch: SyncLatch::default(),
             poison: None,
@@ -568,6 +569,10 @@ fn open_head(repo: &Arc<dyn Repo>, found: &mut super::recover::Survey) -> io::Re
         let framing = reader.header()?.ok().flatten().or(before).unwrap_or(Framing::of(reader.format()));
         // A WAL without any header starts anew with the next one that comes.
         let Some(header) = framing.encode_header() else {
+            let file = repo.open_write(&name::segment(framing.format(), start))?;
+            if file.bytes()? > 0 {
+                file.truncate(0)?;
+            }
             return Ok(None);
         };
         return SegmentWriter::reset(repo, start, framing, &header).map(Some);
