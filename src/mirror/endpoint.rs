@@ -29,8 +29,11 @@ pub struct Mirror {
     pub sink: Place,
     /// Whether to go on as the source grows, for ever.
     pub follow: bool,
-    /// Whether a torn end is cut off in a directory that is the sink, and accepted in one that is the source.
+    /// Whether a torn end of a directory that is the source is accepted: nobody writes it. The source is never changed.
     pub trim: bool,
+    /// Whether a directory may be the sink that has no mirror record and cannot be taken for a mirror by itself. It is compared
+    /// with the source all the same, no whole commit is cut, and what is cut is set aside beside it.
+    pub adopt: bool,
     /// Largest commit taken.
     pub commit_bytes_max: u64,
     /// How services are reached.
@@ -42,6 +45,6 @@ impl Mirror {
     #[must_use]
     pub fn new(source: Place, sink: Place) -> Self {
         let http = HttpOptions::default();
-        Mirror { source, sink, follow: false, trim: false, commit_bytes_max: COMMIT_BYTES_MAX, http }
+        Mirror { source, sink, follow: false, trim: false, adopt: false, commit_bytes_max: COMMIT_BYTES_MAX, http }
     }
 }

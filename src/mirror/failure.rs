@@ -132,6 +132,41 @@ pub enum MirrorError {
         /// The directory.
         place: PathBuf,
     },
+    /// A directory cannot be taken for a mirror of this source by itself. Nothing was changed.
+    #[error(
+        "sink: {}: not known to be a mirror of the source: {reason}; nothing was changed; if it is the copy and not the original, \
+         --adopt takes it over after comparing its last commit with the source", .place.display()
+    )]
+    NotOurs {
+        /// The directory.
+        place: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A SpacetimeDB is running on the directory that is the sink. Nothing was changed.
+    #[error(
+        "sink: {}: a SpacetimeDB is running on it{}: {} is locked; nothing was changed; is this the source?", .place.display(),
+        .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(), .lock.display()
+    )]
+    DatabaseRuns {
+        /// The directory.
+        place: PathBuf,
+        /// The file that is locked.
+        lock: PathBuf,
+        /// The process that holds it, if it is known.
+        pid: Option<u32>,
+    },
+    /// Source and sink are the same place, or one is inside the other.
+    #[error(
+        "{} and {} are the same directory, or one is inside the other: a source is never written", .source_place.display(),
+        .sink.display()
+    )]
+    SamePlace {
+        /// The source.
+        source_place: PathBuf,
+        /// The sink.
+        sink: PathBuf,
+    },
     /// What the sink holds cannot be restored, to be compared.
     #[error("sink: {0}")]
     Restore(#[from] RestoreError),
@@ -174,7 +209,9 @@ impl MirrorError {
     #[must_use]
     pub fn is_usage(&self) -> bool {
         match self {
-            MirrorError::Client(ClientError::Url { .. }) | MirrorError::NoBase { .. } => true,
+            MirrorError::Client(ClientError::Url { .. })
+            | MirrorError::NoBase { .. }
+            | MirrorError::SamePlace { .. } => true,
             MirrorError::Client(ClientError::Refused { status, .. }) => matches!(status, 400 | 401 | 403),
             _ => false,
         }
@@ -189,6 +226,7 @@ impl MirrorError {
             MirrorError::Snapshot(error) => !error.is_transient() && !matches!(error, SnapshotError::Io { .. }),
             MirrorError::Restore(error) => error.is_data(),
             MirrorError::Open(error) => !matches!(error, OpenError::Io(_) | OpenError::Locked { .. }),
+            MirrorError::DatabaseRuns { .. } => false,
             MirrorError::Append(error) => !matches!(error, AppendError::Poisoned { .. }),
             MirrorError::Client(ClientError::Refused { status, .. }) => !self.is_transient() && *status != 404,
             MirrorError::Refused(_) => !self.is_transient(),
