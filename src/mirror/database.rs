@@ -26,6 +26,7 @@ use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 
 use super::base::{self, Blocks};
+use super::distance::SharedWal;
 use super::endpoint::Mirror;
 use super::failure::MirrorError;
 use super::pump::pump;
@@ -63,11 +64,17 @@ pub(super) struct Database {
     path: PathBuf,
     /// A generation that was given a base, and which state of the file that was.
     brought: Mutex<Option<(Generation, Option<BaseVersion>)>>,
+    /// What was last seen of its WAL.
+    wal: SharedWal,
 }
 
 impl Database {
-    pub(super) fn new(path: &Path) -> Database {
-        Database { path: path.to_owned(), brought: Mutex::default() }
+    pub(super) fn new(path: &Path, wal: SharedWal) -> Database {
+        Database { path: path.to_owned(), brought: Mutex::default(), wal }
+    }
+
+    pub(super) async fn snapshot(&self) -> Result<Arc<Snapshot>, MirrorError> {
+        open(&self.path).await
     }
 
     /// Whether a generation is known to start from the base of this snapshot. Not asked of small bases: two writes may
@@ -92,7 +99,9 @@ pub(super) async fn attempt(
         // Watch first: what is written between the look and the first wait must wake us.
         let watch = mirror.follow.then(|| watch(path));
         let snapshot = open(path).await?;
+        saw(&database.wal, &snapshot);
         let reader = begin(database, snapshot, sink).await?;
+        database.wal.lock().unwrap_or_else(PoisonError::into_inner).mirrored = reader.snapshot.header();
         let (_, mut feeding) = sink.open(LogFormat::Wal, None).await?;
         let from = reader.next;
         (progress.next, progress.durable) = (from, from);
@@ -111,6 +120,10 @@ pub(super) async fn attempt(
         }
         log::debug!("{} was checkpointed, or its WAL started anew", path.display());
     }
+}
+
+fn saw(wal: &SharedWal, snapshot: &Snapshot) {
+    wal.lock().unwrap_or_else(PoisonError::into_inner).found = Some((snapshot.header(), snapshot.frames()));
 }
 
 async fn open(path: &Path) -> Result<Arc<Snapshot>, MirrorError> {
@@ -134,7 +147,10 @@ fn watch(path: &Path) -> Watch {
 async fn begin(source: &Database, snapshot: Arc<Snapshot>, sink: &Sink) -> Result<Reader, MirrorError> {
     let path = &source.path;
     let standing = sink.standing().await?;
-    let reader = |next, start| Reader { path: path.to_owned(), snapshot: snapshot.clone(), next, start };
+    let wal = &source.wal;
+    let reader = |next, start| {
+        Reader { path: path.to_owned(), snapshot: snapshot.clone(), next, start, wal: wal.clone() }
+    };
     if let (Some(theirs), Some(ours)) = (standing.end, snapshot.header())
         && theirs.header == ours
     {
@@ -297,6 +313,8 @@ struct Reader {
     next: Offset,
     /// How it goes on there; none at the start.
     start: Option<WalStart>,
+    /// Where to note what was seen.
+    wal: SharedWal,
 }
 
 impl Reader {
@@ -321,7 +339,7 @@ impl Reader {
 
     /// Sends what is there, and if it is watched what comes, until the database goes on with another WAL.
     fn read(self, watch: Option<Watch>, max: u64, out: &Out) -> Result<(), MirrorError> {
-        let Reader { path, snapshot, mut next, mut start } = self;
+        let Reader { path, snapshot, mut next, mut start, wal } = self;
         let identity = Identity::of(&snapshot);
         let (mut snapshot, mut looks, mut took) = (Some(snapshot), 0, Duration::ZERO);
         loop {
@@ -355,7 +373,10 @@ impl Reader {
             let since = Instant::now();
             match Snapshot::open(&path) {
                 Ok(found) if Identity::of(&found) != identity => return Ok(()),
-                Ok(found) => snapshot = Some(Arc::new(found)),
+                Ok(found) => {
+                    saw(&wal, &found);
+                    snapshot = Some(Arc::new(found));
+                }
                 Err(error @ (SnapshotError::Changed { .. } | SnapshotError::Unsettled { .. })) => {
                     log::debug!("looking again: {error}");
                 }

@@ -30,6 +30,8 @@ pub struct Mirror {
     pub follow: bool,
     /// Whether a torn end is cut off in a directory that is the sink, and accepted in one that is the source.
     pub trim: bool,
+    /// Whether a directory or log that is the sink is created where it does not exist.
+    pub create: bool,
     /// Largest commit taken.
     pub commit_bytes_max: u64,
 }
@@ -38,6 +40,6 @@ impl Mirror {
     /// A plain copy of `source` to `sink`.
     #[must_use]
     pub fn new(source: Place, sink: Place) -> Self {
-        Mirror { source, sink, follow: false, trim: false, commit_bytes_max: COMMIT_BYTES_MAX }
+        Mirror { source, sink, follow: false, trim: false, create: true, commit_bytes_max: COMMIT_BYTES_MAX }
     }
 }

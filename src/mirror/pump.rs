@@ -37,6 +37,10 @@ pub(super) async fn pump(
                 return Err(ahead(body.next.unwrap_or_default()));
             }
             Some(Err(error)) => return Err(error),
+            Some(Ok(Piece::Live { next, bytes })) => {
+                told(Event::SourceLive { next, bytes });
+                continue;
+            }
             Some(Ok(Piece::End(tail))) => return held.map_or(Ok(tail), |last| Err(ahead(last.offset))),
             Some(Ok(Piece::Batch(batch))) => batch,
         };

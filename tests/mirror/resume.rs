@@ -149,7 +149,7 @@ fn an_empty_source_is_an_empty_log() {
     let data = tempfile::tempdir().unwrap();
     let service = Service::start(data.path());
     let (source, copy, url) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), service.url("x"));
-    is_done(&mirror(arg(source.path()), &url, &[]), 0, 0);
+    is_done(&mirror(arg(source.path()), &url, &["--allow-empty"]), 0, 0);
     is_done(&mirror(&url, arg(copy.path()), &[]), 0, 0);
     // What was made of it takes the first commits there are, also of a source that starts later.
     for (name, bytes) in pruned() {
