@@ -87,13 +87,16 @@ pub struct CheckpointState {
 pub enum LogState {
     /// It can.
     Ok,
-    /// A write or sync failed; it takes no appends until the service is restarted. What is durable is still served.
-    Poisoned,
-    /// Its files are damaged; it is neither written nor served.
+    /// It could not be opened for writing, or a write or sync failed. It takes no appends until it is reopened, which the
+    /// service retries automatically. What is durable is still served, as far as that is known.
+    #[serde(alias = "poisoned")]
+    Failed,
+    /// Its files are damaged. It takes no appends; what is sound before the damage is served.
     Damaged,
 }
 
-/// Where a log stands.
+/// The status of a log. Positions are `None` when they are not known, because the log could not be opened: that is never
+/// the same as an empty log.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LogStatus {
     /// Its name.
@@ -105,18 +108,18 @@ pub struct LogStatus {
     /// The current generation.
     pub generation: Generation,
     /// Term of the last durable commit.
-    pub epoch: Epoch,
+    pub epoch: Option<Epoch>,
     /// Its first offset.
-    pub first: Offset,
+    pub first: Option<Offset>,
     /// The offset after the last commit appended, durable or not.
-    pub next: Offset,
-    /// The offset after the last durable commit.
-    pub durable: Offset,
+    pub next: Option<Offset>,
+    /// The offset after the last durable commit; of a damaged log, the end of what is sound.
+    pub durable: Option<Offset>,
     /// How many segments.
-    pub segments: u64,
+    pub segments: Option<u64>,
     /// Their durable bytes.
-    pub bytes: u64,
-    /// The last durable commit.
+    pub bytes: Option<u64>,
+    /// The last durable commit; also `None` for a log without commits.
     pub last_commit: Option<LastCommit>,
     /// Whether it can be used.
     pub state: LogState,
@@ -128,6 +131,28 @@ pub struct LogStatus {
     /// How that fares; none while all is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_failing: Option<CheckpointState>,
+}
+
+/// The positions of a log that are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Positions {
+    /// Its first offset.
+    pub first: Offset,
+    /// The offset after the last durable commit.
+    pub durable: Offset,
+    /// The durable bytes of its segments.
+    pub bytes: u64,
+    /// The last durable commit; none for a log without commits.
+    pub last_commit: Option<LastCommit>,
+}
+
+impl LogStatus {
+    /// Its positions; `None` when the service does not know them.
+    #[must_use]
+    pub fn positions(&self) -> Option<Positions> {
+        let (first, durable, bytes) = (self.first?, self.durable?, self.bytes?);
+        Some(Positions { first, durable, bytes, last_commit: self.last_commit })
+    }
 }
 
 /// The last durable commit: what a sender compares with its own log before it sends.

@@ -10,7 +10,8 @@ use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
 
 use crate::api::{
-    AckLine, AppendOutcome, CheckpointOutcome, CreateLog, ErrorBody, FRAMING_FIELD, LogStatus, SegmentStatus,
+    AckLine, AppendOutcome, CheckpointOutcome, CreateLog, ErrorBody, FRAMING_FIELD, LogState, LogStatus, Positions,
+    SegmentStatus,
 };
 use crate::format::{Framing, LogFormat};
 use crate::limits::{ACK_LINE_BYTES_MAX, ANSWER_BYTES_MAX, CONNECT_TIMEOUT, KEEPALIVE_IDLE};
@@ -54,6 +55,24 @@ impl ClientError {
             ClientError::Transport(error) => !error.is_builder(),
         }
     }
+}
+
+/// The positions in the status of a log.
+///
+/// # Errors
+/// When the service does not know them: [`ClientError::Refused`] with the status and code that a read would get. It is
+/// transient unless the log is damaged.
+pub fn positions(status: &LogStatus) -> Result<Positions, ClientError> {
+    status.positions().ok_or_else(|| {
+        let reason = status.error.as_deref().unwrap_or("no reason was given");
+        let (code, refused, what) = match status.state {
+            LogState::Damaged => ("corrupt-log", 500, "this log is damaged on disk"),
+            LogState::Ok | LogState::Failed => ("failed", 503, "the service cannot say now where this log ends"),
+        };
+        let message = format!("{what}: {reason}");
+        let body = ErrorBody { error: code.to_owned(), message, ..ErrorBody::default() };
+        ClientError::Refused { status: refused, body: Box::new(body) }
+    })
 }
 
 /// An error with its causes, since reqwest's own text names only the request.

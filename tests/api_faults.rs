@@ -38,7 +38,7 @@ fn start() -> (MemRepo, Arc<Plan>, Service) {
 
 #[track_caller]
 fn is_poisoned(answer: &Answer, cause: &str) {
-    assert_eq!(answer.refusal(), (503, "poisoned".to_owned()), "{}", answer.text());
+    assert_eq!(answer.refusal(), (503, "failed".to_owned()), "{}", answer.text());
     assert!(answer.header("retry-after").unwrap().parse::<u64>().unwrap() > 0);
     assert_eq!(answer.json()["next"], ACKNOWLEDGED);
     assert!(answer.text().contains(cause), "{cause} is not in {}", answer.text());
@@ -83,7 +83,7 @@ fn a_log_whose_disk_fails_is_poisoned_and_recovers_after_a_restart() {
         plan.clear();
         is_poisoned(&service.append("victim", "", &body), cause);
         let status = service.status("victim");
-        assert_eq!((&status["state"], &status["durable"]), (&"poisoned".into(), &ACKNOWLEDGED.into()), "{status}");
+        assert_eq!((&status["state"], &status["durable"]), (&"failed".into(), &ACKNOWLEDGED.into()), "{status}");
         assert!(status["error"].as_str().unwrap().contains(cause), "{status}");
         let health = service.get("/health");
         assert_eq!(health.status, 503);
@@ -126,7 +126,7 @@ fn everybody_who_waits_for_a_sync_that_fails_is_told() {
         is_poisoned(&again.join().unwrap(), "SyncFails");
     });
     let last = live.next_json().unwrap();
-    assert_eq!((&last["error"], &last["next"]), (&"poisoned".into(), &ACKNOWLEDGED.into()), "{last}");
+    assert_eq!((&last["error"], &last["next"]), (&"failed".into(), &ACKNOWLEDGED.into()), "{last}");
     assert_eq!(live.next_json(), None);
     assert_eq!(follower.next_chunk().unwrap(), None, "what failed to sync must not be read");
     drop(service);
@@ -170,14 +170,14 @@ fn a_service_on_a_disk_that_cannot_be_written_says_so_and_loses_nothing() {
             // Nothing had to be written to open it.
             assert_eq!((trouble, &status["durable"]), (Trouble::DiskFull, &ACKNOWLEDGED.into()));
         } else {
-            assert_eq!(status["state"], "poisoned", "{status}");
+            assert_eq!(status["state"], "failed", "{status}");
             assert!(status["error"].as_str().unwrap().starts_with("cannot open the log: "), "{status}");
             // What is not known is not given out as nothing.
             for path in ["commits", "commits?from=3", "commits?follow=true", "segments", "segments/0"] {
                 let answer = service.get(&format!("/logs/victim/{path}"));
-                assert_eq!(answer.refusal(), (503, "poisoned".to_owned()), "{trouble:?} {path}: {}", answer.text());
+                assert_eq!(answer.refusal(), (503, "failed".to_owned()), "{trouble:?} {path}: {}", answer.text());
             }
-            assert_eq!(service.append("victim", "", &commits(3, 1, 50, 0)).refusal().1, "poisoned");
+            assert_eq!(service.append("victim", "", &commits(3, 1, 50, 0)).refusal().1, "failed");
             assert_eq!(service.get("/health").status, 503);
         }
         other_goes_on(&service);
@@ -218,7 +218,7 @@ fn a_log_whose_directory_is_removed_under_the_service_is_poisoned() {
     fs::remove_dir_all(data.path().join("logs/victim")).unwrap();
     fs::remove_dir_all(data.path().join("logs/idle")).unwrap();
     let open = service.append("victim", "", &commits(4, 1, 50, 0));
-    assert_eq!((open.refusal(), &open.json()["next"]), ((503, "poisoned".to_owned()), &4.into()), "{}", open.text());
+    assert_eq!((open.refusal(), &open.json()["next"]), ((503, "failed".to_owned()), &4.into()), "{}", open.text());
     assert!(open.text().contains("the file was removed while it was being written"), "{}", open.text());
     is_poisoned(&service.append("idle", "", &commits(3, 1, 50, 0)), "cannot open the log");
     assert_eq!(service.get("/health").text().lines().count(), 2);

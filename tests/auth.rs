@@ -90,7 +90,7 @@ fn without_the_token_every_call_is_refused_and_nothing_is_written() {
     let after = (support::files(&log.join("0000000001")), std::fs::read(log.join("log.json")).unwrap());
     assert_eq!(before, after);
     assert_eq!(std::fs::read_dir(data.path().join("logs")).unwrap().count(), 1);
-    assert_eq!(service.registry.get("app").unwrap().status().next, Offset(0));
+    assert_eq!(service.registry.get("app").unwrap().status().next, Some(Offset(0)));
 }
 
 #[test]

@@ -119,12 +119,11 @@ fn what_is_no_logmirror_service_is_said_to_be_none() {
 
 #[test]
 fn what_may_go_away_by_itself_is_transient() {
-    let json = r#"{"error":"poisoned","message":"the disk"}"#;
+    let json = r#"{"error":"failed","message":"the disk"}"#;
     let unavailable = format!("HTTP/1.1 503 Service Unavailable\r\ncontent-length: {}\r\n\r\n{json}", json.len());
     let error = status_of(&unavailable);
     assert!(
-        error.is_transient()
-            && matches!(&error, ClientError::Refused { status: 503, body } if body.error == "poisoned")
+        error.is_transient() && matches!(&error, ClientError::Refused { status: 503, body } if body.error == "failed")
     );
     // A proxy whose service is being restarted says so in its own words.
     for status in ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"] {
@@ -147,7 +146,7 @@ fn a_log_goes_in_and_comes_out_byte_for_byte() {
     let (client, whole) = (service.client("app"), stream_of("whole"));
     service.runtime.block_on(async {
         let created = client.create(LogFormat::Commitlog, Some(Offset(0))).await.unwrap();
-        assert_eq!((created.durable, created.last_commit, created.state), (Offset(0), None, LogState::Ok));
+        assert_eq!((created.durable, created.last_commit, created.state), (Some(Offset(0)), None, LogState::Ok));
         assert_eq!(client.create(LogFormat::Commitlog, Some(Offset(0))).await.unwrap().id, created.id);
         let outcome = client.append(None, whole[..9000].to_vec()).await.unwrap_err();
         let ClientError::Refused { status: 422, body } = outcome else { panic!("{outcome}") };
@@ -159,7 +158,7 @@ fn a_log_goes_in_and_comes_out_byte_for_byte() {
         let status = client.find().await.unwrap().unwrap();
         let checksum = u32::from_le_bytes(whole[whole.len() - 4..].try_into().unwrap());
         let last = LastCommit { offset: Offset(357), entries: 3, checksum: checksum.into() };
-        assert_eq!((status.last_commit, status.segments), (Some(last), 4));
+        assert_eq!((status.last_commit, status.segments), (Some(last), Some(4)));
         let read = client.read(Offset(0), None, false).await.unwrap();
         let bytes =
             read.try_fold(vec![], |all, bytes| async move { Ok([all, bytes.to_vec()].concat()) }).await.unwrap();

@@ -217,7 +217,7 @@ async fn nobody_hears_of_a_row_that_is_not_durable() {
     assert_eq!(rows(&again, "SELECT count(*) FROM t"), ["1"]);
     again.refresh().await.unwrap();
     again.settle().await.unwrap();
-    assert!(matches!(again.turn().await, Err(Error::Poisoned(_))));
+    assert!(matches!(again.turn().await, Err(Error::Failed(_))));
 }
 
 #[tokio::test(flavor = "multi_thread")]

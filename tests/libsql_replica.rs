@@ -83,7 +83,7 @@ impl Scene {
 
     /// The number of durable frames.
     fn last(&self) -> u64 {
-        self.service.status(&self.service.client("app")).unwrap().unwrap().durable.0 - 1
+        self.service.status(&self.service.client("app")).unwrap().unwrap().durable.unwrap().0 - 1
     }
 
     fn roll_over(&self) {

@@ -461,7 +461,8 @@ fn replicas_and_mirrors_of_one_remote_are_a_cascade() {
     assert_eq!(copied.code, Some(0), "{copied:?}");
     let other = Scene::new();
     let relay = Mirror::start(scene.url(), other.url(), &["--follow"]);
-    let frames = |scene: &Scene| scene.service.status(&scene.service.client("app")).unwrap().unwrap().durable.0;
+    let frames =
+        |scene: &Scene| scene.service.status(&scene.service.client("app")).unwrap().unwrap().durable.unwrap().0;
     relay.wait_durable(frames(&scene));
     assert_eq!(done(&other.replica("reader", &["pull"]))["made"], true);
     assert_eq!(other.sql("reader", ALL), "1|x\n");

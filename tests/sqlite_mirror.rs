@@ -113,7 +113,7 @@ fn status(service: &Service, log: &str) -> LogStatus {
 /// The generation and the frames of it.
 fn stands(service: &Service, log: &str) -> (u64, u64) {
     let status = status(service, log);
-    (status.generation.0, status.durable.0 - 1)
+    (status.generation.0, status.durable.unwrap().0 - 1)
 }
 
 fn restored(service: &Service, log: &str, out: &Path) {
@@ -378,7 +378,7 @@ fn caught_up(service: &Service, app: &Path) {
     until("the mirror to catch up", || {
         let status = service.status(&service.client("app")).unwrap()?;
         let last = status.last_commit.map(|last| last.checksum);
-        (status.durable.0 == frames + 1 && last == Some(end.chain.number())).then_some(())
+        (status.durable.unwrap().0 == frames + 1 && last == Some(end.chain.number())).then_some(())
     });
 }
 

@@ -354,7 +354,10 @@ fn a_head_that_is_a_link_to_nowhere_is_an_error_and_no_loop() {
         std::os::unix::fs::symlink("nowhere", followed.path(head)).unwrap();
         for _ in 0..3 {
             let error = followed.error();
-            assert!(matches!(&error, ReadError::Io(error) if error.to_string().contains("cannot be opened")), "{error}");
+            assert!(
+                matches!(&error, ReadError::Io(error) if error.to_string().contains("cannot be opened")),
+                "{error}"
+            );
         }
         std::fs::remove_file(followed.path(head)).unwrap();
         followed.append(head, &files[&name::segment(LogFormat::Commitlog, Offset(head))]);

@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use super::draft::Draft;
 use super::feed::Feed;
 use super::fold::{FoldError, Folded, prepare};
-use crate::client::{Client, ClientError};
+use crate::api::Positions;
+use crate::client::{Client, ClientError, positions};
 use crate::format::wal::FIRST_FRAME;
 use crate::format::{LogFormat, name};
 use crate::limits::{JSON_BYTES_MAX, PIECES_UNDER_WAY};
@@ -149,12 +150,13 @@ pub fn restore_dir(dir: &Path, wanted: &Wanted) -> Result<(Option<Generation>, F
 pub async fn restore_url(client: &Client, wanted: &Wanted) -> Result<(Option<Generation>, Folded), RestoreError> {
     let place = Place::of(wanted)?;
     let current = client.status().await?;
+    let Positions { durable, .. } = positions(&current)?;
     if current.format != LogFormat::Wal {
         let format = current.format;
         return Err(RestoreError::NotALog(format!("{} is a {format}, which makes no database", client.url())));
     }
     let generation = wanted.generation.unwrap_or(current.generation);
-    let durable = Offset(current.durable.0.saturating_sub(1));
+    let durable = Offset(durable.0.saturating_sub(1));
     // Of an older generation the status does not say where it ends.
     let durable = (generation == current.generation && wanted.to.is_none()).then_some(durable);
 

@@ -115,7 +115,9 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
 fn check_places(args: &MirrorArgs) -> Result<(), String> {
     for place in [&args.source, &args.sink] {
         if let Some(url) = place::url_meant(place) {
-            return Err(format!("{place} is no path that exists, and looks like a host: did you mean {url}? (./{place} is a path)"));
+            return Err(format!(
+                "{place} is no path that exists, and looks like a host: did you mean {url}? (./{place} is a path)"
+            ));
         }
     }
     let path = Path::new(&args.source);

@@ -84,7 +84,9 @@ pub fn url_meant(place: &str) -> Option<String> {
         (_, Some(_)) if (port.is_some() || !Path::new(host).exists()) && plausible(host) => {
             Some(format!("http://{place}"))
         }
-        (Some(_), _) if rest.trim_matches('/').is_empty() || rest == "logs/" => Some(format!("http://{host}/logs/NAME")),
+        (Some(_), _) if rest.trim_matches('/').is_empty() || rest == "logs/" => {
+            Some(format!("http://{host}/logs/NAME"))
+        }
         (Some(_), _) => Some(format!("http://{place}")),
         _ => None,
     }
@@ -108,7 +110,9 @@ fn logs_near(path: &Path) -> Vec<PathBuf> {
     }
     logs.sort();
     // Of the generations of one log the last one.
-    let last_of = |dir: &PathBuf, next: Option<&PathBuf>| !(is_generation(dir) && next.is_some_and(|next| is_generation(next) && next.parent() == dir.parent()));
+    let last_of = |dir: &PathBuf, next: Option<&PathBuf>| {
+        !(is_generation(dir) && next.is_some_and(|next| is_generation(next) && next.parent() == dir.parent()))
+    };
     let kept = logs.iter().enumerate().filter(|(at, dir)| last_of(dir, logs.get(at + 1))).map(|(_, dir)| dir.clone());
     kept.collect()
 }

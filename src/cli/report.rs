@@ -83,7 +83,20 @@ impl Report {
         let before = (now, State::Starting, None);
         let (distance, waiting, attempt) = (None, None, None);
         let layout = COPYING;
-        Report { way, quiet, follow, start, told: start, before, now, distance, source_bytes: 0, waiting, attempt, layout }
+        Report {
+            way,
+            quiet,
+            follow,
+            start,
+            told: start,
+            before,
+            now,
+            distance,
+            source_bytes: 0,
+            waiting,
+            attempt,
+            layout,
+        }
     }
 
     pub(super) fn tell(&mut self, event: &Event) {
@@ -288,8 +301,12 @@ impl Report {
     pub(super) fn planned(self, plan: &Plan) -> Exit {
         let mut out = std::io::stdout().lock();
         let written = match self.way {
-            Way::Json => writeln!(out, "{}", json!({"event": "plan", "creates": plan.creates, "compares": plan.compares,
-                "same": plan.same, "from": plan.from, "to": plan.to, "source_bytes": plan.bytes, "notes": plan.notes})),
+            Way::Json => writeln!(
+                out,
+                "{}",
+                json!({"event": "plan", "creates": plan.creates, "compares": plan.compares,
+                "same": plan.same, "from": plan.from, "to": plan.to, "source_bytes": plan.bytes, "notes": plan.notes})
+            ),
             _ => write!(out, "{plan}"),
         };
         printed(written.map(|()| if plan.same == Some(false) { Exit::Data } else { Exit::Done }))

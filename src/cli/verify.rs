@@ -66,7 +66,7 @@ fn remote(args: &VerifyArgs) -> Exit {
     };
     let bar = if args.json { ProgressBar::hidden() } else { progress_bar() };
     let result = super::block_on(async {
-        bar.set_length(client.status().await?.bytes);
+        bar.set_length(client.status().await?.bytes.unwrap_or_default());
         verify_url(&client, COMMIT_BYTES_MAX, |bytes| bar.inc(bytes)).await
     });
     bar.finish_and_clear();

@@ -167,7 +167,7 @@ impl Engine {
     /// Whether the log takes anything.
     pub(super) fn is_writable(&self) -> Result<(), Error> {
         match self.log.view().state {
-            State::Poisoned(cause) => Err(Error::Poisoned(cause)),
+            State::Failed(cause) => Err(Error::Failed(cause)),
             _ => Ok(()),
         }
     }
@@ -192,7 +192,7 @@ impl Engine {
             // Its first frames came from elsewhere, with a header that the engine does not have.
             (State::Ok, None) if last > 0 => Err(closed()),
             // One that takes no more is read as far as it goes.
-            (State::Ok | State::Poisoned(_), _) => Ok(()),
+            (State::Ok | State::Failed(_), _) => Ok(()),
             (State::Damaged(cause), _) => Err(Error::Damaged(cause.clone())),
             (State::Ended(_), _) => Err(closed()),
         };

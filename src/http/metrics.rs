@@ -27,23 +27,25 @@ type PerLog = Family<Labels, Gauge<u64, AtomicU64>>;
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Failure> {
     let logs: Vec<LogStatus> = app.registry.logs().iter().map(|log| log.status()).collect();
     let mut registry = Registry::with_prefix("logmirror");
-    let mut gauge = |name: &str, help: &str, unit: Option<Unit>, value: fn(&LogStatus) -> u64| {
+    let mut gauge = |name: &str, help: &str, unit: Option<Unit>, value: fn(&LogStatus) -> Option<u64>| {
         let family = PerLog::default();
-        for log in &logs {
-            family.get_or_create(&Labels { log: log.log.clone() }).set(value(log));
+        // A position that is not known has no sample.
+        for (log, value) in logs.iter().filter_map(|log| Some((log, value(log)?))) {
+            family.get_or_create(&Labels { log: log.log.clone() }).set(value);
         }
         match unit {
             Some(unit) => registry.register_with_unit(name, help, unit, family),
             None => registry.register(name, help, family),
         }
     };
-    gauge("durable_offset", "Offset after the last durable commit", None, |log| log.durable.0);
-    gauge("appended_offset", "Offset after the last commit appended", None, |log| log.next.0);
-    gauge("first_offset", "First offset of the log", None, |log| log.first.0);
-    gauge("epoch", "Term of the last durable commit", None, |log| log.epoch.0);
+    gauge("durable_offset", "Offset after the last durable commit", None, |log| log.durable.map(|at| at.0));
+    gauge("appended_offset", "Offset after the last commit appended", None, |log| log.next.map(|at| at.0));
+    gauge("first_offset", "First offset of the log", None, |log| log.first.map(|at| at.0));
+    gauge("epoch", "Term of the last durable commit", None, |log| log.epoch.map(|epoch| epoch.0));
     gauge("segments", "Segments of the log", None, |log| log.segments);
     gauge("log_size", "Durable bytes of the log", Some(Unit::Bytes), |log| log.bytes);
-    gauge("usable", "1 while the log can be written and read", None, |log| u64::from(log.state == LogState::Ok));
+    gauge("usable", "1 while the log can be written and read", None, |log| Some(u64::from(log.state == LogState::Ok)));
+    app.registry.counters().register(&mut registry);
     let checkpoints = app.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((succeeded, failed, alarms)) = checkpoints.as_ref().map(Checkpoints::counts) {
         let mut number = |name: &str, help: &str, value: u64| {

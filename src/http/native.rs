@@ -161,7 +161,7 @@ pub(super) async fn segment(
 pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
     let problem = |log: &Arc<Log>| match log.view().state {
         Health::Ok | Health::Ended(_) => None,
-        Health::Poisoned(cause) => Some(format!("log {} is poisoned: {cause}", log.name())),
+        Health::Failed(cause) => Some(format!("log {} has failed: {cause}", log.name())),
         Health::Damaged(cause) => Some(format!("log {} is damaged: {cause}", log.name())),
     };
     let problems: Vec<String> = app.registry.logs().iter().filter_map(problem).collect();

@@ -41,7 +41,7 @@ impl Append {
         let view = log.view();
         match view.state {
             super::State::Ok => {}
-            super::State::Poisoned(cause) => return Err(Error::Poisoned(cause)),
+            super::State::Failed(cause) => return Err(Error::Failed(cause)),
             super::State::Damaged(cause) => return Err(Error::Damaged(cause)),
             super::State::Ended(_) => return Err(Error::Ended { generation: log.generation() }),
         }

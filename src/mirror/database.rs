@@ -148,9 +148,8 @@ async fn begin(source: &Database, snapshot: Arc<Snapshot>, sink: &Sink) -> Resul
     let path = &source.path;
     let standing = sink.standing().await?;
     let wal = &source.wal;
-    let reader = |next, start| {
-        Reader { path: path.to_owned(), snapshot: snapshot.clone(), next, start, wal: wal.clone() }
-    };
+    let reader =
+        |next, start| Reader { path: path.to_owned(), snapshot: snapshot.clone(), next, start, wal: wal.clone() };
     if let (Some(theirs), Some(ours)) = (standing.end, snapshot.header())
         && theirs.header == ours
     {

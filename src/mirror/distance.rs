@@ -12,7 +12,8 @@ use tokio::time::sleep;
 
 use super::endpoint::{Mirror, Place};
 use super::run::{Event, Progress};
-use crate::client::Client;
+use crate::api::Positions;
+use crate::client::{Client, positions};
 use crate::format::wal::WalHeader;
 use crate::format::{Commit, Framing};
 use crate::limits::{MEASURE_COMMITS_MAX, MEASURE_EVERY, MEASURE_LOG_EVERY, MEASURE_TIME_MAX};
@@ -206,7 +207,7 @@ fn of_wal(seen: &SharedWal, progress: Option<Progress>) -> Option<Measured> {
 
 async fn of_log(client: &Client, progress: Option<Progress>) -> io::Result<Measured> {
     let status = client.status().await.map_err(io::Error::other)?;
-    let (first, next, bytes) = (status.first, status.durable, status.bytes);
+    let Positions { first, durable: next, bytes, .. } = positions(&status).map_err(io::Error::other)?;
     let Progress { next: sent, durable, .. } = progress.unwrap_or_default();
     let share = |from: Offset| {
         let (all, wanted) = (next.0.saturating_sub(first.0), next.0.saturating_sub(from.max(first).0));

@@ -139,14 +139,6 @@ pub enum MirrorError {
     /// What the sink holds cannot be restored, to be compared.
     #[error("sink: {0}")]
     Restore(#[from] RestoreError),
-    /// A service does not know where its log is: it could not open it.
-    #[error("{place}: the service cannot say where the log ends{}", because(.reason))]
-    Unknown {
-        /// The URL of the log.
-        place: String,
-        /// What the service says.
-        reason: Option<String>,
-    },
     /// A sink must exist already, and does not.
     #[error("{place} does not exist, and --create=never forbids to create it: check its name, or leave --create out")]
     Absent {
@@ -156,10 +148,6 @@ pub enum MirrorError {
     /// The connection or a thread ended early.
     #[error("{0}")]
     Interrupted(String),
-}
-
-fn because(reason: &Option<String>) -> String {
-    reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default()
 }
 
 impl MirrorError {
@@ -173,7 +161,7 @@ impl MirrorError {
             },
             // A stream from a service that is cut by its end, not by damage.
             MirrorError::Received(ScanError::Truncated { .. }) => Blame::Transient,
-            MirrorError::Unknown { .. } | MirrorError::Interrupted(_) => Blame::Transient,
+            MirrorError::Interrupted(_) => Blame::Transient,
             MirrorError::Open(OpenError::Io(_) | OpenError::Locked { .. }) | MirrorError::Dir { .. } => Blame::Io,
             // A write or sync of ours failed.
             MirrorError::Append(AppendError::Poisoned { .. }) => Blame::Io,

@@ -126,9 +126,9 @@ impl Registry {
                     Err(error)
                 }
                 Err(NotBegun::Unknown(cause)) => {
-                    log::error!("{} is poisoned: {cause}", log.name());
-                    log.publish(|view| view.state = State::Poisoned(cause.clone()));
-                    Err(Error::Poisoned(cause))
+                    log::error!("{} has failed: {cause}", log.name());
+                    log.publish(|view| view.state = State::Failed(cause.clone()));
+                    Err(Error::Failed(cause))
                 }
             }
         })

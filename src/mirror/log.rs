@@ -26,8 +26,8 @@ pub enum State {
     /// It can.
     #[default]
     Ok,
-    /// A write or sync failed.
-    Poisoned(Arc<str>),
+    /// It could not be opened, or a write or sync failed: it is reopened automatically.
+    Failed(Arc<str>),
     /// Its files are damaged.
     Damaged(Arc<str>),
     /// The log went on to this generation; this one is read only.
@@ -285,23 +285,24 @@ impl Log {
     /// Refuses when the log is damaged, or could never be opened. A log that was poisoned later serves what is durable.
     ///
     /// # Errors
-    /// [`Error::Damaged`] and [`Error::Poisoned`].
+    /// [`Error::Damaged`] and [`Error::Failed`].
     pub fn readable(&self) -> Result<(), Error> {
         let view = self.view.borrow();
         match &view.state {
             State::Damaged(cause) => Err(Error::Damaged(cause.clone())),
-            State::Poisoned(cause) if !view.opened => Err(Error::Poisoned(cause.clone())),
-            State::Ok | State::Poisoned(_) | State::Ended(_) => Ok(()),
+            State::Failed(cause) if !view.opened => Err(Error::Failed(cause.clone())),
+            State::Ok | State::Failed(_) | State::Ended(_) => Ok(()),
         }
     }
 
-    /// Where the log stands.
+    /// Its status.
     #[must_use]
     pub fn status(&self) -> LogStatus {
         let view = self.view.borrow();
+        let known = view.opened;
         let (state, error) = match &view.state {
             State::Ok | State::Ended(_) => (LogState::Ok, None),
-            State::Poisoned(cause) => (LogState::Poisoned, Some(cause.to_string())),
+            State::Failed(cause) => (LogState::Failed, Some(cause.to_string())),
             State::Damaged(cause) => (LogState::Damaged, Some(cause.to_string())),
         };
         let last =
@@ -311,12 +312,12 @@ impl Log {
             format: self.meta.format,
             id: self.meta.id.clone(),
             generation: self.meta.generation,
-            epoch: view.epoch,
-            first: self.meta.first,
-            next: Offset(self.appended.load(Ordering::Relaxed)).max(view.durable),
-            durable: view.durable,
-            segments: view.segments().count() as u64,
-            bytes: view.segments().map(|segment| segment.bytes).sum(),
+            epoch: known.then_some(view.epoch),
+            first: known.then_some(self.meta.first),
+            next: known.then(|| Offset(self.appended.load(Ordering::Relaxed)).max(view.durable)),
+            durable: known.then_some(view.durable),
+            segments: known.then(|| view.segments().count() as u64),
+            bytes: known.then(|| view.segments().map(|segment| segment.bytes).sum()),
             last_commit: last,
             state,
             error,

@@ -8,8 +8,8 @@ use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
 use super::run::Origin;
 use super::source::{Piece, Reading};
-use crate::api::LastCommit;
-use crate::client::Client;
+use crate::api::{LastCommit, Positions};
+use crate::client::{Client, positions};
 use crate::format::LogFormat;
 use crate::offset::Offset;
 use crate::repo::FsRepo;
@@ -114,7 +114,8 @@ pub async fn plan(mirror: &Mirror) -> Result<Plan, MirrorError> {
         Place::Dir(path) => {
             let (dir, max) = (path.clone(), mirror.commit_bytes_max);
             let measured = database::off(move || measure_dir(dir, max, from)).await?;
-            let (to, bytes) = measured.map_err(|error| MirrorError::Dir { place: path.display().to_string(), error })?;
+            let (to, bytes) =
+                measured.map_err(|error| MirrorError::Dir { place: path.display().to_string(), error })?;
             (Some(to), bytes)
         }
     };
@@ -131,7 +132,8 @@ async fn stand(mirror: &Mirror, plan: &mut Plan) -> Result<(Option<Offset>, Opti
                 plan.creates = Some(client.url().to_string());
                 return Ok((None, None));
             };
-            return Ok((Some(status.durable), status.last_commit));
+            let Positions { durable, last_commit, .. } = positions(&status)?;
+            return Ok((Some(durable), last_commit));
         }
     };
     if !path.exists() {

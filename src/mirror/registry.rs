@@ -16,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::append::Append;
 use super::budget::{Budget, Share};
+use super::counters::Counters;
 use super::error::Error;
 use super::feed::Feed;
 use super::generation::remove_unbegun;
@@ -76,6 +77,7 @@ pub struct Registry {
     pub(super) shards: Shards,
     pub(super) budget: Arc<Budget>,
     pub(super) settings: Settings,
+    counters: Arc<Counters>,
     stop: watch::Sender<bool>,
 }
 
@@ -98,6 +100,7 @@ impl Registry {
             0 => cores.min(WRITER_THREADS_MAX),
             threads => threads,
         };
+        let counters = Arc::<Counters>::default();
         let registry = Registry {
             logs_repo,
             lock: RwLock::new(Some(lock)),
@@ -105,9 +108,10 @@ impl Registry {
             logs: RwLock::default(),
             older: Mutex::default(),
             held_back: Mutex::default(),
-            shards: Shards::start(threads, &settings)?,
+            shards: Shards::start(threads, &settings, &counters)?,
             budget: Arc::new(Budget::new(settings.memory_max, settings.commit_bytes_max)),
             settings,
+            counters,
             stop: watch::Sender::new(false),
         };
         let mut opening = Vec::new();
@@ -157,10 +161,11 @@ impl Registry {
         let log = self.log(log_name, meta, self.logs_repo.clone());
         let cause: Arc<str> = format!("cannot open the log: {error}").into();
         log::error!("{log_name}: {cause}");
+        self.counters.count(&self.counters.failures, log_name);
         log.publish(|view| {
             view.state = match error.kind() {
                 io::ErrorKind::InvalidData | io::ErrorKind::NotFound => State::Damaged(cause),
-                _ => State::Poisoned(cause),
+                _ => State::Failed(cause),
             };
         });
         self.add(Arc::new(log));
@@ -208,6 +213,12 @@ impl Registry {
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// What happened since it was opened.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
     }
 
     /// All logs, by name.
@@ -258,6 +269,8 @@ impl Registry {
         }
         let failed = |error: io::Error| Error::Unavailable(format!("cannot create log {log_name:?}: {error}"));
         let log = self.create_files(log_name, wanted, first).map_err(failed)?;
+        log::info!("log {log_name} created: a {}, first offset {first}, id {}", log.format(), log.id());
+        self.counters.logs_created.inc();
         let _ = self.start(log).blocking_recv();
         Ok((self.get(log_name)?, true))
     }

@@ -10,6 +10,7 @@ use crossbeam_channel as jobs;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::budget::Share;
+use super::counters::Counters;
 use super::error::Error;
 use super::log::{Log, State};
 use super::registry::Settings;
@@ -126,7 +127,7 @@ enum Job {
 }
 
 impl Shards {
-    pub(super) fn start(threads: usize, settings: &Settings) -> std::io::Result<Shards> {
+    pub(super) fn start(threads: usize, settings: &Settings, counters: &Arc<Counters>) -> std::io::Result<Shards> {
         let (jobs, todo) = jobs::unbounded::<Job>();
         for n in 0..SYNC_THREADS {
             let todo = todo.clone();
@@ -141,6 +142,7 @@ impl Shards {
                 jobs: jobs.clone(),
                 queue: queue.downgrade(),
                 settings: *settings,
+                counters: counters.clone(),
                 alone: (0, Instant::now()),
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
@@ -219,6 +221,7 @@ struct Shard {
     /// Its own queue, for the answers of the sync threads. Weak, so that it ends when nobody else can send to it.
     queue: mpsc::WeakSender<Message>,
     settings: Settings,
+    counters: Arc<Counters>,
     /// The slot that alone got messages, and since when.
     alone: (u64, Instant),
 }
@@ -313,11 +316,14 @@ impl Shard {
         if !self.slots.contains_key(log.name()) {
             match log.view().state {
                 State::Ok => {}
-                State::Poisoned(cause) => return Err(Error::Poisoned(cause)),
+                State::Failed(cause) => return Err(Error::Failed(cause)),
                 State::Damaged(cause) => return Err(Error::Damaged(cause)),
                 State::Ended(_) => return Err(Error::Ended { generation: log.generation() }),
             }
-            let writer = open(log, &self.settings).inspect_err(|error| log::error!("{}: {error}", log.name()))?;
+            let writer = open(log, &self.settings).inspect_err(|error| {
+                log::error!("{}: {error}", log.name());
+                self.counters.count(&self.counters.failures, log.name());
+            })?;
             let (waiting, sessions, shares, used) = (VecDeque::new(), Vec::new(), Vec::new(), Instant::now());
             self.opened += 1;
             let slot = Slot {
@@ -396,8 +402,8 @@ fn open(log: &Arc<Log>, settings: &Settings) -> Result<StreamWriter, Error> {
                 OpenError::Io(error) => format!("cannot open the log: {error}").into(),
                 error => error.to_string().into(),
             };
-            log.publish(|view| view.state = State::Poisoned(cause.clone()));
-            return Err(Error::Poisoned(cause));
+            log.publish(|view| view.state = State::Failed(cause.clone()));
+            return Err(Error::Failed(cause));
         }
         Err(error) => error.to_string().into(),
     };
@@ -547,16 +553,16 @@ impl Slot {
         };
         let was_sound = self.log.view().state == State::Ok;
         if was_sound {
-            log::error!("{} is poisoned: {cause}", self.log.name());
-            self.log.publish(|view| view.state = State::Poisoned(cause.clone()));
+            log::error!("{} has failed: {cause}", self.log.name());
+            self.log.publish(|view| view.state = State::Failed(cause.clone()));
         }
         self.postponed = None;
         for session in self.sessions.drain(..).filter_map(|session| session.upgrade()) {
-            session.fail(Error::Poisoned(cause.clone()));
+            session.fail(Error::Failed(cause.clone()));
         }
         let durable = self.writer.durable();
         for (_, session, reply) in self.waiting.drain(..) {
-            let error = session.progress().error.clone().unwrap_or(Error::Poisoned(cause.clone()));
+            let error = session.progress().error.clone().unwrap_or(Error::Failed(cause.clone()));
             let _nobody_waits = reply.send(Err((error, durable)));
         }
     }

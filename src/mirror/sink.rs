@@ -6,8 +6,8 @@ use super::base;
 use super::failure::MirrorError;
 use super::feeding::Feeding;
 use super::source::Extent;
-use crate::api::LastCommit;
-use crate::client::Client;
+use crate::api::{LastCommit, Positions};
+use crate::client::{Client, positions};
 use crate::format::LogFormat;
 use crate::offset::{Generation, Offset};
 use crate::repo::FsRepo;
@@ -55,7 +55,8 @@ impl Sink {
                     return Err(MirrorError::LaterGeneration { sink, source_generation });
                 }
                 // An attempt before may have ended right after the log was created.
-                Ok(status.format == LogFormat::Wal && (sink < source_generation || status.durable == status.first))
+                let Positions { first, durable, .. } = positions(&status)?;
+                Ok(status.format == LogFormat::Wal && (sink < source_generation || durable == first))
             }
         }
     }
@@ -78,7 +79,7 @@ impl Sink {
                     Some(status) => status,
                     None => client.create(format, first).await?,
                 };
-                let (durable, last) = (status.durable, status.last_commit);
+                let Positions { durable, last_commit: last, .. } = positions(&status)?;
                 Ok((Stand { next: Some(durable), last }, Feeding::url(client.clone(), durable)))
             }
         }

@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 
 use super::failure::MirrorError;
 use super::still::{Stillness, Verdict};
-use crate::api::{LogState, LogStatus};
-use crate::client::Client;
+use crate::api::Positions;
+use crate::client::{Client, positions};
 use crate::format::{Framing, LogFormat};
 use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED, STILL_LOOK};
 use crate::offset::{BytePos, Generation, Offset};
@@ -83,10 +83,9 @@ impl Source {
                     Some(generation) => client.status_of(generation).await?,
                     None => client.status().await?,
                 };
-                // Of a damaged log nothing is known; reading it says what is wrong.
-                let end = (status.state != LogState::Damaged).then_some(status.durable);
-                let LogStatus { generation, format, first, bytes, .. } = status;
-                Ok(Extent { generation, format: Some(format), first: Some(first), end, bytes })
+                let Positions { first, durable, bytes, .. } = positions(&status)?;
+                let (format, generation) = (Some(status.format), status.generation);
+                Ok(Extent { generation, format, first: Some(first), end: Some(durable), bytes })
             }
             Source::Dir(repo) => {
                 let unreadable = |error| MirrorError::Dir { place: repo.place(), error };

@@ -11,8 +11,9 @@ use super::base;
 use super::database::off;
 use super::failure::MirrorError;
 use super::sink::Sink;
+use crate::api::Positions;
 use crate::checkpoint::{RestoreError, Wanted, restore_dir, restore_url};
-use crate::client::Client;
+use crate::client::{Client, positions};
 use crate::format::wal::{Chain, FIRST_FRAME, WalStart};
 use crate::format::{Framing, LogFormat, database};
 use crate::limits::{COMPARE_BYTES_MAX, LIBSQL_PAGE_SIZE, READ_BLOCK};
@@ -49,13 +50,17 @@ impl Sink {
     pub(super) async fn standing(&self) -> Result<Standing, MirrorError> {
         match self {
             Sink::Url(client) => {
-                let status = match client.find().await?.filter(|status| status.format == LogFormat::Wal) {
+                let found = client.find().await?;
+                // Whatever cannot be opened says neither format nor positions.
+                let _known = found.as_ref().map(positions).transpose()?;
+                let status = match found.filter(|status| status.format == LogFormat::Wal) {
                     Some(status) => status,
                     // The service says so itself when it is there in another format.
                     None => client.create(LogFormat::Wal, None).await?,
                 };
-                let (generation, next) = (status.generation, status.durable);
-                let end = if next > status.first {
+                let Positions { first, durable: next, .. } = positions(&status)?;
+                let generation = status.generation;
+                let end = if next > first {
                     match client.read_of(Some(generation), next, Some(next), false).await?.framing {
                         Framing::Wal(end) => end,
                         Framing::Commitlog(_) => None,

@@ -2,7 +2,8 @@
 
 use futures::TryStreamExt;
 
-use crate::client::{Client, ClientError};
+use crate::api::{LogState, Positions};
+use crate::client::{Client, ClientError, positions};
 use crate::format::{FormatError, Framing, ScanError};
 use crate::offset::BytePos;
 use crate::stream::{Batch, Batcher, Fault, FaultKind, Part, Run};
@@ -19,8 +20,9 @@ pub async fn verify_url(
     mut told: impl FnMut(u64),
 ) -> Result<Report, ClientError> {
     let status = client.status().await?;
-    let mut report = Report { first: Some(status.first), next: status.first, ..Report::default() };
-    let mut bytes = client.read(status.first, Some(status.durable), false).await?;
+    let Positions { first, durable, .. } = positions(&status)?;
+    let mut report = Report { first: Some(first), next: first, ..Report::default() };
+    let mut bytes = client.read(first, Some(durable), false).await?;
     let mut batcher = Batcher::new(Framing::of(status.format), None, commit_bytes_max);
     let mut fault = None;
     while let Some(chunk) = bytes.try_next().await? {
@@ -35,10 +37,12 @@ pub async fn verify_url(
     }
     if fault.is_none() {
         let cut = batcher.finish().err().map(kind_of);
-        let short = (report.next < status.durable).then_some(FaultKind::Gap { found: status.durable });
+        let short = (report.next < durable).then_some(FaultKind::Gap { found: durable });
         fault = cut.or(short).map(|kind| report.fault(kind));
     }
-    report.error = fault.as_ref().map(ToString::to_string);
+    // What it serves is sound, but not all that it held.
+    let damaged = (status.state == LogState::Damaged).then_some(status.error).flatten();
+    report.error = fault.as_ref().map(ToString::to_string).or(damaged);
     report.faults = fault.as_ref().map(FoundFault::from).into_iter().collect();
     Ok(report)
 }

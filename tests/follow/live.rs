@@ -10,7 +10,11 @@ use crate::{append, commit, put};
 
 fn is_copied_up_to(ended: &Ended, next: u64) {
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert_eq!((&ended.last("done")["next"], &ended.last("done")["durable"]), (&next.into(), &next.into()), "{ended:?}");
+    assert_eq!(
+        (&ended.last("done")["next"], &ended.last("done")["durable"]),
+        (&next.into(), &next.into()),
+        "{ended:?}"
+    );
 }
 
 #[test]

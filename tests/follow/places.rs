@@ -132,7 +132,11 @@ fn a_dry_run_says_what_would_be_done_and_changes_nothing() {
         assert_eq!(mirror(arg(source), sink, &[]).code, Some(0));
         let found = plan(arg(source), sink, 0);
         assert_eq!((&found["creates"], &found["same"]), (&Value::Null, &true.into()), "{found}");
-        assert_eq!((&found["compares"], &found["from"], &found["to"]), (&357.into(), &360.into(), &360.into()), "{found}");
+        assert_eq!(
+            (&found["compares"], &found["from"], &found["to"]),
+            (&357.into(), &360.into(), &360.into()),
+            "{found}"
+        );
     }
     append(source, &commit(360));
     let before = (files(&copy), files(source));

@@ -25,7 +25,8 @@ fn the_distance_to_the_source_is_known_while_the_service_is_down() {
     let line = push.wait_for("its distance", |line| line["state"] == "waiting" && line["behind"] == 20);
     assert_eq!((&line["behind_bytes"], &line["source_next"]), (&bytes.into(), &380.into()), "{line}");
     assert!(line["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{line}");
-    let older = push.wait_for("its age to grow", |line| line["behind"] == 20 && line["behind_seconds"].as_f64() > Some(2.0));
+    let older =
+        push.wait_for("its age to grow", |line| line["behind"] == 20 && line["behind_seconds"].as_f64() > Some(2.0));
     assert!(older["source_bytes"].as_u64() > Some(bytes), "{older}");
     service.restart();
     push.wait_for("to follow again", |line| {
@@ -41,7 +42,10 @@ fn a_follower_that_rests_says_so_at_least_every_ten_seconds() {
     let start = Instant::now();
     let line = follower.wait_for("a heartbeat", |line| line["event"] == "heartbeat");
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-    assert_eq!((&line["state"], &line["behind"], &line["bytes_per_second"]), (&"following".into(), &0.into(), &0.into()));
+    assert_eq!(
+        (&line["state"], &line["behind"], &line["bytes_per_second"]),
+        (&"following".into(), &0.into(), &0.into())
+    );
     assert_eq!(line["reason"], serde_json::Value::Null);
     // And what is to be moved grows with the source.
     let before = line["source_bytes"].as_u64().unwrap();

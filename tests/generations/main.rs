@@ -220,7 +220,7 @@ fn any_one_call_that_fails_in_a_roll_over_loses_nothing_that_was_acknowledged() 
                     let acked_now = send(&registry, sent, to).unwrap_or_else(|error| panic!("{what}: {error}"));
                     if acked.rolled { acked.second = acked_now } else { acked.first = acked_now }
                 }
-                State::Poisoned(_) => {
+                State::Failed(_) => {
                     assert!(send(&registry, if acked.rolled { &second } else { &history }, 3).is_err(), "{what}");
                     poisoned.push(format!("{op:?} {nth} in generation {}", log.generation()));
                 }

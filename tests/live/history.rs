@@ -79,10 +79,8 @@ fn goes_on(mirror: Mirror, source: &Path, case: &str) {
 type Change = (&'static str, fn(&Path));
 
 /// What proves a fork.
-const FORKS: [Change; 2] = [
-    ("a longer history", |dir| rewrite(dir, 1000)),
-    ("a history as long", |dir| rewrite(dir, 358)),
-];
+const FORKS: [Change; 2] =
+    [("a longer history", |dir| rewrite(dir, 1000)), ("a history as long", |dir| rewrite(dir, 358))];
 
 /// What proves nothing. The source is `whole`, 120 commits with 360 entries.
 const LOSSES: [Change; 8] = [
