@@ -18,7 +18,7 @@ use tokio_io_timeout::TimeoutStream;
 
 use crate::http::{App, Door, Routing, Timeouts, router};
 use crate::limits::{ACCEPT_RETRY, CONNECTION_BUFFER, KEEPALIVE_IDLE};
-use crate::mirror::{Checkpoints, Registry};
+use crate::mirror::{Checkpoints, Registry, Uploads};
 use crate::sync::libsql::LibSql;
 use crate::token::Token;
 
@@ -53,6 +53,7 @@ impl Server {
             sql: Arc::new(crate::sync::turso::sql::Sql::with_idle(engines, timeouts.stream)?),
             registry,
             checkpoints: Mutex::new(Some(checkpoints)),
+            uploads: Uploads::default(),
             libsql,
             timeouts,
         });

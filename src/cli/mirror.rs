@@ -87,6 +87,10 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     let mut mirror = Mirror::new(Place::parse(&source), Place::parse(&sink));
     (mirror.follow, mirror.trim, mirror.create) = (args.follow, args.trim, args.create == Create::Auto);
     mirror.commit_bytes_max = args.commit_bytes_max.as_u64();
+    mirror.http = match args.access.http() {
+        Ok(http) => http,
+        Err(exit) => return exit,
+    };
     if args.dry_run {
         return match super::block_on(plan(&mirror)) {
             Ok(Ok(plan)) => report.into_inner().planned(&plan),

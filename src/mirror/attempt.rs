@@ -50,7 +50,8 @@ async fn attempt_generation(
     let from = next.or(extent.first).unwrap_or_default();
     (progress.next, progress.durable) = (from, from);
     told(Event::Started { from, source_bytes: source.bytes_from(from, extent) });
-    if let Some(source_end) = extent.end.filter(|end| last.is_some() && *end < from) {
+    // One that ends inside our last commit, or after it, can be compared.
+    if let Some(source_end) = extent.end.filter(|end| last.is_some_and(|last| *end <= last.offset)) {
         return Err(MirrorError::Ahead { sink: from, source_end });
     }
     if let Some(source_first) = extent.first.filter(|first| *first > from) {

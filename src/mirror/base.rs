@@ -6,8 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
-use reqwest::Body;
 
+use super::base_url;
 use super::failure::MirrorError;
 use super::sink::Sink;
 use super::source::Source;
@@ -31,7 +31,7 @@ pub(super) async fn bring(source: &Source, generation: Generation, sink: &Sink) 
 /// holds stays.
 pub(super) async fn put(blocks: Blocks, generation: Generation, sink: &Sink) -> Result<(), MirrorError> {
     match sink {
-        Sink::Url(client) => client.start_generation(generation, Body::wrap_stream(blocks)).await.map(drop)?,
+        Sink::Url(client) => base_url::put(client, generation, blocks).await?,
         Sink::Dir(repo, _) => store(repo, blocks).await.map_err(|error| at(repo, error))?,
     }
     Ok(())

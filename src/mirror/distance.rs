@@ -153,7 +153,7 @@ enum Gauge {
 impl Gauge {
     fn of(mirror: &Mirror, wal: &SharedWal) -> Gauge {
         match &mirror.source {
-            Place::Url(url) => Gauge::Log(Client::new(url).ok()),
+            Place::Url(url) => Gauge::Log(Client::with_options(url, &mirror.http).ok()),
             Place::Dir(path) => Gauge::Dir(Box::new(DirGauge {
                 path: path.clone(),
                 commit_bytes_max: mirror.commit_bytes_max,

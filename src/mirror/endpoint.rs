@@ -1,5 +1,6 @@
 //! What to mirror, and how.
 
+use crate::client::HttpOptions;
 use crate::limits::COMMIT_BYTES_MAX;
 
 /// A directory with segments in it, the URL of a log, or, as a source, a SQLite database or its WAL.
@@ -34,12 +35,15 @@ pub struct Mirror {
     pub create: bool,
     /// Largest commit taken.
     pub commit_bytes_max: u64,
+    /// How services are reached.
+    pub http: HttpOptions,
 }
 
 impl Mirror {
     /// A plain copy of `source` to `sink`.
     #[must_use]
     pub fn new(source: Place, sink: Place) -> Self {
-        Mirror { source, sink, follow: false, trim: false, create: true, commit_bytes_max: COMMIT_BYTES_MAX }
+        let (commit_bytes_max, http) = (COMMIT_BYTES_MAX, HttpOptions::default());
+        Mirror { source, sink, follow: false, trim: false, create: true, commit_bytes_max, http }
     }
 }

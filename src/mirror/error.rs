@@ -48,6 +48,12 @@ pub enum Error {
         /// The durable end.
         next: Offset,
     },
+    /// Parts of an upload are missing before the one that was sent.
+    #[error("of this upload {received} bytes were received: send the part that starts there")]
+    PartMissing {
+        /// How many bytes there are.
+        received: u64,
+    },
     /// The log exists with another format or first offset.
     #[error("{0}")]
     Format(String),
@@ -114,6 +120,7 @@ impl Error {
             Error::Fork { .. } => "fork",
             Error::StaleEpoch { .. } => "stale-epoch",
             Error::Ahead { .. } => "ahead",
+            Error::PartMissing { .. } => "part-missing",
             Error::Format(_) => "format",
             Error::Pruned { .. } | Error::GenerationGone { .. } => "pruned",
             Error::Ended { .. } => "ended",

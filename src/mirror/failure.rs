@@ -145,6 +145,15 @@ pub enum MirrorError {
         /// The path or URL.
         place: String,
     },
+    /// Something between us and a service holds back what is sent, or refuses it: from now on it is sent in other ways.
+    #[error(
+        "{reason}: a proxy between us and the service seems to hold back or refuse streams (nginx does with its defaults): \
+         going on in requests of bounded size"
+    )]
+    HeldBack {
+        /// How it showed.
+        reason: String,
+    },
     /// The connection or a thread ended early.
     #[error("{0}")]
     Interrupted(String),
@@ -161,7 +170,7 @@ impl MirrorError {
             },
             // A stream from a service that is cut by its end, not by damage.
             MirrorError::Received(ScanError::Truncated { .. }) => Blame::Transient,
-            MirrorError::Interrupted(_) => Blame::Transient,
+            MirrorError::HeldBack { .. } | MirrorError::Interrupted(_) => Blame::Transient,
             MirrorError::Open(OpenError::Io(_) | OpenError::Locked { .. }) | MirrorError::Dir { .. } => Blame::Io,
             // A write or sync of ours failed.
             MirrorError::Append(AppendError::Poisoned { .. }) => Blame::Io,
@@ -212,6 +221,8 @@ fn blame_of_client(error: &ClientError) -> Blame {
         ClientError::Refused { status: 404, .. } => Blame::Io,
         ClientError::Refused { status: 408 | 429 | 502..=504, .. } => Blame::Transient,
         ClientError::Refused { body, .. } => blame_of_refusal(body),
+        ClientError::Intermediary { .. } if error.is_transient() => Blame::Transient,
+        ClientError::Intermediary { .. } => Blame::Io,
         ClientError::Transport(error) if error.is_builder() => Blame::Usage,
         ClientError::Transport(_) => Blame::Transient,
         ClientError::Protocol(_) => Blame::Io,

@@ -62,7 +62,7 @@ impl fmt::Display for Plan {
 /// Those that would stop the mirror before anything is sent.
 pub async fn plan(mirror: &Mirror) -> Result<Plan, MirrorError> {
     let mut plan = Plan::default();
-    let origin = Origin::find(&mirror.source, &SharedWal::default())?;
+    let origin = Origin::find(mirror, &SharedWal::default())?;
     let (next, last) = stand(mirror, &mut plan).await?;
     if let Some(place) = plan.creates.clone().filter(|_| !mirror.create) {
         return Err(MirrorError::Absent { place });
@@ -127,7 +127,7 @@ async fn stand(mirror: &Mirror, plan: &mut Plan) -> Result<(Option<Offset>, Opti
     let path = match &mirror.sink {
         Place::Dir(path) => path.clone(),
         Place::Url(url) => {
-            let client = Client::new(url)?;
+            let client = Client::with_options(url, &mirror.http)?;
             let Some(status) = client.find().await? else {
                 plan.creates = Some(client.url().to_string());
                 return Ok((None, None));

@@ -129,7 +129,7 @@ impl Ends {
     ) -> Result<(), MirrorError> {
         let source = match &self.source {
             Some(source) => source,
-            None => self.source.insert(Origin::find(&mirror.source, &self.wal)?),
+            None => self.source.insert(Origin::find(mirror, &self.wal)?),
         };
         let sink = match &self.sink {
             Some(sink) => sink,
@@ -155,9 +155,9 @@ pub(super) enum Origin {
 }
 
 impl Origin {
-    pub(super) fn find(place: &Place, wal: &SharedWal) -> Result<Origin, MirrorError> {
-        Ok(match place {
-            Place::Url(url) => Origin::Log(Source::Url(Client::new(url)?)),
+    pub(super) fn find(mirror: &Mirror, wal: &SharedWal) -> Result<Origin, MirrorError> {
+        Ok(match &mirror.source {
+            Place::Url(url) => Origin::Log(Source::Url(Client::with_options(url, &mirror.http)?)),
             Place::Dir(path) if database::is_database(path) => Origin::Database(Database::new(path, wal.clone())),
             Place::Dir(path) => Origin::Log(Source::Dir(dir(path, FsRepo::open(path))?)),
         })
@@ -167,7 +167,7 @@ impl Origin {
 impl Sink {
     fn find(mirror: &Mirror) -> Result<Sink, MirrorError> {
         let path = match &mirror.sink {
-            Place::Url(url) => return Ok(Sink::Url(Client::new(url)?)),
+            Place::Url(url) => return Ok(Sink::Url(Client::with_options(url, &mirror.http)?)),
             Place::Dir(path) => path,
         };
         let on_trailing = if mirror.trim { OnTrailing::Trim } else { OnTrailing::Error };

@@ -45,7 +45,7 @@ fn a_mirror_that_fails_says_where_it_stands_and_why() {
     assert_eq!(fields(error), ["error", "event"]);
     assert_eq!(ended.errors, format!("error: {}\n", ended.error()));
     // Also one that never got to move anything.
-    let ended = mirror(arg(tempfile::tempdir().unwrap().path()), arg(copy_of("whole").path()), &[]);
+    let ended = mirror(arg(tempfile::tempdir().unwrap().path()), arg(copy_of("whole").path()), &["--allow-empty"]);
     assert_eq!((ended.code, ended.last("failed")["durable"].as_u64()), (Some(1), Some(360)), "{ended:?}");
 }
 
