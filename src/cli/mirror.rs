@@ -35,9 +35,13 @@ pub(crate) struct MirrorArgs {
     /// damaged or differing data ends it
     #[arg(long)]
     pub(super) follow: bool,
-    /// Cut a torn end off DST, and accept one in SRC; only ever the torn end
+    /// Accept a torn end of SRC, a directory that nobody writes; it is not changed
     #[arg(long)]
     pub(super) trim: bool,
+    /// Take over a directory DST that has no mirror record and does not pass for a mirror by itself: compared with SRC all
+    /// the same, and what must be cut off its end is set aside
+    #[arg(long)]
+    adopt: bool,
     /// Take a directory without segments for an empty log
     #[arg(long)]
     allow_empty: bool,
@@ -86,6 +90,7 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     };
     let mut mirror = Mirror::new(Place::parse(&source), Place::parse(&sink));
     (mirror.follow, mirror.trim, mirror.create) = (args.follow, args.trim, args.create == Create::Auto);
+    mirror.adopt = args.adopt;
     mirror.commit_bytes_max = args.commit_bytes_max.as_u64();
     mirror.http = match args.access.http() {
         Ok(http) => http,

@@ -123,6 +123,17 @@ impl Report {
                 self.distance = Some(*distance);
                 self.tick();
             }
+            Event::Cut(cut) => {
+                let aside = cut.aside.as_ref().map(|aside| format!(", kept in {aside}")).unwrap_or_default();
+                match &self.way {
+                    Way::Json => line(&json!({"event": "cut", "file": cut.file, "at": cut.at.0, "bytes": cut.bytes,
+                        "aside": cut.aside})),
+                    _ => self.note(format_args!(
+                        "{}: cut {} incomplete bytes at byte {}{aside}",
+                        cut.file, cut.bytes, cut.at
+                    )),
+                }
+            }
             Event::SourceLive { next, bytes } => match &self.way {
                 Way::Json => line(&json!({"event": "source-live", "next": next, "unfinished_bytes": bytes})),
                 _ => self.note(format_args!(

@@ -29,10 +29,13 @@ pub struct Mirror {
     pub sink: Place,
     /// Whether to go on as the source grows, for ever.
     pub follow: bool,
-    /// Whether a torn end is cut off in a directory that is the sink, and accepted in one that is the source.
+    /// Whether a torn end of a directory that is the source is accepted: nobody writes it. The source is never changed.
     pub trim: bool,
     /// Whether a directory or log that is the sink is created where it does not exist.
     pub create: bool,
+    /// Whether a directory may be the sink that has no mirror record and cannot be taken for a mirror by itself. It is compared
+    /// with the source all the same, no whole commit is cut, and what is cut is set aside beside it.
+    pub adopt: bool,
     /// Largest commit taken.
     pub commit_bytes_max: u64,
     /// How services are reached.
@@ -44,6 +47,6 @@ impl Mirror {
     #[must_use]
     pub fn new(source: Place, sink: Place) -> Self {
         let (commit_bytes_max, http) = (COMMIT_BYTES_MAX, HttpOptions::default());
-        Mirror { source, sink, follow: false, trim: false, create: true, commit_bytes_max, http }
+        Mirror { source, sink, follow: false, trim: false, create: true, adopt: false, commit_bytes_max, http }
     }
 }

@@ -159,6 +159,7 @@ impl From<AppendError> for Error {
             AppendError::Fork { at } => Error::Fork { at },
             AppendError::StaleEpoch { at, current, found } => Error::StaleEpoch { at, current, found },
             AppendError::Damaged(fault) => Error::Damaged(fault.to_string().into()),
+            error @ AppendError::Foreign { .. } => Error::Failed(error.to_string().into()),
             AppendError::Poisoned { cause } => Error::Failed(cause),
         }
     }

@@ -136,6 +136,41 @@ pub enum MirrorError {
         /// The directory.
         place: PathBuf,
     },
+    /// A directory cannot be taken for a mirror of this source by itself. Nothing was changed.
+    #[error(
+        "sink: {}: not known to be a mirror of the source: {reason}; nothing was changed; if it is the copy and not the original, \
+         --adopt takes it over after comparing its last commit with the source", .place.display()
+    )]
+    NotOurs {
+        /// The directory.
+        place: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A SpacetimeDB is running on the directory that is the sink. Nothing was changed.
+    #[error(
+        "sink: {}: a SpacetimeDB is running on it{}: {} is locked; nothing was changed; is this the source?", .place.display(),
+        .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(), .lock.display()
+    )]
+    DatabaseRuns {
+        /// The directory.
+        place: PathBuf,
+        /// The file that is locked.
+        lock: PathBuf,
+        /// The process that holds it, if it is known.
+        pid: Option<u32>,
+    },
+    /// Source and sink are the same place, or one is inside the other.
+    #[error(
+        "{} and {} are the same directory, or one is inside the other: a source is never written", .source_place.display(),
+        .sink.display()
+    )]
+    SamePlace {
+        /// The source.
+        source_place: PathBuf,
+        /// The sink.
+        sink: PathBuf,
+    },
     /// What the sink holds cannot be restored, to be compared.
     #[error("sink: {0}")]
     Restore(#[from] RestoreError),
@@ -181,7 +216,8 @@ impl MirrorError {
             MirrorError::Restore(RestoreError::Client(error)) => blame_of_client(error),
             MirrorError::Restore(error) if error.is_usage() => Blame::Usage,
             MirrorError::Restore(error) if !error.is_data() => Blame::Io,
-            MirrorError::NoBase { .. } | MirrorError::Absent { .. } => Blame::Usage,
+            MirrorError::NoBase { .. } | MirrorError::Absent { .. } | MirrorError::SamePlace { .. } => Blame::Usage,
+            MirrorError::DatabaseRuns { .. } => Blame::Io,
             _ => Blame::Data,
         }
     }
@@ -197,6 +233,8 @@ impl MirrorError {
             MirrorError::Client(ClientError::Refused { body, .. }) => is_passing(body),
             // SQLite rolls it back when the application opens its database again.
             MirrorError::Snapshot(SnapshotError::HotJournal { .. }) => true,
+            // Its directory is not ours to wait for.
+            MirrorError::DatabaseRuns { .. } => return true,
             _ => false,
         };
         !unproven && matches!(self.blame(), Blame::Usage | Blame::Data)

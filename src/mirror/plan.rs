@@ -6,6 +6,7 @@ use super::database;
 use super::distance::{SharedWal, measure_dir};
 use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
+use super::ownership;
 use super::run::Origin;
 use super::source::{Piece, Reading};
 use crate::api::{LastCommit, Positions};
@@ -62,6 +63,10 @@ impl fmt::Display for Plan {
 /// Those that would stop the mirror before anything is sent.
 pub async fn plan(mirror: &Mirror) -> Result<Plan, MirrorError> {
     let mut plan = Plan::default();
+    if let (Place::Dir(source), Place::Dir(sink)) = (&mirror.source, &mirror.sink) {
+        ownership::are_apart(source, sink)?;
+        ownership::is_not_running(sink)?;
+    }
     let origin = Origin::find(mirror, &SharedWal::default())?;
     let (next, last) = stand(mirror, &mut plan).await?;
     if let Some(place) = plan.creates.clone().filter(|_| !mirror.create) {

@@ -1,10 +1,10 @@
 //! The one loop behind `logmirror mirror`: from any source to any sink, resuming where the sink ends.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use tokio::time::sleep;
 
@@ -13,14 +13,15 @@ use super::database::{self, Database};
 use super::distance::{Distance, Observer, SharedWal, measure};
 use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
-use super::sink::Sink;
+use super::ownership;
+use super::sink::{DirSink, Sink};
 use super::source::Source;
 use crate::blame::{Blame, with_causes};
-use crate::client::Client;
+use crate::client::{Client, without_secrets};
 use crate::limits::{ATTEMPTS_MAX, BACKOFF_FIRST, BACKOFF_LAST};
 use crate::offset::Offset;
 use crate::repo::FsRepo;
-use crate::stream::{OnTrailing, Options};
+use crate::stream::{CutTail, Options};
 
 /// What happens while a mirror runs.
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub enum Event {
         /// Bytes in the source from there on, roughly.
         source_bytes: u64,
     },
+    /// The incomplete end of a write of ours was cut off the sink when it was opened.
+    Cut(CutTail),
     /// Something moved.
     Moved(Progress),
     /// The source was measured: how far the sink is behind it. Only while following.
@@ -127,19 +130,17 @@ impl Ends {
         progress: &mut Progress,
         told: &mut impl FnMut(Event),
     ) -> Result<(), MirrorError> {
-        let source = match &self.source {
-            Some(source) => source,
-            None => self.source.insert(Origin::find(mirror, &self.wal)?),
-        };
+        // The sink first: whether it is the source itself shows also while there is nothing to read.
         let sink = match &self.sink {
             Some(sink) => sink,
             None => self.sink.insert(Sink::find(mirror)?),
         };
-        if let Sink::Url(client) = sink
-            && !mirror.create
-            && client.find().await?.is_none()
-        {
-            return Err(MirrorError::Absent { place: client.url().to_string() });
+        let source = match &self.source {
+            Some(source) => source,
+            None => self.source.insert(Origin::find(mirror, &self.wal)?),
+        };
+        if !mirror.create {
+            sink.exists().await?;
         }
         match source {
             Origin::Log(source) => attempt(mirror, source, sink, progress, told).await,
@@ -170,19 +171,28 @@ impl Sink {
             Place::Url(url) => return Ok(Sink::Url(Client::with_options(url, &mirror.http)?)),
             Place::Dir(path) => path,
         };
-        let on_trailing = if mirror.trim { OnTrailing::Trim } else { OnTrailing::Error };
-        let commit_bytes_max = mirror.commit_bytes_max;
-        let options = Options { on_trailing, commit_bytes_max, forget: true, ..Options::default() };
-        let opened = match mirror.create {
-            true => FsRepo::create(path),
-            false => match FsRepo::open(path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(MirrorError::Absent { place: path.display().to_string() });
-                }
-                opened => opened,
-            },
+        let identity = match &mirror.source {
+            Place::Dir(source) => {
+                ownership::are_apart(source, path)?;
+                ownership::source_identity(source)
+            }
+            Place::Url(url) => without_secrets(url),
         };
-        Ok(Sink::Dir(dir(path, opened)?, options))
+        let options = Options { commit_bytes_max: mirror.commit_bytes_max, forget: true, ..Options::default() };
+        Ok(Sink::Dir(Arc::new(DirSink::new(path, options, mirror.adopt, identity))))
+    }
+
+    /// Refuses a sink that does not exist.
+    async fn exists(&self) -> Result<(), MirrorError> {
+        let absent = match self {
+            Sink::Url(client) => client.find().await?.is_none().then(|| client.url().to_string()),
+            Sink::Dir(dir) => {
+                let found = fs::metadata(dir.path());
+                let absent = found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+                absent.then(|| dir.path().display().to_string())
+            }
+        };
+        absent.map_or(Ok(()), |place| Err(MirrorError::Absent { place }))
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::ownership::{DbLock, db_lock_state};
 use crate::format::name;
 use crate::limits::{STILL_AFTER, STILL_WAIT};
 use crate::offset::Offset;
@@ -36,7 +36,7 @@ impl Stillness {
     }
 
     pub(super) fn verdict(&mut self, repo: &FsRepo) -> Verdict {
-        if database_is_open(repo.path()) {
+        if let DbLock::Held { .. } = db_lock_state(repo.path()) {
             return Verdict::Live;
         }
         let asked = *self.asked.get_or_insert_with(Instant::now);
@@ -67,19 +67,4 @@ fn last_segment(repo: &FsRepo) -> Option<(Offset, Metadata)> {
     let last = segment_starts(repo).ok()?.last().copied()?;
     let path = repo.path().join(name::segment(format_of(repo).ok()??, last));
     Some((last, fs::metadata(path).ok()?))
-}
-
-/// Whether a SpacetimeDB holds the `db.lock` beside `dir`. Taking that lock would keep one from starting, so the kernel's list
-/// is read instead.
-fn database_is_open(dir: &Path) -> bool {
-    let Ok(dir) = fs::canonicalize(dir) else {
-        return false;
-    };
-    let lock = dir.parent().map(|above| above.join("db.lock")).and_then(|lock| fs::metadata(lock).ok());
-    let (Some(lock), Ok(locks)) = (lock, fs::read_to_string("/proc/locks")) else {
-        return false;
-    };
-    let (major, minor) = (rustix::fs::major(lock.dev()), rustix::fs::minor(lock.dev()));
-    let file = format!("{major:02x}:{minor:02x}:{}", lock.ino());
-    locks.lines().any(|line| line.contains(" FLOCK ") && line.split_whitespace().any(|field| field == file))
 }
