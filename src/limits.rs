@@ -149,6 +149,9 @@ pub const POLL_EVERY: Duration = Duration::from_secs(1);
 /// The same where the file system cannot say anything.
 pub const POLL_EVERY_UNWATCHED: Duration = Duration::from_millis(50);
 
+/// How often the bytes of a base are reported while it is copied.
+pub const BASE_PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
 /// How often the end of a followed source is measured to say how far the sink is behind: a directory or database, and a log
 /// of a service, which costs a request.
 pub const MEASURE_EVERY: Duration = Duration::from_secs(1);

@@ -45,7 +45,7 @@ async fn attempt_generation(
 ) -> Result<(), MirrorError> {
     let format = extent.format.unwrap_or_default();
     if format == LogFormat::Wal && sink.lacks_base(extent).await? {
-        base::bring(source, extent.generation, sink).await?;
+        base::bring(source, extent.generation, sink, progress, told).await?;
     }
     let look = sink.look().await?;
     let from = look.next().or(extent.first).unwrap_or_default();

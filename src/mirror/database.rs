@@ -103,7 +103,7 @@ pub(super) async fn attempt(
         let snapshot = open(path).await?;
         saw(&database.wal, &snapshot);
         let look = sink.look().await?;
-        let reader = begin(database, snapshot, sink).await?;
+        let reader = begin(database, snapshot, sink, progress, told).await?;
         database.wal.lock().unwrap_or_else(PoisonError::into_inner).mirrored = reader.snapshot.header();
         // What a service holds may be new with this generation; a directory must hold what was compared.
         let look = if let Sink::Url(_) = sink { sink.look().await? } else { look };
@@ -151,7 +151,13 @@ fn watch(path: &Path) -> Watch {
 }
 
 /// Brings the sink to where it can take frames of the snapshot, with a new generation if that needs one.
-async fn begin(source: &Database, snapshot: Arc<Snapshot>, sink: &Sink) -> Result<Reader, MirrorError> {
+async fn begin(
+    source: &Database,
+    snapshot: Arc<Snapshot>,
+    sink: &Sink,
+    progress: &mut Progress,
+    told: &mut impl FnMut(Event),
+) -> Result<Reader, MirrorError> {
     let path = &source.path;
     let standing = sink.standing().await?;
     let wal = &source.wal;
@@ -188,7 +194,7 @@ async fn begin(source: &Database, snapshot: Arc<Snapshot>, sink: &Sink) -> Resul
         (Likeness::Other, Sink::Url(_)) => Some(Generation(standing.generation.0 + 1)),
     };
     if let Some(generation) = generation {
-        bring(snapshot.clone(), made, generation, sink).await?;
+        bring(snapshot.clone(), made, generation, sink, progress, told).await?;
         *source.brought.lock().unwrap_or_else(PoisonError::into_inner) = Some((generation, snapshot.base_version()));
         log::info!("{} starts generation {generation}", path.display());
     }
@@ -263,8 +269,10 @@ async fn bring(
     made: Option<Vec<u8>>,
     generation: Generation,
     sink: &Sink,
+    progress: &mut Progress,
+    told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
-    let brought = base::put(blocks(snapshot.clone(), made), generation, sink).await;
+    let brought = base::put(blocks(snapshot.clone(), made), generation, sink, progress, told).await;
     if brought.is_err() {
         // The reason, if it is ours.
         snapshot.check()?;

@@ -60,7 +60,7 @@ pub enum Event {
 pub struct Progress {
     /// Commits handed to the sink.
     pub commits: u64,
-    /// Their bytes.
+    /// Their bytes, and those of bases.
     pub bytes: u64,
     /// The offset after the last one.
     pub next: Offset,
