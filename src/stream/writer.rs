@@ -16,7 +16,7 @@ use super::record::RecordFile;
 use super::recover::{SegmentInfo, SurveyError, survey};
 use super::rewrite::make_durable;
 use super::sync::{Frontier, SyncJob, SyncLatch, Synced};
-use crate::format::{Commit, Framing, LogFormat};
+use crate::format::{Commit, Framing, LogFormat, name};
 use crate::offset::{BytePos, Offset};
 use crate::repo::{Repo, RepoLock, persist_names};
 use crate::segment::{Entry, SegmentReader, SegmentWriter};
