@@ -16,6 +16,9 @@ pub fn errors_as_json() {
     AS_JSON.store(true, Ordering::Relaxed);
 }
 
+use logmirror::blame::Blame;
+pub use logmirror::blame::with_causes;
+
 /// What the exit code says, the same for every command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -32,6 +35,16 @@ pub enum Exit {
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {
         ExitCode::from(exit as u8)
+    }
+}
+
+impl From<Blame> for Exit {
+    fn from(blame: Blame) -> Exit {
+        match blame {
+            Blame::Usage => Exit::Usage,
+            Blame::Data => Exit::Data,
+            Blame::Io | Blame::Transient => Exit::Io,
+        }
     }
 }
 
@@ -88,20 +101,6 @@ impl Exit {
     pub fn because_of(self, what: impl fmt::Display, error: impl fmt::Display) -> Exit {
         self.because(format_args!("{what}: {error}"))
     }
-}
-
-/// An error with those of its causes that it does not name itself.
-pub fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let named = error.to_string();
-        if !text.contains(&named) {
-            text = format!("{text}: {named}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// The end of a command that printed its answer. A reader that went away, as `head` does, has seen enough.
