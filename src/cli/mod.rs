@@ -11,6 +11,7 @@ mod mirror;
 mod place;
 #[cfg(feature = "turso")]
 mod replica;
+mod report;
 mod restore;
 #[cfg(feature = "turso")]
 mod rounds;
