@@ -308,9 +308,6 @@ impl Report {
 
     /// Prints an error, and ends the command like this.
     pub(super) fn refuse(self, exit: Exit, what: String) -> Exit {
-        if let Way::Json = self.way {
-            line(&json!({"event": "error", "error": what}));
-        }
         exit.because(what)
     }
 
