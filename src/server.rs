@@ -83,7 +83,12 @@ impl Server {
     /// Serves until `stop` completes; then takes no more connections, ends streams without end, gives the rest of the
     /// requests a while, and makes everything taken durable.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let door = Arc::new(Door::new(router(self.app.clone()), self.routing, self.token));
+        let door = Arc::new(Door::new(
+            router(self.app.clone()),
+            self.routing,
+            self.token,
+            self.app.registry.counters().clone(),
+        ));
         let graceful = GracefulShutdown::new();
         let (phases, phase) = watch::channel(Phase::Serving);
         let places = Arc::new(Semaphore::new(self.connections_max));
@@ -96,7 +101,7 @@ impl Server {
                 accepted = accept(&self.listener, &places) => accepted,
                 () = &mut stop => break,
             };
-            let (stream, place) = match accepted {
+            let (stream, peer, place) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, most likely: those who have one will give it back.
@@ -113,7 +118,7 @@ impl Server {
             let service = service_fn(move |request| {
                 asked.store(true, Ordering::Relaxed);
                 let door = door.clone();
-                async move { Ok::<_, Infallible>(door.answer(request).await) }
+                async move { Ok::<_, Infallible>(door.answer(request, peer).await) }
             });
             let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
             let connection = graceful.watch(connection);
@@ -170,10 +175,10 @@ async fn cut_off(mut phase: watch::Receiver<Phase>, asked: Arc<AtomicBool>) {
 async fn accept(
     listener: &TcpListener,
     places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
     let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, place))
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer, place))
 }
 
 /// Small acks go out at once, and a peer that vanished is noticed even when nothing is sent to it.

@@ -324,6 +324,14 @@ impl Shard {
                 log::error!("{}: {error}", log.name());
                 self.counters.count(&self.counters.failures, log.name());
             })?;
+            if let Some(cut) = writer.cut_tail() {
+                let (bytes, at, file) = (cut.bytes, cut.at, &cut.file);
+                log::warn!(
+                    "log {}: cut {bytes} incomplete bytes at byte {at} of {file}: a write that did not end",
+                    log.name()
+                );
+                self.counters.cut(log.name(), bytes);
+            }
             let (waiting, sessions, shares, used) = (VecDeque::new(), Vec::new(), Vec::new(), Instant::now());
             self.opened += 1;
             let slot = Slot {
