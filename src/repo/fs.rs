@@ -83,7 +83,8 @@ impl FsRepo {
 /// Opens a regular file as `options` says. Never blocks: a FIFO that nobody writes, or a device, is refused.
 ///
 /// # Errors
-/// `NotFound` as it is, also for a symbolic link to nothing; `InvalidData` for what is no regular file; whatever else the file
+/// `NotFound` as it is, also for a symbolic link to nothing; `IsADirectory` for a directory, `InvalidData` for whatever else is no
+/// regular file; whatever else the file
 /// system says.
 pub fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let opened = options.custom_flags(OFlags::NONBLOCK.bits() as i32).open(path);
@@ -108,7 +109,9 @@ fn irregular(kind: fs::FileType) -> io::Error {
         kind if kind.is_block_device() || kind.is_char_device() => "a device",
         _ => "no file",
     };
-    io::Error::new(io::ErrorKind::InvalidData, format!("it is {what}, not a regular file"))
+    // A directory may be put in a file's place for a while; a FIFO or a device never is by chance.
+    let error = if kind.is_dir() { io::ErrorKind::IsADirectory } else { io::ErrorKind::InvalidData };
+    io::Error::new(error, format!("it is {what}, not a regular file"))
 }
 
 impl Repo for FsRepo {

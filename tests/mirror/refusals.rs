@@ -224,7 +224,7 @@ fn places_that_are_not_there_or_cannot_be_read_are_named_with_the_cause() {
     let cases: [(&Path, &Path, i32, &str); 3] = [
         (&missing, &copy, 3, "No such file"),
         (&file, &copy, 1, "neither a directory with segments nor a SQLite database"),
-        (&unreadable, &copy, 1, "it is a directory, not a regular file"),
+        (&unreadable, &copy, 3, "it is a directory, not a regular file"),
     ];
     for (source, sink, code, error) in cases {
         is_refused(&mirror(arg(source), arg(sink), &[]), code, error);
