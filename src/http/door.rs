@@ -13,8 +13,8 @@ use super::reply;
 use super::route::Routing;
 use crate::token::Token;
 
-/// The one path that needs no token: whoever watches over a service need not know its secret.
-const OPEN_PATH: &str = "/health";
+/// Paths that need no token: a monitor need not know the secret of the service.
+const OPEN_PATHS: [&str; 3] = ["/health", "/livez", "/readyz"];
 
 /// Every request passes it once. Nothing of a request that is turned away reaches a handler.
 #[derive(Debug)]
@@ -54,7 +54,9 @@ impl Door {
             return true;
         };
         // Browsers ask before a call, without a token, whether they may. Nothing else takes this method.
-        uri.path() == OPEN_PATH || *method == Method::OPTIONS || bearer(headers).is_some_and(|given| token.is(given))
+        OPEN_PATHS.contains(&uri.path())
+            || *method == Method::OPTIONS
+            || bearer(headers).is_some_and(|given| token.is(given))
     }
 }
 

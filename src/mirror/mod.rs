@@ -21,6 +21,7 @@ mod log;
 mod pages;
 mod pump;
 mod registry;
+mod reopening;
 pub(crate) mod run;
 mod shard;
 mod sink;

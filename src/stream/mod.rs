@@ -9,6 +9,7 @@ mod open;
 mod outcome;
 mod reader;
 mod recover;
+mod sound;
 mod sync;
 mod writer;
 
@@ -24,3 +25,4 @@ pub use writer::StreamWriter;
 
 pub(crate) use mark::DurableMark;
 pub(crate) use recover::{Span, Visit, sound_commit_behind, walk, walk_span};
+pub(crate) use sound::{SoundPrefix, sound_prefix};

@@ -93,6 +93,7 @@ impl StreamWriter {
     /// As [`open`](Self::open), for an owner who holds a lock above.
     pub(crate) fn open_locked(repo: Arc<dyn Repo>, options: Options) -> Result<StreamWriter, OpenError> {
         let floor = if options.durable_mark { DurableMark::read(&*repo)? } else { None };
+        let floor = floor.max(options.durable);
         let mut found = survey(&*repo, options.commit_bytes_max, floor)?;
         if let Tail::Torn { bytes } = found.tail
             && options.on_trailing == OnTrailing::Error
