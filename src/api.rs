@@ -213,6 +213,13 @@ pub struct AppendOutcome {
     pub skipped: u64,
 }
 
+/// The answer to a part of an upload that is not whole yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartReceived {
+    /// How many bytes of the upload were received: where its next part goes on.
+    pub received: u64,
+}
+
 /// A line of an answer with `acks=stream`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -247,4 +254,7 @@ pub struct ErrorBody {
     /// The offset of the commit that is damaged or cut.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<Offset>,
+    /// How many bytes of an upload were received: where its next part goes on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub received: Option<u64>,
 }

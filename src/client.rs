@@ -1,22 +1,33 @@
 //! A client for the native API.
 
+mod options;
+mod refusal;
+mod way;
+
+pub use options::HttpOptions;
+pub(crate) use way::Way;
+
 use std::io;
+use std::num::NonZeroU64;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt};
 use reqwest::header::{AUTHORIZATION, HeaderValue};
-use reqwest::{Body, Method, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Body, Method, RequestBuilder, Response, Url};
 
 use crate::api::{
-    AckLine, AppendOutcome, CheckpointOutcome, CreateLog, ErrorBody, FRAMING_FIELD, LogState, LogStatus, Positions,
-    SegmentStatus,
+    AckLine, AppendOutcome, CheckpointOutcome, CreateLog, ErrorBody, FRAMING_FIELD, LogState, LogStatus, PartReceived,
+    Positions, SegmentStatus,
 };
 use crate::format::{Framing, LogFormat};
-use crate::limits::{ACK_LINE_BYTES_MAX, ANSWER_BYTES_MAX, CONNECT_TIMEOUT, KEEPALIVE_IDLE};
+use crate::limits::{ACK_LINE_BYTES_MAX, ANSWER_BYTES_MAX, COMMIT_TIMEOUT, MIN_RATE};
 use crate::offset::{Generation, Offset};
 use crate::token::Token;
+use refusal::checked;
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +48,14 @@ pub enum ClientError {
         /// What it says.
         body: Box<ErrorBody>,
     },
+    /// Something else than the service answered: a proxy, most likely.
+    #[error("{}", refusal::text(*.status, .who.as_deref()))]
+    Intermediary {
+        /// The HTTP status.
+        status: u16,
+        /// What it calls itself.
+        who: Option<String>,
+    },
     /// The service could not be reached, or the connection broke.
     #[error("{}", chain(.0))]
     Transport(#[from] reqwest::Error),
@@ -52,8 +71,14 @@ impl ClientError {
         match self {
             ClientError::Url { .. } | ClientError::Protocol(_) => false,
             ClientError::Refused { status, .. } => *status == 503 || *status == 502 || *status == 504,
+            ClientError::Intermediary { status, .. } => refusal::is_transient(*status),
             ClientError::Transport(error) => !error.is_builder(),
         }
+    }
+
+    /// Whether something between us and the service takes no body of that size, or none without a length.
+    pub(crate) fn is_about_size(&self) -> bool {
+        matches!(self, ClientError::Intermediary { status, .. } if refusal::is_about_size(*status))
     }
 }
 
@@ -82,6 +107,12 @@ pub(crate) fn chain(error: &reqwest::Error) -> String {
     while let Some(cause) = source {
         text = format!("{text}: {cause}");
         source = cause.source();
+    }
+    if ["UnknownIssuer", "BadSignature"]
+        .iter()
+        .any(|reason| text.contains(&format!("invalid peer certificate: {reason}")))
+    {
+        text += ": if the service has a certificate authority of its own, give it with --cacert FILE or SSL_CERT_FILE";
     }
     text
 }
@@ -127,6 +158,27 @@ pub struct Client {
     url: Url,
     /// The whole field, marked as a secret.
     authorization: Option<HeaderValue>,
+    way: Arc<Way>,
+}
+
+/// A part of something that is too large for one request.
+#[derive(Clone, Copy, Debug)]
+pub struct UploadPart<'a> {
+    /// The name of the upload: any that no other has.
+    pub upload: &'a str,
+    /// Where in it the part starts.
+    pub at: u64,
+    /// How many bytes the upload has, with its last part.
+    pub total: Option<u64>,
+}
+
+/// The answer to a part of an upload.
+#[derive(Clone, Debug)]
+pub enum PartAnswer<T> {
+    /// So many bytes are there; it is not whole yet.
+    Received(u64),
+    /// It was whole, and this is what became of it.
+    Whole(T),
 }
 
 impl Client {
@@ -136,6 +188,14 @@ impl Client {
     /// # Errors
     /// [`ClientError::Url`].
     pub fn new(url: &str) -> Result<Client, ClientError> {
+        Client::with_options(url, &HttpOptions::default())
+    }
+
+    /// The same, reached as `options` say.
+    ///
+    /// # Errors
+    /// [`ClientError::Url`].
+    pub fn with_options(url: &str, options: &HttpOptions) -> Result<Client, ClientError> {
         let wrong = |reason: &str| ClientError::Url { url: without_secrets(url), reason: reason.to_owned() };
         let mut parsed = Url::parse(url.trim_end_matches('/')).map_err(|error| wrong(&error.to_string()))?;
         if !matches!(parsed.scheme(), "http" | "https") {
@@ -146,14 +206,8 @@ impl Client {
         }
         parsed.set_query(None);
         let token = Token::of_url(&parsed).map_err(|reason| wrong(&reason))?;
-        let http = reqwest::Client::builder()
-            .http1_only()
-            .tcp_nodelay(true)
-            .tcp_keepalive(KEEPALIVE_IDLE)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .user_agent(concat!("logmirror/", env!("CARGO_PKG_VERSION")))
-            .build()?;
-        let client = Client { http, url: parsed, authorization: None };
+        let http = options.builder().build()?;
+        let client = Client { http, url: parsed, authorization: None, way: Arc::default() };
         Ok(match token {
             Some(token) => client.with_token(&token),
             None => client,
@@ -332,6 +386,62 @@ impl Client {
         json(request.send().await?).await
     }
 
+    /// Takes a part of commits that start at `from`. After [`PartAnswer::Whole`] all of them are durable. A part may be sent
+    /// again.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; `part-missing` says in `received` where the upload goes on.
+    pub async fn append_part(
+        &self,
+        from: Offset,
+        part: UploadPart<'_>,
+        body: Bytes,
+    ) -> Result<PartAnswer<AppendOutcome>, ClientError> {
+        self.send_part(self.request(Method::POST, "commits").query(&[("from", from)]), part, body).await
+    }
+
+    /// Takes a part of the base that `generation` starts from. After [`PartAnswer::Whole`] it has started.
+    ///
+    /// # Errors
+    /// As [`append_part`](Self::append_part).
+    pub async fn start_generation_part(
+        &self,
+        generation: Generation,
+        part: UploadPart<'_>,
+        body: Bytes,
+    ) -> Result<PartAnswer<LogStatus>, ClientError> {
+        self.send_part(self.request(Method::PUT, &format!("generations/{generation}")), part, body).await
+    }
+
+    async fn send_part<T: serde::de::DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+        part: UploadPart<'_>,
+        body: Bytes,
+    ) -> Result<PartAnswer<T>, ClientError> {
+        let mut request = request.query(&[("upload", part.upload)]).query(&[("at", part.at)]);
+        if let Some(total) = part.total {
+            request = request.query(&[("total", total)]);
+        }
+        let patience = patience(body.len());
+        let response = checked(request.timeout(patience).body(body).send().await?).await?;
+        Ok(match response.status() {
+            reqwest::StatusCode::ACCEPTED => PartAnswer::Received(json::<PartReceived>(response).await?.received),
+            _ => PartAnswer::Whole(json(response).await?),
+        })
+    }
+
+    /// Appends a body that is here already, with its length and within a time that depends on it.
+    pub(crate) async fn append_bounded(&self, from: Offset, body: Bytes) -> Result<AppendOutcome, ClientError> {
+        let request = self.request(Method::POST, "commits").query(&[("from", from)]).timeout(patience(body.len()));
+        json(request.body(body).send().await?).await
+    }
+
+    /// What is known of the way to the service.
+    pub(crate) fn way(&self) -> &Way {
+        &self.way
+    }
+
     /// Appends a live stream; acknowledgements come back while it goes on.
     ///
     /// # Errors
@@ -402,6 +512,11 @@ impl Acks {
     }
 }
 
+/// How long a request with a body of so many bytes may take: the service is as patient with it.
+fn patience(bytes: usize) -> Duration {
+    COMMIT_TIMEOUT + Duration::from_secs(bytes as u64 / NonZeroU64::get(MIN_RATE))
+}
+
 /// A URL for messages: without what stands before the `@` of its host. Anything else stays as it is.
 #[must_use]
 pub fn without_secrets(url: &str) -> String {
@@ -413,28 +528,6 @@ pub fn without_secrets(url: &str) -> String {
         Some(at) => format!("{}{}", &url[..start], &url[start + at + 1..]),
         None => url.to_owned(),
     }
-}
-
-/// The response if it is a success, else what the service says.
-async fn checked(response: Response) -> Result<Response, ClientError> {
-    let status = response.status();
-    if status.is_success() {
-        return Ok(response);
-    }
-    let text = whole(response).await?;
-    let body = serde_json::from_slice(&text).or_else(|_| {
-        let start = String::from_utf8_lossy(&text[..text.len().min(80)]).into_owned();
-        let message = format!("status {status}, {start:?}");
-        match status {
-            // What a proxy says while the service behind it is away.
-            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
-                Ok(ErrorBody { error: "unavailable".into(), message, ..ErrorBody::default() })
-            }
-            StatusCode::NOT_FOUND => Err(ClientError::Protocol(format!("{message}; is this the URL of a log?"))),
-            _ => Err(ClientError::Protocol(message)),
-        }
-    })?;
-    Err(ClientError::Refused { status: status.as_u16(), body: Box::new(body) })
 }
 
 async fn json<T: serde::de::DeserializeOwned>(response: Response) -> Result<T, ClientError> {

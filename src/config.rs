@@ -1,6 +1,6 @@
 //! Settings of the service: a flag wins over the environment, that over the file, that over the default.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -53,9 +53,12 @@ pub struct Layer {
     /// Patience for more of an append between two commits; it ends well then [default: 900]
     #[arg(long, value_name = "SECONDS", env = "LOGMIRROR_IDLE_TIMEOUT")]
     idle_timeout: Option<u64>,
-    /// Patience for a commit to come whole [default: 60]
+    /// Patience for the next bytes of a commit or of another body that has begun [default: 60]
     #[arg(long, value_name = "SECONDS", env = "LOGMIRROR_COMMIT_TIMEOUT")]
     commit_timeout: Option<u64>,
+    /// Bytes a second that a commit must keep once it took longer than that [default: 16KiB]
+    #[arg(long, value_name = "BYTES", env = "LOGMIRROR_MIN_RATE")]
+    min_rate: Option<ByteSize>,
     /// Patience for a reader that takes nothing [default: 60]
     #[arg(long, value_name = "SECONDS", env = "LOGMIRROR_STALL_TIMEOUT")]
     stall_timeout: Option<u64>,
@@ -147,6 +150,8 @@ impl Config {
         }
         let by_host = flags.host_routing.or(file.host_routing).unwrap_or_default();
         let patience = Timeouts::default();
+        let min_rate = NonZeroU64::new(bytes(flags.min_rate, file.min_rate, patience.min_rate.get()));
+        let min_rate = min_rate.ok_or("--min-rate must be at least 1")?;
         Ok(Config {
             data: flags.data.or(file.data).unwrap_or_else(|| DATA_DEFAULT.into()),
             listen: flags.listen.or(file.listen).unwrap_or_else(|| LISTEN_DEFAULT.into()),
@@ -155,6 +160,7 @@ impl Config {
                 header: seconds(flags.header_timeout, file.header_timeout, patience.header),
                 idle: seconds(flags.idle_timeout, file.idle_timeout, patience.idle),
                 commit: seconds(flags.commit_timeout, file.commit_timeout, patience.commit),
+                min_rate,
                 stall: seconds(flags.stall_timeout, file.stall_timeout, patience.stall),
                 drain: seconds(flags.drain_timeout, file.drain_timeout, patience.drain),
                 ..patience

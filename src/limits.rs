@@ -96,10 +96,41 @@ pub const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(900);
 /// See [`HEADER_TIMEOUT`].
 pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes a second that a commit or another body must keep once it took longer than that: the slowest links that are of any
+/// use have more, and a sender that trickles holds its memory for an hour at most.
+pub const MIN_RATE: NonZeroU64 = NonZeroU64::new(16 << 10).unwrap();
 /// See [`HEADER_TIMEOUT`].
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// See [`HEADER_TIMEOUT`].
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a live append waits for its first line of answer, which the service gives at once, before something between is
+/// taken to hold back what is sent.
+pub const FIRST_ACK_WAIT: Duration = Duration::from_secs(3);
+/// How long a live append under way may neither send nor be acknowledged anything.
+pub const LIVE_STALL: Duration = Duration::from_secs(15);
+/// A live append is tried again so long after it was found to be held back, and twice as long each time.
+pub const LIVE_AGAIN: Duration = Duration::from_secs(600);
+/// Pieces of a live append are at most this long, so that it shows on a slow link that they are being sent.
+pub const LIVE_PIECE: usize = 256 << 10;
+/// Bodies of bounded requests to begin with: what nginx takes unless told otherwise.
+pub const REQUEST_BYTES_START: usize = 1 << 20;
+/// What they grow to at most where nothing refuses them, and shrink to at least where something does.
+pub const REQUEST_BYTES_MAX: usize = 8 << 20;
+/// See [`REQUEST_BYTES_MAX`].
+pub const REQUEST_BYTES_MIN: usize = 16 << 10;
+/// A part of an upload is sent so many times before the upload is given up.
+pub const PART_ATTEMPTS: u32 = 5;
+
+/// How long a stream of commits may be silent before the service is asked whether there are more: at first, and doubling up
+/// to the second.
+pub const SILENCE_FIRST: Duration = Duration::from_secs(1);
+/// See [`SILENCE_FIRST`].
+pub const SILENCE_LAST: Duration = Duration::from_secs(60);
+/// How long commits may be durable in the service before a stream that has not brought them is taken to be held back.
+pub const HELD_BACK_AFTER: Duration = Duration::from_secs(2);
+/// How often a follower then asks for what is new.
+pub const FOLLOW_POLL: Duration = Duration::from_millis(500);
 
 /// Longest wait for a connection to a service.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -162,6 +193,17 @@ pub const SENDERS_KNOWN_MAX: usize = 1024;
 pub const STAGED_SENDERS_MAX: usize = 64;
 /// See [`STAGED_SENDERS_MAX`].
 pub const STAGED_BYTES_MAX: u64 = 32 << 20;
+
+/// Uploads in parts under way at once, of one log and of all: more would only be leftovers of senders that came back.
+pub const UPLOADS_PER_LOG_MAX: usize = 8;
+/// See [`UPLOADS_PER_LOG_MAX`].
+pub const UPLOADS_MAX: usize = 64;
+/// Longest name of an upload.
+pub const UPLOAD_ID_BYTES_MAX: usize = 64;
+/// An upload of which no part is received for so long is given up.
+pub const UPLOAD_IDLE: Duration = Duration::from_secs(900);
+/// After so long it is given up for another one.
+pub const UPLOAD_EVICT_AFTER: Duration = Duration::from_secs(30);
 
 /// A push that got no memory for this long takes what is staged: those senders send again.
 pub const STAGED_WAIT: Duration = Duration::from_secs(5);

@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use crate::api::AckLine;
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, HttpOptions};
 use crate::format::commitlog::{SegmentHeader, Version, encode_commit};
 use crate::format::{Commit, LogFormat, ScanError};
 use crate::offset::{Epoch, Offset};
@@ -136,13 +136,13 @@ fn latency(histogram: &Histogram<u64>) -> Latency {
 ///
 /// # Errors
 /// See [`LoadError`].
-pub async fn run(url: &str, load: Load) -> Result<Report, LoadError> {
+pub async fn run(url: &str, http: &HttpOptions, load: Load) -> Result<Report, LoadError> {
     let deadline = Instant::now() + load.time;
     let start = Instant::now();
     let mut writers = Vec::new();
     let mut followers = Vec::new();
     for n in 0..load.writers {
-        let client = Client::new(&format!("{url}-{n}"))?;
+        let client = Client::with_options(&format!("{url}-{n}"), http)?;
         client.create(LogFormat::Commitlog, None).await?;
         let state =
             TrackState { sent: VecDeque::new(), acked: VecDeque::new(), early: 0, ack: histogram(), lag: histogram() };
@@ -256,8 +256,8 @@ async fn follow(client: Client, track: Arc<Track>) -> Result<(), LoadError> {
 ///
 /// # Errors
 /// See [`LoadError`].
-pub async fn lockstep(url: &str, record_bytes: usize, time: Duration) -> Result<f64, LoadError> {
-    let client = Client::new(url)?;
+pub async fn lockstep(url: &str, http: &HttpOptions, record_bytes: usize, time: Duration) -> Result<f64, LoadError> {
+    let client = Client::with_options(url, http)?;
     client.create(LogFormat::Commitlog, None).await?;
     let records = vec![0x5a; record_bytes];
     let (start, mut next) = (Instant::now(), Offset::ZERO);

@@ -20,7 +20,7 @@ use tokio_io_timeout::TimeoutStream;
 use crate::connections::{Connections, connections_max};
 use crate::http::{App, Door, Routing, Timeouts, router};
 use crate::limits::{ACCEPT_RETRY, CONNECTION_BUFFER, KEEPALIVE_IDLE, LOAD_AGAIN_EVERY};
-use crate::mirror::{Checkpoints, Registry};
+use crate::mirror::{Checkpoints, Registry, Uploads};
 use crate::sync::libsql::LibSql;
 use crate::token::Token;
 
@@ -55,6 +55,7 @@ impl Server {
             sql: Arc::new(crate::sync::turso::sql::Sql::with_idle(engines, timeouts.stream)?),
             registry,
             checkpoints: Mutex::new(Some(checkpoints)),
+            uploads: Uploads::default(),
             libsql,
             timeouts,
         });

@@ -378,7 +378,8 @@ fn caught_up(service: &Service, app: &Path) {
     until("the mirror to catch up", || {
         let status = service.status(&service.client("app")).unwrap()?;
         let last = status.last_commit.map(|last| last.checksum);
-        (status.durable.unwrap().0 == frames + 1 && last == Some(end.chain.number())).then_some(())
+        (status.durable.is_some_and(|durable| durable.0 == frames + 1) && last == Some(end.chain.number()))
+            .then_some(())
     });
 }
 

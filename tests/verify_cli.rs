@@ -42,7 +42,7 @@ fn verify_names_each_fault_in_words_and_what_to_do_about_it() {
     let (_, gap, _) = logmirror(&["verify"], &specimen("gap"));
     assert!(gap.contains("gap: expected offset 111, found 222 (segment 0, byte 8076); bring back"), "{gap}");
     let (_, torn, _) = logmirror(&["verify"], &specimen("torn-header"));
-    assert!(torn.contains("torn: 7 bytes behind offset 357") && torn.contains("--trim"), "{torn}");
+    assert!(torn.contains("torn: 7 bytes after offset 357") && torn.contains("--trim"), "{torn}");
     let (_, whole, _) = logmirror(&["verify"], &specimen("whole"));
     assert!(whole.contains("verdict   whole") && whole.contains("commits   120"), "{whole}");
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use logmirror::client::Client;
+use logmirror::client::{Client, HttpOptions};
 use logmirror::sync::Remote;
 use logmirror::token::{Secret, Token};
 
@@ -19,6 +19,10 @@ pub(crate) struct AccessArgs {
     /// File with the token, which then shows in no list of processes
     #[arg(long, value_name = "FILE", env = "LOGMIRROR_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+    /// PEM file with the certificate authorities to trust for https, and no others [default: those of the system, or of the
+    /// file in SSL_CERT_FILE]
+    #[arg(long, value_name = "FILE", env = "LOGMIRROR_CACERT")]
+    cacert: Option<PathBuf>,
 }
 
 impl AccessArgs {
@@ -31,12 +35,21 @@ impl AccessArgs {
             .map_err(|error| Exit::Usage.because(error))
     }
 
+    /// How services are reached.
+    ///
+    /// # Errors
+    /// What to end with; the reason has been said.
+    pub(crate) fn http(&self) -> Result<HttpOptions, Exit> {
+        let options = self.cacert.as_deref().map_or_else(|| Ok(HttpOptions::default()), HttpOptions::trusting);
+        options.map_err(|error| Exit::Usage.because(format!("--cacert: {error}")))
+    }
+
     /// A client for the log at `url`.
     ///
     /// # Errors
     /// What to end with; the reason has been said.
     pub(crate) fn client(&self, url: &str) -> Result<Client, Exit> {
-        Client::new(&self.place(url)?).map_err(|error| Exit::Usage.because(error))
+        Client::with_options(&self.place(url)?, &self.http()?).map_err(|error| Exit::Usage.because(error))
     }
 
     /// The libSQL or Turso sync server at `url`.
@@ -45,7 +58,8 @@ impl AccessArgs {
     /// What to end with; the reason has been said.
     pub(crate) fn remote(&self, url: &str) -> Result<Remote, Exit> {
         let token = self.token()?;
-        Remote::new(url, token.as_ref().map(Token::reveal)).map_err(|error| Exit::Usage.because(with_causes(&error)))
+        let remote = Remote::with_options(url, token.as_ref().map(Token::reveal), &self.http()?);
+        remote.map_err(|error| Exit::Usage.because(with_causes(&error)))
     }
 
     /// A `DIR|URL` with the token in it, if it is a URL that does not bring along its own.

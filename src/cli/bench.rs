@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use logmirror::client::HttpOptions;
 use logmirror::load::{self, Ceilings, Latency, Load, LoadError, Report};
 use serde_json::json;
 
@@ -52,8 +53,12 @@ pub(crate) fn run(args: &BenchArgs) -> Exit {
         Ok(url) => url,
         Err(exit) => return exit,
     };
+    let http = match args.access.http() {
+        Ok(http) => http,
+        Err(exit) => return exit,
+    };
     let result =
-        super::block_on(measure(&url, args)).and_then(|result| result.map_err(|error| Exit::Io.because(error)));
+        super::block_on(measure(&url, &http, args)).and_then(|result| result.map_err(|error| Exit::Io.because(error)));
     let (report, lockstep, ceilings) = match result {
         Ok(result) => result,
         Err(exit) => return exit,
@@ -68,10 +73,10 @@ pub(crate) fn run(args: &BenchArgs) -> Exit {
     if written.is_err() { Exit::Io } else { Exit::Done }
 }
 
-async fn measure(url: &str, args: &BenchArgs) -> Result<(Report, f64, Ceilings), LoadError> {
+async fn measure(url: &str, http: &HttpOptions, args: &BenchArgs) -> Result<(Report, f64, Ceilings), LoadError> {
     let short = Duration::from_secs(args.seconds.clamp(1, 2));
     let base = format!("{url}-{}", std::process::id());
-    let lockstep = load::lockstep(&format!("{base}-lockstep"), args.record_bytes, short).await?;
+    let lockstep = load::lockstep(&format!("{base}-lockstep"), http, args.record_bytes, short).await?;
     let load = Load {
         writers: args.writers,
         followers: args.followers,
@@ -80,7 +85,7 @@ async fn measure(url: &str, args: &BenchArgs) -> Result<(Report, f64, Ceilings),
         window_commits: args.window_commits,
         time: Duration::from_secs(args.seconds),
     };
-    let report = load::run(&base, load).await?;
+    let report = load::run(&base, http, load).await?;
     let dir = args.dir.clone().unwrap_or_else(std::env::temp_dir);
     let ceilings = load::ceilings(&dir, args.record_bytes, short)?;
     Ok((report, lockstep, ceilings))

@@ -33,9 +33,13 @@ pub(crate) struct MirrorArgs {
     /// Go on as SRC grows, until stopped; reconnect when a connection fails
     #[arg(long)]
     pub(super) follow: bool,
-    /// Cut a torn end off DST, and accept one in SRC; only ever the torn end
+    /// Accept a torn end of SRC, a directory that nobody writes; it is not changed
     #[arg(long)]
     pub(super) trim: bool,
+    /// Take over a directory DST that has no mirror record and does not pass for a mirror by itself: compared with SRC all
+    /// the same, and what must be cut off its end is set aside
+    #[arg(long)]
+    adopt: bool,
     /// Tell how it fares in lines of JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -59,7 +63,12 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     };
     let mut mirror = Mirror::new(Place::parse(&source), Place::parse(&sink));
     (mirror.follow, mirror.trim) = (args.follow, args.trim);
+    mirror.adopt = args.adopt;
     mirror.commit_bytes_max = args.commit_bytes_max.as_u64();
+    mirror.http = match args.access.http() {
+        Ok(http) => http,
+        Err(exit) => return exit,
+    };
     let report = RefCell::new(Report::new(args.json));
     let result = super::block_on(async {
         let stop = super::asked_to_stop()?;
@@ -153,6 +162,16 @@ impl Report {
                     bar.set_message(format!("{} commits, {} to be durable", HumanCount(progress.commits), self.lag()));
                 }
                 self.line_if_due();
+            }
+            Event::Cut(cut) => {
+                let aside = cut.aside.as_ref().map(|aside| format!(", kept in {aside}")).unwrap_or_default();
+                let text = format!("{}: cut {} incomplete bytes at byte {}{aside}", cut.file, cut.bytes, cut.at);
+                match &self.way {
+                    Way::Bar(bar) => bar.println(text),
+                    Way::Lines => eprintln!("{text}"),
+                    Way::Json => line(&json!({"event": "cut", "file": cut.file, "at": cut.at.0, "bytes": cut.bytes,
+                        "aside": cut.aside})),
+                }
             }
             Event::Retrying { error, after } => match &self.way {
                 Way::Bar(bar) => bar.println(format!("{error}; trying again in {} ms", after.as_millis())),

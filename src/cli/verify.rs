@@ -1,13 +1,15 @@
 //! `logmirror verify`: is a log whole?
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use logmirror::client::without_secrets;
 use logmirror::limits::COMMIT_BYTES_MAX;
-use logmirror::mirror::verify_url;
+use logmirror::mirror::{DbLock, db_lock_state, is_mirror, verify_url};
 use logmirror::repo::Repo;
 use logmirror::verify::{FoundFault, Options, Progress, Report, verify};
 
@@ -15,6 +17,9 @@ use super::access::AccessArgs;
 use super::database;
 use super::exit::{Exit, printed};
 use super::place::{is_url, log_directory};
+
+/// Between two looks at whether a log is being written.
+const GROWTH_LOOK: Duration = Duration::from_millis(300);
 
 /// Faults put into words; `--json` has them all.
 const FAULTS_SHOWN: usize = 50;
@@ -93,12 +98,13 @@ fn show(report: &Report, args: &VerifyArgs) -> io::Result<Exit> {
         serde_json::to_writer(&mut out, report)?;
         writeln!(out)?;
     } else {
-        in_words(&mut out, report, &without_secrets(&args.path))?;
+        in_words(&mut out, report, &args.path)?;
     }
     Ok(if report.is_sound() { Exit::Done } else { Exit::Data })
 }
 
-fn in_words(out: &mut impl Write, report: &Report, path: &str) -> io::Result<()> {
+fn in_words(out: &mut impl Write, report: &Report, args_path: &str) -> io::Result<()> {
+    let path = &without_secrets(args_path);
     let first = report.first.unwrap_or(report.next);
     let verdict = match (report.faults.len(), report.trailing) {
         (0, None) => "whole".to_owned(),
@@ -121,16 +127,50 @@ fn in_words(out: &mut impl Write, report: &Report, path: &str) -> io::Result<()>
     }
     if let Some(bytes) = report.trailing {
         let next = report.segments.last().map_or(report.next, |segment| segment.end);
-        writeln!(
-            out,
-            "torn: {bytes} bytes behind offset {next} are no whole commit, as a crash in mid-write leaves them; \
-             `logmirror mirror SRC {path} --trim` cuts them off"
-        )?;
+        writeln!(out, "torn: {bytes} bytes after offset {next} are no whole commit: {}", advice(args_path, path))?;
     }
     for note in &report.notes {
         writeln!(out, "note: segment {}: {}", note.segment, note.message)?;
     }
     Ok(())
+}
+
+/// What to do next about a torn end. A log that may be being written is never to be cut.
+fn advice(args_path: &str, path: &str) -> String {
+    let dir = Path::new(args_path);
+    match db_lock_state(dir) {
+        DbLock::Held { pid } => {
+            return format!("a SpacetimeDB has this log open (process {pid} holds db.lock) and may be writing them");
+        }
+        DbLock::Unknown => {
+            return "a SpacetimeDB may have this log open (db.lock exists) and be writing them".to_owned();
+        }
+        DbLock::Free => {}
+    }
+    if is_growing(dir) {
+        return "the log is being written, and they may be the beginning of a commit".to_owned();
+    }
+    if is_mirror(dir) {
+        return "a crash in mid-write leaves them; `logmirror mirror` cuts them by itself when it runs again"
+            .to_owned();
+    }
+    format!(
+        "a crash in mid-write leaves them; if nothing writes this log, `logmirror mirror {path} COPY --trim` copies what is before them"
+    )
+}
+
+/// Whether the files of a directory change while we look.
+fn is_growing(dir: &Path) -> bool {
+    let sizes = || -> Vec<_> {
+        let files = dir.read_dir().into_iter().flatten().filter_map(Result::ok);
+        let mut sizes: Vec<_> =
+            files.map(|it| (it.file_name(), it.metadata().ok().map(|it| (it.len(), it.modified().ok())))).collect();
+        sizes.sort();
+        sizes
+    };
+    let before = sizes();
+    std::thread::sleep(GROWTH_LOOK);
+    sizes() != before
 }
 
 /// What to do next about a fault.

@@ -16,10 +16,12 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use super::native::{Parsed, parse, query};
+use super::pace::Pace;
 use super::paths::{App, Timeouts};
 use super::reply::{Failure, drain, turn_down};
+use super::upload::{self, Part, PartQuery};
 use crate::api::AckLine;
-use crate::mirror::{Append, Error};
+use crate::mirror::{Append, Error, Log};
 use crate::offset::Offset;
 
 #[derive(Deserialize)]
@@ -27,6 +29,15 @@ use crate::offset::Offset;
 struct AppendQuery {
     from: Option<Offset>,
     acks: Option<Acks>,
+    upload: Option<String>,
+    at: Option<u64>,
+    total: Option<u64>,
+}
+
+/// What an append begins with.
+enum Begun {
+    Stream(Box<Append>, Option<Acks>),
+    Part(Arc<Log>, Option<Offset>, Part),
 }
 
 #[derive(Deserialize)]
@@ -42,7 +53,15 @@ pub(super) async fn append(
 ) -> Result<Response, Failure> {
     let (head, body) = request.into_parts();
     let (append, acks) = match begin(&app, name, &head.uri) {
-        Ok(begun) => begun,
+        Ok(Begun::Stream(append, acks)) => (*append, acks),
+        Ok(Begun::Part(log, from, part)) => {
+            let mut body = body;
+            let answer = upload::commits(&app, &log, from, part, &mut body).await;
+            if answer.is_err() {
+                turn_down(&head.headers, body);
+            }
+            return answer;
+        }
         Err(failure) => {
             turn_down(&head.headers, body);
             return Err(failure);
@@ -73,12 +92,15 @@ pub(super) async fn append(
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 
-fn begin(app: &App, name: Parsed<String>, uri: &Uri) -> Result<(Append, Option<Acks>), Failure> {
+fn begin(app: &App, name: Parsed<String>, uri: &Uri) -> Result<Begun, Failure> {
     let log = app.registry.get(&parse(name)?)?;
     let refused = |error| Failure { error, next: log.durable() };
-    let AppendQuery { from, acks } = query(uri).map_err(refused)?;
+    let AppendQuery { from, acks, upload, at, total } = query(uri).map_err(refused)?;
+    if let Some(part) = (PartQuery { upload, at, total }).part().map_err(refused)? {
+        return Ok(Begun::Part(log, from, part));
+    }
     let append = app.registry.append(&log, from).map_err(refused)?;
-    Ok((append, acks))
+    Ok(Begun::Stream(Box::new(append), acks))
 }
 
 type Received = Result<crate::api::AppendOutcome, Failure>;
@@ -93,20 +115,20 @@ fn last_line(ended: Result<Received, oneshot::error::RecvError>) -> AckLine {
 
 /// Takes a body in until it ends, fails, or takes too long, and waits until what is kept of it is durable.
 async fn receive(app: &App, mut append: Append, mut body: Body) -> Received {
-    let Timeouts { idle, commit, .. } = app.timeouts;
+    let Timeouts { idle, commit, min_rate, .. } = app.timeouts;
     let mut stop = app.registry.stopping();
-    // Since when a commit has been coming in.
-    let mut since: Option<Instant> = None;
+    // Of the commit that is being received.
+    let mut pace: Option<Pace> = None;
     loop {
-        let deadline = since.map_or(Instant::now() + idle, |since| since + commit);
+        let deadline = pace.as_ref().map_or_else(|| Instant::now() + idle, Pace::deadline);
         let frame = tokio::select! {
             frame = body.frame() => frame,
             () = append.stopped() => break,
             () = sleep_until(deadline) => {
-                if since.is_some() {
+                if pace.is_some() {
                     append.fail(Error::Truncated {
                         offset: None,
-                        message: format!("a commit did not come whole within {} s (--commit-timeout)", commit.as_secs()),
+                        message: format!("a commit was cut off: nothing of it was received for {} s (--commit-timeout), or less than {min_rate} bytes/s after that (--min-rate)", commit.as_secs()),
                     });
                 }
                 break;
@@ -121,15 +143,19 @@ async fn receive(app: &App, mut append: Append, mut body: Body) -> Received {
             break;
         };
         if let Ok(chunk) = frame.into_data() {
-            let (before, came) = (append.boundary(), Instant::now());
+            let (before, bytes, received) = (append.boundary(), chunk.len(), Instant::now());
             if !append.push(chunk).await {
                 break;
             }
-            since = match append.is_whole() {
+            pace = match append.is_whole() {
                 true => None,
-                false if append.boundary() != before => Some(Instant::now()),
-                // While it waited for us, for memory or the disk, the client's time stood still.
-                false => Some(since.map_or_else(Instant::now, |since| since + came.elapsed())),
+                false if append.boundary() != before => Some(Pace::new(commit, min_rate)),
+                false => {
+                    let mut pace = pace.unwrap_or_else(|| Pace::new(commit, min_rate));
+                    // While the sender waits for us, for memory or the disk, its time stands still.
+                    pace.received(bytes, received.elapsed());
+                    Some(pace)
+                }
             };
         }
     }

@@ -32,6 +32,10 @@ impl Door {
 
     /// The answer to a request.
     pub async fn answer(&self, request: hyper::Request<Incoming>) -> Response {
+        reply::for_proxies(self.routed(request).await, self.token.is_some())
+    }
+
+    async fn routed(&self, request: hyper::Request<Incoming>) -> Response {
         let mut request = request.map(Body::new);
         let host = host(&request);
         if let Some(uri) = self.routing.rewritten(request.uri(), host.as_deref()) {

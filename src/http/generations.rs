@@ -8,15 +8,17 @@ use axum::extract::{Request, State};
 use axum::http::Uri;
 use axum::response::Response;
 use http_body_util::BodyExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::libsql::base;
 use super::native::{GenerationQuery, Parsed, blocking, in_generation, parse, query};
+use super::pace::Pace;
 use super::paths::App;
 use super::reply::{self, Failure, drain};
+use super::upload::{self, PartQuery};
 use crate::format::{database, name};
 use crate::limits::LIBSQL_PAGE_SIZE;
-use crate::mirror::{Draft, Error};
+use crate::mirror::{Draft, Error, Log};
 use crate::offset::Generation;
 use crate::repo::RepoFile;
 
@@ -36,24 +38,61 @@ pub(super) async fn start(
     path: Parsed<(String, u64)>,
     request: Request,
 ) -> Result<Response, Failure> {
-    let (mut body, begun) = (request.into_body(), begin(&app, path).await);
+    let part = query::<PartQuery>(request.uri()).and_then(PartQuery::part);
+    let mut body = request.into_body();
+    if let Some(part) = part? {
+        let answer = match parse(path).and_then(|(name, generation)| Ok((app.registry.get(&name)?, generation))) {
+            Ok((log, generation)) => upload::base(&app, &log, Generation(generation), part, &mut body).await,
+            Err(error) => Err(error.into()),
+        };
+        if answer.is_err() {
+            drain(body);
+        }
+        return answer;
+    }
+    let begun = begin(&app, path).await;
     let received = match begun {
-        Ok((log, draft)) => receive(&app, &mut body, &draft).await.map(|()| (log, draft)),
+        Ok((log, draft)) => receive(&app, &mut body, &draft).await.map(|(file, bytes)| (log, draft, file, bytes)),
         Err(error) => Err(error),
     };
-    let (log, draft) = match received {
+    let (log, draft, file, bytes) = match received {
         Ok(received) => received,
         Err(error) => {
             drain(body);
             return Err(error.into());
         }
     };
-    let registry = app.registry.clone();
-    let log = blocking(move || registry.start_generation(&log, &draft, |_, _| Ok(()))).await?;
+    let log = start_from(&app, log, draft, file, bytes).await?;
     Ok(reply::created(true, log.status()))
 }
 
-async fn begin(app: &App, path: Parsed<(String, u64)>) -> Result<(Arc<crate::mirror::Log>, Draft), Error> {
+/// Starts the generation of a draft whose base was received: `bytes` bytes in `file`, if that is a database.
+pub(super) async fn start_from(
+    app: &App,
+    log: Arc<Log>,
+    draft: Draft,
+    file: Arc<dyn RepoFile>,
+    bytes: u64,
+) -> Result<Arc<Log>, Error> {
+    let registry = app.registry.clone();
+    blocking(move || {
+        let failed = |error: std::io::Error| Error::Unavailable(format!("cannot store the base: {error}"));
+        if bytes == 0 {
+            // No database is an empty one.
+            let empty = database::empty(LIBSQL_PAGE_SIZE);
+            file.write_at(&mut [IoSlice::new(&empty)], 0).map_err(failed)?;
+        } else {
+            let mut head = [0; database::HEADER_LEN];
+            let count = file.read_at(&mut head, 0).map_err(failed)?;
+            database::check(&head[..count], bytes).map_err(|message| Error::Corrupt { offset: None, message })?;
+        }
+        file.sync().map_err(failed)?;
+        registry.start_generation(&log, &draft, |_, _| Ok(()))
+    })
+    .await
+}
+
+async fn begin(app: &App, path: Parsed<(String, u64)>) -> Result<(Arc<Log>, Draft), Error> {
     let (name, generation) = parse(path)?;
     let registry = app.registry.clone();
     blocking(move || {
@@ -64,34 +103,30 @@ async fn begin(app: &App, path: Parsed<(String, u64)>) -> Result<(Arc<crate::mir
     .await
 }
 
-/// Writes the body down as the base, synced, and looks whether it is a database.
-async fn receive(app: &App, body: &mut Body, draft: &Draft) -> Result<(), Error> {
+/// Writes the body down as the base; how many bytes it has.
+async fn receive(app: &App, body: &mut Body, draft: &Draft) -> Result<(Arc<dyn RepoFile>, u64), Error> {
     let failed = |error: std::io::Error| Error::Unavailable(format!("cannot store the base: {error}"));
     let dir = draft.dir().clone();
     let file: Arc<dyn RepoFile> = blocking(move || dir.create(name::BASE).map_err(failed)).await?;
-    let (mut at, mut head) = (0, Vec::new());
+    let mut at = 0;
+    let mut pace = Pace::new(app.timeouts.commit, app.timeouts.min_rate);
     loop {
-        let frame = timeout(app.timeouts.commit, body.frame()).await;
-        let late = |_elapsed| Error::Invalid("the base did not go on in time (--commit-timeout)".into());
+        let frame = timeout_at(pace.deadline(), body.frame()).await;
+        let cut = |message: String| Error::Truncated { offset: None, message };
+        let late = |_elapsed| cut("the base did not go on in time (--commit-timeout, --min-rate)".into());
         let frame = match frame.map_err(late)? {
             None => break,
             Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Err(Error::Invalid(format!("the base broke off: {error}"))),
+            Some(Err(error)) => return Err(cut(format!("the base broke off: {error}"))),
         };
         let Ok(data) = frame.into_data() else { continue };
-        head.extend_from_slice(&data[..data.len().min(database::HEADER_LEN.saturating_sub(head.len()))]);
-        let bytes = data.len() as u64;
+        let (bytes, received) = (data.len() as u64, Instant::now());
         let _share = app.registry.reserve(bytes).await?;
         write(&file, data, at).await.map_err(failed)?;
+        pace.received(bytes as usize, received.elapsed());
         at += bytes;
     }
-    if at == 0 {
-        // No database is an empty one.
-        write(&file, database::empty(LIBSQL_PAGE_SIZE).into(), 0).await.map_err(failed)?;
-    } else {
-        database::check(&head, at).map_err(|message| Error::Corrupt { offset: None, message })?;
-    }
-    blocking(move || file.sync().map_err(failed)).await
+    Ok((file, at))
 }
 
 async fn write(file: &Arc<dyn RepoFile>, data: Bytes, at: u64) -> std::io::Result<()> {

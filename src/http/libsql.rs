@@ -12,10 +12,10 @@ use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use futures::stream;
 use serde_json::json;
-use tokio::time::Instant;
 
 use super::body::next;
 use super::native::{Parsed, blocking, parse};
+use super::pace::Pace;
 use super::paths::App;
 use super::reply::{self, Failure, drain, turn_down};
 use crate::limits::PUSH_BYTES_MAX;
@@ -148,10 +148,10 @@ async fn begin(app: &App, range: Range, headers: &HeaderMap) -> Result<(Range, u
 
 /// The whole body, of the length that the head said and that memory was reserved for.
 async fn receive(app: &App, mut body: Body, length: usize) -> Result<BytesMut, Error> {
-    let deadline = Instant::now() + app.timeouts.commit;
+    let mut pace = Pace::new(app.timeouts.commit, app.timeouts.min_rate);
     let mut received = app.libsql.body(length);
     loop {
-        match next(&mut body, deadline, "--commit-timeout").await {
+        match next(&mut body, &mut pace, "--commit-timeout").await {
             Ok(None) => return Ok(received),
             Ok(Some(data)) => received.extend_from_slice(&data),
             Err(error) => {

@@ -3,17 +3,20 @@
 mod append;
 mod body;
 mod checkpoint;
+mod conditional;
 mod door;
 mod generations;
 mod libsql;
 mod metrics;
 mod native;
+mod pace;
 mod paths;
 mod range;
 mod reply;
 mod route;
 #[cfg(feature = "turso")]
 mod turso;
+mod upload;
 
 pub(crate) use door::Door;
 pub use paths::{App, Timeouts, router};

@@ -1,27 +1,29 @@
 //! The native API, but for appends.
 
 use std::sync::{Arc, PoisonError};
+use std::time::SystemTime;
 
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequest, Path, Query, Request, State};
-use axum::http::Uri;
 use axum::http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
-    HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE,
+    HeaderValue, LAST_MODIFIED, RANGE,
 };
+use axum::http::{Method, Uri};
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
+use super::conditional::{Outcome, Validators};
 use super::paths::App;
 use super::range::{self, Wanted};
 use super::reply::{self, Failure};
 use crate::api::{CreateLog, FRAMING_FIELD, LogStatus, SegmentStatus};
-use crate::format::{Framing, LogFormat};
+use crate::format::{Framing, LogFormat, name};
 use crate::mirror::{Error, Feed, Log, State as Health};
 use crate::offset::{Generation, Offset};
 
@@ -128,6 +130,7 @@ pub(super) async fn segment(
     State(app): State<Arc<App>>,
     path: Parsed<(String, Offset)>,
     uri: Uri,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let (name, start) = parse(path)?;
@@ -141,13 +144,15 @@ pub(super) async fn segment(
     let etag = format!("\"{}-{}-{start}-{}\"", log.id(), log.generation(), segment.bytes);
     let sealed = view.head.is_none_or(|head| head.start != start);
     let cache = if sealed { "public, max-age=31536000, immutable" } else { "no-cache" };
-    let given = |header| headers.get_all(header).iter().filter_map(|value| value.to_str().ok());
-    let is_known = |tag: &str| tag == "*" || tag.trim_start_matches("W/") == etag;
-    if given(IF_NONE_MATCH).flat_map(|tags| tags.split(',')).any(|tag| is_known(tag.trim())) {
-        return reply::not_modified(&etag, cache);
-    }
-    let ranged = given(IF_RANGE).all(|tag| tag == etag);
-    let wanted = given(RANGE).find(|_| ranged).map_or(Wanted::All, |text| range::wanted(text, segment.bytes));
+    let validators = Validators::new(etag, modified(&log, start).await?);
+    let ranged = match validators.outcome(&headers) {
+        Outcome::Failed => return Ok(reply::precondition_failed(validators.etag())),
+        Outcome::NotModified => return reply::not_modified(&validators, cache),
+        // Nothing but a GET has a range.
+        Outcome::Answer { ranged } => ranged && method == Method::GET,
+    };
+    let text = headers.get(RANGE).filter(|_| ranged).and_then(|range| range.to_str().ok());
+    let wanted = text.map_or(Wanted::All, |text| range::wanted(text, segment.bytes));
     let (range, partial) = match wanted {
         Wanted::All => (0..segment.bytes, false),
         Wanted::Part(range) => (range, true),
@@ -159,7 +164,10 @@ pub(super) async fn segment(
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     fields.insert(CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
     fields.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    fields.insert(ETAG, reply::header(&etag)?);
+    fields.insert(ETAG, reply::header(validators.etag())?);
+    if let Some(modified) = validators.last_modified() {
+        fields.insert(LAST_MODIFIED, reply::header(&modified)?);
+    }
     fields.insert(CACHE_CONTROL, HeaderValue::from_static(cache));
     if partial {
         let text = format!("bytes {}-{}/{}", range.start, range.end - 1, segment.bytes);
@@ -167,6 +175,16 @@ pub(super) async fn segment(
         *response.status_mut() = reply::PARTIAL;
     }
     Ok(response)
+}
+
+/// When the file of a segment was modified; none where files have no times.
+async fn modified(log: &Arc<Log>, start: Offset) -> Result<Option<SystemTime>, Error> {
+    let log = log.clone();
+    blocking(move || {
+        let file = log.repo().open(&name::segment(log.format(), start)).map_err(|error| log.unreadable(error))?;
+        Ok(file.plain().and_then(|file| file.metadata().ok()?.modified().ok()))
+    })
+    .await
 }
 
 /// Whether the service as a whole works, with all that is wrong: 503 when it drains, cannot read its directory, or has

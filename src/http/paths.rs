@@ -1,5 +1,6 @@
 //! All routes in one table, and what every handler gets.
 
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use axum::routing::{get, post, put};
 
 use super::{append, checkpoint, generations, libsql, metrics, native, reply};
 use crate::limits::{self, JSON_BYTES_MAX};
-use crate::mirror::{Checkpoints, Registry};
+use crate::mirror::{Checkpoints, Registry, Uploads};
 use crate::sync::libsql::LibSql;
 
 /// Patience with clients.
@@ -19,8 +20,10 @@ pub struct Timeouts {
     pub header: Duration,
     /// For the next byte of an append that stands on a boundary; the append ends well then.
     pub idle: Duration,
-    /// From the first byte of a commit to its last.
+    /// Without a byte of a commit or another body that has begun; from then on it must also keep `min_rate`.
     pub commit: Duration,
+    /// Bytes a second that a commit must keep once it took longer than `commit`.
+    pub min_rate: NonZeroU64,
     /// For a reader to take any bytes at all.
     pub stall: Duration,
     /// For requests under way when the service shuts down.
@@ -35,6 +38,7 @@ impl Default for Timeouts {
             header: limits::HEADER_TIMEOUT,
             idle: limits::IDLE_TIMEOUT,
             commit: limits::COMMIT_TIMEOUT,
+            min_rate: limits::MIN_RATE,
             stall: limits::STALL_TIMEOUT,
             drain: limits::DRAIN_TIMEOUT,
             stream: limits::SQL_STREAM_IDLE,
@@ -49,6 +53,8 @@ pub struct App {
     pub registry: Arc<Registry>,
     /// Their checkpoints in the background; none once the service drains.
     pub checkpoints: Mutex<Option<Checkpoints>>,
+    /// Commits and bases that are received in parts.
+    pub uploads: Uploads,
     /// The libSQL sync protocol over them.
     pub libsql: Arc<LibSql>,
     /// SQL over them.

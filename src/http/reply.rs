@@ -4,7 +4,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_RANGE, ETAG, EXPECT, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    CACHE_CONTROL, CONTENT_RANGE, ETAG, EXPECT, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -12,10 +12,14 @@ use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use tokio::time::timeout;
 
+use super::conditional::Validators;
 use crate::api::ErrorBody;
 use crate::limits::{DRAIN_BYTES_MAX, DRAIN_WAIT};
 use crate::mirror::Error;
 use crate::offset::Offset;
+
+/// Asks nginx, and others that know it, to pass an answer on as it comes.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// Seconds after which a client may try again.
 const RETRY_AFTER_SECONDS: &str = "1";
@@ -49,6 +53,7 @@ impl Failure {
             Error::Ahead { next, .. } => body.next = Some(*next),
             Error::Fork { at } | Error::StaleEpoch { at, .. } => body.at = Some(*at),
             Error::Pruned { first, .. } => body.first = Some(*first),
+            Error::PartMissing { received } => body.received = Some(*received),
             Error::Corrupt { offset, .. } | Error::Truncated { offset, .. } => body.offset = *offset,
             _ => {}
         }
@@ -65,6 +70,7 @@ fn status(error: &Error) -> StatusCode {
         | Error::StaleEpoch { .. }
         | Error::Ahead { .. }
         | Error::Format(_)
+        | Error::PartMissing { .. }
         | Error::Ended { .. } => StatusCode::CONFLICT,
         Error::Pruned { .. } | Error::GenerationGone { .. } => StatusCode::GONE,
         Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
@@ -91,6 +97,11 @@ pub(super) fn created(new: bool, body: impl serde::Serialize) -> Response {
     (status, Json(body)).into_response()
 }
 
+/// Something was taken that is not whole yet.
+pub(super) fn accepted(body: impl serde::Serialize) -> Response {
+    (StatusCode::ACCEPTED, Json(body)).into_response()
+}
+
 /// Nothing to say.
 #[cfg(feature = "turso")]
 pub(super) fn nothing() -> Response {
@@ -107,9 +118,35 @@ pub(super) fn health(works: bool, problems: &[String]) -> Response {
 }
 
 /// The client has it already.
-pub(super) fn not_modified(etag: &str, cache: &'static str) -> Result<Response, Failure> {
+pub(super) fn not_modified(validators: &Validators, cache: &'static str) -> Result<Response, Failure> {
     let cache = HeaderValue::from_static(cache);
-    Ok((StatusCode::NOT_MODIFIED, [(ETAG, header(etag)?), (CACHE_CONTROL, cache)]).into_response())
+    Ok((StatusCode::NOT_MODIFIED, [(ETAG, header(validators.etag())?), (CACHE_CONTROL, cache)]).into_response())
+}
+
+/// The client wanted another one than there is.
+pub(super) fn precondition_failed(etag: &str) -> Response {
+    let error = Error::Invalid(format!("this is {etag}, and not what If-Match or If-Unmodified-Since asks for"));
+    (StatusCode::PRECONDITION_FAILED, Json(Failure::from(error).body())).into_response()
+}
+
+/// An answer with what proxies and caches between us and the client must know: that it is passed on as it comes, and is
+/// neither changed nor kept; unless the handler says otherwise, as for the segment that never changes. Where clients need
+/// a token, what one was given is not for others.
+pub(super) fn for_proxies(mut response: Response, needs_token: bool) -> Response {
+    let fields = response.headers_mut();
+    let cache = match fields.get(CACHE_CONTROL).and_then(|value| value.to_str().ok()) {
+        Some(cache) if needs_token => format!("{}, no-transform", cache.replace("public", "private")),
+        Some(cache) => format!("{cache}, no-transform"),
+        None => {
+            fields.insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+            fields.insert(CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+            return response;
+        }
+    };
+    if let Ok(cache) = HeaderValue::try_from(cache) {
+        fields.insert(CACHE_CONTROL, cache);
+    }
+    response
 }
 
 /// Text made here as the value of a header. It can only fail for an id in `log.json` that we did not write.

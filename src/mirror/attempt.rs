@@ -1,11 +1,12 @@
 //! One attempt of a mirror between two logs: what is missing in the sink, generation by generation.
 
 use super::base;
+use super::delivery::Delivery;
 use super::endpoint::Mirror;
 use super::failure::MirrorError;
 use super::pump::pump;
 use super::run::{Event, Progress};
-use super::sink::{Sink, Stand};
+use super::sink::Sink;
 use super::source::{Extent, Reading, Source};
 use crate::client::ClientError;
 use crate::format::LogFormat;
@@ -46,27 +47,29 @@ async fn attempt_generation(
     if format == LogFormat::Wal && sink.lacks_base(extent).await? {
         base::bring(source, extent.generation, sink).await?;
     }
-    let (Stand { next, last }, mut feeding) = sink.open(format, extent.first).await?;
-    let from = next.or(extent.first).unwrap_or_default();
+    let look = sink.look().await?;
+    let from = look.next().or(extent.first).unwrap_or_default();
     (progress.next, progress.durable) = (from, from);
     told(Event::Started { from, source_bytes: source.bytes_from(from, extent) });
-    if let Some(source_end) = extent.end.filter(|end| last.is_some() && *end < from) {
+    if let Some(source_end) = extent.end.filter(|end| look.last().is_some() && *end < from) {
         return Err(MirrorError::Ahead { sink: from, source_end });
     }
     if let Some(source_first) = extent.first.filter(|first| *first > from) {
         return Err(MirrorError::Gap { sink: from, source_first });
     }
-    // The stream starts with the last commit both should hold, so a fork shows before anything is sent; unless the
-    // source was pruned exactly up to there.
-    let last = last.filter(|_| extent.first != Some(from));
-    let start = last.map_or(from, |last| last.offset);
-    let generation = extent.generation;
-    let reading = Reading { generation, from: start, held: last.is_some(), follow: mirror.follow };
+    // The stream starts with the commits both should hold, so a fork shows before the sink is changed.
+    let held = look.held(extent.first, mirror.commit_bytes_max).await?;
+    if held.next().is_none() && look.last().is_some() {
+        sink.takes_uncompared(&look)?;
+    }
+    let (start, generation) = (held.next().unwrap_or(from), extent.generation);
+    let reading = Reading { generation, from: start, held: held.next().is_some(), follow: mirror.follow };
     let pieces = source.stream(reading, mirror.commit_bytes_max);
-    let pumped = pump(pieces, &mut feeding, last, progress, told).await;
+    let mut delivery = Delivery::new(sink, look, format, generation);
+    let pumped = pump(pieces, &mut delivery, held, progress, told).await;
     // What came is sound and is kept, whatever became of the rest; and the sink is closed before it is opened again.
-    let ended = feeding.end().await;
-    if let Ok(durable) = &ended {
+    let ended = delivery.end().await;
+    if let Ok(Some(durable)) = &ended {
         progress.durable = *durable;
         told(Event::Moved(*progress));
     }

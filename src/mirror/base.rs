@@ -6,12 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
-use reqwest::Body;
 
+use super::base_url;
+use super::database::off;
 use super::failure::MirrorError;
 use super::sink::Sink;
 use super::source::Source;
-use crate::format::{database, name};
+use crate::format::{LogFormat, database, name};
 use crate::limits::{LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::offset::Generation;
 use crate::repo::{FsRepo, Repo, RepoFile};
@@ -31,8 +32,12 @@ pub(super) async fn bring(source: &Source, generation: Generation, sink: &Sink) 
 /// holds stays.
 pub(super) async fn put(blocks: Blocks, generation: Generation, sink: &Sink) -> Result<(), MirrorError> {
     match sink {
-        Sink::Url(client) => client.start_generation(generation, Body::wrap_stream(blocks)).await.map(drop)?,
-        Sink::Dir(repo, _) => store(repo, blocks).await.map_err(|error| at(repo, error))?,
+        Sink::Url(client) => base_url::put(client, generation, blocks).await?,
+        Sink::Dir(dir) => {
+            let dir = dir.clone();
+            let repo = off(move || dir.prepare(LogFormat::Wal, generation)).await??;
+            store(&repo, blocks).await.map_err(|error| at(&repo, error))?;
+        }
     }
     Ok(())
 }

@@ -26,6 +26,8 @@ use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 
 use super::base::{self, Blocks};
+use super::compare::Held;
+use super::delivery::Delivery;
 use super::endpoint::Mirror;
 use super::failure::MirrorError;
 use super::pump::pump;
@@ -92,15 +94,20 @@ pub(super) async fn attempt(
         // Watch first: what is written between the look and the first wait must wake us.
         let watch = mirror.follow.then(|| watch(path));
         let snapshot = open(path).await?;
+        let look = sink.look().await?;
         let reader = begin(database, snapshot, sink).await?;
-        let (_, mut feeding) = sink.open(LogFormat::Wal, None).await?;
+        // What a service holds may be new with this generation; a directory must hold what was compared.
+        let look = if let Sink::Url(_) = sink { sink.look().await? } else { look };
+        let mut delivery = Delivery::new(sink, look, LogFormat::Wal, Generation::FIRST);
+        delivery.open(None, told).await?;
         let from = reader.next;
         (progress.next, progress.durable) = (from, from);
         told(Event::Started { from, source_bytes: reader.bytes_left() });
-        let pumped = pump(reader.start(watch, mirror.commit_bytes_max), &mut feeding, None, progress, told).await;
+        let pumped =
+            pump(reader.start(watch, mirror.commit_bytes_max), &mut delivery, Held::default(), progress, told).await;
         // What came is sound and is kept, whatever became of the rest.
-        let ended = feeding.end().await;
-        if let Ok(durable) = &ended {
+        let ended = delivery.end().await;
+        if let Ok(Some(durable)) = &ended {
             progress.durable = *durable;
             told(Event::Moved(*progress));
         }
@@ -160,8 +167,8 @@ async fn begin(source: &Database, snapshot: Arc<Snapshot>, sink: &Sink) -> Resul
     let generation = match (likeness, sink) {
         (Likeness::Same, _) => None,
         (Likeness::Unset, _) => Some(standing.generation),
-        (Likeness::Other, Sink::Dir(repo, _)) => {
-            return Err(MirrorError::OtherGeneration { place: repo.path().to_owned() });
+        (Likeness::Other, Sink::Dir(dir)) => {
+            return Err(MirrorError::OtherGeneration { place: dir.path().to_owned() });
         }
         (Likeness::Other, Sink::Url(_)) => Some(Generation(standing.generation.0 + 1)),
     };

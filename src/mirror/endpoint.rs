@@ -1,5 +1,6 @@
 //! What to mirror, and how.
 
+use crate::client::HttpOptions;
 use crate::limits::COMMIT_BYTES_MAX;
 
 /// A directory with segments in it, the URL of a log, or, as a source, a SQLite database or its WAL.
@@ -28,16 +29,22 @@ pub struct Mirror {
     pub sink: Place,
     /// Whether to go on as the source grows, for ever.
     pub follow: bool,
-    /// Whether a torn end is cut off in a directory that is the sink, and accepted in one that is the source.
+    /// Whether a torn end of a directory that is the source is accepted: nobody writes it. The source is never changed.
     pub trim: bool,
+    /// Whether a directory may be the sink that has no mirror record and cannot be taken for a mirror by itself. It is compared
+    /// with the source all the same, no whole commit is cut, and what is cut is set aside beside it.
+    pub adopt: bool,
     /// Largest commit taken.
     pub commit_bytes_max: u64,
+    /// How services are reached.
+    pub http: HttpOptions,
 }
 
 impl Mirror {
     /// A plain copy of `source` to `sink`.
     #[must_use]
     pub fn new(source: Place, sink: Place) -> Self {
-        Mirror { source, sink, follow: false, trim: false, commit_bytes_max: COMMIT_BYTES_MAX }
+        let http = HttpOptions::default();
+        Mirror { source, sink, follow: false, trim: false, adopt: false, commit_bytes_max: COMMIT_BYTES_MAX, http }
     }
 }

@@ -48,6 +48,12 @@ pub enum Error {
         /// The durable end.
         next: Offset,
     },
+    /// Parts of an upload are missing before the one that was sent.
+    #[error("of this upload {received} bytes were received: send the part that starts there")]
+    PartMissing {
+        /// How many bytes there are.
+        received: u64,
+    },
     /// The log exists with another format or first offset.
     #[error("{0}")]
     Format(String),
@@ -114,6 +120,7 @@ impl Error {
             Error::Fork { .. } => "fork",
             Error::StaleEpoch { .. } => "stale-epoch",
             Error::Ahead { .. } => "ahead",
+            Error::PartMissing { .. } => "part-missing",
             Error::Format(_) => "format",
             Error::Pruned { .. } | Error::GenerationGone { .. } => "pruned",
             Error::Ended { .. } => "ended",
@@ -152,6 +159,7 @@ impl From<AppendError> for Error {
             AppendError::Fork { at } => Error::Fork { at },
             AppendError::StaleEpoch { at, current, found } => Error::StaleEpoch { at, current, found },
             AppendError::Damaged(fault) => Error::Damaged(fault.to_string().into()),
+            error @ AppendError::Foreign { .. } => Error::Failed(error.to_string().into()),
             AppendError::Poisoned { cause } => Error::Failed(cause),
         }
     }

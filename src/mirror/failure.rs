@@ -132,9 +132,53 @@ pub enum MirrorError {
         /// The directory.
         place: PathBuf,
     },
+    /// A directory cannot be taken for a mirror of this source by itself. Nothing was changed.
+    #[error(
+        "sink: {}: not known to be a mirror of the source: {reason}; nothing was changed; if it is the copy and not the original, \
+         --adopt takes it over after comparing its last commit with the source", .place.display()
+    )]
+    NotOurs {
+        /// The directory.
+        place: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A SpacetimeDB is running on the directory that is the sink. Nothing was changed.
+    #[error(
+        "sink: {}: a SpacetimeDB is running on it{}: {} is locked; nothing was changed; is this the source?", .place.display(),
+        .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(), .lock.display()
+    )]
+    DatabaseRuns {
+        /// The directory.
+        place: PathBuf,
+        /// The file that is locked.
+        lock: PathBuf,
+        /// The process that holds it, if it is known.
+        pid: Option<u32>,
+    },
+    /// Source and sink are the same place, or one is inside the other.
+    #[error(
+        "{} and {} are the same directory, or one is inside the other: a source is never written", .source_place.display(),
+        .sink.display()
+    )]
+    SamePlace {
+        /// The source.
+        source_place: PathBuf,
+        /// The sink.
+        sink: PathBuf,
+    },
     /// What the sink holds cannot be restored, to be compared.
     #[error("sink: {0}")]
     Restore(#[from] RestoreError),
+    /// Something between us and a service holds back what is sent, or refuses it: from now on it is sent in other ways.
+    #[error(
+        "{reason}: a proxy between us and the service seems to hold back or refuse streams (nginx does with its defaults): \
+         going on in requests of bounded size"
+    )]
+    HeldBack {
+        /// How it showed.
+        reason: String,
+    },
     /// The connection or a thread ended early.
     #[error("{0}")]
     Interrupted(String),
@@ -145,11 +189,17 @@ impl MirrorError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
+            // What is sent are whole commits and whole bases: one that arrives cut was cut on its way, by a timeout say.
+            MirrorError::Client(ClientError::Refused { body, .. }) if body.error == "truncated" => true,
             MirrorError::Client(error) => error.is_transient(),
-            MirrorError::Refused(body) => matches!(body.error.as_str(), "unavailable" | "failed" | "poisoned"),
+            MirrorError::Refused(body) => {
+                matches!(body.error.as_str(), "unavailable" | "failed" | "poisoned" | "truncated")
+            }
             MirrorError::Snapshot(error) => error.is_transient(),
             // A stream from a service that is cut by its end, not by damage.
-            MirrorError::Received(ScanError::Truncated { .. }) | MirrorError::Interrupted(_) => true,
+            MirrorError::Received(ScanError::Truncated { .. })
+            | MirrorError::HeldBack { .. }
+            | MirrorError::Interrupted(_) => true,
             _ => false,
         }
     }
@@ -159,7 +209,9 @@ impl MirrorError {
     #[must_use]
     pub fn is_usage(&self) -> bool {
         match self {
-            MirrorError::Client(ClientError::Url { .. }) | MirrorError::NoBase { .. } => true,
+            MirrorError::Client(ClientError::Url { .. })
+            | MirrorError::NoBase { .. }
+            | MirrorError::SamePlace { .. } => true,
             MirrorError::Client(ClientError::Refused { status, .. }) => matches!(status, 400 | 401 | 403),
             _ => false,
         }
@@ -174,10 +226,14 @@ impl MirrorError {
             MirrorError::Snapshot(error) => !error.is_transient() && !matches!(error, SnapshotError::Io { .. }),
             MirrorError::Restore(error) => error.is_data(),
             MirrorError::Open(error) => !matches!(error, OpenError::Io(_) | OpenError::Locked { .. }),
+            MirrorError::DatabaseRuns { .. } => false,
             MirrorError::Append(error) => !matches!(error, AppendError::Poisoned { .. }),
-            MirrorError::Client(error @ ClientError::Refused { status, .. }) => !error.is_transient() && *status != 404,
+            MirrorError::Client(ClientError::Refused { status, .. }) => !self.is_transient() && *status != 404,
             MirrorError::Refused(_) => !self.is_transient(),
-            MirrorError::Client(_) | MirrorError::Dir { .. } | MirrorError::Interrupted(_) => false,
+            MirrorError::Client(_)
+            | MirrorError::Dir { .. }
+            | MirrorError::HeldBack { .. }
+            | MirrorError::Interrupted(_) => false,
             _ => true,
         }
     }

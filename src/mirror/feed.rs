@@ -1,6 +1,5 @@
 //! [`Feed`]: a range of a log as raw bytes, optionally without end. Never past `durable`, and no decoding on the way.
 
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -161,14 +160,9 @@ impl Feed {
     async fn read(&mut self, place: Place, bytes: u64) -> Result<Bytes, Error> {
         if self.open.as_ref().is_none_or(|(segment, _)| *segment != place.segment) {
             let (log, segment) = (self.log.clone(), place.segment);
-            let reader = blocking(move || {
-                SegmentReader::open(&**log.repo(), segment).map_err(|error| {
-                    // The status says so too from here on.
-                    let gone = (error.kind() == io::ErrorKind::NotFound).then(|| log.check().err()).flatten();
-                    gone.unwrap_or_else(|| error.into())
-                })
-            })
-            .await?;
+            let reader =
+                blocking(move || SegmentReader::open(&**log.repo(), segment).map_err(|error| log.unreadable(error)))
+                    .await?;
             let opened = match reader.plain() {
                 Some(file) => Opened::Plain(file.clone()),
                 None => Opened::Compressed(Box::new(reader)),

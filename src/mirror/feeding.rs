@@ -1,13 +1,10 @@
 //! A sink while it is being fed.
 
-use std::io;
-
-use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::failure::MirrorError;
 use super::feed_dir::{ToWriter, write};
-use super::feed_url::take_acks;
+use super::feed_url;
 use crate::client::Client;
 use crate::limits::BATCHES_UNDER_WAY;
 use crate::offset::Offset;
@@ -25,7 +22,7 @@ pub(super) struct Feeding {
 #[derive(Debug)]
 enum Input {
     Dir(mpsc::Sender<ToWriter>),
-    Url(mpsc::Sender<Result<Bytes, io::Error>>),
+    Url(mpsc::Sender<Batch>),
 }
 
 impl Feeding {
@@ -42,16 +39,11 @@ impl Feeding {
     }
 
     pub(super) fn url(client: Client, from: Offset) -> Feeding {
-        let (input, mut bytes) = mpsc::channel::<Result<Bytes, io::Error>>(BATCHES_UNDER_WAY);
+        let (input, batches) = mpsc::channel(BATCHES_UNDER_WAY);
         let (told, durable) = watch::channel(from);
         let (end, ended) = oneshot::channel();
-        let body = futures::stream::poll_fn(move |cx| bytes.poll_recv(cx));
         tokio::spawn(async move {
-            let ended = match client.append_live(from, body).await {
-                Ok(acks) => take_acks(acks, &told).await,
-                Err(error) => Err(error.into()),
-            };
-            let _nobody_waits = end.send(ended);
+            let _nobody_waits = end.send(feed_url::feed(client, from, batches, &told).await);
         });
         Feeding { input: Input::Url(input), durable, ended: Some(ended) }
     }
@@ -65,14 +57,7 @@ impl Feeding {
     pub(super) async fn send(&mut self, batch: Batch) -> bool {
         match &self.input {
             Input::Dir(input) => input.send(ToWriter::Batch(batch)).await.is_ok(),
-            Input::Url(input) => {
-                for bytes in batch.slices() {
-                    if input.send(Ok(bytes.clone())).await.is_err() {
-                        return false;
-                    }
-                }
-                true
-            }
+            Input::Url(input) => input.send(batch).await.is_ok(),
         }
     }
 

@@ -90,11 +90,23 @@ impl Registry {
         if generation <= log.generation() && !unused {
             return Err(Error::Ended { generation });
         }
-        let failed = |error: io::Error| Error::Unavailable(format!("cannot start generation {generation}: {error}"));
+        self.draft(log, generation)
+    }
+
+    /// A directory for what is received of a log before it counts. It goes when dropped, and when the log is opened. Blocks.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn stage(&self, log: &Log) -> Result<Draft, Error> {
+        self.draft(log, log.generation())
+    }
+
+    fn draft(&self, log: &Log, generation: Generation) -> Result<Draft, Error> {
+        let failed = |error: io::Error| Error::Unavailable(format!("cannot stage what is received: {error}"));
         let parent = self.logs_repo.dir(log.name()).map_err(failed)?;
-        let draft_name = format!("{}.{}{DRAFT}", name::generation(generation), uuid::Uuid::new_v4());
-        let dir = parent.create_dir(&draft_name).map_err(failed)?;
-        Ok(Draft { parent, name: draft_name, dir, generation })
+        let name = format!("{}.{}{DRAFT}", name::generation(generation), uuid::Uuid::new_v4());
+        let dir = parent.create_dir(&name).map_err(failed)?;
+        Ok(Draft { parent, name, dir, generation })
     }
 
     /// Ends the current generation of a log and starts the one that was drafted. `make` is called when the log takes

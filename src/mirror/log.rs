@@ -408,6 +408,12 @@ impl Log {
         self.writable()
     }
 
+    /// The error for a segment that cannot be opened. If it is gone, the status says so too from here on. Blocks.
+    pub fn unreadable(self: &Arc<Self>, error: io::Error) -> Error {
+        let gone = (error.kind() == io::ErrorKind::NotFound).then(|| self.check().err()).flatten();
+        gone.unwrap_or_else(|| error.into())
+    }
+
     /// What a log that was sound is now, if files of it are gone. Blocks.
     fn lost(&self) -> Option<State> {
         let view = self.view();

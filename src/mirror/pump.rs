@@ -1,30 +1,40 @@
 //! Moves verified pieces from a source to a sink.
 
+use super::compare::Held;
+use super::delivery::Delivery;
 use super::failure::MirrorError;
-use super::feeding::Feeding;
 use super::run::{Event, Progress};
 use super::source::{Piece, Pieces};
-use crate::api::LastCommit;
 use crate::client::ClientError;
-use crate::stream::{Batch, Part, ReadError, Tail};
+use crate::stream::{ReadError, Tail};
 
-/// Moves pieces from the source to the sink until the source ends, with the tail it ends in.
+/// Moves pieces from the source to the sink until the source ends, with the tail it ends in. The sink is opened only after
+/// all of `held` was found in the source too.
 pub(super) async fn pump(
     mut pieces: Pieces,
-    feeding: &mut Feeding,
-    mut held: Option<LastCommit>,
+    delivery: &mut Delivery<'_>,
+    mut held: Held,
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
 ) -> Result<Tail, MirrorError> {
-    let mut durable = feeding.durable();
     let sink = progress.next;
     let ahead = |source_end| MirrorError::Ahead { sink, source_end };
+    if held.next().is_none() && delivery.is_begun() {
+        delivery.open(None, told).await?;
+    }
+    let mut durable = delivery.durable();
     loop {
+        let moved = async {
+            match &mut durable {
+                Some(durable) => durable.changed().await.map(|()| *durable.borrow_and_update()),
+                None => std::future::pending().await,
+            }
+        };
         let piece = tokio::select! {
             piece = pieces.recv() => piece,
-            error = feeding.failed() => return Err(error),
-            Ok(()) = durable.changed() => {
-                progress.durable = *durable.borrow_and_update();
+            error = delivery.failed() => return Err(error),
+            Ok(durable) = moved => {
+                progress.durable = durable;
                 told(Event::Moved(*progress));
                 continue;
             }
@@ -33,42 +43,34 @@ pub(super) async fn pump(
             None => return Err(MirrorError::Interrupted("the source is gone".into())),
             Some(Err(MirrorError::Read(ReadError::Ahead { next, .. }))) => return Err(ahead(next)),
             Some(Err(MirrorError::Read(ReadError::Reset { at }))) => return Err(MirrorError::Reset { at }),
+            // A source that was empty may start anywhere, and so may a sink that holds nothing.
+            Some(Err(MirrorError::Read(ReadError::Pruned { first, .. }))) if !delivery.is_begun() => {
+                return Err(MirrorError::Interrupted(format!("the source starts at offset {first} now")));
+            }
             Some(Err(MirrorError::Client(ClientError::Refused { body, .. }))) if body.error == "ahead" => {
                 return Err(ahead(body.next.unwrap_or_default()));
             }
             Some(Err(error)) => return Err(error),
-            Some(Ok(Piece::End(tail))) => return held.map_or(Ok(tail), |last| Err(ahead(last.offset))),
+            Some(Ok(Piece::End(tail))) => return held.next().map_or(Ok(tail), |at| Err(ahead(at))),
             Some(Ok(Piece::Batch(batch))) => batch,
         };
-        if let Some(last) = held.take_if(|_| batch.runs().next().is_some()) {
-            batch = without_held(batch, &last)?;
+        if held.next().is_some() {
+            batch = held.without(batch).await?;
+            if held.next().is_none() {
+                delivery.open(None, told).await?;
+            }
         }
         for run in batch.runs() {
             progress.commits += run.commits;
             progress.bytes += run.bytes;
             progress.next = run.end;
         }
-        if !feeding.send(batch).await {
-            return Err(feeding.failed().await);
+        if !batch.is_empty() && !delivery.send(batch, told).await? {
+            return Err(delivery.failed().await);
+        }
+        if durable.is_none() {
+            durable = delivery.durable();
         }
         told(Event::Moved(*progress));
     }
-}
-
-/// The batch without its first commit, which must be the one the sink holds.
-fn without_held(batch: Batch, held: &LastCommit) -> Result<Batch, MirrorError> {
-    let mut parts = batch.parts.into_iter().skip_while(|part| matches!(part, Part::Header(..)));
-    let Some(Part::Run(run)) = parts.next() else {
-        return Ok(Batch::default());
-    };
-    let mut commits = run.commits();
-    let same = commits.next().is_some_and(|(_, found)| {
-        (found.first, found.entries, found.checksum) == (held.offset, held.entries, held.checksum)
-    });
-    if !same {
-        return Err(MirrorError::Fork { at: held.offset });
-    }
-    let rest = commits.next().map(|(at, next)| Part::Run(run.after(at, &next, 1)));
-    drop(commits);
-    Ok(Batch { parts: rest.into_iter().chain(parts).collect() })
 }

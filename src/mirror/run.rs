@@ -1,6 +1,7 @@
 //! The one loop behind `logmirror mirror`: from any source to any sink, resuming where the sink ends.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
@@ -9,13 +10,14 @@ use super::attempt::attempt;
 use super::database::{self, Database};
 use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
-use super::sink::Sink;
+use super::ownership;
+use super::sink::{DirSink, Sink};
 use super::source::Source;
-use crate::client::Client;
+use crate::client::{Client, without_secrets};
 use crate::limits::{ATTEMPTS_MAX, BACKOFF_FIRST, BACKOFF_LAST};
 use crate::offset::Offset;
 use crate::repo::FsRepo;
-use crate::stream::{OnTrailing, Options};
+use crate::stream::{CutTail, Options};
 
 /// What happens while a mirror runs.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ pub enum Event {
         /// Bytes in the source from there on, roughly.
         source_bytes: u64,
     },
+    /// The incomplete end of a write of ours was cut off the sink when it was opened.
+    Cut(CutTail),
     /// Something moved.
     Moved(Progress),
     /// An attempt failed, and another will be made.
@@ -56,18 +60,25 @@ pub struct Progress {
 /// # Errors
 /// See [`MirrorError`]. A connection that fails is tried again: for ever when following, else a few times.
 pub async fn run(mirror: &Mirror, mut told: impl FnMut(Event)) -> Result<Progress, MirrorError> {
+    let identity = match (&mirror.source, &mirror.sink) {
+        (Place::Dir(source), Place::Dir(sink)) => {
+            ownership::are_apart(source, sink)?;
+            ownership::source_identity(source)
+        }
+        (Place::Dir(source), Place::Url(_)) => ownership::source_identity(source),
+        (Place::Url(url), _) => without_secrets(url),
+    };
     let source = match &mirror.source {
-        Place::Url(url) => Origin::Log(Source::Url(Client::new(url)?)),
+        Place::Url(url) => Origin::Log(Source::Url(Client::with_options(url, &mirror.http)?)),
         Place::Dir(path) if database::is_database(path) => Origin::Database(Database::new(path)),
         Place::Dir(path) => Origin::Log(Source::Dir(dir(path, FsRepo::open(path))?)),
     };
     let sink = match &mirror.sink {
-        Place::Url(url) => Sink::Url(Client::new(url)?),
+        Place::Url(url) => Sink::Url(Client::with_options(url, &mirror.http)?),
         Place::Dir(path) => {
-            let on_trailing = if mirror.trim { OnTrailing::Trim } else { OnTrailing::Error };
             let commit_bytes_max = mirror.commit_bytes_max;
-            let options = Options { on_trailing, commit_bytes_max, forget: true, ..Options::default() };
-            Sink::Dir(dir(path, FsRepo::create(path))?, options)
+            let options = Options { commit_bytes_max, forget: true, ..Options::default() };
+            Sink::Dir(Arc::new(DirSink::new(path, options, mirror.adopt, identity)))
         }
     };
     let mut progress = Progress::default();

@@ -487,7 +487,7 @@ fn out_of_use(log: &Log, settings: &Settings, error: OpenError) -> State {
     let view = log.view();
     let sound = sound_prefix(&**log.repo(), settings.commit_bytes_max);
     let (fault, error) = match error {
-        OpenError::Io(_) | OpenError::Locked { .. } => {
+        OpenError::Io(_) | OpenError::Locked { .. } | OpenError::Changed { .. } => {
             // What is known of a log that was open still holds.
             if let (Ok(sound), false) = (sound, view.opened && !view.cut_short) {
                 log.publish(|view| view.take_sound(sound));

@@ -1,49 +1,109 @@
-//! Where `logmirror mirror` writes to: a directory, or a log of a service.
+//! Where `logmirror mirror` writes to: a directory, or a log of a service. First it is looked at, then compared with the
+//! source, and only then opened for writing.
 
-use std::sync::Arc;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::base;
+use super::compare::{Held, told};
+use super::database::off;
 use super::failure::MirrorError;
 use super::feeding::Feeding;
+use super::ownership::{self, DbLockGuard};
 use super::source::Extent;
 use crate::api::{LastCommit, Positions};
 use crate::client::{Client, positions};
 use crate::format::LogFormat;
 use crate::offset::{Generation, Offset};
-use crate::repo::FsRepo;
-use crate::stream::{Options, ReadError, StreamWriter, segment_starts};
-
-/// Where a sink stands.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Stand {
-    /// The offset it goes on with; none when it takes any.
-    pub(super) next: Option<Offset>,
-    /// Its last commit, which the source must hold too.
-    pub(super) last: Option<LastCommit>,
-}
+use crate::repo::{FsRepo, Repo};
+use crate::stream::{
+    Claim, CutTail, MirrorRecord, OnTrailing, OpenError, Options, RecordFile, Seen, StreamWriter, Survey, Tail, survey,
+};
 
 /// Where to write to, and how it is reached.
 #[derive(Debug)]
 pub(super) enum Sink {
-    Dir(FsRepo, Options),
+    Dir(Arc<DirSink>),
     Url(Client),
+}
+
+/// What a sink was found to hold; nothing of it was changed.
+#[derive(Clone, Debug)]
+pub(super) enum Look {
+    /// None while there is no directory.
+    Dir(Option<Box<Contents>>),
+    /// None while there is no log.
+    Url(Option<Positions>),
+}
+
+impl Look {
+    /// The offset it goes on with; none when it takes any.
+    pub(super) fn next(&self) -> Option<Offset> {
+        match self {
+            Look::Dir(contents) => contents.as_ref().and_then(|it| it.survey.first.map(|_| it.survey.next)),
+            Look::Url(status) => status.map(|status| status.durable),
+        }
+    }
+
+    /// Its last commit.
+    pub(super) fn last(&self) -> Option<LastCommit> {
+        match self {
+            Look::Dir(contents) => contents.as_ref().and_then(|it| it.survey.last.as_ref().map(told)),
+            Look::Url(status) => status.and_then(|status| status.last_commit),
+        }
+    }
+
+    /// The commits to compare with a source that starts at `source_first`.
+    pub(super) async fn held(&self, source_first: Option<Offset>, commit_bytes_max: u64) -> Result<Held, MirrorError> {
+        match self {
+            Look::Dir(Some(contents)) => Held::in_dir(contents, source_first, commit_bytes_max).await,
+            Look::Dir(None) => Ok(Held::default()),
+            // Unless the source was pruned exactly up to there.
+            Look::Url(_) => {
+                Ok(Held::only(self.last().filter(|_| source_first.is_none() || source_first != self.next())))
+            }
+        }
+    }
 }
 
 impl Sink {
     /// The generation it is in, where generations are known and it has begun.
     pub(super) async fn generation(&self) -> Result<Option<Generation>, MirrorError> {
         match self {
-            Sink::Dir(..) => Ok(None),
+            Sink::Dir(_) => Ok(None),
             Sink::Url(client) => Ok(client.find().await?.map(|status| status.generation)),
         }
     }
 
-    /// Whether it must be given the base of a source's generation before frames, creating the log if it is not there.
+    /// What it holds. Changes nothing.
+    pub(super) async fn look(&self) -> Result<Look, MirrorError> {
+        match self {
+            Sink::Dir(dir) => {
+                let dir = dir.clone();
+                off(move || dir.look()).await?.map(|found| Look::Dir(found.map(Box::new)))
+            }
+            Sink::Url(client) => {
+                let status = client.find().await?;
+                Ok(Look::Url(status.as_ref().map(positions).transpose()?))
+            }
+        }
+    }
+
+    /// Whether it must be given the base of a source's generation before frames, creating a service's log that is not there.
     pub(super) async fn lacks_base(&self, extent: &Extent) -> Result<bool, MirrorError> {
         match self {
-            Sink::Dir(repo, _) => {
-                let empty = segment_starts(repo).map_err(ReadError::Io)?.is_empty();
-                Ok(empty && !base::is_in(repo)?)
+            Sink::Dir(dir) => {
+                let looking = dir.clone();
+                Ok(match off(move || looking.look()).await?? {
+                    Some(contents) if contents.survey.first.is_some() => false,
+                    // What an attempt before brought may be of another generation.
+                    Some(Contents { based: true, record: Some(record), .. }) => {
+                        record.generation != extent.generation || record.source != dir.source
+                    }
+                    _ => true,
+                })
             }
             Sink::Url(client) => {
                 let status = match client.find().await? {
@@ -61,27 +121,194 @@ impl Sink {
         }
     }
 
-    /// Opens it, creating a log that is not there to start at `first`.
-    pub(super) async fn open(&self, format: LogFormat, first: Option<Offset>) -> Result<(Stand, Feeding), MirrorError> {
-        match self {
-            Sink::Dir(repo, options) => {
-                let writer = StreamWriter::open(Arc::new(repo.clone()), Options { format, ..*options })?;
-                let next = writer.first().map(|_| writer.durable());
-                let last = writer.last().map(|last| LastCommit {
-                    offset: last.first,
-                    entries: last.entries,
-                    checksum: last.checksum,
-                });
-                Ok((Stand { next, last }, Feeding::dir(writer)))
+    /// That a sink may go on whose commits the source has pruned, so that nothing was compared: a directory must be ours.
+    pub(super) fn takes_uncompared(&self, look: &Look) -> Result<(), MirrorError> {
+        match (self, look) {
+            (Sink::Dir(dir), Look::Dir(Some(contents))) if contents.record.is_none() && !dir.adopt => {
+                Err(dir.is_not_ours("it has no mirror record, and the source does not hold its last commit any more"))
             }
-            Sink::Url(client) => {
-                let status = match client.find().await? {
-                    Some(status) => status,
-                    None => client.create(format, first).await?,
-                };
-                let Positions { durable, last_commit: last, .. } = positions(&status)?;
-                Ok((Stand { next: Some(durable), last }, Feeding::url(client.clone(), durable)))
-            }
+            _ => Ok(()),
         }
+    }
+
+    /// Opens it for writing, creating what is not there to start at `first`. What `look` found must have been compared with
+    /// the source. Returns also what was cut off its end.
+    pub(super) async fn open(
+        &self,
+        look: Look,
+        format: LogFormat,
+        generation: Generation,
+        first: Option<Offset>,
+    ) -> Result<(Feeding, Option<CutTail>), MirrorError> {
+        match (self, look) {
+            (Sink::Dir(dir), Look::Dir(contents)) => {
+                let dir = dir.clone();
+                let writer = off(move || dir.open(contents.as_deref(), format, generation)).await??;
+                let cut = writer.cut_tail().cloned();
+                Ok((Feeding::dir(writer), cut))
+            }
+            (Sink::Url(client), Look::Url(Some(status))) => Ok((Feeding::url(client.clone(), status.durable), None)),
+            (Sink::Url(client), _) => {
+                let status = positions(&client.create(format, first).await?)?;
+                Ok((Feeding::url(client.clone(), status.durable), None))
+            }
+            (Sink::Dir(_), Look::Url(_)) => unreachable!("a directory was looked at"),
+        }
+    }
+}
+
+/// A plain directory that is the sink.
+#[derive(Debug)]
+pub(super) struct DirSink {
+    path: PathBuf,
+    options: Options,
+    /// Whether a directory may be taken that is not ours by itself.
+    adopt: bool,
+    /// What its record says about the source.
+    source: String,
+    /// Taken before the first change, and held until the end.
+    db_lock: Mutex<Option<DbLockGuard>>,
+}
+
+/// What a directory holds.
+#[derive(Clone, Debug)]
+pub(super) struct Contents {
+    pub(super) repo: FsRepo,
+    pub(super) record: Option<MirrorRecord>,
+    pub(super) survey: Survey,
+    /// Whether there is a base in it.
+    pub(super) based: bool,
+}
+
+impl DirSink {
+    /// Nothing is created before [`open`](Self::open).
+    pub(super) fn new(path: &Path, options: Options, adopt: bool, source: String) -> DirSink {
+        let options = Options { on_trailing: OnTrailing::Trim, ..options };
+        DirSink { path: path.to_owned(), options, adopt, source, db_lock: Mutex::default() }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn at(&self, error: io::Error) -> MirrorError {
+        MirrorError::Dir { place: self.path.display().to_string(), error }
+    }
+
+    fn is_not_ours(&self, reason: impl Into<String>) -> MirrorError {
+        MirrorError::NotOurs { place: self.path.clone(), reason: reason.into() }
+    }
+
+    /// What it holds; `None` while it does not exist. Blocks.
+    pub(super) fn look(&self) -> Result<Option<Contents>, MirrorError> {
+        match fs::metadata(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(self.at(error)),
+            Ok(_) => {}
+        }
+        if self.db_lock.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+            ownership::is_not_running(&self.path)?;
+        }
+        let repo = FsRepo::open(&self.path).map_err(|error| self.at(error))?;
+        let mut record = MirrorRecord::read(&repo).map_err(|error| self.at(error))?;
+        let floor = record.as_ref().map(|record| record.durable);
+        let max = self.options.commit_bytes_max;
+        let mut found = survey(&repo, max, floor).map_err(OpenError::from)?;
+        if let Some(durable) = floor.filter(|floor| found.first.is_some_and(|_| found.next < *floor)) {
+            if !self.adopt {
+                let next = found.next;
+                return Err(self.is_not_ours(format!(
+                    "its mirror record says that it was durable up to offset {durable}, but it ends at {next}"
+                )));
+            }
+            record = None;
+            found = survey(&repo, max, None).map_err(OpenError::from)?;
+        }
+        let based = base::is_in(&repo)?;
+        Ok(Some(Contents { repo, record, survey: found, based }))
+    }
+
+    /// Checks that a directory as it was found may be written: that it is new, or ours, or that whoever wrote it left nothing
+    /// that we would remove.
+    fn may_be_written(&self, contents: Option<&Contents>) -> Result<(), MirrorError> {
+        match contents {
+            Some(Contents { record: None, survey, .. }) if !self.adopt => match survey.tail {
+                Tail::Clean => Ok(()),
+                Tail::Zeros { bytes } => {
+                    Err(self.is_not_ours(format!("it has no mirror record and ends in {bytes} zero bytes")))
+                }
+                Tail::Torn { bytes } => Err(self.is_not_ours(format!(
+                    "it has no mirror record and ends in {bytes} bytes that are no whole commit"
+                ))),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes the directory ours before anything else is put into it: it exists then with its record, and no SpacetimeDB can
+    /// start on it. Blocks.
+    pub(super) fn prepare(&self, format: LogFormat, generation: Generation) -> Result<FsRepo, MirrorError> {
+        let contents = self.look()?;
+        self.may_be_written(contents.as_ref())?;
+        if let Some(Contents { record: None, based: true, .. }) = contents
+            && !self.adopt
+        {
+            return Err(self.is_not_ours("it has no mirror record, but a base"));
+        }
+        let repo = self.create()?;
+        let record = MirrorRecord::new(&self.source, format, generation);
+        RecordFile::open(&repo, record).and_then(|_| repo.sync_dir()).map_err(|error| self.at(error))?;
+        Ok(repo)
+    }
+
+    fn create(&self) -> Result<FsRepo, MirrorError> {
+        let repo = FsRepo::create(&self.path).map_err(|error| self.at(error))?;
+        let mut held = self.db_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_none() {
+            *held = Some(DbLockGuard::take(&self.path)?);
+        }
+        Ok(repo)
+    }
+
+    /// Opens it for writing. `contents` is what it held when that was compared with the source. Blocks.
+    fn open(
+        &self,
+        contents: Option<&Contents>,
+        format: LogFormat,
+        generation: Generation,
+    ) -> Result<StreamWriter, MirrorError> {
+        self.may_be_written(contents)?;
+        let repo = self.create()?;
+        // The id is that of the record that is there, also one that was written since.
+        let recorded = MirrorRecord::read(&repo).map_err(|error| self.at(error))?;
+        let new = MirrorRecord::new(&self.source, format, generation);
+        let id = recorded.as_ref().map_or(new.id, |recorded| recorded.id);
+        if let Some(before) = recorded.filter(|recorded| recorded.source != self.source) {
+            log::info!(
+                "{} was a mirror of {} before, and is one of {} now",
+                self.path.display(),
+                before.source,
+                self.source
+            );
+        }
+        let claim = Claim {
+            record: MirrorRecord { id, ..new },
+            // A directory that lost all of its segments starts over.
+            floor: contents
+                .filter(|it| it.survey.first.is_some())
+                .and_then(|it| it.record.as_ref())
+                .map(|it| it.durable),
+            seen: contents.map(|contents| Seen::of(&contents.survey)).unwrap_or_default(),
+        };
+        Ok(StreamWriter::open_mirror(Arc::new(repo), Options { format, ..self.options }, &claim)?)
+    }
+
+    /// What it holds, of a directory whose source is a WAL: as [`look`](Self::look), and no other format.
+    pub(super) fn look_for_wal(&self) -> Result<Option<Contents>, MirrorError> {
+        let contents = self.look()?;
+        if contents.as_ref().and_then(|it| it.survey.format).is_some_and(|format| format != LogFormat::Wal) {
+            return Err(MirrorError::NotAWal { place: self.path.clone() });
+        }
+        Ok(contents)
     }
 }

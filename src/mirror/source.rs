@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{self as wakes, RecvTimeoutError};
 use std::time::Duration;
 
-use futures::TryStreamExt;
 use notify::event::AccessKind;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 use super::failure::MirrorError;
+use super::read_url;
 use crate::api::Positions;
 use crate::client::{Client, positions};
 use crate::format::{Framing, LogFormat};
@@ -20,7 +20,7 @@ use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVE
 use crate::offset::{BytePos, Generation, Offset};
 use crate::repo::FsRepo;
 use crate::segment::SegmentReader;
-use crate::stream::{Batch, Batcher, Read, ReadError, StreamReader, Tail, format_of, segment_starts};
+use crate::stream::{Batch, Read, ReadError, StreamReader, Tail, format_of, segment_starts};
 
 /// Where to read from.
 #[derive(Clone, Debug)]
@@ -122,7 +122,7 @@ impl Source {
             Source::Url(client) => {
                 let client = client.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = read_url(&client, reading, commit_bytes_max, &out).await {
+                    if let Err(error) = read_url::read(&client, reading, commit_bytes_max, &out).await {
                         let _ = out.send(Err(error)).await;
                     }
                 });
@@ -142,24 +142,6 @@ fn bytes_of(repo: &FsRepo, start: Offset, from: Offset) -> io::Result<u64> {
     let framing = reader.header()?.ok().flatten().unwrap_or(Framing::of(reader.format()));
     let found = reader.seek(from, BytePos(len), framing, u64::MAX)?;
     Ok(found.map_or(0, |found| len.saturating_sub(found.at.0)))
-}
-
-async fn read_url(client: &Client, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {
-    let mut bytes = client.read_of(Some(reading.generation), reading.from, None, reading.follow).await?;
-    // The frames of a WAL do not say which they are.
-    let expected = (bytes.framing.format() == LogFormat::Wal).then_some(reading.from);
-    let mut batcher = Batcher::new(bytes.framing, expected, max);
-    while let Some(chunk) = bytes.try_next().await? {
-        let mut batch = Batch::default();
-        let sound = batcher.push(chunk, &mut batch);
-        if !batch.is_empty() && out.send(Ok(Piece::Batch(batch))).await.is_err() {
-            return Ok(());
-        }
-        sound.map_err(MirrorError::Received)?;
-    }
-    batcher.finish().map_err(MirrorError::Received)?;
-    let _ = out.send(Ok(Piece::End(Tail::Clean))).await;
-    Ok(())
 }
 
 fn read_dir(repo: &FsRepo, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {

@@ -7,10 +7,9 @@ use std::sync::Arc;
 
 use futures::TryStreamExt;
 
-use super::base;
 use super::database::off;
 use super::failure::MirrorError;
-use super::sink::Sink;
+use super::sink::{Contents, DirSink, Sink};
 use crate::api::Positions;
 use crate::checkpoint::{RestoreError, Wanted, restore_dir, restore_url};
 use crate::client::{Client, positions};
@@ -18,9 +17,7 @@ use crate::format::wal::{Chain, FIRST_FRAME, WalStart};
 use crate::format::{Framing, LogFormat, database};
 use crate::limits::{COMPARE_BYTES_MAX, LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::offset::{Generation, Offset};
-use crate::repo::FsRepo;
 use crate::sqlite::Snapshot;
-use crate::stream::{ReadError, survey};
 
 /// Where a sink stands with its generation of a WAL.
 #[derive(Clone, Copy, Debug)]
@@ -70,9 +67,9 @@ impl Sink {
                 };
                 Ok(Standing { generation, next, end, based: true })
             }
-            Sink::Dir(repo, options) => {
-                let (repo, max) = (repo.clone(), options.commit_bytes_max);
-                off(move || of_dir(&repo, max)).await?
+            Sink::Dir(dir) => {
+                let dir = dir.clone();
+                off(move || of_dir(&dir)).await?
             }
         }
     }
@@ -99,8 +96,8 @@ impl Sink {
         let out = dir.path().join("sink.db");
         match self {
             Sink::Url(client) => download(client, standing.generation, &out).await?,
-            Sink::Dir(repo, _) => {
-                let (place, wanted) = (repo.path().to_owned(), wanted(&out, None));
+            Sink::Dir(dir) => {
+                let (place, wanted) = (dir.path().to_owned(), wanted(&out, None));
                 off(move || restore_dir(&place, &wanted)).await??;
             }
         }
@@ -145,11 +142,10 @@ async fn is_unset(client: &Client, generation: Generation) -> Result<bool, Mirro
     Ok(rest.is_empty())
 }
 
-fn of_dir(repo: &FsRepo, commit_bytes_max: u64) -> Result<Standing, MirrorError> {
-    let found = survey(repo, commit_bytes_max, None).map_err(ReadError::from).map_err(MirrorError::Sink)?;
-    if found.format.is_some_and(|format| format != LogFormat::Wal) {
-        return Err(MirrorError::NotAWal { place: repo.path().to_owned() });
-    }
+fn of_dir(dir: &DirSink) -> Result<Standing, MirrorError> {
+    let Some(Contents { survey: found, based, .. }) = dir.look_for_wal()? else {
+        return Ok(Standing { generation: Generation::FIRST, next: FIRST_FRAME, end: None, based: false });
+    };
     let framing = found.segments.last().map(|segment| segment.framing);
     let end = match (framing, found.last) {
         (Some(Framing::Wal(Some(start))), Some(last)) => {
@@ -158,7 +154,7 @@ fn of_dir(repo: &FsRepo, commit_bytes_max: u64) -> Result<Standing, MirrorError>
         _ => None,
     };
     let next = if end.is_some() { found.next } else { FIRST_FRAME };
-    Ok(Standing { generation: Generation::FIRST, next, end, based: base::is_in(repo)? })
+    Ok(Standing { generation: Generation::FIRST, next, end, based })
 }
 
 /// Whether a file holds the base of a snapshot, or what was made up instead.

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustix::fs::{Advice, FallocateFlags};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -72,6 +73,10 @@ impl Repo for FsRepo {
     fn list(&self) -> io::Result<Vec<String>> {
         let names = fs::read_dir(&self.dir)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
         names.filter_map(io::Result::transpose).collect()
+    }
+
+    fn changed(&self) -> io::Result<Option<SystemTime>> {
+        fs::metadata(&self.dir)?.modified().map(Some)
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn RepoFile>> {

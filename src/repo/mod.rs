@@ -15,6 +15,7 @@ pub use mem::{Faults, Loss, MemRepo, Op};
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// One directory: the files of a log, or the directories above them.
 ///
@@ -45,6 +46,15 @@ pub trait Repo: fmt::Debug + Send + Sync {
     /// # Errors
     /// When the directory cannot be read.
     fn list(&self) -> io::Result<Vec<String>>;
+
+    /// When a name was last created, renamed or removed here; `None` where that cannot be told. As coarse as the kernel's
+    /// clock tick.
+    ///
+    /// # Errors
+    /// When the directory cannot be asked.
+    fn changed(&self) -> io::Result<Option<SystemTime>> {
+        Ok(None)
+    }
 
     /// Opens a file for reading. It may be synced too.
     ///

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use super::index::{Entry, OffsetIndex};
+use super::reader::SegmentReader;
 use crate::format::{Framing, LogFormat, name};
 use crate::limits::INDEX_INTERVAL;
 use crate::offset::{BytePos, Offset};
@@ -23,21 +24,52 @@ pub struct SegmentWriter {
 }
 
 impl SegmentWriter {
-    /// Creates the segment that starts at `start` with its header in it. Nothing is durable yet. A segment of that
-    /// name that holds no commit is replaced.
+    /// Creates the segment that starts at `start` with its header in it. Nothing is durable yet. An existing file of that
+    /// name is used if it is empty or holds a segment header and nothing else.
     ///
     /// # Errors
-    /// As the repo says; a file without a whole header may be left, which recovery takes for an empty head.
+    /// `AlreadyExists` when a file of that name holds anything else, which stays as it is. Otherwise as the repo says; a file
+    /// without a whole header may be left, which recovery takes for an empty head.
     pub fn create(repo: &Arc<dyn Repo>, start: Offset, framing: Framing, header: &[u8]) -> io::Result<SegmentWriter> {
         let file_name = name::segment(framing.format(), start);
         let file = match repo.create(&file_name) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let file = repo.open_write(&file_name)?;
-                file.truncate(0)?;
-                file
+                let bytes = repo.open(&file_name)?.bytes()?;
+                if !holds_no_commit(repo, start, bytes)? {
+                    let text = format!("{file_name} exists and holds {bytes} bytes that this writer did not write");
+                    return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+                }
+                repo.open_write(&file_name)?
             }
             file => file?,
         };
+        SegmentWriter::begin(repo, file, start, framing, header)
+    }
+
+    /// Opens the segment that starts at `start`, of which recovery found that it holds no whole commit, cutting what it holds.
+    ///
+    /// # Errors
+    /// As the repo says.
+    pub(crate) fn reset(
+        repo: &Arc<dyn Repo>,
+        start: Offset,
+        framing: Framing,
+        header: &[u8],
+    ) -> io::Result<SegmentWriter> {
+        let file = repo.open_write(&name::segment(framing.format(), start))?;
+        if file.bytes()? > header.len() as u64 {
+            file.truncate(0)?;
+        }
+        SegmentWriter::begin(repo, file, start, framing, header)
+    }
+
+    fn begin(
+        repo: &Arc<dyn Repo>,
+        file: Arc<dyn RepoFile>,
+        start: Offset,
+        framing: Framing,
+        header: &[u8],
+    ) -> io::Result<SegmentWriter> {
         file.write_at(&mut [IoSlice::new(header)], 0)?;
         let (index, end) = (index(repo, framing.format(), start, None), BytePos(header.len() as u64));
         Ok(SegmentWriter { start, framing, file, end, index, unsettled: VecDeque::new() })
@@ -77,6 +109,12 @@ impl SegmentWriter {
         self.framing
     }
 
+    /// The name of its file.
+    #[must_use]
+    pub fn file_name(&self) -> String {
+        name::segment(self.framing.format(), self.start)
+    }
+
     /// Where the next commit goes.
     #[must_use]
     pub fn end(&self) -> BytePos {
@@ -90,12 +128,15 @@ impl SegmentWriter {
     }
 
     /// Appends whole, verified commits of `bytes` bytes in all. After Ok they are handed to the operating system,
-    /// nothing more; after Err any part of them may be in the file.
+    /// nothing more; after Err the part that was written, as on a full disk, was cut off again if the repo allowed that.
     ///
     /// # Errors
     /// As the repo says.
     pub fn append(&mut self, slices: &mut [IoSlice<'_>], bytes: u64) -> io::Result<()> {
-        self.file.write_at(slices, self.end.0)?;
+        if let Err(error) = self.file.write_at(slices, self.end.0) {
+            let _reopening_cuts_it = self.file.truncate(self.end.0);
+            return Err(error);
+        }
         self.end = self.end.plus(bytes);
         Ok(())
     }
@@ -132,6 +173,16 @@ impl SegmentWriter {
             log::warn!("offset index of segment {} was not sealed: {error}", self.start);
         }
     }
+}
+
+/// Whether an existing segment file is empty or only a segment header.
+fn holds_no_commit(repo: &Arc<dyn Repo>, start: Offset, bytes: u64) -> io::Result<bool> {
+    if bytes == 0 {
+        return Ok(true);
+    }
+    let mut reader = SegmentReader::open(&**repo, start)?;
+    let header = reader.header()?.ok().flatten();
+    Ok(header.is_some_and(|framing| bytes == framing.header_len() as u64))
 }
 
 /// An index is a hint: a log without one works, so trouble with it is logged and not an error.

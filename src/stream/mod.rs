@@ -2,18 +2,21 @@
 //! sockets and no threads.
 
 mod batch;
+mod claim;
 mod cursor;
 mod fault;
 mod mark;
 mod open;
 mod outcome;
 mod reader;
+mod record;
 mod recover;
 mod sound;
 mod sync;
 mod writer;
 
 pub use batch::{Batch, Batcher, Part, Run};
+pub use claim::{CutTail, ForeignWrite};
 pub use cursor::{Cursor, Placed};
 pub use fault::{Fault, FaultKind, Tail};
 pub use open::{OnTrailing, OpenError, Options};
@@ -23,6 +26,8 @@ pub use recover::{SegmentInfo, Survey, SurveyError, format_of, segment_starts, s
 pub use sync::{SyncJob, Synced};
 pub use writer::StreamWriter;
 
+pub(crate) use claim::{Claim, Seen};
 pub(crate) use mark::DurableMark;
+pub(crate) use record::{MirrorRecord, RecordFile};
 pub(crate) use recover::{Span, Visit, sound_commit_behind, walk, walk_span};
 pub(crate) use sound::{SoundPrefix, sound_prefix};

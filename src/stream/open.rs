@@ -80,6 +80,12 @@ pub enum OpenError {
         /// What the durable mark says.
         durable: Offset,
     },
+    /// A mirror's directory changed after it was compared with the source.
+    #[error("{place} was written by another process while it was compared with the source: nothing was changed")]
+    Changed {
+        /// Where it is.
+        place: String,
+    },
     /// The files cannot be used.
     #[error("cannot open the log")]
     Io(#[from] io::Error),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::claim::ForeignWrite;
 use super::fault::Fault;
 use crate::format::ScanError;
 use crate::offset::{Epoch, Offset};
@@ -53,6 +54,17 @@ pub enum AppendError {
     /// The log's own commits, needed for a comparison, are damaged.
     #[error("{0}")]
     Damaged(Fault),
+    /// Another process writes the same directory. It was left as found.
+    #[error(
+        "{file}: written by another process since ({found}): the mirror stopped and changed nothing; if that process is to go \
+         on, mirror into another directory, else stop it and restore this one or mirror into a new one"
+    )]
+    Foreign {
+        /// The segment's file.
+        file: String,
+        /// What shows it.
+        found: ForeignWrite,
+    },
     /// A write, a sync or a read of our own failed, now or before. The log must be reopened, which recovers it.
     #[error("the log is poisoned: {cause}")]
     Poisoned {

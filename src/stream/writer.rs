@@ -6,11 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::batch::{Batch, Batcher, Part, Run};
+use super::claim::{Claim, CutTail, ForeignWriteCheck, Seen, set_aside, torn_tail};
 use super::cursor::Cursor;
 use super::fault::{Fault, FaultKind, Tail};
 use super::mark::DurableMark;
 use super::open::{OnTrailing, OpenError, Options};
 use super::outcome::{AppendError, Appended, Progress};
+use super::record::RecordFile;
 use super::recover::{SegmentInfo, SurveyError, survey};
 use super::sync::{Frontier, SyncJob, SyncLatch, Synced};
 use crate::format::{Commit, Framing, LogFormat, name};
@@ -61,7 +63,10 @@ pub struct StreamWriter {
     batcher: Batcher,
     /// Why the stream given to `append` cannot go on.
     stopped: Option<AppendError>,
-    mark: Option<DurableMark>,
+    mark: Option<Mark>,
+    /// In a plain directory, where others may write.
+    foreign: Option<ForeignWriteCheck>,
+    cut: Option<CutTail>,
     latch: SyncLatch,
     poison: Option<Arc<str>>,
     on_progress: Option<OnProgress>,
@@ -81,20 +86,36 @@ impl StreamWriter {
     /// # Errors
     /// See [`OpenError`]; nothing was changed then.
     pub fn open(repo: Arc<dyn Repo>, options: Options) -> Result<StreamWriter, OpenError> {
-        let lock = repo.lock().map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => OpenError::Locked { place: repo.place() },
-            _ => OpenError::Io(error),
-        })?;
-        let mut writer = StreamWriter::open_locked(repo, options)?;
+        let lock = lock(&*repo)?;
+        let mut writer = StreamWriter::open_claimed(repo, options, None)?;
         writer._lock = Some(lock);
         Ok(writer)
     }
 
-    /// As [`open`](Self::open), for an owner who holds a lock above.
-    pub(crate) fn open_locked(repo: Arc<dyn Repo>, options: Options) -> Result<StreamWriter, OpenError> {
-        let floor = if options.durable_mark { DurableMark::read(&*repo)? } else { None };
+    /// As [`open`](Self::open), for a plain directory that is a mirror: with its record for a durable mark, and on the watch
+    /// for other writers. Torn bytes at its end are cut if [`Options::on_trailing`] says so, and set aside if they may be
+    /// anything but the incomplete end of our own write.
+    ///
+    /// # Errors
+    /// [`OpenError::Changed`] when the directory is not as it was seen; nothing was changed then.
+    pub(crate) fn open_mirror(repo: Arc<dyn Repo>, options: Options, claim: &Claim) -> Result<StreamWriter, OpenError> {
+        let lock = lock(&*repo)?;
+        let mut writer = StreamWriter::open_claimed(repo, options, Some(claim))?;
+        writer._lock = Some(lock);
+        Ok(writer)
+    }
+
+    fn open_claimed(repo: Arc<dyn Repo>, options: Options, claim: Option<&Claim>) -> Result<StreamWriter, OpenError> {
+        let floor = match claim {
+            Some(claim) => claim.floor,
+            None if options.durable_mark => DurableMark::read(&*repo)?,
+            None => None,
+        };
         let floor = floor.max(options.durable);
         let mut found = survey(&*repo, options.commit_bytes_max, floor)?;
+        if claim.is_some_and(|claim| claim.seen != Seen::of(&found)) {
+            return Err(OpenError::Changed { place: repo.place() });
+        }
         if let Tail::Torn { bytes } = found.tail
             && options.on_trailing == OnTrailing::Error
         {
@@ -107,6 +128,10 @@ impl StreamWriter {
         }
         if let Some(durable) = floor.filter(|floor| found.next < *floor) {
             return Err(OpenError::Lost { next: found.next, durable });
+        }
+        let mut cut = torn_tail(&found, found.format.unwrap_or(options.format));
+        if let (Some(cut), Some(_)) = (&mut cut, claim) {
+            set_aside(&*repo, &found, cut, floor, options.commit_bytes_max)?;
         }
         let head = open_head(&repo, &mut found)?;
         let first = found.first.or(options.first);
@@ -122,7 +147,11 @@ impl StreamWriter {
         if let Some(head) = &head {
             head.file().sync()?;
         }
-        let mark = if options.durable_mark { Some(DurableMark::open(&*repo, found.next)?) } else { None };
+        let mark = match claim {
+            Some(claim) => Some(Mark::Record(RecordFile::open(&*repo, claim.record.clone())?)),
+            None if options.durable_mark => Some(Mark::Durable(DurableMark::open(&*repo, found.next)?)),
+            None => None,
+        };
         if found.first.is_some() || mark.is_some() {
             repo.sync_dir()?;
         }
@@ -142,12 +171,20 @@ impl StreamWriter {
             batcher,
             stopped: None,
             mark,
+            foreign: claim.map(|_| ForeignWriteCheck::default()),
+            cut,
             latch: SyncLatch::default(),
             poison: None,
             on_progress: None,
         };
         writer.settle();
         Ok(writer)
+    }
+
+    /// What opening it cut off its end.
+    #[must_use]
+    pub fn cut_tail(&self) -> Option<&CutTail> {
+        self.cut.as_ref()
     }
 
     /// Calls `told` after each batch of commits that was handed to the operating system.
@@ -280,6 +317,9 @@ impl StreamWriter {
     /// [`AppendError::Poisoned`].
     pub fn flush(&mut self) -> Result<(), AppendError> {
         self.check()?;
+        if self.staged_bytes > 0 {
+            self.check_foreign()?;
+        }
         let Some(head) = self.head.as_mut().filter(|_| self.staged_bytes > 0) else {
             return Ok(());
         };
@@ -344,9 +384,13 @@ impl StreamWriter {
         {
             head.settle(end);
         }
-        if let Some(mark) = &self.mark
-            && let Err(error) = mark.note(self.durable.next)
-        {
+        let Frontier { next, last, .. } = self.durable;
+        let noted = match &mut self.mark {
+            Some(Mark::Durable(mark)) => mark.note(next),
+            Some(Mark::Record(record)) => record.note(self.first, next, last),
+            None => Ok(()),
+        };
+        if let Err(error) = noted {
             log::warn!("durable mark in {} was not written: {error}", self.repo.place());
         }
     }
@@ -431,6 +475,7 @@ impl StreamWriter {
     /// end lost to a power failure while its successor stays, the log would have a hole.
     fn rotate(&mut self, start: Offset, framing: Framing, header: &[u8]) -> Result<(), AppendError> {
         self.flush()?;
+        self.check_foreign()?;
         if let Some(head) = &self.head {
             let synced = self.latch.sync(&**head.file());
             self.poisoning("sync", synced)?;
@@ -453,6 +498,20 @@ impl StreamWriter {
         self.poisoning("sync the directory", synced)?;
         self.head = Some(head);
         Ok(())
+    }
+
+    /// In a plain directory: that no other process has written to it. After Err nothing more is written.
+    fn check_foreign(&mut self) -> Result<(), AppendError> {
+        let Some(foreign) = &mut self.foreign else {
+            return Ok(());
+        };
+        let checked = foreign.check(&*self.repo, self.head.as_ref(), &self.sealed);
+        let Err((file, found)) = self.poisoning("look at the directory", checked)? else {
+            return Ok(());
+        };
+        let error = AppendError::Foreign { file: format!("{}/{file}", self.repo.place()), found };
+        self.poison = Some(error.to_string().into());
+        Err(error)
     }
 
     fn check(&self) -> Result<(), AppendError> {
@@ -480,6 +539,20 @@ impl StreamWriter {
     }
 }
 
+/// What remembers up to where the log is durable.
+#[derive(Debug)]
+enum Mark {
+    Durable(DurableMark),
+    Record(RecordFile),
+}
+
+fn lock(repo: &dyn Repo) -> Result<RepoLock, OpenError> {
+    repo.lock().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::Locked { place: repo.place() },
+        _ => OpenError::Io(error),
+    })
+}
+
 /// How a log goes on behind `last`, in the segment that is open.
 fn framing_behind(head: Option<&SegmentWriter>, last: Option<&Commit>, format: LogFormat) -> Framing {
     let framing = head.map_or(Framing::of(format), SegmentWriter::framing);
@@ -499,7 +572,7 @@ fn open_head(repo: &Arc<dyn Repo>, found: &mut super::recover::Survey) -> io::Re
         let Some(header) = framing.encode_header() else {
             return Ok(None);
         };
-        return SegmentWriter::create(repo, start, framing, &header).map(Some);
+        return SegmentWriter::reset(repo, start, framing, &header).map(Some);
     }
     let Some(last) = found.segments.pop_if(|last| !last.compressed) else {
         return Ok(None);

@@ -13,11 +13,8 @@ use serde::Deserialize;
 
 use super::error::SyncError;
 use super::{FRAME_LEN, off};
-use crate::client::without_secrets;
-use crate::limits::{
-    BACKOFF_FIRST, CONNECT_TIMEOUT, EXPORT_BYTES_MAX, JSON_BYTES_MAX, KEEPALIVE_IDLE, REFUSAL_BYTES_MAX, STALL_TIMEOUT,
-    SYNC_RETRIES,
-};
+use crate::client::{HttpOptions, without_secrets};
+use crate::limits::{BACKOFF_FIRST, EXPORT_BYTES_MAX, JSON_BYTES_MAX, REFUSAL_BYTES_MAX, STALL_TIMEOUT, SYNC_RETRIES};
 use crate::token::Token;
 
 /// Some frames of a generation.
@@ -169,6 +166,14 @@ impl Remote {
     /// # Errors
     /// [`SyncError::Url`], [`SyncError::Token`].
     pub fn new(url: &str, token: Option<&str>) -> Result<Remote, SyncError> {
+        Remote::with_options(url, token, &HttpOptions::default())
+    }
+
+    /// The same, reached as `options` say.
+    ///
+    /// # Errors
+    /// As [`new`](Remote::new).
+    pub fn with_options(url: &str, token: Option<&str>, options: &HttpOptions) -> Result<Remote, SyncError> {
         let wrong = |reason: &str| SyncError::Url { url: without_secrets(url), reason: reason.to_owned() };
         let plain = plain_url(url).ok_or_else(|| wrong("it must start with http://, https:// or libsql://"))?;
         let mut parsed = Url::parse(&plain).map_err(|error| wrong(&error.to_string()))?;
@@ -189,14 +194,10 @@ impl Remote {
             value.set_sensitive(true);
             Ok::<_, SyncError>(value)
         });
-        let http = reqwest::Client::builder()
-            .http1_only()
-            .tcp_nodelay(true)
-            .tcp_keepalive(KEEPALIVE_IDLE)
-            .connect_timeout(CONNECT_TIMEOUT)
+        let http = options
+            .builder()
             .read_timeout(STALL_TIMEOUT)
             .redirect(redirect::Policy::none())
-            .user_agent(concat!("logmirror/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| SyncError::Transport { call: "starting".into(), error })?;
         Ok(Remote {

@@ -23,7 +23,7 @@ use std::thread;
 use crate::limits::{COMMIT_BYTES_MAX, VERIFY_PIECE_BYTES};
 use crate::offset::Offset;
 use crate::repo::Repo;
-use crate::stream::{DurableMark, Placed, segment_starts};
+use crate::stream::{DurableMark, MirrorRecord, Placed, segment_starts};
 use check::{Checked, Checker};
 use plan::{Piece, plan};
 
@@ -139,7 +139,8 @@ struct Log {
 
 impl Log {
     fn open(repo: Arc<dyn Repo>) -> io::Result<Log> {
-        let durable = DurableMark::read(&*repo)?;
+        let record = MirrorRecord::read(&*repo)?;
+        let durable = DurableMark::read(&*repo)?.or(record.map(|record| record.durable));
         let starts = segment_starts(&*repo)?;
         Ok(Log { repo, starts, durable })
     }

@@ -2,9 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use logmirror::repo::FsRepo;
+use serde_json::Value;
 
 use crate::support::assert_bytes;
 use crate::support::log::{commits, header};
@@ -137,4 +139,44 @@ fn a_service_without_any_usable_log_is_not_healthy_and_lives() {
         (service.get("/health").status, service.get("/livez").status, service.get("/readyz").status),
         (503, 200, 200)
     );
+}
+
+#[test]
+fn a_copy_made_while_the_service_ran_says_so_and_goes_on_after_the_loss_is_accepted() {
+    let data = tempfile::tempdir().unwrap();
+    drop(start(data.path()));
+    // The copy of the last segment is older than that of the mark, once at a commit's end and once inside a commit.
+    for cut in [0, 10] {
+        let whole = fs::read(file(data.path(), 2)).unwrap();
+        let keep = header().len() + commits(6, 1, 50, 0).len();
+        fs::write(file(data.path(), 2), &whole[..keep + cut]).unwrap();
+        let service = again(data.path());
+        let status = service.status("app");
+        assert_eq!((&status["state"], &status["durable"]), (&"damaged".into(), &7.into()), "{status}");
+        let error = status["error"].as_str().unwrap();
+        assert!(error.contains("a copy made while the service ran"), "{error}");
+        let command = error.split('`').nth(1).unwrap().to_owned();
+        assert!(command.starts_with("logmirror repair ") && command.ends_with("logs/app --accept-loss"), "{command}");
+        let sound = [segment(0), segment(3), header(), commits(6, 1, 50, 0)].concat();
+        assert_bytes(&service.get("/logs/app/commits?from=0&to=7").body, &sound, "the sound prefix");
+        let args: Vec<&str> = command.split(' ').skip(1).collect();
+        let repair = |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_logmirror")).args(args).output().unwrap();
+        assert_eq!(repair(&args).status.code(), Some(3), "the service runs");
+        drop(service);
+        assert_eq!(repair(&args[..2]).status.code(), Some(1), "not accepted");
+        assert_eq!(fs::read(file(data.path(), 2)).unwrap(), whole[..keep + cut], "nothing was changed");
+        let done = repair(&args);
+        assert_eq!(done.status.code(), Some(0), "{done:?}");
+        let mut records = fs::read_dir(data.path().join("logs/app/aside")).unwrap();
+        let aside = records.next().unwrap().unwrap().path();
+        let record: Value = serde_json::from_slice(&fs::read(aside.join("loss.json")).unwrap()).unwrap();
+        assert_eq!((&record["from"], &record["to"]), (&7.into(), &9.into()), "{record}");
+        assert_eq!(aside.join(SEGMENTS[2]).exists(), cut > 0);
+        fs::remove_dir_all(aside).unwrap();
+        let service = again(data.path());
+        assert_eq!(service.status("app")["state"], "ok");
+        assert_bytes(&service.stream("app"), &sound, "what was sound");
+        assert_eq!(service.append("app", "", &commits(7, 2, 50, 0)).json()["durable"], 9);
+    }
+    assert_eq!(fs::read_dir(data.path().join("logs")).unwrap().count(), 2);
 }

@@ -45,6 +45,7 @@ fn a_follower_goes_through_generations_as_they_end() {
     let (source, sink) = (service.client("source"), service.client("sink"));
     service.call(source.create(LogFormat::Wal, None)).unwrap();
     let follower = Mirror::start(service.url("source"), service.url("sink"), &["--follow"]);
+    follower.wait_for("the first generation", |line| line["event"] == "started");
     for number in 1..=4 {
         let log = history(number);
         service.call(source.append(None, log.stream(&[]))).unwrap();

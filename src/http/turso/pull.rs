@@ -12,10 +12,10 @@ use axum::routing::post;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use prost::Message;
-use tokio::time::Instant as Deadline;
 
 use crate::http::body::next;
 use crate::http::native::{Parsed, parse};
+use crate::http::pace::Pace;
 use crate::http::paths::App;
 use crate::http::reply::{Failure, drain, turn_down};
 use crate::limits::{PULL_BYTES_MAX, PULL_BYTES_SMALL};
@@ -65,9 +65,9 @@ async fn receive(app: &App, headers: &HeaderMap, body: &mut Body) -> Result<(Byt
     if length.is_some_and(|length| length > PULL_BYTES_MAX as u64) {
         return Err(too_large());
     }
-    let deadline = Deadline::now() + app.timeouts.header;
+    let mut pace = Pace::new(app.timeouts.header, app.timeouts.min_rate);
     let (mut received, mut share) = (BytesMut::new(), None);
-    while let Some(data) = next(body, deadline, "--header-timeout").await? {
+    while let Some(data) = next(body, &mut pace, "--header-timeout").await? {
         let bytes = received.len() + data.len();
         if bytes > PULL_BYTES_MAX {
             return Err(too_large());

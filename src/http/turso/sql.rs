@@ -10,10 +10,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::{Bytes, BytesMut};
 use futures::stream;
-use tokio::time::Instant;
 
 use crate::http::body::next;
 use crate::http::native::{Parsed, parse};
+use crate::http::pace::Pace;
 use crate::http::paths::App;
 use crate::http::reply::{Failure, drain, turn_down};
 use crate::limits::SQL_BODY_BYTES_MAX;
@@ -88,10 +88,10 @@ fn too_large() -> Error {
 }
 
 async fn take(app: &App, mut body: Body, length: usize, mut share: MemoryShare) -> Result<(Bytes, MemoryShare), Error> {
-    let deadline = Instant::now() + app.timeouts.commit;
+    let mut pace = Pace::new(app.timeouts.commit, app.timeouts.min_rate);
     let mut received = BytesMut::with_capacity(length);
     let taken = async {
-        while let Some(data) = next(&mut body, deadline, "--commit-timeout").await? {
+        while let Some(data) = next(&mut body, &mut pace, "--commit-timeout").await? {
             let bytes = received.len() + data.len();
             if bytes > SQL_BODY_BYTES_MAX {
                 return Err(too_large());

@@ -1,0 +1,114 @@
+//! What a sink holds already, compared with the source before a byte of the sink changes.
+
+use std::sync::Arc;
+
+use super::database::off;
+use super::failure::MirrorError;
+use super::sink::Contents;
+use crate::api::LastCommit;
+use crate::format::Commit;
+use crate::offset::Offset;
+use crate::repo::Repo;
+use crate::stream::{Batch, Cursor, OpenError, Part, SurveyError};
+
+/// Commits at the end of a sink that the source must hold too, in order.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    next: Option<LastCommit>,
+    rest: Option<Cursor>,
+}
+
+impl Held {
+    /// The last commit of a sink and nothing before it.
+    pub(super) fn only(last: Option<LastCommit>) -> Held {
+        Held { next: last, rest: None }
+    }
+
+    /// Those of a directory from the last one that its record says is durable on; without a record, its last. None before
+    /// `from`, where the source starts.
+    pub(super) async fn in_dir(
+        contents: &Contents,
+        from: Option<Offset>,
+        commit_bytes_max: u64,
+    ) -> Result<Held, MirrorError> {
+        let survey = &contents.survey;
+        let Some(last) = survey.last.filter(|_| from.is_none_or(|from| from < survey.next)) else {
+            return Ok(Held::default());
+        };
+        let durable = contents.record.as_ref().map(|record| record.durable.0.saturating_sub(1));
+        let start = durable.map_or(last.first, Offset).max(from.unwrap_or_default()).min(last.first);
+        let (repo, segments): (Arc<dyn Repo>, _) = (Arc::new(contents.repo.clone()), survey.segments.clone());
+        off(move || {
+            let mut cursor = Cursor::open(&repo, &segments, start, commit_bytes_max).map_err(damaged)?;
+            let next = cursor.next().map_err(damaged)?.map(|placed| told(&placed.commit));
+            Ok(Held { next, rest: Some(cursor) })
+        })
+        .await?
+    }
+
+    /// The offset of the next commit to compare; `None` when all were.
+    pub(super) fn next(&self) -> Option<Offset> {
+        self.next.map(|next| next.offset)
+    }
+
+    /// The batch without the commits that the sink holds, each of which must be the same.
+    ///
+    /// # Errors
+    /// [`MirrorError::Fork`] at the first that differs.
+    pub(super) async fn without(&mut self, batch: Batch) -> Result<Batch, MirrorError> {
+        let mut held = std::mem::take(self);
+        // Only a directory's are read from a disk.
+        let (held, rest) = if held.rest.is_some() {
+            off(move || held.compare(batch).map(|rest| (held, rest))).await??
+        } else {
+            let rest = held.compare(batch)?;
+            (held, rest)
+        };
+        *self = held;
+        Ok(rest)
+    }
+
+    fn compare(&mut self, batch: Batch) -> Result<Batch, MirrorError> {
+        let (mut headers, mut left) = (Vec::new(), Vec::new());
+        for part in batch.parts {
+            let run = match part {
+                Part::Header(..) => {
+                    headers.push(part);
+                    continue;
+                }
+                Part::Run(run) => run,
+            };
+            if self.next.is_none() {
+                left.append(&mut headers);
+                left.push(Part::Run(run));
+                continue;
+            }
+            headers.clear();
+            for (compared, (at, found)) in run.commits().enumerate() {
+                let Some(held) = self.next else {
+                    left.push(Part::Run(run.after(at, &found, compared as u64)));
+                    break;
+                };
+                if told(&found) != held {
+                    return Err(MirrorError::Fork { at: held.offset.min(found.first) });
+                }
+                self.next = match &mut self.rest {
+                    Some(rest) => rest.next().map_err(damaged)?.map(|placed| told(&placed.commit)),
+                    None => None,
+                };
+            }
+        }
+        if self.next.is_none() {
+            left.append(&mut headers);
+        }
+        Ok(Batch { parts: left })
+    }
+}
+
+pub(super) fn told(commit: &Commit) -> LastCommit {
+    LastCommit { offset: commit.first, entries: commit.entries, checksum: commit.checksum }
+}
+
+fn damaged(error: SurveyError) -> MirrorError {
+    MirrorError::Open(OpenError::from(error))
+}

@@ -1,0 +1,87 @@
+//! The way into a sink: closed while what the sink holds is compared with the source, and opened once that is done.
+
+use tokio::sync::watch;
+
+use super::failure::MirrorError;
+use super::feeding::Feeding;
+use super::run::Event;
+use super::sink::{Look, Sink};
+use crate::format::LogFormat;
+use crate::offset::{Generation, Offset};
+use crate::stream::{Batch, Part};
+
+/// A sink that is opened for writing when there is something to write, or something of ours to cut.
+pub(super) struct Delivery<'a> {
+    sink: &'a Sink,
+    look: Option<Look>,
+    format: LogFormat,
+    generation: Generation,
+    /// Headers that came before the sink was opened.
+    early: Vec<Part>,
+    feeding: Option<Feeding>,
+}
+
+impl<'a> Delivery<'a> {
+    pub(super) fn new(sink: &'a Sink, look: Look, format: LogFormat, generation: Generation) -> Delivery<'a> {
+        Delivery { sink, look: Some(look), format, generation, early: Vec::new(), feeding: None }
+    }
+
+    /// Whether the sink holds a log already, be it empty.
+    pub(super) fn is_begun(&self) -> bool {
+        self.look.as_ref().is_none_or(|look| look.next().is_some())
+    }
+
+    /// Opens the sink, if it is not open. `first` is where a log that is created starts.
+    pub(super) async fn open(
+        &mut self,
+        first: Option<Offset>,
+        told: &mut impl FnMut(Event),
+    ) -> Result<(), MirrorError> {
+        let Some(look) = self.look.take() else {
+            return Ok(());
+        };
+        let (feeding, cut) = self.sink.open(look, self.format, self.generation, first).await?;
+        self.feeding = Some(feeding);
+        if let Some(cut) = cut {
+            told(Event::Cut(cut));
+        }
+        Ok(())
+    }
+
+    /// Hands over a batch, opening the sink for its first commit; false when the sink has ended, and
+    /// [`failed`](Self::failed) says why.
+    pub(super) async fn send(&mut self, batch: Batch, told: &mut impl FnMut(Event)) -> Result<bool, MirrorError> {
+        let first = batch.runs().next().map(|run| run.first);
+        if self.feeding.is_none() && first.is_none() {
+            self.early.extend(batch.parts);
+            return Ok(true);
+        }
+        self.open(first, told).await?;
+        let Some(feeding) = &mut self.feeding else {
+            return Ok(false);
+        };
+        let parts = std::mem::take(&mut self.early).into_iter().chain(batch.parts).collect();
+        Ok(feeding.send(Batch { parts }).await)
+    }
+
+    /// Everything before this offset is durable in the sink; none while it is not open.
+    pub(super) fn durable(&self) -> Option<watch::Receiver<Offset>> {
+        self.feeding.as_ref().map(Feeding::durable)
+    }
+
+    /// Returns when an open sink has ended by itself.
+    pub(super) async fn failed(&mut self) -> MirrorError {
+        match &mut self.feeding {
+            Some(feeding) => feeding.failed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends the stream and waits until all of it is durable. Returns where that ends; none when the sink was never opened.
+    pub(super) async fn end(self) -> Result<Option<Offset>, MirrorError> {
+        match self.feeding {
+            Some(feeding) => feeding.end().await.map(Some),
+            None => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Reading a log of a service: as one stream; or, where something between holds that back, in ranges that end.
+
+use std::time::{Duration, Instant};
+
+use futures::TryStreamExt;
+use tokio::time::{sleep, timeout};
+
+use super::failure::MirrorError;
+use super::source::{Out, Piece, Reading};
+use crate::client::{Client, Commits};
+use crate::format::LogFormat;
+use crate::limits::{FOLLOW_POLL, HELD_BACK_AFTER, SILENCE_FIRST, SILENCE_LAST};
+use crate::offset::Offset;
+use crate::stream::{Batch, Batcher, Tail};
+
+/// How a stream of commits went.
+enum Ended {
+    /// It ended, or the other end is gone.
+    Over,
+    /// It does not bring what the service says is durable.
+    HeldBack,
+}
+
+/// Reads what is wanted into `out`.
+pub(super) async fn read(client: &Client, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {
+    let mut next = reading.from;
+    match stream(client, &reading, &mut next, max, out).await? {
+        Ended::Over => {
+            let _ = out.send(Ok(Piece::End(Tail::Clean))).await;
+            return Ok(());
+        }
+        Ended::HeldBack => log::warn!(
+            "{}: a proxy between us and the service seems to hold back what it streams (nothing was received of commits \
+             that have been durable there for {} s): asking for what is new every {} ms instead",
+            client.url(),
+            HELD_BACK_AFTER.as_secs(),
+            FOLLOW_POLL.as_millis()
+        ),
+    }
+    let once = Reading { follow: false, ..reading };
+    while !out.is_closed() {
+        let before = next;
+        stream(client, &Reading { from: next, ..once }, &mut next, max, out).await?;
+        if next == before {
+            sleep(FOLLOW_POLL).await;
+        }
+    }
+    Ok(())
+}
+
+/// Reads one answer into `out`, and moves `next` behind what is in it.
+async fn stream(
+    client: &Client,
+    reading: &Reading,
+    next: &mut Offset,
+    max: u64,
+    out: &Out,
+) -> Result<Ended, MirrorError> {
+    let opening = client.read_of(Some(reading.generation), reading.from, None, reading.follow);
+    let mut silence = Silence::new(*next);
+    // Something that holds back all of an answer holds back its head too.
+    let mut opening = std::pin::pin!(opening);
+    let mut commits = loop {
+        match timeout(silence.patience(reading.follow), &mut opening).await {
+            Ok(opened) => break opened?,
+            Err(_elapsed) if silence.is_held_back(client, reading, *next).await => return Ok(Ended::HeldBack),
+            Err(_elapsed) => {}
+        }
+    };
+    let mut batcher = batcher(&commits, reading.from, max);
+    loop {
+        let chunk = match timeout(silence.patience(reading.follow), commits.try_next()).await {
+            Ok(chunk) => chunk?,
+            Err(_elapsed) if silence.is_held_back(client, reading, *next).await => return Ok(Ended::HeldBack),
+            Err(_elapsed) => continue,
+        };
+        let Some(chunk) = chunk else { break };
+        let mut batch = Batch::default();
+        let sound = batcher.push(chunk, &mut batch);
+        *next = batch.runs().last().map_or(*next, |run| run.end);
+        silence = Silence::new(*next);
+        if !batch.is_empty() && out.send(Ok(Piece::Batch(batch))).await.is_err() {
+            return Ok(Ended::Over);
+        }
+        sound.map_err(MirrorError::Received)?;
+    }
+    batcher.finish().map_err(MirrorError::Received)?;
+    Ok(Ended::Over)
+}
+
+fn batcher(commits: &Commits, from: Offset, max: u64) -> Batcher {
+    // The frames of a WAL do not say which they are.
+    let expected = (commits.framing.format() == LogFormat::Wal).then_some(from);
+    Batcher::new(commits.framing, expected, max)
+}
+
+/// A stream that brings nothing, and what the service says meanwhile.
+struct Silence {
+    patience: Duration,
+    /// Since when the service is known to have more.
+    more: Option<Instant>,
+    next: Offset,
+}
+
+impl Silence {
+    fn new(next: Offset) -> Silence {
+        Silence { patience: SILENCE_FIRST, more: None, next }
+    }
+
+    /// How long to wait for bytes before the service is asked; a stream that ends by itself may be as slow as it likes.
+    fn patience(&self, follow: bool) -> Duration {
+        match (follow, self.more) {
+            (false, _) => Duration::MAX,
+            (true, Some(_)) => SILENCE_FIRST / 4,
+            (true, None) => self.patience,
+        }
+    }
+
+    /// Asks the service whether it has more than was received, and has had it for long.
+    async fn is_held_back(&mut self, client: &Client, reading: &Reading, next: Offset) -> bool {
+        let asked = timeout(HELD_BACK_AFTER, client.status_of(reading.generation)).await;
+        // What cannot be asked now shows in the stream.
+        let Ok(Ok(status)) = asked else { return false };
+        if status.durable.is_none_or(|durable| durable <= next) || next != self.next {
+            *self = Silence { patience: (self.patience * 2).min(SILENCE_LAST), ..Silence::new(next) };
+            return false;
+        }
+        self.more.get_or_insert_with(Instant::now).elapsed() >= HELD_BACK_AFTER
+    }
+}

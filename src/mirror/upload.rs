@@ -1,0 +1,156 @@
+//! [`Uploads`]: commits or a base that are received in parts, each a request of its own, because something between the
+//! sender and us takes no large ones. Nothing of an upload is checked or visible before it is whole.
+//!
+//! ```text
+//! DATA/logs/NAME/0000000001.UUID.draft/upload     the parts so far; removed when the log is opened
+//! ```
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::MutexGuard as Turn;
+
+use super::error::Error;
+use super::generation::Draft;
+use crate::api::AppendOutcome;
+use crate::limits::{UPLOAD_EVICT_AFTER, UPLOAD_ID_BYTES_MAX, UPLOAD_IDLE, UPLOADS_MAX, UPLOADS_PER_LOG_MAX};
+use crate::repo::RepoFile;
+
+/// Whose upload it is: the log's id, and the name that the sender gave to the upload.
+type Key = (String, String);
+
+/// All uploads of a service that are not over, and the answers of those that were lately.
+#[derive(Debug, Default)]
+pub struct Uploads {
+    all: Arc<Mutex<HashMap<Key, Arc<Upload>>>>,
+}
+
+/// One upload. Its parts are taken one after the other.
+#[derive(Debug)]
+pub struct Upload {
+    state: tokio::sync::Mutex<Progress>,
+    /// When a part of it was last received.
+    touched: Mutex<Instant>,
+}
+
+/// How far an upload is.
+#[derive(Debug)]
+pub enum Progress {
+    /// No part was received.
+    Empty,
+    /// Parts up to a byte were.
+    Staged(Staged),
+    /// It was whole, and this is what became of it.
+    Done(Option<AppendOutcome>),
+}
+
+/// What was received of an upload. Its files go when it is dropped.
+#[derive(Debug)]
+pub struct Staged {
+    /// Where it is.
+    pub draft: Draft,
+    /// Its bytes.
+    pub file: Arc<dyn RepoFile>,
+    /// How many bytes were received from the first on.
+    pub received: u64,
+}
+
+impl Uploads {
+    /// The upload `id` of the log whose id is `log`, which may be a new one.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an id that cannot be one, [`Error::Unavailable`] when too many are under way.
+    pub fn get(&self, log: &str, id: &str) -> Result<Arc<Upload>, Error> {
+        let is_of_id = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if id.is_empty() || id.len() > UPLOAD_ID_BYTES_MAX || !id.bytes().all(is_of_id) {
+            let text = format!("an upload has a name of 1 to {UPLOAD_ID_BYTES_MAX} letters, digits, '-', '_' and '.'");
+            return Err(Error::Invalid(text));
+        }
+        let key = (log.to_owned(), id.to_owned());
+        let mut all = lock(&self.all);
+        if let Some(upload) = all.get(&key) {
+            upload.touch();
+            return Ok(upload.clone());
+        }
+        all.retain(|_, upload| upload.idle() < UPLOAD_IDLE);
+        while all.len() >= UPLOADS_MAX || all.keys().filter(|(of, _)| of == log).count() >= UPLOADS_PER_LOG_MAX {
+            let in_log = all.keys().filter(|(of, _)| of == log).count() >= UPLOADS_PER_LOG_MAX;
+            let candidates = all.iter().filter(|((of, _), _)| !in_log || of == log);
+            let oldest = candidates.max_by_key(|(_, upload)| upload.idle());
+            let oldest = oldest.filter(|(_, upload)| upload.idle() >= UPLOAD_EVICT_AFTER || upload.is_done());
+            let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
+                return Err(Error::Unavailable("too many uploads are under way".into()));
+            };
+            all.remove(&oldest);
+        }
+        let upload =
+            Arc::new(Upload { state: tokio::sync::Mutex::new(Progress::Empty), touched: Mutex::new(Instant::now()) });
+        all.insert(key.clone(), upload.clone());
+        self.forget_when_idle(key, &upload);
+        Ok(upload)
+    }
+
+    /// Removes the upload, and what was received of it, when no part is received for too long.
+    fn forget_when_idle(&self, key: Key, upload: &Arc<Upload>) {
+        let (all, upload) = (Arc::downgrade(&self.all), Arc::downgrade(upload));
+        tokio::spawn(async move {
+            let mut wait = UPLOAD_IDLE;
+            loop {
+                tokio::time::sleep(wait).await;
+                let (Some(all), Some(upload)) = (all.upgrade(), upload.upgrade()) else { return };
+                match UPLOAD_IDLE.checked_sub(upload.idle()).filter(|left| !left.is_zero()) {
+                    Some(left) => wait = left,
+                    None => {
+                        lock(&all).remove(&key);
+                        log::info!("upload {} was given up: no part of it for {} s", key.1, UPLOAD_IDLE.as_secs());
+                        return;
+                    }
+                }
+            }
+        });
+    }
+}
+
+impl Upload {
+    /// How far it is, for one part at a time.
+    pub async fn turn(&self) -> Turn<'_, Progress> {
+        self.state.lock().await
+    }
+
+    fn is_done(&self) -> bool {
+        self.state.try_lock().is_ok_and(|state| matches!(*state, Progress::Done(_)))
+    }
+
+    /// Records that something of it was received.
+    pub fn touch(&self) {
+        *self.touched.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn idle(&self) -> Duration {
+        self.touched.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+}
+
+impl Staged {
+    /// Takes bytes that start at byte `at` of the upload; of those that are here already only what is beyond them. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::PartMissing`] when bytes before them are missing, [`Error::Unavailable`] when they cannot be written.
+    pub fn write(&mut self, bytes: &Bytes, at: u64) -> Result<(), Error> {
+        let here = self.received.checked_sub(at).ok_or(Error::PartMissing { received: self.received })?;
+        let Some(new) = bytes.get(here.try_into().unwrap_or(usize::MAX)..).filter(|new| !new.is_empty()) else {
+            return Ok(());
+        };
+        let failed = |error: io::Error| Error::Unavailable(format!("cannot store the part: {error}"));
+        self.file.write_at(&mut [IoSlice::new(new)], self.received).map_err(failed)?;
+        self.received += new.len() as u64;
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

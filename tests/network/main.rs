@@ -1,0 +1,34 @@
+//! What stands between a client and a service: slow links, proxies that hold back or refuse, caches, and TLS with a private
+//! certificate authority. The proxies here are fakes that do what nginx, caches and load balancers do; the real ones are
+//! tried by `tests/e2e/proxies/run`.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod fields;
+mod follow;
+mod proxy;
+mod push;
+mod slow;
+mod tls;
+mod uploads;
+
+use std::sync::Arc;
+
+use logmirror::repo::MemRepo;
+use support::service::{Service, Setup};
+
+/// A service in memory with an empty log `app`.
+fn service(change: impl FnOnce(&mut Setup)) -> Service {
+    let mut setup = Setup::default();
+    change(&mut setup);
+    let service = Service::start_with(Arc::new(MemRepo::default()), setup);
+    service.create("app");
+    service
+}
+
+/// A database of so many pages.
+fn base(pages: u32) -> Vec<u8> {
+    support::frames::FrameLog::new(4096, false).with_base(pages).files(&[]).remove("base.db").unwrap()
+}

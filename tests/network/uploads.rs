@@ -1,0 +1,128 @@
+//! Commits and bases in parts: `upload=ID&at=BYTE&total=BYTES`.
+
+use std::sync::Arc;
+
+use logmirror::limits::UPLOADS_PER_LOG_MAX;
+use logmirror::repo::{FsRepo, MemRepo, Repo};
+
+use crate::support::log::{commit, commits, header};
+use crate::support::service::{Answer, Service, Setup};
+use crate::{base, service};
+
+fn part(service: &Service, upload: &str, at: usize, total: Option<usize>, body: &[u8]) -> Answer {
+    let total = total.map_or_else(String::new, |total| format!("&total={total}"));
+    service.append("app", &format!("?from=0&upload={upload}&at={at}{total}"), body)
+}
+
+fn received(answer: &Answer) -> (u16, u64) {
+    (answer.status, answer.json()["received"].as_u64().unwrap())
+}
+
+#[test]
+fn parts_are_visible_only_when_whole_and_durable_when_answered() {
+    let disk = Arc::new(MemRepo::default());
+    let service = Service::start_with(disk.clone(), Setup::default());
+    service.create("app");
+    let bytes = [header(), commit(0, 0, 2, &[7; 50_000])].concat();
+    assert_eq!(received(&part(&service, "a", 0, None, &bytes[..20_000])), (202, 20_000));
+    assert_eq!(received(&part(&service, "a", 20_000, None, &bytes[20_000..40_000])), (202, 40_000));
+    assert_eq!(service.status("app")["next"], 0);
+    let answer = part(&service, "a", 40_000, Some(bytes.len()), &bytes[40_000..]);
+    assert_eq!((answer.status, &answer.json()["durable"]), (200, &2.into()), "{}", answer.text());
+    assert_eq!(service.stream("app"), bytes);
+    drop(service);
+    let after = Service::start(Arc::new(disk.after_power_loss(logmirror::repo::Loss::All)));
+    assert_eq!(after.stream("app"), bytes);
+}
+
+#[test]
+fn a_part_may_be_sent_again_the_last_one_too() {
+    let service = service(|_| {});
+    let bytes = [header(), commits(0, 3, 9_000, 0)].concat();
+    let (first, last) = bytes.split_at(10_000);
+    for _ in 0..2 {
+        assert_eq!(received(&part(&service, "a", 0, None, first)), (202, 10_000));
+    }
+    // The first half of it again, and what follows.
+    assert_eq!(received(&part(&service, "a", 5_000, None, &bytes[5_000..12_000])), (202, 12_000));
+    assert_eq!(received(&part(&service, "a", 0, None, first)), (202, 12_000));
+    let answers = [0, 1].map(|_| part(&service, "a", 10_000, Some(bytes.len()), last));
+    assert_eq!((answers[0].status, answers[0].text()), (200, answers[1].text()));
+    assert_eq!(answers[0].json()["durable"], 3);
+    assert_eq!(service.stream("app"), bytes);
+}
+
+#[test]
+fn parts_that_are_missing_are_named() {
+    let service = service(|_| {});
+    let unknown = part(&service, "a", 10, None, b"x");
+    assert_eq!((unknown.refusal(), &unknown.json()["received"]), ((409, "part-missing".into()), &0.into()));
+    assert_eq!(received(&part(&service, "a", 0, None, b"12345")), (202, 5));
+    let gap = part(&service, "a", 6, None, b"x");
+    assert_eq!((gap.refusal(), &gap.json()["received"]), ((409, "part-missing".into()), &5.into()));
+}
+
+#[test]
+fn what_is_not_sound_is_refused_as_in_one_request_and_its_files_go() {
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start(Arc::new(FsRepo::open(data.path()).unwrap()));
+    service.create("app");
+    let files = || std::fs::read_dir(data.path().join("logs/app")).unwrap().count();
+    let before = files();
+    let mut bytes = [header(), commit(0, 0, 1, &[7; 500])].concat();
+    bytes[100] ^= 1;
+    assert_eq!(received(&part(&service, "a", 0, None, &bytes[..50])), (202, 50));
+    assert_eq!(files(), before + 1);
+    assert_eq!(part(&service, "a", 50, Some(bytes.len()), &bytes[50..]).refusal(), (422, "corrupt".into()));
+    let cut = [header(), commit(0, 0, 1, &[7; 500])[..100].to_vec()].concat();
+    assert_eq!(part(&service, "b", 0, Some(cut.len()), &cut).refusal(), (422, "truncated".into()));
+    let ahead = service.append("app", "?from=5&upload=c&at=0", b"x");
+    assert_eq!((ahead.refusal(), &ahead.json()["next"]), ((409, "gap".into()), &0.into()));
+    assert_eq!(files(), before);
+    assert_eq!(service.status("app")["next"], 0);
+}
+
+#[test]
+fn uploads_are_bounded_in_size_and_number_and_gone_after_a_restart() {
+    let data = tempfile::tempdir().unwrap();
+    let start = || Service::start(Arc::new(FsRepo::open(data.path()).unwrap()));
+    let service = start();
+    service.create("app");
+    let max = Setup::default().settings.commit_bytes_max as usize;
+    assert_eq!(part(&service, "large", 0, Some(max * 2), b"x").refusal(), (413, "too-large".into()));
+    let block = vec![0; max];
+    assert_eq!(received(&part(&service, "large", 0, None, &block)), (202, max as u64));
+    assert_eq!(part(&service, "large", max, None, &block).refusal(), (413, "too-large".into()));
+    for n in 1..UPLOADS_PER_LOG_MAX {
+        assert_eq!(part(&service, &format!("u{n}"), 0, None, b"x").status, 202);
+    }
+    assert_eq!(part(&service, "one-more", 0, None, b"x").refusal(), (503, "unavailable".into()));
+    for id in ["", "a/b", "a%20b", &"x".repeat(65)] {
+        assert_eq!(part(&service, id, 0, None, b"x").refusal(), (400, "invalid".into()), "{id}");
+    }
+    assert_eq!(service.append("app", "?from=0&upload=a", b"x").refusal(), (400, "invalid".into()));
+    drop(service);
+    let service = start();
+    let names = FsRepo::open(data.path()).unwrap().dir("logs").unwrap().dir("app").unwrap().list().unwrap();
+    assert!(names.iter().all(|name| !name.ends_with(".draft")), "{names:?}");
+    assert_eq!(part(&service, "u1", 1, None, b"x").refusal(), (409, "part-missing".into()));
+}
+
+#[test]
+fn a_base_in_parts_starts_a_generation_when_it_is_whole() {
+    let service = service(|_| {});
+    assert_eq!(service.put("/logs/db", r#"{"format":"wal"}"#).status, 201);
+    let base = base(20);
+    let send = |at: usize, total: &str, body: &[u8]| {
+        service.call("PUT", &format!("/logs/db/generations/2?upload=b&at={at}{total}"), "", body)
+    };
+    let (first, last) = base.split_at(30_000);
+    assert_eq!(received(&send(0, "", first)), (202, 30_000));
+    assert_eq!(service.status("db")["generation"], 1);
+    let total = format!("&total={}", base.len());
+    for _ in 0..2 {
+        let answer = send(30_000, &total, last);
+        assert_eq!((answer.status, &answer.json()["generation"]), (201, &2.into()), "{}", answer.text());
+    }
+    assert_eq!(service.get("/logs/db/base").body, base);
+}

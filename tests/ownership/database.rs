@@ -1,0 +1,84 @@
+//! `db.lock`, which a running SpacetimeDB holds beside its `clog`.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::process::{Mirror, arg, mirror};
+use crate::support::segments;
+use crate::{directory, grow, is_done, is_refused, put, segment_name, untouched, whole_up_to};
+
+/// A replica directory whose `clog` holds `files`, with the lock of its database, held.
+fn replica(files: &crate::Segments) -> (tempfile::TempDir, PathBuf, File) {
+    let root = tempfile::tempdir().unwrap();
+    let clog = root.path().join("clog");
+    put(&clog, files);
+    let lock = File::create(root.path().join("db.lock")).unwrap();
+    lock.try_lock().unwrap();
+    (root, clog, lock)
+}
+
+fn is_locked(path: &Path) -> bool {
+    matches!(File::open(path).unwrap().try_lock(), Err(fs::TryLockError::WouldBlock))
+}
+
+#[test]
+fn a_sink_whose_database_runs_is_refused_and_named() {
+    let (root, clog, lock) = replica(&whole_up_to(240));
+    let source = directory(&whole_up_to(360));
+    for flags in [&[][..], &["--adopt"], &["--follow", "--trim"]] {
+        let ended = untouched(root.path(), || untouched(&clog, || mirror(arg(source.path()), arg(&clog), flags)));
+        is_refused(&ended, 3, "a SpacetimeDB is running on it");
+        is_refused(&ended, 3, "db.lock is locked");
+    }
+    drop(lock);
+    is_done(&mirror(arg(source.path()), arg(&clog), &[]), 360);
+    assert!(segments(&clog) == whole_up_to(360));
+}
+
+#[test]
+fn a_sink_named_clog_is_locked_against_a_database_until_its_mirror_ends() {
+    let (source, root) = (directory(&whole_up_to(240)), tempfile::tempdir().unwrap());
+    let (clog, lock) = (root.path().join("clog"), root.path().join("db.lock"));
+    let follower = Mirror::start(arg(source.path()), arg(&clog), &["--follow"]);
+    follower.wait_durable(240);
+    assert!(is_locked(&lock));
+    assert_eq!(follower.terminate().code, Some(0));
+    assert!(!is_locked(&lock));
+    // A directory of another name has no such file.
+    let other = root.path().join("other/copy");
+    is_done(&mirror(arg(source.path()), arg(&other), &[]), 240);
+    assert!(!root.path().join("other/db.lock").exists());
+}
+
+#[test]
+fn the_database_of_a_source_may_start_while_it_is_followed() {
+    let (root, clog, lock) = replica(&whole_up_to(240));
+    let copy = tempfile::tempdir().unwrap();
+    let follower = Mirror::start(arg(&clog), arg(copy.path()), &["--follow"]);
+    follower.wait_durable(240);
+    drop(lock);
+    grow(&clog, &whole_up_to(300));
+    follower.wait_durable(300);
+    File::open(root.path().join("db.lock")).unwrap().try_lock().unwrap();
+    assert_eq!(follower.terminate().code, Some(0));
+}
+
+fn verify(path: &Path) -> String {
+    let out = Command::new(env!("CARGO_BIN_EXE_logmirror")).args(["verify", arg(path)]).output().unwrap();
+    String::from_utf8(out.stdout).unwrap()
+}
+
+#[test]
+fn verify_of_a_clog_whose_database_runs_advises_no_trim() {
+    let mut files = whole_up_to(357);
+    files.get_mut(&segment_name(333)).unwrap().extend(&[7; 50]);
+    let (root, clog, lock) = replica(&files);
+    let said = untouched(root.path(), || untouched(&clog, || verify(&clog)));
+    assert!(said.contains("torn: 50 bytes") && said.contains("db.lock") && !said.contains("--trim"), "{said}");
+    assert!(!said.contains("cut"), "{said}");
+    drop(lock);
+    fs::remove_file(root.path().join("db.lock")).unwrap();
+    let said = verify(&clog);
+    assert!(said.contains("torn: 50 bytes") && !said.contains("db.lock"), "{said}");
+}

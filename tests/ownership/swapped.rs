@@ -1,0 +1,128 @@
+//! The arguments the wrong way round: nothing in the live directory may change, whatever the flags.
+
+use std::path::Path;
+use std::process::Command;
+
+use logmirror::limits::COMMIT_BYTES_MAX;
+use logmirror::offset::Offset;
+use logmirror::repo::FsRepo;
+use logmirror::segment::SegmentReader;
+use logmirror::stream::survey;
+
+use crate::support::commitlog::{Draw, seed};
+use crate::support::live_writer::LiveWriter;
+use crate::support::process::{arg, mirror};
+use crate::support::segments;
+use crate::{directory, fingerprint, is_refused, rounds, segment_name, untouched, whole_up_to};
+
+/// Calls that write, truncate, create, rename or remove.
+const CHANGES: &str = "trace=openat,open,creat,write,pwrite64,writev,pwritev,pwritev2,truncate,ftruncate,fallocate,rename,renameat,\
+                       renameat2,unlink,unlinkat,mkdir,mkdirat,link,linkat,symlink,symlinkat,utimensat,mmap,copy_file_range,sendfile";
+
+fn strace_is_wanted() -> bool {
+    std::env::var_os("LOGMIRROR_STRACE").is_some()
+}
+
+/// Calls of a mirror that change something in `live`, as `strace` sees them.
+fn changes_seen(source: &Path, live: &Path, flags: &[&str], trace: &Path) -> (Option<i32>, Vec<String>) {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-y", "-qq", "-e", CHANGES, "-o", arg(trace), env!("CARGO_BIN_EXE_logmirror"), "mirror"]);
+    let code = command.args([arg(source), arg(live)]).args(flags).output().unwrap().status.code();
+    let log = std::fs::read_to_string(trace).unwrap();
+    let at = arg(live);
+    let changes = log.lines().filter(|line| line.contains(at)).filter(|line| {
+        let read_only =
+            line.contains("openat(") && !["O_WRONLY", "O_RDWR", "O_CREAT", "O_TRUNC"].iter().any(|f| line.contains(f));
+        let mapped_for_reading =
+            line.contains("mmap(") && !(line.contains("PROT_WRITE") && line.contains("MAP_SHARED"));
+        !read_only && !mapped_for_reading
+    });
+    (code, changes.map(str::to_owned).collect())
+}
+
+/// The offset after the last whole commit of a directory.
+fn end_of(dir: &Path) -> Offset {
+    survey(&FsRepo::open(dir).unwrap(), COMMIT_BYTES_MAX, None).unwrap().next
+}
+
+#[test]
+fn swapped_arguments_change_no_byte_of_a_live_directory() {
+    let (live, old, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let seed = seed();
+    println!("seed {seed}");
+    let mut writer = LiveWriter::new(live.path(), Draw(seed), 256 << 10);
+    for _ in 0..300 {
+        writer.step();
+    }
+    // The end may be a half-written commit; what is before it is copied.
+    mirror(arg(live.path()), arg(old.path()), &["--trim"]);
+    assert!(!segments(old.path()).is_empty());
+    let before = writer.did;
+    while end_of(live.path()) == end_of(old.path()) {
+        writer.step();
+    }
+    for round in 0..rounds(30) {
+        for _ in 0..round % 23 {
+            writer.step();
+        }
+        for flags in [&[][..], &["--trim"], &["--adopt"]] {
+            let ended = untouched(live.path(), || {
+                if strace_is_wanted() {
+                    let (code, changes) = changes_seen(old.path(), live.path(), flags, &out.path().join("trace"));
+                    assert_eq!(changes, [""; 0], "round {round} {flags:?}");
+                    code
+                } else {
+                    mirror(arg(old.path()), arg(live.path()), flags).code
+                }
+            });
+            assert_eq!(ended, Some(1), "round {round} {flags:?}");
+        }
+    }
+    assert!(writer.did.halves > before.halves && writer.did.preallocated > before.preallocated);
+    writer.finish();
+    let repo = FsRepo::open(live.path()).unwrap();
+    for (name, wanted) in writer.wanted() {
+        let start = logmirror::format::name::parse_segment(name).unwrap().1;
+        let mut bytes = vec![0; wanted.len()];
+        SegmentReader::open(&repo, start).unwrap().read_at(&mut bytes, logmirror::offset::BytePos(0)).unwrap();
+        assert!(bytes == *wanted, "{name}");
+    }
+}
+
+#[test]
+fn a_zero_tail_and_a_torn_commit_of_a_directory_that_is_not_ours_stay() {
+    let old = directory(&whole_up_to(300));
+    for tail in [vec![0; 5000], whole_up_to(300)[&segment_name(222)][10..][..100].to_vec()] {
+        let mut live = whole_up_to(360);
+        live.get_mut(&segment_name(333)).unwrap().extend(&tail);
+        let live = directory(&live);
+        for flags in [&[][..], &["--trim"], &["--adopt"], &["--adopt", "--trim"]] {
+            let ended = untouched(live.path(), || mirror(arg(old.path()), arg(live.path()), flags));
+            assert_eq!(ended.code, Some(1), "{flags:?} {ended:?}");
+        }
+    }
+}
+
+#[test]
+fn a_source_is_read_and_nothing_in_it_changes_not_even_its_index() {
+    let mut files = whole_up_to(360);
+    files.get_mut(&segment_name(333)).unwrap().extend([0; 4096]);
+    let source = directory(&files);
+    let copy = tempfile::tempdir().unwrap();
+    let ended = untouched(source.path(), || mirror(arg(source.path()), arg(copy.path()), &[]));
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(!fingerprint(source.path()).keys().any(|name| name.ends_with(".ofs")));
+}
+
+#[test]
+fn a_mirror_into_its_own_source_is_refused_before_anything_is_created() {
+    let root = tempfile::tempdir().unwrap();
+    let [clog, link, inner, above] = ["clog", "link", "clog/new/mirror", "."].map(|name| root.path().join(name));
+    crate::put(&clog, &whole_up_to(360));
+    std::os::unix::fs::symlink(&clog, &link).unwrap();
+    for (source, sink) in [(&clog, &clog), (&clog, &link), (&link, &clog), (&clog, &inner), (&clog, &above)] {
+        let ended = untouched(&clog, || mirror(arg(source), arg(sink), &["--follow"]));
+        is_refused(&ended, 2, "are the same directory, or one is inside the other");
+    }
+    assert!(!clog.join("new").exists());
+}

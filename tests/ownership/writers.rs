@@ -1,0 +1,81 @@
+//! Another process writes the directory of a mirror: the mirror stops, and changes nothing.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use logmirror::format::Framing;
+use logmirror::format::commitlog::Version;
+use logmirror::offset::Offset;
+use logmirror::repo::{FsRepo, Repo};
+use logmirror::segment::SegmentWriter;
+
+use crate::support::commitlog::{commit, header};
+use crate::support::process::{Mirror, arg, mirror};
+use crate::{directory, grow, is_refused, segment_name, untouched, whole_up_to};
+
+fn append(dir: &Path, file: &str, bytes: &[u8]) {
+    OpenOptions::new().append(true).open(dir.join(file)).unwrap().write_all(bytes).unwrap();
+}
+
+/// What a database that was started on the mirror writes there.
+fn write_as_another(dir: &Path, way: usize) {
+    let other = commit(Version::V1, 240, 0, 3, b"the database that took over");
+    match way {
+        0 => append(dir, &segment_name(222), &other),
+        // The beginning of a commit, as from a buffered writer.
+        1 => append(dir, &segment_name(222), &other[..20]),
+        // After a rotation.
+        2 => fs::write(dir.join(segment_name(240)), [header(Version::V1), other].concat()).unwrap(),
+        // Another file of the same name and length.
+        _ => {
+            let path = dir.join(segment_name(222));
+            let copy = fs::read(&path).unwrap();
+            fs::write(dir.join("copy"), copy).unwrap();
+            fs::rename(dir.join("copy"), path).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_follower_whose_directory_another_process_writes_stops_and_changes_nothing() {
+    for way in 0..4 {
+        let (source, copy) = (directory(&whole_up_to(240)), tempfile::tempdir().unwrap());
+        let follower = Mirror::start(arg(source.path()), arg(copy.path()), &["--follow"]);
+        follower.wait_durable(240);
+        write_as_another(copy.path(), way);
+        let ended = untouched(copy.path(), || {
+            grow(source.path(), &whole_up_to(300));
+            follower.ended()
+        });
+        is_refused(&ended, 1, "written by another process since");
+        is_refused(&ended, 1, &format!("{}/", copy.path().display()));
+        // The same command again finds out from the content.
+        if matches!(way, 0 | 2) {
+            let again = untouched(copy.path(), || mirror(arg(source.path()), arg(copy.path()), &["--follow"]));
+            is_refused(&again, 1, "fork: the commit at offset 240");
+        }
+    }
+}
+
+#[test]
+fn a_segment_that_exists_and_holds_commits_is_never_truncated() {
+    let dir = tempfile::tempdir().unwrap();
+    let repo: Arc<dyn Repo> = Arc::new(FsRepo::open(dir.path()).unwrap());
+    let create = || SegmentWriter::create(&repo, Offset(0), Framing::Commitlog(Version::V1), &header(Version::V1));
+    let path = dir.path().join(segment_name(0));
+    for content in
+        [whole_up_to(111)[&segment_name(0)].clone(), b"no log at all".to_vec(), header(Version::V1)[..4].to_vec()]
+    {
+        fs::write(&path, &content).unwrap();
+        let error = create().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists, "{error}");
+        assert_eq!(fs::read(&path).unwrap(), content);
+    }
+    for content in [vec![], header(Version::V1), header(Version::V0)] {
+        fs::write(&path, &content).unwrap();
+        drop(create().unwrap());
+        assert_eq!(fs::read(&path).unwrap(), header(Version::V1));
+    }
+}
