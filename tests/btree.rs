@@ -15,6 +15,12 @@ use proptest::sample::Index;
 use serde_json::{Value, json};
 use support::sqlite::Sqlite;
 
+/// The processes of [`Sqlite`], and that they can be had.
+#[test]
+fn sqlite_process() {
+    support::sqlite::process();
+}
+
 /// Numbers in their bytes, and texts and blobs as hexadecimal digits.
 const ROWS: &str =
     "SELECT rowid, typeof(a), CASE typeof(a) WHEN 'integer' THEN a ELSE hex(a) END, length(b), hex(b) FROM ";

@@ -15,7 +15,7 @@ use logmirror::token::Token;
 use serde_json::{Value, json};
 use support::files_named;
 use support::process::{Ended, Mirror, Service, arg, free_address, mirror, until};
-use support::sqlite::Sqlite;
+use support::sqlite::{self, Sqlite};
 use tempfile::TempDir;
 use turso_core::{Database, OpenFlags, OpenOptions, PlatformIO, SqliteDialect};
 
@@ -28,11 +28,10 @@ struct Scene {
     dir: TempDir,
 }
 
-/// Runs statements by the program `sqlite3`, which waits for no lock, and returns what they print.
-fn sqlite3(database: &Path, sql: &str) -> Result<String, String> {
-    let output = Command::new("sqlite3").arg("-batch").arg(database).arg(sql).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+/// The processes of [`Sqlite`], and that they can be had.
+#[test]
+fn sqlite_process() {
+    sqlite::process();
 }
 
 /// `logmirror restore`.
@@ -120,7 +119,7 @@ impl Scene {
     /// What the application does, or asks.
     #[track_caller]
     fn sql(&self, name: &str, sql: &str) -> String {
-        sqlite3(&self.draft(name), sql).unwrap()
+        sqlite::run(&self.draft(name), sql).unwrap()
     }
 
     /// The rows of `t` on the remote.
@@ -128,7 +127,7 @@ impl Scene {
     fn remote(&self) -> String {
         let out = self.path("remote.db");
         restore(&self.url(), &out);
-        sqlite3(&out, ALL).unwrap()
+        sqlite::run(&out, ALL).unwrap()
     }
 
     /// Files that are not of the service.
@@ -364,18 +363,8 @@ fn a_damaged_info_is_refused_and_rebuild_sets_the_files_aside() {
     let aside: Vec<_> = scene.files().into_iter().filter(|name| name.starts_with("one.set-aside.")).collect();
     let drafts: Vec<_> = aside.iter().filter(|name| name.ends_with("-draft")).collect();
     assert!(drafts.len() == 1 && aside.iter().filter(|name| name.ends_with("-info")).count() == 1, "{aside:?}");
-    assert_eq!(sqlite3(&scene.path(drafts[0]), ALL).unwrap(), "1|pushed\n2|only here\n");
+    assert_eq!(sqlite::run(&scene.path(drafts[0]), ALL).unwrap(), "1|pushed\n2|only here\n");
 }
-
-/// Fills more pages than it keeps in memory in a transaction, and dies in it.
-const CUT_SHORT: &str = r#"
-import os, sqlite3, sys
-db = sqlite3.connect(sys.argv[1], isolation_level=None)
-for sql in ["PRAGMA journal_mode = DELETE", "PRAGMA cache_size = 2", "PRAGMA cache_spill = 2", "BEGIN", "UPDATE t SET b = b || ' uncommitted'"]:
-    db.execute(sql)
-print("{}", flush=True)
-sys.stdin.read()
-"#;
 
 #[test]
 fn what_a_program_that_died_had_not_committed_is_not_pushed() {
@@ -386,8 +375,10 @@ fn what_a_program_that_died_had_not_committed_is_not_pushed() {
     scene.sql("one", &format!("{TABLE} INSERT INTO t {rows}"));
     scene.sync("one");
     let before = scene.remote();
-    let mut app = Sqlite::start(CUT_SHORT, &[arg(&scene.draft("one"))]);
-    app.said();
+    // It fills more pages than it keeps in memory in a transaction, and dies in it.
+    let mut app = Sqlite::open(&scene.draft("one"));
+    app.run(&["PRAGMA journal_mode = DELETE", "PRAGMA cache_size = 2", "PRAGMA cache_spill = 2", "BEGIN"]);
+    app.run(&["UPDATE t SET b = b || ' uncommitted'"]);
     app.kill();
     let ended = scene.replica("one", &[]);
     assert_eq!(ended.code, Some(1), "{ended:?}");
@@ -414,7 +405,7 @@ fn between_two_rounds_the_draft_is_free_and_sigterm_ends_it_well() {
     assert_eq!(scene.remote(), "1|x\n");
     for value in 2..5 {
         let insert = format!("INSERT INTO t VALUES ({value}, 'row {value}')");
-        until("the draft to be free", || sqlite3(&scene.draft("one"), &insert).ok());
+        until("the draft to be free", || sqlite::run(&scene.draft("one"), &insert).ok());
         until("the row to be on the remote", || scene.remote().contains(&format!("row {value}")).then_some(()));
     }
     until("all changes to be told", || {
@@ -442,7 +433,7 @@ fn what_may_pass_is_told_and_tried_again() {
     every.wait_for("the changes to be pushed", |line| line["changes_pushed"] == 2);
     scene.service.kill();
     failed("error sending request");
-    until("the draft to be free", || sqlite3(&scene.draft("one"), "INSERT INTO t VALUES (2, 'y')").ok());
+    until("the draft to be free", || sqlite::run(&scene.draft("one"), "INSERT INTO t VALUES (2, 'y')").ok());
     scene.service.restart();
     every.wait_for("a change made meanwhile to be pushed", |line| line["changes_pushed"] == 1);
     assert_eq!(scene.remote(), "1|x\n2|y\n");
@@ -473,7 +464,7 @@ fn replicas_and_mirrors_of_one_remote_are_a_cascade() {
     assert_eq!(mirror(scene.url(), arg(&beside), &[]).code, Some(0));
     let out = scene.path("copy.db");
     restore(arg(&beside), &out);
-    for rows in [sqlite3(&out, ALL).unwrap(), other.sql("reader", ALL), scene.sql("one", ALL), other.remote()] {
+    for rows in [sqlite::run(&out, ALL).unwrap(), other.sql("reader", ALL), scene.sql("one", ALL), other.remote()] {
         assert_eq!(rows, "1|x\n2|y\n");
     }
     assert_eq!(relay.terminate().code, Some(0));

@@ -20,25 +20,9 @@ use logmirror::checkpoint::{Wanted, restore_dir};
 use logmirror::offset::{Generation, Offset};
 use serde_json::{Value, json};
 use support::commitlog::{Draw, seed};
-use support::frames::{FrameLog, python};
+use support::frames::FrameLog;
+use support::history::history;
 use tempfile::TempDir;
-
-const HISTORY: &str = include_str!("support/history.py");
-const COMPARE: &str = include_str!("support/compare.py");
-
-/// A directory of 200 transactions, what SQLite's log holds of them, and the frames that end them.
-fn history(page_size: u32, base: bool) -> (TempDir, FrameLog, Vec<u64>) {
-    let dir = tempfile::tempdir().unwrap();
-    let words = [page_size.to_string(), if base { "base" } else { "empty" }.to_owned()];
-    python(HISTORY, &[dir.path(), Path::new(&words[0]), Path::new(&words[1])]);
-    let ends = fs::read_to_string(dir.path().join("frames.txt")).unwrap();
-    let ends: Vec<u64> = ends.lines().map(|line| line.parse().unwrap()).collect();
-    let base = if base { fs::read(dir.path().join("base.db")).unwrap() } else { Vec::new() };
-    let mut log = FrameLog::parse(&fs::read(dir.path().join("copy-wal")).unwrap(), base);
-    log.frames.truncate(*ends.last().unwrap() as usize);
-    assert_eq!((log.commits(), log.header.page_size), (ends.clone(), page_size));
-    (dir, log, ends)
-}
 
 /// Puts a generation where a restore finds it.
 fn store(dir: &Path, log: &FrameLog, cuts: &[u64]) {
@@ -57,20 +41,20 @@ fn every_one_of_200_transactions_restores_to_what_sqlite_had_then() {
     let mut draw = Draw(seed());
     // The log with the largest pages is long, so it is restored to every seventh only.
     for (page_size, base, step) in [(4096, true, 1), (512, false, 1), (65_536, false, 7)] {
-        let (dir, log, ends) = history(page_size, base);
+        let (dir, history) = (tempfile::tempdir().unwrap(), history(page_size, base));
+        let ends = history.ends();
         let mut cuts: Vec<u64> = (0..7).map(|_| ends[draw.below(199) as usize]).collect();
         cuts.sort_unstable();
         cuts.dedup();
         let generation = dir.path().join("generation");
-        store(&generation, &log, &cuts);
-        let restored = ends.iter().rev().step_by(step);
-        for end in restored.clone() {
+        store(&generation, &history.log, &cuts);
+        println!("pages of {page_size}, segments behind {cuts:?}");
+        for end in ends.iter().rev().step_by(step) {
             let out = dir.path().join(format!("restored-{end}.db"));
-            let (_, folded) = restore_dir(&generation, &wanted(out, Some(*end))).unwrap();
+            let (_, folded) = restore_dir(&generation, &wanted(out.clone(), Some(*end))).unwrap();
             assert_eq!((folded.frame.0, folded.page_size), (*end, Some(page_size)));
+            history.assert_is(*end, &out);
         }
-        let compared = python(COMPARE, &[dir.path()]);
-        assert_eq!(compared.trim(), restored.len().to_string(), "pages of {page_size}, segments behind {cuts:?}");
         let left: Vec<String> =
             support::files_named(dir.path()).into_iter().filter(|name| name.contains(".tmp")).collect();
         assert!(left.is_empty(), "{left:?}");
@@ -329,16 +313,18 @@ fn served(log: &FrameLog, cuts: &[u64]) -> Served {
 
 #[test]
 fn a_service_restores_to_each_of_200_transactions_too() {
-    let (dir, log, ends) = history(4096, true);
-    let service = Service::start(served(&log, &[ends[10], ends[11], ends[150]]));
+    let (dir, history) = (tempfile::tempdir().unwrap(), history(4096, true));
+    let ends = history.ends();
+    let service = Service::start(served(&history.log, &[ends[10], ends[11], ends[150]]));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let client = logmirror::client::Client::new(&service.url).unwrap();
     for end in &ends {
-        let wanted = wanted(dir.path().join(format!("restored-{end}.db")), Some(*end));
+        let out = dir.path().join(format!("restored-{end}.db"));
+        let wanted = wanted(out.clone(), Some(*end));
         let (generation, folded) = runtime.block_on(logmirror::checkpoint::restore_url(&client, &wanted)).unwrap();
         assert_eq!((generation, folded.frame.0), (Some(Generation(3)), *end));
+        history.assert_is(*end, &out);
     }
-    assert_eq!(python(COMPARE, &[dir.path()]).trim(), "200");
 }
 
 #[test]

@@ -3,15 +3,25 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use logmirror::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN};
 use logmirror::sqlite::{Snapshot, SnapshotError, take};
 use serde_json::{Value, json};
-use support::sqlite::Sqlite;
+use support::commitlog::{Draw, seed};
+use support::sqlite::{Sqlite, blob, connect, rows};
 use tempfile::TempDir;
+
+/// The processes of [`Sqlite`], and that they can be had.
+#[test]
+fn sqlite_process() {
+    support::sqlite::process();
+}
 
 /// Patience where a lock is held all the time.
 const SHORT: Duration = Duration::from_millis(50);
@@ -46,44 +56,18 @@ fn content(snapshot: &Snapshot, frames: u64) -> (Vec<u8>, Vec<u8>) {
     (base, wal)
 }
 
-/// Opens one database after the other, and says whether it is in order and what a statement finds in it.
-const CHECKER: &str = r#"
-import json, sqlite3, sys
-for line in sys.stdin:
-    path, sql = json.loads(line)
-    db = sqlite3.connect(path)
-    db.execute("PRAGMA synchronous = OFF")
-    try:
-        said = [db.execute("PRAGMA integrity_check").fetchall(), db.execute(sql).fetchall()]
-    except sqlite3.Error as error:
-        said = [str(error), None]
-    print(json.dumps(said), flush=True)
-    db.close()
-"#;
-
-/// SQLite, to look into copies.
-struct Checker(Sqlite);
-
-impl Checker {
-    fn start() -> Checker {
-        Checker(Sqlite::start(CHECKER, &[]))
+/// What `integrity_check` and a statement say of a copy.
+fn ask_copy((base, wal): &(Vec<u8>, Vec<u8>), sql: &str) -> (Value, Value) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("copy.db");
+    fs::write(&path, base).unwrap();
+    fs::write(dir.path().join("copy.db-wal"), wal).unwrap();
+    let db = connect(&path);
+    rows(&db, "PRAGMA synchronous = OFF").unwrap();
+    match rows(&db, "PRAGMA integrity_check").and_then(|check| Ok((check, rows(&db, sql)?))) {
+        Ok((check, rows)) => (json!(check), json!(rows)),
+        Err(error) => (json!(error.to_string()), Value::Null),
     }
-
-    /// What `integrity_check` and a statement say of a copy.
-    fn ask(&mut self, (base, wal): &(Vec<u8>, Vec<u8>), sql: &str) -> (Value, Value) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("copy.db");
-        fs::write(&path, base).unwrap();
-        fs::write(dir.path().join("copy.db-wal"), wal).unwrap();
-        self.0.tell(&json!([path, sql]));
-        let mut said = self.0.said();
-        (said[0].take(), said[1].take())
-    }
-}
-
-/// The same once.
-fn ask_copy(copy: &(Vec<u8>, Vec<u8>), sql: &str) -> (Value, Value) {
-    Checker::start().ask(copy, sql)
 }
 
 /// The frames that end a commit.
@@ -94,61 +78,69 @@ fn commits(wal: &[u8], page_size: usize) -> Vec<u64> {
 }
 
 /// Writes the same count of rows into two tables in each transaction, of very different sizes, gives some up, checkpoints
-/// in every way, and closes and opens the database now and then. It says how often it did what, when it is told to stop.
-const WRITER: &str = r#"
-import json, random, select, sqlite3, sys
-chance, did = random.Random(int(sys.argv[2])), dict.fromkeys(["commits", "checkpoints", "truncated", "closed", "busy"], 0)
-def connect():
-    db = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = OFF")
-    db.execute("PRAGMA cache_size = 10")
-    db.execute("PRAGMA wal_autocheckpoint = 40")
-    return db
-db = connect()
-db.execute("CREATE TABLE IF NOT EXISTS a (id INTEGER PRIMARY KEY, x)")
-db.execute("CREATE TABLE IF NOT EXISTS b (id INTEGER PRIMARY KEY, x)")
-db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-print(json.dumps("ready"), flush=True)
-while not select.select([sys.stdin], [], [], 0)[0]:
-    try:
-        db.execute("BEGIN IMMEDIATE")
-        for _ in range(chance.choice([1, 1, 2, 30])):
-            content = chance.randbytes(chance.randrange(3000))
-            db.execute("INSERT INTO a (x) VALUES (?)", (content,))
-            db.execute("INSERT INTO b (x) VALUES (?)", (content,))
-        for table in "ab":
-            db.execute(f"DELETE FROM {table} WHERE id % 7 = 0 OR id < (SELECT max(id) FROM {table}) - 100")
-        db.execute("ROLLBACK" if chance.random() < 0.1 else "COMMIT")
-        did["commits"] += 1
-        if chance.random() < 0.2:
-            kind = chance.choice(["PASSIVE", "FULL", "RESTART", "TRUNCATE"])
-            busy, frames, folded = db.execute(f"PRAGMA wal_checkpoint({kind})").fetchone()
-            did["checkpoints"] += 1 - busy
-            did["busy"] += busy
-            did["truncated"] += kind == "TRUNCATE" and not busy
-        if chance.random() < 0.02:
-            db.close()
-            did["closed"] += 1
-            db = connect()
-    except sqlite3.OperationalError:
-        did["busy"] += 1
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-print(json.dumps(did), flush=True)
-"#;
+/// in every way, and closes and opens the database now and then. Returns how often it did what, when it is stopped.
+fn write(path: &Path, seed: u64, stop: &AtomicBool, ready: &mpsc::Sender<()>) -> BTreeMap<&'static str, u64> {
+    let mut draw = Draw(seed);
+    let mut did = BTreeMap::new();
+    let mut sqlite = Sqlite::open(path);
+    let connected = "PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF; PRAGMA cache_size = 10; \
+                     PRAGMA wal_autocheckpoint = 40";
+    sqlite.run(&[
+        connected,
+        "CREATE TABLE IF NOT EXISTS a (id INTEGER PRIMARY KEY, x)",
+        "CREATE TABLE IF NOT EXISTS b (id INTEGER PRIMARY KEY, x)",
+        "PRAGMA wal_checkpoint(TRUNCATE)",
+    ]);
+    ready.send(()).unwrap();
+    while !stop.load(Ordering::Relaxed) {
+        let mut count = |what, times: u64| *did.entry(what).or_default() += times;
+        let mut sql = "BEGIN IMMEDIATE;".to_owned();
+        for _ in 0..[1, 1, 2, 30][draw.below(4) as usize] {
+            let bytes = draw.below(3000);
+            let content = blob(&mut draw, bytes);
+            sql += &format!("INSERT INTO a (x) VALUES ({content}); INSERT INTO b (x) VALUES ({content});");
+        }
+        for table in ["a", "b"] {
+            sql += &format!("DELETE FROM {table} WHERE id % 7 = 0 OR id < (SELECT max(id) FROM {table}) - 100;");
+        }
+        sql += if draw.below(10) == 0 { "ROLLBACK" } else { "COMMIT" };
+        if !sqlite.ask(&sql)["error"].is_null() {
+            count("busy", 1);
+            // It may have failed before it began.
+            sqlite.ask("ROLLBACK");
+            continue;
+        }
+        count("commits", 1);
+        if draw.below(5) == 0 {
+            let kind = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"][draw.below(4) as usize];
+            let said = sqlite.ask(&format!("PRAGMA wal_checkpoint({kind})"));
+            let done = said["rows"][0][0] == 0;
+            count("busy", u64::from(!done));
+            count("checkpoints", u64::from(done));
+            count("truncated", u64::from(done && kind == "TRUNCATE"));
+        }
+        if draw.below(50) == 0 {
+            sqlite.reopen();
+            count("closed", 1);
+            count("busy", u64::from(!sqlite.ask(connected)["error"].is_null()));
+        }
+    }
+    did
+}
 
 #[test]
 fn every_snapshot_beside_a_busy_writer_is_a_committed_state() {
-    let seed = std::env::var("SEED").map_or_else(|_| std::process::id(), |seed| seed.parse().unwrap());
-    println!("SEED={seed}");
+    let seed = seed();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.db");
-    let mut writer = Sqlite::start(WRITER, &[path.to_str().unwrap(), &seed.to_string()]);
-    writer.said();
+    let (stop, (ready, is_ready)) = (Arc::<AtomicBool>::default(), mpsc::channel());
+    let writer = std::thread::spawn({
+        let (path, stop) = (path.clone(), stop.clone());
+        move || write(&path, seed, &stop, &ready)
+    });
+    is_ready.recv().unwrap();
     let counts = "SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b), (SELECT total(length(x)) FROM a), \
                   (SELECT total(length(x)) FROM b)";
-    let mut checker = Checker::start();
     let (mut folded_some, mut restarts, mut salts) = (0, 0, None);
     for round in 0..60 {
         let (copy, frames, folded, header) = take(&path, |snapshot| {
@@ -160,8 +152,8 @@ fn every_snapshot_beside_a_busy_writer_is_a_committed_state() {
             Ok::<_, SnapshotError>((content(snapshot, frames), frames, snapshot.folded()?, snapshot.header()))
         })
         .unwrap();
-        let mut sound = |copy: &(Vec<u8>, Vec<u8>), frames: u64| {
-            let (check, rows) = checker.ask(copy, counts);
+        let sound = |copy: &(Vec<u8>, Vec<u8>), frames: u64| {
+            let (check, rows) = ask_copy(copy, counts);
             assert_eq!(check, json!([["ok"]]), "round {round}, up to frame {frames}");
             assert_eq!((&rows[0][0], &rows[0][2]), (&rows[0][1], &rows[0][3]), "round {round}, up to frame {frames}");
         };
@@ -177,11 +169,11 @@ fn every_snapshot_beside_a_busy_writer_is_a_committed_state() {
         restarts +=
             u32::from(salts.replace(header.map(|header| header.salts)) != Some(header.map(|header| header.salts)));
     }
-    writer.tell(&json!("stop"));
-    let did = writer.said();
-    println!("writer: {did}; {folded_some} snapshots with folded frames, {restarts} changes of the log");
+    stop.store(true, Ordering::Relaxed);
+    let did = writer.join().unwrap();
+    println!("writer: {did:?}; {folded_some} snapshots with folded frames, {restarts} changes of the log");
     for what in ["commits", "checkpoints", "truncated", "closed"] {
-        assert!(did[what].as_u64().unwrap() > 0, "the writer did too little: {did}");
+        assert!(did.get(what).is_some_and(|times| *times > 0), "the writer did too little: {did:?}");
     }
     assert!(restarts > 1);
 }
@@ -272,13 +264,12 @@ fn base_and_wal_give_every_commit_from_the_last_one_folded_in_on() {
     let (ends, folded) = (commits(&whole.1, 4096), snapshot.folded().unwrap());
     // The table's and ten rows'.
     assert_eq!((ends.len(), ends[10]), (21, folded));
-    let mut checker = Checker::start();
     for (index, end) in ends.iter().enumerate() {
         let copy = content(&snapshot, *end);
         if *end < folded {
             continue;
         }
-        let (check, rows) = checker.ask(&copy, "SELECT count(*) FROM t");
+        let (check, rows) = ask_copy(&copy, "SELECT count(*) FROM t");
         assert_eq!((check, rows), (json!([["ok"]]), json!([[index]])), "frame {end}");
     }
 }
@@ -349,21 +340,12 @@ fn a_connection_that_has_the_database_for_itself_is_waited_for_in_vain() {
     assert_eq!(ask_copy(&content(&open(&path), 0), "SELECT count(*) FROM t").1, json!([[11]]));
 }
 
-/// Takes byte 123 of a file, as a checkpoint does, and gives it back when told.
-const CHECKPOINT: &str = r#"
-import fcntl, sys
-file = open(sys.argv[1], "r+b")
-fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 123)
-print("1", flush=True)
-sys.stdin.readline()
-"#;
-
 #[test]
 fn a_checkpoint_is_waited_for_and_then_named() {
     let (_dir, path, _sqlite) = in_use();
     let index = path.with_extension("db-shm");
-    let mut checkpoint = Sqlite::start(CHECKPOINT, &[index.to_str().unwrap()]);
-    checkpoint.said();
+    // As a checkpoint does.
+    let checkpoint = Sqlite::lock_byte(&index, 123);
     let error = refused(&path);
     assert!(matches!(error, SnapshotError::Checkpoint { .. }) && error.is_transient(), "{error}");
     let waiting = std::thread::spawn({

@@ -8,36 +8,39 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 
 use logmirror::api::LogStatus;
 use logmirror::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
 use logmirror::sqlite::Snapshot;
 use serde_json::{Value, json};
-use support::frames::python;
+use support::commitlog::Draw;
 use support::process::{Ended, Mirror, Service, arg, mirror, until};
-use support::sqlite::Sqlite;
-use support::{files, root};
+use support::sqlite::{Sqlite, assert_sound, blob, connect, dump, rows};
+use support::{assert_bytes, files, root};
 use tempfile::TempDir;
 
 /// Small enough that the logs of the specimens become several segments.
 const SEGMENT_BYTES: u64 = 20_000;
 
-/// Whether each database is in order, and all hold the same. They are changed by that.
-const SAME: &str = r#"
-import sqlite3, sys
-dumps = []
-for path in sys.argv[1:]:
-    db = sqlite3.connect(path)
-    said = db.execute("PRAGMA integrity_check").fetchall()
-    assert said == [("ok",)], (path, said)
-    dumps.append("\n".join(db.iterdump()))
-    db.close()
-assert all(dump == dumps[0] for dump in dumps), dumps
-print(len(dumps[0]))
-"#;
+/// The processes of [`Sqlite`], and that they can be had.
+#[test]
+fn sqlite_process() {
+    support::sqlite::process();
+}
 
+/// Checks that each database is in order, and that all hold the same. They are changed by that.
+#[track_caller]
 fn same(databases: &[&Path]) {
-    assert!(python(SAME, databases).trim().parse::<u64>().unwrap() > 40);
+    let dumps = databases.iter().map(|path| {
+        let db = connect(path);
+        assert_sound(&db);
+        dump(&db)
+    });
+    let dumps: Vec<String> = dumps.collect();
+    assert!(dumps[0].len() > 10, "{}", dumps[0]);
+    dumps.iter().for_each(|dump| assert_bytes(dump.as_bytes(), dumps[0].as_bytes(), "the dump of another"));
 }
 
 fn expectations() -> BTreeMap<String, Value> {
@@ -345,30 +348,24 @@ fn errors_say_who_is_to_do_what() {
     is_refused(&mirror(arg(&nothing), &url, &["--token", "secret"]), 3, &["nothing.db"]);
 }
 
-/// Commits, and now and then checkpoints so that the WAL starts anew; says when it has done so much.
-const WRITER: &str = r#"
-import json, random, sqlite3, sys
-chance = random.Random(7)
-db = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
-db.execute("PRAGMA journal_mode = WAL")
-db.execute("PRAGMA wal_autocheckpoint = 0")
-db.execute("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, x)")
-print(json.dumps("ready"), flush=True)
-for line in sys.stdin:
-    what = json.loads(line)
-    if what == "checkpoint":
-        # Whoever looks into the database just now is waited for.
-        while db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()[0]:
-            pass
-    else:
-        for _ in range(what):
-            db.execute("BEGIN")
-            for _ in range(chance.randrange(1, 5)):
-                db.execute("INSERT INTO t (x) VALUES (?)", (chance.randbytes(chance.randrange(4000)),))
-            db.execute("COMMIT")
-    print(json.dumps("done"), flush=True)
-db.close()
-"#;
+/// Opens the database for [`write`].
+fn writer(app: &Path) -> Sqlite {
+    let mut sqlite = Sqlite::open_within(app, 30);
+    sqlite.run(&[
+        "PRAGMA journal_mode = WAL",
+        "PRAGMA wal_autocheckpoint = 0",
+        "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, x)",
+    ]);
+    sqlite
+}
+
+/// So many commits.
+fn write(sqlite: &mut Sqlite, draw: &mut Draw, commits: u32) {
+    for _ in 0..commits {
+        let rows = (0..1 + draw.below(4)).map(|_| format!("(randomblob({}))", draw.below(4000))).collect::<Vec<_>>();
+        sqlite.rows(&format!("INSERT INTO t (x) VALUES {}", rows.join(", ")));
+    }
+}
 
 /// Waits until the log holds what the database does.
 fn caught_up(service: &Service, app: &Path) {
@@ -388,20 +385,17 @@ fn a_follower_goes_with_a_database_in_use_from_generation_to_generation() {
     let (_data, service) = service();
     let dir = tempfile::tempdir().unwrap();
     let app = dir.path().join("app.db");
-    let mut writer = Sqlite::start(WRITER, &[arg(&app)]);
-    assert_eq!(writer.said(), "ready");
+    let (mut writer, mut draw) = (writer(&app), Draw(7));
     let follower = Mirror::start(arg(&app), service.url("app"), &["--follow"]);
     for round in 0..6 {
-        writer.tell(&json!(40));
-        assert_eq!(writer.said(), "done");
+        write(&mut writer, &mut draw, 40);
         if round % 2 == 0 {
             caught_up(&service, &app);
         }
-        writer.tell(&json!("checkpoint"));
-        assert_eq!(writer.said(), "done");
+        // The next commit starts the WAL from its beginning. Whoever looks into the database just now is waited for.
+        until("the checkpoint", || (writer.rows("PRAGMA wal_checkpoint(RESTART)")[0][0] == 0).then_some(()));
     }
-    writer.tell(&json!(25));
-    assert_eq!(writer.said(), "done");
+    write(&mut writer, &mut draw, 25);
     caught_up(&service, &app);
     let (generation, frames) = stands(&service, "app");
     assert!(generation >= 3 && frames >= 25, "generation {generation} with {frames} frames");
@@ -416,68 +410,72 @@ fn a_follower_goes_with_a_database_in_use_from_generation_to_generation() {
     assert_eq!(stands(&service, "app"), (generation, frames));
 }
 
-/// Writes the same rows into two tables, checkpoints in every way, closes and opens, and waits for nobody.
-const FREE_WRITER: &str = r#"
-import json, random, select, sqlite3, sys
-chance = random.Random(int(sys.argv[2]))
-def connect():
-    db = sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None)
-    db.execute("PRAGMA journal_mode = WAL")
-    db.execute("PRAGMA synchronous = OFF")
-    db.execute("PRAGMA wal_autocheckpoint = 40")
-    return db
-db = connect()
-for table in "ab":
-    db.execute(f"CREATE TABLE IF NOT EXISTS {table} (id INTEGER PRIMARY KEY, x)")
-print(json.dumps("ready"), flush=True)
-n = 0
-while not select.select([sys.stdin], [], [], 0)[0]:
-    n += 1
-    db.execute("BEGIN IMMEDIATE")
-    content = chance.randbytes(chance.randrange(6000))
-    for table in "ab":
-        db.execute(f"INSERT INTO {table} (x) VALUES (?)", (content,))
-        if n > 300:
-            db.execute(f"DELETE FROM {table} WHERE id = (SELECT min(id) FROM {table})")
-    db.execute(chance.choice(["COMMIT", "COMMIT", "COMMIT", "ROLLBACK"]))
-    if n % 97 == 0:
-        db.execute("PRAGMA wal_checkpoint(" + chance.choice(["PASSIVE", "FULL", "RESTART", "TRUNCATE"]) + ")")
-    if n % 211 == 0:
-        db.close()
-        db = connect()
-db.execute("INSERT INTO a (x) VALUES ('last')")
-db.execute("INSERT INTO b (x) VALUES ('last')")
-print(json.dumps("done"), flush=True)
-sys.stdin.read()
-"#;
+/// Writes the same rows into two tables, checkpoints in every way, closes and opens, and waits for nobody, until it is
+/// stopped. Returns with the database open.
+fn write_freely(app: &Path, seed: u64, stop: &AtomicBool, ready: &mpsc::Sender<()>) -> Sqlite {
+    let (mut draw, mut sqlite) = (Draw(seed), Sqlite::open_within(app, 30));
+    let connected = ["PRAGMA journal_mode = WAL", "PRAGMA synchronous = OFF", "PRAGMA wal_autocheckpoint = 40"];
+    sqlite.run(&connected);
+    for table in ["a", "b"] {
+        sqlite.rows(&format!("CREATE TABLE IF NOT EXISTS {table} (id INTEGER PRIMARY KEY, x)"));
+    }
+    ready.send(()).unwrap();
+    for n in 1.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let bytes = draw.below(6000);
+        let content = blob(&mut draw, bytes);
+        let mut sql = "BEGIN IMMEDIATE;".to_owned();
+        for table in ["a", "b"] {
+            sql += &format!("INSERT INTO {table} (x) VALUES ({content});");
+            if n > 300 {
+                sql += &format!("DELETE FROM {table} WHERE id = (SELECT min(id) FROM {table});");
+            }
+        }
+        sqlite.rows(&(sql + ["COMMIT", "COMMIT", "COMMIT", "ROLLBACK"][draw.below(4) as usize]));
+        if n % 97 == 0 {
+            let kind = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"][draw.below(4) as usize];
+            sqlite.rows(&format!("PRAGMA wal_checkpoint({kind})"));
+        }
+        if n % 211 == 0 {
+            sqlite.reopen();
+            sqlite.run(&connected);
+        }
+    }
+    sqlite.run(&["INSERT INTO a (x) VALUES ('last')", "INSERT INTO b (x) VALUES ('last')"]);
+    sqlite
+}
 
-/// Says how many rows both tables have, which are the same.
-const ROWS: &str = r#"
-import sqlite3, sys
-db = sqlite3.connect(sys.argv[1])
-said = db.execute("PRAGMA integrity_check").fetchall()
-assert said == [("ok",)], said
-counts = [db.execute(f"SELECT count(*), coalesce(sum(length(x)), 0) FROM {table}").fetchone() for table in "ab"]
-last = [db.execute(f"SELECT max(id) FROM {table}").fetchone()[0] for table in "ab"]
-assert abs((last[0] or 0) - (last[1] or 0)) <= 1, last
-print(last[1] or 0)
-"#;
+/// The last row of both tables, which have the same rows up to one.
+fn last_row(database: &Path) -> u64 {
+    let db = connect(database);
+    assert_sound(&db);
+    let last = rows(&db, "SELECT coalesce(max(id), 0) FROM a UNION ALL SELECT coalesce(max(id), 0) FROM b").unwrap();
+    let [a, b] = [0, 1].map(|at: usize| last[at][0].as_u64().unwrap());
+    assert!(a.abs_diff(b) <= 1, "{a} and {b}");
+    b
+}
 
 #[test]
 fn every_generation_of_a_database_that_waits_for_nobody_is_sound() {
     let (_data, service) = service();
     let dir = tempfile::tempdir().unwrap();
     let app = dir.path().join("app.db");
-    let seed = support::commitlog::seed().to_string();
-    let mut writer = Sqlite::start(FREE_WRITER, &[arg(&app), &seed]);
-    assert_eq!(writer.said(), "ready");
+    let seed = support::commitlog::seed();
+    let (stop, (ready, is_ready)) = (Arc::<AtomicBool>::default(), mpsc::channel());
+    let writer = std::thread::spawn({
+        let (app, stop) = (app.clone(), stop.clone());
+        move || write_freely(&app, seed, &stop, &ready)
+    });
+    is_ready.recv().unwrap();
     let follower = Mirror::start(arg(&app), service.url("app"), &["--follow"]);
     until("five generations", || {
         let status = service.status(&service.client("app")).unwrap();
         status.filter(|status| status.generation.0 >= 5)
     });
-    writer.tell(&json!("enough"));
-    assert_eq!(writer.said(), "done");
+    stop.store(true, Ordering::Relaxed);
+    let writer = writer.join().unwrap();
     caught_up(&service, &app);
     let (generations, _) = stands(&service, "app");
     let work = tempfile::tempdir().unwrap();
@@ -489,7 +487,7 @@ fn every_generation_of_a_database_that_waits_for_nobody_is_sound() {
         let out = work.path().join(format!("{generation}.db"));
         let output = logmirror(&["restore", &service.url("app"), arg(&out), "--generation", &generation]);
         assert_eq!(output.status.code(), Some(0), "generation {generation}: {output:?}");
-        let rows = python(ROWS, &[&out]).trim().parse::<u64>().unwrap();
+        let rows = last_row(&out);
         assert!(rows >= before, "generation {generation} goes back from {before} to {rows}, seed {seed}");
         before = rows;
     }

@@ -15,6 +15,12 @@ use serde_json::{Value, json};
 use support::sqlite::Sqlite;
 use tempfile::TempDir;
 
+/// The processes of [`Sqlite`], and that they can be had.
+#[test]
+fn sqlite_process() {
+    support::sqlite::process();
+}
+
 #[derive(Debug, Deserialize)]
 struct Expect {
     page_size: u32,

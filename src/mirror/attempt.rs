@@ -47,25 +47,25 @@ async fn attempt_generation(
     if format == LogFormat::Wal && sink.lacks_base(extent).await? {
         base::bring(source, extent.generation, sink).await?;
     }
-    let look = sink.look().await?;
-    let from = look.next().or(extent.first).unwrap_or_default();
+    let status = sink.status().await?;
+    let from = status.next().or(extent.first).unwrap_or_default();
     (progress.next, progress.durable) = (from, from);
     told(Event::Started { from, source_bytes: source.bytes_from(from, extent) });
-    if let Some(source_end) = extent.end.filter(|end| look.last().is_some() && *end < from) {
+    if let Some(source_end) = extent.end.filter(|end| status.last().is_some() && *end < from) {
         return Err(MirrorError::Ahead { sink: from, source_end });
     }
     if let Some(source_first) = extent.first.filter(|first| *first > from) {
         return Err(MirrorError::Gap { sink: from, source_first });
     }
     // The stream starts with the commits both should hold, so a fork shows before the sink is changed.
-    let held = look.held(extent.first, mirror.commit_bytes_max).await?;
-    if held.next().is_none() && look.last().is_some() {
-        sink.takes_uncompared(&look)?;
+    let held = status.held(extent.first, mirror.commit_bytes_max).await?;
+    if held.next().is_none() && status.last().is_some() {
+        sink.check_uncompared(&status)?;
     }
     let (start, generation) = (held.next().unwrap_or(from), extent.generation);
     let reading = Reading { generation, from: start, held: held.next().is_some(), follow: mirror.follow };
     let pieces = source.stream(reading, mirror.commit_bytes_max);
-    let mut delivery = Delivery::new(sink, look, format, generation);
+    let mut delivery = Delivery::new(sink, status, format, generation);
     let pumped = pump(pieces, &mut delivery, held, progress, told).await;
     // What came is sound and is kept, whatever became of the rest; and the sink is closed before it is opened again.
     let ended = delivery.end().await;

@@ -26,10 +26,10 @@ use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 
 use super::base::{self, Blocks};
-use super::compare::Held;
 use super::delivery::Delivery;
 use super::endpoint::Mirror;
 use super::failure::MirrorError;
+use super::overlap::Overlap;
 use super::pump::pump;
 use super::run::{Event, Progress};
 use super::sink::Sink;
@@ -94,17 +94,17 @@ pub(super) async fn attempt(
         // Watch first: what is written between the look and the first wait must wake us.
         let watch = mirror.follow.then(|| watch(path));
         let snapshot = open(path).await?;
-        let look = sink.look().await?;
+        let status = sink.status().await?;
         let reader = begin(database, snapshot, sink).await?;
         // What a service holds may be new with this generation; a directory must hold what was compared.
-        let look = if let Sink::Url(_) = sink { sink.look().await? } else { look };
-        let mut delivery = Delivery::new(sink, look, LogFormat::Wal, Generation::FIRST);
+        let status = if let Sink::Url(_) = sink { sink.status().await? } else { status };
+        let mut delivery = Delivery::new(sink, status, LogFormat::Wal, Generation::FIRST);
         delivery.open(None, told).await?;
         let from = reader.next;
         (progress.next, progress.durable) = (from, from);
         told(Event::Started { from, source_bytes: reader.bytes_left() });
         let pumped =
-            pump(reader.start(watch, mirror.commit_bytes_max), &mut delivery, Held::default(), progress, told).await;
+            pump(reader.start(watch, mirror.commit_bytes_max), &mut delivery, Overlap::default(), progress, told).await;
         // What came is sound and is kept, whatever became of the rest.
         let ended = delivery.end().await;
         if let Ok(Some(durable)) = &ended {

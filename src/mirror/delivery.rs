@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use super::failure::MirrorError;
 use super::feeding::Feeding;
 use super::run::Event;
-use super::sink::{Look, Sink};
+use super::sink::{Sink, SinkStatus};
 use crate::format::LogFormat;
 use crate::offset::{Generation, Offset};
 use crate::stream::{Batch, Part};
@@ -13,7 +13,7 @@ use crate::stream::{Batch, Part};
 /// A sink that is opened for writing when there is something to write, or something of ours to cut.
 pub(super) struct Delivery<'a> {
     sink: &'a Sink,
-    look: Option<Look>,
+    status: Option<SinkStatus>,
     format: LogFormat,
     generation: Generation,
     /// Headers that came before the sink was opened.
@@ -22,13 +22,13 @@ pub(super) struct Delivery<'a> {
 }
 
 impl<'a> Delivery<'a> {
-    pub(super) fn new(sink: &'a Sink, look: Look, format: LogFormat, generation: Generation) -> Delivery<'a> {
-        Delivery { sink, look: Some(look), format, generation, early: Vec::new(), feeding: None }
+    pub(super) fn new(sink: &'a Sink, status: SinkStatus, format: LogFormat, generation: Generation) -> Delivery<'a> {
+        Delivery { sink, status: Some(status), format, generation, early: Vec::new(), feeding: None }
     }
 
     /// Whether the sink holds a log already, be it empty.
-    pub(super) fn is_begun(&self) -> bool {
-        self.look.as_ref().is_none_or(|look| look.next().is_some())
+    pub(super) fn has_log(&self) -> bool {
+        self.status.as_ref().is_none_or(|status| status.next().is_some())
     }
 
     /// Opens the sink, if it is not open. `first` is where a log that is created starts.
@@ -37,10 +37,10 @@ impl<'a> Delivery<'a> {
         first: Option<Offset>,
         told: &mut impl FnMut(Event),
     ) -> Result<(), MirrorError> {
-        let Some(look) = self.look.take() else {
+        let Some(status) = self.status.take() else {
             return Ok(());
         };
-        let (feeding, cut) = self.sink.open(look, self.format, self.generation, first).await?;
+        let (feeding, cut) = self.sink.open(status, self.format, self.generation, first).await?;
         self.feeding = Some(feeding);
         if let Some(cut) = cut {
             told(Event::Cut(cut));

@@ -145,7 +145,7 @@ pub enum MirrorError {
     },
     /// A SpacetimeDB is running on the directory that is the sink. Nothing was changed.
     #[error(
-        "sink: {}: a SpacetimeDB is running on it{}: {} is locked; nothing was changed; is this the source?", .place.display(),
+        "sink: {}: a SpacetimeDB or another mirror has it open{}: {} is locked; nothing was changed; is this the source?", .place.display(),
         .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(), .lock.display()
     )]
     DatabaseRuns {

@@ -1,8 +1,8 @@
 //! Moves verified pieces from a source to a sink.
 
-use super::compare::Held;
 use super::delivery::Delivery;
 use super::failure::MirrorError;
+use super::overlap::Overlap;
 use super::run::{Event, Progress};
 use super::source::{Piece, Pieces};
 use crate::client::ClientError;
@@ -13,13 +13,13 @@ use crate::stream::{ReadError, Tail};
 pub(super) async fn pump(
     mut pieces: Pieces,
     delivery: &mut Delivery<'_>,
-    mut held: Held,
+    mut held: Overlap,
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
 ) -> Result<Tail, MirrorError> {
     let sink = progress.next;
     let ahead = |source_end| MirrorError::Ahead { sink, source_end };
-    if held.next().is_none() && delivery.is_begun() {
+    if held.next().is_none() && delivery.has_log() {
         delivery.open(None, told).await?;
     }
     let mut durable = delivery.durable();
@@ -44,7 +44,7 @@ pub(super) async fn pump(
             Some(Err(MirrorError::Read(ReadError::Ahead { next, .. }))) => return Err(ahead(next)),
             Some(Err(MirrorError::Read(ReadError::Reset { at }))) => return Err(MirrorError::Reset { at }),
             // A source that was empty may start anywhere, and so may a sink that holds nothing.
-            Some(Err(MirrorError::Read(ReadError::Pruned { first, .. }))) if !delivery.is_begun() => {
+            Some(Err(MirrorError::Read(ReadError::Pruned { first, .. }))) if !delivery.has_log() => {
                 return Err(MirrorError::Interrupted(format!("the source starts at offset {first} now")));
             }
             Some(Err(MirrorError::Client(ClientError::Refused { body, .. }))) if body.error == "ahead" => {

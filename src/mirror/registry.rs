@@ -28,7 +28,7 @@ use crate::limits::{
     CHECKPOINT_CONCURRENCY, COMMIT_BYTES_MAX, LIBSQL_PAGE_SIZE, MEMORY_MAX, WAL_SEGMENT_BYTES, WRITER_THREADS_MAX,
 };
 use crate::offset::{Generation, Offset};
-use crate::repo::{Repo, RepoLock, read_small, replace};
+use crate::repo::{Repo, RepoLock, persist_names, read_small, replace};
 
 const LOGS: &str = "logs";
 pub(super) const META: &str = "log.json";
@@ -147,6 +147,8 @@ impl Registry {
         };
         let meta: Meta = serde_json::from_slice(&text)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{META}: {error}")))?;
+        // The generation that it names may have been put there by a process that ended before that was durable.
+        persist_names(&*dir)?;
         // Whatever cannot be removed now is in nobody's way until the next generation begins.
         if let Err(error) = remove_unbegun(&*dir, meta.generation) {
             log::warn!("{log_name}: left of a generation that did not begin: {error}");
@@ -496,10 +498,16 @@ fn check_name(log_name: &str) -> Result<(), Error> {
 /// The directory of that name, created if it is not there. After Ok it survives power loss, also when an earlier attempt
 /// created it and could not sync it.
 fn ensure_dir(repo: &dyn Repo, dir_name: &str) -> io::Result<Arc<dyn Repo>> {
-    let dir = match repo.dir(dir_name) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => repo.create_dir(dir_name)?,
-        dir => dir?,
-    };
-    repo.sync_dir()?;
-    Ok(dir)
+    match repo.dir(dir_name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let dir = repo.create_dir(dir_name)?;
+            repo.sync_dir()?;
+            Ok(dir)
+        }
+        dir => {
+            let dir = dir?;
+            persist_names(repo)?;
+            Ok(dir)
+        }
+    }
 }

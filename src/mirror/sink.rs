@@ -1,4 +1,4 @@
-//! Where `logmirror mirror` writes to: a directory, or a log of a service. First it is looked at, then compared with the
+//! Where `logmirror mirror` writes to: a directory, or a log of a service. Its status is read first, then compared with the
 //! source, and only then opened for writing.
 
 use std::fs;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::base;
-use super::compare::{Held, told};
 use super::database::off;
 use super::failure::MirrorError;
 use super::feeding::Feeding;
+use super::overlap::{Overlap, last_commit};
 use super::ownership::{self, DbLockGuard};
 use super::source::Extent;
 use crate::api::{LastCommit, Positions};
@@ -19,7 +19,8 @@ use crate::format::LogFormat;
 use crate::offset::{Generation, Offset};
 use crate::repo::{FsRepo, Repo};
 use crate::stream::{
-    Claim, CutTail, MirrorRecord, OnTrailing, OpenError, Options, RecordFile, Seen, StreamWriter, Survey, Tail, survey,
+    Claim, CutTail, LogEnd, MirrorRecord, OnTrailing, OpenError, Options, RecordFile, StreamWriter, Survey, Tail,
+    survey,
 };
 
 /// Where to write to, and how it is reached.
@@ -31,38 +32,42 @@ pub(super) enum Sink {
 
 /// What a sink was found to hold; nothing of it was changed.
 #[derive(Clone, Debug)]
-pub(super) enum Look {
+pub(super) enum SinkStatus {
     /// None while there is no directory.
-    Dir(Option<Box<Contents>>),
+    Dir(Option<Box<DirStatus>>),
     /// None while there is no log.
     Url(Option<Positions>),
 }
 
-impl Look {
+impl SinkStatus {
     /// The offset it goes on with; none when it takes any.
     pub(super) fn next(&self) -> Option<Offset> {
         match self {
-            Look::Dir(contents) => contents.as_ref().and_then(|it| it.survey.first.map(|_| it.survey.next)),
-            Look::Url(status) => status.map(|status| status.durable),
+            SinkStatus::Dir(found) => found.as_ref().and_then(|it| it.survey.first.map(|_| it.survey.next)),
+            SinkStatus::Url(status) => status.map(|status| status.durable),
         }
     }
 
     /// Its last commit.
     pub(super) fn last(&self) -> Option<LastCommit> {
         match self {
-            Look::Dir(contents) => contents.as_ref().and_then(|it| it.survey.last.as_ref().map(told)),
-            Look::Url(status) => status.and_then(|status| status.last_commit),
+            SinkStatus::Dir(found) => found.as_ref().and_then(|it| it.survey.last.as_ref().map(last_commit)),
+            SinkStatus::Url(status) => status.and_then(|status| status.last_commit),
         }
     }
 
     /// The commits to compare with a source that starts at `source_first`.
-    pub(super) async fn held(&self, source_first: Option<Offset>, commit_bytes_max: u64) -> Result<Held, MirrorError> {
+    pub(super) async fn held(
+        &self,
+        source_first: Option<Offset>,
+        commit_bytes_max: u64,
+    ) -> Result<Overlap, MirrorError> {
         match self {
-            Look::Dir(Some(contents)) => Held::in_dir(contents, source_first, commit_bytes_max).await,
-            Look::Dir(None) => Ok(Held::default()),
+            SinkStatus::Dir(Some(found)) => Overlap::in_dir(found, source_first, commit_bytes_max).await,
+            SinkStatus::Dir(None) => Ok(Overlap::default()),
             // Unless the source was pruned exactly up to there.
-            Look::Url(_) => {
-                Ok(Held::only(self.last().filter(|_| source_first.is_none() || source_first != self.next())))
+            SinkStatus::Url(_) => {
+                Ok(Overlap::only(self.last().filter(|_| source_first.is_none() || source_first != self.next())))
             }
         }
     }
@@ -78,15 +83,15 @@ impl Sink {
     }
 
     /// What it holds. Changes nothing.
-    pub(super) async fn look(&self) -> Result<Look, MirrorError> {
+    pub(super) async fn status(&self) -> Result<SinkStatus, MirrorError> {
         match self {
             Sink::Dir(dir) => {
                 let dir = dir.clone();
-                off(move || dir.look()).await?.map(|found| Look::Dir(found.map(Box::new)))
+                off(move || dir.status()).await?.map(|found| SinkStatus::Dir(found.map(Box::new)))
             }
             Sink::Url(client) => {
                 let status = client.find().await?;
-                Ok(Look::Url(status.as_ref().map(positions).transpose()?))
+                Ok(SinkStatus::Url(status.as_ref().map(positions).transpose()?))
             }
         }
     }
@@ -95,11 +100,11 @@ impl Sink {
     pub(super) async fn lacks_base(&self, extent: &Extent) -> Result<bool, MirrorError> {
         match self {
             Sink::Dir(dir) => {
-                let looking = dir.clone();
-                Ok(match off(move || looking.look()).await?? {
-                    Some(contents) if contents.survey.first.is_some() => false,
+                let reading = dir.clone();
+                Ok(match off(move || reading.status()).await?? {
+                    Some(found) if found.survey.first.is_some() => false,
                     // What an attempt before brought may be of another generation.
-                    Some(Contents { based: true, record: Some(record), .. }) => {
+                    Some(DirStatus { based: true, record: Some(record), .. }) => {
                         record.generation != extent.generation || record.source != dir.source
                     }
                     _ => true,
@@ -122,37 +127,39 @@ impl Sink {
     }
 
     /// That a sink may go on whose commits the source has pruned, so that nothing was compared: a directory must be ours.
-    pub(super) fn takes_uncompared(&self, look: &Look) -> Result<(), MirrorError> {
-        match (self, look) {
-            (Sink::Dir(dir), Look::Dir(Some(contents))) if contents.record.is_none() && !dir.adopt => {
-                Err(dir.is_not_ours("it has no mirror record, and the source does not hold its last commit any more"))
+    pub(super) fn check_uncompared(&self, status: &SinkStatus) -> Result<(), MirrorError> {
+        match (self, status) {
+            (Sink::Dir(dir), SinkStatus::Dir(Some(found))) if found.record.is_none() && !dir.adopt => {
+                Err(dir.not_ours("it has no mirror record, and the source does not hold its last commit any more"))
             }
             _ => Ok(()),
         }
     }
 
-    /// Opens it for writing, creating what is not there to start at `first`. What `look` found must have been compared with
+    /// Opens it for writing, creating what is not there to start at `first`. What `status` found must have been compared with
     /// the source. Returns also what was cut off its end.
     pub(super) async fn open(
         &self,
-        look: Look,
+        status: SinkStatus,
         format: LogFormat,
         generation: Generation,
         first: Option<Offset>,
     ) -> Result<(Feeding, Option<CutTail>), MirrorError> {
-        match (self, look) {
-            (Sink::Dir(dir), Look::Dir(contents)) => {
+        match (self, status) {
+            (Sink::Dir(dir), SinkStatus::Dir(found)) => {
                 let dir = dir.clone();
-                let writer = off(move || dir.open(contents.as_deref(), format, generation)).await??;
+                let writer = off(move || dir.open(found.as_deref(), format, generation)).await??;
                 let cut = writer.cut_tail().cloned();
                 Ok((Feeding::dir(writer), cut))
             }
-            (Sink::Url(client), Look::Url(Some(status))) => Ok((Feeding::url(client.clone(), status.durable), None)),
+            (Sink::Url(client), SinkStatus::Url(Some(status))) => {
+                Ok((Feeding::url(client.clone(), status.durable), None))
+            }
             (Sink::Url(client), _) => {
                 let status = positions(&client.create(format, first).await?)?;
                 Ok((Feeding::url(client.clone(), status.durable), None))
             }
-            (Sink::Dir(_), Look::Url(_)) => unreachable!("a directory was looked at"),
+            (Sink::Dir(_), SinkStatus::Url(_)) => unreachable!("a directory was looked at"),
         }
     }
 }
@@ -172,7 +179,7 @@ pub(super) struct DirSink {
 
 /// What a directory holds.
 #[derive(Clone, Debug)]
-pub(super) struct Contents {
+pub(super) struct DirStatus {
     pub(super) repo: FsRepo,
     pub(super) record: Option<MirrorRecord>,
     pub(super) survey: Survey,
@@ -195,12 +202,12 @@ impl DirSink {
         MirrorError::Dir { place: self.path.display().to_string(), error }
     }
 
-    fn is_not_ours(&self, reason: impl Into<String>) -> MirrorError {
+    fn not_ours(&self, reason: impl Into<String>) -> MirrorError {
         MirrorError::NotOurs { place: self.path.clone(), reason: reason.into() }
     }
 
     /// What it holds; `None` while it does not exist. Blocks.
-    pub(super) fn look(&self) -> Result<Option<Contents>, MirrorError> {
+    pub(super) fn status(&self) -> Result<Option<DirStatus>, MirrorError> {
         match fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.at(error)),
@@ -217,7 +224,7 @@ impl DirSink {
         if let Some(durable) = floor.filter(|floor| found.first.is_some_and(|_| found.next < *floor)) {
             if !self.adopt {
                 let next = found.next;
-                return Err(self.is_not_ours(format!(
+                return Err(self.not_ours(format!(
                     "its mirror record says that it was durable up to offset {durable}, but it ends at {next}"
                 )));
             }
@@ -225,21 +232,20 @@ impl DirSink {
             found = survey(&repo, max, None).map_err(OpenError::from)?;
         }
         let based = base::is_in(&repo)?;
-        Ok(Some(Contents { repo, record, survey: found, based }))
+        Ok(Some(DirStatus { repo, record, survey: found, based }))
     }
 
     /// Checks that a directory as it was found may be written: that it is new, or ours, or that whoever wrote it left nothing
     /// that we would remove.
-    fn may_be_written(&self, contents: Option<&Contents>) -> Result<(), MirrorError> {
-        match contents {
-            Some(Contents { record: None, survey, .. }) if !self.adopt => match survey.tail {
+    fn check_writable(&self, found: Option<&DirStatus>) -> Result<(), MirrorError> {
+        match found {
+            Some(DirStatus { record: None, survey, .. }) if !self.adopt => match survey.tail {
                 Tail::Clean => Ok(()),
                 Tail::Zeros { bytes } => {
-                    Err(self.is_not_ours(format!("it has no mirror record and ends in {bytes} zero bytes")))
+                    Err(self.not_ours(format!("it has no mirror record and ends in {bytes} zero bytes")))
                 }
-                Tail::Torn { bytes } => Err(self.is_not_ours(format!(
-                    "it has no mirror record and ends in {bytes} bytes that are no whole commit"
-                ))),
+                Tail::Torn { bytes } => Err(self
+                    .not_ours(format!("it has no mirror record and ends in {bytes} bytes that are no whole commit"))),
             },
             _ => Ok(()),
         }
@@ -248,15 +254,18 @@ impl DirSink {
     /// Makes the directory ours before anything else is put into it: it exists then with its record, and no SpacetimeDB can
     /// start on it. Blocks.
     pub(super) fn prepare(&self, format: LogFormat, generation: Generation) -> Result<FsRepo, MirrorError> {
-        let contents = self.look()?;
-        self.may_be_written(contents.as_ref())?;
-        if let Some(Contents { record: None, based: true, .. }) = contents
+        let found = self.status()?;
+        self.check_writable(found.as_ref())?;
+        if let Some(DirStatus { record: None, based: true, .. }) = found
             && !self.adopt
         {
-            return Err(self.is_not_ours("it has no mirror record, but a base"));
+            return Err(self.not_ours("it has no mirror record, but a base"));
         }
         let repo = self.create()?;
-        let record = MirrorRecord::new(&self.source, format, generation);
+        let mut record = MirrorRecord::new(&self.source, format, generation);
+        if let Some(recorded) = found.and_then(|found| found.record) {
+            record.id = recorded.id;
+        }
         RecordFile::open(&repo, record).and_then(|_| repo.sync_dir()).map_err(|error| self.at(error))?;
         Ok(repo)
     }
@@ -270,14 +279,14 @@ impl DirSink {
         Ok(repo)
     }
 
-    /// Opens it for writing. `contents` is what it held when that was compared with the source. Blocks.
+    /// Opens it for writing. `found` is what it held when that was compared with the source. Blocks.
     fn open(
         &self,
-        contents: Option<&Contents>,
+        found: Option<&DirStatus>,
         format: LogFormat,
         generation: Generation,
     ) -> Result<StreamWriter, MirrorError> {
-        self.may_be_written(contents)?;
+        self.check_writable(found)?;
         let repo = self.create()?;
         // The id is that of the record that is there, also one that was written since.
         let recorded = MirrorRecord::read(&repo).map_err(|error| self.at(error))?;
@@ -294,21 +303,18 @@ impl DirSink {
         let claim = Claim {
             record: MirrorRecord { id, ..new },
             // A directory that lost all of its segments starts over.
-            floor: contents
-                .filter(|it| it.survey.first.is_some())
-                .and_then(|it| it.record.as_ref())
-                .map(|it| it.durable),
-            seen: contents.map(|contents| Seen::of(&contents.survey)).unwrap_or_default(),
+            floor: found.filter(|it| it.survey.first.is_some()).and_then(|it| it.record.as_ref()).map(|it| it.durable),
+            seen: found.map(|found| LogEnd::of(&found.survey)).unwrap_or_default(),
         };
         Ok(StreamWriter::open_mirror(Arc::new(repo), Options { format, ..self.options }, &claim)?)
     }
 
-    /// What it holds, of a directory whose source is a WAL: as [`look`](Self::look), and no other format.
-    pub(super) fn look_for_wal(&self) -> Result<Option<Contents>, MirrorError> {
-        let contents = self.look()?;
-        if contents.as_ref().and_then(|it| it.survey.format).is_some_and(|format| format != LogFormat::Wal) {
+    /// What it holds, of a directory whose source is a WAL: as [`status`](Self::status), and no other format.
+    pub(super) fn status_of_wal(&self) -> Result<Option<DirStatus>, MirrorError> {
+        let found = self.status()?;
+        if found.as_ref().and_then(|it| it.survey.format).is_some_and(|format| format != LogFormat::Wal) {
             return Err(MirrorError::NotAWal { place: self.path.clone() });
         }
-        Ok(contents)
+        Ok(found)
     }
 }

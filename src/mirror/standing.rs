@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 
 use super::database::off;
 use super::failure::MirrorError;
-use super::sink::{Contents, DirSink, Sink};
+use super::sink::{DirSink, DirStatus, Sink};
 use crate::api::Positions;
 use crate::checkpoint::{RestoreError, Wanted, restore_dir, restore_url};
 use crate::client::{Client, positions};
@@ -143,7 +143,7 @@ async fn is_unset(client: &Client, generation: Generation) -> Result<bool, Mirro
 }
 
 fn of_dir(dir: &DirSink) -> Result<Standing, MirrorError> {
-    let Some(Contents { survey: found, based, .. }) = dir.look_for_wal()? else {
+    let Some(DirStatus { survey: found, based, .. }) = dir.status_of_wal()? else {
         return Ok(Standing { generation: Generation::FIRST, next: FIRST_FRAME, end: None, based: false });
     };
     let framing = found.segments.last().map(|segment| segment.framing);

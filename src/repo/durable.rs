@@ -30,3 +30,25 @@ pub fn replace(repo: &dyn Repo, name: &str, content: &[u8]) -> io::Result<()> {
     written?;
     repo.sync_dir()
 }
+
+/// The name that [`persist_names`] creates and removes.
+const SCRATCH: &str = ".sync.tmp";
+
+/// Makes the names in a directory durable, also those of before: of some an earlier [`Repo::sync_dir`] may have failed, and
+/// then a further one can succeed without having written them. So the directory is changed first. After Ok, every name
+/// in it survives power loss; in a directory that takes no new name (full, or read-only), only if no sync of it failed before.
+///
+/// # Errors
+/// As the repo says; nothing is known then.
+pub fn persist_names(repo: &dyn Repo) -> io::Result<()> {
+    use io::ErrorKind::{AlreadyExists, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    match repo.create(SCRATCH) {
+        Err(error) => match error.kind() {
+            AlreadyExists => repo.remove(SCRATCH)?,
+            PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull => {}
+            _ => return Err(error),
+        },
+        Ok(_) => repo.remove(SCRATCH)?,
+    }
+    repo.sync_dir()
+}

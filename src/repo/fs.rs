@@ -205,7 +205,8 @@ impl RepoFile for FsFile {
 
     fn sync(&self) -> io::Result<()> {
         if let Err(error) = self.file.sync_data() {
-            // What the page cache still shows may not be on the disk; whoever reads it next should see what is.
+            // What the page cache still shows may not be on the disk. Who reads it next had better see what is; nothing
+            // relies on it.
             let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed);
             return Err(error);
         }

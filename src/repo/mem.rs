@@ -1,4 +1,11 @@
 //! [`MemRepo`]: a directory in memory that forgets what was not synced and fails when told to.
+//!
+//! A file has what readers see (the page cache), what the disk holds, and which bytes of the former are still to be
+//! written to the latter (dirty). A sync that succeeds writes the dirty bytes, no others. A sync that **fails** does what
+//! Linux does: it marks them clean without having written them. Reads still show them, a later sync has nothing to write
+//! and succeeds, and a power loss may take them. Only another write of the same bytes makes them dirty again. The same holds
+//! for the length of a file and, until a name in it changes again, for the names in a directory. All of that belongs to the disk, not to a handle or a
+//! process, and so outlasts both.
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -9,6 +16,8 @@ use super::{Repo, RepoFile, RepoLock, RepoMap};
 
 /// Bytes a disk writes whole or not at all.
 const SECTOR: usize = 512;
+
+const POWER_LOST: &str = "power lost";
 
 /// A kind of call that changes something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +49,9 @@ pub struct Faults {
     pub power_loss_at: Option<u64>,
     /// The nth call (from 0) of this kind fails, once.
     pub fail_nth: Option<(Op, u64)>,
+    /// After the call that [`fail_nth`](Faults::fail_nth) failed, every call that would change something fails as well,
+    /// until the faults are set again: the process that got the error ended before it could act on it.
+    pub process_ends: bool,
     /// All files together may hold this many bytes.
     pub bytes_max: Option<u64>,
 }
@@ -68,8 +80,77 @@ type Names = BTreeMap<String, NodeId>;
 
 #[derive(Clone, Debug)]
 enum Node {
-    File { now: Vec<u8>, synced: Vec<u8> },
-    Dir { now: Names, synced: Names, unsynced: Vec<NameChange>, locked: Arc<AtomicBool> },
+    File(Content),
+    Dir { now: Names, synced: Names, unsynced: Vec<NameChange>, dirty: bool, locked: Arc<AtomicBool> },
+}
+
+/// What a file holds.
+#[derive(Clone, Debug, Default)]
+struct Content {
+    /// What reads show.
+    now: Vec<u8>,
+    /// What is on the disk.
+    synced: Vec<u8>,
+    /// The bytes of `now` that the next sync writes: start and end of ranges, which neither overlap nor touch.
+    dirty: BTreeMap<usize, usize>,
+    /// Whether the next sync gives the file on the disk the length of `now`.
+    resized: bool,
+}
+
+impl Content {
+    fn of(bytes: Vec<u8>) -> Content {
+        Content { synced: bytes.clone(), now: bytes, ..Content::default() }
+    }
+
+    fn write(&mut self, bytes: &[u8], at: usize) {
+        let (from, end) = (at.min(self.now.len()), at + bytes.len());
+        if self.now.len() < end {
+            self.now.resize(end, 0);
+        }
+        self.now[at..end].copy_from_slice(bytes);
+        self.soil(from, end);
+    }
+
+    fn resize(&mut self, bytes: usize) {
+        let before = self.now.len();
+        self.now.resize(bytes, 0);
+        self.resized = true;
+        self.dirty = self.dirty.iter().filter(|(from, _)| **from < bytes).map(|(f, e)| (*f, *e.min(&bytes))).collect();
+        self.soil(before, bytes);
+    }
+
+    /// Marks bytes as dirty.
+    fn soil(&mut self, mut from: usize, mut end: usize) {
+        if from >= end {
+            return;
+        }
+        while let Some((start, stop)) = self.dirty.range(..=end).next_back().map(|(start, stop)| (*start, *stop))
+            && stop >= from
+        {
+            self.dirty.remove(&start);
+            (from, end) = (from.min(start), end.max(stop));
+        }
+        self.dirty.insert(from, end);
+    }
+
+    fn sync(&mut self) {
+        if self.resized {
+            self.synced.resize(self.now.len(), 0);
+        }
+        for (from, end) in &self.dirty {
+            if self.synced.len() < *end {
+                self.synced.resize(*end, 0);
+            }
+            self.synced[*from..*end].copy_from_slice(&self.now[*from..*end]);
+        }
+        self.clean();
+    }
+
+    /// Forgets what was to be written.
+    fn clean(&mut self) {
+        self.dirty.clear();
+        self.resized = false;
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -86,7 +167,8 @@ struct Disk {
     /// Calls seen of the kind that is to fail.
     seen: u64,
     faults: Faults,
-    off: bool,
+    /// Why every call fails.
+    off: Option<&'static str>,
 }
 
 /// A directory in memory, with faults. Clones are the same directory.
@@ -105,7 +187,7 @@ impl Default for MemRepo {
 
 fn empty_dir() -> Node {
     let (now, synced) = Default::default();
-    Node::Dir { now, synced, unsynced: Vec::new(), locked: Arc::default() }
+    Node::Dir { now, synced, unsynced: Vec::new(), dirty: false, locked: Arc::default() }
 }
 
 impl MemRepo {
@@ -116,16 +198,24 @@ impl MemRepo {
         MemRepo { disk: Arc::new(Mutex::new(disk)), dir: 0, path: "memory".into() }
     }
 
-    /// Sets the faults from here on; steps and calls are counted from 0 again.
+    /// Sets the faults from here on; steps and calls are counted from 0 again. A process that ended is started again:
+    /// what it wrote is there, synced or not.
     pub fn set_faults(&self, faults: Faults) {
         let mut disk = self.disk();
         (disk.faults, disk.steps, disk.seen) = (faults, 0, 0);
+        disk.off = disk.off.filter(|why| *why == POWER_LOST);
     }
 
     /// How many calls changed something since the faults were set.
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.disk().steps
+    }
+
+    /// How many calls there were of the kind that is to fail, since the faults were set.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.disk().seen
     }
 
     /// The disk as it is found after the power went now (or earlier, at its chosen step) and came back, without faults.
@@ -135,6 +225,15 @@ impl MemRepo {
         let mut dice = Dice::new(loss);
         let nodes = disk.nodes.iter().map(|node| node.after(loss, &mut dice)).collect();
         let disk = Disk { nodes, ..Disk::default() };
+        MemRepo { disk: Arc::new(Mutex::new(disk)), dir: self.dir, path: self.path.clone() }
+    }
+
+    /// A copy of the disk as it is, page cache and all, that nobody holds a lock on.
+    #[must_use]
+    pub fn fork(&self) -> MemRepo {
+        let disk = self.disk();
+        let nodes = disk.nodes.iter().cloned().map(Node::unlocked).collect();
+        let disk = Disk { nodes, faults: disk.faults, off: disk.off, steps: disk.steps, seen: disk.seen };
         MemRepo { disk: Arc::new(Mutex::new(disk)), dir: self.dir, path: self.path.clone() }
     }
 
@@ -172,15 +271,18 @@ impl Disk {
     fn step(&mut self, op: Op) -> io::Result<()> {
         let step = self.steps;
         self.steps += 1;
-        self.off |= self.faults.power_loss_at.is_some_and(|at| step >= at);
-        if self.off {
-            return Err(io::Error::other("power lost"));
+        if self.faults.power_loss_at.is_some_and(|at| step >= at) {
+            self.off = Some(POWER_LOST);
+        }
+        if let Some(why) = self.off {
+            return Err(io::Error::other(why));
         }
         if let Some((failing, nth)) = self.faults.fail_nth
             && failing == op
         {
             self.seen += 1;
             if self.seen == nth + 1 {
+                self.off = self.faults.process_ends.then_some("the process ended");
                 return Err(io::Error::other(format!("injected failure of {op:?} {nth}")));
             }
         }
@@ -190,40 +292,41 @@ impl Disk {
     fn names(&self, dir: NodeId) -> io::Result<&Names> {
         match &self.nodes[dir] {
             Node::Dir { now, .. } => Ok(now),
-            Node::File { .. } => Err(io::ErrorKind::NotADirectory.into()),
+            Node::File(_) => Err(io::ErrorKind::NotADirectory.into()),
         }
     }
 
     fn change(&mut self, dir: NodeId, change: NameChange) -> io::Result<()> {
-        let Node::Dir { now, unsynced, .. } = &mut self.nodes[dir] else {
+        let Node::Dir { now, unsynced, dirty, .. } = &mut self.nodes[dir] else {
             return Err(io::ErrorKind::NotADirectory.into());
         };
         apply(now, &change);
         unsynced.push(change);
+        *dirty = true;
         Ok(())
     }
 
-    fn content(&mut self, file: NodeId) -> io::Result<(&mut Vec<u8>, &mut Vec<u8>)> {
+    fn content(&mut self, file: NodeId) -> io::Result<&mut Content> {
         match &mut self.nodes[file] {
-            Node::File { now, synced } => Ok((now, synced)),
+            Node::File(content) => Ok(content),
             Node::Dir { .. } => Err(io::ErrorKind::IsADirectory.into()),
         }
     }
 
     /// Bytes that may still be written, if there is a limit.
     fn room(&self) -> u64 {
-        let used = |node: &Node| if let Node::File { now, .. } = node { now.len() as u64 } else { 0 };
+        let used = |node: &Node| if let Node::File(content) = node { content.now.len() as u64 } else { 0 };
         let all: u64 = self.nodes.iter().map(used).sum();
         self.faults.bytes_max.map_or(u64::MAX, |max| max.saturating_sub(all))
     }
 
     fn resize(&mut self, file: NodeId, bytes: u64) -> io::Result<()> {
         let room = self.room();
-        let (now, _) = self.content(file)?;
-        if bytes.saturating_sub(now.len() as u64) > room {
+        let content = self.content(file)?;
+        if bytes.saturating_sub(content.now.len() as u64) > room {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        now.resize(bytes as usize, 0);
+        content.resize(bytes as usize);
         Ok(())
     }
 }
@@ -245,12 +348,16 @@ fn apply(names: &mut Names, change: &NameChange) {
 }
 
 impl Node {
+    fn unlocked(mut self) -> Node {
+        if let Node::Dir { locked, .. } = &mut self {
+            *locked = Arc::default();
+        }
+        self
+    }
+
     fn after(&self, loss: Loss, dice: &mut Dice) -> Node {
         match self {
-            Node::File { now, synced } => {
-                let found = dice.content(loss, now, synced);
-                Node::File { now: found.clone(), synced: found }
-            }
+            Node::File(Content { now, synced, .. }) => Node::File(Content::of(dice.content(loss, now, synced))),
             Node::Dir { synced, unsynced, .. } => {
                 let kept = match loss {
                     Loss::All => 0,
@@ -259,7 +366,8 @@ impl Node {
                 };
                 let mut names = synced.clone();
                 unsynced[..kept].iter().for_each(|change| apply(&mut names, change));
-                Node::Dir { now: names.clone(), synced: names, unsynced: Vec::new(), locked: Arc::default() }
+                let unsynced = Vec::new();
+                Node::Dir { now: names.clone(), synced: names, unsynced, dirty: false, locked: Arc::default() }
             }
         }
     }
@@ -331,18 +439,18 @@ impl Repo for MemRepo {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn RepoFile>> {
-        let id = self.add(name, Node::File { now: Vec::new(), synced: Vec::new() })?;
+        let id = self.add(name, Node::File(Content::default()))?;
         Ok(self.handle(id))
     }
 
     fn map(&self, name: &str, bytes: u64) -> io::Result<Box<dyn RepoMap>> {
         let id = match self.node_of(name) {
             Ok(id) => id,
-            Err(_) => self.add(name, Node::File { now: Vec::new(), synced: Vec::new() })?,
+            Err(_) => self.add(name, Node::File(Content::default()))?,
         };
         let mut disk = self.disk();
         disk.step(Op::Map)?;
-        let bytes = bytes.max(disk.content(id)?.0.len() as u64);
+        let bytes = bytes.max(disk.content(id)?.now.len() as u64);
         disk.resize(id, bytes)?;
         Ok(Box::new(MemMap { file: self.file(id, true), bytes }))
     }
@@ -363,12 +471,16 @@ impl Repo for MemRepo {
 
     fn sync_dir(&self) -> io::Result<()> {
         let mut disk = self.disk();
-        disk.step(Op::SyncDir)?;
-        if let Node::Dir { now, synced, unsynced, .. } = &mut disk.nodes[self.dir] {
-            synced.clone_from(now);
-            unsynced.clear();
+        let before = disk.off;
+        let done = disk.step(Op::SyncDir);
+        let off = before.is_some() || disk.off == Some(POWER_LOST);
+        if let (Node::Dir { synced, unsynced, dirty, .. }, false) = (&mut disk.nodes[self.dir], off) {
+            if done.is_ok() && *dirty {
+                unsynced.drain(..).for_each(|change| apply(synced, &change));
+            }
+            *dirty = false;
         }
-        Ok(())
+        done
     }
 
     fn lock(&self) -> io::Result<RepoLock> {
@@ -419,13 +531,12 @@ impl MemFile {
         let at = at as usize;
         let grown = at.saturating_add(bytes.len());
         let room = disk.room();
-        let (now, _) = disk.content(self.id)?;
-        let fits = (now.len() as u64).saturating_add(room).min(grown as u64) as usize;
-        if now.len() < fits {
-            now.resize(fits, 0);
-        }
+        let content = disk.content(self.id)?;
+        let fits = (content.now.len() as u64).saturating_add(room).min(grown as u64) as usize;
         let count = fits.saturating_sub(at).min(bytes.len());
-        now[at..at + count].copy_from_slice(&bytes[..count]);
+        if count > 0 {
+            content.write(&bytes[..count], at);
+        }
         if count < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
@@ -441,12 +552,12 @@ impl MemFile {
 
 impl RepoFile for MemFile {
     fn bytes(&self) -> io::Result<u64> {
-        Ok(self.disk().content(self.id)?.0.len() as u64)
+        Ok(self.disk().content(self.id)?.now.len() as u64)
     }
 
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
         let mut disk = self.disk();
-        let (now, _) = disk.content(self.id)?;
+        let now = &disk.content(self.id)?.now;
         let from = now.get(usize::try_from(at).unwrap_or(usize::MAX)..).unwrap_or_default();
         let count = from.len().min(buf.len());
         buf[..count].copy_from_slice(&from[..count]);
@@ -474,13 +585,14 @@ impl RepoFile for MemFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut disk = self.disk();
+        let before = disk.off;
         let done = disk.step(Op::Sync);
-        let off = disk.off;
-        let (now, synced) = disk.content(self.id)?;
+        let lost_power = disk.off == Some(POWER_LOST);
+        let content = disk.content(self.id)?;
         match &done {
-            Ok(()) => synced.clone_from(now),
-            // The dirty pages are dropped, and the next sync has nothing left to fail on.
-            Err(_) if !off => now.clone_from(synced),
+            Ok(()) => content.sync(),
+            // What was dirty is clean and not on the disk, and the next sync has nothing left to fail on.
+            Err(_) if before.is_none() && !lost_power => content.clean(),
             Err(_) => {}
         }
         done

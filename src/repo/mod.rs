@@ -8,7 +8,7 @@ mod fs;
 mod map;
 mod mem;
 
-pub use durable::replace;
+pub use durable::{persist_names, replace};
 pub use fs::FsRepo;
 pub use mem::{Faults, Loss, MemRepo, Op};
 
@@ -96,7 +96,8 @@ pub trait Repo: fmt::Debug + Send + Sync {
     /// After Ok, every name created, renamed or removed here before survives a power failure.
     ///
     /// # Errors
-    /// When the directory cannot be synced or is gone. Nothing is known then.
+    /// When the directory cannot be synced or is gone. Nothing is known then, and a further sync could succeed without having
+    /// written those names: see [`persist_names`].
     fn sync_dir(&self) -> io::Result<()>;
 
     /// Makes the caller the one writer of this directory until the lock is dropped or its process ends.
@@ -155,7 +156,8 @@ pub trait RepoFile: fmt::Debug + Send + Sync {
     /// After Ok, everything written before survives power loss, if the file's name does.
     ///
     /// # Errors
-    /// Nothing is known then: the kernel reports lost writes once and drops the dirty pages, so a second sync could lie.
+    /// Nothing is known then: the kernel reports lost writes once and marks their pages clean, so a further sync could succeed
+    /// without having written them, in this process or another, until the same bytes are written again.
     /// Fails too when the file has no name left, because then nothing written to it can be found again.
     fn sync(&self) -> io::Result<()>;
 

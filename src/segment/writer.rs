@@ -57,9 +57,7 @@ impl SegmentWriter {
         header: &[u8],
     ) -> io::Result<SegmentWriter> {
         let file = repo.open_write(&name::segment(framing.format(), start))?;
-        if file.bytes()? > header.len() as u64 {
-            file.truncate(0)?;
-        }
+        file.truncate(0)?;
         SegmentWriter::begin(repo, file, start, framing, header)
     }
 
@@ -89,9 +87,8 @@ impl SegmentWriter {
         marks: &[Entry],
     ) -> io::Result<SegmentWriter> {
         let file = repo.open_write(&name::segment(framing.format(), start))?;
-        if file.bytes()? != end.0 {
-            file.truncate(end.0)?;
-        }
+        // Also where it ends there already: an earlier cut may not have reached the disk, if its sync failed.
+        file.truncate(end.0)?;
         let index = index(repo, framing.format(), start, last);
         let unsettled = marks.iter().copied().collect();
         Ok(SegmentWriter { start, framing, file, end, index, unsettled })
@@ -187,7 +184,13 @@ fn holds_no_commit(repo: &Arc<dyn Repo>, start: Offset, bytes: u64) -> io::Resul
 
 /// An index is a hint: a log without one works, so trouble with it is logged and not an error.
 fn index(repo: &Arc<dyn Repo>, format: LogFormat, start: Offset, last: Option<Entry>) -> Option<OffsetIndex> {
-    OffsetIndex::open(repo.clone(), format, start, last)
-        .inspect_err(|error| log::warn!("no offset index for segment {start} in {}: {error}", repo.place()))
-        .ok()
+    match OffsetIndex::open(repo.clone(), format, start, last) {
+        Ok(index) => Some(index),
+        Err(error) => {
+            log::warn!("no offset index for segment {start} in {}: {error}", repo.place());
+            // Without one nothing is wrong; entries that were to be cut from it and were not might be.
+            let _there_may_be_none = repo.remove(&name::index(format, start));
+            None
+        }
+    }
 }

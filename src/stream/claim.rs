@@ -21,12 +21,12 @@ pub(crate) struct Claim {
     /// The durable end of the record that was there; `None` without one.
     pub(crate) floor: Option<Offset>,
     /// What was compared.
-    pub(crate) seen: Seen,
+    pub(crate) seen: LogEnd,
 }
 
 /// Where a log ended and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Seen {
+pub(crate) struct LogEnd {
     next: Offset,
     last: Option<Commit>,
     tail: Tail,
@@ -34,10 +34,10 @@ pub(crate) struct Seen {
     segments: usize,
 }
 
-impl Seen {
-    pub(crate) fn of(survey: &Survey) -> Seen {
+impl LogEnd {
+    pub(crate) fn of(survey: &Survey) -> LogEnd {
         let Survey { next, last, tail, empty_head, ref segments, .. } = *survey;
-        Seen { next, last, tail, empty_head, segments: segments.len() }
+        LogEnd { next, last, tail, empty_head, segments: segments.len() }
     }
 }
 
@@ -67,7 +67,7 @@ pub(super) fn torn_tail(found: &Survey, format: LogFormat) -> Option<CutTail> {
 }
 
 /// Copies what is about to be cut into a file beside, if it may be more than the incomplete end of our own write: without a
-/// record anything may be another writer's, and with one whole commits may be. After Ok the copy is durable, but for its name.
+/// record anything may be another writer's, and with one whole commits may be. After Ok the copy is durable.
 pub(super) fn set_aside(
     repo: &dyn Repo,
     found: &Survey,
@@ -95,6 +95,7 @@ pub(super) fn set_aside(
         done += count as u64;
     }
     copy.sync()?;
+    repo.sync_dir()?;
     cut.aside = Some(name);
     Ok(())
 }
@@ -134,14 +135,20 @@ pub enum ForeignWrite {
 const RECENT: Duration = Duration::from_millis(50);
 
 /// Looks for the writes of other processes before each of ours.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ForeignWriteCheck {
+    /// A segment without a header that was there when the log was opened.
+    empty_head: Option<Offset>,
     /// When the directory was last changed, if what it held was looked at since and no later change can hide behind it.
     checked: Option<SystemTime>,
 }
 
 impl ForeignWriteCheck {
-    /// Ok while nobody else has written: the open segment is as long as we left it, and there is no segment but ours.
+    pub(super) fn new(empty_head: Option<Offset>) -> ForeignWriteCheck {
+        ForeignWriteCheck { empty_head, checked: None }
+    }
+
+    /// Ok while no other process has written: the open segment is as long as we left it, and there is no segment but ours.
     /// Otherwise the file and what is wrong with it.
     pub(super) fn check(
         &mut self,
@@ -161,11 +168,13 @@ impl ForeignWriteCheck {
         }
         let ours = |start: Offset| {
             head.is_some_and(|head| head.start() == start)
+                || self.empty_head == Some(start)
                 || sealed.binary_search_by_key(&start, |segment| segment.start).is_ok()
         };
         let now = SystemTime::now();
         if let Some(start) = segment_starts(repo)?.into_iter().find(|start| !ours(*start)) {
-            let format = head.map_or(LogFormat::default(), |head| head.framing().format());
+            let known = head.map(SegmentWriter::framing).or(sealed.last().map(|segment| segment.framing));
+            let format = known.map_or(LogFormat::default(), |framing| framing.format());
             return Ok(Err((name::segment(format, start), ForeignWrite::Segment)));
         }
         if let Some(head) = head.filter(|head| !is_same(repo, head)) {

@@ -11,6 +11,7 @@ mod outcome;
 mod reader;
 mod record;
 mod recover;
+mod rewrite;
 mod sound;
 mod sync;
 mod writer;
@@ -26,7 +27,7 @@ pub use recover::{SegmentInfo, Survey, SurveyError, format_of, segment_starts, s
 pub use sync::{SyncJob, Synced};
 pub use writer::StreamWriter;
 
-pub(crate) use claim::{Claim, Seen};
+pub(crate) use claim::{Claim, LogEnd};
 pub(crate) use mark::DurableMark;
 pub(crate) use record::{MirrorRecord, RecordFile};
 pub(crate) use recover::{Span, Visit, sound_commit_behind, walk, walk_span};

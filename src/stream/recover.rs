@@ -84,7 +84,8 @@ fn segments_in(repo: &dyn Repo) -> io::Result<impl Iterator<Item = (LogFormat, O
 
 /// Finds out where a log stands. Costs what lies behind the last index entry that holds in each segment, not the
 /// segments. `floor`, if known, is an offset up to which the log was durable once: damage before it is corruption and
-/// damage behind it is torn, whatever their shapes. Without it the shape decides: see [`Tail::Torn`].
+/// damage behind it is torn, whatever their shapes; and everything after it is read, since an index entry there proves
+/// nothing about the commits before it. Without it the shape decides: see [`Tail::Torn`].
 ///
 /// # Errors
 /// When a segment is damaged other than at the torn end of the log, or offsets are missing between segments.
@@ -102,6 +103,7 @@ pub(super) fn survey_into(
     floor: Option<Offset>,
 ) -> Result<(), SurveyError> {
     let starts = segment_starts(repo)?;
+    let indexed_to = floor.map_or(Offset(u64::MAX), |floor| Offset(floor.0.saturating_sub(1)));
     found.first = starts.first().copied();
     found.next = found.first.unwrap_or_default();
     for (at, start) in starts.iter().copied().enumerate() {
@@ -114,7 +116,7 @@ pub(super) fn survey_into(
         let mut reader = SegmentReader::open(repo, start).map_err(|error| sealed(start, start, error))?;
         found.format.get_or_insert(reader.format());
         let framing = framing_of(&mut reader)?;
-        let last = reader.indexed(Offset(u64::MAX), BytePos(u64::MAX), framing, commit_bytes_max)?;
+        let last = reader.indexed(indexed_to, BytePos(u64::MAX), framing, commit_bytes_max)?;
         // The index that goes on is rebuilt where it is out of order.
         let last = last.filter(|last| following.is_some() || reader.index_leads_to(*last));
         let mut marks = Vec::new();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::batch::{Batch, Batcher, Part, Run};
-use super::claim::{Claim, CutTail, ForeignWriteCheck, Seen, set_aside, torn_tail};
+use super::claim::{Claim, CutTail, ForeignWriteCheck, LogEnd, set_aside, torn_tail};
 use super::cursor::Cursor;
 use super::fault::{Fault, FaultKind, Tail};
 use super::mark::DurableMark;
@@ -14,10 +14,11 @@ use super::open::{OnTrailing, OpenError, Options};
 use super::outcome::{AppendError, Appended, Progress};
 use super::record::RecordFile;
 use super::recover::{SegmentInfo, SurveyError, survey};
+use super::rewrite::make_durable;
 use super::sync::{Frontier, SyncJob, SyncLatch, Synced};
 use crate::format::{Commit, Framing, LogFormat, name};
 use crate::offset::{BytePos, Offset};
-use crate::repo::{Repo, RepoLock};
+use crate::repo::{Repo, RepoLock, persist_names};
 use crate::segment::{Entry, SegmentReader, SegmentWriter};
 
 /// Bytes gathered before they are written in one go: few enough to be in the L2 cache still.
@@ -81,7 +82,8 @@ impl std::fmt::Debug for StreamWriter {
 }
 
 impl StreamWriter {
-    /// Opens the log in `repo` and takes its lock. After Ok, all that it holds is durable and nothing torn is left.
+    /// Opens the log in `repo` and takes its lock. After Ok, all that it holds is durable and nothing torn is left; what is
+    /// not known to be durable, because a sync may have failed before, was written again for that.
     ///
     /// # Errors
     /// See [`OpenError`]; nothing was changed then.
@@ -113,7 +115,7 @@ impl StreamWriter {
         };
         let floor = floor.max(options.durable);
         let mut found = survey(&*repo, options.commit_bytes_max, floor)?;
-        if claim.is_some_and(|claim| claim.seen != Seen::of(&found)) {
+        if claim.is_some_and(|claim| claim.seen != LogEnd::of(&found)) {
             return Err(OpenError::Changed { place: repo.place() });
         }
         if let Tail::Torn { bytes } = found.tail
@@ -133,6 +135,7 @@ impl StreamWriter {
         if let (Some(cut), Some(_)) = (&mut cut, claim) {
             set_aside(&*repo, &found, cut, floor, options.commit_bytes_max)?;
         }
+        let empty_head = found.empty_head;
         let head = open_head(&repo, &mut found)?;
         let first = found.first.or(options.first);
         let segment = head.as_ref().map(|head| (head.start(), head.end()));
@@ -140,19 +143,16 @@ impl StreamWriter {
         let format = found.format.unwrap_or(options.format);
         let framing = framing_behind(head.as_ref(), found.last.as_ref(), format);
         let batcher = Batcher::new(framing, first.map(|_| found.next), options.commit_bytes_max);
-        // Sealed segments were synced as they were rotated out, unless somebody copied them here.
-        for segment in found.segments.iter().filter(|segment| floor.is_none_or(|floor| floor < segment.end)) {
-            repo.open(&name::segment(format, segment.start))?.sync()?;
-        }
-        if let Some(head) = &head {
-            head.file().sync()?;
-        }
+        make_durable(&*repo, format, (&found, head.as_ref()), floor, options.commit_bytes_max)?;
         let mark = match claim {
             Some(claim) => Some(Mark::Record(RecordFile::open(&*repo, claim.record.clone())?)),
             None if options.durable_mark => Some(Mark::Durable(DurableMark::open(&*repo, found.next)?)),
             None => None,
         };
-        if found.first.is_some() || mark.is_some() {
+        // The names of an empty head and of a new mark may be what an earlier sync of the directory failed to write.
+        if mark.is_some() || found.empty_head.is_some() {
+            persist_names(&*repo)?;
+        } else if found.first.is_some() {
             repo.sync_dir()?;
         }
         let mut writer = StreamWriter {
@@ -171,7 +171,7 @@ impl StreamWriter {
             batcher,
             stopped: None,
             mark,
-            foreign: claim.map(|_| ForeignWriteCheck::default()),
+            foreign: claim.map(|_| ForeignWriteCheck::new(empty_head)),
             cut,
             latch: SyncLatch::default(),
             poison: None,
@@ -570,6 +570,10 @@ fn open_head(repo: &Arc<dyn Repo>, found: &mut super::recover::Survey) -> io::Re
         let framing = reader.header()?.ok().flatten().or(before).unwrap_or(Framing::of(reader.format()));
         // A WAL without any header starts anew with the next one that comes.
         let Some(header) = framing.encode_header() else {
+            let file = repo.open_write(&name::segment(framing.format(), start))?;
+            if file.bytes()? > 0 {
+                file.truncate(0)?;
+            }
             return Ok(None);
         };
         return SegmentWriter::reset(repo, start, framing, &header).map(Some);

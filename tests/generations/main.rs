@@ -7,6 +7,7 @@ mod kill;
 mod support;
 
 use std::io::Read;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -19,10 +20,12 @@ use logmirror::offset::{Generation, Offset};
 use logmirror::repo::{Faults, Loss, MemRepo, Op, Repo};
 use notify::event::{ModifyKind, RenameMode};
 use notify::{EventKind, RecursiveMode, Watcher};
+use serde_json::{Value, json};
 use support::commitlog::{Draw, get, put, seed};
-use support::frames::{FrameLog, python};
+use support::frames::FrameLog;
 use support::process;
 use support::service::{Wire, request};
+use support::sqlite::Sqlite;
 
 const LOG: &str = "app";
 
@@ -386,33 +389,42 @@ fn an_unused_generation_gets_another_base_unless_it_was_put_to_use_meanwhile() {
     registry.stop();
 }
 
-/// Writes rows in transactions into the database `argv[1]`, whose WAL was checkpointed before if `argv[2]` says so.
-const WRITE: &str = r#"
-import os, sqlite3, sys
-path, fold, round = sys.argv[1], os.path.basename(sys.argv[2]) == "fold", int(os.path.basename(sys.argv[3]))
-db = sqlite3.connect(path, isolation_level=None)
-db.execute("pragma journal_mode=wal"); db.execute("pragma wal_autocheckpoint=0")
-if fold: assert db.execute("pragma wal_checkpoint(truncate)").fetchone()[0] == 0
-db.execute("create table if not exists t(id integer primary key, round, x)")
-db.execute("create index if not exists tx on t(x)")
-for n in range(8):
-    db.execute("begin")
-    for i in range(20): db.execute("insert into t(round, x) values(?, hex(randomblob(150)))", (round,))
-    db.execute("update t set round = round + 1 where id % 7 = ?", (n % 7,))
-    db.execute("commit")
-import shutil
-shutil.copy(path + "-wal", path + ".sent")
-os._exit(0)
-"#;
+/// The processes of [`Sqlite`], and that they can be had.
+#[test]
+fn sqlite_process() {
+    let _alone = PROCESSES.lock();
+    support::sqlite::process();
+}
+
+/// Writes rows in transactions into a database, whose WAL is checkpointed before if `fold` says so, and dies with it open.
+/// Returns the WAL.
+fn write(database: &Path, fold: bool, round: u32) -> Vec<u8> {
+    let mut sqlite = Sqlite::open(database);
+    sqlite.run(&["PRAGMA journal_mode = WAL", "PRAGMA wal_autocheckpoint = 0"]);
+    if fold {
+        assert_eq!(sqlite.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0], 0);
+    }
+    sqlite.run(&[
+        "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, round, x)",
+        "CREATE INDEX IF NOT EXISTS tx ON t(x)",
+    ]);
+    for n in 0..8 {
+        let insert = format!("INSERT INTO t (round, x) VALUES ({round}, hex(randomblob(150)));").repeat(20);
+        sqlite.rows(&format!("BEGIN; {insert} UPDATE t SET round = round + 1 WHERE id % 7 = {}; COMMIT", n % 7));
+    }
+    let wal = std::fs::read(database.with_extension("db-wal")).unwrap();
+    sqlite.kill();
+    wal
+}
 
 /// What is in it, if it is sound. Not closed, which would make an end of its WAL.
-const LOOK: &str = r#"
-import os, sqlite3, sys
-db = sqlite3.connect(sys.argv[1])
-assert db.execute("pragma integrity_check").fetchall() == [("ok",)]
-print(db.execute("select count(*), sum(id * round), sum(length(x)), max(x), min(x) from t").fetchall(), flush=True)
-os._exit(0)
-"#;
+fn look(database: &Path) -> Value {
+    let mut sqlite = Sqlite::open(database);
+    assert_eq!(sqlite.rows("PRAGMA integrity_check"), json!([["ok"]]));
+    let found = sqlite.rows("SELECT count(*), sum(id * round), sum(length(x)), max(x), min(x) FROM t");
+    sqlite.kill();
+    found
+}
 
 #[test]
 fn a_service_that_is_killed_in_a_roll_over_has_all_of_the_database() {
@@ -432,11 +444,10 @@ fn a_service_that_is_killed_in_a_roll_over_has_all_of_the_database() {
     let address = service.address().to_owned();
     let create = br#"{"format":"wal","checkpoint":{"policy":"roll","frames":1000000,"keep":1}}"#;
     assert_eq!(call(&address, "PUT", "/logs/app", create).status, 201);
-    let (database, mut generation, mut fold, mut rolled) = (dir.path().join("app.db"), 1, "go-on", 0);
+    let (database, mut generation, mut fold, mut rolled) = (dir.path().join("app.db"), 1, false, 0);
     let (mut in_the_middle, rounds) = (0, 16);
     for round in 0..rounds {
-        python(WRITE, &[&database, fold.as_ref(), round.to_string().as_ref()]);
-        let wal = std::fs::read(dir.path().join("app.db.sent")).unwrap();
+        let wal = write(&database, fold, round);
         let pushed = call(&address, "POST", "/logs/app/commits", &wal);
         assert_eq!(pushed.status, 200, "round {round}, seed {seed}: {}", pushed.text());
         let frames = (wal.len() as u64 - 32) / 4120;
@@ -481,11 +492,11 @@ fn a_service_that_is_killed_in_a_roll_over_has_all_of_the_database() {
             .output()
             .unwrap();
         assert!(restore.status.success(), "{}", String::from_utf8_lossy(&restore.stderr));
-        assert_eq!(python(LOOK, &[&out]), python(LOOK, &[&database]), "round {round}, seed {seed}");
+        assert_eq!(look(&out), look(&database), "round {round}, seed {seed}");
         println!("round {round}: {frames} frames, killed at event {nth}, answered {answered}, generation {now}");
         in_the_middle += u32::from(!answered && now == generation + 1);
         rolled += u32::from(now > generation);
-        (fold, generation) = (if now > generation { "fold" } else { "go-on" }, now);
+        (fold, generation) = (now > generation, now);
     }
     println!("{rounds} kills, {rolled} in the new generation, {in_the_middle} of them not answered; SEED {seed}");
     assert!(rolled > 0 && rolled < rounds);

@@ -1,5 +1,5 @@
 //! Pushing local databases to a libSQL sync server and pulling replicas, against a fake server that counts the frames.
-//! Databases are made, and read back, by the `sqlite3` program.
+//! Databases are made, and read back, by SQLite in processes of its own.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 #[path = "../support/mod.rs"]
@@ -21,6 +21,12 @@ use logmirror::sync::{Direction, LocalLog, Position, Remote, Replicate, SyncErro
 use tempfile::TempDir;
 
 use fake::Fake;
+
+/// The processes of [`support::sqlite::Sqlite`], and that they can be had.
+#[test]
+fn sqlite_process() {
+    support::sqlite::process();
+}
 
 /// Both ends of a mirror, and a directory for the databases.
 struct Stage {

@@ -1,12 +1,13 @@
-//! The `sqlite3` program.
+//! Databases that the real SQLite writes and reads, in processes of their own.
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use tempfile::TempDir;
 
 use crate::beside;
+use crate::support::sqlite::{Sqlite, assert_sound, connect};
+
+pub use crate::support::sqlite::run;
 
 /// What every writer here starts with: nothing is ever checkpointed.
 const START: &str = "PRAGMA journal_mode=WAL; PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=OFF;";
@@ -18,13 +19,6 @@ pub fn run_and_die(database: &Path, sql: &str) {
     sqlite.run(sql);
 }
 
-/// Runs statements on a database and returns what they print.
-pub fn run(database: &Path, sql: &str) -> Result<String, String> {
-    let output = Command::new("sqlite3").arg("-batch").arg(database).arg(sql).output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
-}
-
 /// The content of a database as SQL, once its integrity is checked. A copy is read: SQLite would checkpoint the WAL away.
 pub fn dump(database: &Path) -> String {
     let dir = TempDir::new().unwrap();
@@ -34,41 +28,22 @@ pub fn dump(database: &Path) -> String {
             std::fs::copy(beside(database, ending), beside(&copy, ending)).unwrap();
         }
     }
-    assert_eq!(run(&copy, "PRAGMA integrity_check").unwrap(), "ok\n", "{}", database.display());
-    run(&copy, ".dump").unwrap()
+    let db = connect(&copy);
+    assert_sound(&db);
+    crate::support::sqlite::dump(&db)
 }
 
 /// Has a database open until it is dropped, which kills it.
-pub struct Open {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
+pub struct Open(Sqlite);
 
 impl Open {
     pub fn start(database: &Path) -> Open {
-        let mut command = Command::new("sqlite3");
-        command.arg("-batch").arg(database).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("the sqlite3 program");
-        let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        Open { child, input, output }
+        Open(Sqlite::open(database))
     }
 
     /// Runs statements to their end.
     pub fn run(&mut self, sql: &str) {
-        writeln!(self.input, "{sql}\n.print done").unwrap();
-        let mut line = String::new();
-        while line != "done\n" {
-            line.clear();
-            assert!(self.output.read_line(&mut line).unwrap() > 0, "sqlite3 ended in {sql}");
-        }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.0.rows(sql);
     }
 }
 

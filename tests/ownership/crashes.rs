@@ -3,8 +3,15 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use logmirror::format::{LogFormat, name};
+use logmirror::offset::Offset;
+use logmirror::repo::FsRepo;
+use logmirror::stream::{OnTrailing, Options, StreamWriter};
 
 use crate::support::commitlog::{Draw, seed};
+use crate::support::frames::FrameLog;
 use crate::support::live_writer::LiveWriter;
 use crate::support::process::{Mirror, arg, mirror, until};
 use crate::support::{segments, specimen};
@@ -45,6 +52,29 @@ fn whole_commits_behind_a_hole_are_set_aside_when_they_are_cut() {
     let aside = ended.last("cut")["aside"].as_str().unwrap().to_owned();
     assert!(fs::read(copy.path().join(aside)).unwrap() == tail);
     assert!(segments(copy.path()) == whole_up_to(360));
+}
+
+#[test]
+fn a_first_wal_segment_that_was_cut_in_its_header_is_begun_again() {
+    let log = FrameLog::new(4096, false).with_base(4).commit(&[1, 2, 3, 4], 4).commit(&[2, 3], 4);
+    let (source, end) = (directory(&log.files(&[])), log.frames.len() as u64 + 1);
+    let segment = name::segment(LogFormat::Wal, Offset(1));
+    let header = log.files(&[])[&segment][..10].to_vec();
+    // As a mirror.
+    let (empty, copy) = (directory(&log.files(&[])), tempfile::tempdir().unwrap());
+    fs::write(empty.path().join(&segment), []).unwrap();
+    let base_only = mirror(arg(empty.path()), arg(copy.path()), &[]);
+    assert_eq!(base_only.code, Some(0), "{base_only:?}");
+    fs::write(copy.path().join(&segment), &header).unwrap();
+    is_done(&mirror(arg(source.path()), arg(copy.path()), &[]), end);
+    assert!(fs::read(copy.path().join(&segment)).unwrap() == log.files(&[])[&segment]);
+    // As a log of the library, or of a service.
+    let dir = directory(&crate::Segments::from([(segment.clone(), header)]));
+    let options = Options { on_trailing: OnTrailing::Trim, format: LogFormat::Wal, ..Options::default() };
+    let mut writer = StreamWriter::open(Arc::new(FsRepo::open(dir.path()).unwrap()), options).unwrap();
+    writer.append(log.stream(&[])).unwrap();
+    assert_eq!(writer.finish().unwrap(), Offset(end));
+    assert!(fs::read(dir.path().join(&segment)).unwrap() == log.files(&[])[&segment]);
 }
 
 /// A source with some megabytes in it, and what a mirror of it must hold.

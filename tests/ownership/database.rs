@@ -28,7 +28,7 @@ fn a_sink_whose_database_runs_is_refused_and_named() {
     let source = directory(&whole_up_to(360));
     for flags in [&[][..], &["--adopt"], &["--follow", "--trim"]] {
         let ended = untouched(root.path(), || untouched(&clog, || mirror(arg(source.path()), arg(&clog), flags)));
-        is_refused(&ended, 3, "a SpacetimeDB is running on it");
+        is_refused(&ended, 3, "a SpacetimeDB or another mirror has it open");
         is_refused(&ended, 3, "db.lock is locked");
     }
     drop(lock);

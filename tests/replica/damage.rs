@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
 use logmirror::replica::{Options, ReplicaError, Value};
 
@@ -95,8 +94,7 @@ fn a_replica_whose_info_cannot_be_used_is_made_anew_and_nothing_is_thrown_away()
     let aside = files(&rig).into_keys().filter(|path| path.to_str().unwrap().contains("set-aside"));
     let aside: Vec<String> = aside.map(|path| path.file_name().unwrap().to_str().unwrap().to_owned()).collect();
     let (draft, dir) = (aside.iter().find(|name| name.ends_with("-draft")).unwrap(), rig.dir.path());
-    let sqlite = Command::new("sqlite3").arg(dir.join(draft)).arg("SELECT x FROM n ORDER BY x").output().unwrap();
-    assert_eq!(String::from_utf8(sqlite.stdout).unwrap().split_whitespace().collect::<Vec<_>>(), ["1", "3", "4"]);
+    assert_eq!(super::support::sqlite::run(&dir.join(draft), "SELECT x FROM n ORDER BY x").unwrap(), "1\n3\n4\n");
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn show(sql: &str, error: Option<&str>) {
 fn work(rig: &Rig, name: &str, author: &mut Author, draw: &mut Draw) {
     let draft = rig.path(&format!("{name}-draft"));
     for _ in 0..1 + draw.below(3) {
-        let mut sqlite = Sqlite::open_within(&draft, "5");
+        let mut sqlite = Sqlite::open_within(&draft, 5);
         let mut run = |sql: &str| {
             let said = sqlite.ask(sql);
             let error = said["error"].as_str();

@@ -26,6 +26,12 @@ use serde_json::json;
 use support::service::{Service, Setup};
 use tempfile::TempDir;
 
+/// The processes of [`support::sqlite::Sqlite`], and that they can be had.
+#[test]
+fn sqlite_process() {
+    support::sqlite::process();
+}
+
 /// A service with the log `app`, and a directory for replicas of it.
 struct Rig {
     service: Service,

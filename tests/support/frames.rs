@@ -2,8 +2,6 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "tests, and each file uses its part of this")]
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::process::{Command, Stdio};
 
 use logmirror::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
 use logmirror::offset::Offset;
@@ -145,11 +143,4 @@ pub fn content(page_size: u32, page: u32, version: usize) -> Vec<u8> {
         bytes[18..20].copy_from_slice(&[2, 2]);
     }
     bytes
-}
-
-/// Runs a script with SQLite in it; returns what it prints.
-pub fn python(script: &str, args: &[&Path]) -> String {
-    let output = Command::new("python3").arg("-c").arg(script).args(args).stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
 }

@@ -4,6 +4,7 @@
 pub mod commitlog;
 pub mod failing;
 pub mod frames;
+pub mod history;
 pub mod live_writer;
 pub mod log;
 pub mod process;

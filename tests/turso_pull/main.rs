@@ -24,8 +24,10 @@ use logmirror::repo::{FsRepo, MemRepo, Repo};
 use logmirror::sync::turso::proto::{PageData, PullUpdatesRequest, PullUpdatesResponse, RawEncoding};
 use prost::Message;
 use roaring::RoaringBitmap;
-use support::frames::{FrameLog, head, python};
+use support::commitlog::Draw;
+use support::frames::{FrameLog, head};
 use support::service::{Answer, Service, Setup};
+use support::sqlite::{blob, connect, rows};
 
 const PAGE: usize = 4096;
 const PULL: &str = "/logs/app/pull-updates";
@@ -206,35 +208,34 @@ fn short() -> FrameLog {
 /// What the real SQLite wrote in some 70 transactions: growth, deletes, a shrink by incremental vacuum, growth again, a
 /// VACUUM, and more.
 fn real() -> FrameLog {
-    const SCRIPT: &str = r#"
-import sqlite3, sys, shutil, random
-draw = random.Random(7)
-db = sqlite3.connect(sys.argv[1] + "/a.db", isolation_level=None)
-for pragma in ["page_size=4096", "auto_vacuum=INCREMENTAL", "journal_mode=WAL", "wal_autocheckpoint=0"]:
-    db.execute("PRAGMA " + pragma).fetchall()
-db.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, b BLOB)")
-db.execute("CREATE INDEX i ON t(a)")
-db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-def write(count, size):
-    db.execute("BEGIN")
-    for _ in range(count):
-        db.execute("INSERT INTO t(a, b) VALUES (?, ?)", (str(draw.random()), draw.randbytes(draw.randrange(size))))
-    db.execute("UPDATE t SET a = a || 'x' WHERE id % 7 = ?", (draw.randrange(7),))
-    db.execute("COMMIT")
-for _ in range(25): write(6, 5000)
-for _ in range(5): db.execute("DELETE FROM t WHERE id % 5 = ?", (draw.randrange(5),))
-for _ in range(5): db.execute("PRAGMA incremental_vacuum(9)").fetchall()
-for _ in range(15): write(5, 4000)
-db.execute("DELETE FROM t WHERE id > 60")
-db.execute("VACUUM")
-for _ in range(12): write(4, 9000)
-shutil.copy(sys.argv[1] + "/a.db", sys.argv[1] + "/base")
-shutil.copy(sys.argv[1] + "/a.db-wal", sys.argv[1] + "/wal")
-"#;
     let dir = tempfile::tempdir().unwrap();
-    python(SCRIPT, &[dir.path()]);
+    let (db, mut draw) = (connect(&dir.path().join("a.db")), Draw(7));
+    let run = |sql: &str| drop(rows(&db, sql).unwrap());
+    run(
+        "PRAGMA page_size = 4096; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0",
+    );
+    run(
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT, b BLOB); CREATE INDEX i ON t(a); PRAGMA wal_checkpoint(TRUNCATE)",
+    );
+    let mut write = |times: u64, count: u64, bytes: u64| {
+        for _ in 0..times {
+            let mut sql = "BEGIN;".to_owned();
+            for _ in 0..count {
+                let (a, bytes) = (draw.below(1 << 40), draw.below(bytes));
+                sql += &format!("INSERT INTO t(a, b) VALUES ('0.{a}', {});", blob(&mut draw, bytes));
+            }
+            run(&format!("{sql} UPDATE t SET a = a || 'x' WHERE id % 7 = {}; COMMIT", draw.below(7)));
+        }
+    };
+    write(25, 6, 5000);
+    (0..5).for_each(|n| run(&format!("DELETE FROM t WHERE id % 5 = {}", n * 3 % 5)));
+    (0..5).for_each(|_| run("PRAGMA incremental_vacuum(9)"));
+    write(15, 5, 4000);
+    run("DELETE FROM t WHERE id > 60");
+    run("VACUUM");
+    write(12, 4, 9000);
     let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
-    let log = FrameLog::parse(&read("wal"), read("base"));
+    let log = FrameLog::parse(&read("a.db-wal"), read("a.db"));
     let sizes: Vec<u32> = log.commits().iter().map(|frame| head(&log.frames[*frame as usize - 1]).size).collect();
     assert!(sizes.len() >= 60 && sizes.windows(2).any(|pair| pair[1] < pair[0]), "{sizes:?}");
     log

@@ -4,56 +4,84 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use serde_json::Value;
+use rusqlite::Connection;
+use rusqlite::types::ValueRef;
+use serde_json::{Value, json};
 
-use super::super::support::sqlite::Sqlite;
+use super::super::support::sqlite::{connect, rows};
 
 /// Rows without the rowids that nobody gave them, and how everything was made but for how that was written.
-const LOOK: &str = r#"
-import json, sqlite3, struct, sys
-from hashlib import sha256
-db = sqlite3.connect(sys.argv[1], isolation_level=None)
-# Text that is none comes as it is.
-db.text_factory = lambda raw: ("text", raw)
-def plain(value):
-    return value[1].decode("utf-8", "replace") if isinstance(value, tuple) else value
-def ask(sql, *args):
-    return [[plain(value) for value in row] for row in db.execute(sql, args)]
-def quoted(name):
-    return '"' + name.replace('"', '""') + '"'
-def shown(value):
-    if value is None: return "null"
-    if isinstance(value, int): return f"i{value}"
-    if isinstance(value, float): return f"f{value!r}"
-    kind, raw = value if isinstance(value, tuple) else ("blob", value)
-    return f"{kind} {raw!r}" if len(raw) < 60 else f"{kind} of {len(raw)} {sha256(raw).hexdigest()[:16]}"
-def how(sql):
-    if sql is None: return None
-    for gone in ["IF NOT EXISTS", '"', "`", "[", "]", "(", ")"] + list(" \n\t\r"):
-        sql = sql.replace(gone, "")
-    return sql.lower()
-found = {"integrity": [row[0] for row in ask("PRAGMA integrity_check")]}
-for kind, name, table, sql in ask("SELECT type, name, tbl_name, sql FROM sqlite_schema"):
-    if name.startswith(("sqlite_", "turso_", "__turso")) or table.startswith("turso_"):
-        continue
-    # The engine writes names of tables in small letters.
-    small = name.lower()
-    if kind != "table":
-        found[f"{kind} {small}"] = [table.lower(), how(sql)]
-        continue
-    columns = ask("SELECT name, type, \"notnull\", dflt_value, pk, hidden FROM pragma_table_xinfo(?)", name)
-    for column in columns:
-        column[3] = how(column[3])
-    indexes = []
-    for index, unique, origin, partial in ask("SELECT name, \"unique\", origin, partial FROM pragma_index_list(?)", name):
-        of = ask("SELECT name, desc, coll FROM pragma_index_xinfo(?) WHERE key = 1", index)
-        indexes.append(["" if index.startswith("sqlite_auto") else index, unique, origin, partial, of])
-    options = ask("SELECT wr, strict FROM pragma_table_list WHERE schema = 'main' AND lower(name) = ?", small)
-    found[f"table {small}"] = [columns, sorted(indexes, key=str), options]
-    rows = [", ".join(shown(value) for value in row) for row in db.execute(f"SELECT * FROM {quoted(name)}")]
-    found[f"rows of {small}"] = sorted(rows)
-print(json.dumps(found), flush=True)
-"#;
+fn found_in(db: &Connection) -> rusqlite::Result<Found> {
+    let mut found = Found::new();
+    found.insert("integrity".to_owned(), json!(rows(db, "PRAGMA integrity_check")?));
+    for entry in rows(db, "SELECT type, name, tbl_name, sql FROM sqlite_schema")? {
+        let [kind, name, table] = [0, 1, 2].map(|at: usize| entry[at].as_str().unwrap_or_default());
+        let ours = ["sqlite_", "turso_", "__turso"].iter().any(|start| name.starts_with(start));
+        if ours || table.starts_with("turso_") {
+            continue;
+        }
+        // The engine writes names of tables in small letters.
+        let small = name.to_lowercase();
+        if kind != "table" {
+            found.insert(format!("{kind} {small}"), json!([table.to_lowercase(), how(&entry[3])]));
+            continue;
+        }
+        let text = format!("'{}'", name.replace('\'', "''"));
+        let columns = "SELECT name, type, \"notnull\", dflt_value, pk, hidden FROM pragma_table_xinfo";
+        let mut columns = rows(db, &format!("{columns}({text})"))?;
+        columns.iter_mut().for_each(|column| column[3] = how(&column[3]));
+        let mut indexes = Vec::new();
+        let list = format!("SELECT name, \"unique\", origin, partial FROM pragma_index_list({text})");
+        for mut index in rows(db, &list)? {
+            let index_name = index[0].as_str().unwrap_or_default().to_owned();
+            let quoted = index_name.replace('\'', "''");
+            let of = format!("SELECT name, desc, coll FROM pragma_index_xinfo('{quoted}') WHERE key = 1");
+            index.push(json!(rows(db, &of)?));
+            if index_name.starts_with("sqlite_auto") {
+                index[0] = json!("");
+            }
+            indexes.push(index);
+        }
+        indexes.sort_by_key(|index| json!(index).to_string());
+        let lower = small.replace('\'', "''");
+        let options = "SELECT wr, strict FROM pragma_table_list WHERE schema = 'main' AND lower(name) =";
+        let options = rows(db, &format!("{options} '{lower}'"))?;
+        found.insert(format!("table {small}"), json!([columns, indexes, options]));
+        let mut statement = db.prepare(&format!("SELECT * FROM \"{}\"", name.replace('"', "\"\"")))?;
+        let count = statement.column_count();
+        let shown = statement.query_map([], |row| {
+            let values = (0..count).map(|at| Ok(shown(row.get_ref(at)?)));
+            Ok(values.collect::<rusqlite::Result<Vec<_>>>()?.join(", "))
+        })?;
+        let mut shown = shown.collect::<rusqlite::Result<Vec<_>>>()?;
+        shown.sort();
+        found.insert(format!("rows of {small}"), json!(shown));
+    }
+    Ok(found)
+}
+
+/// A value, with its type; of a long one a checksum.
+fn shown(value: ValueRef<'_>) -> String {
+    let (kind, bytes) = match value {
+        ValueRef::Null => return "null".to_owned(),
+        ValueRef::Integer(number) => return format!("i{number}"),
+        ValueRef::Real(number) => return format!("f{number:?}"),
+        // Text that is none comes as it is.
+        ValueRef::Text(bytes) => ("text", bytes),
+        ValueRef::Blob(bytes) => ("blob", bytes),
+    };
+    match bytes.len() {
+        0..60 => format!("{kind} {}", bytes.escape_ascii()),
+        long => format!("{kind} of {long} {:08x} {:08x}", crc32c::crc32c(bytes), crc32fast::hash(bytes)),
+    }
+}
+
+/// How something was made, but for spaces, quotes and small letters.
+fn how(sql: &Value) -> Value {
+    let Some(sql) = sql.as_str() else { return sql.clone() };
+    let sql = sql.replace("IF NOT EXISTS", "").to_lowercase();
+    json!(sql.replace(['"', '`', '[', ']', '(', ')', ' ', '\n', '\t', '\r'], ""))
+}
 
 /// What there is, by name, as JSON.
 pub type Found = BTreeMap<String, Value>;
@@ -68,10 +96,7 @@ pub fn look(database: &Path) -> Found {
             fs::copy(from, copy.path().join(format!("{name}{ending}"))).unwrap();
         }
     }
-    let mut sqlite = Sqlite::start(LOOK, &[copy.path().join(name).to_str().unwrap()]);
-    let found: Found = serde_json::from_value(sqlite.said()).unwrap();
-    sqlite.close();
-    found
+    found_in(&connect(&copy.path().join(name))).unwrap()
 }
 
 /// Fails with what differs.

@@ -18,7 +18,7 @@ use crate::text;
 const LOAD: Load = Load { bytes_per_second: 0, commit_bytes_max: 200_000, segment_bytes: 4 << 20 };
 /// The source rests while the copy is so far behind.
 const AHEAD_MAX: u64 = 16 << 20;
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 /// A copy that has not grown for so long while its disk was small has met its end.
 const STALL: Duration = Duration::from_millis(400);
 /// Room for everything that is ever written here.
@@ -37,7 +37,7 @@ struct Counts {
     no_space_lines: usize,
 }
 
-/// Runs it; after Ok everything went on by itself, and the copy is the source.
+/// After Ok, the mirror continued after each fault, and the copy is identical to the source.
 pub fn run(work: &Path, seed: u64, kills: u64, fulls: u64) -> Result<()> {
     let start = Instant::now();
     let mut scene = Scene::create(work, seed)?;
@@ -65,7 +65,7 @@ struct Scene {
     disk: Disk,
     copy: PathBuf,
     output: PathBuf,
-    /// The highest offset that a mirror called durable.
+    /// The highest offset that a mirror reported as durable.
     acknowledged: u64,
     counts: Counts,
 }
@@ -105,14 +105,14 @@ impl Scene {
         let grown = wait_for(&format!("the copy to have {bytes} bytes"), LIMIT, || {
             self.note(mirror)?;
             if let Some(status) = mirror.exited()? {
-                bail!("the mirror ended by itself with {status}");
+                bail!("the mirror ended unexpectedly with {status}");
             }
             Ok((self.copied()? >= bytes).then_some(()))
         });
         grown.with_context(|| mirror.errors())
     }
 
-    /// Takes note of what a mirror says.
+    /// Records what a mirror reports.
     fn note(&mut self, mirror: &mut Process) -> Result<()> {
         for line in mirror.json_lines()? {
             self.acknowledged = self.acknowledged.max(line["durable"].as_u64().unwrap_or(0));
@@ -138,7 +138,7 @@ impl Scene {
             self.wait_copied(&mut mirror, grown)?;
         }
         self.note(&mut mirror)?;
-        ensure!(mirror.exited()?.is_none(), "the mirror ended by itself: {}", mirror.errors());
+        ensure!(mirror.exited()?.is_none(), "the mirror ended unexpectedly: {}", mirror.errors());
         mirror.kill()?;
         self.counts.kills += 1;
         self.counts.torn_by_kills += u64::from(self.check()? > 0);

@@ -17,7 +17,7 @@ use spacetimedb_sats::buffer::BufWriter;
 /// How often a busy server flushes while it is under load.
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
 
-/// A transaction: bytes that nobody looks into.
+/// A transaction: opaque bytes.
 pub(crate) struct Record(pub(crate) Vec<u8>);
 
 impl Encode for Record {

@@ -16,7 +16,7 @@ use logmirror_spacetimedb_tests::{Setup, Writer, commits, continue_log, plain_co
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 /// Longer than any retry that a follower should need, so that one that gives up has done so.
 const REST: Duration = Duration::from_millis(1500);
 const SMALL: Setup = Setup { segment_bytes: 64 << 10, preallocate: false };
@@ -80,7 +80,7 @@ impl Followed {
         for (copy, follower) in [(&self.copy, 0), (&self.served, 1)] {
             let ended = wait_for(&format!("{} to end at {next}", copy.display()), LIMIT, || {
                 if let Some(status) = self.followers[follower].exited()? {
-                    anyhow::bail!("the follower ended by itself with {status}");
+                    anyhow::bail!("the follower ended unexpectedly with {status}");
                 }
                 Ok((end(copy)?.next >= next).then_some(()))
             });
@@ -96,7 +96,7 @@ impl Followed {
     fn ensure_followers_run(&mut self) -> Result<()> {
         for follower in &mut self.followers {
             let exited = follower.exited()?;
-            ensure!(exited.is_none(), "a follower ended by itself with {exited:?}: {}", follower.errors());
+            ensure!(exited.is_none(), "a follower ended unexpectedly with {exited:?}: {}", follower.errors());
         }
         Ok(())
     }
@@ -274,7 +274,7 @@ fn one_shot_mirrors_of_a_log_that_is_being_written_end_well_in_8_of_8_runs() -> 
     followed.writer.call("append 500")?;
     let mut failed = Vec::new();
     for run in 0..8 {
-        // Under load, or quiet with a half commit at the end until somebody writes.
+        // Under load, or quiet with a half commit at the end until the next write.
         let quiet = run % 2 == 1;
         if quiet {
             while end(&followed.clog)?.torn == 0 {

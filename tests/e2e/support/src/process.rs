@@ -1,5 +1,5 @@
-//! The logmirror program as child processes whose output goes to files, where it stays for whoever has to find out why
-//! a suite failed.
+//! The logmirror program as child processes whose output goes to files, where it stays for the analysis of
+//! a failure.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};

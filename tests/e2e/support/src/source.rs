@@ -1,5 +1,5 @@
 //! A writer of a commitlog directory that behaves as SpacetimeDB 2.x does: buffered, so that its file may end inside a
-//! commit; restarted now and then, when an empty last segment is removed; and never careful about who reads.
+//! commit; sometimes restarted, which removes an empty last segment; and without regard for readers.
 
 use std::fs::File;
 use std::io::Write;

@@ -12,6 +12,10 @@ use logmirror_e2e_support::random::Random;
 use rustix::process::Signal;
 
 use super::node::{Node, Role};
+use crate::disk::Disk;
+
+/// The kind of a fault that could not be done.
+pub const NOTHING: &str = "nothing";
 
 /// What can be done to a node.
 #[derive(Clone, Copy)]
@@ -103,11 +107,13 @@ impl Fault {
                 node.start()?;
                 Ok((what("terminate", ""), Vec::new()))
             }
-            Fault::Term => Ok((what("nothing", "(not settled)"), Vec::new())),
+            Fault::Term => Ok((what(NOTHING, "(not settled)"), Vec::new())),
             Fault::Full => full(node, random),
             Fault::ReadOnly => read_only(node),
             Fault::Permissions => permissions(node, random),
-            Fault::Away => away(node),
+            // A service that starts without the directory has no such log, and its feeder would create another.
+            Fault::Away if node.is_settled() => away(node),
+            Fault::Away => Ok((what(NOTHING, "(not settled)"), Vec::new())),
         }
     }
 }
@@ -146,7 +152,7 @@ fn permissions(node: &mut Node, random: &mut Random) -> Result<(What, Vec<Undo>)
     }
     candidates.retain(|path| path.exists());
     if candidates.is_empty() {
-        return Ok((what("nothing", "(no files yet)"), Vec::new()));
+        return Ok((what(NOTHING, "(no files yet)"), Vec::new()));
     }
     let path = candidates.swap_remove(random.within(0..candidates.len() as u64) as usize);
     let undo = forbid(&path, random)?;
@@ -173,7 +179,7 @@ fn away(node: &mut Node) -> Result<(What, Vec<Undo>)> {
     let log = dir.parent().context("its log")?;
     let logs = log.parent().context("its logs")?;
     if !log.exists() {
-        return Ok((what("nothing", "(no log yet)"), Vec::new()));
+        return Ok((what(NOTHING, "(no log yet)"), Vec::new()));
     }
     let elsewhere = logs.with_file_name("away");
     fs::rename(log, &elsewhere)?;
@@ -219,5 +225,3 @@ impl Undo {
         }
     }
 }
-
-use crate::disk::Disk;

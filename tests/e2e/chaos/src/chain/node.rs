@@ -15,6 +15,8 @@ use crate::text;
 
 const END_LIMIT: Duration = Duration::from_secs(30);
 const STATUS_LIMIT: Duration = Duration::from_secs(2);
+/// What a service manager waits before it starts something again.
+const START_AGAIN: Duration = Duration::from_secs(1);
 /// From then on a process has surely set up what it does on SIGTERM.
 const SETTLED: Duration = Duration::from_secs(4);
 
@@ -49,7 +51,9 @@ pub struct Node {
     arguments: Vec<String>,
     process: Option<Process>,
     started: Instant,
-    /// The highest offset that it, or who writes into it, called durable.
+    /// When it is started again, after an unexpected end: the run has failed then, and goes on to find more failures.
+    due: Option<Instant>,
+    /// The highest offset that it, or its feeder, reported as durable.
     acknowledged: u64,
 }
 
@@ -71,6 +75,7 @@ impl Node {
             arguments,
             process: None,
             started: Instant::now(),
+            due: None,
             acknowledged: 0,
         }
     }
@@ -88,8 +93,13 @@ impl Node {
     pub fn start(&mut self) -> Result<()> {
         let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
         self.process = Some(self.program.start(&arguments, &self.output, &self.name)?);
-        self.started = Instant::now();
+        (self.started, self.due) = (Instant::now(), None);
         Ok(())
+    }
+
+    /// Starts it again some time after an unexpected end.
+    pub fn start_if_due(&mut self) -> Result<()> {
+        if self.due.is_some_and(|due| Instant::now() >= due) { self.start() } else { Ok(()) }
     }
 
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
@@ -99,6 +109,7 @@ impl Node {
     /// `kill -9`, after which what it acknowledged must be on its disk.
     pub fn kill(&mut self) -> Result<()> {
         self.note()?;
+        self.due = None;
         if let Some(mut process) = self.process.take() {
             process.kill()?;
         }
@@ -130,8 +141,8 @@ impl Node {
     pub fn ended_by_itself(&mut self) -> Result<Option<String>> {
         let Some(process) = &mut self.process else { return Ok(None) };
         let Some(status) = process.exited()? else { return Ok(None) };
-        let how = format!("{} ended by itself with {status}: {}", self.name, process.errors());
-        self.process = None;
+        let how = format!("{} ended unexpectedly with {status}: {}", self.name, process.errors());
+        (self.process, self.due) = (None, Some(Instant::now() + START_AGAIN));
         Ok(Some(how))
     }
 

@@ -1,7 +1,11 @@
 //! Power is lost at every step that changes something, and what comes back is whole.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod failed_sync;
+mod random;
 
 use std::error::Error;
 use std::io::IoSlice;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::database::off;
 use super::failure::MirrorError;
-use super::sink::Contents;
+use super::sink::DirStatus;
 use crate::api::LastCommit;
 use crate::format::Commit;
 use crate::offset::Offset;
@@ -13,35 +13,35 @@ use crate::stream::{Batch, Cursor, OpenError, Part, SurveyError};
 
 /// Commits at the end of a sink that the source must hold too, in order.
 #[derive(Debug, Default)]
-pub(super) struct Held {
+pub(super) struct Overlap {
     next: Option<LastCommit>,
     rest: Option<Cursor>,
 }
 
-impl Held {
+impl Overlap {
     /// The last commit of a sink and nothing before it.
-    pub(super) fn only(last: Option<LastCommit>) -> Held {
-        Held { next: last, rest: None }
+    pub(super) fn only(last: Option<LastCommit>) -> Overlap {
+        Overlap { next: last, rest: None }
     }
 
     /// Those of a directory from the last one that its record says is durable on; without a record, its last. None before
     /// `from`, where the source starts.
     pub(super) async fn in_dir(
-        contents: &Contents,
+        found: &DirStatus,
         from: Option<Offset>,
         commit_bytes_max: u64,
-    ) -> Result<Held, MirrorError> {
-        let survey = &contents.survey;
+    ) -> Result<Overlap, MirrorError> {
+        let survey = &found.survey;
         let Some(last) = survey.last.filter(|_| from.is_none_or(|from| from < survey.next)) else {
-            return Ok(Held::default());
+            return Ok(Overlap::default());
         };
-        let durable = contents.record.as_ref().map(|record| record.durable.0.saturating_sub(1));
+        let durable = found.record.as_ref().map(|record| record.durable.0.saturating_sub(1));
         let start = durable.map_or(last.first, Offset).max(from.unwrap_or_default()).min(last.first);
-        let (repo, segments): (Arc<dyn Repo>, _) = (Arc::new(contents.repo.clone()), survey.segments.clone());
+        let (repo, segments): (Arc<dyn Repo>, _) = (Arc::new(found.repo.clone()), survey.segments.clone());
         off(move || {
             let mut cursor = Cursor::open(&repo, &segments, start, commit_bytes_max).map_err(damaged)?;
-            let next = cursor.next().map_err(damaged)?.map(|placed| told(&placed.commit));
-            Ok(Held { next, rest: Some(cursor) })
+            let next = cursor.next().map_err(damaged)?.map(|placed| last_commit(&placed.commit));
+            Ok(Overlap { next, rest: Some(cursor) })
         })
         .await?
     }
@@ -89,11 +89,11 @@ impl Held {
                     left.push(Part::Run(run.after(at, &found, compared as u64)));
                     break;
                 };
-                if told(&found) != held {
+                if last_commit(&found) != held {
                     return Err(MirrorError::Fork { at: held.offset.min(found.first) });
                 }
                 self.next = match &mut self.rest {
-                    Some(rest) => rest.next().map_err(damaged)?.map(|placed| told(&placed.commit)),
+                    Some(rest) => rest.next().map_err(damaged)?.map(|placed| last_commit(&placed.commit)),
                     None => None,
                 };
             }
@@ -105,7 +105,7 @@ impl Held {
     }
 }
 
-pub(super) fn told(commit: &Commit) -> LastCommit {
+pub(super) fn last_commit(commit: &Commit) -> LastCommit {
     LastCommit { offset: commit.first, entries: commit.entries, checksum: commit.checksum }
 }
 
