@@ -206,7 +206,7 @@ impl Client {
         }
         parsed.set_query(None);
         let token = Token::of_url(&parsed).map_err(|reason| wrong(&reason))?;
-        let http = options.builder().build()?;
+        let http = options.builder(&parsed).build()?;
         let client = Client { http, url: parsed, authorization: None, way: Arc::default() };
         Ok(match token {
             Some(token) => client.with_token(&token),

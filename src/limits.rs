@@ -109,6 +109,8 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 pub const FIRST_ACK_WAIT: Duration = Duration::from_secs(3);
 /// How long a live append under way may neither send nor be acknowledged anything.
 pub const LIVE_STALL: Duration = Duration::from_secs(15);
+/// A live append that breaks off within this time breaks off early.
+pub const LIVE_EARLY: Duration = Duration::from_secs(60);
 /// A live append is tried again so long after it was found to be held back, and twice as long each time.
 pub const LIVE_AGAIN: Duration = Duration::from_secs(600);
 /// Pieces of a live append are at most this long, so that it shows on a slow link that they are being sent.

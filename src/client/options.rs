@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use reqwest::{Certificate, ClientBuilder};
+use reqwest::{Certificate, ClientBuilder, Url};
 
 use crate::limits::{CONNECT_TIMEOUT, KEEPALIVE_IDLE};
 
@@ -30,15 +30,17 @@ impl HttpOptions {
         Ok(HttpOptions { authorities: Some(found) })
     }
 
-    /// What every client has in common.
-    pub(crate) fn builder(&self) -> ClientBuilder {
+    /// What every client has in common; `url` is where its first request goes.
+    pub(crate) fn builder(&self, url: &Url) -> ClientBuilder {
         let builder = reqwest::Client::builder()
             .http1_only()
             .tcp_nodelay(true)
             .tcp_keepalive(KEEPALIVE_IDLE)
             .connect_timeout(CONNECT_TIMEOUT)
             .user_agent(concat!("logmirror/", env!("CARGO_PKG_VERSION")));
-        let trusted = self.authorities.as_deref().unwrap_or_else(|| of_system());
+        // Without TLS only a redirect could need them, and reading them takes longer than many a command.
+        let of_system = || if url.scheme() == "https" { of_system() } else { &[] };
+        let trusted = self.authorities.as_deref().unwrap_or_else(of_system);
         if trusted.is_empty() {
             return builder;
         }

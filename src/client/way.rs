@@ -17,7 +17,7 @@ struct State {
     /// Since when only bounded requests are sent, and how often that was decided.
     bounded: Option<Instant>,
     decided: u32,
-    /// Live appends in a row that broke off before they were acknowledged.
+    /// Live appends in a row that broke off early.
     broken: u32,
     /// Largest body of a request.
     request_bytes: usize,
@@ -51,15 +51,15 @@ impl Way {
         (state.bounded, state.decided, state.broken) = (Some(Instant::now()), state.decided + 1, 0);
     }
 
-    /// Records that a live append broke off before anything of it was acknowledged; true when that was the second in a
-    /// row, so that something is likely to be in the way of all of them.
+    /// Records that a live append broke off early; true when that was the second in a row, so that something is likely to
+    /// be in the way of all of them.
     pub(crate) fn broke_off(&self) -> bool {
         let mut state = self.state();
         state.broken += 1;
         state.broken > 1
     }
 
-    /// Records that a live append is acknowledged while it goes on.
+    /// Records that a live append went well for long, or to its end.
     pub(crate) fn is_live(&self) {
         let mut state = self.state();
         (state.bounded, state.broken) = (None, 0);
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_live_stream_in_a_row_that_breaks_off_unheard_is_the_last() {
+    fn the_second_live_stream_in_a_row_that_breaks_off_early_is_the_last() {
         let way = Way::default();
         assert!(!way.broke_off());
         way.is_live();

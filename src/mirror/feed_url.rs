@@ -2,7 +2,7 @@
 //! between holds that back, in requests of bounded size, each durable when it is answered.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use super::failure::MirrorError;
 use super::feed_bounded;
 use crate::api::AckLine;
 use crate::client::{Acks, Client, ClientError};
-use crate::limits::{FIRST_ACK_WAIT, LIVE_PIECE, LIVE_STALL};
+use crate::limits::{FIRST_ACK_WAIT, LIVE_EARLY, LIVE_PIECE, LIVE_STALL, REQUEST_BYTES_START};
 use crate::offset::Offset;
 use crate::stream::Batch;
 
@@ -31,20 +31,30 @@ pub(super) async fn feed(
     if !client.way().may_be_live() {
         return feed_bounded::feed(&client, from, batches, durable).await;
     }
-    let ended = feed_live(&client, from, batches, durable).await;
+    let sent = Arc::new(Sent::new(from));
+    let ended = feed_live(&client, from, batches, &sent, durable).await;
+    // A network that fails now and then breaks off any stream. What breaks off all of them does so before the answer
+    // begins, or soon after as much was sent as it takes of one request.
+    let unheard =
+        !sent.is_heard.load(Ordering::Relaxed) || sent.bytes.load(Ordering::Relaxed) >= REQUEST_BYTES_START as u64 / 2;
+    let is_early = unheard && sent.start.elapsed() < LIVE_EARLY;
     let reason = match &ended {
         Err(MirrorError::HeldBack { .. }) => {
             client.way().is_held_back();
             return ended;
         }
         Err(MirrorError::Client(error)) if error.is_about_size() => error.to_string(),
-        // One that broke off may have met anything; two in a row that were never heard of meet the same.
         Err(MirrorError::Client(ClientError::Transport(error)))
-            if !error.is_connect() && *durable.borrow() == from && client.way().broke_off() =>
+            if !error.is_connect() && is_early && client.way().broke_off() =>
         {
             crate::client::chain(error)
         }
-        _ => return ended,
+        Err(MirrorError::Interrupted(reason)) if is_early && client.way().broke_off() => reason.clone(),
+        Err(_) if is_early => return ended,
+        _ => {
+            client.way().is_live();
+            return ended;
+        }
     };
     client.way().is_held_back();
     Err(MirrorError::HeldBack { reason })
@@ -58,10 +68,19 @@ struct Sent {
     next: AtomicU64,
     /// When bytes were last taken, in milliseconds after the start.
     taken: AtomicU64,
+    bytes: AtomicU64,
+    /// Whether the answer has begun.
+    is_heard: AtomicBool,
 }
 
 impl Sent {
-    fn take(&self, end: u64) {
+    fn new(from: Offset) -> Sent {
+        let (taken, bytes, is_heard) = Default::default();
+        Sent { start: Instant::now(), next: AtomicU64::new(from.0), taken, bytes, is_heard }
+    }
+
+    fn take(&self, bytes: usize, end: u64) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.next.store(end, Ordering::Relaxed);
         self.taken.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
@@ -76,9 +95,9 @@ async fn feed_live(
     client: &Client,
     from: Offset,
     batches: mpsc::Receiver<Batch>,
+    sent: &Arc<Sent>,
     durable: &watch::Sender<Offset>,
 ) -> Result<Offset, MirrorError> {
-    let sent = Arc::new(Sent { start: Instant::now(), next: AtomicU64::new(from.0), taken: AtomicU64::new(0) });
     let answer = client.append_live(from, body(batches, sent.clone()));
     let begun = async {
         let mut acks = answer.await?;
@@ -92,7 +111,7 @@ async fn feed_live(
     })??;
     match first {
         Some(AckLine::Durable { durable: first }) => {
-            client.way().is_live();
+            sent.is_heard.store(true, Ordering::Relaxed);
             durable.send_replace(first);
         }
         Some(line) => return ended(line, durable),
@@ -100,7 +119,7 @@ async fn feed_live(
     }
     tokio::select! {
         ended = take_acks(acks, durable) => ended,
-        () = stalled(&sent, durable.subscribe()) => Err(MirrorError::HeldBack {
+        () = stalled(sent, durable.subscribe()) => Err(MirrorError::HeldBack {
             reason: format!("what was sent is not acknowledged, and nothing moved for {} s", LIVE_STALL.as_secs()),
         }),
     }
@@ -135,7 +154,7 @@ fn body(
                 let rest = piece.split_off(LIVE_PIECE);
                 pieces.push_front(rest);
             }
-            sent.take(end);
+            sent.take(piece.len(), end);
             return std::task::Poll::Ready(Some(Ok(piece)));
         }
         match std::task::ready!(batches.poll_recv(cx)) {

@@ -195,7 +195,7 @@ impl Remote {
             Ok::<_, SyncError>(value)
         });
         let http = options
-            .builder()
+            .builder(&parsed)
             .read_timeout(STALL_TIMEOUT)
             .redirect(redirect::Policy::none())
             .build()

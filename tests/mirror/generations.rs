@@ -8,7 +8,7 @@ use logmirror::format::LogFormat;
 use logmirror::offset::{Generation, Offset};
 
 use crate::support::frames::FrameLog;
-use crate::support::process::{Mirror, Service, arg, mirror};
+use crate::support::process::{Mirror, Service, arg, mirror, until};
 
 /// What a log holds of a generation: base and raw stream.
 fn generation(service: &Service, client: &Client, generation: u64) -> (Vec<u8>, Vec<u8>) {
@@ -49,6 +49,10 @@ fn a_follower_goes_through_generations_as_they_end() {
     for number in 1..=4 {
         let log = history(number);
         service.call(source.append(None, log.stream(&[]))).unwrap();
+        if number == 1 {
+            // A sink that begins later begins with the generation that is the current one then.
+            until("the follower has begun", || service.call(sink.find()).unwrap());
+        }
         if number < 4 {
             let outcome = service.call(source.checkpoint(false)).unwrap();
             assert_eq!((outcome.done, outcome.frames), (true, log.frames.len() as u64));

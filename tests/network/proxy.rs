@@ -16,6 +16,9 @@ pub enum Kind {
     /// As nginx without request buffering: it passes both on as they come, but nothing more of the request once the answer
     /// has begun and `after` bytes of the body were passed on.
     StopsSending { after: usize },
+    /// As nginx without request buffering: it passes both on as they come, and closes the connection in the middle of the
+    /// answer when a body without a length turns out to have more than `after` bytes.
+    Cuts { after: usize },
     /// It passes on requests as they come, and answers only when they are whole.
     BuffersAnswers,
     /// The first connection falls silent after so many bytes of a request, but stays open; the others are passed on.
@@ -169,12 +172,16 @@ fn requests(client: TcpStream, service: SocketAddr, kind: Kind) -> std::io::Resu
                 to.write_all(&body)?;
                 return pass_answer();
             }
-            Kind::StopsSending { .. } | Kind::BuffersAnswers | Kind::StallsOnce { .. } => {
+            Kind::StopsSending { .. } | Kind::Cuts { .. } | Kind::BuffersAnswers | Kind::StallsOnce { .. } => {
                 let chunked = if head.chunked { "transfer-encoding: chunked\r\n" } else { "" };
                 to.write_all(format!("{}connection: close\r\n{chunked}\r\n", head.text).as_bytes())?;
                 let answering = thread::spawn(pass_answer);
                 let mut sent = 0;
                 while let Some(piece) = piece(&mut from, &mut head)? {
+                    if matches!(kind, Kind::Cuts { after } if head.chunked && sent + piece.len() > after) {
+                        to.shutdown(Shutdown::Both)?;
+                        return client.shutdown(Shutdown::Both);
+                    }
                     if matches!(kind, Kind::StopsSending { after } if head.chunked && sent + piece.len() > after) {
                         // As if nobody told it that there is room again.
                         let _ = std::io::copy(&mut from, &mut std::io::sink());

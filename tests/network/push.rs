@@ -157,6 +157,18 @@ fn a_push_through_a_proxy_that_stops_sending_once_the_answer_has_begun_does_not_
 }
 
 #[test]
+fn a_push_through_a_proxy_that_cuts_it_off_in_the_middle_of_the_answer_ends_well() {
+    let service = service(|setup| setup.settings.commit_bytes_max = 8 << 20);
+    let stream = [header(), commits(0, 30, 100_000, 0), commits(30, 1, 2_000_000, 0)].concat();
+    let source = source(&stream);
+    let proxy = Proxy::start(service.address, Kind::Cuts { after: 1 << 20 });
+    let (pushed, retries) = push(&service, source.path(), proxy.url("app"));
+    assert_eq!(pushed.unwrap().durable.0, 31);
+    assert_bytes(&service.stream("app"), &stream, "the log");
+    assert_eq!(retries.len(), 2, "{retries:?}");
+}
+
+#[test]
 fn a_push_without_a_proxy_stays_one_stream() {
     let service = service(|_| {});
     let source = source(&[header(), commits(0, 40, 200_000, 0)].concat());

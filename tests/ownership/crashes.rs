@@ -122,7 +122,7 @@ fn after_kill_9_the_same_command_goes_on() {
 /// Runs a mirror that may make no file longer than `kib`, or half of that, as the shell counts: a full disk, as far as it can tell.
 fn limited(source: &Path, copy: &Path, kib: u64) -> (bool, String) {
     let script = format!("trap '' XFSZ; ulimit -f {kib}; exec \"$@\"");
-    let mut command = Command::new("sh");
+    let mut command = Command::new("/bin/sh");
     command.args(["-c", &script, "sh", env!("CARGO_BIN_EXE_logmirror"), "mirror", arg(source), arg(copy)]);
     let out = command.stdin(Stdio::null()).output().unwrap();
     (out.status.success(), String::from_utf8_lossy(&out.stderr).into_owned())
