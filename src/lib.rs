@@ -3,6 +3,7 @@
 //! The modules stand in dependency order; a module uses only what stands above it here.
 //!
 //! - [`offset`], [`limits`]: the numbers and every cap;
+//! - [`blame`]: whose fault an error is;
 //! - [`mod@format`]: what a log looks like as bytes, and the [`Scanner`](format::Scanner) that verifies it;
 //! - [`token`]: the secret that a service asks of its clients;
 //! - [`repo`]: the files of a log, on disk or in memory;
@@ -16,6 +17,7 @@
 //! - [`replica`]: databases that are written offline and synced later (feature `turso`).
 
 pub mod api;
+pub mod blame;
 mod block;
 pub mod checkpoint;
 pub mod client;

@@ -151,6 +151,26 @@ pub const POLL_EVERY: Duration = Duration::from_secs(1);
 /// The same where the file system cannot say anything.
 pub const POLL_EVERY_UNWATCHED: Duration = Duration::from_millis(50);
 
+/// How often the bytes of a base are reported while it is copied.
+pub const BASE_PROGRESS_EVERY: Duration = Duration::from_millis(250);
+
+/// How often the end of a followed source is measured to say how far the sink is behind: a directory or database, and a log
+/// of a service, which costs a request.
+pub const MEASURE_EVERY: Duration = Duration::from_secs(1);
+/// See [`MEASURE_EVERY`].
+pub const MEASURE_LOG_EVERY: Duration = Duration::from_secs(5);
+/// Longest time that a measurement reads commits for which there is no index entry; the next one goes on from there.
+pub const MEASURE_TIME_MAX: Duration = Duration::from_millis(20);
+/// Commits that a measurement reads after an index entry to find a byte position; above that it is estimated.
+pub const MEASURE_COMMITS_MAX: u64 = 256;
+
+/// A source that ends inside a commit is taken to be still once it was not written for this long.
+pub const STILL_AFTER: Duration = Duration::from_secs(1);
+/// How long a mirror that does not follow waits for such a source to be still; how often it looks.
+pub const STILL_WAIT: Duration = Duration::from_secs(5);
+/// See [`STILL_WAIT`].
+pub const STILL_LOOK: Duration = Duration::from_millis(100);
+
 /// What looks like damage at the end of a log that is being written is looked at again this many times, this far
 /// apart, before it is believed: a writer may be in the middle of it.
 pub const DAMAGE_LOOKS: u32 = 10;

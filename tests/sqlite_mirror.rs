@@ -210,7 +210,7 @@ fn every_specimen_opens_in_sqlite_with_its_rows_wherever_it_was_mirrored_to() {
 }
 
 #[test]
-fn only_new_frames_travel_and_a_mirror_that_is_ahead_is_a_fork() {
+fn only_new_frames_travel_and_a_source_that_ends_earlier_is_refused() {
     let (_data, service) = service();
     let (url, dir) = (service.url("app"), tempfile::tempdir().unwrap());
     let (_shorter, shorter) = copy_of("unfinished");
@@ -223,7 +223,7 @@ fn only_new_frames_travel_and_a_mirror_that_is_ahead_is_a_fork() {
         fs::copy(beside(&longer, "-wal"), &wal).unwrap();
         is_done(&mirror(arg(&wal), sink, &[]), 1);
         is_done(&mirror(arg(&longer), sink, &[]), 0);
-        is_refused(&mirror(arg(&shorter), sink, &[]), 1, &["fork", "51", "45"]);
+        is_refused(&mirror(arg(&shorter), sink, &[]), 1, &["the source ends at offset 45", "51"]);
         let (_damaged, damaged) = copy_of("bit-flip");
         is_refused(&mirror(arg(&damaged), sink, &[]), 1, &["frame 6 at byte 20632"]);
         // Another page in the last frame, with sums that fit.

@@ -222,28 +222,63 @@ fn a_segment_may_be_sealed_under_the_reader() {
     }
 }
 
-#[test]
-fn a_log_that_was_reset_is_not_read_on() {
-    let source = source();
+type Change = fn(&Followed, &Source);
+
+/// A reader that has read the commits of three entries at 0 to 12, and then `change` happens.
+fn read_up_to_15(source: &Source, change: Change) -> Followed {
     let read = source.commits[4];
-    type Reset = fn(&Followed, &Source);
-    let resets: [(&str, Reset); 7] = [
-        ("emptied", |f, _| [0, 9].iter().for_each(|segment| f.remove(*segment))),
-        ("started anew", |f, _| {
-            [0, 9].iter().for_each(|segment| f.remove(*segment));
-            f.append(0, &[header(Version::V1), one(0)].concat());
-        }),
+    let mut followed = Followed::new();
+    source.store(&followed.repo);
+    followed
+        .repo
+        .open_write(&name::segment(LogFormat::Commitlog, Offset(9)))
+        .unwrap()
+        .truncate((read.to - read.segment) as u64)
+        .unwrap();
+    followed.end();
+    assert_eq!((followed.reader.next().0, read.first), (15, 12));
+    change(&followed, source);
+    followed
+}
+
+#[test]
+fn another_commit_at_the_offset_of_the_last_one_is_a_reset() {
+    let source = source();
+    let changes: [(&str, Change); 3] = [
         ("with other commits", |f, source| {
             let mut other = source.files().into_values().next_back().unwrap();
             other.truncate(10);
             other.extend((9..60).step_by(3).flat_map(one));
             f.replace(9, &other);
         }),
+        ("with other boundaries", |f, _| {
+            f.replace(9, &[header(Version::V1), commit(Version::V1, 9, 1, 5, b"9 to 14")].concat());
+        }),
         ("with commits of the same size", |f, source| {
             let mut other = Source::new(9);
             other.segment(Version::V1).epoch(2).commits(&[200, 10, 900]);
             assert_eq!(other.stream.len(), source.rest(9).len());
             f.replace(9, &other.stream);
+        }),
+    ];
+    for (what, change) in changes {
+        let mut followed = read_up_to_15(&source, change);
+        for _ in 0..3 {
+            let error = followed.error();
+            assert!(matches!(error, ReadError::Reset { at: Offset(12) }), "{what}: {error}");
+        }
+    }
+}
+
+#[test]
+fn a_commit_that_cannot_be_found_now_is_no_reset_and_is_found_again() {
+    let source = source();
+    let changes: [(&str, Change); 8] = [
+        ("emptied", |f, _| [0, 9].iter().for_each(|segment| f.remove(*segment))),
+        ("its segment vanished", |f, _| f.remove(9)),
+        ("written again from the start", |f, _| {
+            [0, 9].iter().for_each(|segment| f.remove(*segment));
+            f.append(0, &[header(Version::V1), one(0)].concat());
         }),
         ("cut before what was read", |f, source| {
             let keep = source.commits[4].to - source.segments[1].1 - 1;
@@ -252,24 +287,82 @@ fn a_log_that_was_reset_is_not_read_on() {
         ("cut to its header", |f, _| {
             f.repo.open_write(&name::segment(LogFormat::Commitlog, Offset(9))).unwrap().truncate(10).unwrap()
         }),
+        ("cut to nothing", |f, _| f.replace(9, &[])),
         ("zeroed", |f, _| f.replace(9, &[0; 5000])),
+        ("a link that leads nowhere", |f, _| {
+            f.remove(9);
+            std::os::unix::fs::symlink("nowhere", f.path(9)).unwrap();
+        }),
     ];
-    for (what, reset) in resets {
-        let mut followed = Followed::new();
-        source.store(&followed.repo);
-        followed
-            .repo
-            .open_write(&name::segment(LogFormat::Commitlog, Offset(9)))
-            .unwrap()
-            .truncate((read.to - read.segment) as u64)
-            .unwrap();
-        followed.end();
-        assert_eq!(followed.reader.next().0, read.end);
-        reset(&followed, &source);
+    for (what, change) in changes {
+        let mut followed = read_up_to_15(&source, change);
         for _ in 0..3 {
             let error = followed.error();
-            assert!(matches!(error, ReadError::Reset { at } if at.0 == read.first), "{what}: {error}");
+            let missing = matches!(&error, ReadError::Missing { at: Offset(12) });
+            assert!(missing || what.contains("link") && matches!(error, ReadError::Io(_)), "{what}: {error}");
         }
+        for segment in [0, 9] {
+            let _ = std::fs::remove_file(followed.path(segment));
+        }
+        source.store(&followed.repo);
+        assert_eq!(followed.end(), Tail::Clean, "{what}");
+        assert_eq!(followed.read, source.stream, "{what}");
+    }
+}
+
+/// What may become of an empty head when SpacetimeDB is started again: it goes on in the segment before.
+#[test]
+fn an_empty_head_that_disappears_is_followed_into_the_segment_before() {
+    let source = source();
+    let (second, files) = (source.segments[1].1, source.files());
+    let heads: [&[u8]; 3] = [&[], &[0; 300], &header(Version::V1)];
+    for head in heads {
+        for recreated in [false, true] {
+            let mut followed = Followed::new();
+            followed.append(0, &files[&name::segment(LogFormat::Commitlog, Offset(0))]);
+            followed.append(9, head);
+            followed.end();
+            assert_eq!(followed.read, &source.stream[..second]);
+            followed.remove(9);
+            assert_eq!(followed.end(), Tail::Clean);
+            followed.append(0, &one(9));
+            if recreated {
+                followed.append(12, &header(Version::V1));
+            }
+            followed.end();
+            assert_eq!(followed.reader.next(), Offset(12));
+            let last = if recreated { 12 } else { 0 };
+            followed.append(last, &one(12));
+            followed.end();
+            assert_eq!(followed.reader.next(), Offset(15));
+            assert!(followed.read.ends_with(&one(12)));
+        }
+    }
+}
+
+#[test]
+fn a_head_that_is_a_link_to_nowhere_is_an_error_and_no_loop() {
+    let source = source();
+    let files = source.files();
+    for with_log in [false, true] {
+        let mut followed = Followed::new();
+        if with_log {
+            followed.append(0, &files[&name::segment(LogFormat::Commitlog, Offset(0))]);
+            followed.end();
+        }
+        let head = if with_log { 9 } else { 0 };
+        std::os::unix::fs::symlink("nowhere", followed.path(head)).unwrap();
+        for _ in 0..3 {
+            let error = followed.error();
+            assert!(
+                matches!(&error, ReadError::Io(error) if error.to_string().contains("cannot be opened")),
+                "{error}"
+            );
+        }
+        std::fs::remove_file(followed.path(head)).unwrap();
+        followed.append(head, &files[&name::segment(LogFormat::Commitlog, Offset(head))]);
+        followed.end();
+        assert!(followed.reader.next().0 > head);
     }
 }
 

@@ -53,7 +53,7 @@ fn what_cannot_be_verified_is_not_called_whole() {
     assert_eq!(logmirror(&["verify"], &nowhere).0, 3);
     let above = specimen("whole");
     let (code, _, error) = logmirror(&["verify"], above.parent().unwrap());
-    assert!(code == 1 && error.contains("holds no segments") && error.contains("did you mean"), "{error}");
+    assert!(code == 2 && error.contains("holds no segments") && error.contains("did you mean"), "{error}");
     assert_eq!(logmirror(&["verify", "--fix"], &above).0, 2);
 }
 

@@ -4,6 +4,9 @@ use std::fmt;
 use std::io;
 use std::process::ExitCode;
 
+use logmirror::blame::Blame;
+pub use logmirror::blame::with_causes;
+
 /// What the exit code says, the same for every command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -23,6 +26,16 @@ impl From<Exit> for ExitCode {
     }
 }
 
+impl From<Blame> for Exit {
+    fn from(blame: Blame) -> Exit {
+        match blame {
+            Blame::Usage => Exit::Usage,
+            Blame::Data => Exit::Data,
+            Blame::Io | Blame::Transient => Exit::Io,
+        }
+    }
+}
+
 impl Exit {
     /// Says on stderr what went wrong, and ends like this.
     pub fn because(self, what: impl fmt::Display) -> Exit {
@@ -34,20 +47,6 @@ impl Exit {
     pub fn because_of(self, what: impl fmt::Display, error: impl fmt::Display) -> Exit {
         self.because(format_args!("{what}: {error}"))
     }
-}
-
-/// An error with those of its causes that it does not name itself.
-pub fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let named = error.to_string();
-        if !text.contains(&named) {
-            text = format!("{text}: {named}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// The end of a command that printed its answer. A reader that went away, as `head` does, has seen enough.

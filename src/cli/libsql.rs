@@ -5,7 +5,8 @@ use std::cell::RefCell;
 use logmirror::sync::{Direction, Replicate};
 
 use super::exit::{Exit, with_causes};
-use super::mirror::{MirrorArgs, Report, keep_telling};
+use super::mirror::{MirrorArgs, keep_telling};
+use super::report::Report;
 
 /// Whether a place is a libSQL sync server.
 fn is_server(place: &str) -> bool {
@@ -17,7 +18,7 @@ pub(super) fn is_meant(args: &MirrorArgs) -> bool {
     is_server(&args.source) || is_server(&args.sink)
 }
 
-pub(super) fn run(args: &MirrorArgs) -> Exit {
+pub(super) fn run(args: &MirrorArgs, report: RefCell<Report>) -> Exit {
     let (direction, url, database) = match (is_server(&args.source), is_server(&args.sink)) {
         (false, true) => (Direction::Push, &args.sink, &args.source),
         _ => (Direction::Pull, &args.source, &args.sink),
@@ -34,7 +35,6 @@ pub(super) fn run(args: &MirrorArgs) -> Exit {
     };
     let mut replicate = Replicate::new(direction, database.into(), remote);
     (replicate.batch, replicate.follow) = (args.batch, args.follow);
-    let report = RefCell::new(Report::new(args.json));
     let result = super::block_on(async {
         let stop = super::asked_to_stop()?;
         tokio::select! {
@@ -48,18 +48,6 @@ pub(super) fn run(args: &MirrorArgs) -> Exit {
         Err(exit) | Ok(Err(exit)) => return exit,
     };
     let error = ended.as_ref().and_then(|result| result.as_ref().err());
-    let exit = match error {
-        // One that follows has no other end.
-        None if ended.is_some() || args.follow => Exit::Done,
-        None => Exit::Io,
-        Some(error) if error.is_usage() => Exit::Usage,
-        Some(error) if error.is_data() => Exit::Data,
-        Some(_) => Exit::Io,
-    };
-    let text = error.map(|error| with_causes(error));
-    report.into_inner().end(ended.is_some(), text.as_deref());
-    match text {
-        Some(text) => exit.because(text),
-        None => exit,
-    }
+    let failed = error.map(|error| (Exit::from(error.blame()), with_causes(error)));
+    report.into_inner().end(ended.is_some(), failed)
 }

@@ -2,22 +2,23 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
-use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::Args;
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use clap::{Args, ValueEnum};
 use logmirror::limits;
-use logmirror::mirror::{Event, Mirror, Place, Progress};
-use logmirror::offset::Offset;
-use serde_json::json;
+use logmirror::mirror::{Mirror, Place, is_database, plan};
+use logmirror::repo::FsRepo;
+use logmirror::stream::segment_starts;
 
 use super::access::AccessArgs;
 use super::exit::{Exit, with_causes};
+use super::place;
+use super::report::Report;
 
-/// Lines of a script that is told how a mirror fares come at most this often.
-const LINE_EVERY: Duration = Duration::from_secs(1);
+/// How often a report is asked whether a line is due.
+const TICK: Duration = Duration::from_millis(250);
 
 /// Copy, push, pull or relay a log: SRC and DST are each a directory or the URL of a log, SRC also a SQLite database
 #[derive(Args)]
@@ -27,10 +28,11 @@ pub(crate) struct MirrorArgs {
     /// libsql+https:// or libsql://), one on either side
     #[arg(value_name = "SRC")]
     pub(super) source: String,
-    /// Directory or URL; a directory or log that is not there is created
+    /// Directory or URL; a directory or log that is not there is created, see --create
     #[arg(value_name = "DST")]
     pub(super) sink: String,
-    /// Go on as SRC grows, until stopped; reconnect when a connection fails
+    /// Go on as SRC grows, until stopped. Waits for what is not there or cannot be reached, read or written now; only
+    /// damaged or differing data ends it
     #[arg(long)]
     pub(super) follow: bool,
     /// Accept a torn end of SRC, a directory that nobody writes; it is not changed
@@ -40,9 +42,21 @@ pub(crate) struct MirrorArgs {
     /// the same, and what must be cut off its end is set aside
     #[arg(long)]
     adopt: bool,
-    /// Tell how it fares in lines of JSON
+    /// Take a directory without segments for an empty log
+    #[arg(long)]
+    allow_empty: bool,
+    /// Whether to create DST where it does not exist
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
+    create: Create,
+    /// Say what would be compared, created and sent, and change nothing
+    #[arg(long, conflicts_with = "follow")]
+    dry_run: bool,
+    /// Print progress as JSON lines, at least every 10 s
     #[arg(long)]
     pub(super) json: bool,
+    /// Print no progress, only what is waited for and errors
+    #[arg(long, short)]
+    pub(super) quiet: bool,
     /// Largest commit taken
     #[arg(long, value_name = "BYTES", env = "LOGMIRROR_COMMIT_BYTES_MAX", default_value_t = ByteSize(limits::COMMIT_BYTES_MAX))]
     commit_bytes_max: ByteSize,
@@ -53,23 +67,42 @@ pub(crate) struct MirrorArgs {
     pub(super) batch: u32,
 }
 
+/// Whether a sink is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Create {
+    /// Where it does not exist.
+    Auto,
+    /// Never: it must exist, which keeps a typing error from making a log.
+    Never,
+}
+
 pub(crate) fn run(args: MirrorArgs) -> Exit {
+    let report = RefCell::new(Report::new(args.json, args.quiet, args.follow));
+    if let Err(what) = check_places(&args) {
+        return report.into_inner().refuse(Exit::Usage, what);
+    }
     if super::libsql::is_meant(&args) {
-        return super::libsql::run(&args);
+        return super::libsql::run(&args, report);
     }
     let (source, sink) = match (args.access.place(&args.source), args.access.place(&args.sink)) {
         (Ok(source), Ok(sink)) => (source, sink),
         (Err(exit), _) | (_, Err(exit)) => return exit,
     };
     let mut mirror = Mirror::new(Place::parse(&source), Place::parse(&sink));
-    (mirror.follow, mirror.trim) = (args.follow, args.trim);
+    (mirror.follow, mirror.trim, mirror.create) = (args.follow, args.trim, args.create == Create::Auto);
     mirror.adopt = args.adopt;
     mirror.commit_bytes_max = args.commit_bytes_max.as_u64();
     mirror.http = match args.access.http() {
         Ok(http) => http,
         Err(exit) => return exit,
     };
-    let report = RefCell::new(Report::new(args.json));
+    if args.dry_run {
+        return match super::block_on(plan(&mirror)) {
+            Ok(Ok(plan)) => report.into_inner().planned(&plan),
+            Ok(Err(error)) => report.into_inner().refuse(error.blame().into(), with_causes(&error)),
+            Err(exit) => exit,
+        };
+    }
     let result = super::block_on(async {
         let stop = super::asked_to_stop()?;
         tokio::select! {
@@ -82,156 +115,46 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
         Ok(Ok(ended)) => ended,
         Err(exit) | Ok(Err(exit)) => return exit,
     };
-    let mut report = report.into_inner();
     let error = ended.as_ref().and_then(|result| result.as_ref().err());
-    let exit = match error {
-        // A mirror that follows has no other end.
-        None if ended.is_some() || mirror.follow => Exit::Done,
-        None => Exit::Io,
-        Some(error) if error.is_usage() => Exit::Usage,
-        Some(error) if error.is_data() => Exit::Data,
-        Some(_) => Exit::Io,
+    let failed = error.map(|error| (Exit::from(error.blame()), with_causes(error)));
+    report.into_inner().end(ended.is_some(), failed)
+}
+
+/// Refuses what cannot have been meant, before anything is opened.
+fn check_places(args: &MirrorArgs) -> Result<(), String> {
+    for place in [&args.source, &args.sink] {
+        if let Some(url) = place::url_meant(place) {
+            return Err(format!(
+                "{place} is no path that exists, and looks like a host: did you mean {url}? (./{place} is a path)"
+            ));
+        }
+    }
+    let path = Path::new(&args.source);
+    if args.source.contains("://") || !path.is_dir() || is_database(path) {
+        return Ok(());
+    }
+    // What cannot be read is the mirror's to say, or to wait for.
+    let Ok(starts) = FsRepo::open(path).and_then(|repo| segment_starts(&repo)) else {
+        return Ok(());
     };
-    let text = error.map(|error| with_causes(error));
-    report.end(ended.is_some(), text.as_deref());
-    match text {
-        Some(text) => exit.because(text),
-        None => exit,
+    if !starts.is_empty() || path.join(logmirror::format::name::BASE).exists() {
+        return Ok(());
+    }
+    match place::hint(&args.source) {
+        hint if !hint.is_empty() => Err(place::no_segments(&args.source)),
+        _ if args.follow || args.allow_empty => Ok(()),
+        _ => Err(format!(
+            "{}: --allow-empty takes it for an empty log, --follow waits for its first commit",
+            place::no_segments(&args.source)
+        )),
     }
 }
 
 /// What moved since the last line must be told also when nothing moves any more.
 pub(super) async fn keep_telling(report: &RefCell<Report>) -> Infallible {
-    let mut ticks = tokio::time::interval(LINE_EVERY / 4);
+    let mut ticks = tokio::time::interval(TICK);
     loop {
         ticks.tick().await;
-        report.borrow_mut().line_if_due();
+        report.borrow_mut().tick();
     }
-}
-
-/// How a mirror fares, told in the way that suits who listens.
-pub(super) struct Report {
-    way: Way,
-    start: Instant,
-    told: Instant,
-    before: Progress,
-    now: Progress,
-    source_bytes: u64,
-}
-
-enum Way {
-    Bar(ProgressBar),
-    Lines,
-    Json,
-}
-
-impl Report {
-    pub(super) fn new(json: bool) -> Report {
-        let way = match (json, std::io::stderr().is_terminal()) {
-            (true, _) => Way::Json,
-            (false, false) => Way::Lines,
-            (false, true) => {
-                let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
-                let style = "{bar:24} {bytes}/{total_bytes} at {binary_bytes_per_sec}, {msg}, ETA {eta}";
-                bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
-                Way::Bar(bar)
-            }
-        };
-        let (start, progress) = (Instant::now(), Progress::default());
-        Report { way, start, told: start, before: progress, now: progress, source_bytes: 0 }
-    }
-
-    pub(super) fn tell(&mut self, event: &Event) {
-        match event {
-            Event::Started { from, source_bytes } => {
-                self.source_bytes = *source_bytes;
-                (self.now.next, self.now.durable) = (*from, *from);
-                match &self.way {
-                    Way::Bar(bar) => bar.set_length(*source_bytes),
-                    Way::Lines => eprintln!("mirroring from offset {from}"),
-                    Way::Json => line(&json!({"event": "started", "from": from, "source_bytes": source_bytes})),
-                }
-            }
-            Event::Moved(progress) => {
-                self.now = *progress;
-                if let Way::Bar(bar) = &self.way {
-                    if bar.length().is_none_or(|length| length < progress.bytes) {
-                        bar.set_length(progress.bytes);
-                    }
-                    bar.set_position(progress.bytes);
-                    bar.set_message(format!("{} commits, {} to be durable", HumanCount(progress.commits), self.lag()));
-                }
-                self.line_if_due();
-            }
-            Event::Cut(cut) => {
-                let aside = cut.aside.as_ref().map(|aside| format!(", kept in {aside}")).unwrap_or_default();
-                let text = format!("{}: cut {} incomplete bytes at byte {}{aside}", cut.file, cut.bytes, cut.at);
-                match &self.way {
-                    Way::Bar(bar) => bar.println(text),
-                    Way::Lines => eprintln!("{text}"),
-                    Way::Json => line(&json!({"event": "cut", "file": cut.file, "at": cut.at.0, "bytes": cut.bytes,
-                        "aside": cut.aside})),
-                }
-            }
-            Event::Retrying { error, after } => match &self.way {
-                Way::Bar(bar) => bar.println(format!("{error}; trying again in {} ms", after.as_millis())),
-                Way::Lines => eprintln!("{error}; trying again in {} ms", after.as_millis()),
-                Way::Json => {
-                    let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
-                    line(&json!({"event": "retrying", "error": error, "after_ms": ms}));
-                }
-            },
-        }
-    }
-
-    fn line_if_due(&mut self) {
-        let bar = matches!(self.way, Way::Bar(_));
-        if !bar && self.now != self.before && self.told.elapsed() >= LINE_EVERY {
-            self.line("progress", self.now.bytes - self.before.bytes, self.told.elapsed());
-        }
-    }
-
-    /// Entries sent but not durable.
-    fn lag(&self) -> u64 {
-        self.now.next.0.saturating_sub(self.now.durable.0)
-    }
-
-    fn line(&mut self, event: &str, bytes: u64, over: Duration) {
-        let Progress { commits, bytes: total, next: Offset(next), durable: Offset(durable) } = self.now;
-        let rate = (bytes as f64 / over.as_secs_f64().max(1e-6)) as u64;
-        let lag = self.lag();
-        if let Way::Json = self.way {
-            let seconds = self.start.elapsed().as_secs_f64();
-            line(&json!({"event": event, "commits": commits, "bytes": total, "next": next, "durable": durable,
-                "bytes_per_second": rate, "lag": lag, "source_bytes": self.source_bytes, "seconds": seconds}));
-        } else {
-            let (total, rate) = (HumanBytes(total), HumanBytes(rate));
-            eprintln!(
-                "{event}: {total} in {commits} commits at {rate}/s, durable up to offset {durable}, {lag} behind"
-            );
-        }
-        (self.told, self.before) = (Instant::now(), self.now);
-    }
-
-    /// It ended by itself, or was told to.
-    pub(super) fn end(&mut self, ended: bool, error: Option<&str>) {
-        if let Way::Bar(bar) = &self.way {
-            bar.finish_and_clear();
-            self.way = Way::Lines;
-        }
-        let event = match error {
-            Some(_) => "failed",
-            None if ended => "done",
-            None => "interrupted",
-        };
-        self.line(event, self.now.bytes, self.start.elapsed());
-        if let (Way::Json, Some(error)) = (&self.way, error) {
-            line(&json!({"event": "error", "error": error}));
-        }
-    }
-}
-
-fn line(value: &serde_json::Value) {
-    // Whoever does not read us any more does not miss the line.
-    let _ = writeln!(std::io::stdout(), "{value}");
 }

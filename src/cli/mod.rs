@@ -12,6 +12,7 @@ mod place;
 mod repair;
 #[cfg(feature = "turso")]
 mod replica;
+mod report;
 mod restore;
 #[cfg(feature = "turso")]
 mod rounds;

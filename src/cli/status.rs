@@ -6,13 +6,13 @@ use clap::Args;
 use logmirror::api::LastCommit;
 use logmirror::limits::COMMIT_BYTES_MAX;
 use logmirror::mirror::Place;
-use logmirror::repo::FsRepo;
 use logmirror::stream::{SurveyError, Tail, survey};
 use serde_json::{Map, Value, json};
 
 use super::access::AccessArgs;
 use super::database;
 use super::exit::Exit;
+use super::place::log_directory;
 
 /// Say where a log stands: a directory with segments, the URL of a log, or a SQLite database or its WAL
 #[derive(Args)]
@@ -62,8 +62,8 @@ fn of_url(url: &str, access: &AccessArgs) -> Result<(Map<String, Value>, Exit), 
 
 fn of_dir(path: &std::path::Path) -> Result<(Map<String, Value>, Exit), Exit> {
     let place = path.display();
-    let repo = FsRepo::open(path).map_err(|error| Exit::Io.because_of(place.to_string(), error))?;
-    let found = match survey(&repo, COMMIT_BYTES_MAX, None) {
+    let repo = log_directory(&place.to_string())?;
+    let found = match survey(&*repo, COMMIT_BYTES_MAX, None) {
         Ok(found) => found,
         Err(SurveyError::Damaged(fault)) => return Err(Exit::Data.because(fault)),
         Err(error) => return Err(Exit::Io.because_of(place, std::io::Error::from(error))),

@@ -45,20 +45,20 @@ async fn attempt_generation(
 ) -> Result<(), MirrorError> {
     let format = extent.format.unwrap_or_default();
     if format == LogFormat::Wal && sink.lacks_base(extent).await? {
-        base::bring(source, extent.generation, sink).await?;
+        base::bring(source, extent.generation, sink, progress, told).await?;
     }
     let status = sink.status().await?;
     let from = status.next().or(extent.first).unwrap_or_default();
     (progress.next, progress.durable) = (from, from);
     told(Event::Started { from, source_bytes: source.bytes_from(from, extent) });
-    if let Some(source_end) = extent.end.filter(|end| status.last().is_some() && *end < from) {
-        return Err(MirrorError::Ahead { sink: from, source_end });
-    }
     if let Some(source_first) = extent.first.filter(|first| *first > from) {
         return Err(MirrorError::Gap { sink: from, source_first });
     }
     // The stream starts with the commits both should hold, so a fork shows before the sink is changed.
     let held = status.held(extent.first, mirror.commit_bytes_max).await?;
+    if let Some(source_end) = extent.end.filter(|end| held.next().is_some_and(|at| *end <= at)) {
+        return Err(MirrorError::Ahead { sink: from, source_end });
+    }
     if held.next().is_none() && status.last().is_some() {
         sink.check_uncompared(&status)?;
     }

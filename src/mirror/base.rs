@@ -2,35 +2,73 @@
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio::time::sleep;
 
 use super::base_url;
 use super::database::off;
 use super::failure::MirrorError;
+use super::run::{Event, Progress};
 use super::sink::Sink;
 use super::source::Source;
 use crate::format::{LogFormat, database, name};
-use crate::limits::{LIBSQL_PAGE_SIZE, READ_BLOCK};
+use crate::limits::{BASE_PROGRESS_EVERY, LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::offset::Generation;
 use crate::repo::{FsRepo, Repo, RepoFile};
 
 pub(super) type Blocks = BoxStream<'static, io::Result<Bytes>>;
 
 /// Copies the base of `generation` from `source` to `sink`. After Ok it is durable there, and the sink has that generation.
-pub(super) async fn bring(source: &Source, generation: Generation, sink: &Sink) -> Result<(), MirrorError> {
+pub(super) async fn bring(
+    source: &Source,
+    generation: Generation,
+    sink: &Sink,
+    progress: &mut Progress,
+    told: &mut impl FnMut(Event),
+) -> Result<(), MirrorError> {
     let blocks = match source {
         Source::Url(client) => client.base(generation).await?.map_err(io::Error::other).boxed(),
         Source::Dir(repo) => of_dir(repo)?,
     };
-    put(blocks, generation, sink).await
+    put(blocks, generation, sink, progress, told).await
 }
 
-/// Makes `blocks` the base of `generation` of `sink`, once they came to a good end. A directory is one generation: what it
-/// holds stays.
-pub(super) async fn put(blocks: Blocks, generation: Generation, sink: &Sink) -> Result<(), MirrorError> {
+/// Makes `blocks` the base of `generation` of `sink`, once they came to a good end, and counts their bytes. A directory is one
+/// generation: what it holds stays.
+pub(super) async fn put(
+    blocks: Blocks,
+    generation: Generation,
+    sink: &Sink,
+    progress: &mut Progress,
+    told: &mut impl FnMut(Event),
+) -> Result<(), MirrorError> {
+    let (moved, before) = (Arc::new(AtomicU64::new(0)), progress.bytes);
+    let count = moved.clone();
+    let counted = blocks.inspect_ok(move |block| {
+        count.fetch_add(block.len() as u64, Ordering::Relaxed);
+    });
+    let mut storing = std::pin::pin!(put_counted(counted.boxed(), generation, sink));
+    loop {
+        let ended = tokio::select! {
+            ended = storing.as_mut() => Some(ended),
+            () = sleep(BASE_PROGRESS_EVERY) => None,
+        };
+        progress.bytes = match &ended {
+            Some(Err(_)) => before,
+            _ => before + moved.load(Ordering::Relaxed),
+        };
+        told(Event::Moved(*progress));
+        if let Some(ended) = ended {
+            return ended;
+        }
+    }
+}
+
+async fn put_counted(blocks: Blocks, generation: Generation, sink: &Sink) -> Result<(), MirrorError> {
     match sink {
         Sink::Url(client) => base_url::put(client, generation, blocks).await?,
         Sink::Dir(dir) => {

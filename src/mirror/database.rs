@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 
 use super::base::{self, Blocks};
 use super::delivery::Delivery;
+use super::distance::SharedWal;
 use super::endpoint::Mirror;
 use super::failure::MirrorError;
 use super::overlap::Overlap;
@@ -65,11 +66,17 @@ pub(super) struct Database {
     path: PathBuf,
     /// A generation that was given a base, and which state of the file that was.
     brought: Mutex<Option<(Generation, Option<BaseVersion>)>>,
+    /// What was last seen of its WAL.
+    wal: SharedWal,
 }
 
 impl Database {
-    pub(super) fn new(path: &Path) -> Database {
-        Database { path: path.to_owned(), brought: Mutex::default() }
+    pub(super) fn new(path: &Path, wal: SharedWal) -> Database {
+        Database { path: path.to_owned(), brought: Mutex::default(), wal }
+    }
+
+    pub(super) async fn snapshot(&self) -> Result<Arc<Snapshot>, MirrorError> {
+        open(&self.path).await
     }
 
     /// Whether a generation is known to start from the base of this snapshot. Not asked of small bases: two writes may
@@ -94,8 +101,10 @@ pub(super) async fn attempt(
         // Watch first: what is written between the look and the first wait must wake us.
         let watch = mirror.follow.then(|| watch(path));
         let snapshot = open(path).await?;
+        saw(&database.wal, &snapshot);
         let status = sink.status().await?;
-        let reader = begin(database, snapshot, sink).await?;
+        let reader = begin(database, snapshot, sink, progress, told).await?;
+        database.wal.lock().unwrap_or_else(PoisonError::into_inner).mirrored = reader.snapshot.header();
         // What a service holds may be new with this generation; a directory must hold what was compared.
         let status = if let Sink::Url(_) = sink { sink.status().await? } else { status };
         let mut delivery = Delivery::new(sink, status, LogFormat::Wal, Generation::FIRST);
@@ -120,6 +129,10 @@ pub(super) async fn attempt(
     }
 }
 
+fn saw(wal: &SharedWal, snapshot: &Snapshot) {
+    wal.lock().unwrap_or_else(PoisonError::into_inner).found = Some((snapshot.header(), snapshot.frames()));
+}
+
 async fn open(path: &Path) -> Result<Arc<Snapshot>, MirrorError> {
     let path = path.to_owned();
     Ok(Arc::new(off(move || Snapshot::open(&path)).await??))
@@ -138,10 +151,18 @@ fn watch(path: &Path) -> Watch {
 }
 
 /// Brings the sink to where it can take frames of the snapshot, with a new generation if that needs one.
-async fn begin(source: &Database, snapshot: Arc<Snapshot>, sink: &Sink) -> Result<Reader, MirrorError> {
+async fn begin(
+    source: &Database,
+    snapshot: Arc<Snapshot>,
+    sink: &Sink,
+    progress: &mut Progress,
+    told: &mut impl FnMut(Event),
+) -> Result<Reader, MirrorError> {
     let path = &source.path;
     let standing = sink.standing().await?;
-    let reader = |next, start| Reader { path: path.to_owned(), snapshot: snapshot.clone(), next, start };
+    let wal = &source.wal;
+    let reader =
+        |next, start| Reader { path: path.to_owned(), snapshot: snapshot.clone(), next, start, wal: wal.clone() };
     if let (Some(theirs), Some(ours)) = (standing.end, snapshot.header())
         && theirs.header == ours
     {
@@ -173,7 +194,7 @@ async fn begin(source: &Database, snapshot: Arc<Snapshot>, sink: &Sink) -> Resul
         (Likeness::Other, Sink::Url(_)) => Some(Generation(standing.generation.0 + 1)),
     };
     if let Some(generation) = generation {
-        bring(snapshot.clone(), made, generation, sink).await?;
+        bring(snapshot.clone(), made, generation, sink, progress, told).await?;
         *source.brought.lock().unwrap_or_else(PoisonError::into_inner) = Some((generation, snapshot.base_version()));
         log::info!("{} starts generation {generation}", path.display());
     }
@@ -248,8 +269,10 @@ async fn bring(
     made: Option<Vec<u8>>,
     generation: Generation,
     sink: &Sink,
+    progress: &mut Progress,
+    told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
-    let brought = base::put(blocks(snapshot.clone(), made), generation, sink).await;
+    let brought = base::put(blocks(snapshot.clone(), made), generation, sink, progress, told).await;
     if brought.is_err() {
         // The reason, if it is ours.
         snapshot.check()?;
@@ -304,6 +327,8 @@ struct Reader {
     next: Offset,
     /// How it goes on there; none at the start.
     start: Option<WalStart>,
+    /// Where to note what was seen.
+    wal: SharedWal,
 }
 
 impl Reader {
@@ -328,7 +353,7 @@ impl Reader {
 
     /// Sends what is there, and if it is watched what comes, until the database goes on with another WAL.
     fn read(self, watch: Option<Watch>, max: u64, out: &Out) -> Result<(), MirrorError> {
-        let Reader { path, snapshot, mut next, mut start } = self;
+        let Reader { path, snapshot, mut next, mut start, wal } = self;
         let identity = Identity::of(&snapshot);
         let (mut snapshot, mut looks, mut took) = (Some(snapshot), 0, Duration::ZERO);
         loop {
@@ -362,7 +387,10 @@ impl Reader {
             let since = Instant::now();
             match Snapshot::open(&path) {
                 Ok(found) if Identity::of(&found) != identity => return Ok(()),
-                Ok(found) => snapshot = Some(Arc::new(found)),
+                Ok(found) => {
+                    saw(&wal, &found);
+                    snapshot = Some(Arc::new(found));
+                }
                 Err(error @ (SnapshotError::Changed { .. } | SnapshotError::Unsettled { .. })) => {
                     log::debug!("looking again: {error}");
                 }

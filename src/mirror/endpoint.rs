@@ -31,6 +31,8 @@ pub struct Mirror {
     pub follow: bool,
     /// Whether a torn end of a directory that is the source is accepted: nobody writes it. The source is never changed.
     pub trim: bool,
+    /// Whether a directory or log that is the sink is created where it does not exist.
+    pub create: bool,
     /// Whether a directory may be the sink that has no mirror record and cannot be taken for a mirror by itself. It is compared
     /// with the source all the same, no whole commit is cut, and what is cut is set aside beside it.
     pub adopt: bool,
@@ -44,7 +46,7 @@ impl Mirror {
     /// A plain copy of `source` to `sink`.
     #[must_use]
     pub fn new(source: Place, sink: Place) -> Self {
-        let http = HttpOptions::default();
-        Mirror { source, sink, follow: false, trim: false, adopt: false, commit_bytes_max: COMMIT_BYTES_MAX, http }
+        let (commit_bytes_max, http) = (COMMIT_BYTES_MAX, HttpOptions::default());
+        Mirror { source, sink, follow: false, trim: false, create: true, adopt: false, commit_bytes_max, http }
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::api::ErrorBody;
+use crate::blame::Blame;
 use crate::checkpoint::RestoreError;
 use crate::client::ClientError;
 use crate::format::{FormatError, ScanError};
@@ -45,14 +46,17 @@ pub enum MirrorError {
         /// Its offset.
         at: Offset,
     },
-    /// The source does not hold any more what was read from it.
-    #[error("fork: the source no longer holds the commit at offset {at}: it was reset, or lost its end")]
+    /// The source holds another commit than the one that was read from it.
+    #[error("fork: the source holds another commit at offset {at} than the one read there before: it was reset")]
     Reset {
         /// The commit's offset.
         at: Offset,
     },
-    /// The sink holds more than the source: the source was reset, or lost its end.
-    #[error("fork: the sink ends at offset {sink}, but the source at {source_end}: it was reset, or lost its end")]
+    /// The sink holds more than the source. That alone is no fork: the source may have lost its end, or not show it now.
+    #[error(
+        "the source ends at offset {source_end}, before the sink, which ends at {sink}: nothing was changed; if the source \
+         lost its end or was reset, bring it back from the sink, or mirror it into a new place"
+    )]
     Ahead {
         /// Where the sink ends.
         sink: Offset,
@@ -170,6 +174,12 @@ pub enum MirrorError {
     /// What the sink holds cannot be restored, to be compared.
     #[error("sink: {0}")]
     Restore(#[from] RestoreError),
+    /// A sink must exist already, and does not.
+    #[error("{place} does not exist, and --create=never forbids to create it: check its name, or leave --create out")]
+    Absent {
+        /// The path or URL.
+        place: String,
+    },
     /// Something between us and a service holds back what is sent, or refuses it: from now on it is sent in other ways.
     #[error(
         "{reason}: a proxy between us and the service seems to hold back or refuse streams (nginx does with its defaults): \
@@ -185,56 +195,81 @@ pub enum MirrorError {
 }
 
 impl MirrorError {
-    /// Whether another attempt may succeed.
+    /// Whose fault it is.
     #[must_use]
-    pub fn is_transient(&self) -> bool {
+    pub fn blame(&self) -> Blame {
         match self {
-            // What is sent are whole commits and whole bases: one that arrives cut was cut on its way, by a timeout say.
-            MirrorError::Client(ClientError::Refused { body, .. }) if body.error == "truncated" => true,
-            MirrorError::Client(error) => error.is_transient(),
-            MirrorError::Refused(body) => {
-                matches!(body.error.as_str(), "unavailable" | "failed" | "poisoned" | "truncated")
-            }
-            MirrorError::Snapshot(error) => error.is_transient(),
+            MirrorError::Read(error) | MirrorError::Sink(error) => match error {
+                ReadError::Io(_) => Blame::Io,
+                _ => Blame::Data,
+            },
             // A stream from a service that is cut by its end, not by damage.
-            MirrorError::Received(ScanError::Truncated { .. })
-            | MirrorError::HeldBack { .. }
-            | MirrorError::Interrupted(_) => true,
-            _ => false,
+            MirrorError::Received(ScanError::Truncated { .. }) => Blame::Transient,
+            MirrorError::HeldBack { .. } | MirrorError::Interrupted(_) => Blame::Transient,
+            MirrorError::Open(OpenError::Io(_) | OpenError::Locked { .. }) | MirrorError::Dir { .. } => Blame::Io,
+            // A write or sync of ours failed.
+            MirrorError::Append(AppendError::Poisoned { .. }) => Blame::Io,
+            MirrorError::Client(error) => blame_of_client(error),
+            MirrorError::Refused(body) => blame_of_refusal(body),
+            MirrorError::Snapshot(error) if error.is_transient() => Blame::Transient,
+            MirrorError::Snapshot(SnapshotError::Io { .. }) => Blame::Io,
+            MirrorError::Restore(RestoreError::Client(error)) => blame_of_client(error),
+            MirrorError::Restore(error) if error.is_usage() => Blame::Usage,
+            MirrorError::Restore(error) if !error.is_data() => Blame::Io,
+            MirrorError::NoBase { .. } | MirrorError::Absent { .. } | MirrorError::SamePlace { .. } => Blame::Usage,
+            MirrorError::DatabaseRuns { .. } => Blame::Io,
+            _ => Blame::Data,
         }
     }
 
-    /// Whether the places to mirror are at fault, or who we are: no URL of a log, a name that cannot be one, a wrong token, a
-    /// WAL without its database.
+    /// Whether a mirror that follows ends with it. All else is waited for: what cannot be read, reached or written now,
+    /// and a source that does not show what was read from it. Only another commit at the same offset proves a fork.
     #[must_use]
-    pub fn is_usage(&self) -> bool {
-        match self {
-            MirrorError::Client(ClientError::Url { .. })
-            | MirrorError::NoBase { .. }
-            | MirrorError::SamePlace { .. } => true,
-            MirrorError::Client(ClientError::Refused { status, .. }) => matches!(status, 400 | 401 | 403),
+    pub fn ends_follower(&self) -> bool {
+        let unproven = match self {
+            MirrorError::Ahead { .. } => true,
+            MirrorError::Read(error) => matches!(error, ReadError::Missing { .. } | ReadError::Ahead { .. }),
+            MirrorError::Refused(body) => is_passing(body),
+            MirrorError::Client(ClientError::Refused { body, .. }) => is_passing(body),
+            // SQLite rolls it back when the application opens its database again.
+            MirrorError::Snapshot(SnapshotError::HotJournal { .. }) => true,
+            // Its directory is not ours to wait for.
+            MirrorError::DatabaseRuns { .. } => return true,
             _ => false,
-        }
+        };
+        !unproven && matches!(self.blame(), Blame::Usage | Blame::Data)
     }
+}
 
-    /// Whether the data is at fault, and not a disk or a network.
-    #[must_use]
-    pub fn is_data(&self) -> bool {
-        match self {
-            _ if self.is_usage() => false,
-            MirrorError::Read(error) | MirrorError::Sink(error) => !matches!(error, ReadError::Io(_)),
-            MirrorError::Snapshot(error) => !error.is_transient() && !matches!(error, SnapshotError::Io { .. }),
-            MirrorError::Restore(error) => error.is_data(),
-            MirrorError::Open(error) => !matches!(error, OpenError::Io(_) | OpenError::Locked { .. }),
-            MirrorError::DatabaseRuns { .. } => false,
-            MirrorError::Append(error) => !matches!(error, AppendError::Poisoned { .. }),
-            MirrorError::Client(ClientError::Refused { status, .. }) => !self.is_transient() && *status != 404,
-            MirrorError::Refused(_) => !self.is_transient(),
-            MirrorError::Client(_)
-            | MirrorError::Dir { .. }
-            | MirrorError::HeldBack { .. }
-            | MirrorError::Interrupted(_) => false,
-            _ => true,
-        }
+/// Refusals that the next attempt does not meet, because it starts from where both sides are then.
+fn is_passing(body: &ErrorBody) -> bool {
+    match body.error.as_str() {
+        "gap" | "ahead" | "ended" | "truncated" => true,
+        // A generation was deleted; a log that starts later has a first offset.
+        "pruned" => body.first.is_none(),
+        _ => false,
+    }
+}
+
+fn blame_of_client(error: &ClientError) -> Blame {
+    match error {
+        ClientError::Url { .. } => Blame::Usage,
+        ClientError::Refused { status: 400 | 401 | 403, .. } => Blame::Usage,
+        // No such log yet.
+        ClientError::Refused { status: 404, .. } => Blame::Io,
+        ClientError::Refused { status: 408 | 429 | 502..=504, .. } => Blame::Transient,
+        ClientError::Refused { body, .. } => blame_of_refusal(body),
+        ClientError::Intermediary { .. } if error.is_transient() => Blame::Transient,
+        ClientError::Intermediary { .. } => Blame::Io,
+        ClientError::Transport(error) if error.is_builder() => Blame::Usage,
+        ClientError::Transport(_) => Blame::Transient,
+        ClientError::Protocol(_) => Blame::Io,
+    }
+}
+
+fn blame_of_refusal(body: &ErrorBody) -> Blame {
+    match body.error.as_str() {
+        "unavailable" | "poisoned" | "failed" | "truncated" => Blame::Transient,
+        _ => Blame::Data,
     }
 }

@@ -51,6 +51,10 @@ pub(super) async fn pump(
                 return Err(ahead(body.next.unwrap_or_default()));
             }
             Some(Err(error)) => return Err(error),
+            Some(Ok(Piece::Live { next, bytes })) => {
+                told(Event::SourceLive { next, bytes });
+                continue;
+            }
             Some(Ok(Piece::End(tail))) => return held.next().map_or(Ok(tail), |at| Err(ahead(at))),
             Some(Ok(Piece::Batch(batch))) => batch,
         };

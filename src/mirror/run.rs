@@ -1,18 +1,22 @@
 //! The one loop behind `logmirror mirror`: from any source to any sink, resuming where the sink ends.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::sync::Arc;
-use std::time::Duration;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use tokio::time::sleep;
 
 use super::attempt::attempt;
 use super::database::{self, Database};
+use super::distance::{Distance, Observer, SharedWal, measure};
 use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
 use super::ownership;
 use super::sink::{DirSink, Sink};
 use super::source::Source;
+use crate::blame::{Blame, with_causes};
 use crate::client::{Client, without_secrets};
 use crate::limits::{ATTEMPTS_MAX, BACKOFF_FIRST, BACKOFF_LAST};
 use crate::offset::Offset;
@@ -33,9 +37,18 @@ pub enum Event {
     Cut(CutTail),
     /// Something moved.
     Moved(Progress),
+    /// The source was measured: how far the sink is behind it. Only while following.
+    Measured(Distance),
+    /// The source ends inside a commit and is being written: it was copied up to here, which is no error.
+    SourceLive {
+        /// The offset after the last whole commit.
+        next: Offset,
+        /// Bytes after it.
+        bytes: u64,
+    },
     /// An attempt failed, and another will be made.
     Retrying {
-        /// Why it failed.
+        /// Why it failed: what is waited for.
         error: String,
         /// When.
         after: Duration,
@@ -47,7 +60,7 @@ pub enum Event {
 pub struct Progress {
     /// Commits handed to the sink.
     pub commits: u64,
-    /// Their bytes.
+    /// Their bytes, and those of bases.
     pub bytes: u64,
     /// The offset after the last one.
     pub next: Offset,
@@ -55,64 +68,135 @@ pub struct Progress {
     pub durable: Offset,
 }
 
-/// Runs a mirror until the source is copied, or for ever if it follows.
+/// Runs a mirror until the source is copied, or without end if it follows.
 ///
 /// # Errors
-/// See [`MirrorError`]. A connection that fails is tried again: for ever when following, else a few times.
-pub async fn run(mirror: &Mirror, mut told: impl FnMut(Event)) -> Result<Progress, MirrorError> {
-    let identity = match (&mirror.source, &mirror.sink) {
-        (Place::Dir(source), Place::Dir(sink)) => {
-            ownership::are_apart(source, sink)?;
-            ownership::source_identity(source)
-        }
-        (Place::Dir(source), Place::Url(_)) => ownership::source_identity(source),
-        (Place::Url(url), _) => without_secrets(url),
-    };
-    let source = match &mirror.source {
-        Place::Url(url) => Origin::Log(Source::Url(Client::with_options(url, &mirror.http)?)),
-        Place::Dir(path) if database::is_database(path) => Origin::Database(Database::new(path)),
-        Place::Dir(path) => Origin::Log(Source::Dir(dir(path, FsRepo::open(path))?)),
-    };
-    let sink = match &mirror.sink {
-        Place::Url(url) => Sink::Url(Client::with_options(url, &mirror.http)?),
-        Place::Dir(path) => {
-            let commit_bytes_max = mirror.commit_bytes_max;
-            let options = Options { commit_bytes_max, forget: true, ..Options::default() };
-            Sink::Dir(Arc::new(DirSink::new(path, options, mirror.adopt, identity)))
-        }
-    };
+/// See [`MirrorError`]. A mirror that follows ends only with an error of the data or of usage
+/// ([`MirrorError::ends_follower`]); all else is reported as [`Event::Retrying`] and tried again, with waits that grow. One
+/// that does not follow tries a few times what is likely to pass.
+pub async fn run(mirror: &Mirror, events: impl FnMut(Event)) -> Result<Progress, MirrorError> {
+    let observer = Mutex::new(Observer::new(events));
+    let wal = SharedWal::default();
+    let told = |event| observer.lock().unwrap_or_else(PoisonError::into_inner).tell(event);
+    let moving = attempts(mirror, wal.clone(), told);
+    if !mirror.follow {
+        return moving.await;
+    }
+    tokio::select! {
+        ended = moving => ended,
+        never = measure(mirror, &wal, &observer) => match never {},
+    }
+}
+
+/// Makes one attempt after the other, until there is nothing left to try.
+async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) -> Result<Progress, MirrorError> {
+    let mut ends = Ends { source: None, sink: None, wal };
     let mut progress = Progress::default();
     let mut failures = 0;
     loop {
-        let before = progress;
-        let attempted = match &source {
-            Origin::Log(source) => attempt(mirror, source, &sink, &mut progress, &mut told).await,
-            Origin::Database(database) => database::attempt(mirror, database, &sink, &mut progress, &mut told).await,
-        };
-        let error = match attempted {
+        let (before, since) = (progress, Instant::now());
+        let error = match ends.attempt(mirror, &mut progress, &mut told).await {
             Ok(()) => return Ok(progress),
             Err(error) => error,
         };
-        if progress.durable > before.durable {
+        if progress.durable > before.durable || since.elapsed() > 2 * BACKOFF_LAST {
             failures = 0;
         }
         failures += 1;
-        if !error.is_transient() || (!mirror.follow && failures >= ATTEMPTS_MAX) {
+        let ends = match mirror.follow {
+            true => error.ends_follower(),
+            false => error.blame() != Blame::Transient || failures >= ATTEMPTS_MAX,
+        };
+        if ends {
             return Err(error);
         }
         let after = backoff(failures);
-        told(Event::Retrying { error: error.to_string(), after });
+        told(Event::Retrying { error: with_causes(&error), after });
         sleep(after).await;
     }
 }
 
+/// Source and sink, once they were found: a mirror that follows waits for them.
+struct Ends {
+    source: Option<Origin>,
+    sink: Option<Sink>,
+    wal: SharedWal,
+}
+
+impl Ends {
+    async fn attempt(
+        &mut self,
+        mirror: &Mirror,
+        progress: &mut Progress,
+        told: &mut impl FnMut(Event),
+    ) -> Result<(), MirrorError> {
+        // The sink first: whether it is the source itself shows also while there is nothing to read.
+        let sink = match &self.sink {
+            Some(sink) => sink,
+            None => self.sink.insert(Sink::find(mirror)?),
+        };
+        let source = match &self.source {
+            Some(source) => source,
+            None => self.source.insert(Origin::find(mirror, &self.wal)?),
+        };
+        if !mirror.create {
+            sink.exists().await?;
+        }
+        match source {
+            Origin::Log(source) => attempt(mirror, source, sink, progress, told).await,
+            Origin::Database(database) => database::attempt(mirror, database, sink, progress, told).await,
+        }
+    }
+}
+
 /// What a source is: something with segments, or a database whose generations are only known beside the sink.
-enum Origin {
+pub(super) enum Origin {
     Log(Source),
     Database(Database),
 }
 
-fn dir<T>(path: &std::path::Path, opened: std::io::Result<T>) -> Result<T, MirrorError> {
+impl Origin {
+    pub(super) fn find(mirror: &Mirror, wal: &SharedWal) -> Result<Origin, MirrorError> {
+        Ok(match &mirror.source {
+            Place::Url(url) => Origin::Log(Source::Url(Client::with_options(url, &mirror.http)?)),
+            Place::Dir(path) if database::is_database(path) => Origin::Database(Database::new(path, wal.clone())),
+            Place::Dir(path) => Origin::Log(Source::Dir(dir(path, FsRepo::open(path))?)),
+        })
+    }
+}
+
+impl Sink {
+    fn find(mirror: &Mirror) -> Result<Sink, MirrorError> {
+        let path = match &mirror.sink {
+            Place::Url(url) => return Ok(Sink::Url(Client::with_options(url, &mirror.http)?)),
+            Place::Dir(path) => path,
+        };
+        let identity = match &mirror.source {
+            Place::Dir(source) => {
+                ownership::are_apart(source, path)?;
+                ownership::source_identity(source)
+            }
+            Place::Url(url) => without_secrets(url),
+        };
+        let options = Options { commit_bytes_max: mirror.commit_bytes_max, forget: true, ..Options::default() };
+        Ok(Sink::Dir(Arc::new(DirSink::new(path, options, mirror.adopt, identity))))
+    }
+
+    /// Refuses a sink that does not exist.
+    async fn exists(&self) -> Result<(), MirrorError> {
+        let absent = match self {
+            Sink::Url(client) => client.find().await?.is_none().then(|| client.url().to_string()),
+            Sink::Dir(dir) => {
+                let found = fs::metadata(dir.path());
+                let absent = found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+                absent.then(|| dir.path().display().to_string())
+            }
+        };
+        absent.map_or(Ok(()), |place| Err(MirrorError::Absent { place }))
+    }
+}
+
+fn dir<T>(path: &Path, opened: io::Result<T>) -> Result<T, MirrorError> {
     opened.map_err(|error| MirrorError::Dir { place: path.display().to_string(), error })
 }
 

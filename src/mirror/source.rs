@@ -13,12 +13,13 @@ use tokio::sync::mpsc;
 
 use super::failure::MirrorError;
 use super::read_url;
+use super::still::{Stillness, Verdict};
 use crate::api::{LogState, Positions};
 use crate::client::{Client, positions};
 use crate::format::{Framing, LogFormat};
-use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED};
+use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED, STILL_LOOK};
 use crate::offset::{BytePos, Generation, Offset};
-use crate::repo::FsRepo;
+use crate::repo::{FsRepo, Repo};
 use crate::segment::SegmentReader;
 use crate::stream::{Batch, Read, ReadError, StreamReader, Tail, format_of, segment_starts};
 
@@ -61,6 +62,11 @@ pub(super) struct Reading {
 #[derive(Debug)]
 pub(super) enum Piece {
     Batch(Batch),
+    /// The source ends inside a commit here and is being written: a clean end for now.
+    Live {
+        next: Offset,
+        bytes: u64,
+    },
     /// The source ends here.
     End(Tail),
 }
@@ -84,9 +90,10 @@ impl Source {
                 Ok(Extent { generation, format, first: Some(first), end, bytes })
             }
             Source::Dir(repo) => {
-                let starts = segment_starts(repo).map_err(ReadError::Io)?;
+                let unreadable = |error| MirrorError::Dir { place: repo.place(), error };
+                let starts = segment_starts(repo).map_err(unreadable)?;
                 let end = starts.is_empty().then_some(Offset::ZERO);
-                let format = format_of(repo).map_err(ReadError::Io)?;
+                let format = format_of(repo).map_err(unreadable)?;
                 Ok(Extent { generation: Generation::FIRST, format, first: starts.first().copied(), end, bytes: 0 })
             }
         }
@@ -116,6 +123,10 @@ impl Source {
                 let repo = repo.clone();
                 tokio::task::spawn_blocking(move || {
                     if let Err(error) = read_dir(&repo, reading, commit_bytes_max, &out) {
+                        let error = match error {
+                            MirrorError::Read(ReadError::Io(error)) => MirrorError::Dir { place: repo.place(), error },
+                            error => error,
+                        };
                         // The other end is gone when it has stopped for a reason of its own.
                         let _ = out.blocking_send(Err(error));
                     }
@@ -151,7 +162,7 @@ fn read_dir(repo: &FsRepo, reading: Reading, max: u64, out: &Out) -> Result<(), 
     // Watch first: what is written between the first read and the first wait must wake us.
     let watch = follow.then(|| Watch::new(repo.path(), None));
     let mut reader = StreamReader::open(Arc::new(repo.clone()), from, max)?;
-    let mut looks = 0;
+    let (mut looks, mut stillness) = (0, Stillness::new());
     loop {
         match (reader.read(), &watch) {
             (Ok(Read::Batch(batch)), _) => {
@@ -161,6 +172,14 @@ fn read_dir(repo: &FsRepo, reading: Reading, max: u64, out: &Out) -> Result<(), 
                 }
             }
             (Ok(Read::End(_)), _) if held => return Err(ReadError::Ahead { from, next: reader.next() }.into()),
+            (Ok(Read::End(Tail::Torn { bytes })), None) if stillness.verdict(repo) != Verdict::Still => {
+                if stillness.verdict(repo) == Verdict::Live {
+                    let live = Piece::Live { next: reader.next(), bytes };
+                    let _ = out.blocking_send(Ok(live)).and_then(|()| out.blocking_send(Ok(Piece::End(Tail::Clean))));
+                    return Ok(());
+                }
+                std::thread::sleep(STILL_LOOK);
+            }
             (Ok(Read::End(tail)), None) => {
                 let _ = out.blocking_send(Ok(Piece::End(tail)));
                 return Ok(());
@@ -172,6 +191,11 @@ fn read_dir(repo: &FsRepo, reading: Reading, max: u64, out: &Out) -> Result<(), 
             (Err(ReadError::Damaged(fault)), Some(_)) if looks < DAMAGE_LOOKS => {
                 looks += 1;
                 log::debug!("looking again ({looks}): {fault}");
+                std::thread::sleep(DAMAGE_LOOK_AGAIN);
+            }
+            // A writer may be in the middle of it.
+            (Err(ReadError::Damaged(_)), None) if looks < DAMAGE_LOOKS && stillness.verdict(repo) != Verdict::Still => {
+                looks += 1;
                 std::thread::sleep(DAMAGE_LOOK_AGAIN);
             }
             (Err(error), _) => return Err(error.into()),

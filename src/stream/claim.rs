@@ -193,3 +193,60 @@ fn is_same(repo: &dyn Repo, head: &SegmentWriter) -> bool {
     let identity = |file: &dyn RepoFile| file.plain().and_then(|file| file.metadata().ok()).map(|m| (m.dev(), m.ino()));
     identity(&*named) == identity(&**head.file())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::limits::COMMIT_BYTES_MAX;
+    use crate::offset::Generation;
+    use crate::repo::{Faults, Loss, MemRepo};
+    use crate::stream::{Options, StreamWriter, survey};
+
+    const SEGMENT: &str = "segments/commitlog/whole/00000000000000000000.stdb.log";
+    const COMMIT_BYTES: usize = 218;
+
+    fn open(repo: &MemRepo) -> StreamWriter {
+        let record = MirrorRecord::read(repo).expect("read");
+        let floor = record.map(|record| record.durable);
+        let found = survey(repo, COMMIT_BYTES_MAX, floor).expect("sound");
+        let record = MirrorRecord::new("test", LogFormat::Commitlog, Generation::FIRST);
+        let floor = floor.filter(|_| found.first.is_some());
+        let claim = Claim { record, floor, seen: LogEnd::of(&found) };
+        let options = Options { on_trailing: crate::stream::OnTrailing::Trim, ..Options::default() };
+        StreamWriter::open_mirror(Arc::new(repo.clone()), options, &claim).expect("opened")
+    }
+
+    /// Where the record and the log end after a power failure.
+    fn after(repo: &MemRepo, loss: Loss) -> (Offset, Offset) {
+        let found = repo.after_power_loss(loss);
+        let record = MirrorRecord::read(&found).expect("read").expect("a record");
+        let end = survey(&found, COMMIT_BYTES_MAX, Some(record.durable)).expect("sound");
+        (record.durable, end.next)
+    }
+
+    #[test]
+    fn a_record_is_never_ahead_of_what_a_power_failure_leaves() {
+        let repo = MemRepo::new(Faults::default());
+        let stream = std::fs::read(SEGMENT).expect("the specimen");
+        let mut writer = open(&repo);
+        let mut acknowledged = Offset::ZERO;
+        for (at, chunk) in stream.chunks(COMMIT_BYTES * 2 + 50).enumerate() {
+            writer.append(chunk.to_vec()).expect("appended");
+            if at % 3 == 0 {
+                acknowledged = writer.sync().expect("synced");
+            }
+            let torn = (0..8).map(|seed| Loss::Torn { seed: seed + at as u64 * 8 });
+            for loss in torn.chain([Loss::All, Loss::Nothing]) {
+                let (durable, end) = after(&repo, loss);
+                assert!(durable <= end && acknowledged <= end, "{durable} {acknowledged} {end}");
+            }
+        }
+        let end = writer.finish().expect("synced");
+        drop(writer);
+        // What opening found is in the record for good, whatever happens to the notes after it.
+        drop(open(&repo));
+        assert_eq!(after(&repo, Loss::All), (end, end));
+    }
+}

@@ -48,9 +48,16 @@ pub enum ReadError {
         /// Its end.
         next: Offset,
     },
-    /// What was read before is there no longer: the log was reset under us.
-    #[error("the log no longer holds the commit read at offset {at}: it was reset")]
+    /// Another commit is at the place of one that was read before: proof that the log was reset.
+    #[error("the log holds another commit at offset {at} than the one read there before: it was reset")]
     Reset {
+        /// The offset of the commit that was read.
+        at: Offset,
+    },
+    /// The last commit read cannot be found now. That proves nothing: files may be moved, restored or written again, so
+    /// the next read looks for it again.
+    #[error("the log does not hold the commit at offset {at} now, which was read from it before")]
+    Missing {
         /// The commit's offset.
         at: Offset,
     },
@@ -366,43 +373,87 @@ impl StreamReader {
         second.map(|(at, commit)| run.after(at, &commit, 1))
     }
 
-    /// Opens the segment anew by its name, making sure the log still holds what was read of it last. `None` when the
-    /// place is another now.
+    /// Opens the segment being read by its name, making sure that the log still holds the last commit handed out. `None`
+    /// when reading goes on at another place now.
     fn reopen(&mut self, place: Place) -> Result<Option<SegmentReader>, ReadError> {
-        let opened = match SegmentReader::open(&*self.repo, place.segment) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.moved(place).map(|()| None),
-            opened => opened.map_err(|error| self.unreadable(place, error))?,
-        };
         if let Some((commit, segment, end)) = self.last {
-            let mut holder = match SegmentReader::open(&*self.repo, segment) {
-                // Pruned behind us.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(opened)),
-                holder => holder.map_err(|error| self.unreadable(place, error))?,
-            };
-            let header = holder.header().map_err(|error| self.unreadable(place, error))?.ok().flatten();
-            let framing = header.unwrap_or(Framing::of(holder.format()));
-            let found = holder.commit_at(BytePos(end.0 - commit.bytes), framing, self.commit_bytes_max);
-            if found.map_err(|error| self.unreadable(place, error))? != Some(commit) {
-                return Err(ReadError::Reset { at: commit.first });
+            match self.holds(&commit, segment, end) {
+                Ok(true) => {}
+                Ok(false) => return self.find_last(&commit).map(|()| None),
+                // Pruned, if the log goes on where the next commit is expected.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && segment != place.segment => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return self.find_last(&commit).map(|()| None);
+                }
+                Err(error) => return Err(self.unreadable(place, error)),
             }
         }
-        Ok(Some(opened))
+        match SegmentReader::open(&*self.repo, place.segment) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.gone(place, error).map(|()| None),
+            opened => opened.map(Some).map_err(|error| self.unreadable(place, error)),
+        }
     }
 
-    /// The segment being read is gone: pruned, when the log goes on with another; else the log was reset.
-    fn moved(&mut self, place: Place) -> Result<(), ReadError> {
-        let starts = segment_starts(&*self.repo)?;
-        if self.next > place.segment && starts.contains(&self.next) {
-            self.place = Some(Place::front(self.next));
-            return Ok(());
+    /// Whether `commit` ends at byte `end` of `segment`.
+    fn holds(&self, commit: &Commit, segment: Offset, end: BytePos) -> io::Result<bool> {
+        let mut holder = SegmentReader::open(&*self.repo, segment)?;
+        let framing = holder.header()?.ok().flatten().unwrap_or(Framing::of(holder.format()));
+        let found = holder.commit_at(BytePos(end.0 - commit.bytes), framing, self.commit_bytes_max)?;
+        Ok(found.as_ref() == Some(commit))
+    }
+
+    /// The segment being read has no file. An empty head may be removed, as SpacetimeDB does when it opens a log, and the
+    /// segment before goes on.
+    fn gone(&mut self, place: Place, error: io::Error) -> Result<(), ReadError> {
+        if segment_starts(&*self.repo)?.contains(&place.segment) {
+            // A link that leads nowhere, or a name that was taken again just now.
+            let text = format!("segment {} is listed but cannot be opened: {error}", place.segment);
+            return Err(ReadError::Io(io::Error::new(error.kind(), text)));
         }
-        match (starts.first().copied(), self.last) {
-            (Some(first), _) if first > self.next => Err(ReadError::Pruned { from: self.next, first }),
-            (_, Some((commit, ..))) => Err(ReadError::Reset { at: commit.first }),
-            _ => {
+        match self.last {
+            Some((commit, ..)) => self.find_last(&commit),
+            None => {
                 self.place = None;
                 Ok(())
             }
+        }
+    }
+
+    /// Goes back to the last commit handed out, wherever the log holds it now, and reads on after it.
+    fn find_last(&mut self, commit: &Commit) -> Result<(), ReadError> {
+        let at = commit.first;
+        let starts = segment_starts(&*self.repo)?;
+        match starts.first().copied() {
+            None => return Err(ReadError::Missing { at }),
+            Some(first) if first > self.next => return Err(ReadError::Pruned { from: self.next, first }),
+            // Pruned up to the next commit.
+            Some(first) if first == self.next => {
+                self.place = Some(Place::front(first));
+                return Ok(());
+            }
+            Some(_) => {}
+        }
+        let mut fresh = match StreamReader::open(self.repo.clone(), at, self.commit_bytes_max) {
+            Err(ReadError::Ahead { .. }) => return Err(ReadError::Missing { at }),
+            fresh => fresh?,
+        };
+        let Some(Place { segment, at: from, .. }) = fresh.place else {
+            return Err(ReadError::Missing { at });
+        };
+        let Read::Batch(batch) = fresh.read()? else {
+            return Err(ReadError::Missing { at });
+        };
+        let first = batch.runs().next().and_then(|run| run.commits().next());
+        match (first, fresh.place) {
+            (Some((_, found)), Some(Place { framing, .. })) if found == *commit => {
+                let front = BytePos(framing.header_len() as u64);
+                let end = from.max(front).plus(commit.bytes);
+                self.place = Some(Place { segment, at: end, framing });
+                self.last = Some((*commit, segment, end));
+                self.stuck = None;
+                Ok(())
+            }
+            _ => Err(ReadError::Reset { at }),
         }
     }
 

@@ -56,6 +56,12 @@ impl MirrorRecord {
         MirrorRecord { id, source, format, generation, first: None, durable: Offset::ZERO, last: None }
     }
 
+    /// The same with other positions: everything before `durable`, which `last` ends at, is durable.
+    pub(super) fn durable_up_to(self, first: Option<Offset>, durable: Offset, last: Option<Commit>) -> MirrorRecord {
+        let last = last.map(|last| (last.first, last.entries, last.checksum));
+        MirrorRecord { first, durable, last, ..self }
+    }
+
     /// What the record in `repo` says; `None` when there is none, or none that can be believed.
     ///
     /// # Errors
@@ -157,8 +163,7 @@ impl RecordFile {
 
     /// Records that everything before `durable`, which `last` ends at, is durable. Not synced.
     pub(super) fn note(&mut self, first: Option<Offset>, durable: Offset, last: Option<Commit>) -> io::Result<()> {
-        let last = last.map(|last| (last.first, last.entries, last.checksum));
-        self.record = MirrorRecord { first, durable, last, ..self.record.clone() };
+        self.record = self.record.clone().durable_up_to(first, durable, last);
         self.write()
     }
 

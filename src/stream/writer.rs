@@ -145,7 +145,10 @@ impl StreamWriter {
         let batcher = Batcher::new(framing, first.map(|_| found.next), options.commit_bytes_max);
         make_durable(&*repo, format, (&found, head.as_ref()), floor, options.commit_bytes_max)?;
         let mark = match claim {
-            Some(claim) => Some(Mark::Record(RecordFile::open(&*repo, claim.record.clone())?)),
+            Some(claim) => {
+                let record = claim.record.clone().durable_up_to(first, found.next, found.last);
+                Some(Mark::Record(RecordFile::open(&*repo, record)?))
+            }
             None if options.durable_mark => Some(Mark::Durable(DurableMark::open(&*repo, found.next)?)),
             None => None,
         };

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::local::LocalError;
+use crate::blame::Blame;
 use crate::client::chain;
 
 /// Why a push or pull stopped. What was confirmed or synced before stands; running it again resumes.
@@ -138,6 +139,17 @@ fn said(text: &str) -> String {
 }
 
 impl SyncError {
+    /// Whose fault it is.
+    #[must_use]
+    pub fn blame(&self) -> Blame {
+        match self {
+            _ if self.is_usage() => Blame::Usage,
+            _ if self.is_transient() => Blame::Transient,
+            _ if self.is_data() => Blame::Data,
+            _ => Blame::Io,
+        }
+    }
+
     /// Whether another attempt may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {

@@ -9,6 +9,7 @@ use super::error::SyncError;
 use super::pull::Pull;
 use super::push::Push;
 use super::remote::Remote;
+use crate::blame::{Blame, with_causes};
 use crate::limits::{ATTEMPTS_MAX, POLL_EVERY, SYNC_BATCH};
 use crate::mirror::run::backoff;
 use crate::mirror::{Event, Progress};
@@ -99,7 +100,8 @@ impl Session {
 /// generation.
 ///
 /// # Errors
-/// See [`SyncError`]. What may pass is tried again: for ever when following, else a few times.
+/// See [`SyncError`]. What may pass is tried again, a few times. One that follows ends only with an error of the data or of
+/// usage, and tries all else again without end.
 pub async fn run(what: &Replicate, tell: impl FnMut(Event)) -> Result<Progress, SyncError> {
     let mut told = Told { progress: Progress::default(), tell };
     let (mut session, mut failures) = (None, 0);
@@ -118,8 +120,11 @@ pub async fn run(what: &Replicate, tell: impl FnMut(Event)) -> Result<Progress, 
             failures = 0;
         }
         failures += 1;
-        let enough = !what.follow && (failures >= ATTEMPTS_MAX || error.was_retried());
-        if !error.is_transient() || enough {
+        let ends = match what.follow {
+            true => matches!(error.blame(), Blame::Usage | Blame::Data),
+            false => !error.is_transient() || failures >= ATTEMPTS_MAX || error.was_retried(),
+        };
+        if ends {
             return Err(error);
         }
         // Unless the files here are at fault, their locks are kept meanwhile: without them, whoever closes the database
@@ -129,7 +134,7 @@ pub async fn run(what: &Replicate, tell: impl FnMut(Event)) -> Result<Progress, 
             _ => session = None,
         }
         let after = backoff(failures);
-        (told.tell)(Event::Retrying { error: error.to_string(), after });
+        (told.tell)(Event::Retrying { error: with_causes(&error), after });
         sleep(after).await;
     }
 }

@@ -262,6 +262,40 @@ fn any_one_call_that_fails_in_a_roll_over_loses_nothing_that_was_acknowledged() 
 }
 
 #[test]
+fn after_a_sync_that_failed_as_the_process_ended_the_next_one_acknowledges_only_what_survives() {
+    let history = History::new();
+    let start = prepared(&history);
+    let mut cases = 0;
+    for op in [Op::Sync, Op::SyncDir] {
+        for nth in 0.. {
+            let disk = start.after_power_loss(Loss::Nothing);
+            disk.set_faults(Faults { fail_nth: Some((op, nth)), process_ends: true, ..Faults::default() });
+            let mut acked = Acked::default();
+            scenario(&disk, &history, |now| acked = now);
+            if disk.calls() <= nth {
+                break;
+            }
+            disk.set_faults(Faults::default());
+            let (disk, what) = (disk.fork(), format!("{op:?} {nth} failed"));
+            let registry = open(&disk).unwrap_or_else(|error| panic!("{what}: {error}"));
+            acked.rolled = registry.get(LOG).unwrap().generation() > Generation::FIRST;
+            let sent = send(&registry, &history, if acked.rolled { 4 } else { 14 });
+            let sent = sent.unwrap_or_else(|error| panic!("{what}: {error}"));
+            if acked.rolled {
+                acked.second = sent
+            } else {
+                acked.first = sent
+            }
+            registry.stop();
+            recovers(&disk.after_power_loss(Loss::All), &history, acked, &what);
+            cases += 1;
+        }
+    }
+    println!("{cases} failed syncs, each with the end of the process, a restart and a power loss");
+    assert!(cases > 20, "{cases}");
+}
+
+#[test]
 fn left_over_directories_are_removed_and_one_with_frames_is_not() {
     let history = History::new();
     let disk = prepared(&history);

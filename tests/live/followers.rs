@@ -43,7 +43,8 @@ fn mirrors_that_are_killed_go_on_where_they_were() {
     let (mut pushed, mut pulled) = (0, 0);
     for _ in 0..KILLS {
         let ahead = draw.within(1..20_000);
-        let durable = || service.status(&client).unwrap().map_or(0, |status| status.durable.unwrap().0);
+        let durable =
+            || service.status(&client).unwrap().and_then(|status| status.durable).map_or(0, |durable| durable.0);
         let before = durable();
         until("the log to grow", || (durable() > before + ahead).then_some(()));
         let (killed_push, killed_pull) = (pushing.kill(), pulling.kill());

@@ -96,8 +96,11 @@ impl Acks {
     fn check(&mut self, service: &Service) -> (u64, u64) {
         let said = self.mirrors.iter().flat_map(Mirror::lines).filter_map(|line| line["durable"].as_u64()).max();
         let highest = self.highest.max(said.unwrap_or(0));
-        let status = service.status(&self.client).unwrap();
-        let (durable, segments) = status.map_or((0, 0), |status| (status.durable.unwrap().0, status.segments.unwrap()));
+        // A log that is being opened does not say where it is.
+        let (durable, segments) = until("the log to be open", || {
+            let status = service.status(&self.client).unwrap()?;
+            Some((status.durable?.0, status.segments?))
+        });
         assert!(durable >= highest, "{highest} was acknowledged, but the log ends at {durable}");
         self.checked += u64::from(durable > self.highest);
         self.highest = durable;

@@ -153,8 +153,8 @@ fn an_empty_source_makes_no_log_that_would_start_elsewhere() {
     let data = tempfile::tempdir().unwrap();
     let service = Service::start(data.path());
     let (source, copy, url) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), service.url("x"));
-    is_done(&mirror(arg(source.path()), &url, &[]), 0, 0);
-    is_done(&mirror(arg(source.path()), arg(copy.path()), &[]), 0, 0);
+    is_done(&mirror(arg(source.path()), &url, &["--allow-empty"]), 0, 0);
+    is_done(&mirror(arg(source.path()), arg(copy.path()), &["--allow-empty"]), 0, 0);
     assert!(service.status(&service.client("x")).unwrap().is_none() && segments(copy.path()).is_empty());
     for (name, bytes) in pruned() {
         fs::write(source.path().join(name), bytes).unwrap();

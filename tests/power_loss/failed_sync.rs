@@ -3,11 +3,13 @@
 
 use std::sync::Arc;
 
+use logmirror::format::LogFormat;
 use logmirror::offset::Offset;
 use logmirror::repo::{Faults, Loss, MemRepo, Op};
 use logmirror::stream::{Options, StreamWriter};
 
 use super::support::commitlog::{Draw, Source, marked, seed, trim};
+use super::support::frames::FrameLog;
 use super::{Acked, recovers, rotate_and_trim, rotating};
 
 /// More syncs than a run makes.
@@ -141,6 +143,42 @@ fn bytes_of_a_failed_sync_are_written_again_before_they_are_acknowledged() {
 }
 
 #[test]
+fn frames_of_a_failed_sync_are_written_again_too() {
+    let log = (0..40).fold(FrameLog::new(1024, false), |log, at| log.commit(&[1, 2 + at % 7, 9], 9));
+    let stream = log.stream(&[]);
+    // Segments of about ten commits; the fault is in the first, the last, or a rotation between them.
+    let options = Options { format: LogFormat::Wal, first: Some(Offset(1)), segment_bytes_max: 32_000, ..marked() };
+    let run = |repo: &MemRepo| -> Result<Offset, String> {
+        let mut writer = StreamWriter::open(Arc::new(repo.clone()), options).map_err(|error| error.to_string())?;
+        writer.restart_from_header();
+        for chunk in stream.chunks(9000) {
+            writer.append(chunk.to_vec()).and_then(|_| writer.sync()).map_err(|error| error.to_string())?;
+        }
+        Ok(writer.durable())
+    };
+    let (mut failed, end) = (0, Offset(log.frames.len() as u64 + 1));
+    for (nth, process_ends) in (0..CALLS).flat_map(|nth| [(nth, false), (nth, true)]) {
+        let repo = MemRepo::default();
+        repo.set_faults(fails(Op::Sync, nth, process_ends));
+        let done = run(&repo);
+        if repo.calls() <= nth {
+            assert_eq!(done, Ok(end));
+            break;
+        }
+        failed += 1;
+        repo.set_faults(Faults::default());
+        let acknowledged = StreamWriter::open(Arc::new(repo.clone()), options).unwrap().durable();
+        let found = repo.after_power_loss(Loss::All);
+        assert_eq!(StreamWriter::open(Arc::new(found.clone()), options).unwrap().next(), acknowledged, "sync {nth}");
+        assert_eq!(run(&found), Ok(end), "sync {nth}");
+        assert_eq!(run(&repo), Ok(end), "sync {nth}");
+        let held = StreamWriter::open(Arc::new(repo.after_power_loss(Loss::All)), options).unwrap().next();
+        assert_eq!(held, end, "sync {nth}");
+    }
+    assert!(failed > 30, "{failed}");
+}
+
+#[test]
 fn a_cut_whose_sync_failed_is_cut_again() {
     let source = Source::of(&[3000; 6]);
     let repo = MemRepo::default();
@@ -148,7 +186,7 @@ fn a_cut_whose_sync_failed_is_cut_again() {
     writer.append(source.stream.clone()).unwrap();
     writer.finish().unwrap();
     drop(writer);
-    let segment = logmirror::format::name::segment(logmirror::format::LogFormat::Commitlog, Offset(0));
+    let segment = logmirror::format::name::segment(LogFormat::Commitlog, Offset(0));
     super::support::commitlog::write(&repo, &segment, None, &[7; 2000]);
     let repo = repo.after_power_loss(Loss::Nothing);
     repo.set_faults(fails(Op::Sync, 0, true));

@@ -1,0 +1,29 @@
+//! Whose fault an error is: the one mapping behind exit codes and retries.
+
+/// Whose fault an error is, and so what helps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// What the user gave: another attempt with the same is of no use.
+    Usage,
+    /// The data: damaged, or two histories that differ.
+    Data,
+    /// A disk, a network or a place that is not there: somebody may have to act, and then it works.
+    Io,
+    /// The same, and it is likely to pass without anybody doing anything.
+    Transient,
+}
+
+/// An error with those of its causes that its own text does not name.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let named = error.to_string();
+        if !text.contains(&named) {
+            text = format!("{text}: {named}");
+        }
+        cause = error.source();
+    }
+    text
+}

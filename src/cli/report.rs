@@ -1,0 +1,343 @@
+//! How a mirror reports its progress: a bar on a terminal, lines with a time elsewhere, JSON lines for programs.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use logmirror::mirror::{Distance, Event, Plan, Progress};
+use logmirror::offset::Offset;
+use serde_json::{Value, json};
+
+use super::exit::{Exit, printed};
+
+/// Lines about progress are at least this far apart.
+const LINE_EVERY: Duration = Duration::from_secs(1);
+/// A JSON line is printed at least this often, whatever happens.
+const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
+/// While waiting, a line of text is printed this often; the reason is repeated as often.
+const WAITING_EVERY: Duration = Duration::from_secs(60);
+/// An attempt that lasts this long has ended the wait before it.
+const SETTLED_AFTER: Duration = Duration::from_secs(1);
+
+const COPYING: &str = "{bar:24} {bytes}/{total_bytes} at {binary_bytes_per_sec}, {msg}, ETA {eta}";
+const RESTING: &str = "{bytes}, {msg}";
+
+/// Reports the progress of one mirror.
+pub(super) struct Report {
+    way: Way,
+    quiet: bool,
+    follow: bool,
+    start: Instant,
+    /// When the last line was printed.
+    told: Instant,
+    /// What it said.
+    before: (Progress, State, Option<Offset>),
+    now: Progress,
+    distance: Option<Distance>,
+    source_bytes: u64,
+    /// What is waited for, and when that was printed.
+    waiting: Option<(String, Instant)>,
+    /// When the last attempt started.
+    attempt: Option<Instant>,
+    /// Which layout the bar has.
+    layout: &'static str,
+}
+
+enum Way {
+    Bar(ProgressBar),
+    Lines,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Starting,
+    Copying,
+    Following,
+    Waiting,
+}
+
+impl State {
+    fn word(self) -> &'static str {
+        match self {
+            State::Starting => "starting",
+            State::Copying => "copying",
+            State::Following => "following",
+            State::Waiting => "waiting",
+        }
+    }
+}
+
+impl Report {
+    pub(super) fn new(json: bool, quiet: bool, follow: bool) -> Report {
+        let way = match (json, std::io::stderr().is_terminal() && !quiet) {
+            (true, _) => Way::Json,
+            (false, false) => Way::Lines,
+            (false, true) => {
+                let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+                bar.set_style(style(COPYING));
+                Way::Bar(bar)
+            }
+        };
+        let (start, now) = (Instant::now(), Progress::default());
+        let before = (now, State::Starting, None);
+        let (distance, waiting, attempt) = (None, None, None);
+        let layout = COPYING;
+        Report {
+            way,
+            quiet,
+            follow,
+            start,
+            told: start,
+            before,
+            now,
+            distance,
+            source_bytes: 0,
+            waiting,
+            attempt,
+            layout,
+        }
+    }
+
+    pub(super) fn tell(&mut self, event: &Event) {
+        match event {
+            Event::Started { from, source_bytes } => {
+                let first = self.attempt.replace(Instant::now()).is_none();
+                self.source_bytes = self.source_bytes.max(self.now.bytes + source_bytes);
+                (self.now.next, self.now.durable) = (*from, *from);
+                match &self.way {
+                    Way::Bar(bar) => bar.set_length(self.source_bytes),
+                    Way::Lines if first && !self.quiet => say(format_args!("mirroring from offset {from}")),
+                    Way::Lines => {}
+                    Way::Json => line(&json!({"event": "started", "from": from, "source_bytes": source_bytes})),
+                }
+            }
+            Event::Moved(progress) => {
+                if self.now != *progress {
+                    (self.now, self.waiting) = (*progress, None);
+                }
+                self.tick();
+            }
+            Event::Measured(distance) => {
+                self.source_bytes = distance.source_bytes;
+                self.distance = Some(*distance);
+                self.tick();
+            }
+            Event::Cut(cut) => {
+                let aside = cut.aside.as_ref().map(|aside| format!(", kept in {aside}")).unwrap_or_default();
+                match &self.way {
+                    Way::Json => line(&json!({"event": "cut", "file": cut.file, "at": cut.at.0, "bytes": cut.bytes,
+                        "aside": cut.aside})),
+                    _ => self.note(format_args!(
+                        "{}: cut {} incomplete bytes at byte {}{aside}",
+                        cut.file, cut.bytes, cut.at
+                    )),
+                }
+            }
+            Event::SourceLive { next, bytes } => match &self.way {
+                Way::Json => line(&json!({"event": "source-live", "next": next, "unfinished_bytes": bytes})),
+                _ => self.note(format_args!(
+                    "the source is being written: copied up to offset {next}; {bytes} bytes of a commit that is not whole \
+                     yet were left out"
+                )),
+            },
+            Event::Retrying { error, after } => self.retrying(error, *after),
+        }
+    }
+
+    fn retrying(&mut self, error: &str, after: Duration) {
+        let known = self.waiting.as_ref().filter(|(reason, since)| reason == error && since.elapsed() < WAITING_EVERY);
+        let printed_at = known.map(|(_, since)| *since);
+        let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
+        match (&self.way, printed_at) {
+            (Way::Json, _) => line(&json!({"event": "retrying", "error": error, "after_ms": ms})),
+            (_, Some(_)) => {}
+            (_, None) if self.follow => self.note(format_args!("waiting: {error}")),
+            (_, None) => self.note(format_args!("{error}; trying again in {ms} ms")),
+        }
+        self.waiting = Some((error.to_owned(), printed_at.unwrap_or_else(Instant::now)));
+        self.attempt = None;
+        self.tick();
+    }
+
+    /// A line of text, above the bar if there is one.
+    fn note(&self, text: std::fmt::Arguments<'_>) {
+        match &self.way {
+            Way::Bar(bar) => bar.println(text.to_string()),
+            _ => say(text),
+        }
+    }
+
+    fn state(&self) -> State {
+        let behind = self.distance.and_then(|distance| distance.offsets).unwrap_or_else(|| self.lag());
+        match (&self.waiting, self.attempt) {
+            (Some(_), _) => State::Waiting,
+            (None, None) => State::Starting,
+            _ if self.follow && behind == 0 && self.lag() == 0 => State::Following,
+            _ => State::Copying,
+        }
+    }
+
+    /// Prints what is due.
+    pub(super) fn tick(&mut self) {
+        if self.attempt.is_some_and(|since| since.elapsed() >= SETTLED_AFTER) {
+            self.waiting = None;
+        }
+        let (state, source) = (self.state(), self.distance.and_then(|distance| distance.source_next));
+        if self.quiet {
+            return;
+        }
+        let since = self.told.elapsed();
+        let changed = self.before != (self.now, state, source);
+        match &self.way {
+            Way::Bar(_) => self.draw(state),
+            Way::Json if changed && since >= LINE_EVERY => self.line("progress", since),
+            Way::Json if since >= HEARTBEAT_EVERY => self.line("heartbeat", since),
+            Way::Lines if state == State::Waiting && since >= WAITING_EVERY => self.line("waiting", since),
+            Way::Lines if state != State::Waiting && changed && since >= LINE_EVERY => {
+                self.line(if state == State::Following { "following" } else { "progress" }, since);
+            }
+            _ => {}
+        }
+    }
+
+    fn draw(&mut self, state: State) {
+        let (behind, commits) = (self.behind(), HumanCount(self.now.commits));
+        let layout = if state == State::Copying { COPYING } else { RESTING };
+        let Way::Bar(bar) = &self.way else { return };
+        if layout != std::mem::replace(&mut self.layout, layout) {
+            bar.set_style(style(layout));
+        }
+        bar.set_length(self.source_bytes.max(self.now.bytes));
+        bar.set_position(self.now.bytes);
+        bar.set_message(match &self.waiting {
+            Some((reason, _)) => format!("{commits} commits, waiting: {reason}; {behind}"),
+            None if state == State::Following => format!("{commits} commits, following, {behind}"),
+            None => format!("{commits} commits, {behind}"),
+        });
+    }
+
+    /// Entries sent but not durable.
+    fn lag(&self) -> u64 {
+        self.now.next.0.saturating_sub(self.now.durable.0)
+    }
+
+    /// How far the sink is behind, in words.
+    fn behind(&self) -> String {
+        match self.distance {
+            Some(Distance { offsets: Some(offsets), bytes, age, .. }) => {
+                let bytes = HumanBytes(bytes.unwrap_or(0));
+                format!("{offsets} offsets, {bytes}, {:.1} s behind the source", age.as_secs_f64())
+            }
+            Some(Distance { source_next: Some(next), .. }) => format!("the source ends at offset {next}"),
+            _ => format!("{} offsets to be durable", self.lag()),
+        }
+    }
+
+    fn line(&mut self, event: &str, over: Duration) {
+        let Progress { commits, bytes: total, next: Offset(next), durable: Offset(durable) } = self.now;
+        let bytes = total.saturating_sub(if event == "progress" { self.before.0.bytes } else { 0 });
+        let rate = (bytes as f64 / over.as_secs_f64().max(1e-6)) as u64;
+        let (lag, state) = (self.lag(), self.state());
+        let source_next = self.distance.and_then(|distance| distance.source_next);
+        if let Way::Json = self.way {
+            let seconds = self.start.elapsed().as_secs_f64();
+            let rate = if event == "heartbeat" { 0 } else { rate };
+            let mut value = json!({"event": event, "commits": commits, "bytes": total, "next": next, "durable": durable,
+                "bytes_per_second": rate, "lag": lag, "source_bytes": self.source_bytes, "seconds": seconds});
+            if self.follow
+                && let Value::Object(fields) = &mut value
+            {
+                let distance = self.distance.unwrap_or_default();
+                let age = distance.offsets.map(|_| distance.age.as_secs_f64());
+                fields.insert("state".into(), json!(state.word()));
+                fields.insert("source_next".into(), json!(source_next));
+                fields.insert("behind".into(), json!(distance.offsets));
+                fields.insert("behind_bytes".into(), json!(distance.bytes));
+                fields.insert("behind_seconds".into(), json!(age));
+                fields.insert("reason".into(), json!(self.waiting.as_ref().map(|(reason, _)| reason)));
+            }
+            line(&value);
+        } else {
+            let (total, behind) = (HumanBytes(total), self.behind());
+            let rate = match event {
+                "following" | "waiting" => String::new(),
+                _ => format!(" at {}/s", HumanBytes(rate)),
+            };
+            let reason = match (&self.waiting, event) {
+                (Some((reason, _)), "waiting") => format!("; {reason}"),
+                _ => String::new(),
+            };
+            say(format_args!(
+                "{event}: {total} in {commits} commits{rate}, durable up to offset {durable}, {behind}{reason}"
+            ));
+        }
+        (self.told, self.before) = (Instant::now(), (self.now, state, source_next));
+    }
+
+    /// It ended: by itself or because it was asked to, well or with an error. Returns how the command ends.
+    pub(super) fn end(mut self, ended: bool, failed: Option<(Exit, String)>) -> Exit {
+        if let Way::Bar(bar) = &self.way {
+            bar.finish_and_clear();
+            self.way = Way::Lines;
+        }
+        if let Some((Exit::Usage, what)) = failed {
+            return self.refuse(Exit::Usage, what);
+        }
+        let event = match &failed {
+            Some(_) => "failed",
+            None if ended => "done",
+            None => "interrupted",
+        };
+        if !self.quiet || matches!(self.way, Way::Json) {
+            self.line(event, self.start.elapsed());
+        }
+        match failed {
+            Some((exit, what)) => self.refuse(exit, what),
+            // A mirror that follows has no other end.
+            None if ended || self.follow => Exit::Done,
+            None => Exit::Io,
+        }
+    }
+
+    /// Prints an error, and ends the command like this.
+    pub(super) fn refuse(self, exit: Exit, what: String) -> Exit {
+        if let Way::Json = self.way {
+            line(&json!({"event": "error", "error": what}));
+        }
+        exit.because(what)
+    }
+
+    /// Prints what would be done.
+    pub(super) fn planned(self, plan: &Plan) -> Exit {
+        let mut out = std::io::stdout().lock();
+        let written = match self.way {
+            Way::Json => writeln!(
+                out,
+                "{}",
+                json!({"event": "plan", "creates": plan.creates, "compares": plan.compares,
+                "same": plan.same, "from": plan.from, "to": plan.to, "source_bytes": plan.bytes, "notes": plan.notes})
+            ),
+            _ => write!(out, "{plan}"),
+        };
+        printed(written.map(|()| if plan.same == Some(false) { Exit::Data } else { Exit::Done }))
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// A line for people, with the time where nobody watches.
+fn say(text: std::fmt::Arguments<'_>) {
+    if std::io::stderr().is_terminal() {
+        eprintln!("{text}");
+    } else {
+        eprintln!("{:.0} {text}", jiff::Timestamp::now());
+    }
+}
+
+fn line(value: &Value) {
+    // Whoever does not read us any more does not miss the line.
+    let _ = writeln!(std::io::stdout(), "{value}");
+}

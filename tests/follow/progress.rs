@@ -1,0 +1,99 @@
+//! What a mirror that follows says of its distance to the source, and how often.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::process::{Mirror, Service, arg};
+use crate::support::{copy_of, specimen};
+use crate::{append, commit, run_in};
+
+#[test]
+fn the_distance_to_the_source_is_known_while_the_service_is_down() {
+    let data = tempfile::tempdir().unwrap();
+    let mut service = Service::start(data.path());
+    let source = copy_of("whole");
+    let push = Mirror::start(arg(source.path()), service.url("x"), &["--follow"]);
+    push.wait_for("to follow", |line| line["state"] == "following" && line["behind"] == 0 && line["durable"] == 360);
+    service.kill();
+    for at in 0..4 {
+        append(source.path(), &commit(360 + 5 * at));
+    }
+    let bytes = 4 * commit(360).len() as u64;
+    let line = push.wait_for("its distance", |line| line["state"] == "waiting" && line["behind"] == 20);
+    assert_eq!((&line["behind_bytes"], &line["source_next"]), (&bytes.into(), &380.into()), "{line}");
+    assert!(line["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{line}");
+    let older =
+        push.wait_for("its age to grow", |line| line["behind"] == 20 && line["behind_seconds"].as_f64() > Some(2.0));
+    assert!(older["source_bytes"].as_u64() > Some(bytes), "{older}");
+    service.restart();
+    push.wait_for("to follow again", |line| {
+        line["state"] == "following" && line["behind"] == 0 && line["behind_seconds"] == 0.0 && line["durable"] == 380
+    });
+    assert_eq!(push.interrupt().code, Some(0));
+}
+
+#[test]
+fn a_follower_that_rests_says_so_at_least_every_ten_seconds() {
+    let (source, copy) = (copy_of("whole"), tempfile::tempdir().unwrap());
+    let follower = Mirror::start(arg(source.path()), arg(copy.path()), &["--follow"]);
+    let start = Instant::now();
+    let line = follower.wait_for("a heartbeat", |line| line["event"] == "heartbeat");
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert_eq!(
+        (&line["state"], &line["behind"], &line["bytes_per_second"]),
+        (&"following".into(), &0.into(), &0.into())
+    );
+    assert_eq!(line["reason"], serde_json::Value::Null);
+    // And what is to be moved grows with the source.
+    let before = line["source_bytes"].as_u64().unwrap();
+    append(source.path(), &commit(360));
+    let line = follower.wait_durable(365);
+    let line = match line["source_bytes"].as_u64() > Some(before) {
+        true => line,
+        false => follower.wait_for("more bytes", |line| line["source_bytes"].as_u64() > Some(before)),
+    };
+    assert_eq!(line["source_bytes"].as_u64(), Some(before + commit(360).len() as u64), "{line}");
+    assert_eq!(follower.interrupt().code, Some(0));
+}
+
+#[test]
+fn lines_of_text_carry_the_time_and_say_that_it_follows() {
+    let (source, copy) = (copy_of("whole"), tempfile::tempdir().unwrap());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_logmirror"))
+        .args(["mirror", arg(source.path()), arg(copy.path()), "--follow"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut errors = child.stderr.take().unwrap();
+    let (mut text, mut piece) = (String::new(), [0; 1000]);
+    while !text.contains("following:") {
+        let count = errors.read(&mut piece).unwrap();
+        assert!(count > 0, "it ended: {text}");
+        text.push_str(&String::from_utf8_lossy(&piece[..count]));
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    errors.read_to_string(&mut text).unwrap();
+    assert!(child.wait().unwrap().success());
+    for line in text.lines() {
+        assert!(line.starts_with("20") && line[..20].ends_with('Z'), "{line:?}");
+    }
+    assert!(text.contains("0 offsets, 0 B, 0.0 s behind the source"), "{text}");
+}
+
+#[test]
+fn quiet_prints_errors_only_and_a_usage_error_comes_without_a_line_before() {
+    let copy = tempfile::tempdir().unwrap();
+    let whole = run_in(copy.path(), &["mirror", arg(&specimen("whole")), "copy", "--quiet"]);
+    assert_eq!(whole, (Some(0), String::new(), String::new()));
+    let (code, out, errors) = run_in(copy.path(), &["mirror", arg(&specimen("bit-flip")), "other", "--quiet"]);
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert!(errors.starts_with("error: ") && errors.lines().count() == 1, "{errors}");
+    for place in ["ftp://host/logs/x", "http://"] {
+        let (code, out, errors) = run_in(copy.path(), &["mirror", arg(&specimen("whole")), place]);
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{errors}");
+        assert!(errors.starts_with("error: ") && errors.lines().count() == 1, "{errors}");
+    }
+}
