@@ -49,9 +49,11 @@ const ALL: Plan = Plan {
 fn main() -> ExitCode {
     let plan = match std::env::args().nth(1).as_deref() {
         Some("quick") => QUICK,
+        Some("small") => Plan { large_bytes: None, ..ALL },
+        Some("large") => Plan { proxies: &[], ..ALL },
         None => ALL,
         Some(other) => {
-            eprintln!("usage: run [quick], not {other:?}");
+            eprintln!("usage: run [quick|small|large], not {other:?}");
             return ExitCode::from(2);
         }
     };
