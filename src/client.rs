@@ -27,6 +27,7 @@ use crate::format::{Framing, LogFormat};
 use crate::limits::{ACK_LINE_BYTES_MAX, ANSWER_BYTES_MAX, COMMIT_TIMEOUT, MIN_RATE};
 use crate::offset::{Generation, Offset};
 use crate::token::Token;
+use crate::transport::explained;
 use refusal::checked;
 
 /// Why a call failed.
@@ -57,7 +58,7 @@ pub enum ClientError {
         who: Option<String>,
     },
     /// The service could not be reached, or the connection broke.
-    #[error("{}", chain(.0))]
+    #[error("{}", explained(.0))]
     Transport(#[from] reqwest::Error),
     /// Something answered, but not a logmirror service.
     #[error("this does not answer like a logmirror service: {0}")]
@@ -98,23 +99,6 @@ pub fn positions(status: &LogStatus) -> Result<Positions, ClientError> {
         let body = ErrorBody { error: code.to_owned(), message, ..ErrorBody::default() };
         ClientError::Refused { status: refused, body: Box::new(body) }
     })
-}
-
-/// An error with its causes, since reqwest's own text names only the request.
-pub(crate) fn chain(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    if ["UnknownIssuer", "BadSignature"]
-        .iter()
-        .any(|reason| text.contains(&format!("invalid peer certificate: {reason}")))
-    {
-        text += ": if the service has a certificate authority of its own, give it with --cacert FILE or SSL_CERT_FILE";
-    }
-    text
 }
 
 /// One log of a service, by its URL (`http://HOST/logs/NAME`).
@@ -203,6 +187,10 @@ impl Client {
         }
         if parsed.path().len() < 2 {
             return Err(wrong("it lacks the log, as in http://HOST/logs/NAME"));
+        }
+        // A log may be called `logs`, but there is none without a name.
+        if parsed.path().ends_with("/logs") && !parsed.path().ends_with("/logs/logs") {
+            return Err(wrong("it names no log, as http://HOST/logs/NAME does: http://HOST/logs lists them"));
         }
         parsed.set_query(None);
         let token = Token::of_url(&parsed).map_err(|reason| wrong(&reason))?;

@@ -26,7 +26,7 @@ pub struct Layer {
     /// Directory with the logs [default: ./logmirror-data]
     #[arg(long, value_name = "DIR", env = "LOGMIRROR_DATA")]
     data: Option<PathBuf>,
-    /// Address to listen on; port 0 takes a free one [default: 127.0.0.1:7171]
+    /// Address to listen on, or a port of 127.0.0.1; port 0 takes a free one [default: 127.0.0.1:7171]
     #[arg(long, value_name = "ADDR", env = "LOGMIRROR_LISTEN")]
     listen: Option<String>,
     /// Log bytes in memory at once, over all clients [default: 256MiB]
@@ -104,12 +104,18 @@ impl Config {
     /// # Errors
     /// What is wrong with a setting, for the one who made it.
     pub fn resolve(flags: Layer, file: Option<&Path>) -> Result<Config, String> {
+        let path = file;
         let file = match file {
             None => Layer::default(),
             Some(path) => {
                 let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
                 toml::from_str(&text).map_err(|error| format!("{}{}", path.display(), in_file(&text, &error)))?
             }
+        };
+        // Where a setting was made, for the one who made it.
+        let named = |key: &str, by_flag: bool, in_file: bool| match path {
+            Some(path) if in_file && !by_flag => format!("{key} in {}", path.display()),
+            _ => format!("--{key}"),
         };
         let seconds = |flag: Option<u64>, file: Option<u64>, default: Duration| {
             flag.or(file).map_or(default, Duration::from_secs)
@@ -130,23 +136,31 @@ impl Config {
         };
         if settings.commit_bytes_max > settings.memory_max / 4 {
             return Err(format!(
-                "a commit of {} bytes (--commit-bytes-max) needs --memory-max of at least {}, not {}",
+                "a commit of {} bytes ({}) needs {} of at least {}, not {}",
                 settings.commit_bytes_max,
+                named("commit-bytes-max", flags.commit_bytes_max.is_some(), file.commit_bytes_max.is_some()),
+                named("memory-max", flags.memory_max.is_some(), file.memory_max.is_some()),
                 settings.commit_bytes_max.saturating_mul(4),
                 settings.memory_max,
             ));
         }
         let connections_max = flags.connections_max.or(file.connections_max).unwrap_or(limits::CONNECTIONS_MAX);
         if connections_max == 0 {
-            return Err("--connections-max must be at least 1".into());
+            let named = named("connections-max", flags.connections_max.is_some(), true);
+            return Err(format!("{named} must be at least 1"));
         }
+        let in_the_file = |error: String| format!("{}: {}", shown(path), error.replace("--token", "token"));
         let token = match token(flags.token.as_ref(), flags.token_file.as_deref())? {
-            None => token(file.token.as_ref(), file.token_file.as_deref())?,
+            None => token(file.token.as_ref(), file.token_file.as_deref()).map_err(in_the_file)?,
             token => token,
         };
+        let root_log_named = named("root-log", flags.root_log.is_some(), true);
+        let listen_named = named("listen", flags.listen.is_some(), file.listen.is_some());
+        let listen = flags.listen.or(file.listen).unwrap_or_else(|| LISTEN_DEFAULT.into());
+        let listen = address(&listen).map_err(|wrong| format!("{listen_named}: {wrong}"))?;
         let root_log = flags.root_log.or(file.root_log);
         if let Some(name) = root_log.as_ref().filter(|name| !is_log_name(name)) {
-            return Err(format!("--root-log: {name:?} cannot be the name of a log"));
+            return Err(format!("{root_log_named}: {name:?} cannot be the name of a log"));
         }
         let by_host = flags.host_routing.or(file.host_routing).unwrap_or_default();
         let patience = Timeouts::default();
@@ -154,7 +168,7 @@ impl Config {
         let min_rate = min_rate.ok_or("--min-rate must be at least 1")?;
         Ok(Config {
             data: flags.data.or(file.data).unwrap_or_else(|| DATA_DEFAULT.into()),
-            listen: flags.listen.or(file.listen).unwrap_or_else(|| LISTEN_DEFAULT.into()),
+            listen,
             settings,
             timeouts: Timeouts {
                 header: seconds(flags.header_timeout, file.header_timeout, patience.header),
@@ -185,8 +199,60 @@ pub fn token(secret: Option<&Secret>, file: Option<&Path>) -> Result<Option<Toke
     }
 }
 
-/// An error of the file with its line, but without what stands there: that may be a token.
+fn shown(path: Option<&Path>) -> String {
+    path.map(|path| path.display().to_string()).unwrap_or_default()
+}
+
+/// An address to listen on: `HOST:PORT`, or only a port, which is one of this machine alone.
+///
+/// # Errors
+/// What is wrong with it, and the form that was probably meant.
+fn address(text: &str) -> Result<String, String> {
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok(format!("127.0.0.1:{port}"));
+    }
+    let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("{text:?} has no port, as {text}:7171 has"))?;
+    if port.parse::<u16>().is_err() {
+        return Err(format!("{text:?} has no port at its end, as 127.0.0.1:7171 has"));
+    }
+    if host.is_empty() {
+        return Err(format!(
+            "{text:?} has no address: 127.0.0.1:{port} for this machine, or 0.0.0.0:{port} for everybody"
+        ));
+    }
+    if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) {
+        return Err(format!("{text:?}: an IPv6 address stands in brackets, as in [::1]:7171"));
+    }
+    Ok(text.to_owned())
+}
+
+/// An error of the file with its line and key, but without the value: that may be a token.
 fn in_file(text: &str, error: &toml::de::Error) -> String {
-    let line = error.span().and_then(|span| text.get(..span.start)).map(|before| before.matches('\n').count() + 1);
-    line.map_or_else(String::new, |line| format!(", line {line}")) + ": " + error.message()
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
+        return format!(": {}", error.message());
+    };
+    let line = before.matches('\n').count();
+    let key =
+        text.lines().nth(line).and_then(|line| line.split_once('=')).map(|(key, _)| key.trim()).unwrap_or_default();
+    let place = format!(", line {}", line + 1);
+    match key {
+        "" => format!("{place}: {}", error.message()),
+        key => format!("{place}: {key}: {}", error.message()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_alone_is_one_of_this_machine() {
+        assert_eq!(address("7171"), Ok("127.0.0.1:7171".to_owned()));
+        for right in ["127.0.0.1:0", "localhost:7171", "[::1]:7171", "0.0.0.0:80"] {
+            assert_eq!(address(right), Ok(right.to_owned()));
+        }
+        for wrong in [":7171", "localhost", "127.0.0.1", "::1", "host:port", "70000", ""] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+    }
 }

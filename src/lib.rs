@@ -40,4 +40,5 @@ pub mod sqlite;
 pub mod stream;
 pub mod sync;
 pub mod token;
+mod transport;
 pub mod verify;

@@ -354,6 +354,8 @@ pub const SQL_STREAMS_IDLE_MAX: usize = 2;
 pub const SQL_STREAMS_PER_LOG_MAX: usize = 256;
 /// See [`SQL_STREAMS_PER_LOG_MAX`].
 pub const SQL_STREAMS_MAX: usize = 1024;
+/// What is logged of a value that a client chose, such as a path.
+pub const LOG_VALUE_CHARS_MAX: usize = 500;
 /// What is logged of an SQL text.
 pub const SQL_LOGGED_CHARS: usize = 200;
 

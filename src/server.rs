@@ -85,7 +85,12 @@ impl Server {
     /// Serves until `stop` completes; then takes no more connections, ends streams without end, gives the rest of the
     /// requests a while, and makes everything taken durable.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let door = Arc::new(Door::new(router(self.app.clone()), self.routing, self.token));
+        let door = Arc::new(Door::new(
+            router(self.app.clone()),
+            self.routing,
+            self.token,
+            self.app.registry.counters().clone(),
+        ));
         let graceful = GracefulShutdown::new();
         let (phases, phase) = watch::channel(Phase::Serving);
         let closed = self.app.registry.counters().connections_closed.clone();
@@ -101,7 +106,7 @@ impl Server {
                 accepted = accept(&self.listener, &connections) => accepted,
                 () = &mut stop => break,
             };
-            let (stream, place) = match accepted {
+            let (stream, peer, place) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of file descriptors, most likely: those who have one will give it back.
@@ -120,7 +125,7 @@ impl Server {
             let service = service_fn(move |request| {
                 asked.store(true, Ordering::Relaxed);
                 let (door, counted) = (door.clone(), counted.request());
-                async move { Ok::<_, Infallible>(door.answer(request).await.map(|body| counted.body(body))) }
+                async move { Ok::<_, Infallible>(door.answer(request, peer).await.map(|body| counted.body(body))) }
             });
             let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
             let connection = graceful.watch(connection);
@@ -176,9 +181,12 @@ async fn cut_off(mut phase: watch::Receiver<Phase>, asked: Arc<AtomicBool>) {
 }
 
 /// Waits for a connection, then for a place: above the limit one client waits here, the others in the backlog.
-async fn accept(listener: &TcpListener, connections: &Connections) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, connections.place().await))
+async fn accept(
+    listener: &TcpListener,
+    connections: &Connections,
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let (stream, peer) = listener.accept().await?;
+    Ok((stream, peer, connections.place().await))
 }
 
 /// Reads `log.json` again, now and then, of logs of which it could not be read.

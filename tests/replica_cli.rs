@@ -171,7 +171,7 @@ fn changes_made_by_turso_go_to_the_remote_and_come_home() {
     app.execute("INSERT INTO t VALUES (1, 'x')").unwrap();
     let busy = scene.replica("one", &[]);
     assert_eq!(busy.code, Some(3), "{busy:?}");
-    assert!(only(&busy)["error"].as_str().unwrap().contains("one-draft is in use by another process"), "{busy:?}");
+    assert!(only(&busy)["message"].as_str().unwrap().contains("one-draft is in use by another process"), "{busy:?}");
     app.close().unwrap();
     drop((app, database));
     assert_eq!(scene.sync("one")["changes_pushed"], 2);
@@ -207,7 +207,7 @@ fn status_sends_nothing_and_makes_nothing() {
     let absent = scene.replica("one", &["status"]);
     assert_eq!(absent.code, Some(1), "{absent:?}");
     let text = format!("there is no replica at {}: a pull, push or sync makes one", scene.path("one").display());
-    assert_eq!(only(&absent), &json!({"action": "status", "error": text}));
+    assert_eq!(only(&absent), &json!({"event": "error", "action": "status", "error": "data", "message": text}));
     assert_eq!(absent.errors, format!("error: {text}\n"));
     assert_eq!(scene.files(), [""; 0]);
     assert_eq!(scene.replica("one", &["status", "--rebuild"]).code, Some(2));
@@ -269,7 +269,7 @@ fn the_token_comes_by_flag_or_url_and_a_wrong_one_is_a_matter_of_usage() {
     for (url, flags) in [(scene.url(), vec![]), (scene.url(), vec!["--token", "wrong"])] {
         let ended = start(&scene.path("one"), &url, &flags).ended();
         assert_eq!(ended.code, Some(2), "{ended:?}");
-        assert!(only(&ended)["error"].as_str().unwrap().contains("the server answers 401"), "{ended:?}");
+        assert!(only(&ended)["message"].as_str().unwrap().contains("the server answers 401"), "{ended:?}");
         // One that goes on does not go on with a wrong token.
         assert_eq!(start(&scene.path("one"), &url, &[&flags[..], &["--every=1h"]].concat()).ended().code, Some(2));
     }
@@ -295,8 +295,8 @@ fn exit_codes_tell_usage_from_network_and_draft_in_use() {
     let (path, nobody) = (scene.path("one"), format!("http://{}/logs/app", free_address()));
     let ended = start(&path, &nobody, &[]).ended();
     assert_eq!(ended.code, Some(3), "{ended:?}");
-    assert_eq!(fields(only(&ended)), ["action", "error"]);
-    assert_eq!(ended.errors, format!("error: {}\n", only(&ended)["error"].as_str().unwrap()));
+    assert_eq!(fields(only(&ended)), ["action", "error", "event", "message"]);
+    assert_eq!(ended.errors, format!("error: {}\n", only(&ended)["message"].as_str().unwrap()));
     assert_eq!(start(&scene.path("no/such/directory"), &scene.url(), &[]).ended().code, Some(3));
     let url = scene.url();
     for args in [
@@ -315,7 +315,7 @@ fn exit_codes_tell_usage_from_network_and_draft_in_use() {
     app.run(&["SELECT count(*) FROM sqlite_schema"]);
     let ended = scene.replica("one", &[]);
     assert_eq!(ended.code, Some(3), "{ended:?}");
-    assert!(only(&ended)["error"].as_str().unwrap().contains("one-draft is in use by another process"), "{ended:?}");
+    assert!(only(&ended)["message"].as_str().unwrap().contains("one-draft is in use by another process"), "{ended:?}");
     app.close();
     scene.sync("one");
 }
@@ -329,7 +329,7 @@ fn a_run_that_is_interrupted_says_so() {
     let _connection = silent.accept().unwrap();
     let ended = running.terminate();
     assert_eq!(ended.code, Some(3), "{ended:?}");
-    assert!(only(&ended)["error"].as_str().unwrap().starts_with("interrupted"), "{ended:?}");
+    assert!(only(&ended)["message"].as_str().unwrap().starts_with("interrupted"), "{ended:?}");
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn a_damaged_info_is_refused_and_rebuild_sets_the_files_aside() {
     for action in ["sync", "pull", "push", "status"] {
         let ended = scene.replica("one", &[action, "--every=1h"]);
         assert_eq!(ended.code, Some(1), "{ended:?}");
-        let error = only(&ended)["error"].as_str().unwrap();
+        let error = only(&ended)["message"].as_str().unwrap();
         assert!(error.starts_with("one-info cannot be used: ") && error.contains("--rebuild"), "{error}");
     }
     assert_eq!((scene.files(), fs::read(&info).unwrap()), (before, content));
@@ -382,7 +382,7 @@ fn what_a_program_that_died_had_not_committed_is_not_pushed() {
     app.kill();
     let ended = scene.replica("one", &[]);
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    let error = only(&ended)["error"].as_str().unwrap();
+    let error = only(&ended)["message"].as_str().unwrap();
     assert!(error.starts_with("one-draft-journal undoes a transaction that did not end: open one-draft"), "{error}");
     assert_eq!(scene.sql("one", ALL), before);
     assert_eq!(scene.sync("one")["changes_pushed"], 0);

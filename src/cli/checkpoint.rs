@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use clap::Args;
+use logmirror::client::without_secrets;
 
 use super::access::AccessArgs;
 use super::exit::{Exit, printed};
@@ -29,7 +30,7 @@ pub(crate) fn run(args: CheckpointArgs) -> Exit {
     };
     let outcome = match super::block_on(client.checkpoint(args.dry_run)) {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(error)) => return Exit::Io.because_of(args.url, error),
+        Ok(Err(error)) => return Exit::of_client(&error).because_of(without_secrets(&args.url), error),
         Err(exit) => return exit,
     };
     let mut out = std::io::stdout();

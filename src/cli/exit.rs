@@ -1,8 +1,20 @@
 //! How a command ends.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use logmirror::client::ClientError;
+use serde_json::{Value, json};
+
+/// Whether this command was asked for JSON. Set once, before it runs.
+static AS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// From now on errors are also a line of JSON on standard output.
+pub fn errors_as_json() {
+    AS_JSON.store(true, Ordering::Relaxed);
+}
 
 use logmirror::blame::Blame;
 pub use logmirror::blame::with_causes;
@@ -37,10 +49,52 @@ impl From<Blame> for Exit {
 }
 
 impl Exit {
-    /// Says on stderr what went wrong, and ends like this.
+    /// Says on stderr what went wrong, and ends like this. A command with `--json` says so on stdout as well:
+    /// `{"event":"error","error":CODE,"message":TEXT}`.
     pub fn because(self, what: impl fmt::Display) -> Exit {
-        eprintln!("error: {what}");
+        self.because_code(self.code(), what, Value::Null)
+    }
+
+    /// The same with a code that says more than the exit code, and with more members of the JSON.
+    pub fn because_code(self, code: &str, what: impl fmt::Display, more: Value) -> Exit {
+        let text = what.to_string();
+        eprintln!("error: {text}");
+        self.write_json(code, &text, more)
+    }
+
+    /// Only the line of JSON, of what was said on stderr already.
+    pub fn in_json(self, text: &str) -> Exit {
+        self.write_json(self.code(), text, Value::Null)
+    }
+
+    fn write_json(self, code: &str, text: &str, more: Value) -> Exit {
+        if AS_JSON.load(Ordering::Relaxed) {
+            let mut line = json!({"event": "error", "error": code, "message": text});
+            if let (Value::Object(line), Value::Object(more)) = (&mut line, more) {
+                line.extend(more);
+            }
+            // A reader that went away does not miss the line.
+            let _ = writeln!(io::stdout(), "{line}");
+        }
         self
+    }
+
+    /// One word for it.
+    pub fn code(self) -> &'static str {
+        match self {
+            Exit::Done => "done",
+            Exit::Data => "data",
+            Exit::Usage => "usage",
+            Exit::Io => "io",
+        }
+    }
+
+    /// Whose fault the failure of a call is: of the one who gave the URL or the token, or of the network.
+    pub fn of_client(error: &ClientError) -> Exit {
+        match error {
+            ClientError::Url { .. } | ClientError::Refused { status: 400 | 401 | 403, .. } => Exit::Usage,
+            _ => Exit::Io,
+        }
     }
 
     /// Says on stderr what failed and why, and ends like this.

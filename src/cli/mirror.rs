@@ -16,6 +16,7 @@ use super::access::AccessArgs;
 use super::exit::{Exit, with_causes};
 use super::place;
 use super::report::Report;
+use super::wrong_place;
 
 /// How often a report is asked whether a line is due.
 const TICK: Duration = Duration::from_millis(250);
@@ -88,6 +89,12 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
         (Ok(source), Ok(sink)) => (source, sink),
         (Err(exit), _) | (_, Err(exit)) => return exit,
     };
+    if let Some(wrong) = wrong_place::not_a_log(&source) {
+        return Exit::Data.because(wrong);
+    }
+    if let Some(wrong) = wrong_place::not_a_sink(&sink) {
+        return Exit::Usage.because(wrong);
+    }
     let mut mirror = Mirror::new(Place::parse(&source), Place::parse(&sink));
     (mirror.follow, mirror.trim, mirror.create) = (args.follow, args.trim, args.create == Create::Auto);
     mirror.adopt = args.adopt;

@@ -7,6 +7,7 @@ mod database;
 mod exit;
 mod inspect;
 mod libsql;
+mod logging;
 mod mirror;
 mod place;
 mod repair;
@@ -18,13 +19,14 @@ mod restore;
 mod rounds;
 mod serve;
 mod status;
+mod stop;
 mod verify;
+mod wrong_place;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use exit::Exit;
-use tokio::signal::unix::{SignalKind, signal};
+use stop::{asked_to_drain, asked_to_stop, block_on};
 
 /// Verified, byte-exact mirrors of write-ahead logs.
 #[derive(Parser)]
@@ -32,6 +34,8 @@ use tokio::signal::unix::{SignalKind, signal};
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    log: logging::LogArgs,
 }
 
 #[derive(Subcommand)]
@@ -49,11 +53,28 @@ enum Command {
     Replica(replica::ReplicaArgs),
 }
 
+/// What clap says, with its colours on a terminal; and for a program that reads JSON, the first line of it.
+fn usage(error: &clap::Error) -> exit::Exit {
+    // There is no other place to say that this cannot be said.
+    let _ = error.print();
+    exit::Exit::Usage.in_json(error.to_string().lines().next().unwrap_or_default().trim_start_matches("error: "))
+}
+
 pub(crate) fn main() -> ExitCode {
-    let filter =
-        env_logger::Env::new().filter_or("LOGMIRROR_LOG", "info,notify=warn").write_style("LOGMIRROR_LOG_STYLE");
-    env_logger::Builder::from_env(filter).init();
-    let exit = match Cli::parse().command {
+    // Before the arguments are parsed: what is wrong with them is an error like any other.
+    if std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == "--json") {
+        exit::errors_as_json();
+    }
+    let Cli { command, log } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => return usage(&error).into(),
+        // Help, or the version.
+        Err(error) => error.exit(),
+    };
+    if let Err(exit) = log.start() {
+        return exit.into();
+    }
+    let exit = match command {
         Command::Serve(args) => serve::run(args),
         Command::Mirror(args) => mirror::run(args),
         Command::Verify(args) => verify::run(&args),
@@ -67,23 +88,4 @@ pub(crate) fn main() -> ExitCode {
         Command::Replica(args) => replica::run(args),
     };
     exit.into()
-}
-
-/// Runs async work to its end.
-fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Exit> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    match runtime {
-        Ok(runtime) => Ok(runtime.block_on(work)),
-        Err(error) => Err(Exit::Io.because(format_args!("cannot start threads: {error}"))),
-    }
-}
-
-/// Completes when we are asked to end: SIGTERM, or SIGINT as from Ctrl-C.
-fn asked_to_stop() -> Result<impl Future<Output = ()>, Exit> {
-    match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(mut term), Ok(mut int)) => Ok(async move {
-            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-        }),
-        (Err(error), _) | (_, Err(error)) => Err(Exit::Io.because_of("cannot listen for signals", error)),
-    }
 }

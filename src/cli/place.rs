@@ -9,6 +9,7 @@ use logmirror::repo::{FsRepo, Repo};
 use logmirror::stream::segment_starts;
 
 use super::exit::Exit;
+use super::wrong_place;
 
 /// Places named in a message.
 const HINTS_MAX: usize = 4;
@@ -27,6 +28,9 @@ pub fn is_url(place: &str) -> bool {
 /// # Errors
 /// What to end with when it cannot be opened or holds no segment; the reason has been said.
 pub fn log_directory(path: &str) -> Result<Arc<dyn Repo>, Exit> {
+    if let Some(wrong) = wrong_place::not_a_log(path) {
+        return Err(Exit::Data.because(wrong));
+    }
     let open = || -> io::Result<(FsRepo, bool)> {
         let repo = FsRepo::open(path)?;
         let empty = segment_starts(&repo)?.is_empty();

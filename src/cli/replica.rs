@@ -85,8 +85,8 @@ pub(crate) fn run(args: ReplicaArgs) -> Exit {
         Ok(Ok(Some(Err(error)))) if error.is_data() => (Exit::Data, with_causes(&error)),
         Ok(Ok(Some(Err(error)))) => (Exit::Io, with_causes(&error)),
     };
-    teller.failed(&text);
-    exit.because(text)
+    teller.ends();
+    exit.because_code(exit.code(), text, serde_json::json!({"action": action}))
 }
 
 /// A number with a unit, or of seconds.

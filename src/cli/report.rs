@@ -224,13 +224,19 @@ impl Report {
 
     /// How far the sink is behind, in words.
     fn behind(&self) -> String {
-        match self.distance {
-            Some(Distance { offsets: Some(offsets), bytes, age, .. }) => {
+        let Some(Distance { source_next, offsets, bytes, age, .. }) = self.distance else {
+            return format!("{} offsets to be durable", self.lag());
+        };
+        // Where the sink is may be known only since the source was measured.
+        let compared = source_next.filter(|_| self.attempt.is_some());
+        let offsets = offsets.or(compared.map(|next| next.0.saturating_sub(self.now.durable.0)));
+        match (offsets, source_next) {
+            (Some(offsets), _) => {
                 let bytes = HumanBytes(bytes.unwrap_or(0));
                 format!("{offsets} offsets, {bytes}, {:.1} s behind the source", age.as_secs_f64())
             }
-            Some(Distance { source_next: Some(next), .. }) => format!("the source ends at offset {next}"),
-            _ => format!("{} offsets to be durable", self.lag()),
+            (None, Some(next)) => format!("the source ends at offset {next}"),
+            (None, None) => format!("{} offsets to be durable", self.lag()),
         }
     }
 
@@ -302,9 +308,6 @@ impl Report {
 
     /// Prints an error, and ends the command like this.
     pub(super) fn refuse(self, exit: Exit, what: String) -> Exit {
-        if let Way::Json = self.way {
-            line(&json!({"event": "error", "error": what}));
-        }
         exit.because(what)
     }
 

@@ -54,7 +54,7 @@ pub(crate) fn run(args: RestoreArgs) -> Exit {
     });
     match result {
         Ok(Ok(Ok((generation, folded)))) => printed(tell(&wanted.out, generation, &folded, json)),
-        Ok(Ok(Err(error))) => failed(&error, json),
+        Ok(Ok(Err(error))) => failed(&error),
         Ok(Err(exit)) | Err(exit) => exit,
     }
 }
@@ -97,21 +97,15 @@ fn tell(out: &Path, generation: Option<Generation>, folded: &Folded, as_json: bo
     Ok(Exit::Done)
 }
 
-fn failed(error: &RestoreError, as_json: bool) -> Exit {
-    if as_json {
-        let mut told = json!({"error": error.code(), "message": error.to_string()});
-        if let (RestoreError::Fold(FoldError::NotACommit { before, after, .. }), Value::Object(told)) =
-            (error, &mut told)
-        {
-            told.extend([("before".to_owned(), json!(before)), ("after".to_owned(), json!(after))]);
-        }
-        // Whoever does not read us any more does not miss the line.
-        let _ = writeln!(std::io::stdout(), "{told}");
-    }
+fn failed(error: &RestoreError) -> Exit {
     let exit = match error {
         error if error.is_usage() => Exit::Usage,
         error if error.is_data() => Exit::Data,
         _ => Exit::Io,
     };
-    exit.because(error)
+    let more = match error {
+        RestoreError::Fold(FoldError::NotACommit { before, after, .. }) => json!({"before": before, "after": after}),
+        _ => Value::Null,
+    };
+    exit.because_code(error.code(), error, more)
 }

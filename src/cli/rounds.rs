@@ -111,14 +111,6 @@ impl Teller {
         }
     }
 
-    /// It ended with this error.
-    pub(super) fn failed(&self, error: &str) {
-        self.ends();
-        if let Way::Json = self.way {
-            self.json(json!({"error": error}));
-        }
-    }
-
     fn json(&self, told: impl Serialize) {
         match serde_json::to_string(&Line { action: self.action, told }) {
             Ok(text) => line(&text),

@@ -1,6 +1,6 @@
 //! `logmirror serve`: the service.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -32,11 +32,11 @@ pub(crate) fn run(args: ServeArgs) -> Exit {
     let place = config.data.display().to_string();
     let data = match FsRepo::create(&config.data) {
         Ok(data) => Arc::new(data),
-        Err(error) => return Exit::Io.because_of(place, error),
+        Err(error) => return Exit::Io.because(data_error(&place, &error)),
     };
     let registry = match Registry::open(data, config.settings) {
         Ok(registry) => Arc::new(registry),
-        Err(error) => return Exit::Io.because_of(place, error),
+        Err(error) => return Exit::Io.because(data_error(&place, &error)),
     };
     super::block_on(serve(config, registry)).unwrap_or_else(|exit| exit)
 }
@@ -53,9 +53,9 @@ async fn serve(config: Config, registry: Arc<Registry>) -> Exit {
             log::info!("{} logs in {}", registry.logs().len(), config.data.display());
             server
         }
-        Err(error) => return Exit::Io.because_of(config.listen, error),
+        Err(error) => return Exit::Io.because(listen_error(&config.listen, &error)),
     };
-    let stop = match super::asked_to_stop() {
+    let stop = match super::asked_to_drain() {
         Ok(stop) => {
             async move {
                 stop.await;
@@ -66,6 +66,36 @@ async fn serve(config: Config, registry: Arc<Registry>) -> Exit {
     };
     server.run(stop).await;
     Exit::Done
+}
+
+/// Why a data directory cannot be used, and what to do about it.
+fn data_error(place: &str, error: &io::Error) -> String {
+    let what = match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            "in use by another process: is another `logmirror serve` running on it? end that, or give another with --data"
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "this user cannot write there: make it writable, or give another directory with --data"
+        }
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            "this is no directory, or lies below a file: give a directory with --data"
+        }
+        _ => return format!("{place}: {error}"),
+    };
+    format!("{place}: {what} ({error})")
+}
+
+/// Why an address cannot be listened on, and what to do about it.
+fn listen_error(listen: &str, error: &io::Error) -> String {
+    let what = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another process listens there already, maybe another `logmirror serve`: end it, or give another address with --listen"
+        }
+        io::ErrorKind::AddrNotAvailable => "no interface of this machine has that address: give another with --listen",
+        io::ErrorKind::PermissionDenied => "this user may not listen there: give a port from 1024 on with --listen",
+        _ => return format!("{listen}: cannot listen there: {error}"),
+    };
+    format!("{listen}: {what} ({error})")
 }
 
 /// A log in use has its segment and index open, and a client its socket: the soft limit of 1,024 would be met soon.

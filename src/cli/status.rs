@@ -52,7 +52,8 @@ pub(crate) fn run(args: &StatusArgs) -> Exit {
 
 fn of_url(url: &str, access: &AccessArgs) -> Result<(Map<String, Value>, Exit), Exit> {
     let client = access.client(url)?;
-    let status = super::block_on(client.status())?.map_err(|error| Exit::Io.because_of(client.url(), error))?;
+    let status =
+        super::block_on(client.status())?.map_err(|error| Exit::of_client(&error).because_of(client.url(), error))?;
     let exit = if status.error.is_some() { Exit::Data } else { Exit::Done };
     match serde_json::to_value(status) {
         Ok(Value::Object(status)) => Ok((status, exit)),

@@ -19,6 +19,7 @@ use super::native::{Parsed, parse, query};
 use super::pace::Pace;
 use super::paths::{App, Timeouts};
 use super::reply::{Failure, drain, turn_down};
+use super::request_log::Notes;
 use super::upload::{self, Part, PartQuery};
 use crate::api::AckLine;
 use crate::mirror::{Append, Error, Log};
@@ -71,23 +72,27 @@ pub(super) async fn append(
         return Ok(Json(receive(&app, append, body).await?).into_response());
     };
     let durable = append.acks();
+    let notes = head.extensions.get::<Notes>().cloned().unwrap_or_default();
     let (reply, ended) = oneshot::channel();
     tokio::spawn(async move {
         let result = receive(&app, append, body).await;
         let _client_is_gone = reply.send(result);
     });
     // The first line says where the append starts; each later one that it got further.
-    let lines = stream::unfold((durable, Some(ended), true), |(mut durable, ended, first)| async move {
-        let mut ended = ended?;
-        let (line, ended) = tokio::select! {
-            biased;
-            () = std::future::ready(()), if first => (AckLine::Durable { durable: durable.durable() }, Some(ended)),
-            result = &mut ended => (last_line(result), None),
-            durable = durable.advanced() => (AckLine::Durable { durable }, Some(ended)),
-        };
-        let mut text = serde_json::to_vec(&line).unwrap_or_default();
-        text.push(b'\n');
-        Some((Ok::<_, Infallible>(Bytes::from(text)), (durable, ended, false)))
+    let lines = stream::unfold((durable, Some(ended), true), move |(mut durable, ended, first)| {
+        let notes = notes.clone();
+        async move {
+            let mut ended = ended?;
+            let (line, ended) = tokio::select! {
+                biased;
+                () = std::future::ready(()), if first => (AckLine::Durable { durable: durable.durable() }, Some(ended)),
+                result = &mut ended => (last_line(result, &notes), None),
+                durable = durable.advanced() => (AckLine::Durable { durable }, Some(ended)),
+            };
+            let mut text = serde_json::to_vec(&line).unwrap_or_default();
+            text.push(b'\n');
+            Some((Ok::<_, Infallible>(Bytes::from(text)), (durable, ended, false)))
+        }
     });
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
@@ -105,12 +110,15 @@ fn begin(app: &App, name: Parsed<String>, uri: &Uri) -> Result<Begun, Failure> {
 
 type Received = Result<crate::api::AppendOutcome, Failure>;
 
-fn last_line(ended: Result<Received, oneshot::error::RecvError>) -> AckLine {
-    match ended {
-        Ok(Ok(outcome)) => AckLine::Outcome(outcome),
-        Ok(Err(failure)) => AckLine::Error(failure.body()),
-        Err(_) => AckLine::Error(Failure::from(Error::Unavailable("the append was interrupted".into())).body()),
-    }
+fn last_line(ended: Result<Received, oneshot::error::RecvError>, notes: &Notes) -> AckLine {
+    let failure = match ended {
+        Ok(Ok(outcome)) => return AckLine::Outcome(outcome),
+        Ok(Err(failure)) => failure,
+        Err(_) => Failure::from(Error::Unavailable("the append was interrupted".into())),
+    };
+    let body = failure.body();
+    notes.refused(&body);
+    AckLine::Error(body)
 }
 
 /// Takes a body in until it ends, fails, or takes too long, and waits until what is kept of it is durable.
@@ -159,9 +167,16 @@ async fn receive(app: &App, mut append: Append, mut body: Body) -> Received {
             };
         }
     }
+    let (log, counters) = (append.log().to_owned(), app.registry.counters());
     let ended = append.finish().await.map_err(Failure::from);
-    if ended.is_err() {
-        drain(body);
+    match &ended {
+        Ok(outcome) if outcome.skipped > 0 => {
+            let (skipped, next) = (outcome.skipped, outcome.next);
+            log::info!("log {log}: {skipped} commits were sent that it holds: skipped, and it ends at offset {next}");
+            counters.skipped(&log, skipped);
+        }
+        Ok(_) => {}
+        Err(_) => drain(body),
     }
     ended
 }

@@ -13,6 +13,7 @@ mod pace;
 mod paths;
 mod range;
 mod reply;
+mod request_log;
 mod route;
 #[cfg(feature = "turso")]
 mod turso;
@@ -20,4 +21,5 @@ mod upload;
 
 pub(crate) use door::Door;
 pub use paths::{App, Timeouts, router};
+pub use request_log::REQUESTS;
 pub use route::Routing;

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::map_request;
 use axum::routing::{get, post, put};
 
+use super::request_log::note_route;
 use super::{append, checkpoint, generations, libsql, metrics, native, reply};
 use crate::limits::{self, JSON_BYTES_MAX};
 use crate::mirror::{Checkpoints, Registry, Uploads};
@@ -89,5 +91,6 @@ pub fn router(app: Arc<App>) -> Router {
         .fallback(reply::no_such_path)
         .method_not_allowed_fallback(reply::no_such_method)
         .layer(DefaultBodyLimit::max(JSON_BYTES_MAX))
+        .layer(map_request(note_route))
         .with_state(app)
 }

@@ -4,7 +4,8 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_RANGE, ETAG, EXPECT, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_RANGE, ETAG, EXPECT, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    WWW_AUTHENTICATE,
 };
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
@@ -13,6 +14,7 @@ use hyper::body::Body as _;
 use tokio::time::timeout;
 
 use super::conditional::Validators;
+use super::request_log::Refusal;
 use crate::api::ErrorBody;
 use crate::limits::{DRAIN_BYTES_MAX, DRAIN_WAIT};
 use crate::mirror::Error;
@@ -83,12 +85,20 @@ fn status(error: &Error) -> StatusCode {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let status = status(&self.error);
-        let mut response = (status, Json(self.body())).into_response();
+        let mut response = refused(status, self.body());
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
         }
         response
     }
+}
+
+/// An answer with an error, which also tells the request's entry in the log.
+fn refused(status: StatusCode, body: ErrorBody) -> Response {
+    let refusal = Refusal::from(&body);
+    let mut response = (status, Json(body)).into_response();
+    response.extensions_mut().insert(refusal);
+    response
 }
 
 /// A new thing, or one that was there.
@@ -164,7 +174,9 @@ pub(super) fn no_such_range(bytes: u64) -> Response {
     let range = HeaderValue::try_from(format!("bytes */{bytes}")).into_iter().map(|value| (CONTENT_RANGE, value));
     let headers: HeaderMap = range.collect();
     let error = Error::Invalid(format!("there is no such range in {bytes} bytes"));
-    (StatusCode::RANGE_NOT_SATISFIABLE, headers, Json(Failure::from(error).body())).into_response()
+    let mut response = refused(StatusCode::RANGE_NOT_SATISFIABLE, Failure::from(error).body());
+    response.headers_mut().extend(headers);
+    response
 }
 
 /// Part of a file.
@@ -194,13 +206,22 @@ pub(super) fn turn_down(headers: &HeaderMap, body: Body) {
     }
 }
 
-/// No token, or another one. It is not said which.
+/// No token, or another one. Which of the two its sender knows anyhow.
 pub(super) fn unauthorized(request: Request) -> Response {
     let (head, body) = request.into_parts();
     turn_down(&head.headers, body);
-    let message = "this needs the token of the service, as in `Authorization: Bearer TOKEN`".to_owned();
+    let what = if head.headers.contains_key(AUTHORIZATION) {
+        "the token that was sent is not the one of this service"
+    } else {
+        "this service asks for a token, and none was sent"
+    };
+    let message = format!(
+        "{what}: give it with --token-file FILE, LOGMIRROR_TOKEN, or in other clients as `Authorization: Bearer TOKEN`"
+    );
     let body = ErrorBody { error: "unauthorized".to_owned(), message, ..ErrorBody::default() };
-    (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], Json(body)).into_response()
+    let mut response = refused(StatusCode::UNAUTHORIZED, body);
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    response
 }
 
 pub(super) async fn no_such_path(uri: Uri, request: Request) -> Failure {
@@ -213,5 +234,5 @@ pub(super) async fn no_such_method(method: Method, uri: Uri, request: Request) -
     let (head, body) = request.into_parts();
     turn_down(&head.headers, body);
     let error = Error::Invalid(format!("{} does not take {method}", uri.path()));
-    (StatusCode::METHOD_NOT_ALLOWED, Json(Failure::from(error).body())).into_response()
+    refused(StatusCode::METHOD_NOT_ALLOWED, Failure::from(error).body())
 }

@@ -131,6 +131,11 @@ impl Append {
         ended.await.map_err(|_| gone())?
     }
 
+    /// The name of the log.
+    pub fn log(&self) -> &str {
+        self.log.name()
+    }
+
     /// Fails the append for a reason of the caller's; what came before is kept.
     pub fn fail(&mut self, mut error: Error) {
         if let Error::Corrupt { offset, .. } | Error::Truncated { offset, .. } = &mut error {

@@ -47,7 +47,7 @@ async fn attempt_generation(
     if format == LogFormat::Wal && sink.lacks_base(extent).await? {
         base::bring(source, extent.generation, sink, progress, told).await?;
     }
-    let status = sink.status().await?;
+    let status = sink.status(extent.format).await?;
     let from = status.next().or(extent.first).unwrap_or_default();
     (progress.next, progress.durable) = (from, from);
     told(Event::Started { from, source_bytes: source.bytes_from(from, extent) });

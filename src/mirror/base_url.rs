@@ -26,7 +26,7 @@ pub(super) async fn put(client: &Client, generation: Generation, blocks: Blocks)
         }
         Err(ClientError::Transport(error)) if !error.is_connect() && client.way().broke_off() => {
             client.way().is_held_back();
-            Err(MirrorError::HeldBack { reason: crate::client::chain(&error) })
+            Err(MirrorError::HeldBack { reason: crate::transport::chain(&error) })
         }
         Err(error) => Err(error.into()),
     }

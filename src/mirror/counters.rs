@@ -70,6 +70,11 @@ impl Counters {
         self.cut_bytes.get_or_create(&labels).inc_by(bytes);
     }
 
+    /// Counts commits that were sent to `log` although it held them.
+    pub fn skipped(&self, log: &str, commits: u64) {
+        self.skipped_commits.get_or_create(&LogLabels { log: log.to_owned() }).inc_by(commits);
+    }
+
     /// Counts once for `log` in one of the families of logs.
     pub fn count(&self, family: &Family<LogLabels, Counter>, log: &str) {
         family.get_or_create(&LogLabels { log: log.to_owned() }).inc();

@@ -42,6 +42,7 @@ use crate::limits::{
     BATCHES_UNDER_WAY, COMPARE_BYTES_MAX, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, LIBSQL_PAGE_SIZE, READ_BLOCK,
 };
 use crate::offset::{Generation, Offset};
+use crate::repo::open_regular;
 use crate::sqlite::{BaseVersion, Snapshot, SnapshotError, Verdict};
 use crate::stream::{Batch, Batcher, Tail};
 
@@ -54,7 +55,8 @@ pub fn is_database(path: &Path) -> bool {
     }
     let starts_like_one = || {
         let mut head = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(database::MAGIC.len() as u64).read_to_end(&mut head));
+        let read = open_regular(path, File::options().read(true))
+            .and_then(|file| file.take(database::MAGIC.len() as u64).read_to_end(&mut head));
         read.is_ok() && (head.is_empty() || head == database::MAGIC)
     };
     path.to_str().is_some_and(|path| path.ends_with("-wal")) || (path.is_file() && starts_like_one())
@@ -102,11 +104,11 @@ pub(super) async fn attempt(
         let watch = mirror.follow.then(|| watch(path));
         let snapshot = open(path).await?;
         saw(&database.wal, &snapshot);
-        let status = sink.status().await?;
+        let status = sink.status(Some(LogFormat::Wal)).await?;
         let reader = begin(database, snapshot, sink, progress, told).await?;
         database.wal.lock().unwrap_or_else(PoisonError::into_inner).mirrored = reader.snapshot.header();
         // What a service holds may be new with this generation; a directory must hold what was compared.
-        let status = if let Sink::Url(_) = sink { sink.status().await? } else { status };
+        let status = if let Sink::Url(_) = sink { sink.status(Some(LogFormat::Wal)).await? } else { status };
         let mut delivery = Delivery::new(sink, status, LogFormat::Wal, Generation::FIRST);
         delivery.open(None, told).await?;
         let from = reader.next;

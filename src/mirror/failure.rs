@@ -6,7 +6,7 @@ use crate::api::ErrorBody;
 use crate::blame::Blame;
 use crate::checkpoint::RestoreError;
 use crate::client::ClientError;
-use crate::format::{FormatError, ScanError};
+use crate::format::{FormatError, LogFormat, ScanError};
 use crate::offset::{BytePos, Generation, Offset};
 use crate::sqlite::SnapshotError;
 use crate::stream::{AppendError, OpenError, ReadError};
@@ -90,11 +90,15 @@ pub enum MirrorError {
     /// A directory that is the sink is damaged or cannot be read.
     #[error("sink: {0}")]
     Sink(ReadError),
-    /// A directory that is the sink holds a log of another format.
-    #[error("{} holds a log of another format than a SQLite WAL", .place.display())]
-    NotAWal {
-        /// Which.
-        place: PathBuf,
+    /// The sink holds a log of another format than the source.
+    #[error("sink: {place} holds a {found}, and the source is a {wanted}: choose another DST")]
+    OtherFormat {
+        /// The directory or URL.
+        place: String,
+        /// What the sink holds.
+        found: LogFormat,
+        /// What the source holds.
+        wanted: LogFormat,
     },
     /// The source is a database that cannot be read, or not now.
     #[error("source: {0}")]

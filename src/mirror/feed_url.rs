@@ -47,7 +47,7 @@ pub(super) async fn feed(
         Err(MirrorError::Client(ClientError::Transport(error)))
             if !error.is_connect() && is_early && client.way().broke_off() =>
         {
-            crate::client::chain(error)
+            crate::transport::chain(error)
         }
         Err(MirrorError::Interrupted(reason)) if is_early && client.way().broke_off() => reason.clone(),
         Err(_) if is_early => return ended,

@@ -251,7 +251,8 @@ impl Registry {
         dir.sync_dir()?;
         for (away, generation) in removed {
             remove_dir(&*dir, &away)?;
-            log::info!("{}: generation {generation} was deleted, {keep} are kept", log.name());
+            log::info!("log {}: generation {generation} was deleted, {keep} are kept", log.name());
+            self.counters().generations_deleted.inc();
         }
         Ok(dir.sync_dir()?)
     }

@@ -313,7 +313,11 @@ impl Registry {
         if let Ok(log) = self.get(log_name) {
             log.intact()?;
             if log.format() != wanted.format {
-                let text = format!("log {log_name:?} exists as a {}, not as a {}", log.format(), wanted.format);
+                let text = format!(
+                    "log {log_name:?} exists as a {}, and not as a {}: give the log another name, or a source of its format",
+                    log.format(),
+                    wanted.format
+                );
                 return Err(Error::Format(text));
             }
             if log.meta().first != first {

@@ -387,6 +387,7 @@ impl Shard {
         match opened {
             Ok(writer) => {
                 self.reopenings.opened(log);
+                self.report_cut(log, &writer);
                 log.set_appended(writer.next());
                 log.publish(|view| view.reopen(&writer));
                 if let Some(warning) = log.status().warning {
@@ -422,6 +423,7 @@ impl Shard {
         match open(log, &self.settings) {
             Ok(writer) => {
                 self.reopenings.opened(log);
+                self.report_cut(log, &writer);
                 log.set_appended(writer.next());
                 log.publish(|view| view.reopen(&writer));
                 self.counters.count(&self.counters.reopenings, log.name());
@@ -435,6 +437,18 @@ impl Shard {
                 log.publish(|view| view.state = state);
                 self.reopenings.schedule(log);
             }
+        }
+    }
+
+    /// Reports what opening a log cut off its end.
+    fn report_cut(&self, log: &Log, writer: &StreamWriter) {
+        if let Some(cut) = writer.cut_tail() {
+            let (bytes, at, file) = (cut.bytes, cut.at, &cut.file);
+            log::warn!(
+                "log {}: cut {bytes} incomplete bytes at byte {at} of {file}: a write that did not end",
+                log.name()
+            );
+            self.counters.cut(log.name(), bytes);
         }
     }
 

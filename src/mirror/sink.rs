@@ -82,15 +82,24 @@ impl Sink {
         }
     }
 
-    /// What it holds. Changes nothing.
-    pub(super) async fn status(&self) -> Result<SinkStatus, MirrorError> {
+    /// What it holds, for a source of the format `wanted`, if that is known. Changes nothing.
+    pub(super) async fn status(&self, wanted: Option<LogFormat>) -> Result<SinkStatus, MirrorError> {
+        let same = |found: Option<LogFormat>, place: &dyn std::fmt::Display| match (found, wanted) {
+            (Some(found), Some(wanted)) if found != wanted => {
+                Err(MirrorError::OtherFormat { place: place.to_string(), found, wanted })
+            }
+            _ => Ok(()),
+        };
         match self {
             Sink::Dir(dir) => {
-                let dir = dir.clone();
-                off(move || dir.status()).await?.map(|found| SinkStatus::Dir(found.map(Box::new)))
+                let looking = dir.clone();
+                let found = off(move || looking.status()).await??;
+                same(found.as_ref().and_then(|found| found.survey.format), &dir.path.display())?;
+                Ok(SinkStatus::Dir(found.map(Box::new)))
             }
             Sink::Url(client) => {
                 let status = client.find().await?;
+                same(status.as_ref().map(|status| status.format), client.url())?;
                 Ok(SinkStatus::Url(status.as_ref().map(positions).transpose()?))
             }
         }
@@ -313,7 +322,8 @@ impl DirSink {
     pub(super) fn status_of_wal(&self) -> Result<Option<DirStatus>, MirrorError> {
         let found = self.status()?;
         if found.as_ref().and_then(|it| it.survey.format).is_some_and(|format| format != LogFormat::Wal) {
-            return Err(MirrorError::NotAWal { place: self.path.clone() });
+            let (place, wanted) = (self.path.display().to_string(), LogFormat::Wal);
+            return Err(MirrorError::OtherFormat { place, found: LogFormat::Commitlog, wanted });
         }
         Ok(found)
     }

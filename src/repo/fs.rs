@@ -2,12 +2,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustix::fs::{Advice, FallocateFlags};
+use rustix::fs::{Advice, FallocateFlags, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::map::FileMap;
@@ -60,9 +60,55 @@ impl FsRepo {
         &self.dir
     }
 
-    fn file(&self, name: &str, options: &OpenOptions) -> io::Result<Arc<dyn RepoFile>> {
-        Ok(Arc::new(FsFile { file: options.open(self.dir.join(name))? }))
+    fn file(&self, name: &str, options: &mut OpenOptions) -> io::Result<Arc<dyn RepoFile>> {
+        Ok(Arc::new(FsFile { file: self.regular(name, options)? }))
     }
+
+    /// Opens a file; an error names it.
+    fn regular(&self, name: &str, options: &mut OpenOptions) -> io::Result<File> {
+        let path = self.dir.join(name);
+        open_regular(&path, options).map_err(|error| {
+            let kind = error.kind();
+            let dangles = kind == io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_ok();
+            let why = match kind {
+                _ if dangles => "it is a symbolic link to nothing".to_owned(),
+                io::ErrorKind::PermissionDenied => format!("{error}: this user may not read or write it"),
+                _ => error.to_string(),
+            };
+            io::Error::new(kind, format!("{}: {why}", path.display()))
+        })
+    }
+}
+
+/// Opens a regular file as `options` says. Never blocks: a FIFO that nobody writes, or a device, is refused.
+///
+/// # Errors
+/// `NotFound` as it is, also for a symbolic link to nothing; `InvalidData` for what is no regular file; whatever else the file
+/// system says.
+pub fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let opened = options.custom_flags(OFlags::NONBLOCK.bits() as i32).open(path);
+    let found = opened.and_then(|file| file.metadata().map(|found| (file, found.file_type())));
+    match found {
+        Ok((file, kind)) if kind.is_file() => Ok(file),
+        Ok((_, kind)) => Err(irregular(kind)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error),
+        // A socket cannot even be opened.
+        Err(error) => match fs::metadata(path) {
+            Ok(found) if !found.is_file() => Err(irregular(found.file_type())),
+            _ => Err(error),
+        },
+    }
+}
+
+fn irregular(kind: fs::FileType) -> io::Error {
+    let what = match kind {
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_fifo() => "a FIFO",
+        kind if kind.is_socket() => "a socket",
+        kind if kind.is_block_device() || kind.is_char_device() => "a device",
+        _ => "no file",
+    };
+    io::Error::new(io::ErrorKind::InvalidData, format!("it is {what}, not a regular file"))
 }
 
 impl Repo for FsRepo {
@@ -92,8 +138,7 @@ impl Repo for FsRepo {
     }
 
     fn map(&self, name: &str, bytes: u64) -> io::Result<Box<dyn RepoMap>> {
-        let path = self.dir.join(name);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = self.regular(name, OpenOptions::new().read(true).write(true).create(true).truncate(false))?;
         let bytes = bytes.max(file.metadata()?.len());
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
             // A file system without fallocate: zeros written out reserve the space as well.

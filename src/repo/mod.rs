@@ -9,7 +9,7 @@ mod map;
 mod mem;
 
 pub use durable::{persist_names, replace};
-pub use fs::FsRepo;
+pub use fs::{FsRepo, open_regular};
 pub use mem::{Faults, Loss, MemRepo, Op};
 
 use std::fmt;

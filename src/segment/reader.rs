@@ -16,10 +16,16 @@ use crate::repo::{Repo, RepoFile};
 /// First bytes of a zstd frame.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
+/// First bytes of the skippable frame of zstd that a seek table is.
+const SKIPPABLE_MAGIC: [u8; 4] = 0x184d_2a5e_u32.to_le_bytes();
+/// Its header: the magic and the length of the rest.
+const SEEK_HEADER_LEN: u64 = 4 + 4;
 /// Bytes at the end of a seek table: how many frames, a descriptor, a magic.
-const SEEK_FOOTER_LEN: usize = 4 + 1 + 4;
-/// Bytes of a seek table for each frame, at least.
-const SEEK_ENTRY_LEN: u64 = 4 + 4;
+const SEEK_FOOTER_LEN: u64 = 4 + 1 + 4;
+/// That magic.
+const SEEK_MAGIC: u32 = 0x8f92_eab1;
+/// The bit of the descriptor that says that each entry ends in a checksum.
+const SEEK_CHECKSUMS: u8 = 0x80;
 
 /// One segment, opened for reading. Positions are always those of the uncompressed bytes. It goes on reading the file
 /// it opened, even when that is replaced by its sealed form or removed meanwhile.
@@ -344,18 +350,32 @@ impl Seek for Cursor {
     }
 }
 
-/// The decoder reserves memory for as many frames as the file's last bytes claim: they must fit the file.
+/// Checks that the seek table which the file's end describes is in the file. The decoder would believe its number of frames,
+/// and reserve memory for them.
+///
+/// ```text
+/// | 0x184d2a5e  bytes | an entry a frame ... | frames  descriptor  0x8f92eab1 |      a skippable frame of zstd
+/// 0        4          8                      end-9    end-5      end-4        end
+/// ```
 fn check_seek_table(file: &dyn RepoFile) -> io::Result<()> {
     let bytes = file.bytes()?;
-    let mut footer = [0; SEEK_FOOTER_LEN];
-    file.read_at(&mut footer, bytes.saturating_sub(SEEK_FOOTER_LEN as u64))?;
-    let [f0, f1, f2, f3, ..] = footer;
-    let frames = u32::from_le_bytes([f0, f1, f2, f3]);
-    if u64::from(frames) * SEEK_ENTRY_LEN > bytes {
-        let text = format!("sealed segment of {bytes} bytes claims to have {frames} frames");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-    }
-    Ok(())
+    let damaged = || {
+        let text = format!("the seek table of a sealed segment of {bytes} bytes is damaged: it does not fit the file");
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    };
+    let mut footer = [0; SEEK_FOOTER_LEN as usize];
+    let footer_at = bytes.checked_sub(SEEK_FOOTER_LEN).ok_or_else(damaged)?;
+    file.read_at(&mut footer, footer_at)?;
+    let [f0, f1, f2, f3, descriptor, magic @ ..] = footer;
+    let entry = if descriptor & SEEK_CHECKSUMS == 0 { 8 } else { 12 };
+    let content = u64::from(u32::from_le_bytes([f0, f1, f2, f3])) * entry + SEEK_FOOTER_LEN;
+    let table_at = bytes.checked_sub(content + SEEK_HEADER_LEN).ok_or_else(damaged)?;
+    let mut header = [0; SEEK_HEADER_LEN as usize];
+    file.read_at(&mut header, table_at)?;
+    let described = (u32::from_le_bytes(magic) == SEEK_MAGIC).then_some(header);
+    let [m0, m1, m2, m3, l0, l1, l2, l3] = described.ok_or_else(damaged)?;
+    let fits = [m0, m1, m2, m3] == SKIPPABLE_MAGIC && u64::from(u32::from_le_bytes([l0, l1, l2, l3])) == content;
+    if fits { Ok(()) } else { Err(damaged()) }
 }
 
 fn unsealed(error: zeekstd::Error) -> io::Error {

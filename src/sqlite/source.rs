@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::format::wal::PAGE_SIZES;
+use crate::repo::open_regular;
 
 /// What SQLite calls a WAL beside its database.
 const WAL_SUFFIX: &str = "-wal";
@@ -165,7 +166,7 @@ impl Opened {
         if !meta.is_file() {
             return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
         }
-        match File::open(path) {
+        match open_regular(path, File::options().read(true)) {
             Ok(file) => Ok(Some(Opened { file, path: path.to_owned() })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed(error)),

@@ -256,8 +256,14 @@ impl StreamReader {
                 Some(Stuck::Fault(kind)) => (Tail::Clean, Some(kind)),
                 Some(Stuck::Stream(error)) => {
                     let edge = Edge { next: self.next, at: place.at, framing: place.framing };
-                    judge(&mut open.reader, edge, self.commit_bytes_max, None, ZEROS_LOOK, &error)
-                        .map_err(|error| self.unreadable(place, error))?
+                    let judged = judge(&mut open.reader, edge, self.commit_bytes_max, None, ZEROS_LOOK, &error);
+                    match judged.map_err(|error| self.unreadable(place, error))? {
+                        // A header that is being written, or was when the writer ended: a head without a commit.
+                        (Tail::Torn { bytes }, None) if place.at.0 == 0 && bytes < header_len(&open.reader) => {
+                            (Tail::Zeros { bytes }, None)
+                        }
+                        judged => judged,
+                    }
                 }
             };
             let gap = following.map(|found| FaultKind::Gap { found });
@@ -476,6 +482,10 @@ impl StreamReader {
         let first = batch.runs().next().and_then(|run| run.commits().next());
         Ok(first.map(|(_, commit)| commit).filter(|commit| commit.first == at))
     }
+}
+
+fn header_len(reader: &SegmentReader) -> u64 {
+    reader.format().header_len() as u64
 }
 
 /// A sealed segment that does not decompress is damage; all else is trouble with the files.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::local::LocalError;
 use crate::blame::Blame;
-use crate::client::chain;
+use crate::transport::explained;
 
 /// Why a push or pull stopped. What was confirmed or synced before stands; running it again resumes.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +21,7 @@ pub enum SyncError {
     #[error("the token cannot be sent in a header: it must be plain visible ASCII")]
     Token,
     /// The server could not be reached, or the connection broke.
-    #[error("{call}: {}", chain(.error))]
+    #[error("{call}: {}", explained(.error))]
     Transport {
         /// The request.
         call: String,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::{FRAME_LEN, PAGE_LEN, beside, lock, same_frame};
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
+use crate::repo::open_regular;
 
 /// How every SQLite database starts.
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
@@ -137,7 +138,7 @@ impl LocalLog {
     /// See [`LocalError`].
     pub fn look(&mut self) -> Result<Look, LocalError> {
         // By its name: when the last connection closes, SQLite removes the file, and a later one makes another.
-        let file = match File::open(&self.path) {
+        let file = match open_regular(&self.path, File::options().read(true)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             file => Some(file.map_err(|error| self.io("opening", error))?),
         };
@@ -282,7 +283,7 @@ impl LocalLog {
 /// # Errors
 /// When there is none, it is no database the protocol can sync, or somebody has it for himself.
 pub(super) fn open_shared(path: &Path) -> Result<File, LocalError> {
-    let file = File::open(path).map_err(|error| io_at("opening", path, error))?;
+    let file = open_regular(path, File::options().read(true)).map_err(|error| io_at("opening", path, error))?;
     check_database(path, &file)?;
     // Without a WAL, and before SQLite has made the first page, the lock would keep out writers.
     let mut modes = [0; 2];

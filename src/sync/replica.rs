@@ -21,7 +21,7 @@ use super::local::{LocalError, LocalLog, Look, blank, check_database, io_at, off
 use super::metadata::{Known, MetadataFile};
 use super::{FRAME_LEN, PAGE_LEN, Position, beside, lock};
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, WalHeader};
-use crate::repo::FsRepo;
+use crate::repo::{FsRepo, open_regular};
 
 /// What became of frames handed to a replica.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Replica {
     /// # Errors
     /// [`LocalError::Busy`] when another process has it open; see [`LocalError`].
     pub fn open(path: &Path) -> Result<Option<(Replica, Known)>, SyncError> {
-        let database = match OpenOptions::new().read(true).write(true).open(path) {
+        let database = match open_regular(path, OpenOptions::new().read(true).write(true)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file.map_err(|error| io_at("opening", path, error))?,
         };
@@ -265,7 +265,7 @@ impl Replica {
         }
         if self.wal.is_none() {
             let path = beside(&self.path, "-wal");
-            let file = OpenOptions::new().read(true).write(true).open(&path);
+            let file = open_regular(&path, OpenOptions::new().read(true).write(true));
             let file = file.map_err(|error| self.log.io("opening", error))?;
             file.set_len(offset(self.frames() as usize)).map_err(|error| self.log.io("cutting", error))?;
             self.wal = Some(file);

@@ -2,11 +2,12 @@
 
 use std::io::Read;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::support::process::{Mirror, Service, arg};
+use crate::support::process::{Mirror, PATIENCE, Service, arg};
 use crate::support::{copy_of, specimen};
 use crate::{append, commit, run_in};
 
@@ -68,6 +69,14 @@ fn lines_of_text_carry_the_time_and_say_that_it_follows() {
         .spawn()
         .unwrap();
     let mut errors = child.stderr.take().unwrap();
+    // One that never says so is ended, and with it the wait for what it says.
+    let (said, waiting) = std::sync::mpsc::channel::<()>();
+    let pid = Pid::from_child(&child);
+    let watchdog = std::thread::spawn(move || {
+        if let Err(RecvTimeoutError::Timeout) = waiting.recv_timeout(PATIENCE) {
+            let _is_gone_already = kill_process(pid, Signal::KILL);
+        }
+    });
     let (mut text, mut piece) = (String::new(), [0; 1000]);
     while !text.contains("following:") {
         let count = errors.read(&mut piece).unwrap();
@@ -76,6 +85,8 @@ fn lines_of_text_carry_the_time_and_say_that_it_follows() {
     }
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     errors.read_to_string(&mut text).unwrap();
+    drop(said);
+    watchdog.join().unwrap();
     assert!(child.wait().unwrap().success());
     for line in text.lines() {
         assert!(line.starts_with("20") && line[..20].ends_with('Z'), "{line:?}");

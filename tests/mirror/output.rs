@@ -42,7 +42,7 @@ fn a_mirror_that_fails_says_where_it_stands_and_why() {
     let [_started, failed, error] = &ended.lines[..] else { panic!("{ended:?}") };
     assert_eq!((fields(failed), failed["event"].as_str()), (FAR.into(), Some("failed")));
     assert_eq!(failed["durable"].as_u64(), Some(354));
-    assert_eq!(fields(error), ["error", "event"]);
+    assert_eq!(fields(error), ["error", "event", "message"]);
     assert_eq!(ended.errors, format!("error: {}\n", ended.error()));
     // Also one that never got to move anything.
     let ended = mirror(arg(tempfile::tempdir().unwrap().path()), arg(copy_of("whole").path()), &["--allow-empty"]);

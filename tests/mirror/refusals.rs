@@ -221,15 +221,15 @@ fn places_that_are_not_there_or_cannot_be_read_are_named_with_the_cause() {
     let unreadable = dir.path().join("unreadable");
     fs::create_dir_all(unreadable.join(segment_name(0))).unwrap();
     let copy = dir.path().join("copy");
-    let cases: [(&Path, &Path, &str); 3] = [
-        (&missing, &copy, "No such file"),
-        (&file, &copy, "is not a directory"),
-        (&unreadable, &copy, "Is a directory"),
+    let cases: [(&Path, &Path, i32, &str); 3] = [
+        (&missing, &copy, 3, "No such file"),
+        (&file, &copy, 1, "neither a directory with segments nor a SQLite database"),
+        (&unreadable, &copy, 1, "it is a directory, not a regular file"),
     ];
-    for (source, sink, error) in cases {
-        is_refused(&mirror(arg(source), arg(sink), &[]), 3, error);
+    for (source, sink, code, error) in cases {
+        is_refused(&mirror(arg(source), arg(sink), &[]), code, error);
     }
-    is_refused(&mirror(arg(&specimen("whole")), arg(&file), &[]), 3, "is not a directory");
+    is_refused(&mirror(arg(&specimen("whole")), arg(&file), &[]), 2, "this is a file, and DST is a directory");
     is_refused(&mirror(service.url("none"), arg(&copy), &[]), 3, "there is no log \"none\"");
     is_refused(&mirror(format!("http://{}/elsewhere", service.address()), arg(&copy), &[]), 3, "there is nothing at");
 }

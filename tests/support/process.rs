@@ -193,6 +193,12 @@ impl Service {
         (self.process.ended("the service to end"), self.process.errors())
     }
 
+    /// SIGHUP, as when its terminal goes; how it ended, and what it said on the way.
+    pub fn hang_up(mut self) -> (ExitStatus, String) {
+        self.process.signal(Signal::HUP);
+        (self.process.ended("the service to end"), self.process.errors())
+    }
+
     pub fn client(&self, log: &str) -> Client {
         Client::new(&self.url(log)).unwrap()
     }
@@ -251,7 +257,7 @@ impl Ended {
 
     /// What went wrong, as the last line says.
     pub fn error(&self) -> &str {
-        self.last("error")["error"].as_str().unwrap()
+        self.last("error")["message"].as_str().unwrap()
     }
 }
 
@@ -314,6 +320,12 @@ impl Mirror {
     /// As a service manager does.
     pub fn terminate(mut self) -> Ended {
         self.0.signal(Signal::TERM);
+        self.end()
+    }
+
+    /// As when the terminal goes.
+    pub fn hang_up(mut self) -> Ended {
+        self.0.signal(Signal::HUP);
         self.end()
     }
 

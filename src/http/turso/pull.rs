@@ -52,7 +52,7 @@ async fn pull(
         respond(Sending { log: name.clone(), answer, sent: 0, begun }).await
     };
     answered.await.map_err(|error| {
-        log::info!("POST /logs/{name}/pull-updates: {error}, {:.1} ms", begun.elapsed().as_secs_f64() * 1e3);
+        log::debug!("POST /logs/{name}/pull-updates: {error}, {:.1} ms", begun.elapsed().as_secs_f64() * 1e3);
         drain(body);
         error.into()
     })
@@ -104,7 +104,7 @@ impl Drop for Sending {
         let from = answer.from().map_or("nothing".to_owned(), |from| from.to_string());
         let part = if *sent < bytes { format!(" ({sent} sent)") } else { String::new() };
         let took = took.as_secs_f64() * 1e3;
-        log::info!("POST /logs/{log}/pull-updates: {from} to {to}, {pages} pages, {bytes} bytes{part}, {took:.1} ms");
+        log::debug!("POST /logs/{log}/pull-updates: {from} to {to}, {pages} pages, {bytes} bytes{part}, {took:.1} ms");
     }
 }
 

@@ -15,9 +15,6 @@ use crate::limits::{SQL_STORED_BYTES_MAX, SQL_STORED_MAX};
 /// SQL texts that a client stored on a stream.
 pub(super) type Stored = HashMap<i32, String>;
 
-/// The table in which a database remembers what its clients have pushed.
-const BOOKKEEPING: &str = "no such table: turso_sync_last_change_id";
-
 /// What became of the steps so far, for the conditions of the next ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StepState {
@@ -212,12 +209,10 @@ impl Requests<'_> {
     }
 }
 
-/// Logs what failed.
+/// Logs what failed, for those who look for it: a statement, and an error about it, may hold what users wrote.
 pub(super) fn told<T>(sql: &str, result: Result<T, Stopped>) -> Result<T, Stopped> {
     if let Err(Stopped::Failed(error)) = &result {
-        // Clients of the sync protocol ask for their table before there is one.
-        let level = if error.message.contains(BOOKKEEPING) { log::Level::Debug } else { log::Level::Error };
-        log::log!(level, "SQL failed: {}: {}", error.message, cut(sql));
+        log::debug!("SQL failed: {}: {}", error.message, cut(sql));
     }
     result
 }

@@ -157,7 +157,7 @@ impl Sql {
         let written = if rows <= SQL_ROWS_AT_ONCE { write() } else { self.threads.run(write).await? };
         let written = written.map_err(|error| Error::Unavailable(format!("the answer was not written: {error}")))?;
         let (sent, ms) = (written.len(), since.elapsed().as_secs_f64() * 1000.0);
-        log::info!(
+        log::debug!(
             "POST /logs/{log}: pipeline of {count} requests up to frame {frame}, {rows} rows, {failed} failed, \
              {came} bytes in, {sent} out, {ms:.1} ms"
         );
@@ -261,7 +261,7 @@ impl Sql {
         stream = self.settled(stream).await?;
         self.streams.park_as(taken, stream, next);
         let (rows, ms) = (cursor.rows, since.elapsed().as_secs_f64() * 1000.0);
-        log::info!("{log}: cursor of {steps} steps, {rows} rows, {ms:.1} ms");
+        log::debug!("{log}: cursor of {steps} steps, {rows} rows, {ms:.1} ms");
         let _nobody_reads = pieces.send(Ok(out.into())).await;
         Ok(())
     }
