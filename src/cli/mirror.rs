@@ -89,10 +89,11 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
         (Ok(source), Ok(sink)) => (source, sink),
         (Err(exit), _) | (_, Err(exit)) => return exit,
     };
-    if let Some(wrong) = wrong_place::not_a_log(&source) {
+    // One that follows waits until the place is what it should be.
+    if let Some(wrong) = wrong_place::not_a_log(&source).filter(|_| !args.follow) {
         return Exit::Data.because(wrong);
     }
-    if let Some(wrong) = wrong_place::not_a_sink(&sink) {
+    if let Some(wrong) = wrong_place::not_a_sink(&sink).filter(|_| !args.follow) {
         return Exit::Usage.because(wrong);
     }
     let mut mirror = Mirror::new(Place::parse(&source), Place::parse(&sink));

@@ -140,10 +140,11 @@ fn advice(args_path: &str, path: &str) -> String {
     let dir = Path::new(args_path);
     match db_lock_state(dir) {
         DbLock::Held { pid } => {
-            return format!("a SpacetimeDB has this log open (process {pid} holds db.lock) and may be writing them");
+            return format!("process {pid} has this log open (it holds db.lock) and may be writing them");
         }
         DbLock::Unknown => {
-            return "a SpacetimeDB may have this log open (db.lock exists) and be writing them".to_owned();
+            return "a SpacetimeDB may have this log open (who holds db.lock cannot be seen) and be writing them"
+                .to_owned();
         }
         DbLock::Free => {}
     }
@@ -151,7 +152,7 @@ fn advice(args_path: &str, path: &str) -> String {
         return "the log is being written, and they may be the beginning of a commit".to_owned();
     }
     if is_mirror(dir) {
-        return "a crash in mid-write leaves them; `logmirror mirror` cuts them by itself when it runs again"
+        return "a crash in mid-write leaves them; `logmirror mirror` cuts them automatically when it runs again"
             .to_owned();
     }
     format!(
@@ -159,7 +160,7 @@ fn advice(args_path: &str, path: &str) -> String {
     )
 }
 
-/// Whether the files of a directory change while we look.
+/// Whether the files of a directory change within [`GROWTH_LOOK`].
 fn is_growing(dir: &Path) -> bool {
     let sizes = || -> Vec<_> {
         let files = dir.read_dir().into_iter().flatten().filter_map(Result::ok);

@@ -13,7 +13,8 @@ use super::super::support::sqlite::{connect, rows};
 /// Rows without the rowids that nobody gave them, and how everything was made but for how that was written.
 fn found_in(db: &Connection) -> rusqlite::Result<Found> {
     let mut found = Found::new();
-    found.insert("integrity".to_owned(), json!(rows(db, "PRAGMA integrity_check")?));
+    let integrity: Vec<Value> = rows(db, "PRAGMA integrity_check")?.into_iter().flatten().collect();
+    found.insert("integrity".to_owned(), json!(integrity));
     for entry in rows(db, "SELECT type, name, tbl_name, sql FROM sqlite_schema")? {
         let [kind, name, table] = [0, 1, 2].map(|at: usize| entry[at].as_str().unwrap_or_default());
         let ours = ["sqlite_", "turso_", "__turso"].iter().any(|start| name.starts_with(start));
