@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::limits::GENERATIONS_KEPT;
-use crate::offset::{Epoch, Generation, Offset};
+use crate::offset::{BytePos, Epoch, Generation, Offset};
 
 /// What an answer with commits says beside them: how they are framed. Only a segment header says so in the bytes, and a
 /// range that starts inside a segment has none. For a commitlog it is the format version; for a WAL its header and the
@@ -125,12 +125,29 @@ pub struct LogStatus {
     pub state: LogState,
     /// Why not.
     pub error: Option<String>,
+    /// Where it is damaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damage: Option<Damage>,
+    /// What an operator should know of a log that can be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// When a WAL is rolled over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointPolicy>,
     /// How that fares; none while all is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_failing: Option<CheckpointState>,
+}
+
+/// Where a log is damaged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// The segment file.
+    pub segment: String,
+    /// The offset of the commit that is damaged or missing.
+    pub offset: Offset,
+    /// The byte position in the segment.
+    pub byte: BytePos,
 }
 
 /// The positions of a log that are known.

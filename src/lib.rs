@@ -22,6 +22,7 @@ mod block;
 pub mod checkpoint;
 pub mod client;
 pub mod config;
+mod connections;
 #[cfg(feature = "turso")]
 pub mod engine;
 pub mod format;

@@ -377,3 +377,20 @@ pub const REPLICA_PUSH_BYTES: usize = 1 << 20;
 pub const REPLICA_ANSWER_BYTES_MAX: usize = 8 << 20;
 /// A pull counts what it has taken, and syncs it, whenever it has become as much as this.
 pub const REPLICA_STORE_BYTES: usize = 32 << 20;
+
+/// Until a log that failed is opened again for the first time; each further time waits twice as long as the one before.
+pub const REOPEN_FIRST: Duration = Duration::from_millis(100);
+/// The longest wait between two attempts to open a log that failed.
+pub const REOPEN_LAST: Duration = Duration::from_secs(5);
+/// The wait between two attempts to open a damaged log in whose directory no file was added or removed: each may read all
+/// of a segment.
+pub const REOPEN_DAMAGED: Duration = Duration::from_secs(300);
+/// How often `log.json` is read again of a log of which it could not be read.
+pub const LOAD_AGAIN_EVERY: Duration = Duration::from_secs(1);
+
+/// Open files kept for logs, at most: half of what the process may open, up to this.
+pub const FILES_RESERVED_MAX: u64 = 1024;
+/// How long a connection must have been idle to be closed for another client that waits.
+pub const IDLE_BEFORE_CLOSED: Duration = Duration::from_millis(500);
+/// How often an idle connection is sought while a client waits.
+pub const MAKE_ROOM_EVERY: Duration = Duration::from_millis(50);

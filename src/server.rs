@@ -12,12 +12,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepidle};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
 
+use crate::connections::{Connections, connections_max};
 use crate::http::{App, Door, Routing, Timeouts, router};
-use crate::limits::{ACCEPT_RETRY, CONNECTION_BUFFER, KEEPALIVE_IDLE};
+use crate::limits::{ACCEPT_RETRY, CONNECTION_BUFFER, KEEPALIVE_IDLE, LOAD_AGAIN_EVERY};
 use crate::mirror::{Checkpoints, Registry, Uploads};
 use crate::sync::libsql::LibSql;
 use crate::token::Token;
@@ -91,14 +93,17 @@ impl Server {
         ));
         let graceful = GracefulShutdown::new();
         let (phases, phase) = watch::channel(Phase::Serving);
-        let places = Arc::new(Semaphore::new(self.connections_max));
+        let closed = self.app.registry.counters().connections_closed.clone();
+        let connections = Connections::new(connections_max(self.connections_max), closed);
+        let mut loading = JoinSet::new();
+        loading.spawn(load_again(self.app.registry.clone()));
         let Timeouts { header, stall, drain, .. } = self.app.timeouts;
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(header).max_buf_size(CONNECTION_BUFFER);
         let mut stop = std::pin::pin!(stop);
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&self.listener, &places) => accepted,
+                accepted = accept(&self.listener, &connections) => accepted,
                 () = &mut stop => break,
             };
             let (stream, peer, place) = match accepted {
@@ -114,11 +119,13 @@ impl Server {
             let mut stream = TimeoutStream::new(stream);
             stream.set_write_timeout(Some(stall));
             let (door, asked) = (door.clone(), Arc::new(AtomicBool::new(false)));
+            let open = connections.open_one(place);
+            let counted = open.connection.clone();
             let cut_off = cut_off(phase.clone(), asked.clone());
             let service = service_fn(move |request| {
                 asked.store(true, Ordering::Relaxed);
-                let door = door.clone();
-                async move { Ok::<_, Infallible>(door.answer(request, peer).await) }
+                let (door, counted) = (door.clone(), counted.request());
+                async move { Ok::<_, Infallible>(door.answer(request, peer).await.map(|body| counted.body(body))) }
             });
             let connection = http.serve_connection(TokioIo::new(Box::pin(stream)), service);
             let connection = graceful.watch(connection);
@@ -128,11 +135,13 @@ impl Server {
                         log::debug!("a connection ended: {error}");
                     },
                     () = cut_off => {}
+                    () = open.connection.closed() => {}
                 }
-                drop(place);
+                drop(open);
             });
         }
         drop(self.listener);
+        loading.abort_all();
         phases.send_replace(Phase::Draining);
         self.app.registry.begin_stop();
         if timeout(drain, graceful.shutdown()).await.is_err() {
@@ -171,14 +180,24 @@ async fn cut_off(mut phase: watch::Receiver<Phase>, asked: Arc<AtomicBool>) {
     let _ = phase.wait_for(cut_off).await;
 }
 
-/// Waits for a place, then for a connection: above the limit, clients wait in the listener's backlog.
+/// Waits for a connection, then for a place: above the limit one client waits here, the others in the backlog.
 async fn accept(
     listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let place = places.clone().acquire_owned().await.map_err(io::Error::other)?;
+    connections: &Connections,
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let (stream, peer) = listener.accept().await?;
-    Ok((stream, peer, place))
+    Ok((stream, peer, connections.place().await))
+}
+
+/// Reads `log.json` again, now and then, of logs of which it could not be read.
+async fn load_again(registry: Arc<Registry>) {
+    loop {
+        sleep(LOAD_AGAIN_EVERY).await;
+        let registry = registry.clone();
+        if tokio::task::spawn_blocking(move || registry.load_again()).await.is_err() {
+            log::error!("reading log.json again failed");
+        }
+    }
 }
 
 /// Small acks go out at once, and a peer that vanished is noticed even when nothing is sent to it.

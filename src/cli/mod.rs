@@ -10,6 +10,7 @@ mod libsql;
 mod logging;
 mod mirror;
 mod place;
+mod repair;
 #[cfg(feature = "turso")]
 mod replica;
 mod report;
@@ -45,6 +46,7 @@ enum Command {
     Status(status::StatusArgs),
     Inspect(inspect::InspectArgs),
     Bench(bench::BenchArgs),
+    Repair(repair::RepairArgs),
     Restore(restore::RestoreArgs),
     Checkpoint(checkpoint::CheckpointArgs),
     #[cfg(feature = "turso")]
@@ -79,6 +81,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Repair(args) => repair::run(&args),
         Command::Restore(args) => restore::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
         #[cfg(feature = "turso")]

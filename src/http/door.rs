@@ -18,7 +18,7 @@ use super::route::Routing;
 use crate::mirror::Counters;
 use crate::token::Token;
 
-/// The paths that need no token: those who watch over a service need not know its secret.
+/// Paths that need no token: a monitor need not know the secret of the service.
 const OPEN_PATHS: [&str; 3] = ["/health", "/livez", "/readyz"];
 
 /// Every request passes it once. Nothing of a request that is turned away reaches a handler.

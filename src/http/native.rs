@@ -63,8 +63,16 @@ pub(super) struct GenerationQuery {
     pub(super) generation: Option<Generation>,
 }
 
-pub(super) async fn list(State(app): State<Arc<App>>) -> Json<Vec<LogStatus>> {
-    Json(app.registry.logs().iter().map(|log| with_checkpoints(&app, log.status())).collect())
+pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Vec<LogStatus>>, Failure> {
+    // What cannot be checked says so in its status.
+    let _ = checked(&app).await?;
+    Ok(Json(app.registry.logs().iter().map(|log| with_checkpoints(&app, log.status())).collect()))
+}
+
+/// Has all logs checked. Err when their directory cannot be read.
+async fn checked(app: &App) -> Result<std::io::Result<()>, Error> {
+    let registry = app.registry.clone();
+    blocking(move || Ok(registry.check())).await
 }
 
 pub(super) async fn status(
@@ -73,7 +81,10 @@ pub(super) async fn status(
     uri: Uri,
 ) -> Result<Json<LogStatus>, Failure> {
     let GenerationQuery { generation } = query(&uri)?;
-    Ok(Json(with_checkpoints(&app, in_generation(&app, parse(name)?, generation).await?.status())))
+    let log = in_generation(&app, parse(name)?, generation).await?;
+    let checked = log.clone();
+    let _its_status_says_so = blocking(move || Ok(checked.check())).await?;
+    Ok(Json(with_checkpoints(&app, log.status())))
 }
 
 pub(super) async fn create(
@@ -170,20 +181,53 @@ pub(super) async fn segment(
 async fn modified(log: &Arc<Log>, start: Offset) -> Result<Option<SystemTime>, Error> {
     let log = log.clone();
     blocking(move || {
-        let file = log.repo().open(&name::segment(log.format(), start))?;
+        let file = log.repo().open(&name::segment(log.format(), start)).map_err(|error| log.unreadable(error))?;
         Ok(file.plain().and_then(|file| file.metadata().ok()?.modified().ok()))
     })
     .await
 }
 
-pub(super) async fn health(State(app): State<Arc<App>>) -> Response {
-    let problem = |log: &Arc<Log>| match log.view().state {
+/// Whether the service as a whole works, with all that is wrong: 503 when it drains, cannot read its directory, or has
+/// logs and none that can be used. Single logs that are not well are listed.
+pub(super) async fn health(State(app): State<Arc<App>>) -> Result<Response, Failure> {
+    let directory = checked(&app).await?;
+    let logs = app.registry.logs();
+    let mut problems: Vec<String> = logs.iter().filter_map(problem).collect();
+    let mut works = problems.is_empty() || problems.len() < logs.len();
+    if let Err(error) = directory {
+        works = false;
+        problems.insert(0, format!("the data directory cannot be read: {error}"));
+    }
+    if is_draining(&app) {
+        works = false;
+        problems.insert(0, "the service is shutting down".to_owned());
+    }
+    Ok(reply::health(works, &problems))
+}
+
+/// That the process runs.
+pub(super) async fn livez() -> Response {
+    reply::health(true, &[])
+}
+
+/// Whether requests should be sent here: the service listens only when its logs have been opened.
+pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
+    match is_draining(&app) {
+        true => reply::health(false, &["the service is shutting down".to_owned()]),
+        false => reply::health(true, &[]),
+    }
+}
+
+fn is_draining(app: &App) -> bool {
+    *app.registry.stopping().borrow()
+}
+
+fn problem(log: &Arc<Log>) -> Option<String> {
+    match log.view().state {
         Health::Ok | Health::Ended(_) => None,
         Health::Failed(cause) => Some(format!("log {} has failed: {cause}", log.name())),
         Health::Damaged(cause) => Some(format!("log {} is damaged: {cause}", log.name())),
-    };
-    let problems: Vec<String> = app.registry.logs().iter().filter_map(problem).collect();
-    reply::health(&problems)
+    }
 }
 
 async fn framing_at(log: &Arc<Log>, from: Offset) -> Result<Framing, Error> {

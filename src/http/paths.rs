@@ -84,6 +84,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/logs/{log}/export/{generation}", get(libsql::export))
         .route("/logs/{log}/sync/{generation}/{start}/{end}", post(libsql::push).get(libsql::pull))
         .route("/logs/{log}/sync/{generation}/{start}/{end}/{baton}", post(libsql::push_with_baton))
+        .route("/livez", get(native::livez))
+        .route("/readyz", get(native::readyz))
         .route("/health", get(native::health))
         .route("/metrics", get(metrics::metrics))
         .fallback(reply::no_such_path)

@@ -118,11 +118,12 @@ pub(super) fn nothing() -> Response {
     StatusCode::NO_CONTENT.into_response()
 }
 
-/// All well, or not.
-pub(super) fn health(problems: &[String]) -> Response {
+/// Whether it works, and what is wrong.
+pub(super) fn health(works: bool, problems: &[String]) -> Response {
+    let status = if works { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     match problems {
-        [] => (StatusCode::OK, "ok\n").into_response(),
-        problems => (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n").into_response(),
+        [] => (status, "ok\n").into_response(),
+        problems => (status, problems.join("\n") + "\n").into_response(),
     }
 }
 

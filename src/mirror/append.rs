@@ -39,12 +39,7 @@ impl Append {
         commit_bytes_max: u64,
     ) -> Result<Append, Error> {
         let view = log.view();
-        match view.state {
-            super::State::Ok => {}
-            super::State::Failed(cause) => return Err(Error::Failed(cause)),
-            super::State::Damaged(cause) => return Err(Error::Damaged(cause)),
-            super::State::Ended(_) => return Err(Error::Ended { generation: log.generation() }),
-        }
+        log.writable()?;
         let framing = from.map_or(Ok(view.framing), |from| log.framing_at(from))?;
         // Without `from` the stream may start with any commit we hold; a wild first length is refused by its cap. A WAL
         // starts with its header then: its frames do not say which they are.

@@ -29,7 +29,7 @@ impl Registry {
     pub fn checkpoint(&self, log_name: &str, dry_run: bool) -> Result<CheckpointOutcome, Error> {
         let log = self.get(log_name)?;
         check_wal(&log)?;
-        log.readable()?;
+        log.intact()?;
         let frames = |log: &Log| log.view().durable.0 - log.first().0;
         let mut outcome = CheckpointOutcome {
             generation: log.generation(),

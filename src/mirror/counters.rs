@@ -56,6 +56,10 @@ pub struct Counters {
     pub skipped_commits: Family<LogLabels, Counter>,
     /// Times that a log failed: a write, a sync, or its opening.
     pub failures: Family<LogLabels, Counter>,
+    /// Times that a log was opened again after it had failed.
+    pub reopenings: Family<LogLabels, Counter>,
+    /// Idle connections that were closed to make room for others.
+    pub connections_closed: Counter,
 }
 
 impl Counters {
@@ -91,5 +95,8 @@ impl Counters {
         registry.register_with_unit("cut", "Bytes of torn ends cut", Unit::Bytes, self.cut_bytes.clone());
         registry.register("skipped_commits", "Commits sent again and skipped", self.skipped_commits.clone());
         registry.register("failures", "Times a log failed to be opened, written or synced", self.failures.clone());
+        registry.register("reopenings", "Times a log that had failed was opened again", self.reopenings.clone());
+        let closed = self.connections_closed.clone();
+        registry.register("connections_closed", "Idle connections closed to make room for others", closed);
     }
 }

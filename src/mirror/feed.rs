@@ -39,6 +39,10 @@ pub struct Feed {
     end: Option<Place>,
     /// The offset it was told to end at.
     to: Option<Offset>,
+    /// Whether it waits for more at the durable end.
+    follow: bool,
+    /// The files of the log when it was opened that often.
+    openings: u64,
     open: Option<(Offset, Opened)>,
     stop: watch::Receiver<bool>,
     commit_bytes_max: u64,
@@ -62,8 +66,11 @@ impl Feed {
         log.readable()?;
         let (from, to) = range;
         let view = log.view();
-        if from < log.first() {
-            return Err(Error::Pruned { from, first: log.first() });
+        if from < view.first {
+            return Err(Error::Pruned { from, first: view.first });
+        }
+        if view.cut_short && from >= view.durable {
+            return Err(view.trouble());
         }
         if from > view.durable {
             return Err(Error::Ahead { from, next: view.durable });
@@ -71,10 +78,16 @@ impl Feed {
         if to.is_some_and(|to| to < from) {
             return Err(Error::Invalid(format!("the range ends (to) before it starts (from {from})")));
         }
-        let to = if follow { to } else { Some(to.unwrap_or(view.durable).min(view.durable)) };
-        let watch = log.watch();
+        let to = match to {
+            _ if follow => to,
+            // It ends with the reason why there is no more.
+            to if view.cut_short && to.is_none_or(|to| to > view.durable) => to,
+            to => Some(to.unwrap_or(view.durable).min(view.durable)),
+        };
+        let (watch, openings) = (log.watch(), view.openings);
+        let (place, end, open) = (None, None, None);
         let mut feed =
-            Feed { log, budget, view: watch, place: None, end: None, to, open: None, stop, commit_bytes_max };
+            Feed { log, budget, view: watch, place, end, to, follow, openings, open, stop, commit_bytes_max };
         feed.place = feed.locate(&view, from).await?;
         feed.find_end(&view).await?;
         Ok(feed)
@@ -91,7 +104,9 @@ impl Feed {
     ) -> Feed {
         let place = |at| Some(Place { segment: segment.start, at: BytePos(at) });
         let (place, end, view) = (place(bytes.start), place(bytes.end), log.watch());
-        Feed { log, budget, view, place, end, to: None, open: None, stop, commit_bytes_max }
+        let openings = view.borrow().openings;
+        let (to, follow, open) = (None, false, None);
+        Feed { log, budget, view, place, end, to, follow, openings, open, stop, commit_bytes_max }
     }
 
     /// The next bytes; `None` at the end, or when the service shuts down.
@@ -101,6 +116,9 @@ impl Feed {
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         loop {
             let view = self.view.borrow_and_update().clone();
+            if self.openings != view.openings {
+                (self.openings, self.open) = (view.openings, None);
+            }
             if self.place.is_none() {
                 // The log was empty: its first segment starts where we wait.
                 self.place = view.segments().next().map(|first| Place { segment: first.start, at: BytePos(0) });
@@ -124,8 +142,13 @@ impl Feed {
             } else if self.to.is_some_and(|to| to <= view.durable) {
                 return Ok(None);
             }
-            if *self.stop.borrow() || view.state != State::Ok {
-                return Ok(None);
+            match &view.state {
+                _ if *self.stop.borrow() => return Ok(None),
+                State::Ended(_) => return Ok(None),
+                State::Damaged(_) => return Err(view.trouble()),
+                // A log that failed is opened again: its followers wait.
+                State::Ok | State::Failed(_) if self.follow => {}
+                State::Ok | State::Failed(_) => return Err(view.trouble()),
             }
             tokio::select! {
                 changed = self.view.changed() => if changed.is_err() { return Ok(None) },
@@ -136,8 +159,10 @@ impl Feed {
 
     async fn read(&mut self, place: Place, bytes: u64) -> Result<Bytes, Error> {
         if self.open.as_ref().is_none_or(|(segment, _)| *segment != place.segment) {
-            let (repo, segment) = (self.log.repo().clone(), place.segment);
-            let reader = blocking(move || Ok(SegmentReader::open(&*repo, segment)?)).await?;
+            let (log, segment) = (self.log.clone(), place.segment);
+            let reader =
+                blocking(move || SegmentReader::open(&**log.repo(), segment).map_err(|error| log.unreadable(error)))
+                    .await?;
             let opened = match reader.plain() {
                 Some(file) => Opened::Plain(file.clone()),
                 None => Opened::Compressed(Box::new(reader)),

@@ -136,7 +136,7 @@ impl Registry {
     /// # Errors
     /// When the log cannot be read.
     pub fn frames(&self, log: &Arc<Log>, range: &Range<Offset>) -> Result<Frames, Error> {
-        log.readable()?;
+        log.intact()?;
         let mut feeds = Vec::new();
         let mut bytes = 0;
         for (segment, piece) in log.pieces(range) {

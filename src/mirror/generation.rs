@@ -66,7 +66,10 @@ impl Registry {
             found => found,
         };
         log.publish(|view| match found {
-            Ok(found) => view.take_over(found, current.generation()),
+            Ok(found) => {
+                view.take_over(found);
+                view.state = State::Ended(current.generation());
+            }
             Err(error) => view.state = State::Damaged(error.to_string().into()),
         });
         older.insert(key, log.clone());
@@ -80,7 +83,7 @@ impl Registry {
     /// When the log is no WAL or has had that generation already, or the directory cannot be made.
     pub fn draft_generation(&self, log: &Arc<Log>, wanted: Option<Generation>) -> Result<Draft, Error> {
         check_wal(log)?;
-        log.readable()?;
+        log.writable()?;
         let generation = wanted.unwrap_or(Generation(log.generation().0 + 1));
         // A generation that nothing was put into may still be given another base.
         let unused = generation == log.generation() && log.view().durable == log.first();
@@ -112,8 +115,8 @@ impl Registry {
     ///
     /// # Errors
     /// When another generation was started meanwhile, the log cannot be synced, or the files cannot be made. The log goes
-    /// on in its generation then, unless it is not known which one a restart would find: it is poisoned in that case, since
-    /// what it took might be lost.
+    /// on in its generation then, unless it is not known which one a restart would find: it has failed in that case, since
+    /// what it took might be lost, until [`load_again`](Self::load_again) has found out.
     pub fn start_generation(
         &self,
         log: &Arc<Log>,
@@ -139,6 +142,8 @@ impl Registry {
                 }
                 Err(NotBegun::Unknown(cause)) => {
                     log::error!("{} has failed: {cause}", log.name());
+                    self.counters().count(&self.counters().failures, log.name());
+                    log.unload();
                     log.publish(|view| view.state = State::Failed(cause.clone()));
                     Err(Error::Failed(cause))
                 }
@@ -170,7 +175,11 @@ impl Registry {
         let meta = Meta { generation: *generation, checkpoint: log.policy(), ..log.meta().clone() };
         let repo = log.repo();
         if *generation == log.generation() {
-            copy(&**dir, &**repo, name::BASE, BASE_DRAFT).map_err(failed)?;
+            copy(&**dir, &**repo, name::BASE, BASE_DRAFT).map_err(|error| {
+                // What is left of it is in the way of nothing, and removed with the next attempt.
+                let _ = repo.remove(BASE_DRAFT);
+                failed(error)
+            })?;
             repo.rename(BASE_DRAFT, name::BASE).map_err(failed)?;
             repo.sync_dir().map_err(unknown)?;
             return Ok(self.log(log.name(), meta, repo.clone()));
@@ -251,6 +260,7 @@ impl Registry {
 
 /// Refuses a log that has no generations.
 pub(super) fn check_wal(log: &Log) -> Result<(), Error> {
+    log.readable()?;
     if log.format() == LogFormat::Wal {
         return Ok(());
     }
@@ -341,7 +351,7 @@ fn copy(from: &dyn Repo, to: &dyn Repo, file_name: &str, draft: &str) -> io::Res
     }
 }
 
-fn remove_dir(parent: &dyn Repo, found: &str) -> io::Result<()> {
+pub(super) fn remove_dir(parent: &dyn Repo, found: &str) -> io::Result<()> {
     let dir = parent.dir(found)?;
     for file in dir.list()? {
         dir.remove(&file)?;

@@ -1,24 +1,26 @@
 //! [`Log`]: one log as everybody but its writer sees it.
 
-use std::collections::HashMap;
-use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
+use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::sync::mpsc::WeakSender;
 use tokio::sync::watch;
 
 use super::error::Error;
 use super::pages::Pages;
-use crate::api::{CheckpointPolicy, LastCommit, LogState, LogStatus, SegmentStatus};
+use super::shard::Message;
+use crate::api::{CheckpointPolicy, Damage, LastCommit, LogState, LogStatus, SegmentStatus};
 use crate::format::{Commit, Framing, LogFormat, name};
 use crate::limits::READ_BLOCK;
 use crate::offset::{BytePos, Epoch, Generation, Offset};
 use crate::repo::Repo;
 use crate::segment::SegmentReader;
-use crate::stream::{SegmentInfo, StreamWriter, Survey};
+use crate::stream::{SegmentInfo, SoundPrefix, StreamWriter, Survey};
 
 /// Whether a log can be used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,9 +36,21 @@ pub enum State {
     Ended(Generation),
 }
 
+impl State {
+    /// Why it cannot be used; empty when it can.
+    pub(super) fn cause(&self) -> &str {
+        match self {
+            State::Ok | State::Ended(_) => "",
+            State::Failed(cause) | State::Damaged(cause) => cause,
+        }
+    }
+}
+
 /// What is durable of a log. Readers see nothing else of it.
 #[derive(Clone, Debug, Default)]
 pub struct View {
+    /// Its first offset.
+    pub first: Offset,
     /// Segments that will not change any more.
     pub sealed: Arc<[SegmentInfo]>,
     /// The open segment as far as it is durable; none while it holds no durable commit.
@@ -51,15 +65,21 @@ pub struct View {
     pub framing: Framing,
     /// Whether the log can be used.
     pub state: State,
-    /// Whether the log was ever opened; before that, the rest is not known.
+    /// Whether anything of the log is known; before that, the rest says nothing.
     pub opened: bool,
+    /// Whether the log may go on after `durable`, where it cannot be read: it is damaged there, or could not be opened.
+    pub cut_short: bool,
+    /// Where the log is damaged, if it was found so when it was opened.
+    pub damage: Option<Damage>,
+    /// How often the log was opened: files that were opened before may be others now.
+    pub openings: u64,
 }
 
 impl View {
     /// What `writer` has made durable, as a change of `self`.
     pub(super) fn update(&mut self, writer: &StreamWriter) {
         let frontier = writer.durable_frontier();
-        self.opened = true;
+        (self.opened, self.cut_short) = (true, false);
         if self.sealed.len() != writer.sealed().len() {
             self.sealed = writer.sealed().into();
         }
@@ -68,9 +88,35 @@ impl View {
         self.framing = writer.durable_framing();
     }
 
-    /// What was found of a generation that has ended: all of it.
-    pub(super) fn take_over(&mut self, found: Survey, current: Generation) {
+    /// What a new writer has found, as a change of `self`.
+    pub(super) fn reopen(&mut self, writer: &StreamWriter) {
+        self.first = writer.first().unwrap_or(self.first);
+        (self.state, self.damage) = (State::Ok, None);
+        self.openings += 1;
+        self.update(writer);
+    }
+
+    /// What is sound of a log that cannot be opened for writing, as a change of `self`.
+    pub(super) fn take_sound(&mut self, sound: SoundPrefix) {
+        // A log without segments is whole where nothing was put into it.
+        let unused = sound.mark.is_none_or(|mark| mark == self.first);
+        let whole = sound.whole && (sound.found.first.is_some() || unused);
+        let durable = if sound.found.first.is_some() { sound.found.next } else { self.first };
+        self.durable = durable;
+        self.take_over(sound.found);
+        (self.durable, self.cut_short) = (durable, !whole);
+        // It may yet grow.
+        if let Some((head, sealed)) = self.sealed.split_last().filter(|(last, _)| !last.compressed) {
+            (self.head, self.sealed) = (Some(*head), sealed.into());
+        }
+    }
+
+    /// What was found of a log that takes no more.
+    pub(super) fn take_over(&mut self, found: Survey) {
         self.opened = true;
+        self.openings += 1;
+        self.first = found.first.unwrap_or(self.first);
+        self.head = None;
         let framing = found.segments.last().map(|segment| segment.framing);
         self.framing = match (framing, &found.last) {
             (Some(framing), Some(last)) => framing.behind(last),
@@ -78,7 +124,20 @@ impl View {
         };
         self.sealed = found.segments.into();
         (self.durable, self.epoch, self.last) = (found.next.max(self.durable), found.epoch, found.last);
-        self.state = State::Ended(current);
+    }
+
+    /// Whether `durable` is known to be where the log ends, or of a damaged log, where what is sound ends.
+    fn is_known(&self) -> bool {
+        self.opened && (!self.cut_short || matches!(self.state, State::Damaged(_)))
+    }
+
+    /// Why what lies after `durable` cannot be read.
+    pub(super) fn trouble(&self) -> Error {
+        match &self.state {
+            State::Damaged(cause) => Error::Damaged(cause.clone()),
+            State::Failed(cause) => Error::Failed(cause.clone()),
+            State::Ok | State::Ended(_) => Error::Unavailable("the log was just reopened: try again".into()),
+        }
     }
 
     /// Its segments, in order.
@@ -128,6 +187,10 @@ pub struct Log {
     since: OnceLock<Instant>,
     /// The generation whose end is the base of this one, if this process made it so. Not held, so that it can be deleted.
     folded_from: OnceLock<Weak<Log>>,
+    /// The queue of its shard.
+    queue: WeakSender<Message>,
+    /// Whether `log.json` must be read again before anything else: it could not be, or which generation it names is not known.
+    unloaded: AtomicBool,
     pub(super) shard: usize,
 }
 
@@ -138,8 +201,14 @@ impl fmt::Debug for Log {
 }
 
 impl Log {
-    pub(super) fn new(name: String, meta: Meta, repo: Arc<dyn Repo>, shard: usize) -> Self {
-        let view = View { durable: meta.first, framing: Framing::of(meta.format), ..View::default() };
+    pub(super) fn new(
+        name: String,
+        meta: Meta,
+        repo: Arc<dyn Repo>,
+        (shard, queue): (usize, WeakSender<Message>),
+    ) -> Self {
+        let (first, framing) = (meta.first, Framing::of(meta.format));
+        let view = View { first, durable: first, framing, ..View::default() };
         let appended = AtomicU64::new(meta.first.0);
         let (policy, since) = (Mutex::new(meta.checkpoint), OnceLock::new());
         Log {
@@ -153,6 +222,8 @@ impl Log {
             pages: Mutex::default(),
             since,
             folded_from: OnceLock::new(),
+            queue,
+            unloaded: AtomicBool::new(false),
             shard,
         }
     }
@@ -170,7 +241,7 @@ impl Log {
     /// Its first offset.
     #[must_use]
     pub fn first(&self) -> Offset {
-        self.meta.first
+        self.view.borrow().first
     }
 
     /// Its format.
@@ -247,7 +318,10 @@ impl Log {
 
     /// Since when the generation has frames, as far as this process knows.
     pub(super) fn age(&self) -> Option<Instant> {
-        let has_frames = self.view.borrow().durable > self.meta.first;
+        let has_frames = {
+            let view = self.view.borrow();
+            view.durable > view.first
+        };
         has_frames.then(|| *self.since.get_or_init(Instant::now))
     }
 
@@ -279,27 +353,128 @@ impl Log {
     #[must_use]
     pub fn durable(&self) -> Option<Offset> {
         let view = self.view.borrow();
-        view.opened.then_some(view.durable)
+        view.is_known().then_some(view.durable)
     }
 
-    /// Refuses when the log is damaged, or could never be opened. A log that was poisoned later serves what is durable.
+    /// Refuses when nothing of the log is known. One that failed, or is damaged, serves what is sound.
     ///
     /// # Errors
     /// [`Error::Damaged`] and [`Error::Failed`].
     pub fn readable(&self) -> Result<(), Error> {
         let view = self.view.borrow();
+        if view.opened { Ok(()) } else { Err(view.trouble()) }
+    }
+
+    /// Refuses when what is known of the log may not be all that is durable: for readers who need its end.
+    ///
+    /// # Errors
+    /// As [`readable`](Self::readable).
+    pub fn intact(&self) -> Result<(), Error> {
+        let view = self.view.borrow();
         match &view.state {
             State::Damaged(cause) => Err(Error::Damaged(cause.clone())),
-            State::Failed(cause) if !view.opened => Err(Error::Failed(cause.clone())),
-            State::Ok | State::Failed(_) | State::Ended(_) => Ok(()),
+            _ if view.opened && !view.cut_short => Ok(()),
+            _ => Err(view.trouble()),
         }
+    }
+
+    /// Refuses when the log takes nothing.
+    ///
+    /// # Errors
+    /// As [`readable`](Self::readable); [`Error::Ended`] for a generation that has ended.
+    pub fn writable(&self) -> Result<(), Error> {
+        match &self.view.borrow().state {
+            State::Ok => Ok(()),
+            State::Failed(cause) => Err(Error::Failed(cause.clone())),
+            State::Damaged(cause) => Err(Error::Damaged(cause.clone())),
+            State::Ended(_) => Err(Error::Ended { generation: self.generation() }),
+        }
+    }
+
+    /// Checks that its files are still there, as far as that is cheap: their names, and the length of the last segment. If
+    /// not, the status says so from here on, and the log is opened again as soon as they are back. Blocks.
+    ///
+    /// # Errors
+    /// What is wrong with it, now or before.
+    pub fn check(self: &Arc<Self>) -> Result<(), Error> {
+        if let Some(state) = self.lost() {
+            log::error!("{}: {}", self.name, state.cause());
+            self.publish(|view| view.state = state);
+            if let Some(queue) = self.queue.upgrade() {
+                // A shard that is gone opens nothing any more.
+                let _ = queue.blocking_send(Message::Reopen { log: self.clone() });
+            }
+        }
+        self.writable()
+    }
+
+    /// The error for a segment that cannot be opened. If it is gone, the status says so too from here on. Blocks.
+    pub fn unreadable(self: &Arc<Self>, error: io::Error) -> Error {
+        let gone = (error.kind() == io::ErrorKind::NotFound).then(|| self.check().err()).flatten();
+        gone.unwrap_or_else(|| error.into())
+    }
+
+    /// What a log that was sound is now, if files of it are gone. Blocks.
+    fn lost(&self) -> Option<State> {
+        let view = self.view();
+        if view.state != State::Ok || !view.opened {
+            return None;
+        }
+        self.missing(&view)
+    }
+
+    /// The state of a log with this view, if files of it are gone. Blocks.
+    pub(super) fn missing(&self, view: &View) -> Option<State> {
+        let failed = |error: io::Error| State::Failed(format!("cannot read {}: {error}", self.repo.place()).into());
+        let names: HashSet<String> = match self.repo.list() {
+            Ok(names) => names.into_iter().collect(),
+            Err(error) => return Some(failed(error)),
+        };
+        let file_of = |segment: &SegmentInfo| name::segment(self.format(), segment.start);
+        if let Some(file) = view.segments().map(file_of).find(|file| !names.contains(file)) {
+            let text = format!("segment {file} in {} was removed while the service ran", self.repo.place());
+            return Some(State::Damaged(text.into()));
+        }
+        let head = view.head?;
+        match self.repo.open(&file_of(&head)).and_then(|file| file.bytes()) {
+            Ok(bytes) if bytes < head.bytes => {
+                let (file, durable) = (file_of(&head), head.bytes);
+                let text =
+                    format!("segment {file} was cut while the service ran: {bytes} bytes, {durable} were durable");
+                Some(State::Damaged(text.into()))
+            }
+            Ok(_) => None,
+            Err(error) => Some(failed(error)),
+        }
+    }
+
+    /// The directory of the log, for messages.
+    pub(super) fn directory(&self) -> String {
+        let place = self.repo.place();
+        place.rsplit_once('/').map_or(place.clone(), |(dir, _)| dir.to_owned())
+    }
+
+    /// The names in its directory, in order; none when it cannot be read. Blocks.
+    pub(super) fn names(&self) -> Option<Vec<String>> {
+        let mut names = self.repo.list().ok()?;
+        names.sort_unstable();
+        Some(names)
+    }
+
+    /// Has `log.json` read again before the log is used.
+    pub(super) fn unload(&self) {
+        self.unloaded.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_unloaded(&self) -> bool {
+        self.unloaded.load(Ordering::Acquire)
     }
 
     /// Its status.
     #[must_use]
     pub fn status(&self) -> LogStatus {
         let view = self.view.borrow();
-        let known = view.opened;
+        let known = view.is_known();
         let (state, error) = match &view.state {
             State::Ok | State::Ended(_) => (LogState::Ok, None),
             State::Failed(cause) => (LogState::Failed, Some(cause.to_string())),
@@ -313,7 +488,7 @@ impl Log {
             id: self.meta.id.clone(),
             generation: self.meta.generation,
             epoch: known.then_some(view.epoch),
-            first: known.then_some(self.meta.first),
+            first: view.opened.then_some(view.first),
             next: known.then(|| Offset(self.appended.load(Ordering::Relaxed)).max(view.durable)),
             durable: known.then_some(view.durable),
             segments: known.then(|| view.segments().count() as u64),
@@ -321,6 +496,10 @@ impl Log {
             last_commit: last,
             state,
             error,
+            damage: view.damage.clone(),
+            warning: (view.opened && view.first > self.meta.first).then(|| {
+                format!("offsets {} to {} are missing: its first segments were removed", self.meta.first, view.first)
+            }),
             checkpoint: (self.meta.format == LogFormat::Wal).then(|| self.policy()),
             checkpoint_failing: None,
         }

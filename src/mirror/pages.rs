@@ -31,7 +31,7 @@ impl Log {
     /// # Errors
     /// When a segment cannot be read, or is damaged.
     pub fn page_at(&self, page: u32, frame: Offset) -> Result<Option<Offset>, Error> {
-        self.readable()?;
+        self.intact()?;
         let view = self.view();
         let Framing::Wal(Some(WalStart { header, .. })) = view.framing else {
             return Ok(None);
@@ -64,7 +64,7 @@ impl Log {
         sought: Sought<'_>,
         mut take: impl FnMut(u32, Offset) -> bool,
     ) -> Result<(), Error> {
-        self.readable()?;
+        self.intact()?;
         let view = self.view();
         let Framing::Wal(Some(WalStart { header, .. })) = view.framing else {
             return Ok(());

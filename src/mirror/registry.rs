@@ -19,7 +19,7 @@ use super::budget::{Budget, Share};
 use super::counters::Counters;
 use super::error::Error;
 use super::feed::Feed;
-use super::generation::remove_unbegun;
+use super::generation::{remove_dir, remove_unbegun};
 use super::log::{Log, Meta, State};
 use super::shard::{Message, Shards};
 use crate::api::{AppendOutcome, CheckpointPolicy, CreateLog};
@@ -94,7 +94,12 @@ impl Registry {
             }
             _ => error,
         })?;
-        let logs_repo = ensure_dir(&*data, LOGS)?;
+        let logs_repo = match data.dir(LOGS) {
+            // On a disk that cannot be written it is there, and need not be synced.
+            Ok(logs) => logs,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => ensure_dir(&*data, LOGS)?,
+            Err(error) => return Err(error),
+        };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = match settings.writer_threads {
             0 => cores.min(WRITER_THREADS_MAX),
@@ -132,7 +137,9 @@ impl Registry {
     /// Reads what `log.json` says; `None` for a log whose creation was interrupted.
     fn load(&self, log_name: &str) -> io::Result<Option<Log>> {
         let dir = match self.logs_repo.dir(log_name) {
-            Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(None),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::NotFound) => {
+                return Ok(None);
+            }
             dir => dir?,
         };
         let Some(text) = read_small(&*dir, META, META_BYTES_MAX)? else {
@@ -164,13 +171,58 @@ impl Registry {
         let cause: Arc<str> = format!("cannot open the log: {error}").into();
         log::error!("{log_name}: {cause}");
         self.counters.count(&self.counters.failures, log_name);
-        log.publish(|view| {
-            view.state = match error.kind() {
-                io::ErrorKind::InvalidData | io::ErrorKind::NotFound => State::Damaged(cause),
-                _ => State::Failed(cause),
-            };
-        });
+        log.unload();
+        log.publish(|view| view.state = unloaded(error, cause));
         self.add(Arc::new(log));
+    }
+
+    /// Reads `log.json` again of the logs of which it could not be read, or of which it is not known which generation it
+    /// names, and opens them if it can be. To be called now and then. Blocks.
+    pub fn load_again(&self) {
+        for log in self.logs().into_iter().filter(|log| log.is_unloaded()) {
+            // While the service shuts down nothing is opened any more.
+            let _ = self.exclusively(log.name(), || {
+                match self.reload(&log) {
+                    Ok(Some(new)) => {
+                        let generation = new.generation();
+                        self.counters.count(&self.counters.reopenings, log.name());
+                        log::info!("{}: log.json was read again: generation {generation}", log.name());
+                        let _ = self.start(new).blocking_recv();
+                        log.publish(|view| view.state = State::Ended(generation));
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        let cause: Arc<str> = format!("cannot open the log: {error}").into();
+                        log.publish(|view| view.state = unloaded(&error, cause));
+                    }
+                }
+                Ok(())
+            });
+        }
+    }
+
+    /// The log as `log.json` describes it, which is written again: which content a power failure leaves of it may not be
+    /// known. `None` when it is gone.
+    fn reload(&self, log: &Log) -> io::Result<Option<Log>> {
+        let dir = self.logs_repo.dir(log.name())?;
+        if !log.id().is_empty()
+            && let Some(text) = read_small(&*dir, META, META_BYTES_MAX)?
+        {
+            replace(&*dir, META, &text)?;
+        }
+        self.load(log.name())
+    }
+
+    /// Checks that the files of all logs are still there, as [`Log::check`] does. Blocks.
+    ///
+    /// # Errors
+    /// When the directory of the logs cannot be read.
+    pub fn check(&self) -> io::Result<()> {
+        for log in self.logs() {
+            // It says so in its status.
+            let _ = log.check();
+        }
+        self.logs_repo.list().map(drop)
     }
 
     fn add(&self, log: Arc<Log>) {
@@ -179,7 +231,8 @@ impl Registry {
 
     pub(super) fn log(&self, log_name: &str, meta: Meta, repo: Arc<dyn Repo>) -> Log {
         let shard = crc32c::crc32c(log_name.as_bytes()) as usize % self.shards.count();
-        Log::new(log_name.to_owned(), meta, repo, shard)
+        let queue = self.shards.queue_of(shard).downgrade();
+        Log::new(log_name.to_owned(), meta, repo, (shard, queue))
     }
 
     /// Adds a log and has its shard recover it.
@@ -258,7 +311,7 @@ impl Registry {
 
     fn find_or_create(&self, log_name: &str, wanted: CreateLog, first: Offset) -> Result<(Arc<Log>, bool), Error> {
         if let Ok(log) = self.get(log_name) {
-            log.readable()?;
+            log.intact()?;
             if log.format() != wanted.format {
                 let text = format!(
                     "log {log_name:?} exists as a {}, and not as a {}: give the log another name, or a source of its format",
@@ -267,13 +320,18 @@ impl Registry {
                 );
                 return Err(Error::Format(text));
             }
-            if log.first() != first {
-                let text = format!("log {log_name:?} exists and starts at offset {}", log.first());
+            if log.meta().first != first {
+                let text = format!("log {log_name:?} exists and starts at offset {}", log.meta().first);
                 return Err(Error::Format(text));
             }
             return Ok((log, false));
         }
         let failed = |error: io::Error| Error::Unavailable(format!("cannot create log {log_name:?}: {error}"));
+        if let Some(log) = self.load(log_name).map_err(failed)? {
+            // Its directory was put there while the service ran.
+            let _ = self.start(log).blocking_recv();
+            return self.find_or_create(log_name, wanted, first);
+        }
         let log = self.create_files(log_name, wanted, first).map_err(failed)?;
         log::info!("log {log_name} created: a {}, first offset {first}, id {}", log.format(), log.id());
         self.counters.logs_created.inc();
@@ -286,13 +344,33 @@ impl Registry {
         let CreateLog { format, checkpoint, .. } = wanted;
         let checkpoint = checkpoint.unwrap_or_default();
         let meta = Meta { format, id, generation: Generation::FIRST, first, checkpoint };
+        let is_new = self.logs_repo.dir(log_name).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         let dir = ensure_dir(&*self.logs_repo, log_name)?;
-        let repo = ensure_dir(&*dir, &name::generation(meta.generation))?;
-        if format == LogFormat::Wal {
-            replace(&*repo, name::BASE, &database::empty(LIBSQL_PAGE_SIZE))?;
+        let make = || -> io::Result<_> {
+            let repo = ensure_dir(&*dir, &name::generation(meta.generation))?;
+            if format == LogFormat::Wal {
+                replace(&*repo, name::BASE, &database::empty(LIBSQL_PAGE_SIZE))?;
+            }
+            replace(&*dir, META, serde_json::to_string_pretty(&meta)?.as_bytes())?;
+            Ok(repo)
+        };
+        let made = make();
+        if made.is_err() && is_new {
+            self.remove_uncreated(log_name, &*dir);
         }
-        replace(&*dir, META, serde_json::to_string_pretty(&meta)?.as_bytes())?;
-        Ok(self.log(log_name, meta, repo))
+        Ok(self.log(log_name, meta, made?))
+    }
+
+    /// Removes what a creation that failed has made, as far as that works: without `log.json` it is no log.
+    fn remove_uncreated(&self, log_name: &str, dir: &dyn Repo) {
+        let removed = dir.remove(META).or_else(absent).and_then(|()| {
+            let generation = name::generation(Generation::FIRST);
+            remove_dir(dir, &generation).or_else(absent)?;
+            self.logs_repo.remove(log_name).or_else(absent)
+        });
+        if let Err(error) = removed {
+            log::warn!("{log_name}: left of a log that could not be created: {error}");
+        }
     }
 
     /// Changes when a log is rolled over. After Ok that survives power loss. Blocks.
@@ -377,6 +455,19 @@ impl Registry {
         self.begin_stop();
         self.shards.stop();
         self.lock.write().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// Not to be there is what was wanted.
+fn absent(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+/// The state of a log whose `log.json` cannot be read, or whose directory is not there.
+fn unloaded(error: &io::Error, cause: Arc<str>) -> State {
+    match error.kind() {
+        io::ErrorKind::InvalidData | io::ErrorKind::NotFound => State::Damaged(cause),
+        _ => State::Failed(cause),
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use crossbeam_channel as jobs;
+use rustix::io::Errno;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::budget::Share;
@@ -14,12 +15,14 @@ use super::counters::Counters;
 use super::error::Error;
 use super::log::{Log, State};
 use super::registry::Settings;
-use crate::api::AppendOutcome;
-use crate::format::LogFormat;
+use super::reopening::Reopenings;
+use crate::api::{AppendOutcome, Damage};
+use crate::format::{LogFormat, name};
 use crate::limits::{ALONE, SHARD_QUEUE, SYNC_EVERY, SYNC_PATIENCE, SYNC_THREADS, UNSYNCED_MAX, WRITER_IDLE};
 use crate::offset::{Generation, Offset};
 use crate::stream::{
     AppendError, Appended, Batch, OnTrailing, OpenError, Options, SegmentInfo, StreamWriter, SyncJob, Synced,
+    sound_prefix,
 };
 
 /// How an append ended: what it did, or why it stopped and where the log goes on.
@@ -108,6 +111,10 @@ pub(super) enum Message {
         next: Generation,
         reply: oneshot::Sender<Result<(), Error>>,
     },
+    /// Let go of the files of a log whose state says that it cannot be used, and open it again later.
+    Reopen {
+        log: Arc<Log>,
+    },
     Stop,
 }
 
@@ -144,6 +151,7 @@ impl Shards {
                 settings: *settings,
                 counters: counters.clone(),
                 alone: (0, Instant::now()),
+                reopenings: Reopenings::default(),
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
             let thread = std::thread::Builder::new().name(format!("writer-{n}"));
@@ -156,6 +164,10 @@ impl Shards {
 
     pub(super) fn count(&self) -> usize {
         self.queues.len()
+    }
+
+    pub(super) fn queue_of(&self, shard: usize) -> &mpsc::Sender<Message> {
+        &self.queues[shard]
     }
 
     pub(super) fn queue(&self, log: &Log) -> &mpsc::Sender<Message> {
@@ -195,9 +207,10 @@ struct Slot {
     log: Arc<Log>,
     serial: u64,
     writer: StreamWriter,
+    counters: Arc<Counters>,
     /// Ends of appends that wait for what is before this offset to be durable.
     waiting: VecDeque<(Offset, Arc<Session>, oneshot::Sender<Ended>)>,
-    /// Appends under way, to be told when the log is poisoned. One that was given up by its client just goes.
+    /// Appends under way, to be told when the log fails. One that was given up by its client just goes.
     sessions: Vec<Weak<Session>>,
     /// Memory of batches that are staged but not written.
     shares: Vec<Share>,
@@ -210,6 +223,8 @@ struct Slot {
     /// Since when a sync that is not urgent waits for more bytes to take along.
     postponed: Option<Instant>,
     touched: bool,
+    /// Its writer cannot be used any more; the slot goes as soon as no sync is under way.
+    failed: bool,
     used: Instant,
 }
 
@@ -224,6 +239,7 @@ struct Shard {
     counters: Arc<Counters>,
     /// The slot that alone got messages, and since when.
     alone: (u64, Instant),
+    reopenings: Reopenings,
 }
 
 impl Shard {
@@ -231,6 +247,7 @@ impl Shard {
         loop {
             let postponed = self.slots.values().any(|slot| slot.postponed.is_some());
             let patience = if postponed { SYNC_PATIENCE } else { WRITER_IDLE / 4 };
+            let patience = self.reopenings.next().map_or(patience, |next| next.min(patience));
             let message = match tokio::time::timeout(patience, messages.recv()).await {
                 Ok(Some(message)) => Some(message),
                 Ok(None) => return self.drain(),
@@ -254,6 +271,12 @@ impl Shard {
             if stopping {
                 return self.drain();
             }
+            for (_, slot) in self.slots.extract_if(|_, slot| slot.failed && !slot.syncing) {
+                self.reopenings.schedule(&slot.log);
+            }
+            for log in self.reopenings.due() {
+                self.reopen(&log);
+            }
             if idle && !postponed {
                 self.slots.retain(|_, slot| slot.is_busy() || slot.used.elapsed() < WRITER_IDLE);
             }
@@ -265,11 +288,18 @@ impl Shard {
         match message {
             Message::Stop => return true,
             Message::Open { log, reply } => {
-                // Only where it stands is wanted; the writer is opened again with the first append.
+                // Only its position is wanted; the writer is opened again with the first append.
                 if self.slot(&log).is_ok() {
                     self.slots.remove(log.name());
                 }
                 let _nobody_waits = reply.send(());
+            }
+            Message::Reopen { log } => {
+                let state = log.view().state;
+                match self.slots.get_mut(log.name()) {
+                    Some(slot) => slot.fail(&state),
+                    None => self.reopenings.schedule(&log),
+                }
             }
             Message::Append { log, session, batch, share } => {
                 if !session.is_stopped() {
@@ -310,28 +340,9 @@ impl Shard {
 
     /// The log with its writer, opened if need be.
     fn slot(&mut self, log: &Arc<Log>) -> Result<&mut Slot, Error> {
-        if let State::Ended(_) = log.view().state {
-            return Err(Error::Ended { generation: log.generation() });
-        }
+        log.writable()?;
         if !self.slots.contains_key(log.name()) {
-            match log.view().state {
-                State::Ok => {}
-                State::Failed(cause) => return Err(Error::Failed(cause)),
-                State::Damaged(cause) => return Err(Error::Damaged(cause)),
-                State::Ended(_) => return Err(Error::Ended { generation: log.generation() }),
-            }
-            let writer = open(log, &self.settings).inspect_err(|error| {
-                log::error!("{}: {error}", log.name());
-                self.counters.count(&self.counters.failures, log.name());
-            })?;
-            if let Some(cut) = writer.cut_tail() {
-                let (bytes, at, file) = (cut.bytes, cut.at, &cut.file);
-                log::warn!(
-                    "log {}: cut {bytes} incomplete bytes at byte {at} of {file}: a write that did not end",
-                    log.name()
-                );
-                self.counters.cut(log.name(), bytes);
-            }
+            let writer = self.open(log)?;
             let (waiting, sessions, shares, used) = (VecDeque::new(), Vec::new(), Vec::new(), Instant::now());
             self.opened += 1;
             let slot = Slot {
@@ -339,6 +350,7 @@ impl Shard {
                 serial: self.opened,
                 indexed: writer.sealed().len(),
                 writer,
+                counters: self.counters.clone(),
                 waiting,
                 sessions,
                 shares,
@@ -347,6 +359,7 @@ impl Shard {
                 synced_bytes: 0,
                 postponed: None,
                 touched: false,
+                failed: false,
                 used,
             };
             self.slots.insert(log.name().to_owned(), slot);
@@ -357,6 +370,86 @@ impl Shard {
             self.alone = (slot.serial, slot.used);
         }
         Ok(slot)
+    }
+
+    /// Opens a log's writer. One that cannot be opened has failed or is damaged from here on, and is tried again later.
+    fn open(&mut self, log: &Arc<Log>) -> Result<StreamWriter, Error> {
+        let mut opened = open(log, &self.settings);
+        let out_of_files = |error: &OpenError| match error {
+            OpenError::Io(error) => matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE)),
+            _ => false,
+        };
+        if opened.as_ref().is_err_and(out_of_files) {
+            // Logs that nobody writes to just now can do without theirs.
+            self.slots.retain(|_, slot| slot.is_busy() || slot.failed);
+            opened = open(log, &self.settings);
+        }
+        match opened {
+            Ok(writer) => {
+                self.reopenings.opened(log);
+                self.report_cut(log, &writer);
+                log.set_appended(writer.next());
+                log.publish(|view| view.reopen(&writer));
+                if let Some(warning) = log.status().warning {
+                    log::warn!("{}: {warning}", log.name());
+                }
+                Ok(writer)
+            }
+            Err(error) => {
+                let state = out_of_use(log, &self.settings, error);
+                log::error!("{}: {}", log.name(), state.cause());
+                self.counters.count(&self.counters.failures, log.name());
+                log.publish(|view| view.state = state);
+                self.reopenings.schedule(log);
+                log.writable()?;
+                Err(Error::Unavailable("the log was just reopened: try again".into()))
+            }
+        }
+    }
+
+    /// Tries to open a log that failed or is damaged. What went wrong before is reported again only when it is something else.
+    fn reopen(&mut self, log: &Arc<Log>) {
+        let view = log.view();
+        if matches!(view.state, State::Ended(_)) || log.is_unloaded() {
+            return;
+        }
+        if view.opened
+            && !view.cut_short
+            && let Some(state) = log.missing(&view)
+        {
+            log.publish(|view| view.state = state);
+            return self.reopenings.schedule(log);
+        }
+        match open(log, &self.settings) {
+            Ok(writer) => {
+                self.reopenings.opened(log);
+                self.report_cut(log, &writer);
+                log.set_appended(writer.next());
+                log.publish(|view| view.reopen(&writer));
+                self.counters.count(&self.counters.reopenings, log.name());
+                log::info!("{}: reopened, durable up to offset {}", log.name(), writer.durable());
+            }
+            Err(error) => {
+                let state = out_of_use(log, &self.settings, error);
+                if state != view.state {
+                    log::error!("{}: {}", log.name(), state.cause());
+                }
+                log.publish(|view| view.state = state);
+                self.reopenings.schedule(log);
+            }
+        }
+    }
+
+    /// Reports what opening a log cut off its end.
+    fn report_cut(&self, log: &Log, writer: &StreamWriter) {
+        if let Some(cut) = writer.cut_tail() {
+            let (bytes, at, file) = (cut.bytes, cut.at, &cut.file);
+            log::warn!(
+                "log {}: cut {bytes} incomplete bytes at byte {at} of {file}: a write that did not end",
+                log.name()
+            );
+            self.counters.cut(log.name(), bytes);
+        }
     }
 
     /// Ends a generation: makes all of it durable, answers all who wait, and lets go of its files.
@@ -387,36 +480,66 @@ fn refuse(reply: oneshot::Sender<Ended>, error: Error, log: &Log) {
     let _nobody_waits = reply.send(Err((error, log.view().durable)));
 }
 
-/// Opens a log's writer, cutting what a crash left behind the durable end, and publishes where it stands.
-fn open(log: &Arc<Log>, settings: &Settings) -> Result<StreamWriter, Error> {
+/// Opens a log's writer, cutting what a crash left after the durable end.
+fn open(log: &Arc<Log>, settings: &Settings) -> Result<StreamWriter, OpenError> {
     let options = Options {
         on_trailing: OnTrailing::Trim,
         format: log.format(),
         commit_bytes_max: settings.commit_bytes_max,
         segment_bytes_max: settings.wal_segment_bytes,
         first: Some(log.first()),
+        // The files of a log that was open before must still hold what was acknowledged.
+        durable: log.durable().filter(|durable| *durable > log.first()),
         durable_mark: true,
         ..Options::default()
     };
-    let opened = StreamWriter::open(log.repo().clone(), options);
-    let cause: Arc<str> = match opened {
-        Ok(writer) => {
-            log.set_appended(writer.next());
-            log.publish(|view| view.update(&writer));
-            return Ok(writer);
-        }
-        Err(error @ (OpenError::Io(_) | OpenError::Locked { .. })) => {
-            let cause: Arc<str> = match error {
-                OpenError::Io(error) => format!("cannot open the log: {error}").into(),
-                error => error.to_string().into(),
+    StreamWriter::open(log.repo().clone(), options)
+}
+
+/// Publishes what can be served of a log that could not be opened, and returns its state.
+fn out_of_use(log: &Log, settings: &Settings, error: OpenError) -> State {
+    let view = log.view();
+    let sound = sound_prefix(&**log.repo(), settings.commit_bytes_max);
+    let (fault, error) = match error {
+        OpenError::Io(_) | OpenError::Locked { .. } | OpenError::Changed { .. } => {
+            // What is known of a log that was open still holds.
+            if let (Ok(sound), false) = (sound, view.opened && !view.cut_short) {
+                log.publish(|view| view.take_sound(sound));
+            }
+            let cause = match error {
+                OpenError::Io(error) => format!("cannot open the log: {error}"),
+                error => error.to_string(),
             };
-            log.publish(|view| view.state = State::Failed(cause.clone()));
-            return Err(Error::Failed(cause));
+            return State::Failed(cause.into());
         }
-        Err(error) => error.to_string().into(),
+        OpenError::Damaged(fault) | OpenError::Torn(fault) => (Some(fault.clone()), fault.to_string()),
+        OpenError::Lost { next, durable } => {
+            (None, format!("the durable mark says {durable}, but the files end at offset {next}"))
+        }
     };
-    log.publish(|view| view.state = State::Damaged(cause.clone()));
-    Err(Error::Damaged(cause))
+    let Ok(sound) = sound else {
+        return State::Damaged(error.into());
+    };
+    let (next, mark) = (sound.found.next, sound.mark);
+    let copied = mark.filter(|mark| *mark > next).map_or(String::new(), |mark| {
+        format!(
+            "; commits up to offset {mark} were durable, so this is a copy made while the service ran, or lost data; to \
+             go on without them stop the service and run `logmirror repair {} --accept-loss`",
+            log.directory()
+        )
+    });
+    let text = format!("{error}: what is before offset {next} is sound and served{copied}");
+    let damage = fault.map(|fault| Damage {
+        segment: name::segment(log.format(), fault.segment),
+        offset: fault.offset,
+        byte: fault.at,
+    });
+    log.publish(|view| {
+        view.take_sound(sound);
+        (view.cut_short, view.damage) = (true, damage);
+    });
+    log.set_appended(next);
+    State::Damaged(text.into())
 }
 
 impl Slot {
@@ -554,23 +677,33 @@ impl Slot {
         }
     }
 
-    /// If `error` means that the log is poisoned, says so to everybody.
+    /// If `error` means that the log has failed, says so to everybody.
     fn poison(&mut self, error: &AppendError) {
         let AppendError::Poisoned { cause } = error else {
             return;
         };
-        let was_sound = self.log.view().state == State::Ok;
-        if was_sound {
+        if !self.failed {
             log::error!("{} has failed: {cause}", self.log.name());
+            self.counters.count(&self.counters.failures, self.log.name());
             self.log.publish(|view| view.state = State::Failed(cause.clone()));
         }
+        self.fail(&State::Failed(cause.clone()));
+    }
+
+    /// Ends every append of a log that cannot be used any more. What was acknowledged stays so.
+    fn fail(&mut self, state: &State) {
+        let error = match state {
+            State::Damaged(cause) => Error::Damaged(cause.clone()),
+            state => Error::Failed(state.cause().into()),
+        };
+        self.failed = true;
         self.postponed = None;
         for session in self.sessions.drain(..).filter_map(|session| session.upgrade()) {
-            session.fail(Error::Failed(cause.clone()));
+            session.fail(error.clone());
         }
         let durable = self.writer.durable();
         for (_, session, reply) in self.waiting.drain(..) {
-            let error = session.progress().error.clone().unwrap_or(Error::Failed(cause.clone()));
+            let error = session.progress().error.clone().unwrap_or(error.clone());
             let _nobody_waits = reply.send(Err((error, durable)));
         }
     }

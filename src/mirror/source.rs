@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::failure::MirrorError;
 use super::read_url;
 use super::still::{Stillness, Verdict};
-use crate::api::Positions;
+use crate::api::{LogState, Positions};
 use crate::client::{Client, positions};
 use crate::format::{Framing, LogFormat};
 use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED, STILL_LOOK};
@@ -85,7 +85,9 @@ impl Source {
                 };
                 let Positions { first, durable, bytes, .. } = positions(&status)?;
                 let (format, generation) = (Some(status.format), status.generation);
-                Ok(Extent { generation, format, first: Some(first), end: Some(durable), bytes })
+                // A damaged log may have held more: reading on from there says what is wrong.
+                let end = (status.state != LogState::Damaged).then_some(durable);
+                Ok(Extent { generation, format, first: Some(first), end, bytes })
             }
             Source::Dir(repo) => {
                 let unreadable = |error| MirrorError::Dir { place: repo.place(), error };

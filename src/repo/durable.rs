@@ -17,10 +17,17 @@ pub fn replace(repo: &dyn Repo, name: &str, content: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let file = repo.create(&draft)?;
-    file.write_at(&mut [IoSlice::new(content)], 0)?;
-    file.sync()?;
-    repo.rename(&draft, name)?;
+    let written = (|| {
+        let file = repo.create(&draft)?;
+        file.write_at(&mut [IoSlice::new(content)], 0)?;
+        file.sync()?;
+        repo.rename(&draft, name)
+    })();
+    if written.is_err() {
+        // What cannot be removed now is removed by the next attempt.
+        let _ = repo.remove(&draft);
+    }
+    written?;
     repo.sync_dir()
 }
 

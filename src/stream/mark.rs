@@ -37,7 +37,7 @@ impl DurableMark {
 
     /// Opens or creates the mark and notes that everything before `durable` is durable. After Ok that note survives
     /// power loss, once the directory is synced.
-    pub(super) fn open(repo: &dyn Repo, durable: Offset) -> io::Result<DurableMark> {
+    pub(crate) fn open(repo: &dyn Repo, durable: Offset) -> io::Result<DurableMark> {
         let file = match repo.open_write(NAME) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => repo.create(NAME),
             file => file,

@@ -12,6 +12,7 @@ mod reader;
 mod record;
 mod recover;
 mod rewrite;
+mod sound;
 mod sync;
 mod writer;
 
@@ -30,3 +31,4 @@ pub(crate) use claim::{Claim, LogEnd};
 pub(crate) use mark::DurableMark;
 pub(crate) use record::{MirrorRecord, RecordFile};
 pub(crate) use recover::{Span, Visit, sound_commit_behind, walk, walk_span};
+pub(crate) use sound::{SoundPrefix, sound_prefix};

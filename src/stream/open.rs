@@ -31,6 +31,9 @@ pub struct Options {
     pub segment_bytes_max: u64,
     /// The offset an empty log starts with; `None` takes it from the first commit that comes.
     pub first: Option<Offset>,
+    /// An offset up to which the caller knows the log to be durable: a log that ends before it is refused, as one that
+    /// ends before its durable mark is.
+    pub durable: Option<Offset>,
     /// Whether to keep a durable mark beside the segments. It makes recovery certain where the shape of the damage
     /// would have to be interpreted; a directory that must hold nothing but SpacetimeDB's files goes without.
     pub durable_mark: bool,
@@ -47,6 +50,7 @@ impl Default for Options {
             commit_bytes_max: COMMIT_BYTES_MAX,
             segment_bytes_max: WAL_SEGMENT_BYTES,
             first: None,
+            durable: None,
             durable_mark: false,
             forget: false,
         }

@@ -90,9 +90,21 @@ fn segments_in(repo: &dyn Repo) -> io::Result<impl Iterator<Item = (LogFormat, O
 /// # Errors
 /// When a segment is damaged other than at the torn end of the log, or offsets are missing between segments.
 pub fn survey(repo: &dyn Repo, commit_bytes_max: u64, floor: Option<Offset>) -> Result<Survey, SurveyError> {
+    let mut found = Survey::default();
+    survey_into(&mut found, repo, commit_bytes_max, floor)?;
+    Ok(found)
+}
+
+/// As [`survey`]. After Err `found` has what is sound before the fault.
+pub(super) fn survey_into(
+    found: &mut Survey,
+    repo: &dyn Repo,
+    commit_bytes_max: u64,
+    floor: Option<Offset>,
+) -> Result<(), SurveyError> {
     let starts = segment_starts(repo)?;
     let indexed_to = floor.map_or(Offset(u64::MAX), |floor| Offset(floor.0.saturating_sub(1)));
-    let mut found = Survey { first: starts.first().copied(), ..Survey::default() };
+    found.first = starts.first().copied();
     found.next = found.first.unwrap_or_default();
     for (at, start) in starts.iter().copied().enumerate() {
         let following = starts.get(at + 1).copied();
@@ -117,22 +129,22 @@ pub fn survey(repo: &dyn Repo, commit_bytes_max: u64, floor: Option<Offset>) -> 
         found.epoch = end.last.map_or(found.epoch, |last| last.epoch);
         found.last = end.last.or(found.last);
         let continued = following == Some(end.next);
-        match end.fault {
-            Some(fault) if !continued => return Err(SurveyError::Damaged(fault)),
-            _ => {}
-        }
-        if end.last.is_none() && following.is_none() {
+        let fault = end.fault.filter(|_| !continued);
+        if end.last.is_none() && (following.is_none() || fault.is_some()) {
             found.empty_head = Some(start);
         } else {
             let (bytes, compressed) = (end.bytes.0, reader.is_compressed());
             found.segments.push(SegmentInfo { start, end: end.next, bytes, framing: end.framing, compressed });
+        }
+        if let Some(fault) = fault {
+            return Err(SurveyError::Damaged(fault));
         }
         if following.is_none() {
             found.tail = end.tail;
             found.indexed = (last, marks);
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 fn framing_of(reader: &mut SegmentReader) -> Result<Framing, SurveyError> {

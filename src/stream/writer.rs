@@ -113,6 +113,7 @@ impl StreamWriter {
             None if options.durable_mark => DurableMark::read(&*repo)?,
             None => None,
         };
+        let floor = floor.max(options.durable);
         let mut found = survey(&*repo, options.commit_bytes_max, floor)?;
         if claim.is_some_and(|claim| claim.seen != LogEnd::of(&found)) {
             return Err(OpenError::Changed { place: repo.place() });

@@ -193,6 +193,15 @@ impl Service {
         assert!(reached.is_ok(), "{log} did not get to {offset}: {}", self.status(log));
     }
 
+    /// Waits until the log is in that state.
+    pub fn wait_state(&self, log: &str, state: &str) {
+        let since = Instant::now();
+        while self.status(log)["state"] != state {
+            assert!(since.elapsed() < PATIENCE, "{log} did not become {state}: {}", self.status(log));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// The raw stream of a whole log.
     pub fn stream(&self, log: &str) -> Vec<u8> {
         let answer = self.get(&format!("/logs/{log}/commits"));

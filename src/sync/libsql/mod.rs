@@ -251,11 +251,12 @@ impl LibSql {
 
 /// Refuses a log that is no WAL that `client`, libSQL or Turso, could sync, and one that cannot be read.
 pub(crate) fn syncable(log: &Log, client: &str) -> Result<(), Error> {
+    log.readable()?;
     if log.format() != LogFormat::Wal {
         let (name, format) = (log.name(), log.format());
         return Err(Error::Format(format!("log {name:?} is a {format}, and {client} replicates a wal")));
     }
-    log.readable()?;
+    log.intact()?;
     if let Some(WalStart { header, .. }) = log.wal_end().filter(|end| end.header.page_size != LIBSQL_PAGE_SIZE) {
         let (name, bytes) = (log.name(), header.page_size);
         return Err(Error::Format(format!("log {name:?} has pages of {bytes} bytes; {client} syncs pages of 4096")));

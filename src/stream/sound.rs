@@ -1,0 +1,60 @@
+//! What can be served of a log that cannot be opened for writing: everything durable before its first fault.
+
+use std::io;
+
+use super::mark::DurableMark;
+use super::recover::{Survey, segment_starts, survey_into};
+use crate::offset::{BytePos, Offset};
+use crate::repo::Repo;
+use crate::segment::SegmentReader;
+
+/// What is sound of a log.
+#[derive(Debug)]
+pub(crate) struct SoundPrefix {
+    /// The log up to there; its end is never after the durable mark.
+    pub(crate) found: Survey,
+    /// What the durable mark says.
+    pub(crate) mark: Option<Offset>,
+    /// Whether that is all that may be durable: commits after the mark may be.
+    pub(crate) whole: bool,
+}
+
+/// Finds what is sound of the log in a repo. Reads only. What lies after the durable mark is not part of it: the disk may
+/// not have what the page cache shows.
+///
+/// # Errors
+/// When the directory or the mark cannot be read: nothing is known then.
+pub(crate) fn sound_prefix(repo: &dyn Repo, commit_bytes_max: u64) -> io::Result<SoundPrefix> {
+    segment_starts(repo)?;
+    let mark = DurableMark::read(repo)?;
+    let mut found = Survey::default();
+    let surveyed = survey_into(&mut found, repo, commit_bytes_max, mark);
+    let mut whole = surveyed.is_ok() && mark.is_none_or(|mark| mark == found.next || found.first.is_none());
+    if let Some(end) = mark.filter(|mark| *mark < found.next) {
+        whole &= end_at(&mut found, repo, end, commit_bytes_max).is_ok();
+    }
+    Ok(SoundPrefix { found, mark, whole })
+}
+
+/// Shortens what was found to the commits before `end`.
+fn end_at(found: &mut Survey, repo: &dyn Repo, end: Offset, commit_bytes_max: u64) -> io::Result<()> {
+    while found.segments.pop_if(|segment| segment.start >= end).is_some() {}
+    (found.next, found.last) = (end, None);
+    let Some(mut last) = found.segments.pop() else {
+        found.next = found.first.unwrap_or(end);
+        return Ok(());
+    };
+    // Without its last commit nothing of the segment is known to be whole.
+    found.next = last.start;
+    let mut reader = SegmentReader::open(repo, last.start)?;
+    let (len, framing) = (BytePos(last.bytes), last.framing);
+    let Some(place) = reader.seek(Offset(end.0 - 1), len, framing, commit_bytes_max)? else {
+        return Ok(());
+    };
+    if let Some(commit) = reader.commit_at(place.at, framing, commit_bytes_max)? {
+        (found.next, found.epoch, found.last) = (commit.end(), commit.epoch, Some(commit));
+        (last.end, last.bytes) = (commit.end(), place.at.0 + commit.bytes);
+        found.segments.push(last);
+    }
+    Ok(())
+}

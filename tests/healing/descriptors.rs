@@ -1,0 +1,75 @@
+//! A service that may open few files, and many clients that ask for nothing.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::support::log::{commits, header};
+use crate::support::service::{PATIENCE, Wire, request};
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _it_is_gone = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn put(address: &str, log: &str) -> u16 {
+    let mut wire = Wire::connect(address.parse().unwrap());
+    let body = r#"{"format":"commitlog"}"#;
+    wire.send(request("PUT", &format!("/logs/{log}"), &format!("content-length: {}\r\n", body.len())).as_bytes());
+    wire.send(body.as_bytes());
+    wire.answer().status
+}
+
+fn append(address: &str, log: &str, body: &[u8]) -> u16 {
+    let mut wire = Wire::connect(address.parse().unwrap());
+    let length = format!("content-length: {}\r\n", body.len());
+    wire.send(request("POST", &format!("/logs/{log}/commits"), &length).as_bytes());
+    wire.send(body);
+    wire.answer().status
+}
+
+#[test]
+fn a_service_with_64_descriptors_appends_and_serves_beside_idle_connections() {
+    let data = tempfile::tempdir().unwrap();
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "ulimit -n 64 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_logmirror"), "serve", "--data"]);
+    command.arg(data.path()).args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut service = Killed(command.spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(service.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("listening on http://").unwrap().to_owned();
+    let logs = ["a", "b", "c", "d"];
+    for log in logs {
+        assert_eq!(put(&address, log), 201);
+        assert_eq!(append(&address, log, &[header(), commits(0, 1, 50, 0)].concat()), 200);
+    }
+    // Half of them never say a word, half have asked once and stay.
+    let mut idle = Vec::new();
+    for at in 0..60 {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        if at % 2 == 0 {
+            stream.write_all(request("GET", "/livez", "").as_bytes()).unwrap();
+            let mut first = [0; 15];
+            stream.read_exact(&mut first).unwrap();
+            assert_eq!(&first, b"HTTP/1.1 200 OK", "connection {at}");
+        }
+        idle.push(stream);
+    }
+    let since = Instant::now();
+    for round in 1..6 {
+        for log in logs {
+            assert_eq!(append(&address, log, &commits(round, 1, 50, 0)), 200, "{log}, round {round}");
+            let mut wire = Wire::connect(address.parse().unwrap());
+            wire.send(request("GET", &format!("/logs/{log}/commits"), "").as_bytes());
+            assert_eq!(wire.answer().status, 200);
+        }
+    }
+    assert!(since.elapsed() < Duration::from_secs(25), "{:?}", since.elapsed());
+    assert!(service.0.try_wait().unwrap().is_none());
+}
