@@ -40,6 +40,12 @@ fn advice(error: &reqwest::Error, chain: &str, url: Option<&Url>) -> Option<Stri
     if !is_https && (chain.contains("invalid HTTP version") || chain.contains("invalid HTTP status-code")) {
         return Some(format!("{host} does not answer in HTTP: if it speaks TLS, give the URL with https://"));
     }
+    if let Some((_, found)) = chain.split_once("invalid peer certificate") {
+        return Some(format!(
+            "the certificate of {host} is not trusted{found}: name the authority that signed it with --cacert FILE, or give \
+             the host name that the certificate is for"
+        ));
+    }
     if chain.contains("dns error") {
         return Some(format!("there is no host of that name: check the URL ({host})"));
     }

@@ -101,7 +101,8 @@ fn head(from: &mut impl BufRead) -> std::io::Result<Option<Head>> {
             head.chunked = true;
         }
         let is_last = line == "\r\n";
-        if !is_last && !lower.starts_with("connection:") && !(head.chunked && lower.starts_with("transfer-encoding:")) {
+        let is_own = lower.starts_with("connection:") || head.chunked && lower.starts_with("transfer-encoding:");
+        if !is_last && !is_own {
             head.text += &line;
         }
         if is_last {
@@ -131,7 +132,7 @@ fn piece(from: &mut impl BufRead, head: &mut Head) -> std::io::Result<Option<Vec
 fn requests(client: TcpStream, service: SocketAddr, kind: Kind) -> std::io::Result<()> {
     let (mut from, mut client) = (BufReader::new(client.try_clone()?), client);
     // One request a connection to the service, whose end ends the answer.
-    while let Some(mut head) = head(&mut from)? {
+    if let Some(mut head) = head(&mut from)? {
         let mut to = TcpStream::connect(service)?;
         let (mut answer_from, mut answer_to) = (to.try_clone()?, client.try_clone()?);
         let mut pass_answer = move || {

@@ -184,7 +184,7 @@ fn a_segment_without_permission_is_named() {
     let dir = copy_of("whole");
     let segment = dir.path().join("00000000000000000111.stdb.log");
     fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    fs::set_permissions(&segment, std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+    fs::set_permissions(&segment, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
     let Some(output) = as_another_user(&["verify", arg(dir.path())]) else {
         eprintln!("skipped: the program cannot be run as another user from here");
         return;

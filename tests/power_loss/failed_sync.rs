@@ -37,7 +37,7 @@ fn go_on(repo: &MemRepo, options: Options, source: &Source, count: usize, acked:
     source.assert_holds(repo, next, "after the failed sync");
     *acked = next;
     let first = source.commits.iter().position(|commit| commit.first == next).unwrap_or(source.commits.len());
-    let Some(last) = source.commits[first..].iter().take(count).last() else {
+    let Some(last) = source.commits[first..].iter().take(count).next_back() else {
         return Ok(());
     };
     let sent = last.to - (source.stream.len() - source.rest(next).len());
