@@ -36,6 +36,9 @@ impl Registry {
     /// [`Error::NotFound`] for a generation that has not begun; [`Error::GenerationGone`] for one that was deleted.
     pub fn generation(&self, log_name: &str, wanted: Option<Generation>) -> Result<Arc<Log>, Error> {
         let current = self.get(log_name)?;
+        if !current.is_described() {
+            current.readable()?;
+        }
         let wanted = wanted.unwrap_or(current.generation());
         if wanted == current.generation() {
             return Ok(current);

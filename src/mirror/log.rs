@@ -232,6 +232,11 @@ impl Log {
         &self.meta
     }
 
+    /// Whether `log.json` could be read. Before that, format, generation and first offset are not known.
+    pub(super) fn is_described(&self) -> bool {
+        !self.meta.id.is_empty()
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -484,9 +489,9 @@ impl Log {
             view.last.map(|last| LastCommit { offset: last.first, entries: last.entries, checksum: last.checksum });
         LogStatus {
             log: self.name.clone(),
-            format: self.meta.format,
+            format: self.is_described().then_some(self.meta.format),
             id: self.meta.id.clone(),
-            generation: self.meta.generation,
+            generation: self.is_described().then_some(self.meta.generation),
             epoch: known.then_some(view.epoch),
             first: view.opened.then_some(view.first),
             next: known.then(|| Offset(self.appended.load(Ordering::Relaxed)).max(view.durable)),
@@ -500,7 +505,7 @@ impl Log {
             warning: (view.opened && view.first > self.meta.first).then(|| {
                 format!("offsets {} to {} are missing: its first segments were removed", self.meta.first, view.first)
             }),
-            checkpoint: (self.meta.format == LogFormat::Wal).then(|| self.policy()),
+            checkpoint: (self.is_described() && self.meta.format == LogFormat::Wal).then(|| self.policy()),
             checkpoint_failing: None,
         }
     }

@@ -378,7 +378,11 @@ impl Registry {
     /// # Errors
     /// When there is no such log, it is no WAL, or the policy makes no sense.
     pub fn set_policy(&self, log_name: &str, policy: CheckpointPolicy) -> Result<Arc<Log>, Error> {
-        check_policy(self.get(log_name)?.format(), Some(policy))?;
+        let log = self.get(log_name)?;
+        if !log.is_described() {
+            log.readable()?;
+        }
+        check_policy(log.format(), Some(policy))?;
         self.exclusively(log_name, || self.store_policy(log_name, policy))
     }
 
