@@ -450,7 +450,10 @@ impl Log {
         };
         let file_of = |segment: &SegmentInfo| name::segment(self.format(), segment.start);
         if let Some(file) = view.segments().map(file_of).find(|file| !names.contains(file)) {
-            let text = format!("segment {file} in {} is missing: it was there when the service opened the log", self.repo.place());
+            let text = format!(
+                "segment {file} in {} is missing: it was there when the service opened the log",
+                self.repo.place()
+            );
             return Some(State::Failed(text.into()));
         }
         let head = view.head?;

@@ -78,7 +78,9 @@ impl Sink {
     pub(super) async fn generation(&self) -> Result<Option<Generation>, MirrorError> {
         match self {
             Sink::Dir(_) => Ok(None),
-            Sink::Url(client) => Ok(client.find().await?.as_ref().map(positions).transpose()?.map(|found| found.generation)),
+            Sink::Url(client) => {
+                Ok(client.find().await?.as_ref().map(positions).transpose()?.map(|found| found.generation))
+            }
         }
     }
 
