@@ -53,7 +53,7 @@ async fn read_all(client: &Client, reading: Reading, max: u64, out: &Out) -> Res
             continue;
         }
         // A generation that has ended gets no more commits; another one may hold what is new.
-        if client.status().await?.generation != reading.generation {
+        if client.status().await?.generation.is_some_and(|current| current != reading.generation) {
             let _ = out.send(Ok(Piece::End(Tail::Clean))).await;
             return Ok(());
         }
