@@ -340,7 +340,7 @@ fn errors_say_who_is_to_do_what() {
     is_done(&mirror(arg(&app), &url, &["--token", "secret"]), 21);
     let text = dir.path().join("notes.txt");
     fs::write(&text, "not a database, but longer than the header of one would be: ".repeat(4)).unwrap();
-    is_refused(&mirror(arg(&text), &url, &["--token", "secret"]), 3, &["not a directory"]);
+    is_refused(&mirror(arg(&text), &url, &["--token", "secret"]), 1, &["neither a directory"]);
     let wal = dir.path().join("notes.txt-wal");
     fs::write(&wal, "").unwrap();
     is_refused(&mirror(arg(&wal), &url, &["--token", "secret"]), 1, &["not a SQLite database"]);
