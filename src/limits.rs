@@ -382,6 +382,8 @@ pub const REPLICA_STORE_BYTES: usize = 32 << 20;
 pub const REOPEN_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait between two attempts to open a log that failed.
 pub const REOPEN_LAST: Duration = Duration::from_secs(5);
+/// Threads that open logs that failed again. One on a disk that hangs keeps its thread.
+pub const REOPEN_THREADS: usize = 4;
 /// The wait between two attempts to open a damaged log in whose directory no file was added or removed: each may read all
 /// of a segment.
 pub const REOPEN_DAMAGED: Duration = Duration::from_secs(300);
