@@ -396,3 +396,7 @@ pub const FILES_RESERVED_MAX: u64 = 1024;
 pub const IDLE_BEFORE_CLOSED: Duration = Duration::from_millis(500);
 /// How often an idle connection is sought while a client waits.
 pub const MAKE_ROOM_EVERY: Duration = Duration::from_millis(50);
+/// How long a client must have waited for a place until that is reported: longer than it takes to close an idle connection.
+pub const ALL_BUSY_AFTER: Duration = Duration::from_secs(1);
+/// It is reported again after so long.
+pub const ALL_BUSY_EVERY: Duration = Duration::from_secs(60);
