@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use super::log::{Log, State};
 use super::opening::DamagedLog;
 use crate::limits::{REOPEN_FIRST, REOPEN_LAST};
+use crate::retry::Backoff;
+
+const RETRY: Backoff = Backoff::new(REOPEN_FIRST, REOPEN_LAST);
 
 #[derive(Debug)]
 struct Reopening {
@@ -14,8 +17,8 @@ struct Reopening {
     log: Option<Arc<Log>>,
     /// When it is due, or when it was opened.
     at: Instant,
-    /// The wait before the next attempt.
-    wait: Duration,
+    /// How often it was scheduled or due in a row.
+    attempts: u32,
     /// Of a damaged log: how it was found.
     damaged: Option<DamagedLog>,
     /// Whether an attempt is under way.
@@ -35,10 +38,9 @@ impl Reopenings {
         let damaged = is_damaged.then(|| DamagedLog { names: log.names(), opened: now });
         let before =
             self.0.get(log.name()).filter(|before| before.log.is_some() || before.at.elapsed() < 2 * REOPEN_LAST);
-        let wait = before.map_or(REOPEN_FIRST, |before| before.wait);
-        let (log, next) = (Some(log.clone()), (2 * wait).min(REOPEN_LAST));
-        let next = Reopening { log, at: now + wait, wait: next, damaged, attempting: false };
-        self.0.insert(name, next);
+        let attempts = before.map_or(0, |before| before.attempts).saturating_add(1);
+        let (log, at) = (Some(log.clone()), now + RETRY.after(attempts));
+        self.0.insert(name, Reopening { log, at, attempts, damaged, attempting: false });
     }
 
     /// Records that a log is open.
@@ -70,7 +72,8 @@ impl Reopenings {
             let Some(log) = &reopening.log else {
                 continue;
             };
-            (reopening.at, reopening.wait) = (now + reopening.wait, (2 * reopening.wait).min(REOPEN_LAST));
+            reopening.attempts = reopening.attempts.saturating_add(1);
+            reopening.at = now + RETRY.after(reopening.attempts);
             if log.is_unloaded() || matches!(log.watch().borrow().state, State::Ended(_)) {
                 continue;
             }
