@@ -14,6 +14,12 @@ use sqlite::{dump, rows, run_and_die};
 use support::process::{Ended, Service, arg, mirror};
 use tempfile::TempDir;
 
+/// The processes of [`support::sqlite::Sqlite`], and that they can be had.
+#[test]
+fn sqlite_process() {
+    support::sqlite::process();
+}
+
 /// A service with the log `app`, and a directory for databases.
 struct Scene {
     service: Service,

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use crate::beside;
 use crate::support::sqlite::{Sqlite, assert_sound, connect};
 
+#[allow(unused_imports, reason = "each program uses its part of this")]
 pub use crate::support::sqlite::run;
 
 /// What every writer here starts with: nothing is ever checkpointed.
