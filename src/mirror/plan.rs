@@ -95,7 +95,8 @@ async fn plan_log(mirror: &Mirror, source: &Source, sink: &Sink) -> Result<Plan,
         Some(older) => older,
         None => current,
     };
-    let base = extent.format == Some(LogFormat::Wal) && sink.lacks_base(extent, false).await.map_err(|error| sink.own(error))?;
+    let base = extent.format == Some(LogFormat::Wal)
+        && sink.lacks_base(extent, false).await.map_err(|error| sink.own(error))?;
     let status = sink.status(extent.format).await.map_err(|error| sink.own(error))?;
     let mut plan = Plan::of(sink, &status);
     if base {
