@@ -184,6 +184,12 @@ pub enum MirrorError {
         /// The path or URL.
         place: String,
     },
+    /// A sink that was written is not there now, or another directory is in its place. Nothing is created there.
+    #[error("sink: {place}: the directory or log that was written is not there now; put it back")]
+    Away {
+        /// The path or URL.
+        place: String,
+    },
     /// Something between us and a service holds back what is sent, or refuses it: from now on it is sent in other ways.
     #[error(
         "{reason}: a proxy between us and the service seems to hold back or refuse streams (nginx does with its defaults): \
@@ -221,7 +227,7 @@ impl MirrorError {
             MirrorError::Restore(error) if error.is_usage() => Blame::Usage,
             MirrorError::Restore(error) if !error.is_data() => Blame::Io,
             MirrorError::NoBase { .. } | MirrorError::Absent { .. } | MirrorError::SamePlace { .. } => Blame::Usage,
-            MirrorError::DatabaseRuns { .. } => Blame::Io,
+            MirrorError::DatabaseRuns { .. } | MirrorError::Away { .. } => Blame::Io,
             _ => Blame::Data,
         }
     }

@@ -26,6 +26,7 @@ mod overlap;
 mod ownership;
 mod pages;
 mod plan;
+mod presence;
 mod pump;
 mod read_url;
 mod registry;

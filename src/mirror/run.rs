@@ -90,7 +90,7 @@ pub async fn run(mirror: &Mirror, events: impl FnMut(Event)) -> Result<Progress,
 
 /// Makes one attempt after the other, until there is nothing left to try.
 async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) -> Result<Progress, MirrorError> {
-    let mut ends = Ends { source: None, sink: None, wal };
+    let mut ends = Ends { source: None, sink: None, found: false, wal };
     let mut progress = Progress::default();
     let mut failures = 0;
     loop {
@@ -120,6 +120,8 @@ async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) 
 struct Ends {
     source: Option<Origin>,
     sink: Option<Sink>,
+    /// Whether a sink that must exist was found once.
+    found: bool,
     wal: SharedWal,
 }
 
@@ -140,7 +142,11 @@ impl Ends {
             None => self.source.insert(Origin::find(mirror, &self.wal)?),
         };
         if !mirror.create {
-            sink.exists().await?;
+            match sink.exists().await {
+                Err(MirrorError::Absent { place }) if self.found => return Err(MirrorError::Away { place }),
+                exists => exists?,
+            }
+            self.found = true;
         }
         match source {
             Origin::Log(source) => attempt(mirror, source, sink, progress, told).await,

@@ -12,6 +12,7 @@ use super::failure::MirrorError;
 use super::feeding::Feeding;
 use super::overlap::{Overlap, last_commit};
 use super::ownership::{self, DbLockGuard};
+use super::presence::Presence;
 use super::source::Extent;
 use crate::api::{LastCommit, Positions};
 use crate::client::{Client, positions};
@@ -184,6 +185,8 @@ pub(super) struct DirSink {
     source: String,
     /// Taken before the first change, and held until the end.
     db_lock: Mutex<Option<DbLockGuard>>,
+    /// Which directory was opened.
+    presence: Presence,
 }
 
 /// What a directory holds.
@@ -200,11 +203,23 @@ impl DirSink {
     /// Nothing is created before [`open`](Self::open).
     pub(super) fn new(path: &Path, options: Options, adopt: bool, source: String) -> DirSink {
         let options = Options { on_trailing: OnTrailing::Trim, ..options };
-        DirSink { path: path.to_owned(), options, adopt, source, db_lock: Mutex::default() }
+        DirSink {
+            path: path.to_owned(),
+            options,
+            adopt,
+            source,
+            db_lock: Mutex::default(),
+            presence: Presence::default(),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Checks that the directory that was opened is still there. Blocks.
+    pub(super) fn is_present(&self) -> Result<(), MirrorError> {
+        self.presence.check(&self.path)
     }
 
     fn at(&self, error: io::Error) -> MirrorError {
@@ -216,7 +231,11 @@ impl DirSink {
     }
 
     /// What it holds; `None` while it does not exist. Blocks.
+    ///
+    /// # Errors
+    /// [`MirrorError::Away`] while it is not the directory that was opened before.
     pub(super) fn status(&self) -> Result<Option<DirStatus>, MirrorError> {
+        self.presence.check(&self.path)?;
         match fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.at(error)),
@@ -275,12 +294,16 @@ impl DirSink {
         if let Some(recorded) = found.and_then(|found| found.record) {
             record.id = recorded.id;
         }
+        let id = record.id;
         RecordFile::open(&repo, record).and_then(|_| repo.sync_dir()).map_err(|error| self.at(error))?;
+        self.presence.opened(id);
         Ok(repo)
     }
 
     fn create(&self) -> Result<FsRepo, MirrorError> {
-        let repo = FsRepo::create(&self.path).map_err(|error| self.at(error))?;
+        self.presence.check(&self.path)?;
+        let opened = if self.presence.is_bound() { FsRepo::open(&self.path) } else { FsRepo::create(&self.path) };
+        let repo = opened.map_err(|error| self.at(error))?;
         let mut held = self.db_lock.lock().unwrap_or_else(PoisonError::into_inner);
         if held.is_none() {
             *held = Some(DbLockGuard::take(&self.path)?);
@@ -315,7 +338,9 @@ impl DirSink {
             floor: found.filter(|it| it.survey.first.is_some()).and_then(|it| it.record.as_ref()).map(|it| it.durable),
             seen: found.map(|found| LogEnd::of(&found.survey)).unwrap_or_default(),
         };
-        Ok(StreamWriter::open_mirror(Arc::new(repo), Options { format, ..self.options }, &claim)?)
+        let writer = StreamWriter::open_mirror(Arc::new(repo), Options { format, ..self.options }, &claim)?;
+        self.presence.opened(id);
+        Ok(writer)
     }
 
     /// What it holds, of a directory whose source is a WAL: as [`status`](Self::status), and no other format.

@@ -126,9 +126,6 @@ pub enum ForeignWrite {
     /// It is a segment that we did not create.
     #[error("we did not create this segment")]
     Segment,
-    /// Its name belongs to another file.
-    #[error("the file was replaced")]
-    Replaced,
 }
 
 /// Directory times are as coarse as the kernel's clock tick: one as recent as this may hide a later change.
@@ -177,21 +174,28 @@ impl ForeignWriteCheck {
             let format = known.map_or(LogFormat::default(), |framing| framing.format());
             return Ok(Err((name::segment(format, start), ForeignWrite::Segment)));
         }
-        if let Some(head) = head.filter(|head| !is_same(repo, head)) {
-            return Ok(Err((head.file_name(), ForeignWrite::Replaced)));
+        if let Some(head) = head {
+            check_same(repo, head)?;
         }
         self.checked = changed.filter(|at| now.duration_since(*at).is_ok_and(|since| since > RECENT));
         Ok(Ok(()))
     }
 }
 
-/// Whether the name of the open segment is still that of our file, or of none.
-fn is_same(repo: &dyn Repo, head: &SegmentWriter) -> bool {
-    let Ok(named) = repo.open(&head.file_name()) else {
-        return true;
+/// Checks that the name of the open segment is still that of our file.
+///
+/// # Errors
+/// When it is not, or not known now. A directory that was moved away, or brought back from a copy, is no other writer's: the log
+/// must be opened again, and what it holds then compared.
+fn check_same(repo: &dyn Repo, head: &SegmentWriter) -> io::Result<()> {
+    let identity = |file: &dyn RepoFile| -> io::Result<_> {
+        Ok(file.plain().map(std::fs::File::metadata).transpose()?.map(|found| (found.dev(), found.ino())))
     };
-    let identity = |file: &dyn RepoFile| file.plain().and_then(|file| file.metadata().ok()).map(|m| (m.dev(), m.ino()));
-    identity(&*named) == identity(&**head.file())
+    let named = repo.open(&head.file_name())?;
+    if identity(&*named)? == identity(&**head.file())? {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("{}/{} is another file than the one that was opened", repo.place(), head.file_name())))
 }
 
 #[cfg(test)]
