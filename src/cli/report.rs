@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use logmirror::mirror::{Distance, Event, Plan, Progress};
 use logmirror::offset::Offset;
+use logmirror::stream::TornContent;
 use serde_json::{Value, json};
 
 use super::exit::{Exit, printed};
@@ -125,15 +126,26 @@ impl Report {
             }
             Event::Cut(cut) => {
                 let aside = cut.aside.as_ref().map(|aside| format!(", kept in {aside}")).unwrap_or_default();
+                let (incomplete, with) = match cut.content {
+                    TornContent::Incomplete => ("incomplete ", ""),
+                    TornContent::CommitsAfterDamage => ("", ", with whole commits after a damaged one"),
+                    TornContent::OtherCommit(..) => ("", ", with whole commits that do not continue the log"),
+                };
                 match &self.way {
                     Way::Json => line(&json!({"event": "cut", "file": cut.file, "at": cut.at.0, "bytes": cut.bytes,
-                        "aside": cut.aside})),
+                        "aside": cut.aside, "whole_commits": cut.content != TornContent::Incomplete})),
                     _ => self.note(format_args!(
-                        "{}: cut {} incomplete bytes at byte {}{aside}",
+                        "{}: cut {} {incomplete}bytes at byte {}{with}{aside}",
                         cut.file, cut.bytes, cut.at
                     )),
                 }
             }
+            Event::Emptied { durable } => match &self.way {
+                Way::Json => line(&json!({"event": "emptied", "durable": durable})),
+                _ => self.note(format_args!(
+                    "DST was durable up to offset {durable}, but holds no segment any more: it is filled again"
+                )),
+            },
             Event::SourceLive { next, bytes } => match &self.way {
                 Way::Json => line(&json!({"event": "source-live", "next": next, "unfinished_bytes": bytes})),
                 _ => self.note(format_args!(
@@ -319,11 +331,11 @@ impl Report {
                 out,
                 "{}",
                 json!({"event": "plan", "creates": plan.creates, "compares": plan.compares,
-                "same": plan.same, "from": plan.from, "to": plan.to, "source_bytes": plan.bytes, "notes": plan.notes})
+                "from": plan.from, "to": plan.to, "source_bytes": plan.bytes, "notes": plan.notes})
             ),
             _ => write!(out, "{plan}"),
         };
-        printed(written.map(|()| if plan.same == Some(false) { Exit::Data } else { Exit::Done }))
+        printed(written.map(|()| Exit::Done))
     }
 }
 

@@ -9,8 +9,9 @@ use clap::Args;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use logmirror::client::without_secrets;
 use logmirror::limits::COMMIT_BYTES_MAX;
-use logmirror::mirror::{DbLock, db_lock_state, is_mirror, verify_url};
-use logmirror::repo::Repo;
+use logmirror::mirror::{DbLock, db_lock_state, is_mirror, recorded_end, verify_url};
+use logmirror::repo::{FsRepo, Repo};
+use logmirror::stream::{TornContent, survey, torn_content};
 use logmirror::verify::{FoundFault, Options, Progress, Report, verify};
 
 use super::access::AccessArgs;
@@ -120,7 +121,8 @@ fn in_words(out: &mut impl Write, report: &Report, args_path: &str) -> io::Resul
     writeln!(out, "bytes     {} ({})", HumanCount(report.bytes), HumanBytes(report.bytes))?;
     writeln!(out, "segments  {}", HumanCount(report.segments.len() as u64))?;
     for fault in report.faults.iter().take(FAULTS_SHOWN) {
-        writeln!(out, "{}: {}; {}", fault.code, fault.message, remedy(fault))?;
+        let remedy = remedy_of_mirror(args_path, fault).unwrap_or_else(|| remedy(fault));
+        writeln!(out, "{}: {}; {remedy}", fault.code, fault.message)?;
     }
     if report.faults.len() > FAULTS_SHOWN {
         writeln!(out, "and {} more: --json lists them", report.faults.len() - FAULTS_SHOWN)?;
@@ -172,6 +174,23 @@ fn is_growing(dir: &Path) -> bool {
     let before = sizes();
     std::thread::sleep(GROWTH_LOOK);
     sizes() != before
+}
+
+/// What `mirror` does about a fault after the durable end of a mirror of ours; none for any other fault.
+fn remedy_of_mirror(path: &str, fault: &FoundFault) -> Option<String> {
+    let floor = recorded_end(Path::new(path)).filter(|floor| fault.offset >= *floor)?;
+    let repo = FsRepo::open(path).ok()?;
+    let found = survey(&repo, COMMIT_BYTES_MAX, Some(floor)).ok()?;
+    let text = match torn_content(&repo, &found, COMMIT_BYTES_MAX).ok()? {
+        TornContent::Incomplete => return None,
+        TornContent::CommitsAfterDamage => {
+            "it is after what is known to be durable: `logmirror mirror` cuts it off and keeps it aside when it runs again"
+        }
+        TornContent::OtherCommit(..) => {
+            "another process wrote here: `logmirror mirror` stops and leaves it as it is; with --adopt it cuts it off and keeps it aside"
+        }
+    };
+    Some(text.to_owned())
 }
 
 /// What to do next about a fault.

@@ -12,6 +12,9 @@ use super::failure::MirrorError;
 use crate::repo::FsRepo;
 use crate::stream::MirrorRecord;
 
+/// What is missing.
+pub(super) const WRITTEN: &str = "the directory that was written is not there now";
+
 /// The id of the mirror record of the directory that was opened, once one was.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
@@ -44,7 +47,7 @@ impl Presence {
         };
         match read() {
             Ok(Some(record)) if record.id == id => Ok(()),
-            Ok(_) => Err(MirrorError::Away { place: path.display().to_string() }),
+            Ok(_) => Err(MirrorError::Away { place: path.display().to_string(), what: WRITTEN.to_owned() }),
             Err(error) => Err(MirrorError::Dir { place: path.display().to_string(), error }),
         }
     }

@@ -35,6 +35,12 @@ pub enum Event {
     },
     /// The incomplete end of a write of ours was cut off the sink when it was opened.
     Cut(CutTail),
+    /// The sink is a directory whose mirror record says that it was durable up to here, but that holds no segment any more: it
+    /// is filled again.
+    Emptied {
+        /// What its record says.
+        durable: Offset,
+    },
     /// Something moved.
     Moved(Progress),
     /// The source was measured: how far the sink is behind it. Only while following.
@@ -141,9 +147,19 @@ impl Ends {
             Some(source) => source,
             None => self.source.insert(Origin::find(mirror, &self.wal)?),
         };
+        // A source that was not there before may be a link to the sink, or mounted on it, now.
+        if let (Place::Dir(source), Place::Dir(sink)) = (&mirror.source, &mirror.sink) {
+            ownership::are_apart(source, sink)?;
+            if !mirror.adopt {
+                ownership::are_not_swapped(source, sink)?;
+            }
+        }
         if !mirror.create {
             match sink.exists().await {
-                Err(MirrorError::Absent { place }) if self.found => return Err(MirrorError::Away { place }),
+                Err(MirrorError::Absent { place }) if self.found => {
+                    let what = "it was there before and is not there now".to_owned();
+                    return Err(MirrorError::Away { place, what });
+                }
                 exists => exists?,
             }
             self.found = true;
@@ -172,7 +188,7 @@ impl Origin {
 }
 
 impl Sink {
-    fn find(mirror: &Mirror) -> Result<Sink, MirrorError> {
+    pub(super) fn find(mirror: &Mirror) -> Result<Sink, MirrorError> {
         let path = match &mirror.sink {
             Place::Url(url) => return Ok(Sink::Url(Client::with_options(url, &mirror.http)?)),
             Place::Dir(path) => path,
@@ -180,16 +196,22 @@ impl Sink {
         let identity = match &mirror.source {
             Place::Dir(source) => {
                 ownership::are_apart(source, path)?;
+                if !mirror.adopt {
+                    ownership::are_not_swapped(source, path)?;
+                }
                 ownership::source_identity(source)
             }
             Place::Url(url) => without_secrets(url),
         };
+        if !mirror.adopt {
+            ownership::is_log_or_empty(path)?;
+        }
         let options = Options { commit_bytes_max: mirror.commit_bytes_max, forget: true, ..Options::default() };
         Ok(Sink::Dir(Arc::new(DirSink::new(path, options, mirror.adopt, identity))))
     }
 
     /// Refuses a sink that does not exist.
-    async fn exists(&self) -> Result<(), MirrorError> {
+    pub(super) async fn exists(&self) -> Result<(), MirrorError> {
         let absent = match self {
             Sink::Url(client) => client.find().await?.is_none().then(|| client.url().to_string()),
             Sink::Dir(dir) => {

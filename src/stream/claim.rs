@@ -1,5 +1,6 @@
 //! A plain directory that becomes, or is, a mirror of ours: what was seen of it before, and whether another process writes it.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
@@ -52,6 +53,44 @@ pub struct CutTail {
     pub bytes: u64,
     /// The file that holds them now, unless they were only the incomplete end of our own write.
     pub aside: Option<String>,
+    /// What they are.
+    pub content: TornContent,
+}
+
+/// What the bytes are that a log ends in after its last commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TornContent {
+    /// No whole commit: the incomplete end of a write.
+    Incomplete,
+    /// Damage, and whole commits after it, as a power failure may leave them.
+    CommitsAfterDamage,
+    /// A whole commit right at the end of the log that does not continue it: another writer's.
+    OtherCommit(BytePos, Commit),
+}
+
+/// Finds out what the bytes are that a log ends in. Reads them all.
+///
+/// # Errors
+/// As the repo says.
+pub fn torn_content(repo: &dyn Repo, found: &Survey, commit_bytes_max: u64) -> io::Result<TornContent> {
+    let (Tail::Torn { .. }, Some(format)) = (found.tail, found.format) else {
+        return Ok(TornContent::Incomplete);
+    };
+    let Some(CutTail { at, .. }) = torn_tail(found, format) else {
+        return Ok(TornContent::Incomplete);
+    };
+    let segment = found.empty_head.or(found.segments.last().map(|last| last.start)).unwrap_or(found.next);
+    let mut reader = SegmentReader::open(repo, segment)?;
+    let framing = reader.header()?.ok().flatten().unwrap_or(Framing::of(reader.format()));
+    // The frames of a WAL say nothing of where they belong.
+    if let Framing::Commitlog(_) = framing {
+        let first = at.max(BytePos(framing.header_len() as u64));
+        if let Some(commit) = reader.commit_at(first, framing, commit_bytes_max)? {
+            return Ok(TornContent::OtherCommit(first, commit));
+        }
+    }
+    let later = sound_commit_behind(&mut reader, at, found.next, framing, commit_bytes_max)?;
+    Ok(later.map_or(TornContent::Incomplete, |_| TornContent::CommitsAfterDamage))
 }
 
 /// What opening a log for writing would cut.
@@ -63,7 +102,13 @@ pub(super) fn torn_tail(found: &Survey, format: LogFormat) -> Option<CutTail> {
         (None, Some(last)) => (last.start, last.bytes),
         (head, _) => (head.unwrap_or(found.next), 0),
     };
-    Some(CutTail { file: name::segment(format, segment), at: BytePos(at), bytes, aside: None })
+    Some(CutTail {
+        file: name::segment(format, segment),
+        at: BytePos(at),
+        bytes,
+        aside: None,
+        content: TornContent::Incomplete,
+    })
 }
 
 /// Copies what is about to be cut into a file beside, if it may be more than the incomplete end of our own write: without a
@@ -75,16 +120,37 @@ pub(super) fn set_aside(
     floor: Option<Offset>,
     commit_bytes_max: u64,
 ) -> io::Result<()> {
-    let segment = found.empty_head.or(found.segments.last().map(|last| last.start)).unwrap_or(found.next);
-    let mut reader = SegmentReader::open(repo, segment)?;
-    let framing = reader.header()?.ok().flatten().unwrap_or(Framing::of(reader.format()));
-    if matches!(found.tail, Tail::Zeros { .. })
-        || floor.is_some() && sound_commit_behind(&mut reader, cut.at, found.next, framing, commit_bytes_max)?.is_none()
-    {
+    if matches!(found.tail, Tail::Zeros { .. }) {
+        return Ok(());
+    }
+    cut.content = torn_content(repo, found, commit_bytes_max)?;
+    if floor.is_some() && cut.content == TornContent::Incomplete {
         return Ok(());
     }
     let file = repo.open(&cut.file)?;
-    let (copy, name) = create_aside(repo, &cut.file, cut.at)?;
+    remove_draft(repo)?;
+    let copied = copy_aside(repo, &*file, cut);
+    if copied.is_err() {
+        // The error of the copy is the one to report; the next attempt removes what this could not.
+        let _ = remove_draft(repo);
+    }
+    cut.aside = Some(copied?);
+    Ok(())
+}
+
+/// The name of a copy that is being made: always the same, so that copies that fail do not pile up.
+const ASIDE_DRAFT: &str = "aside.tmp";
+
+fn remove_draft(repo: &dyn Repo) -> io::Result<()> {
+    match repo.remove(ASIDE_DRAFT) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Copies `file` from where it is cut on. Returns the copy's name, which it gets when it is whole and synced.
+fn copy_aside(repo: &dyn Repo, file: &dyn RepoFile, cut: &CutTail) -> io::Result<String> {
+    let copy = repo.create(ASIDE_DRAFT)?;
     let (mut block, mut done) = (vec![0; READ_BLOCK], 0);
     loop {
         let count = file.read_at(&mut block, cut.at.0 + done)?;
@@ -95,21 +161,21 @@ pub(super) fn set_aside(
         done += count as u64;
     }
     copy.sync()?;
-    repo.sync_dir()?;
-    cut.aside = Some(name);
-    Ok(())
+    let name = free_aside(repo, &cut.file, cut.at)?;
+    repo.rename(ASIDE_DRAFT, &name)?;
+    if let Err(error) = repo.sync_dir() {
+        let _ = repo.remove(&name);
+        return Err(error);
+    }
+    Ok(name)
 }
 
-fn create_aside(repo: &dyn Repo, file: &str, at: BytePos) -> io::Result<(std::sync::Arc<dyn RepoFile>, String)> {
+fn free_aside(repo: &dyn Repo, file: &str, at: BytePos) -> io::Result<String> {
     const ASIDE_MAX: u32 = 1000;
-    for number in 1..ASIDE_MAX {
-        let name = format!("{file}.aside-{at}-{number}");
-        match repo.create(&name) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            file => return Ok((file?, name)),
-        }
-    }
-    Err(io::Error::other(format!("{file} has {ASIDE_MAX} files set aside beside it")))
+    let names: HashSet<String> = repo.list()?.into_iter().collect();
+    let mut numbered = (1..ASIDE_MAX).map(|number| format!("{file}.aside-{at}-{number}"));
+    let free = numbered.find(|name| !names.contains(name));
+    free.ok_or_else(|| io::Error::other(format!("{file} has {ASIDE_MAX} files set aside beside it")))
 }
 
 /// What shows that another process writes a directory of ours.
@@ -205,13 +271,17 @@ mod tests {
     use super::*;
     use crate::limits::COMMIT_BYTES_MAX;
     use crate::offset::Generation;
-    use crate::repo::{Faults, Loss, MemRepo};
-    use crate::stream::{Options, StreamWriter, survey};
+    use crate::repo::{Faults, Loss, MemRepo, Op};
+    use crate::stream::{OpenError, Options, StreamWriter, survey};
 
     const SEGMENT: &str = "segments/commitlog/whole/00000000000000000000.stdb.log";
     const COMMIT_BYTES: usize = 218;
 
     fn open(repo: &MemRepo) -> StreamWriter {
+        try_open(repo).expect("opened")
+    }
+
+    fn try_open(repo: &MemRepo) -> Result<StreamWriter, OpenError> {
         let record = MirrorRecord::read(repo).expect("read");
         let floor = record.map(|record| record.durable);
         let found = survey(repo, COMMIT_BYTES_MAX, floor).expect("sound");
@@ -219,7 +289,34 @@ mod tests {
         let floor = floor.filter(|_| found.first.is_some());
         let claim = Claim { record, floor, seen: LogEnd::of(&found) };
         let options = Options { on_trailing: crate::stream::OnTrailing::Trim, ..Options::default() };
-        StreamWriter::open_mirror(Arc::new(repo.clone()), options, &claim).expect("opened")
+        StreamWriter::open_mirror(Arc::new(repo.clone()), options, &claim)
+    }
+
+    #[test]
+    fn copies_that_cannot_be_set_aside_do_not_pile_up() {
+        let repo = MemRepo::new(Faults::default());
+        let stream = std::fs::read(SEGMENT).expect("the specimen");
+        let (sound, tail) = stream[..10 + 14 * COMMIT_BYTES].split_at(10 + 10 * COMMIT_BYTES);
+        let mut writer = open(&repo);
+        writer.append(sound.to_vec()).expect("appended");
+        writer.finish().expect("synced");
+        drop(writer);
+        let segment = name::segment(LogFormat::Commitlog, Offset::ZERO);
+        let mut tail = tail.to_vec();
+        tail[30] ^= 1;
+        let file = repo.open_write(&segment).expect("opened");
+        file.write_at(&mut [io::IoSlice::new(&tail)], sound.len() as u64).expect("written");
+        let before = repo.list().expect("listed");
+        for (op, nth) in [(Op::Write, 0), (Op::Sync, 0), (Op::Rename, 0), (Op::SyncDir, 0)].repeat(2) {
+            repo.set_faults(Faults { fail_nth: Some((op, nth)), ..Faults::default() });
+            try_open(&repo).expect_err("it cannot be set aside");
+            assert_eq!(repo.list().expect("listed"), before, "after {op:?} failed");
+        }
+        repo.set_faults(Faults::default());
+        let aside = open(&repo).cut_tail().and_then(|cut| cut.aside.clone()).expect("set aside");
+        let mut kept = vec![0; tail.len() + 1];
+        assert_eq!(repo.open(&aside).expect("opened").read_at(&mut kept, 0).expect("read"), tail.len());
+        assert_eq!(kept[..tail.len()], tail);
     }
 
     /// Where the record and the log end after a power failure.

@@ -17,7 +17,7 @@ mod sync;
 mod writer;
 
 pub use batch::{Batch, Batcher, Part, Run};
-pub use claim::{CutTail, ForeignWrite};
+pub use claim::{CutTail, ForeignWrite, TornContent, torn_content};
 pub use cursor::{Cursor, Placed};
 pub use fault::{Fault, FaultKind, Tail};
 pub use open::{OnTrailing, OpenError, Options};
@@ -29,6 +29,6 @@ pub use writer::StreamWriter;
 
 pub(crate) use claim::{Claim, LogEnd};
 pub(crate) use mark::DurableMark;
-pub(crate) use record::{MirrorRecord, RecordFile};
+pub(crate) use record::{MirrorRecord, NAME as RECORD, RecordFile};
 pub(crate) use recover::{Span, Visit, sound_commit_behind, walk, walk_span};
 pub(crate) use sound::{SoundPrefix, sound_prefix};

@@ -7,6 +7,7 @@ mod support;
 mod away;
 mod crashes;
 mod database;
+mod dry_run;
 mod record;
 mod swapped;
 mod writers;
