@@ -121,20 +121,42 @@ fn in_words(out: &mut impl Write, report: &Report, args_path: &str) -> io::Resul
     writeln!(out, "bytes     {} ({})", HumanCount(report.bytes), HumanBytes(report.bytes))?;
     writeln!(out, "segments  {}", HumanCount(report.segments.len() as u64))?;
     for fault in report.faults.iter().take(FAULTS_SHOWN) {
-        let remedy = remedy_of_mirror(args_path, fault).unwrap_or_else(|| remedy(fault));
-        writeln!(out, "{}: {}; {remedy}", fault.code, fault.message)?;
+        writeln!(out, "{}: {}; {}", fault.code, fault.message, remedy(fault))?;
     }
     if report.faults.len() > FAULTS_SHOWN {
         writeln!(out, "and {} more: --json lists them", report.faults.len() - FAULTS_SHOWN)?;
     }
     if let Some(bytes) = report.trailing {
         let next = report.segments.last().map_or(report.next, |segment| segment.end);
-        writeln!(out, "torn: {bytes} bytes after offset {next} are no whole commit: {}", advice(args_path, path))?;
+        match of_mirror(args_path) {
+            Some(text) => writeln!(out, "torn: {bytes} bytes after offset {next} {text}")?,
+            None => {
+                let advice = advice(args_path, path);
+                writeln!(out, "torn: {bytes} bytes after offset {next} are no whole commit: {advice}")?;
+            }
+        }
     }
     for note in &report.notes {
         writeln!(out, "note: segment {}: {}", note.segment, note.message)?;
     }
     Ok(())
+}
+
+/// What is to be said of whole commits in the torn end of a mirror of ours; none where there are none.
+fn of_mirror(path: &str) -> Option<&'static str> {
+    let floor = recorded_end(Path::new(path))?;
+    let repo = FsRepo::open(path).ok()?;
+    let found = survey(&repo, COMMIT_BYTES_MAX, Some(floor)).ok()?;
+    match torn_content(&repo, &found, COMMIT_BYTES_MAX).ok()? {
+        TornContent::Incomplete => None,
+        TornContent::CommitsAfterDamage => Some(
+            "hold whole commits after a damaged one: `logmirror mirror` cuts them off and keeps them aside when it runs again",
+        ),
+        TornContent::OtherCommit(..) => Some(
+            "are whole commits that do not continue the log: another process wrote them, and `logmirror mirror` leaves them as \
+             they are (with --adopt it cuts them off and keeps them aside)",
+        ),
+    }
 }
 
 /// What to do next about a torn end. A log that may be being written is never to be cut.
@@ -174,23 +196,6 @@ fn is_growing(dir: &Path) -> bool {
     let before = sizes();
     std::thread::sleep(GROWTH_LOOK);
     sizes() != before
-}
-
-/// What `mirror` does about a fault after the durable end of a mirror of ours; none for any other fault.
-fn remedy_of_mirror(path: &str, fault: &FoundFault) -> Option<String> {
-    let floor = recorded_end(Path::new(path)).filter(|floor| fault.offset >= *floor)?;
-    let repo = FsRepo::open(path).ok()?;
-    let found = survey(&repo, COMMIT_BYTES_MAX, Some(floor)).ok()?;
-    let text = match torn_content(&repo, &found, COMMIT_BYTES_MAX).ok()? {
-        TornContent::Incomplete => return None,
-        TornContent::CommitsAfterDamage => {
-            "it is after what is known to be durable: `logmirror mirror` cuts it off and keeps it aside when it runs again"
-        }
-        TornContent::OtherCommit(..) => {
-            "another process wrote here: `logmirror mirror` stops and leaves it as it is; with --adopt it cuts it off and keeps it aside"
-        }
-    };
-    Some(text.to_owned())
 }
 
 /// What to do next about a fault.
