@@ -41,7 +41,8 @@ impl<'a> Delivery<'a> {
         let Some(status) = self.status.take() else {
             return Ok(());
         };
-        let OpenSink { feeding, cut, emptied } = self.sink.open(status, self.format, self.generation, first).await?;
+        let opened = self.sink.open(status, self.format, self.generation, first).await;
+        let OpenSink { feeding, cut, emptied } = opened.map_err(|error| self.sink.own(error))?;
         self.feeding = Some(feeding);
         if let Some(durable) = emptied {
             told(Event::Emptied { durable });

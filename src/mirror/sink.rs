@@ -10,7 +10,7 @@ use super::base;
 use super::database::off;
 use super::failure::MirrorError;
 use super::feeding::Feeding;
-use super::overlap::{Overlap, last_commit};
+use super::overlap::Overlap;
 use super::ownership::{self, DbLockGuard};
 use super::presence::Presence;
 use super::source::Extent;
@@ -52,7 +52,7 @@ impl SinkStatus {
     /// Its last commit.
     pub(super) fn last(&self) -> Option<LastCommit> {
         match self {
-            SinkStatus::Dir(found) => found.as_ref().and_then(|it| it.survey.last.as_ref().map(last_commit)),
+            SinkStatus::Dir(found) => found.as_ref().and_then(|it| it.survey.last.as_ref().map(LastCommit::from)),
             SinkStatus::Url(status) => status.and_then(|status| status.last_commit),
         }
     }
@@ -75,6 +75,14 @@ impl SinkStatus {
 }
 
 impl Sink {
+    /// An error of a call to this sink: where its log is damaged, the source is not.
+    pub(super) fn own(&self, error: MirrorError) -> MirrorError {
+        match self {
+            Sink::Dir(_) => error,
+            Sink::Url(client) => error.of_sink(client.url().as_str()),
+        }
+    }
+
     /// The generation it is in, where generations are known and it has begun.
     pub(super) async fn generation(&self) -> Result<Option<Generation>, MirrorError> {
         match self {
