@@ -48,6 +48,7 @@ pub(super) async fn meet(
     status: &SinkStatus,
     from: Offset,
 ) -> Result<(Overlap, Reading), MirrorError> {
+    sink.check_generation(status, extent.generation)?;
     if let Some(source_first) = extent.first.filter(|first| *first > from) {
         return Err(MirrorError::Gap { sink: from, source_first });
     }
@@ -96,6 +97,14 @@ async fn attempt_generation(
     match tail {
         Tail::Torn { bytes } if !mirror.trim => Err(MirrorError::Torn { bytes, next: progress.next }),
         _ if mirror.follow => Err(MirrorError::Interrupted("the service ended the stream".into())),
-        _ => Ok(()),
+        // A connection that is cut between two commits looks like a good end.
+        _ => match extent.end.filter(|end| progress.next < *end) {
+            Some(end) => {
+                let text =
+                    format!("the source's answer ended at offset {}, but it is durable up to {end}", progress.next);
+                Err(MirrorError::Interrupted(text))
+            }
+            None => Ok(()),
+        },
     }
 }

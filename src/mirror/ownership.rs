@@ -218,6 +218,17 @@ pub(super) fn is_log_or_empty(dir: &Path) -> Result<(), MirrorError> {
     Err(MirrorError::NoLog { place: dir.to_owned(), holds })
 }
 
+/// By what other name a file is reached than its own; `None` for a file with one name, and for one that does not exist.
+pub(super) fn other_names(path: &Path) -> io::Result<Option<String>> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+        Ok(found) if found.is_symlink() => Ok(Some("is a symbolic link to another file".into())),
+        Ok(found) if found.is_file() && found.nlink() > 1 => Ok(Some(format!("has {} hard links", found.nlink()))),
+        Ok(_) => Ok(None),
+    }
+}
+
 /// A path without symbolic links, as far as it exists.
 pub(super) fn real(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

@@ -72,8 +72,8 @@ pub async fn plan(mirror: &Mirror) -> Result<Plan, MirrorError> {
 
 async fn plan_database(database: &Database, sink: &Sink) -> Result<Plan, MirrorError> {
     let snapshot = database.snapshot().await?;
-    let status = sink.status(Some(LogFormat::Wal)).await?;
-    let standing = sink.standing(false).await?;
+    let status = sink.status(Some(LogFormat::Wal)).await.map_err(|error| sink.own(error))?;
+    let standing = sink.standing(false).await.map_err(|error| sink.own(error))?;
     let start = find_start(database, &snapshot, sink, &standing).await?;
     sink.check_writable(&status, start.generation.is_some()).await?;
     let mut plan = Plan::of(sink, &status);
@@ -90,13 +90,14 @@ async fn plan_database(database: &Database, sink: &Sink) -> Result<Plan, MirrorE
 
 async fn plan_log(mirror: &Mirror, source: &Source, sink: &Sink) -> Result<Plan, MirrorError> {
     let current = source.extent(None).await?;
-    let begun = sink.generation().await?.unwrap_or(current.generation);
+    let begun = sink.generation().await.map_err(|error| sink.own(error))?.unwrap_or(current.generation);
     let extent = &match oldest_held(source, begun, current.generation).await? {
         Some(older) => older,
         None => current,
     };
-    let base = extent.format == Some(LogFormat::Wal) && sink.lacks_base(extent, false).await?;
-    let status = sink.status(extent.format).await?;
+    let base = extent.format == Some(LogFormat::Wal)
+        && sink.lacks_base(extent, false).await.map_err(|error| sink.own(error))?;
+    let status = sink.status(extent.format).await.map_err(|error| sink.own(error))?;
     let mut plan = Plan::of(sink, &status);
     if base {
         plan.notes.push(format!("the base of generation {} is sent first", extent.generation));

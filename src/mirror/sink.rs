@@ -16,12 +16,12 @@ use super::presence::Presence;
 use super::source::Extent;
 use crate::api::{LastCommit, Positions};
 use crate::client::{Client, positions};
-use crate::format::LogFormat;
+use crate::format::{LogFormat, name};
 use crate::offset::{Generation, Offset};
 use crate::repo::{FsRepo, Repo};
 use crate::stream::{
-    Claim, Cursor, CutTail, LogEnd, MirrorRecord, OnTrailing, OpenError, Options, RecordFile, StreamWriter, Survey,
-    Tail, TornContent, survey, torn_content,
+    Claim, Cursor, CutTail, LogEnd, MirrorRecord, OnTrailing, OpenError, Options, RECORD, RecordFile, StreamWriter,
+    Survey, Tail, TornContent, survey, torn_content,
 };
 
 /// Where to write to, and how it is reached.
@@ -86,7 +86,10 @@ impl Sink {
     /// The generation it is in, where generations are known and it has begun.
     pub(super) async fn generation(&self) -> Result<Option<Generation>, MirrorError> {
         match self {
-            Sink::Dir(_) => Ok(None),
+            Sink::Dir(dir) => match self.status(None).await? {
+                SinkStatus::Dir(Some(found)) => Ok(dir.generation(&found)),
+                _ => Ok(None),
+            },
             Sink::Url(client) => {
                 Ok(client.find().await?.as_ref().map(positions).transpose()?.map(|found| found.generation))
             }
@@ -149,6 +152,18 @@ impl Sink {
         }
     }
 
+    /// Refuses a directory that holds frames of another generation of this source: it holds one.
+    pub(super) fn check_generation(&self, status: &SinkStatus, generation: Generation) -> Result<(), MirrorError> {
+        match (self, status) {
+            (Sink::Dir(dir), SinkStatus::Dir(Some(found)))
+                if dir.generation(found).is_some_and(|held| held != generation) =>
+            {
+                Err(MirrorError::OtherGeneration { place: dir.path.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// That a sink may go on of which a source that starts at `source_first` has pruned what would have to be compared: a
     /// directory must be ours up to there.
     pub(super) fn check_uncompared(
@@ -165,11 +180,14 @@ impl Sink {
     /// Checks what [`open`](Self::open) checks before it changes anything, or with `base` what giving it a base checks.
     pub(super) async fn check_writable(&self, status: &SinkStatus, base: bool) -> Result<(), MirrorError> {
         match (self, status) {
-            (Sink::Dir(dir), _) if base => {
-                let dir = dir.clone();
-                off(move || dir.status_for_base().map(drop)).await?
+            (Sink::Dir(dir), SinkStatus::Dir(found)) => {
+                let (dir, found) = (dir.clone(), found.clone());
+                off(move || match base {
+                    true => dir.status_for_base().map(drop),
+                    false => dir.check_writable(found.as_deref()),
+                })
+                .await?
             }
-            (Sink::Dir(dir), SinkStatus::Dir(found)) => dir.check_writable(found.as_deref()),
             _ => Ok(()),
         }
     }
@@ -268,6 +286,13 @@ impl DirSink {
         MirrorError::Dir { place: self.path.display().to_string(), error }
     }
 
+    /// The generation of the source that its frames are of, where its record says so.
+    fn generation(&self, found: &DirStatus) -> Option<Generation> {
+        let ours =
+            found.record.as_ref().filter(|record| record.source == self.source && record.format == LogFormat::Wal);
+        ours.filter(|_| found.survey.first.is_some()).map(|record| record.generation)
+    }
+
     fn not_ours(&self, reason: impl Into<String>) -> MirrorError {
         MirrorError::NotOurs { place: self.path.clone(), reason: reason.into() }
     }
@@ -321,7 +346,7 @@ impl DirSink {
     fn check_writable(&self, found: Option<&DirStatus>) -> Result<(), MirrorError> {
         match found {
             Some(DirStatus { record: None, survey, .. }) if !self.adopt => match survey.tail {
-                Tail::Clean => Ok(()),
+                Tail::Clean => found.map_or(Ok(()), |found| self.check_names(found)),
                 Tail::Zeros { bytes } => {
                     Err(self.not_ours(format!("it has no mirror record and ends in {bytes} zero bytes")))
                 }
@@ -336,7 +361,7 @@ impl DirSink {
                     survey.next, other.first, other.epoch
                 )))
             }
-            _ => Ok(()),
+            _ => found.map_or(Ok(()), |found| self.check_names(found)),
         }
     }
 
@@ -367,6 +392,28 @@ impl DirSink {
             );
             *locked(&self.emptied) = Some(durable);
         }
+    }
+
+    /// That the files we are about to change have no other name: through a link we would change the source, or a backup.
+    fn check_names(&self, found: &DirStatus) -> Result<(), MirrorError> {
+        let survey = &found.survey;
+        let head = survey.empty_head.or(survey.segments.last().map(|last| last.start));
+        let files = head
+            .into_iter()
+            .zip(survey.format)
+            .flat_map(|(start, format)| [name::segment(format, start), name::index(format, start)]);
+        for file in files.chain([RECORD.to_owned()]) {
+            match ownership::other_names(&self.path.join(&file)) {
+                Ok(None) => {}
+                Ok(Some(what)) => {
+                    return Err(self.not_ours(format!(
+                        "{file} {what}, and writing it would change that too: replace it by a copy (cp FILE NEW; mv NEW FILE)"
+                    )));
+                }
+                Err(error) => return Err(self.at(error)),
+            }
+        }
+        Ok(())
     }
 
     /// Makes the directory ours before anything else is put into it: it exists then with its record, and no SpacetimeDB can

@@ -200,3 +200,19 @@ fn a_mirror_that_lost_all_its_segments_is_filled_again_and_that_is_reported() {
     let again = mirror(arg(&whole), arg(copy.path()), &[]);
     assert!(!again.lines.iter().any(|line| line["event"] == "emptied"), "{again:?}");
 }
+
+#[test]
+fn a_mirror_that_lost_durable_commits_is_no_source_of_a_whole_copy() {
+    let whole = segments(&specimen("whole"));
+    let source = directory(&whole);
+    for cut in [0, 10, 10 + 2 * COMMIT_BYTES] {
+        let (lossy, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        is_done(&mirror(arg(source.path()), arg(lossy.path()), &[]), 360);
+        let last = lossy.path().join(segment_name(3 * SEGMENT_ENTRIES));
+        fs::File::options().write(true).open(&last).unwrap().set_len(cut).unwrap();
+        for flags in [&[][..], &["--trim"]] {
+            let ended = mirror(arg(lossy.path()), arg(copy.path()), flags);
+            is_refused(&ended, 1, "but was durable up to 360");
+        }
+    }
+}
