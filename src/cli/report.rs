@@ -248,7 +248,7 @@ impl Report {
                 format!("{offsets} offsets, {bytes}, {:.1} s behind the source", age.as_secs_f64())
             }
             (None, Some(next)) => format!("the source ends at offset {next}"),
-            (None, None) => format!("{} offsets to be durable", self.lag()),
+            (None, None) => format!("the distance to the source is unknown, {} offsets to be durable", self.lag()),
         }
     }
 
