@@ -171,6 +171,10 @@ pub const MEASURE_TIME_MAX: Duration = Duration::from_millis(20);
 /// Commits that a measurement reads after an index entry to find a byte position; above that it is estimated.
 pub const MEASURE_COMMITS_MAX: u64 = 256;
 
+/// How often a directory that is written is looked at while there is nothing to write: whether it is still there, and whether
+/// another process has written it.
+pub const SINK_LOOK_EVERY: Duration = Duration::from_secs(2);
+
 /// A source that ends inside a commit is taken to be still once it was not written for this long.
 pub const STILL_AFTER: Duration = Duration::from_secs(1);
 /// How long a mirror that does not follow waits for such a source to be still; how often it looks.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use logmirror::limits;
-use logmirror::mirror::{Mirror, Place, is_database, plan};
+use logmirror::mirror::{Mirror, MirrorError, Place, is_database, plan};
 use logmirror::repo::FsRepo;
 use logmirror::stream::segment_starts;
 
@@ -107,7 +107,7 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     if args.dry_run {
         return match super::block_on(plan(&mirror)) {
             Ok(Ok(plan)) => report.into_inner().planned(&plan),
-            Ok(Err(error)) => report.into_inner().refuse(Exit::of(&error), with_causes(&error)),
+            Ok(Err(error)) => report.into_inner().refuse(Exit::of(&error), in_words(&error)),
             Err(exit) => exit,
         };
     }
@@ -124,8 +124,17 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
         Err(exit) | Ok(Err(exit)) => return exit,
     };
     let error = ended.as_ref().and_then(|result| result.as_ref().err());
-    let failed = error.map(|error| (Exit::of(error), with_causes(error)));
+    let failed = error.map(|error| (Exit::of(error), in_words(error)));
     report.into_inner().end(ended.is_some(), failed)
+}
+
+/// An error with its causes, and with the place that was probably meant where the place is wrong.
+fn in_words(error: &MirrorError) -> String {
+    let hint = match error {
+        MirrorError::NoLog { place, .. } => place.to_str().map(place::hint),
+        _ => None,
+    };
+    format!("{}{}", with_causes(error), hint.unwrap_or_default())
 }
 
 /// Refuses what cannot have been meant, before anything is opened.

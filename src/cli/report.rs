@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use logmirror::mirror::{Distance, Event, Plan, Progress};
 use logmirror::offset::Offset;
+use logmirror::stream::TornContent;
 use serde_json::{Value, json};
 
 use super::exit::{Exit, printed};
@@ -125,11 +126,16 @@ impl Report {
             }
             Event::Cut(cut) => {
                 let aside = cut.aside.as_ref().map(|aside| format!(", kept in {aside}")).unwrap_or_default();
+                let (incomplete, with) = match cut.content {
+                    TornContent::Incomplete => ("incomplete ", ""),
+                    TornContent::CommitsAfterDamage => ("", ", with whole commits after a damaged one"),
+                    TornContent::OtherCommit(..) => ("", ", with whole commits that do not continue the log"),
+                };
                 match &self.way {
                     Way::Json => line(&json!({"event": "cut", "file": cut.file, "at": cut.at.0, "bytes": cut.bytes,
-                        "aside": cut.aside})),
+                        "aside": cut.aside, "whole_commits": cut.content != TornContent::Incomplete})),
                     _ => self.note(format_args!(
-                        "{}: cut {} incomplete bytes at byte {}{aside}",
+                        "{}: cut {} {incomplete}bytes at byte {}{with}{aside}",
                         cut.file, cut.bytes, cut.at
                     )),
                 }

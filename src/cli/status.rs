@@ -5,8 +5,8 @@ use std::io::Write;
 use clap::Args;
 use logmirror::api::LastCommit;
 use logmirror::limits::COMMIT_BYTES_MAX;
-use logmirror::mirror::Place;
-use logmirror::stream::{SurveyError, Tail, survey};
+use logmirror::mirror::{Place, recorded_end};
+use logmirror::stream::{SurveyError, Tail, TornContent, survey, torn_content};
 use serde_json::{Map, Value, json};
 
 use super::access::AccessArgs;
@@ -63,7 +63,18 @@ fn of_url(url: &str, access: &AccessArgs) -> Result<(Map<String, Value>, Exit), 
 fn of_dir(path: &std::path::Path) -> Result<(Map<String, Value>, Exit), Exit> {
     let place = path.display();
     let repo = log_directory(&place.to_string())?;
-    let found = match survey(&*repo, COMMIT_BYTES_MAX, None) {
+    let floor = recorded_end(path);
+    let surveyed = survey(&*repo, COMMIT_BYTES_MAX, floor).and_then(|found| {
+        let torn = torn_content(&*repo, &found, COMMIT_BYTES_MAX)?;
+        Ok((found, torn))
+    });
+    let (found, torn) = match surveyed {
+        Ok((found, _)) if floor.is_some_and(|floor| found.next < floor) => {
+            let (floor, next) = (floor.unwrap_or_default(), found.next);
+            return Err(Exit::Data.because(format_args!(
+                "{place}: its mirror record says that it was durable up to offset {floor}, but it ends at {next}"
+            )));
+        }
         Ok(found) => found,
         Err(SurveyError::Damaged(fault)) => return Err(Exit::Data.because(fault)),
         Err(error) => return Err(Exit::Io.because_of(place, std::io::Error::from(error))),
@@ -72,7 +83,19 @@ fn of_dir(path: &std::path::Path) -> Result<(Map<String, Value>, Exit), Exit> {
     let (tail, exit) = match found.tail {
         Tail::Clean => (Value::Null, Exit::Done),
         Tail::Zeros { bytes } => (json!(format!("{bytes} zero bytes of preallocated space")), Exit::Done),
-        Tail::Torn { bytes } => (json!(format!("{bytes} torn bytes")), Exit::Data),
+        Tail::Torn { bytes } => {
+            let text = match torn {
+                TornContent::Incomplete => format!("{bytes} torn bytes"),
+                TornContent::CommitsAfterDamage => format!(
+                    "{bytes} bytes with whole commits after a damaged one: `logmirror mirror` cuts them off and keeps them aside"
+                ),
+                TornContent::OtherCommit(..) => format!(
+                    "{bytes} bytes with whole commits that do not continue the log: another process wrote them, and `logmirror \
+                     mirror` leaves them as they are"
+                ),
+            };
+            (json!(text), Exit::Data)
+        }
     };
     let status = json!({
         "path": place.to_string(), "format": "commitlog", "epoch": found.epoch, "first": found.first,

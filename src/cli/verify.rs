@@ -9,8 +9,9 @@ use clap::Args;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use logmirror::client::without_secrets;
 use logmirror::limits::COMMIT_BYTES_MAX;
-use logmirror::mirror::{DbLock, db_lock_state, is_mirror, verify_url};
-use logmirror::repo::Repo;
+use logmirror::mirror::{DbLock, db_lock_state, is_mirror, recorded_end, verify_url};
+use logmirror::repo::{FsRepo, Repo};
+use logmirror::stream::{TornContent, survey, torn_content};
 use logmirror::verify::{FoundFault, Options, Progress, Report, verify};
 
 use super::access::AccessArgs;
@@ -127,12 +128,35 @@ fn in_words(out: &mut impl Write, report: &Report, args_path: &str) -> io::Resul
     }
     if let Some(bytes) = report.trailing {
         let next = report.segments.last().map_or(report.next, |segment| segment.end);
-        writeln!(out, "torn: {bytes} bytes after offset {next} are no whole commit: {}", advice(args_path, path))?;
+        match of_mirror(args_path) {
+            Some(text) => writeln!(out, "torn: {bytes} bytes after offset {next} {text}")?,
+            None => {
+                let advice = advice(args_path, path);
+                writeln!(out, "torn: {bytes} bytes after offset {next} are no whole commit: {advice}")?;
+            }
+        }
     }
     for note in &report.notes {
         writeln!(out, "note: segment {}: {}", note.segment, note.message)?;
     }
     Ok(())
+}
+
+/// What is to be said of whole commits in the torn end of a mirror of ours; none where there are none.
+fn of_mirror(path: &str) -> Option<&'static str> {
+    let floor = recorded_end(Path::new(path))?;
+    let repo = FsRepo::open(path).ok()?;
+    let found = survey(&repo, COMMIT_BYTES_MAX, Some(floor)).ok()?;
+    match torn_content(&repo, &found, COMMIT_BYTES_MAX).ok()? {
+        TornContent::Incomplete => None,
+        TornContent::CommitsAfterDamage => Some(
+            "hold whole commits after a damaged one: `logmirror mirror` cuts them off and keeps them aside when it runs again",
+        ),
+        TornContent::OtherCommit(..) => Some(
+            "are whole commits that do not continue the log: another process wrote them, and `logmirror mirror` leaves them as \
+             they are (with --adopt it cuts them off and keeps them aside)",
+        ),
+    }
 }
 
 /// What to do next about a torn end. A log that may be being written is never to be cut.

@@ -2,6 +2,7 @@
 
 use tokio::sync::watch;
 
+use super::database::off;
 use super::failure::MirrorError;
 use super::feeding::Feeding;
 use super::run::Event;
@@ -71,6 +72,19 @@ impl<'a> Delivery<'a> {
     /// Everything before this offset is durable in the sink; none while it is not open.
     pub(super) fn durable(&self) -> Option<watch::Receiver<Offset>> {
         self.feeding.as_ref().map(Feeding::durable)
+    }
+
+    /// Checks that an open sink is still where it was, also while there is nothing to write.
+    ///
+    /// # Errors
+    /// [`MirrorError::Away`]. What another process has written ends the sink, and [`failed`](Self::failed) says so.
+    pub(super) async fn look(&self) -> Result<(), MirrorError> {
+        if let (Sink::Dir(dir), Some(feeding)) = (self.sink, &self.feeding) {
+            let dir = dir.clone();
+            off(move || dir.is_present()).await??;
+            feeding.look();
+        }
+        Ok(())
     }
 
     /// Returns when an open sink has ended by itself.

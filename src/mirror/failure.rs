@@ -153,8 +153,8 @@ pub enum MirrorError {
     },
     /// A SpacetimeDB is running on the directory that is the sink. Nothing was changed.
     #[error(
-        "sink: {}: a SpacetimeDB or another mirror has it open{}: {} is locked; nothing was changed; is this the source?", .place.display(),
-        .pid.map(|pid| format!(" (process {pid})")).unwrap_or_default(), .lock.display()
+        "sink: {}: SpacetimeDB or another mirror{} has it open: {} is locked; nothing was changed; is this the source?", .place.display(),
+        holder(*.pid, .command.as_deref()), .lock.display()
     )]
     DatabaseRuns {
         /// The directory.
@@ -163,6 +163,8 @@ pub enum MirrorError {
         lock: PathBuf,
         /// The process that holds it, if it is known.
         pid: Option<u32>,
+        /// The name of its command, if it is known.
+        command: Option<String>,
     },
     /// Source and sink are the same place, or one is inside the other.
     #[error(
@@ -183,6 +185,36 @@ pub enum MirrorError {
     Absent {
         /// The path or URL.
         place: String,
+    },
+    /// A sink that was written is not there now, or another directory is in its place. Nothing is created there.
+    #[error("sink: {place}: {what}; put it back")]
+    Away {
+        /// The path or URL.
+        place: String,
+        /// What is not there.
+        what: String,
+    },
+    /// The source has a mirror record that says that it is a copy of the sink.
+    #[error(
+        "SRC is a copy of DST: are the arguments swapped? The mirror record in {} names {} as its source; nothing was changed \
+         (--adopt takes DST over all the same)", .source_place.display(), .sink.display()
+    )]
+    Swapped {
+        /// The source.
+        source_place: PathBuf,
+        /// The sink.
+        sink: PathBuf,
+    },
+    /// A directory holds no log, but something else: it may be the one above the log. Nothing was changed.
+    #[error(
+        "sink: {} holds no segments and no mirror record, but {holds}: DST is the directory that holds the segments themselves, or \
+         a new one (--adopt takes this one all the same)", .place.display()
+    )]
+    NoLog {
+        /// The directory.
+        place: PathBuf,
+        /// Some of what it holds.
+        holds: String,
     },
     /// The log of a service that is the sink is damaged. What the source holds is sound, and nothing of it was lost.
     #[error("sink: {place} is damaged: {reason}: repair or remove it in the service; nothing is sent to it until then")]
@@ -238,6 +270,14 @@ impl MirrorError {
     }
 }
 
+fn holder(pid: Option<u32>, command: Option<&str>) -> String {
+    match (pid, command) {
+        (Some(pid), Some(command)) => format!(" (pid {pid}, {command})"),
+        (Some(pid), None) => format!(" (pid {pid})"),
+        (None, _) => String::new(),
+    }
+}
+
 impl Blamed for MirrorError {
     fn blame(&self) -> Blame {
         match self {
@@ -259,7 +299,8 @@ impl Blamed for MirrorError {
             MirrorError::Restore(error) if error.is_usage() => Blame::Usage,
             MirrorError::Restore(error) if !error.is_data() => Blame::Io,
             MirrorError::NoBase { .. } | MirrorError::Absent { .. } | MirrorError::SamePlace { .. } => Blame::Usage,
-            MirrorError::DatabaseRuns { .. } => Blame::Io,
+            MirrorError::Swapped { .. } | MirrorError::NoLog { .. } => Blame::Usage,
+            MirrorError::DatabaseRuns { .. } | MirrorError::Away { .. } => Blame::Io,
             _ => Blame::Data,
         }
     }

@@ -11,6 +11,8 @@ use crate::stream::{Appended, Batch, StreamWriter, SyncJob, Synced};
 pub(super) enum ToWriter {
     Batch(Batch),
     Synced(Synced),
+    /// Look for the writes of other processes.
+    Look,
     End,
 }
 
@@ -44,6 +46,7 @@ pub(super) fn write(
                 told.send_replace(writer.finish_sync(synced)?);
                 syncing = false;
             }
+            ToWriter::Look => writer.look()?,
             ToWriter::End => break,
         }
         // When nothing more is waiting, or enough has come, what there is gets synced.

@@ -63,6 +63,14 @@ impl Feeding {
         }
     }
 
+    /// Has a directory looked at for the writes of other processes, unless it is being written; one that was written ends.
+    pub(super) fn look(&self) {
+        if let Input::Dir(input) = &self.input {
+            // One that is full of batches looks before it writes.
+            let _ = input.try_send(ToWriter::Look);
+        }
+    }
+
     /// Returns when the sink has ended by itself.
     pub(super) async fn failed(&mut self) -> MirrorError {
         let ended = match &mut self.ended {

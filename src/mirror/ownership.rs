@@ -6,8 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::failure::MirrorError;
-use crate::repo::{FsRepo, open_regular};
-use crate::stream::MirrorRecord;
+use crate::format::name;
+use crate::offset::Offset;
+use crate::repo::{FsRepo, Repo, open_regular};
+use crate::stream::{MirrorRecord, RECORD, segment_starts};
 
 /// The directory of a SpacetimeDB's commitlog.
 const CLOG: &str = "clog";
@@ -146,7 +148,9 @@ fn database_runs(dir: &Path, lock: &Path) -> MirrorError {
         DbLock::Held { pid } => Some(pid),
         DbLock::Free | DbLock::Unknown => None,
     };
-    MirrorError::DatabaseRuns { place: dir.to_owned(), lock: lock.to_owned(), pid }
+    let command = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok());
+    let command = command.map(|command| command.trim_end().to_owned());
+    MirrorError::DatabaseRuns { place: dir.to_owned(), lock: lock.to_owned(), pid, command }
 }
 
 /// That a mirror does not write into its own source: neither of two places is the other or inside it, however they are
@@ -168,6 +172,50 @@ pub(super) fn are_apart(source: &Path, sink: &Path) -> Result<(), MirrorError> {
         return Err(MirrorError::SamePlace { source_place: source.to_owned(), sink: sink.to_owned() });
     }
     Ok(())
+}
+
+/// Checks that a source is not a copy of the log in the sink, as it is when the arguments were swapped.
+///
+/// # Errors
+/// [`MirrorError::Swapped`].
+pub(super) fn are_not_swapped(source: &Path, sink: &Path) -> Result<(), MirrorError> {
+    let record = FsRepo::open(source).and_then(|repo| MirrorRecord::read(&repo));
+    let is_copy = record.is_ok_and(|record| record.is_some_and(|record| record.names(&source_identity(sink))));
+    // A copy may well be brought back to where its original was lost.
+    let holds_log = || FsRepo::open(sink).and_then(|repo| segment_starts(&repo)).is_ok_and(|starts| !starts.is_empty());
+    if is_copy && holds_log() {
+        return Err(MirrorError::Swapped { source_place: source.to_owned(), sink: sink.to_owned() });
+    }
+    Ok(())
+}
+
+/// Names that a directory without a log may hold: what a new file system has, our record, and a base, which is judged with it.
+const HARMLESS: [&str; 3] = ["lost+found", RECORD, name::BASE];
+/// Names that an error shows.
+const NAMES_SHOWN: usize = 3;
+
+/// Checks that a directory that is to be a sink is empty, if it holds neither a log nor a mirror record: it may be the one above
+/// the log, a whole data directory for example.
+///
+/// # Errors
+/// [`MirrorError::NoLog`]. What cannot be read passes: the next step says so.
+pub(super) fn is_log_or_empty(dir: &Path) -> Result<(), MirrorError> {
+    let Ok(mut names) = FsRepo::open(dir).and_then(|repo| repo.list()) else {
+        return Ok(());
+    };
+    names.sort();
+    if names.iter().any(|file| file == RECORD || name::parse_segment(file).is_some()) {
+        return Ok(());
+    }
+    names.retain(|file| !HARMLESS.contains(&file.as_str()) && !file.ends_with(".ofs"));
+    let more = names.len().saturating_sub(NAMES_SHOWN);
+    names.truncate(NAMES_SHOWN);
+    let holds = match (names.is_empty(), more) {
+        (true, _) => return Ok(()),
+        (_, 0) => names.join(", "),
+        _ => format!("{} and {more} more", names.join(", ")),
+    };
+    Err(MirrorError::NoLog { place: dir.to_owned(), holds })
 }
 
 /// By what other name a file is reached than its own; `None` for a file with one name, and for one that does not exist.
@@ -203,6 +251,13 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 #[must_use]
 pub fn is_mirror(dir: &Path) -> bool {
     FsRepo::open(dir).is_ok_and(|repo| matches!(MirrorRecord::read(&repo), Ok(Some(_))))
+}
+
+/// Up to where the log in a directory is durable, as its mirror record says; `None` without one.
+#[must_use]
+pub fn recorded_end(dir: &Path) -> Option<Offset> {
+    let record = FsRepo::open(dir).and_then(|repo| MirrorRecord::read(&repo));
+    record.ok().flatten().map(|record| record.durable)
 }
 
 /// What a record says its source is: the path with the host it is on.

@@ -14,7 +14,7 @@ use super::source::{Extent, Source};
 use crate::client::ClientError;
 use crate::format::LogFormat;
 use crate::offset::{Generation, Offset};
-use crate::stream::Tail;
+use crate::stream::{Tail, TornContent};
 
 /// What a mirror would do.
 #[derive(Clone, Debug, Default)]
@@ -119,7 +119,17 @@ async fn plan_log(mirror: &Mirror, source: &Source, sink: &Sink) -> Result<Plan,
     sink.check_writable(&status, base).await?;
     if let SinkStatus::Dir(Some(found)) = &status {
         if let Tail::Torn { bytes } | Tail::Zeros { bytes } = found.survey.tail {
-            plan.notes.push(format!("DST ends in {bytes} bytes that are no whole commit: they are cut off"));
+            plan.notes.push(match found.torn {
+                TornContent::Incomplete => {
+                    format!("DST ends in {bytes} bytes that are no whole commit: they are cut off")
+                }
+                TornContent::CommitsAfterDamage => format!(
+                    "DST ends in {bytes} bytes with whole commits after a damaged one: they are cut off and kept aside"
+                ),
+                TornContent::OtherCommit(..) => format!(
+                    "DST ends in {bytes} bytes with commits that do not continue it: they are cut off and kept aside"
+                ),
+            });
         }
         if let (None, Some(record)) = (found.survey.first, &found.record)
             && record.durable > Offset::ZERO

@@ -1,11 +1,14 @@
 //! Moves verified pieces from a source to a sink.
 
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
 use super::delivery::Delivery;
 use super::failure::MirrorError;
 use super::overlap::Overlap;
 use super::run::{Event, Progress};
 use super::source::{Piece, Pieces};
 use crate::client::ClientError;
+use crate::limits::SINK_LOOK_EVERY;
 use crate::offset::Offset;
 use crate::stream::{ReadError, Tail};
 
@@ -23,6 +26,8 @@ pub(super) async fn pump(
         delivery.open(None, told).await?;
     }
     let mut durable = delivery.durable();
+    let mut looks = interval_at(Instant::now() + SINK_LOOK_EVERY, SINK_LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let moved = async {
             match &mut durable {
@@ -33,6 +38,10 @@ pub(super) async fn pump(
         let piece = tokio::select! {
             piece = pieces.recv() => piece,
             error = delivery.failed() => return Err(error),
+            _ = looks.tick() => {
+                delivery.look().await?;
+                continue;
+            }
             Ok(durable) = moved => {
                 progress.durable = durable;
                 told(Event::Moved(*progress));

@@ -96,7 +96,7 @@ pub async fn run(mirror: &Mirror, events: impl FnMut(Event)) -> Result<Progress,
 
 /// Makes one attempt after the other, until there is nothing left to try.
 async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) -> Result<Progress, MirrorError> {
-    let mut ends = Ends { source: None, sink: None, wal };
+    let mut ends = Ends { source: None, sink: None, found: false, wal };
     let mut progress = Progress::default();
     let mut failures = 0;
     loop {
@@ -126,6 +126,8 @@ async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) 
 struct Ends {
     source: Option<Origin>,
     sink: Option<Sink>,
+    /// Whether a sink that must exist was found once.
+    found: bool,
     wal: SharedWal,
 }
 
@@ -148,9 +150,19 @@ impl Ends {
         // A source that was not there before may be a link to the sink, or mounted on it, now.
         if let (Place::Dir(source), Place::Dir(sink)) = (&mirror.source, &mirror.sink) {
             ownership::are_apart(source, sink)?;
+            if !mirror.adopt {
+                ownership::are_not_swapped(source, sink)?;
+            }
         }
         if !mirror.create {
-            sink.exists().await?;
+            match sink.exists().await {
+                Err(MirrorError::Absent { place }) if self.found => {
+                    let what = "it was there before and is not there now".to_owned();
+                    return Err(MirrorError::Away { place, what });
+                }
+                exists => exists?,
+            }
+            self.found = true;
         }
         match source {
             Origin::Log(source) => attempt(mirror, source, sink, progress, told).await,
@@ -184,10 +196,16 @@ impl Sink {
         let identity = match &mirror.source {
             Place::Dir(source) => {
                 ownership::are_apart(source, path)?;
+                if !mirror.adopt {
+                    ownership::are_not_swapped(source, path)?;
+                }
                 ownership::source_identity(source)
             }
             Place::Url(url) => without_secrets(url),
         };
+        if !mirror.adopt {
+            ownership::is_log_or_empty(path)?;
+        }
         let options = Options { commit_bytes_max: mirror.commit_bytes_max, forget: true, ..Options::default() };
         Ok(Sink::Dir(Arc::new(DirSink::new(path, options, mirror.adopt, identity))))
     }

@@ -12,6 +12,7 @@ use super::failure::MirrorError;
 use super::feeding::Feeding;
 use super::overlap::Overlap;
 use super::ownership::{self, DbLockGuard};
+use super::presence::Presence;
 use super::source::Extent;
 use crate::api::{LastCommit, Positions};
 use crate::client::{Client, positions};
@@ -20,7 +21,7 @@ use crate::offset::{Generation, Offset};
 use crate::repo::{FsRepo, Repo};
 use crate::stream::{
     Claim, Cursor, CutTail, LogEnd, MirrorRecord, OnTrailing, OpenError, Options, RECORD, RecordFile, StreamWriter,
-    Survey, Tail, survey,
+    Survey, Tail, TornContent, survey, torn_content,
 };
 
 /// Where to write to, and how it is reached.
@@ -246,6 +247,8 @@ pub(super) struct DirSink {
     source: String,
     /// Taken before the first change, and held until the end.
     db_lock: Mutex<Option<DbLockGuard>>,
+    /// Which directory was opened.
+    presence: Presence,
     /// Up to where it was durable, if it was found without segments. Reported when it is opened.
     emptied: Mutex<Option<Offset>>,
 }
@@ -256,6 +259,8 @@ pub(super) struct DirStatus {
     pub(super) repo: FsRepo,
     pub(super) record: Option<MirrorRecord>,
     pub(super) survey: Survey,
+    /// What the bytes after its last commit are.
+    pub(super) torn: TornContent,
     /// Whether there is a base in it.
     pub(super) based: bool,
 }
@@ -264,11 +269,17 @@ impl DirSink {
     /// Nothing is created before [`open`](Self::open).
     pub(super) fn new(path: &Path, options: Options, adopt: bool, source: String) -> DirSink {
         let options = Options { on_trailing: OnTrailing::Trim, ..options };
-        DirSink { path: path.to_owned(), options, adopt, source, db_lock: Mutex::default(), emptied: Mutex::default() }
+        let (path, db_lock, presence) = (path.to_owned(), Mutex::default(), Presence::default());
+        DirSink { path, options, adopt, source, db_lock, presence, emptied: Mutex::default() }
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Checks that the directory that was opened is still there. Blocks.
+    pub(super) fn is_present(&self) -> Result<(), MirrorError> {
+        self.presence.check(&self.path)
     }
 
     fn at(&self, error: io::Error) -> MirrorError {
@@ -287,7 +298,11 @@ impl DirSink {
     }
 
     /// What it holds; `None` while it does not exist. Blocks.
+    ///
+    /// # Errors
+    /// [`MirrorError::Away`] while it is not the directory that was opened before.
     pub(super) fn status(&self) -> Result<Option<DirStatus>, MirrorError> {
+        self.presence.check(&self.path)?;
         match fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.at(error)),
@@ -311,6 +326,10 @@ impl DirSink {
             None => None,
         };
         if let Some(reason) = contradiction {
+            // Of a directory that was opened, something may be away, or be on its way back.
+            if self.presence.is_bound() && floor.is_some_and(|floor| found.next < floor) {
+                return Err(MirrorError::Away { place: self.path.display().to_string(), what: reason });
+            }
             if !self.adopt {
                 return Err(self.not_ours(reason));
             }
@@ -318,7 +337,8 @@ impl DirSink {
             found = survey(&repo, max, None).map_err(OpenError::from)?;
         }
         let based = base::is_in(&repo)?;
-        Ok(Some(DirStatus { repo, record, survey: found, based }))
+        let torn = torn_content(&repo, &found, max).map_err(OpenError::from)?;
+        Ok(Some(DirStatus { repo, record, survey: found, based, torn }))
     }
 
     /// Checks that a directory as it was found may be written: that it is new, or ours, or that whoever wrote it left nothing
@@ -333,6 +353,14 @@ impl DirSink {
                 Tail::Torn { bytes } => Err(self
                     .not_ours(format!("it has no mirror record and ends in {bytes} bytes that are no whole commit"))),
             },
+            Some(DirStatus { torn: TornContent::OtherCommit(at, other), survey, .. }) if !self.adopt => {
+                let segment = survey.empty_head.or(survey.segments.last().map(|last| last.start)).unwrap_or_default();
+                Err(self.not_ours(format!(
+                    "it ends at offset {}, and in its segment {segment}, at byte {at}, comes a whole commit that does not continue \
+                     it (offset {}, epoch {}): another process wrote that",
+                    survey.next, other.first, other.epoch
+                )))
+            }
             _ => found.map_or(Ok(()), |found| self.check_names(found)),
         }
     }
@@ -398,7 +426,9 @@ impl DirSink {
         if let Some(recorded) = found.and_then(|found| found.record) {
             record.id = recorded.id;
         }
+        let id = record.id;
         RecordFile::open(&repo, record).and_then(|_| repo.sync_dir()).map_err(|error| self.at(error))?;
+        self.presence.opened(id);
         Ok(repo)
     }
 
@@ -415,7 +445,9 @@ impl DirSink {
     }
 
     fn create(&self) -> Result<FsRepo, MirrorError> {
-        let repo = FsRepo::create(&self.path).map_err(|error| self.at(error))?;
+        self.presence.check(&self.path)?;
+        let opened = if self.presence.is_bound() { FsRepo::open(&self.path) } else { FsRepo::create(&self.path) };
+        let repo = opened.map_err(|error| self.at(error))?;
         let mut held = locked(&self.db_lock);
         if !held.as_ref().is_some_and(|held| held.is_of(&self.path)) {
             *held = None;
@@ -452,7 +484,9 @@ impl DirSink {
             floor: found.filter(|it| it.survey.first.is_some()).and_then(|it| it.record.as_ref()).map(|it| it.durable),
             seen: found.map(|found| LogEnd::of(&found.survey)).unwrap_or_default(),
         };
-        Ok(StreamWriter::open_mirror(Arc::new(repo), Options { format, ..self.options }, &claim)?)
+        let writer = StreamWriter::open_mirror(Arc::new(repo), Options { format, ..self.options }, &claim)?;
+        self.presence.opened(id);
+        Ok(writer)
     }
 
     /// What it holds, of a directory whose source is a WAL: as [`status`](Self::status), and no other format.

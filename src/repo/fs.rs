@@ -5,7 +5,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Advice, FallocateFlags, OFlags};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -144,7 +144,10 @@ impl Repo for FsRepo {
     }
 
     fn changed(&self) -> io::Result<Option<SystemTime>> {
-        fs::metadata(&self.dir)?.modified().map(Some)
+        // Not when it was modified: a copy takes that time over from its original, and would pass for it.
+        let found = fs::metadata(&self.dir)?;
+        let (seconds, nanoseconds) = (u64::try_from(found.ctime()), u32::try_from(found.ctime_nsec()));
+        Ok(seconds.ok().zip(nanoseconds.ok()).map(|(s, ns)| SystemTime::UNIX_EPOCH + Duration::new(s, ns)))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn RepoFile>> {

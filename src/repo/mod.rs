@@ -47,7 +47,7 @@ pub trait Repo: fmt::Debug + Send + Sync {
     /// When the directory cannot be read.
     fn list(&self) -> io::Result<Vec<String>>;
 
-    /// When a name was last created, renamed or removed here; `None` where that cannot be told. As coarse as the kernel's
+    /// When a name was last created, renamed or removed here, or this was moved here itself; `None` where that cannot be told. As coarse as the kernel's
     /// clock tick.
     ///
     /// # Errors

@@ -53,6 +53,44 @@ pub struct CutTail {
     pub bytes: u64,
     /// The file that holds them now, unless they were only the incomplete end of our own write.
     pub aside: Option<String>,
+    /// What they are.
+    pub content: TornContent,
+}
+
+/// What the bytes are that a log ends in after its last commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TornContent {
+    /// No whole commit: the incomplete end of a write.
+    Incomplete,
+    /// Damage, and whole commits after it, as a power failure may leave them.
+    CommitsAfterDamage,
+    /// A whole commit right at the end of the log that does not continue it: another writer's.
+    OtherCommit(BytePos, Commit),
+}
+
+/// Finds out what the bytes are that a log ends in. Reads them all.
+///
+/// # Errors
+/// As the repo says.
+pub fn torn_content(repo: &dyn Repo, found: &Survey, commit_bytes_max: u64) -> io::Result<TornContent> {
+    let (Tail::Torn { .. }, Some(format)) = (found.tail, found.format) else {
+        return Ok(TornContent::Incomplete);
+    };
+    let Some(CutTail { at, .. }) = torn_tail(found, format) else {
+        return Ok(TornContent::Incomplete);
+    };
+    let segment = found.empty_head.or(found.segments.last().map(|last| last.start)).unwrap_or(found.next);
+    let mut reader = SegmentReader::open(repo, segment)?;
+    let framing = reader.header()?.ok().flatten().unwrap_or(Framing::of(reader.format()));
+    // The frames of a WAL say nothing of where they belong.
+    if let Framing::Commitlog(_) = framing {
+        let first = at.max(BytePos(framing.header_len() as u64));
+        if let Some(commit) = reader.commit_at(first, framing, commit_bytes_max)? {
+            return Ok(TornContent::OtherCommit(first, commit));
+        }
+    }
+    let later = sound_commit_behind(&mut reader, at, found.next, framing, commit_bytes_max)?;
+    Ok(later.map_or(TornContent::Incomplete, |_| TornContent::CommitsAfterDamage))
 }
 
 /// What opening a log for writing would cut.
@@ -64,7 +102,13 @@ pub(super) fn torn_tail(found: &Survey, format: LogFormat) -> Option<CutTail> {
         (None, Some(last)) => (last.start, last.bytes),
         (head, _) => (head.unwrap_or(found.next), 0),
     };
-    Some(CutTail { file: name::segment(format, segment), at: BytePos(at), bytes, aside: None })
+    Some(CutTail {
+        file: name::segment(format, segment),
+        at: BytePos(at),
+        bytes,
+        aside: None,
+        content: TornContent::Incomplete,
+    })
 }
 
 /// Copies what is about to be cut into a file beside, if it may be more than the incomplete end of our own write: without a
@@ -76,12 +120,11 @@ pub(super) fn set_aside(
     floor: Option<Offset>,
     commit_bytes_max: u64,
 ) -> io::Result<()> {
-    let segment = found.empty_head.or(found.segments.last().map(|last| last.start)).unwrap_or(found.next);
-    let mut reader = SegmentReader::open(repo, segment)?;
-    let framing = reader.header()?.ok().flatten().unwrap_or(Framing::of(reader.format()));
-    if matches!(found.tail, Tail::Zeros { .. })
-        || floor.is_some() && sound_commit_behind(&mut reader, cut.at, found.next, framing, commit_bytes_max)?.is_none()
-    {
+    if matches!(found.tail, Tail::Zeros { .. }) {
+        return Ok(());
+    }
+    cut.content = torn_content(repo, found, commit_bytes_max)?;
+    if floor.is_some() && cut.content == TornContent::Incomplete {
         return Ok(());
     }
     let file = repo.open(&cut.file)?;
@@ -149,9 +192,6 @@ pub enum ForeignWrite {
     /// It is a segment that we did not create.
     #[error("we did not create this segment")]
     Segment,
-    /// Its name belongs to another file, or to none.
-    #[error("the file was replaced or removed")]
-    Replaced,
 }
 
 /// Directory times are as coarse as the kernel's clock tick: one as recent as this may hide a later change.
@@ -200,29 +240,28 @@ impl ForeignWriteCheck {
             let format = known.map_or(LogFormat::default(), |framing| framing.format());
             return Ok(Err((name::segment(format, start), ForeignWrite::Segment)));
         }
-        if let Some(head) = head
-            && !is_same(repo, head)?
-        {
-            return Ok(Err((head.file_name(), ForeignWrite::Replaced)));
+        if let Some(head) = head {
+            check_same(repo, head)?;
         }
         self.checked = changed.filter(|at| now.duration_since(*at).is_ok_and(|since| since > RECENT));
         Ok(Ok(()))
     }
 }
 
-/// Whether the name of the open segment is still that of our file.
+/// Checks that the name of the open segment is still that of our file.
 ///
 /// # Errors
-/// When that is not known now.
-fn is_same(repo: &dyn Repo, head: &SegmentWriter) -> io::Result<bool> {
-    let named = match repo.open(&head.file_name()) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        named => named?,
-    };
+/// When it is not, or not known now. A directory that was moved away, or brought back from a copy, is no other writer's: the log
+/// must be opened again, and what it holds then compared.
+fn check_same(repo: &dyn Repo, head: &SegmentWriter) -> io::Result<()> {
     let identity = |file: &dyn RepoFile| -> io::Result<_> {
         Ok(file.plain().map(std::fs::File::metadata).transpose()?.map(|found| (found.dev(), found.ino())))
     };
-    Ok(identity(&*named)? == identity(&**head.file())?)
+    let named = repo.open(&head.file_name())?;
+    if identity(&*named)? == identity(&**head.file())? {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("{}/{} is another file than the one that was opened", repo.place(), head.file_name())))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ mod sync;
 mod writer;
 
 pub use batch::{Batch, Batcher, Part, Run};
-pub use claim::{CutTail, ForeignWrite};
+pub use claim::{CutTail, ForeignWrite, TornContent, torn_content};
 pub use cursor::{Cursor, Placed};
 pub use fault::{Fault, FaultKind, Tail};
 pub use open::{OnTrailing, OpenError, Options};

@@ -56,6 +56,11 @@ impl MirrorRecord {
         MirrorRecord { id, source, format, generation, first: None, durable: Offset::ZERO, last: None }
     }
 
+    /// Whether it says that `source` is where its content comes from.
+    pub(crate) fn names(&self, source: &str) -> bool {
+        self.source == source[..source.floor_char_boundary(SOURCE_MAX)]
+    }
+
     /// The same with other positions: everything before `durable`, which `last` ends at, is durable.
     pub(super) fn durable_up_to(self, first: Option<Offset>, durable: Offset, last: Option<Commit>) -> MirrorRecord {
         let last = last.map(|last| (last.first, last.entries, last.checksum));

@@ -504,6 +504,16 @@ impl StreamWriter {
         Ok(())
     }
 
+    /// Looks whether another process has written to a plain directory, also while there is nothing to write.
+    ///
+    /// # Errors
+    /// [`AppendError::Foreign`], or [`AppendError::Poisoned`] when the directory cannot be looked at or its open segment is
+    /// another file.
+    pub(crate) fn look(&mut self) -> Result<(), AppendError> {
+        self.check()?;
+        self.check_foreign()
+    }
+
     /// In a plain directory: that no other process has written to it. After Err nothing more is written.
     fn check_foreign(&mut self) -> Result<(), AppendError> {
         let Some(foreign) = &mut self.foreign else {

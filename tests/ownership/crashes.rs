@@ -15,7 +15,7 @@ use crate::support::frames::FrameLog;
 use crate::support::live_writer::LiveWriter;
 use crate::support::process::{Mirror, arg, mirror, until};
 use crate::support::{segments, specimen};
-use crate::{directory, is_done, rounds, segment_name, whole_up_to};
+use crate::{directory, is_done, rounds, run, segment_name, whole_up_to};
 
 #[test]
 fn our_own_torn_tail_is_cut_and_reported_with_its_size() {
@@ -47,8 +47,13 @@ fn whole_commits_behind_a_hole_are_set_aside_when_they_are_cut() {
     let mut tail = whole_up_to(360)[&segment_name(222)][10 + 6 * 218..].to_vec();
     tail[30] ^= 1;
     fs::write(&path, [fs::read(&path).unwrap(), tail.clone()].concat()).unwrap();
+    let (_, said, _) = run("status", copy.path());
+    assert!(said.contains("with whole commits after a damaged one: `logmirror mirror` cuts them off"), "{said}");
+    let (_, said, _) = run("verify", copy.path());
+    assert!(said.contains("hold whole commits after a damaged one: `logmirror mirror` cuts them off"), "{said}");
     let ended = mirror(arg(&specimen("whole")), arg(copy.path()), &[]);
     is_done(&ended, 360);
+    assert_eq!(ended.last("cut")["whole_commits"], true);
     let aside = ended.last("cut")["aside"].as_str().unwrap().to_owned();
     assert!(fs::read(copy.path().join(aside)).unwrap() == tail);
     assert!(segments(copy.path()) == whole_up_to(360));

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use logmirror::mirror::{DbLock, db_lock_state};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::support::process::{Mirror, arg, mirror};
@@ -30,7 +31,13 @@ fn a_sink_whose_database_runs_is_refused_and_named() {
     let source = directory(&whole_up_to(360));
     for flags in [&[][..], &["--adopt"], &["--follow", "--trim"]] {
         let ended = untouched(root.path(), || untouched(&clog, || mirror(arg(source.path()), arg(&clog), flags)));
-        is_refused(&ended, 3, "a SpacetimeDB or another mirror has it open");
+        is_refused(&ended, 3, "SpacetimeDB or another mirror");
+        is_refused(&ended, 3, "has it open: ");
+        // Where /proc/locks shows it.
+        if let DbLock::Held { pid } = db_lock_state(&clog) {
+            let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+            is_refused(&ended, 3, &format!("another mirror (pid {pid}, {})", command.trim_end()));
+        }
         is_refused(&ended, 3, "db.lock is locked");
     }
     drop(lock);

@@ -4,9 +4,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod away;
 mod crashes;
 mod database;
 mod dry_run;
+mod foreign;
 mod record;
 mod swapped;
 mod writers;
@@ -90,6 +92,13 @@ fn untouched<T>(dir: &Path, meanwhile: impl FnOnce() -> T) -> T {
     let time = |meta: &fs::Metadata| (meta.mtime(), meta.mtime_nsec());
     assert_eq!(time(&dir_before), time(&dir_after), "{} was changed", dir.display());
     done
+}
+
+/// Runs a command on a directory. Returns its exit code, what it printed and its errors.
+fn run(command: &str, dir: &Path) -> (Option<i32>, String, String) {
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_logmirror")).arg(command).arg(dir).output().unwrap();
+    let [said, errors] = [out.stdout, out.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    (out.status.code(), said, errors)
 }
 
 fn is_refused(ended: &Ended, code: i32, error: &str) {

@@ -14,7 +14,7 @@ use logmirror::segment::SegmentWriter;
 use crate::support::commitlog::{commit, header};
 use crate::support::process::{Mirror, arg, mirror};
 use crate::support::{segments, specimen};
-use crate::{SEGMENT_ENTRIES, directory, grow, is_refused, segment_name, untouched, whole_up_to};
+use crate::{COMMIT_BYTES, SEGMENT_ENTRIES, directory, grow, is_refused, segment_name, untouched, whole_up_to};
 
 fn append(dir: &Path, file: &str, bytes: &[u8]) {
     OpenOptions::new().append(true).open(dir.join(file)).unwrap().write_all(bytes).unwrap();
@@ -29,12 +29,13 @@ fn write_as_another(dir: &Path, way: usize) {
         1 => append(dir, &segment_name(222), &other[..20]),
         // After a rotation.
         2 => fs::write(dir.join(segment_name(240)), [header(Version::V1), other].concat()).unwrap(),
-        // The open segment loses its name.
-        3 => fs::remove_file(dir.join(segment_name(222))).unwrap(),
-        // Another file of the same name and length.
+        // Another file of the same name and length, whose last commit differs.
         _ => {
             let path = dir.join(segment_name(222));
-            let copy = fs::read(&path).unwrap();
+            let mut copy = fs::read(&path).unwrap();
+            let other = commit(Version::V1, 237, 0, 3, &[b'x'; COMMIT_BYTES as usize - 26]);
+            let at = copy.len() - COMMIT_BYTES as usize;
+            copy.splice(at.., other);
             fs::write(dir.join("copy"), copy).unwrap();
             fs::rename(dir.join("copy"), path).unwrap();
         }
@@ -43,7 +44,7 @@ fn write_as_another(dir: &Path, way: usize) {
 
 #[test]
 fn a_follower_whose_directory_another_process_writes_stops_and_changes_nothing() {
-    for way in 0..5 {
+    for way in 0..4 {
         let (source, copy) = (directory(&whole_up_to(240)), tempfile::tempdir().unwrap());
         let follower = Mirror::start(arg(source.path()), arg(copy.path()), &["--follow"]);
         follower.wait_durable(240);
@@ -52,6 +53,11 @@ fn a_follower_whose_directory_another_process_writes_stops_and_changes_nothing()
             grow(source.path(), &whole_up_to(300));
             follower.ended()
         });
+        if way == 3 {
+            // It may be a copy that was brought back, so what it holds is compared first.
+            is_refused(&ended, 1, "the commit at offset 237");
+            continue;
+        }
         is_refused(&ended, 1, "written by another process since");
         is_refused(&ended, 1, &format!("{}/", copy.path().display()));
         // The same command again finds out from the content.
