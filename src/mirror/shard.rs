@@ -7,19 +7,22 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use crossbeam_channel as jobs;
-use rustix::io::Errno;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::budget::Share;
 use super::counters::Counters;
 use super::error::Error;
+use super::files::Files;
 use super::log::{Log, State};
 use super::registry::Settings;
 use super::reopening::Reopenings;
 use crate::api::{AppendOutcome, Damage};
 use crate::format::{LogFormat, name};
-use crate::limits::{ALONE, SHARD_QUEUE, SYNC_EVERY, SYNC_PATIENCE, SYNC_THREADS, UNSYNCED_MAX, WRITER_IDLE};
+use crate::limits::{
+    ALONE, FILES_IDLE, SHARD_QUEUE, SYNC_EVERY, SYNC_PATIENCE, SYNC_THREADS, UNSYNCED_MAX, WRITER_IDLE,
+};
 use crate::offset::{Generation, Offset};
+use crate::repo::is_out_of_files;
 use crate::stream::{
     AppendError, Appended, Batch, OnTrailing, OpenError, Options, SegmentInfo, StreamWriter, SyncJob, Synced,
     sound_prefix,
@@ -115,6 +118,8 @@ pub(super) enum Message {
     Reopen {
         log: Arc<Log>,
     },
+    /// Let go of the files of logs that are not written just now: the process can open no more.
+    LetGo,
     Stop,
 }
 
@@ -164,6 +169,11 @@ impl Shards {
 
     pub(super) fn count(&self) -> usize {
         self.queues.len()
+    }
+
+    /// Has them close the files of logs that are not written when a reader needs some.
+    pub(super) fn files(&self) -> Files {
+        Files::new(self.queues.iter().map(mpsc::Sender::downgrade).collect())
     }
 
     pub(super) fn queue_of(&self, shard: usize) -> &mpsc::Sender<Message> {
@@ -328,6 +338,9 @@ impl Shard {
             Message::Close { log, next, reply } => {
                 let _nobody_waits = reply.send(self.close(&log, next));
             }
+            Message::LetGo => {
+                self.slots.retain(|_, slot| slot.is_busy() || slot.failed || slot.used.elapsed() < FILES_IDLE);
+            }
             Message::Synced { log, slot: serial, synced } => {
                 let slot = self.slots.get_mut(log.name());
                 if let Some(slot) = slot.filter(|slot| slot.serial == serial) {
@@ -376,7 +389,7 @@ impl Shard {
     fn open(&mut self, log: &Arc<Log>) -> Result<StreamWriter, Error> {
         let mut opened = open(log, &self.settings);
         let out_of_files = |error: &OpenError| match error {
-            OpenError::Io(error) => matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE)),
+            OpenError::Io(error) => is_out_of_files(error),
             _ => false,
         };
         if opened.as_ref().is_err_and(out_of_files) {
