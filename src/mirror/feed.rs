@@ -35,7 +35,7 @@ enum Opened {
 pub struct Feed {
     log: Arc<Log>,
     budget: Arc<Budget>,
-    files: Files,
+    files: Arc<Files>,
     view: watch::Receiver<View>,
     /// Where it is; none while the log has no segment.
     place: Option<Place>,
@@ -48,8 +48,8 @@ pub struct Feed {
     /// The files of the log when it was opened that often.
     openings: u64,
     open: Option<(Offset, Opened)>,
-    /// How long it waits for a file.
-    wait: Duration,
+    /// Whether the answer that it is for has begun: it waits longer for a file then.
+    answering: bool,
     stop: watch::Receiver<bool>,
     commit_bytes_max: u64,
 }
@@ -63,7 +63,7 @@ impl Feed {
     /// When `from` is not in the log, or the log is damaged.
     pub(super) async fn range(
         log: Arc<Log>,
-        (budget, files): (Arc<Budget>, Files),
+        (budget, files): (Arc<Budget>, Arc<Files>),
         range: (Offset, Option<Offset>),
         follow: bool,
         stop: watch::Receiver<bool>,
@@ -91,7 +91,7 @@ impl Feed {
             to => Some(to.unwrap_or(view.durable).min(view.durable)),
         };
         let (watch, openings) = (log.watch(), view.openings);
-        let (place, end, open, wait) = (None, None, None, FILES_WAIT);
+        let (place, end, open, answering) = (None, None, None, false);
         let mut feed = Feed {
             log,
             budget,
@@ -103,7 +103,7 @@ impl Feed {
             follow,
             openings,
             open,
-            wait,
+            answering,
             stop,
             commit_bytes_max,
         };
@@ -115,7 +115,7 @@ impl Feed {
     /// A range of bytes of one segment, all of them durable.
     pub(super) fn segment(
         log: Arc<Log>,
-        (budget, files): (Arc<Budget>, Files),
+        (budget, files): (Arc<Budget>, Arc<Files>),
         segment: &SegmentInfo,
         bytes: Range<u64>,
         stop: watch::Receiver<bool>,
@@ -124,8 +124,8 @@ impl Feed {
         let place = |at| Some(Place { segment: segment.start, at: BytePos(at) });
         let (place, end, view) = (place(bytes.start), place(bytes.end), log.watch());
         let openings = view.borrow().openings;
-        let (to, follow, open, wait) = (None, false, None, FILES_WAIT);
-        Feed { log, budget, files, view, place, end, to, follow, openings, open, wait, stop, commit_bytes_max }
+        let (to, follow, open, answering) = (None, false, None, false);
+        Feed { log, budget, files, view, place, end, to, follow, openings, open, answering, stop, commit_bytes_max }
     }
 
     /// The next bytes; `None` at the end, or when the service shuts down.
@@ -169,12 +169,17 @@ impl Feed {
                 State::Ok | State::Failed(_) if self.follow => {}
                 State::Ok | State::Failed(_) => return Err(view.trouble()),
             }
-            self.wait = FILES_WAIT_ANSWERING;
+            self.answering = true;
             tokio::select! {
                 changed = self.view.changed() => if changed.is_err() { return Ok(None) },
                 _ = self.stop.changed() => {}
             }
         }
+    }
+
+    /// How long it waits for a file.
+    fn patience(&self) -> Duration {
+        if self.answering { FILES_WAIT_ANSWERING } else { FILES_WAIT }
     }
 
     async fn read(&mut self, place: Place, bytes: u64) -> Result<Bytes, Error> {
@@ -186,7 +191,7 @@ impl Feed {
                 Err(error) if is_out_of_files(&error) => Err(error),
                 opened => Ok(opened.map_err(|error| log.unreadable(error))),
             };
-            let reader = self.files.opened(self.wait, open).await?;
+            let reader = self.files.opened(self.patience(), open).await?;
             let opened = match reader.plain() {
                 Some(file) => Opened::Plain(file.clone()),
                 None => Opened::Compressed(Box::new(reader)),
@@ -220,7 +225,7 @@ impl Feed {
             let text = format!("segment {} ends at byte {at}, {bytes} bytes too early", place.segment);
             return Err(Error::Damaged(text.into()));
         }
-        self.wait = FILES_WAIT_ANSWERING;
+        self.answering = true;
         self.place = Some(Place { at: at.plus(count as u64), ..place });
         Ok(block.filled(count))
     }
@@ -258,7 +263,7 @@ impl Feed {
                 Error::Damaged(format!("offset {offset} is not where it must be in segment {}", info.start).into())
             }))
         };
-        Ok(place(self.files.opened(self.wait, find).await?))
+        Ok(place(self.files.opened(self.patience(), find).await?))
     }
 }
 

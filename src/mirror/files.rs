@@ -1,7 +1,6 @@
 //! [`Files`]: waiting for files to read, when the process has as many open as it may.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::WeakSender;
@@ -13,13 +12,13 @@ use crate::limits::FILES_RETRY;
 use crate::repo::is_out_of_files;
 
 /// Lends readers the files that logs have open which are not written just now.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Files {
-    queues: Arc<[WeakSender<Message>]>,
+    queues: Vec<WeakSender<Message>>,
 }
 
 impl Files {
-    pub(super) fn new(queues: Arc<[WeakSender<Message>]>) -> Files {
+    pub(super) fn new(queues: Vec<WeakSender<Message>>) -> Files {
         Files { queues }
     }
 

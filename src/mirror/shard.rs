@@ -172,8 +172,8 @@ impl Shards {
     }
 
     /// Has them close the files of logs that are not written when a reader needs some.
-    pub(super) fn files(&self) -> Files {
-        Files::new(self.queues.iter().map(mpsc::Sender::downgrade).collect())
+    pub(super) fn files(&self) -> Arc<Files> {
+        Arc::new(Files::new(self.queues.iter().map(mpsc::Sender::downgrade).collect()))
     }
 
     pub(super) fn queue_of(&self, shard: usize) -> &mpsc::Sender<Message> {

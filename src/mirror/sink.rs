@@ -78,7 +78,9 @@ impl Sink {
     pub(super) async fn generation(&self) -> Result<Option<Generation>, MirrorError> {
         match self {
             Sink::Dir(_) => Ok(None),
-            Sink::Url(client) => Ok(client.find().await?.map(|status| status.generation)),
+            Sink::Url(client) => {
+                Ok(client.find().await?.as_ref().map(positions).transpose()?.map(|found| found.generation))
+            }
         }
     }
 
@@ -98,9 +100,10 @@ impl Sink {
                 Ok(SinkStatus::Dir(found.map(Box::new)))
             }
             Sink::Url(client) => {
-                let status = client.find().await?;
-                same(status.as_ref().map(|status| status.format), client.url())?;
-                Ok(SinkStatus::Url(status.as_ref().map(positions).transpose()?))
+                // Of a log that could not be opened the format may not be known either: that is waited for.
+                let found = client.find().await?.as_ref().map(positions).transpose()?;
+                same(found.map(|found| found.format), client.url())?;
+                Ok(SinkStatus::Url(found))
             }
         }
     }
@@ -124,13 +127,13 @@ impl Sink {
                     Some(status) => status,
                     None => client.create(LogFormat::Wal, None).await?,
                 };
-                let (sink, source_generation) = (status.generation, extent.generation);
+                let Positions { format, generation: sink, first, durable, .. } = positions(&status)?;
+                let source_generation = extent.generation;
                 if sink > source_generation {
                     return Err(MirrorError::LaterGeneration { sink, source_generation });
                 }
                 // An attempt before may have ended right after the log was created.
-                let Positions { first, durable, .. } = positions(&status)?;
-                Ok(status.format == LogFormat::Wal && (sink < source_generation || durable == first))
+                Ok(format == LogFormat::Wal && (sink < source_generation || durable == first))
             }
         }
     }
