@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::format::Commit;
 use crate::limits::GENERATIONS_KEPT;
 use crate::offset::{BytePos, Epoch, Generation, Offset};
 
@@ -186,6 +187,12 @@ pub struct LastCommit {
     pub entries: u32,
     /// Its checksum.
     pub checksum: u64,
+}
+
+impl From<&Commit> for LastCommit {
+    fn from(commit: &Commit) -> LastCommit {
+        LastCommit { offset: commit.first, entries: commit.entries, checksum: commit.checksum }
+    }
 }
 
 /// One segment of a log.

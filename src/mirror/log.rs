@@ -509,8 +509,7 @@ impl Log {
             State::Failed(cause) => (LogState::Failed, Some(cause.to_string())),
             State::Damaged(cause) => (LogState::Damaged, Some(cause.to_string())),
         };
-        let last =
-            view.last.map(|last| LastCommit { offset: last.first, entries: last.entries, checksum: last.checksum });
+        let last = view.last.as_ref().map(LastCommit::from);
         LogStatus {
             log: self.name.clone(),
             format: self.is_described().then_some(self.meta.format),
