@@ -13,16 +13,20 @@ use rustix::process::{Resource, getrlimit};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::limits::{ALL_BUSY_AFTER, ALL_BUSY_EVERY, FILES_RESERVED_MAX, IDLE_BEFORE_CLOSED, MAKE_ROOM_EVERY};
+use crate::limits::{
+    ALL_BUSY_AFTER, ALL_BUSY_EVERY, FILES_OWN, FILES_PER_CONNECTION, FILES_RESERVED_MAX, IDLE_BEFORE_CLOSED,
+    MAKE_ROOM_EVERY,
+};
 
 /// How many connections there may be at once: what is wanted, or what the limit of open files allows. Each may have a file
-/// open besides its socket, and a part of the limit is kept for the files of logs.
+/// of the log it reads open besides its socket, or the files of a log that it appends to.
 pub(crate) fn connections_max(wanted: usize) -> usize {
     let Some(files) = getrlimit(Resource::Nofile).current else {
         return wanted;
     };
-    let reserved = (files / 2).min(FILES_RESERVED_MAX);
-    let allowed = usize::try_from((files - reserved) / 2).unwrap_or(usize::MAX).max(1);
+    let each_appends = files.saturating_sub(FILES_OWN) / FILES_PER_CONNECTION;
+    let most_read = files.saturating_sub(FILES_RESERVED_MAX) / 2;
+    let allowed = usize::try_from(each_appends.max(most_read)).unwrap_or(usize::MAX).max(1);
     if allowed < wanted {
         log::warn!("{allowed} connections at once, not {wanted}: the process may open {files} files (ulimit -n)");
     }

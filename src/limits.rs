@@ -404,8 +404,20 @@ pub const REOPEN_DAMAGED: Duration = Duration::from_secs(300);
 /// How often `log.json` is read again of a log of which it could not be read.
 pub const LOAD_AGAIN_EVERY: Duration = Duration::from_secs(1);
 
-/// Open files kept for logs, at most: half of what the process may open, up to this.
+/// Open files kept for logs where the process may open many.
 pub const FILES_RESERVED_MAX: u64 = 1024;
+/// Files that the process itself needs: its listener, its outputs, its directories.
+pub const FILES_OWN: u64 = 16;
+/// Files that a connection may need: its socket, and those of the log that it appends to or reads.
+pub const FILES_PER_CONNECTION: u64 = 4;
+/// How long a read waits for a file while the process has as many open as it may: before its answer begins, and after.
+pub const FILES_WAIT: Duration = Duration::from_secs(5);
+/// See [`FILES_WAIT`].
+pub const FILES_WAIT_ANSWERING: Duration = Duration::from_secs(60);
+/// How often it tries.
+pub const FILES_RETRY: Duration = Duration::from_millis(20);
+/// A log that was not written for this long closes its files when a reader needs some.
+pub const FILES_IDLE: Duration = Duration::from_millis(100);
 /// How long a connection must have been idle to be closed for another client that waits.
 pub const IDLE_BEFORE_CLOSED: Duration = Duration::from_millis(500);
 /// How often an idle connection is sought while a client waits.

@@ -318,16 +318,20 @@ fn every_specimen_found_at_the_start_gets_its_verdict_and_harms_no_other() {
 #[test]
 fn a_log_that_cannot_be_understood_is_kept_and_said_to_be_damaged() {
     let data = tempfile::tempdir().unwrap();
-    for log in ["no-json", "no-generation", "interrupted", "fine"] {
+    for log in ["no-json", "lost-json", "no-generation", "interrupted", "fine"] {
         plant(data.path(), log, "whole");
     }
     let log = |name: &str| data.path().join("logs").join(name);
     fs::write(log("no-json").join("log.json"), "{\"format\":").unwrap();
     fs::remove_dir_all(log("no-generation").join("0000000001")).unwrap();
-    fs::remove_file(log("interrupted").join("log.json")).unwrap();
+    // A creation that was interrupted leaves an empty generation at most.
+    fs::remove_dir_all(log("interrupted")).unwrap();
+    fs::create_dir_all(log("interrupted").join("0000000001")).unwrap();
+    let description = fs::read(log("lost-json").join("log.json")).unwrap();
+    fs::remove_file(log("lost-json").join("log.json")).unwrap();
     fs::write(log("a-file"), "").unwrap();
     let service = Service::start(Arc::new(FsRepo::open(data.path()).unwrap()));
-    for name in ["no-json", "no-generation"] {
+    for name in ["no-json", "lost-json", "no-generation"] {
         let status = service.status(name);
         assert_eq!(status["state"], "damaged", "{status}");
         assert!(status["error"].is_string());
@@ -343,6 +347,19 @@ fn a_log_that_cannot_be_understood_is_kept_and_said_to_be_damaged() {
     // Its creation was not finished, so it was never there.
     assert_eq!(service.get("/logs/interrupted").status, 404);
     assert_eq!(service.status("fine")["durable"], 360);
+    // A log whose files are put there while the service runs is not created over either; and it is found when it is whole.
+    assert!(service.status("lost-json")["error"].as_str().unwrap().contains("log.json is missing"));
+    plant(data.path(), "late", "whole");
+    fs::remove_file(log("late").join("log.json")).unwrap();
+    let before = snapshot(&log("late").join("0000000001"));
+    let created = service.put("/logs/late", r#"{"format":"commitlog"}"#);
+    assert_eq!(created.refusal(), (500, "corrupt-log".to_owned()), "{}", created.text());
+    assert_eq!(service.status("late")["state"], "damaged");
+    assert_eq!(snapshot(&log("late").join("0000000001")), before);
+    assert!(!log("late").join("log.json").exists());
+    fs::write(log("lost-json").join("log.json"), description).unwrap();
+    service.wait_state("lost-json", "ok");
+    assert_eq!(service.status("lost-json")["durable"], 360);
 }
 
 #[test]

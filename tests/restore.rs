@@ -163,12 +163,18 @@ fn nothing_that_is_there_is_replaced_unless_told_so() {
     let (code, _, errors) = restore(&[&place, &out]);
     assert!(code == 2 && errors.contains("is there already"), "{errors}");
     assert_eq!(fs::read(&out).unwrap(), b"precious");
+    // What is no database was not meant.
+    let (code, _, errors) = restore(&[&place, &out, "--force"]);
+    assert!(code == 2 && errors.contains("out.db exists and is no SQLite database"), "{errors}");
+    assert_eq!(fs::read(&out).unwrap(), b"precious");
+    let precious = [&b"SQLite format 3\0"[..], b"precious"].concat();
+    fs::write(&out, &precious).unwrap();
     // SQLite would play these into whatever stands beside them.
     for suffix in ["-wal", "-journal"] {
         fs::write(format!("{out}{suffix}"), "of another database").unwrap();
         let (code, _, errors) = restore(&[&place, &out, "--force"]);
         assert!(code == 2 && errors.contains("belongs to the database that was there before"), "{errors}");
-        assert_eq!(fs::read(&out).unwrap(), b"precious");
+        assert_eq!(fs::read(&out).unwrap(), precious);
         fs::remove_file(format!("{out}{suffix}")).unwrap();
     }
     assert_eq!(restore(&[&place, &out, "--force"]).0, 0);

@@ -1,6 +1,7 @@
 //! Restoring: a plain database file as of a commit, from a directory or a service.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,10 +18,10 @@ use super::fold::{FoldError, Folded, prepare};
 use crate::api::Positions;
 use crate::client::{Client, ClientError, positions};
 use crate::format::wal::FIRST_FRAME;
-use crate::format::{LogFormat, name};
+use crate::format::{LogFormat, database, name};
 use crate::limits::{JSON_BYTES_MAX, PIECES_UNDER_WAY};
 use crate::offset::{Generation, Offset};
-use crate::repo::{FsRepo, Repo, read_small};
+use crate::repo::{FsRepo, Repo, open_regular, read_small};
 use crate::segment::frames::{BASE, segment_starts};
 
 /// What a log keeps about itself.
@@ -35,7 +36,7 @@ pub struct Wanted {
     pub generation: Option<Generation>,
     /// The database file to make.
     pub out: PathBuf,
-    /// Whether a file that is there already may be replaced.
+    /// Whether a file that exists may be replaced, if it is a SQLite database.
     pub overwrite: bool,
 }
 
@@ -48,6 +49,9 @@ pub enum RestoreError {
     /// There is a file already.
     #[error("{} is there already", .0.display())]
     Exists(PathBuf),
+    /// The file to replace is something else.
+    #[error("{} exists and is no SQLite database: it is not replaced; give another path, or remove it first", .0.display())]
+    NotADatabase(PathBuf),
     /// SQLite would take this file for a part of the new database.
     #[error("{} belongs to the database that was there before: close that and remove both", .0.display())]
     Beside(PathBuf),
@@ -84,7 +88,10 @@ impl RestoreError {
     pub fn is_usage(&self) -> bool {
         match self {
             RestoreError::Fold(error) => error.is_usage(),
-            RestoreError::Exists(_) | RestoreError::Beside(_) | RestoreError::Invalid(_) => true,
+            RestoreError::Exists(_)
+            | RestoreError::NotADatabase(_)
+            | RestoreError::Beside(_)
+            | RestoreError::Invalid(_) => true,
             RestoreError::Client(error) => matches!(error, ClientError::Url { .. }),
             RestoreError::NotALog(_) | RestoreError::Short { .. } | RestoreError::Io { .. } => false,
         }
@@ -105,7 +112,7 @@ impl RestoreError {
     pub fn code(&self) -> &'static str {
         match self {
             RestoreError::Fold(error) => error.code(),
-            RestoreError::Exists(_) | RestoreError::Beside(_) => "exists",
+            RestoreError::Exists(_) | RestoreError::NotADatabase(_) | RestoreError::Beside(_) => "exists",
             RestoreError::Invalid(_) => "invalid",
             RestoreError::NotALog(_) => "not-a-log",
             RestoreError::Short { .. } => "truncated",
@@ -277,6 +284,9 @@ impl Place {
         if !self.overwrite && self.out.symlink_metadata().is_ok() {
             return Err(RestoreError::Exists(self.out.clone()));
         }
+        if self.out.exists() && !is_database(&self.out).map_err(|error| at(&self.out, error))? {
+            return Err(RestoreError::NotADatabase(self.out.clone()));
+        }
         // SQLite would play such a file back into the new database.
         for suffix in ["-wal", "-journal"] {
             let mut beside = self.out.clone().into_os_string();
@@ -312,6 +322,18 @@ impl Place {
                 Err(error)
             }
         }
+    }
+}
+
+/// Whether a file is a SQLite database, which an empty one is too.
+fn is_database(path: &Path) -> io::Result<bool> {
+    let mut head = Vec::new();
+    let read = open_regular(path, File::options().read(true))
+        .and_then(|file| file.take(database::MAGIC.len() as u64).read_to_end(&mut head));
+    match read {
+        Ok(_) => Ok(head.is_empty() || head == database::MAGIC),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

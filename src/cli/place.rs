@@ -125,12 +125,12 @@ fn is_generation(dir: &Path) -> bool {
     dir.file_name().and_then(|name| name.to_str()).is_some_and(|name| name::parse_generation(name).is_some())
 }
 
-fn directories(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn directories(dir: &Path) -> Vec<PathBuf> {
     let entries = dir.read_dir().into_iter().flatten().filter_map(Result::ok);
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
-fn holds_segments(dir: &Path) -> bool {
+pub(super) fn holds_segments(dir: &Path) -> bool {
     let mut names = dir.read_dir().into_iter().flatten().filter_map(Result::ok).map(|entry| entry.file_name());
     names.any(|file| file.to_str().is_some_and(|file| name::parse_segment(file).is_some()))
 }

@@ -28,7 +28,7 @@ pub(crate) struct RestoreArgs {
     /// The generation [default: the current one]
     #[arg(long, value_name = "G")]
     generation: Option<Generation>,
-    /// Replace OUT.db if it is there
+    /// Replace OUT.db if it exists and is a SQLite database
     #[arg(long)]
     force: bool,
     #[command(flatten)]

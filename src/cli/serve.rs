@@ -12,6 +12,7 @@ use logmirror::server::Server;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::exit::Exit;
+use super::wrong_place;
 
 /// Run the service: keep logs in a directory, take appends and serve them
 #[derive(Args)]
@@ -28,6 +29,9 @@ pub(crate) fn run(args: ServeArgs) -> Exit {
         Ok(config) => config,
         Err(error) => return Exit::Usage.because(error),
     };
+    if let Some(wrong) = wrong_place::not_a_data_directory(&config.data) {
+        return Exit::Usage.because(wrong);
+    }
     raise_open_files_limit();
     let place = config.data.display().to_string();
     let data = match FsRepo::create(&config.data) {

@@ -1,9 +1,14 @@
 //! Places that cannot be what they were given for, and what was probably meant.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use logmirror::format::name;
-use logmirror::mirror::is_database;
+use logmirror::mirror::{is_database, is_mirror};
+
+use super::place::{directories, holds_segments};
+
+/// The description of a log, in its directory in the data of a service.
+const DESCRIPTION: &str = "log.json";
 
 /// Why a file cannot be read as a log; none for a directory, a database, and what is not there.
 pub(crate) fn not_a_log(path: &str) -> Option<String> {
@@ -38,4 +43,47 @@ pub(crate) fn not_a_sink(path: &str) -> Option<String> {
         true => format!("{what} (`logmirror restore SRC OUT.db` writes the database of a log into a file)"),
         false => what,
     })
+}
+
+/// Why a directory cannot be the data directory of a service; none when it can be one, or is one already.
+pub(crate) fn not_a_data_directory(dir: &Path) -> Option<String> {
+    let is_log = |dir: &PathBuf| dir.join(DESCRIPTION).is_file();
+    let holds_logs = |dir: &Path| directories(dir).iter().any(is_log);
+    if !dir.is_dir() || holds_logs(&dir.join("logs")) {
+        return None;
+    }
+    let shown = dir.display();
+    // `..` means the directory above also where the path is relative or a symbolic link.
+    let real = dir.canonicalize().ok()?;
+    let above = |levels: usize| real.ancestors().nth(levels).unwrap_or(&real).display();
+    let described = |levels: usize| real.ancestors().nth(levels).is_some_and(|at| is_log(&at.to_owned()));
+    if described(0) {
+        return Some(format!("{shown}: this is one log of a service; did you mean --data {}?", above(2)));
+    }
+    if described(1) && real.file_name().and_then(|file| name::parse_generation(file.to_str()?)).is_some() {
+        return Some(format!(
+            "{shown}: this is one generation of a log of a service; did you mean --data {}?",
+            above(3)
+        ));
+    }
+    if holds_logs(dir) {
+        return Some(format!(
+            "{shown}: this is the directory of the logs of a service; did you mean --data {}?",
+            above(1)
+        ));
+    }
+    let clog = |dir: &Path| Some(dir.join("clog")).filter(|clog| clog.is_dir());
+    let in_replicas = directories(&dir.join("replicas")).iter().find_map(|replica| clog(replica));
+    let (what, log) = if holds_segments(dir) || is_mirror(dir) {
+        ("a directory with the segments of one log", dir.to_owned())
+    } else if let Some(log) = clog(dir) {
+        ("a replica directory of SpacetimeDB", log)
+    } else {
+        ("a data directory of SpacetimeDB", in_replicas?)
+    };
+    Some(format!(
+        "{shown}: this is {what}, and a service keeps its logs in a directory of its own: give another with --data, and copy the \
+         log into the service with `logmirror mirror {} http://HOST/logs/NAME`",
+        log.display()
+    ))
 }

@@ -1,7 +1,6 @@
 //! The native API, but for appends.
 
 use std::sync::{Arc, PoisonError};
-use std::time::SystemTime;
 
 use axum::Json;
 use axum::body::Body;
@@ -23,7 +22,7 @@ use super::paths::App;
 use super::range::{self, Wanted};
 use super::reply::{self, Failure};
 use crate::api::{CreateLog, FRAMING_FIELD, LogStatus, SegmentStatus};
-use crate::format::{Framing, LogFormat, name};
+use crate::format::{Framing, LogFormat};
 use crate::mirror::{Error, Feed, Log, State as Health};
 use crate::offset::{Generation, Offset};
 
@@ -108,7 +107,7 @@ pub(super) async fn read(State(app): State<Arc<App>>, name: Parsed<String>, uri:
     let log = in_generation(&app, parse(name)?, generation).await?;
     let from = from.unwrap_or(log.first());
     let feed = app.registry.feed(&log, (from, to), follow).await?;
-    let framing = framing_at(&log, from).await?;
+    let framing = framing_at(&app, &log, from).await?;
     let there = from < log.view().durable && to.is_none_or(|to| from < to);
     let body = body(log, feed, there).await?;
     let mut response = ([(CONTENT_TYPE, "application/octet-stream")], body).into_response();
@@ -144,7 +143,7 @@ pub(super) async fn segment(
     let etag = format!("\"{}-{}-{start}-{}\"", log.id(), log.generation(), segment.bytes);
     let sealed = view.head.is_none_or(|head| head.start != start);
     let cache = if sealed { "public, max-age=31536000, immutable" } else { "no-cache" };
-    let validators = Validators::new(etag, modified(&log, start).await?);
+    let validators = Validators::new(etag, app.registry.modified(&log, start).await?);
     let ranged = match validators.outcome(&headers) {
         Outcome::Failed => return Ok(reply::precondition_failed(validators.etag())),
         Outcome::NotModified => return reply::not_modified(&validators, cache),
@@ -175,16 +174,6 @@ pub(super) async fn segment(
         *response.status_mut() = reply::PARTIAL;
     }
     Ok(response)
-}
-
-/// When the file of a segment was modified; none where files have no times.
-async fn modified(log: &Arc<Log>, start: Offset) -> Result<Option<SystemTime>, Error> {
-    let log = log.clone();
-    blocking(move || {
-        let file = log.repo().open(&name::segment(log.format(), start)).map_err(|error| log.unreadable(error))?;
-        Ok(file.plain().and_then(|file| file.metadata().ok()?.modified().ok()))
-    })
-    .await
 }
 
 /// Whether the service as a whole works, with all that is wrong: 503 when it drains, cannot read its directory, or has
@@ -230,12 +219,11 @@ fn problem(log: &Arc<Log>) -> Option<String> {
     }
 }
 
-async fn framing_at(log: &Arc<Log>, from: Offset) -> Result<Framing, Error> {
+async fn framing_at(app: &App, log: &Arc<Log>, from: Offset) -> Result<Framing, Error> {
     if log.format() == LogFormat::Commitlog {
         return log.framing_at(from);
     }
-    let log = log.clone();
-    blocking(move || log.framing_at(from)).await
+    app.registry.framing_at(log, from).await
 }
 
 /// A status, with how the log's checkpoints fare.

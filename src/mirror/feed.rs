@@ -2,15 +2,18 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::budget::Budget;
 use super::error::Error;
+use super::files::Files;
 use super::log::{Log, State, View};
+use crate::limits::{FILES_WAIT, FILES_WAIT_ANSWERING};
 use crate::offset::{BytePos, Offset};
-use crate::repo::RepoFile;
+use crate::repo::{RepoFile, is_out_of_files};
 use crate::segment::{Found, SegmentReader};
 use crate::stream::SegmentInfo;
 
@@ -32,6 +35,7 @@ enum Opened {
 pub struct Feed {
     log: Arc<Log>,
     budget: Arc<Budget>,
+    files: Arc<Files>,
     view: watch::Receiver<View>,
     /// Where it is; none while the log has no segment.
     place: Option<Place>,
@@ -44,6 +48,8 @@ pub struct Feed {
     /// The files of the log when it was opened that often.
     openings: u64,
     open: Option<(Offset, Opened)>,
+    /// Whether the answer that it is for has begun: it waits longer for a file then.
+    answering: bool,
     stop: watch::Receiver<bool>,
     commit_bytes_max: u64,
 }
@@ -57,7 +63,7 @@ impl Feed {
     /// When `from` is not in the log, or the log is damaged.
     pub(super) async fn range(
         log: Arc<Log>,
-        budget: Arc<Budget>,
+        (budget, files): (Arc<Budget>, Arc<Files>),
         range: (Offset, Option<Offset>),
         follow: bool,
         stop: watch::Receiver<bool>,
@@ -85,9 +91,22 @@ impl Feed {
             to => Some(to.unwrap_or(view.durable).min(view.durable)),
         };
         let (watch, openings) = (log.watch(), view.openings);
-        let (place, end, open) = (None, None, None);
-        let mut feed =
-            Feed { log, budget, view: watch, place, end, to, follow, openings, open, stop, commit_bytes_max };
+        let (place, end, open, answering) = (None, None, None, false);
+        let mut feed = Feed {
+            log,
+            budget,
+            files,
+            view: watch,
+            place,
+            end,
+            to,
+            follow,
+            openings,
+            open,
+            answering,
+            stop,
+            commit_bytes_max,
+        };
         feed.place = feed.locate(&view, from).await?;
         feed.find_end(&view).await?;
         Ok(feed)
@@ -96,7 +115,7 @@ impl Feed {
     /// A range of bytes of one segment, all of them durable.
     pub(super) fn segment(
         log: Arc<Log>,
-        budget: Arc<Budget>,
+        (budget, files): (Arc<Budget>, Arc<Files>),
         segment: &SegmentInfo,
         bytes: Range<u64>,
         stop: watch::Receiver<bool>,
@@ -105,8 +124,8 @@ impl Feed {
         let place = |at| Some(Place { segment: segment.start, at: BytePos(at) });
         let (place, end, view) = (place(bytes.start), place(bytes.end), log.watch());
         let openings = view.borrow().openings;
-        let (to, follow, open) = (None, false, None);
-        Feed { log, budget, view, place, end, to, follow, openings, open, stop, commit_bytes_max }
+        let (to, follow, open, answering) = (None, false, None, false);
+        Feed { log, budget, files, view, place, end, to, follow, openings, open, answering, stop, commit_bytes_max }
     }
 
     /// The next bytes; `None` at the end, or when the service shuts down.
@@ -150,6 +169,7 @@ impl Feed {
                 State::Ok | State::Failed(_) if self.follow => {}
                 State::Ok | State::Failed(_) => return Err(view.trouble()),
             }
+            self.answering = true;
             tokio::select! {
                 changed = self.view.changed() => if changed.is_err() { return Ok(None) },
                 _ = self.stop.changed() => {}
@@ -157,12 +177,21 @@ impl Feed {
         }
     }
 
+    /// How long it waits for a file.
+    fn patience(&self) -> Duration {
+        if self.answering { FILES_WAIT_ANSWERING } else { FILES_WAIT }
+    }
+
     async fn read(&mut self, place: Place, bytes: u64) -> Result<Bytes, Error> {
         if self.open.as_ref().is_none_or(|(segment, _)| *segment != place.segment) {
+            // Nothing is held while it waits for a file that another reader may hold.
+            self.open = None;
             let (log, segment) = (self.log.clone(), place.segment);
-            let reader =
-                blocking(move || SegmentReader::open(&**log.repo(), segment).map_err(|error| log.unreadable(error)))
-                    .await?;
+            let open = move || match SegmentReader::open(&**log.repo(), segment) {
+                Err(error) if is_out_of_files(&error) => Err(error),
+                opened => Ok(opened.map_err(|error| log.unreadable(error))),
+            };
+            let reader = self.files.opened(self.patience(), open).await?;
             let opened = match reader.plain() {
                 Some(file) => Opened::Plain(file.clone()),
                 None => Opened::Compressed(Box::new(reader)),
@@ -196,6 +225,7 @@ impl Feed {
             let text = format!("segment {} ends at byte {at}, {bytes} bytes too early", place.segment);
             return Err(Error::Damaged(text.into()));
         }
+        self.answering = true;
         self.place = Some(Place { at: at.plus(count as u64), ..place });
         Ok(block.filled(count))
     }
@@ -224,17 +254,16 @@ impl Feed {
             return Ok(place(BytePos(info.bytes)));
         }
         let (repo, max) = (self.log.repo().clone(), self.commit_bytes_max);
-        let at = blocking(move || {
+        let find = move || {
             let mut reader = SegmentReader::open(&*repo, info.start)?;
             let found = reader.seek(offset, BytePos(info.bytes), info.framing, max)?;
             // Byte 0 for the first commit, of which `offset` may be a later entry.
             let at = |found: Found| if found.next == info.start { BytePos(0) } else { found.at };
-            found.filter(|found| found.next <= offset).map(at).ok_or_else(|| {
+            Ok(found.filter(|found| found.next <= offset).map(at).ok_or_else(|| {
                 Error::Damaged(format!("offset {offset} is not where it must be in segment {}", info.start).into())
-            })
-        })
-        .await?;
-        Ok(place(at))
+            }))
+        };
+        Ok(place(self.files.opened(self.patience(), find).await?))
     }
 }
 

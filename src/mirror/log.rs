@@ -18,7 +18,7 @@ use crate::api::{CheckpointPolicy, Damage, LastCommit, LogState, LogStatus, Segm
 use crate::format::{Commit, Framing, LogFormat, name};
 use crate::limits::READ_BLOCK;
 use crate::offset::{BytePos, Epoch, Generation, Offset};
-use crate::repo::Repo;
+use crate::repo::{Repo, is_out_of_files};
 use crate::segment::SegmentReader;
 use crate::stream::{SegmentInfo, SoundPrefix, StreamWriter, Survey};
 
@@ -296,18 +296,23 @@ impl Log {
     /// # Errors
     /// When the log cannot be read.
     pub fn framing_at(&self, offset: Offset) -> Result<Framing, Error> {
+        self.find_framing(offset)?
+    }
+
+    /// The same; Err when a file cannot be read.
+    pub(super) fn find_framing(&self, offset: Offset) -> io::Result<Result<Framing, Error>> {
         let view = self.view();
         let Some(segment) = view.segment_of(offset).filter(|_| offset < view.durable) else {
-            return Ok(view.framing);
+            return Ok(Ok(view.framing));
         };
         if self.format() == LogFormat::Commitlog || offset <= segment.start {
-            return Ok(segment.framing);
+            return Ok(Ok(segment.framing));
         }
         let mut reader = SegmentReader::open(&*self.repo, segment.start)?;
         let found = reader.seek(offset, BytePos(segment.bytes), segment.framing, u64::MAX)?;
         match found {
-            Some(found) => Ok(reader.framing_at(found.at, segment.framing)?),
-            None => Err(Error::Damaged(format!("offset {offset} is not where it must be").into())),
+            Some(found) => reader.framing_at(found.at, segment.framing).map(Ok),
+            None => Ok(Err(Error::Damaged(format!("offset {offset} is not where it must be").into()))),
         }
     }
 
@@ -445,6 +450,8 @@ impl Log {
     pub(super) fn missing(&self, view: &View) -> Option<State> {
         let failed = |error: io::Error| State::Failed(format!("cannot read {}: {error}", self.repo.place()).into());
         let names: HashSet<String> = match self.repo.list() {
+            // That says nothing of its files.
+            Err(error) if is_out_of_files(&error) => return None,
             Ok(names) => names.into_iter().collect(),
             Err(error) => return Some(failed(error)),
         };
@@ -465,6 +472,7 @@ impl Log {
                 Some(State::Damaged(text.into()))
             }
             Ok(_) => None,
+            Err(error) if is_out_of_files(&error) => None,
             Err(error) => Some(failed(error)),
         }
     }

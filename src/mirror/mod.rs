@@ -19,6 +19,7 @@ mod feed_bounded;
 mod feed_dir;
 mod feed_url;
 mod feeding;
+mod files;
 mod frames;
 mod generation;
 mod log;

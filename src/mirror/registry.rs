@@ -10,6 +10,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
@@ -23,12 +24,14 @@ use super::generation::{remove_after, remove_dir, remove_unbegun};
 use super::log::{Log, Meta, State};
 use super::shard::{Message, Shards};
 use crate::api::{AppendOutcome, CheckpointPolicy, CreateLog};
-use crate::format::{LogFormat, database, name};
+use crate::format::{Framing, LogFormat, database, name};
 use crate::limits::{
-    CHECKPOINT_CONCURRENCY, COMMIT_BYTES_MAX, LIBSQL_PAGE_SIZE, MEMORY_MAX, WAL_SEGMENT_BYTES, WRITER_THREADS_MAX,
+    CHECKPOINT_CONCURRENCY, COMMIT_BYTES_MAX, FILES_WAIT, LIBSQL_PAGE_SIZE, MEMORY_MAX, WAL_SEGMENT_BYTES,
+    WRITER_THREADS_MAX,
 };
 use crate::offset::{Generation, Offset};
-use crate::repo::{Repo, RepoLock, persist_names, read_small, replace};
+use crate::repo::{Repo, RepoLock, is_out_of_files, persist_names, read_small, replace};
+use crate::stream::DurableMark;
 
 const LOGS: &str = "logs";
 pub(super) const META: &str = "log.json";
@@ -138,8 +141,8 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Reads what `log.json` says; `None` for a log whose creation was interrupted. `remove_left` removes what was left of
-    /// generations that did not begin.
+    /// Reads what `log.json` says; `None` for a log whose creation was interrupted. A directory that was a log and has no
+    /// `log.json` any more is an error. `remove_left` removes what was left of generations that did not begin.
     fn load(
         &self,
         log_name: &str,
@@ -152,7 +155,7 @@ impl Registry {
             dir => dir?,
         };
         let Some(text) = read_small(&*dir, META, META_BYTES_MAX)? else {
-            return Ok(None);
+            return used_generation(&*dir)?.map_or(Ok(None), |found| Err(undescribed(&*dir, &found)));
         };
         let meta: Meta = serde_json::from_slice(&text)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{META}: {error}")))?;
@@ -343,7 +346,15 @@ impl Registry {
             return Ok((log, false));
         }
         let failed = |error: io::Error| Error::Unavailable(format!("cannot create log {log_name:?}: {error}"));
-        if let Some(log) = self.load(log_name, remove_unbegun).map_err(failed)? {
+        let found = match self.load(log_name, remove_unbegun) {
+            // It was a log: what is left of it is not written over.
+            Err(error) if matches!(unloaded(&error, "".into()), State::Damaged(_)) => {
+                self.keep(log_name, &error);
+                return self.find_or_create(log_name, wanted, first);
+            }
+            found => found.map_err(failed)?,
+        };
+        if let Some(log) = found {
             // Its directory was put there while the service ran.
             self.start(log);
             return self.find_or_create(log_name, wanted, first);
@@ -442,8 +453,8 @@ impl Registry {
     /// # Errors
     /// When the range is not in the log, or the log is damaged.
     pub async fn feed(&self, log: &Arc<Log>, range: (Offset, Option<Offset>), follow: bool) -> Result<Feed, Error> {
-        let (budget, stop) = (self.budget.clone(), self.stop.subscribe());
-        Feed::range(log.clone(), budget, range, follow, stop, self.settings.commit_bytes_max).await
+        let (held, stop) = ((self.budget.clone(), self.shards.files()), self.stop.subscribe());
+        Feed::range(log.clone(), held, range, follow, stop, self.settings.commit_bytes_max).await
     }
 
     /// The bytes of a segment of a log, all of them durable.
@@ -454,8 +465,31 @@ impl Registry {
         log.readable()?;
         let found = log.view().segment(start).filter(|segment| bytes.end <= segment.bytes);
         let segment = found.ok_or_else(|| Error::NotFound(format!("there are no such bytes in segment {start}")))?;
-        let (budget, stop) = (self.budget.clone(), self.stop.subscribe());
-        Ok(Feed::segment(log.clone(), budget, &segment, bytes, stop, self.settings.commit_bytes_max))
+        let (held, stop) = ((self.budget.clone(), self.shards.files()), self.stop.subscribe());
+        Ok(Feed::segment(log.clone(), held, &segment, bytes, stop, self.settings.commit_bytes_max))
+    }
+
+    /// What [`Log::framing_at`] says. Waits for a file to read when the process has as many open as it may.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn framing_at(&self, log: &Arc<Log>, offset: Offset) -> Result<Framing, Error> {
+        let log = log.clone();
+        self.shards.files().opened(FILES_WAIT, move || log.find_framing(offset)).await
+    }
+
+    /// When the file of a segment was modified; none where files have no times. Waits as [`framing_at`](Self::framing_at).
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn modified(&self, log: &Arc<Log>, start: Offset) -> Result<Option<SystemTime>, Error> {
+        let log = log.clone();
+        let modified = move || match log.repo().open(&name::segment(log.format(), start)) {
+            Ok(file) => Ok(Ok(file.plain().and_then(|file| file.metadata().ok()?.modified().ok()))),
+            Err(error) if is_out_of_files(&error) => Err(error),
+            Err(error) => Ok(Err(log.unreadable(error))),
+        };
+        self.shards.files().opened(FILES_WAIT, modified).await
     }
 
     /// Becomes true when the service shuts down: streams without end should end then.
@@ -476,6 +510,30 @@ impl Registry {
         self.shards.stop();
         self.lock.write().unwrap_or_else(PoisonError::into_inner).take();
     }
+}
+
+/// A generation in the directory of a log that holds a durable mark or segments: it was part of a log, since a creation that
+/// was interrupted leaves neither.
+fn used_generation(dir: &dyn Repo) -> io::Result<Option<String>> {
+    for found in dir.list()?.into_iter().filter(|found| name::parse_generation(found).is_some()) {
+        let files = match dir.dir(&found).and_then(|generation| generation.list()) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::NotFound) => continue,
+            files => files?,
+        };
+        if files.iter().any(|file| file == DurableMark::NAME || name::parse_segment(file).is_some()) {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+fn undescribed(dir: &dyn Repo, generation: &str) -> io::Error {
+    let place = dir.place();
+    let text = format!(
+        "{META} is missing in {place}, and {generation} holds a log: put {META} back from a backup, or move {place} away and \
+         mirror {generation} into a new log"
+    );
+    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 /// Not to be there is what was wanted.

@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use crossbeam_channel as jobs;
-use rustix::io::Errno;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::budget::Share;
 use super::counters::Counters;
 use super::error::Error;
+use super::files::Files;
 use super::log::{Log, State};
 use super::opening::{Attempt, DamagedLog, Unusable, open, open_again};
 use super::registry::Settings;
@@ -20,9 +20,10 @@ use super::reopening::Reopenings;
 use crate::api::AppendOutcome;
 use crate::format::LogFormat;
 use crate::limits::{
-    ALONE, REOPEN_THREADS, SHARD_QUEUE, SYNC_EVERY, SYNC_PATIENCE, SYNC_THREADS, UNSYNCED_MAX, WRITER_IDLE,
+    ALONE, FILES_IDLE, REOPEN_THREADS, SHARD_QUEUE, SYNC_EVERY, SYNC_PATIENCE, SYNC_THREADS, UNSYNCED_MAX, WRITER_IDLE,
 };
 use crate::offset::{Generation, Offset};
+use crate::repo::is_out_of_files;
 use crate::stream::{AppendError, Appended, Batch, OpenError, SegmentInfo, StreamWriter, SyncJob, Synced};
 
 /// How an append ended: what it did, or why it stopped and where the log goes on.
@@ -120,6 +121,8 @@ pub(super) enum Message {
         log: Arc<Log>,
         attempt: Attempt,
     },
+    /// Let go of the files of logs that are not written just now: the process can open no more.
+    LetGo,
     Stop,
 }
 
@@ -184,6 +187,11 @@ impl Shards {
 
     pub(super) fn count(&self) -> usize {
         self.queues.len()
+    }
+
+    /// Has them close the files of logs that are not written when a reader needs some.
+    pub(super) fn files(&self) -> Arc<Files> {
+        Arc::new(Files::new(self.queues.iter().map(mpsc::Sender::downgrade).collect()))
     }
 
     pub(super) fn queue_of(&self, shard: usize) -> &mpsc::Sender<Message> {
@@ -371,6 +379,9 @@ impl Shard {
             Message::Close { log, next, reply } => {
                 let _nobody_waits = reply.send(self.close(&log, next));
             }
+            Message::LetGo => {
+                self.slots.retain(|_, slot| slot.is_busy() || slot.failed || slot.used.elapsed() < FILES_IDLE);
+            }
             Message::Synced { log, slot: serial, synced } => {
                 let slot = self.slots.get_mut(log.name());
                 if let Some(slot) = slot.filter(|slot| slot.serial == serial) {
@@ -423,7 +434,7 @@ impl Shard {
     fn open(&mut self, log: &Arc<Log>) -> Result<StreamWriter, Error> {
         let mut opened = open(log, &self.settings);
         let out_of_files = |error: &OpenError| match error {
-            OpenError::Io(error) => matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE)),
+            OpenError::Io(error) => is_out_of_files(error),
             _ => false,
         };
         if opened.as_ref().is_err_and(out_of_files) {

@@ -68,6 +68,10 @@ impl FsRepo {
     fn regular(&self, name: &str, open: Open, options: &mut OpenOptions) -> io::Result<File> {
         let path = self.dir.join(name);
         open(&path, options).map_err(|error| {
+            if is_out_of_files(&error) {
+                // The fault is not with this file, and the code says so.
+                return error;
+            }
             let kind = error.kind();
             let dangles = kind == io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_ok();
             let why = match kind {
@@ -78,6 +82,11 @@ impl FsRepo {
             io::Error::new(kind, format!("{}: {why}", path.display()))
         })
     }
+}
+
+/// Whether the process, or the system, can open no more files just now.
+pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 type Open = fn(&Path, &mut OpenOptions) -> io::Result<File>;

@@ -15,16 +15,18 @@ use std::sync::Arc;
 use crate::offset::Offset;
 use crate::repo::{Repo, RepoFile};
 
-const NAME: &str = "durable";
 const LEN: usize = 8 + 4;
 
 #[derive(Debug)]
 pub(crate) struct DurableMark(Arc<dyn RepoFile>);
 
 impl DurableMark {
+    /// Its file in the directory of a generation.
+    pub(crate) const NAME: &str = "durable";
+
     /// What the mark of `repo` says; `None` when there is none, or none that can be believed.
     pub(crate) fn read(repo: &dyn Repo) -> io::Result<Option<Offset>> {
-        let file = match repo.open(NAME) {
+        let file = match repo.open(Self::NAME) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
@@ -38,8 +40,8 @@ impl DurableMark {
     /// Opens or creates the mark and notes that everything before `durable` is durable. After Ok that note survives
     /// power loss, once the directory is synced.
     pub(crate) fn open(repo: &dyn Repo, durable: Offset) -> io::Result<DurableMark> {
-        let file = match repo.open_write(NAME) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => repo.create(NAME),
+        let file = match repo.open_write(Self::NAME) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => repo.create(Self::NAME),
             file => file,
         };
         let mark = DurableMark(file?);

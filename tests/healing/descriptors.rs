@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -33,16 +34,22 @@ fn append(address: &str, log: &str, body: &[u8]) -> u16 {
     wire.answer().status
 }
 
-#[test]
-fn a_service_with_64_descriptors_appends_and_serves_beside_idle_connections() {
-    let data = tempfile::tempdir().unwrap();
+/// A service that may open 64 files, and its address.
+fn start(data: &Path) -> (Killed, String) {
     let mut command = Command::new("/bin/sh");
     command.args(["-c", "ulimit -n 64 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_logmirror"), "serve", "--data"]);
-    command.arg(data.path()).args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.arg(data).args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut service = Killed(command.spawn().unwrap());
     let mut line = String::new();
     BufReader::new(service.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let address = line.trim().strip_prefix("listening on http://").unwrap().to_owned();
+    (service, address)
+}
+
+#[test]
+fn a_service_with_64_descriptors_appends_and_serves_beside_idle_connections() {
+    let data = tempfile::tempdir().unwrap();
+    let (mut service, address) = start(data.path());
     let logs = ["a", "b", "c", "d"];
     for log in logs {
         assert_eq!(put(&address, log), 201);
@@ -70,5 +77,40 @@ fn a_service_with_64_descriptors_appends_and_serves_beside_idle_connections() {
         }
     }
     assert!(since.elapsed() < Duration::from_secs(20), "{:?}", since.elapsed());
+    assert!(service.0.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn thirty_readers_and_twelve_logs_share_64_descriptors() {
+    let data = tempfile::tempdir().unwrap();
+    let (mut service, address) = start(data.path());
+    let logs: Vec<String> = (0..12).map(|at| format!("log-{at}")).collect();
+    let content = [header(), commits(0, 20, 50, 0)].concat();
+    for log in &logs {
+        assert_eq!(put(&address, log), 201);
+        assert_eq!(append(&address, log, &content), 200);
+    }
+    for round in 1..4 {
+        std::thread::scope(|scope| {
+            let readers = (0..30).map(|at| {
+                let (address, log, content) = (&address, &logs[at % logs.len()], &content);
+                scope.spawn(move || {
+                    let mut wire = Wire::connect(address.parse().unwrap());
+                    // It stays, as a follower does, until it has read all and a little longer.
+                    wire.send(request("GET", &format!("/logs/{log}/commits?follow=true"), "").as_bytes());
+                    let head = wire.head();
+                    assert_eq!(head.status, 200, "{log}: {}", head.text());
+                    assert!(wire.read_stream(content.len()).starts_with(content), "{log}");
+                    std::thread::sleep(Duration::from_millis(100));
+                })
+            });
+            let readers: Vec<_> = readers.collect();
+            readers.into_iter().for_each(|reader| reader.join().unwrap());
+        });
+        // And the logs are written again.
+        for log in &logs {
+            assert_eq!(append(&address, log, &commits(19 + round, 1, 50, 0)), 200, "{log}, round {round}");
+        }
+    }
     assert!(service.0.try_wait().unwrap().is_none());
 }

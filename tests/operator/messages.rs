@@ -216,3 +216,48 @@ fn a_wrong_flag_is_json_where_json_was_asked_for() {
     assert!(line["message"].as_str().unwrap().contains("--fix"), "{ended:?}");
     assert!(run(&["verify", "--fix", "somewhere"]).out.is_empty());
 }
+
+#[test]
+fn a_service_is_not_started_in_a_directory_that_holds_something_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, spacetime) = (dir.path().join("data"), dir.path().join("spacetime"));
+    let log = data.join("logs/app");
+    let clog = spacetime.join("replicas/7/clog");
+    for place in [log.join("0000000001"), clog.clone()] {
+        fs::create_dir_all(&place).unwrap();
+        for (name, bytes) in crate::support::files(&specimen("whole")) {
+            fs::write(place.join(name), bytes).unwrap();
+        }
+    }
+    // Where SpacetimeDB keeps its own log files.
+    fs::create_dir(spacetime.join("logs")).unwrap();
+    fs::write(log.join("log.json"), "{}").unwrap();
+    let copy = dir.path().join("copy");
+    assert_eq!(run(&["mirror", arg(&clog), arg(&copy)]).code, Some(0));
+    let all = |dir: &Path| {
+        let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let meant = format!("did you mean --data {}?", arg(&data.canonicalize().unwrap()));
+    let log_of = format!("logmirror mirror {} http://", arg(&clog));
+    let cases = [
+        (data.join("logs"), "the directory of the logs of a service", &*meant),
+        (log.clone(), "one log of a service", &meant),
+        (log.join("0000000001"), "one generation of a log", &meant),
+        (spacetime.clone(), "a data directory of SpacetimeDB", &log_of),
+        (spacetime.join("replicas/7"), "a replica directory of SpacetimeDB", &log_of),
+        (clog.clone(), "the segments of one log", &log_of),
+        (copy, "the segments of one log", "http://HOST/logs/NAME"),
+    ];
+    for (place, what, hint) in cases {
+        let before = all(&place);
+        fails(&["serve", "--data", arg(&place), "--listen", "127.0.0.1:0"], 2, &[what, hint]);
+        assert_eq!(all(&place), before, "{what}");
+    }
+    // What is a data directory already stays one, whatever else is there.
+    fs::rename(spacetime.join("replicas"), data.join("replicas")).unwrap();
+    fs::write(log.join("log.json"), r#"{"format":"commitlog","id":"x","generation":1,"first":0}"#).unwrap();
+    let service = Service::start(&data);
+    assert_eq!(run(&["status", &service.url("app")]).code, Some(0));
+}
