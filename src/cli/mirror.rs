@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use logmirror::limits;
-use logmirror::mirror::{Mirror, Place, is_database, plan};
+use logmirror::client::without_secrets;
+use logmirror::mirror::{Mirror, MirrorError, Place, is_database, plan};
 use logmirror::repo::FsRepo;
 use logmirror::stream::segment_starts;
 
@@ -93,7 +94,7 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     if let Some(wrong) = wrong_place::not_a_log(&source).filter(|_| !args.follow) {
         return Exit::Data.because(wrong);
     }
-    if let Some(wrong) = wrong_place::not_a_sink(&sink).filter(|_| !args.follow) {
+    if let Some(wrong) = wrong_place::not_a_sink(&sink) {
         return Exit::Usage.because(wrong);
     }
     let mut mirror = Mirror::new(Place::parse(&source), Place::parse(&sink));
@@ -124,8 +125,24 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
         Err(exit) | Ok(Err(exit)) => return exit,
     };
     let error = ended.as_ref().and_then(|result| result.as_ref().err());
-    let failed = error.map(|error| (Exit::from(error.blame()), with_causes(error)));
+    let failed = error.map(|error| (Exit::from(error.blame()), with_causes(error) + &advice(error, &source, &sink)));
     report.into_inner().end(ended.is_some(), failed)
+}
+
+/// What to do about histories that have parted, as the end of a message; empty for any other error.
+fn advice(error: &MirrorError, source: &str, sink: &str) -> String {
+    let (source, sink) = (without_secrets(source), without_secrets(sink));
+    match error {
+        MirrorError::Fork { .. } | MirrorError::Reset { .. } | MirrorError::LaterGeneration { .. } => format!(
+            "; SRC is {source}, DST is {sink}; nothing more was written: keep both, since each may hold commits that the other lacks; \
+             `logmirror status` of each shows where it ends; mirror SRC into a new directory or log to have its history too"
+        ),
+        MirrorError::Gap { .. } => format!(
+            "; SRC is {source}, DST is {sink}; nothing more was written: bring the commits between back from another copy, or mirror \
+             SRC into a new directory or log, and keep DST for what it holds"
+        ),
+        _ => String::new(),
+    }
 }
 
 /// Refuses what cannot have been meant, before anything is opened.
@@ -136,9 +153,25 @@ fn check_places(args: &MirrorArgs) -> Result<(), String> {
                 "{place} is no path that exists, and looks like a host: did you mean {url}? (./{place} is a path)"
             ));
         }
+        if place::is_remote_path(place) {
+            return Err(format!(
+                "{place} is no path that exists, and looks like a place on another host: supported are a directory, a SQLite \
+                 database, http(s)://HOST/logs/NAME of a running `logmirror serve`, and libsql+http(s)://HOST/PATH (./{place} is \
+                 a path)"
+            ));
+        }
     }
     let path = Path::new(&args.source);
-    if args.source.contains("://") || !path.is_dir() || is_database(path) {
+    if args.source.contains("://") {
+        return Ok(());
+    }
+    if !args.follow && place::is_absent(path) {
+        let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let near = whole.ancestors().skip(1).find(|at| at.is_dir());
+        let near = near.map_or_else(String::new, |at| format!(", but {} does", at.display()));
+        return Err(format!("SRC {} does not exist{near}; --follow waits for it", args.source));
+    }
+    if !path.is_dir() || is_database(path) {
         return Ok(());
     }
     // What cannot be read is the mirror's to say, or to wait for.

@@ -5,7 +5,10 @@
 mod support;
 
 mod log_lines;
+mod damaged;
+mod ends;
 mod messages;
+mod mistakes;
 mod odd_files;
 mod signals;
 
