@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::format::Commit;
 use crate::limits::GENERATIONS_KEPT;
 use crate::offset::{BytePos, Epoch, Generation, Offset};
 
@@ -101,12 +102,12 @@ pub enum LogState {
 pub struct LogStatus {
     /// Its name.
     pub log: String,
-    /// Its format.
-    pub format: LogFormat,
-    /// Identity of this mirror, made when it was created.
+    /// Its format; none while the service cannot read the description of the log.
+    pub format: Option<LogFormat>,
+    /// Identity of this mirror, made when it was created; empty while that is not known.
     pub id: String,
-    /// The current generation.
-    pub generation: Generation,
+    /// The current generation; none while that is not known.
+    pub generation: Option<Generation>,
     /// Term of the last durable commit.
     pub epoch: Option<Epoch>,
     /// Its first offset.
@@ -150,9 +151,13 @@ pub struct Damage {
     pub byte: BytePos,
 }
 
-/// The positions of a log that are known.
+/// What a log is and where it ends, all of it known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Positions {
+    /// Its format.
+    pub format: LogFormat,
+    /// The generation that the positions are of.
+    pub generation: Generation,
     /// Its first offset.
     pub first: Offset,
     /// The offset after the last durable commit.
@@ -167,8 +172,9 @@ impl LogStatus {
     /// Its positions; `None` when the service does not know them.
     #[must_use]
     pub fn positions(&self) -> Option<Positions> {
+        let (format, generation) = (self.format?, self.generation?);
         let (first, durable, bytes) = (self.first?, self.durable?, self.bytes?);
-        Some(Positions { first, durable, bytes, last_commit: self.last_commit })
+        Some(Positions { format, generation, first, durable, bytes, last_commit: self.last_commit })
     }
 }
 
@@ -181,6 +187,12 @@ pub struct LastCommit {
     pub entries: u32,
     /// Its checksum.
     pub checksum: u64,
+}
+
+impl From<&Commit> for LastCommit {
+    fn from(commit: &Commit) -> LastCommit {
+        LastCommit { offset: commit.first, entries: commit.entries, checksum: commit.checksum }
+    }
 }
 
 /// One segment of a log.

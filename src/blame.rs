@@ -13,6 +13,17 @@ pub enum Blame {
     Transient,
 }
 
+/// An error that says whose fault it is.
+pub trait Blamed {
+    /// Whose fault it is.
+    fn blame(&self) -> Blame;
+}
+
+/// Whether an HTTP status, of a service or of a proxy, says that the same request may succeed later.
+pub(crate) fn is_passing_status(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500..)
+}
+
 /// An error with those of its causes that its own text does not name.
 #[must_use]
 pub fn with_causes(error: &dyn std::error::Error) -> String {

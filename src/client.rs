@@ -1,6 +1,7 @@
 //! A client for the native API.
 
 mod options;
+mod patience;
 mod refusal;
 mod way;
 
@@ -8,7 +9,6 @@ pub use options::HttpOptions;
 pub(crate) use way::Way;
 
 use std::io;
-use std::num::NonZeroU64;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,11 +23,13 @@ use crate::api::{
     AckLine, AppendOutcome, CheckpointOutcome, CreateLog, ErrorBody, FRAMING_FIELD, LogState, LogStatus, PartReceived,
     Positions, SegmentStatus,
 };
+use crate::blame::{Blame, Blamed};
 use crate::format::{Framing, LogFormat};
-use crate::limits::{ACK_LINE_BYTES_MAX, ANSWER_BYTES_MAX, COMMIT_TIMEOUT, MIN_RATE};
+use crate::limits::{ACK_LINE_BYTES_MAX, ANSWER_BYTES_MAX, ANSWER_TIMEOUT};
 use crate::offset::{Generation, Offset};
 use crate::token::Token;
 use crate::transport::explained;
+use patience::{begun, patience, steady};
 use refusal::checked;
 
 /// Why a call failed.
@@ -60,6 +62,12 @@ pub enum ClientError {
     /// The service could not be reached, or the connection broke.
     #[error("{}", explained(.0))]
     Transport(#[from] reqwest::Error),
+    /// Nothing was received for so long.
+    #[error("the service sent nothing for {} s: it hangs, or the network to it is interrupted", .after.as_secs())]
+    Silent {
+        /// How long was waited.
+        after: Duration,
+    },
     /// Something answered, but not a logmirror service.
     #[error("this does not answer like a logmirror service: {0}")]
     Protocol(String),
@@ -69,12 +77,7 @@ impl ClientError {
     /// Whether the same call may succeed later.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        match self {
-            ClientError::Url { .. } | ClientError::Protocol(_) => false,
-            ClientError::Refused { status, .. } => *status == 503 || *status == 502 || *status == 504,
-            ClientError::Intermediary { status, .. } => refusal::is_transient(*status),
-            ClientError::Transport(error) => !error.is_builder(),
-        }
+        self.blame() == Blame::Transient
     }
 
     /// Whether something between us and the service takes no body of that size, or none without a length.
@@ -250,7 +253,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn status(&self) -> Result<LogStatus, ClientError> {
-        json(self.request(Method::GET, "").send().await?).await
+        json(self.request(Method::GET, "").timeout(ANSWER_TIMEOUT).send().await?).await
     }
 
     /// Where one generation of the log stands.
@@ -258,7 +261,8 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn status_of(&self, generation: Generation) -> Result<LogStatus, ClientError> {
-        json(self.request(Method::GET, "").query(&[("generation", generation)]).send().await?).await
+        let request = self.request(Method::GET, "").query(&[("generation", generation)]);
+        json(request.timeout(ANSWER_TIMEOUT).send().await?).await
     }
 
     /// The database that a generation of the log starts from.
@@ -269,8 +273,8 @@ impl Client {
         &self,
         generation: Generation,
     ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>, ClientError> {
-        let response = self.request(Method::GET, "base").query(&[("generation", generation)]).send().await?;
-        Ok(checked(response).await?.bytes_stream().map_err(ClientError::from))
+        let response = begun(self.request(Method::GET, "base").query(&[("generation", generation)])).await?;
+        Ok(steady(checked(response).await?.bytes_stream()))
     }
 
     /// Ends the current generation of the log and starts `generation` from the database in `base`.
@@ -300,7 +304,7 @@ impl Client {
     /// See [`ClientError`].
     pub async fn create(&self, format: LogFormat, first: Option<Offset>) -> Result<LogStatus, ClientError> {
         let wanted = CreateLog { format, first, checkpoint: None };
-        json(self.request(Method::PUT, "").json(&wanted).send().await?).await
+        json(self.request(Method::PUT, "").timeout(ANSWER_TIMEOUT).json(&wanted).send().await?).await
     }
 
     /// The log's segments; with `sha256` also the digests of the sealed ones, for which the service must read them.
@@ -309,7 +313,7 @@ impl Client {
     /// See [`ClientError`].
     pub async fn segments(&self, sha256: bool) -> Result<Vec<SegmentStatus>, ClientError> {
         let request = self.request(Method::GET, "segments");
-        let request = if sha256 { request.query(&[("sha256", true)]) } else { request };
+        let request = if sha256 { request.query(&[("sha256", true)]) } else { request.timeout(ANSWER_TIMEOUT) };
         json(request.send().await?).await
     }
 
@@ -321,8 +325,8 @@ impl Client {
         &self,
         start: Offset,
     ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>, ClientError> {
-        let response = self.request(Method::GET, &format!("segments/{start}")).send().await?;
-        Ok(checked(response).await?.bytes_stream().map_err(ClientError::from))
+        let response = begun(self.request(Method::GET, &format!("segments/{start}"))).await?;
+        Ok(steady(checked(response).await?.bytes_stream()))
     }
 
     /// Raw log bytes from the commit that holds `from` to before `to` or the durable end, or without end.
@@ -354,12 +358,15 @@ impl Client {
         if follow {
             request = request.query(&[("follow", true)]);
         }
-        let response = checked(request.send().await?).await?;
+        let response = if follow { request.send().await? } else { begun(request).await? };
+        let response = checked(response).await?;
         let framing = response.headers().get(FRAMING_FIELD).map_or(Ok(Framing::default()), |value| {
             let framing = value.to_str().ok().and_then(|text| text.parse().ok());
             framing.ok_or_else(|| ClientError::Protocol(format!("commits framed as {value:?}")))
         })?;
-        Ok(Commits { framing, bytes: response.bytes_stream().boxed() })
+        let bytes = response.bytes_stream();
+        let bytes = if follow { bytes.map_err(ClientError::from).boxed() } else { steady(bytes).boxed() };
+        Ok(Commits { framing, bytes })
     }
 
     /// Appends raw log bytes. After Ok all of them are durable.
@@ -448,7 +455,7 @@ impl Client {
 pub struct Commits {
     /// How the first commits are framed when the range does not start with a segment header.
     pub framing: Framing,
-    bytes: futures::stream::BoxStream<'static, reqwest::Result<Bytes>>,
+    bytes: futures::stream::BoxStream<'static, Result<Bytes, ClientError>>,
 }
 
 impl std::fmt::Debug for Commits {
@@ -461,7 +468,7 @@ impl Stream for Commits {
     type Item = Result<Bytes, ClientError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.bytes.poll_next_unpin(cx).map_err(ClientError::from)
+        self.bytes.poll_next_unpin(cx)
     }
 }
 
@@ -500,11 +507,6 @@ impl Acks {
     }
 }
 
-/// How long a request with a body of so many bytes may take: the service is as patient with it.
-fn patience(bytes: usize) -> Duration {
-    COMMIT_TIMEOUT + Duration::from_secs(bytes as u64 / NonZeroU64::get(MIN_RATE))
-}
-
 /// A URL for messages: without what stands before the `@` of its host. Anything else stays as it is.
 #[must_use]
 pub fn without_secrets(url: &str) -> String {
@@ -520,8 +522,9 @@ pub fn without_secrets(url: &str) -> String {
 
 async fn json<T: serde::de::DeserializeOwned>(response: Response) -> Result<T, ClientError> {
     let text = whole(checked(response).await?).await?;
-    serde_json::from_slice(&text)
-        .map_err(|error| ClientError::Protocol(format!("{error}; is this the URL of a log? One is http://HOST/logs/NAME")))
+    serde_json::from_slice(&text).map_err(|error| {
+        ClientError::Protocol(format!("{error}; is this the URL of a log? One is http://HOST/logs/NAME"))
+    })
 }
 
 /// The body of an answer that is not a stream.

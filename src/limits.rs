@@ -107,6 +107,8 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a live append waits for its first line of answer, which the service gives at once, before something between is
 /// taken to hold back what is sent.
 pub const FIRST_ACK_WAIT: Duration = Duration::from_secs(3);
+/// The wait for that line doubles this many times at most while the service does not answer a request for its status either.
+pub const FIRST_ACK_DOUBLINGS: u32 = 4;
 /// How long a live append under way may neither send nor be acknowledged anything.
 pub const LIVE_STALL: Duration = Duration::from_secs(15);
 /// A live append that breaks off within this time breaks off early.
@@ -137,6 +139,9 @@ pub const FOLLOW_POLL: Duration = Duration::from_millis(500);
 /// Longest wait for a connection to a service.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Longest wait for an answer that is not a stream and costs the service little, such as a status.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Longest answer of a service that is not a stream: the segments of a log of some 100 TiB.
 pub const ANSWER_BYTES_MAX: usize = 16 << 20;
 
@@ -159,6 +164,8 @@ pub const BASE_PROGRESS_EVERY: Duration = Duration::from_millis(250);
 pub const MEASURE_EVERY: Duration = Duration::from_secs(1);
 /// See [`MEASURE_EVERY`].
 pub const MEASURE_LOG_EVERY: Duration = Duration::from_secs(5);
+/// A measurement that takes longer than this leaves the distance unknown until it is done.
+pub const MEASURE_LATE: Duration = Duration::from_secs(10);
 /// Longest time that a measurement reads commits for which there is no index entry; the next one goes on from there.
 pub const MEASURE_TIME_MAX: Duration = Duration::from_millis(20);
 /// Commits that a measurement reads after an index entry to find a byte position; above that it is estimated.
@@ -197,7 +204,7 @@ pub const BACKOFF_LAST: Duration = Duration::from_secs(5);
 /// How long the body of an answer waits before it breaks off with an error, so that what was sent before is received.
 pub const BODY_ERROR_DELAY: Duration = Duration::from_millis(250);
 /// Attempts without progress before a copy that does not follow is given up.
-pub const ATTEMPTS_MAX: u32 = 6;
+pub const ATTEMPTS_MAX: u32 = 7;
 
 /// Read blocks kept for reuse: as many as one stream has under way.
 pub const IDLE_BLOCKS_MAX: usize = 24;

@@ -6,13 +6,15 @@ mod support;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, channel::mpsc, stream};
 use logmirror::api::{AckLine, AppendOutcome, LastCommit, LogState};
+use logmirror::blame::{Blame, Blamed};
 use logmirror::client::{Client, ClientError};
 use logmirror::format::LogFormat;
-use logmirror::offset::Offset;
+use logmirror::offset::{Generation, Offset};
 use logmirror::repo::MemRepo;
 use support::log::{Sample, commits, header};
 use support::service::Service;
@@ -42,6 +44,24 @@ fn answering(answer: impl Into<Vec<u8>>) -> String {
             }
             // The client may have heard enough.
             let _ = stream.write_all(&answer);
+        }
+    });
+    format!("http://{address}/logs/app")
+}
+
+/// The URL of a log where everybody gets the start of an answer, and then nothing more.
+fn silent_after(start: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for stream in listener.incoming() {
+            let (mut stream, mut head, mut byte) = (stream.unwrap(), Vec::new(), [0]);
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count == 1) {
+                head.push(byte[0]);
+            }
+            let _ = stream.write_all(start.as_bytes());
+            open.push(stream);
         }
     });
     format!("http://{address}/logs/app")
@@ -141,7 +161,47 @@ fn what_may_go_away_by_itself_is_transient() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let absent = runtime().block_on(Client::new(&format!("http://{nobody}/logs/app")).unwrap().status()).unwrap_err();
     assert!(absent.is_transient(), "{absent}");
-    assert!(absent.to_string().contains("Connection refused"), "the cause must be told: {absent}");
+    assert!(absent.to_string().contains("connection refused"), "the cause must be named: {absent}");
+    // Of the service or of a proxy: too many requests, or none in time.
+    for status in ["408 Request Timeout", "429 Too Many Requests"] {
+        for body in [r#"{"error":"busy","message":"later"}"#, "<html>oh!"] {
+            let length = body.len();
+            let error = status_of(&format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\n\r\n{body}"));
+            assert!(error.is_transient() && error.blame() == Blame::Transient, "{error}");
+        }
+    }
+}
+
+/// Whether a call fails, and not for good, within ten minutes.
+async fn is_given_up<T>(call: impl Future<Output = Result<T, ClientError>>) -> bool {
+    let ended = tokio::time::timeout(Duration::from_secs(600), call).await;
+    matches!(ended, Ok(Err(error)) if error.is_transient())
+}
+
+#[test]
+fn a_service_that_falls_silent_is_given_up() {
+    // The clock goes on as soon as nothing else can happen.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let mute = Client::new(&silent_after("")).unwrap();
+        assert!(is_given_up(mute.status()).await, "status");
+        assert!(is_given_up(mute.find()).await, "find");
+        assert!(is_given_up(mute.create(LogFormat::Commitlog, None)).await, "create");
+        assert!(is_given_up(mute.segments(false)).await, "segments");
+        assert!(is_given_up(mute.base(Generation(1))).await, "base");
+        assert!(is_given_up(mute.read(Offset(0), None, false)).await, "a read that ends");
+        tokio::time::resume();
+        let half = Client::new(&silent_after("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf")).unwrap();
+        let base = half.base(Generation(1)).await.unwrap();
+        let segment = half.segment(Offset(0)).await.unwrap();
+        let read = half.read(Offset(0), None, false).await.unwrap();
+        let follow = half.read(Offset(0), None, true).await.unwrap();
+        tokio::time::pause();
+        assert!(is_given_up(base.try_collect::<Vec<_>>()).await, "half a base");
+        assert!(is_given_up(segment.try_collect::<Vec<_>>()).await, "half a segment");
+        assert!(is_given_up(read.try_collect::<Vec<_>>()).await, "half a read");
+        assert!(!is_given_up(follow.try_collect::<Vec<_>>()).await, "a follower may be sent nothing for long");
+    });
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn status(service: &Service, log: &str) -> LogStatus {
 /// The generation and the frames of it.
 fn stands(service: &Service, log: &str) -> (u64, u64) {
     let status = status(service, log);
-    (status.generation.0, status.durable.unwrap().0 - 1)
+    (status.generation.unwrap().0, status.durable.unwrap().0 - 1)
 }
 
 fn restored(service: &Service, log: &str, out: &Path) {
@@ -472,7 +472,7 @@ fn every_generation_of_a_database_that_waits_for_nobody_is_sound() {
     let follower = Mirror::start(arg(&app), service.url("app"), &["--follow"]);
     until("five generations", || {
         let status = service.status(&service.client("app")).unwrap();
-        status.filter(|status| status.generation.0 >= 5)
+        status.filter(|status| status.generation.unwrap().0 >= 5)
     });
     stop.store(true, Ordering::Relaxed);
     let writer = writer.join().unwrap();

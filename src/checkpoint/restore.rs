@@ -149,16 +149,14 @@ pub fn restore_dir(dir: &Path, wanted: &Wanted) -> Result<(Option<Generation>, F
 /// See [`RestoreError`].
 pub async fn restore_url(client: &Client, wanted: &Wanted) -> Result<(Option<Generation>, Folded), RestoreError> {
     let place = Place::of(wanted)?;
-    let current = client.status().await?;
-    let Positions { durable, .. } = positions(&current)?;
-    if current.format != LogFormat::Wal {
-        let format = current.format;
+    let Positions { format, generation: current, durable, .. } = positions(&client.status().await?)?;
+    if format != LogFormat::Wal {
         return Err(RestoreError::NotALog(format!("{} is a {format}, which makes no database", client.url())));
     }
-    let generation = wanted.generation.unwrap_or(current.generation);
+    let generation = wanted.generation.unwrap_or(current);
     let durable = Offset(durable.0.saturating_sub(1));
     // Of an older generation the status does not say where it ends.
-    let durable = (generation == current.generation && wanted.to.is_none()).then_some(durable);
+    let durable = (generation == current && wanted.to.is_none()).then_some(durable);
 
     let (sender, pieces) = mpsc::channel(PIECES_UNDER_WAY);
     let to = wanted.to;

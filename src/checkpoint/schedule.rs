@@ -31,6 +31,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::limits::{CHECKPOINT_FAILURES_MAX, CHECKPOINT_RETRY_FIRST, CHECKPOINT_RETRY_LAST};
 use crate::offset::Offset;
+use crate::retry::Backoff;
 
 /// How a job that did not fail ended. All of these are successes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -392,11 +393,10 @@ impl Plan {
     }
 }
 
+/// Waits before the checkpoint of a log is tried again.
+const RETRY: Backoff = Backoff::new(CHECKPOINT_RETRY_FIRST, CHECKPOINT_RETRY_LAST);
+
 /// How long a log waits after its nth failure in a row.
 fn backoff(failures: u32) -> Duration {
-    if failures >= CHECKPOINT_FAILURES_MAX {
-        return CHECKPOINT_RETRY_LAST;
-    }
-    let doubled = CHECKPOINT_RETRY_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(31));
-    doubled.min(CHECKPOINT_RETRY_LAST)
+    if failures >= CHECKPOINT_FAILURES_MAX { CHECKPOINT_RETRY_LAST } else { RETRY.after(failures) }
 }

@@ -30,7 +30,7 @@ pub(crate) fn run(args: CheckpointArgs) -> Exit {
     };
     let outcome = match super::block_on(client.checkpoint(args.dry_run)) {
         Ok(Ok(outcome)) => outcome,
-        Ok(Err(error)) => return Exit::of_client(&error).because_of(without_secrets(&args.url), error),
+        Ok(Err(error)) => return Exit::of(&error).because_of(without_secrets(&args.url), error),
         Err(exit) => return exit,
     };
     let mut out = std::io::stdout();

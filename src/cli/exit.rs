@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use logmirror::client::ClientError;
 use serde_json::{Value, json};
 
 /// Whether this command was asked for JSON. Set once, before it runs.
@@ -16,8 +15,8 @@ pub fn errors_as_json() {
     AS_JSON.store(true, Ordering::Relaxed);
 }
 
-use logmirror::blame::Blame;
 pub use logmirror::blame::with_causes;
+use logmirror::blame::{Blame, Blamed};
 
 /// What the exit code says, the same for every command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,12 +88,9 @@ impl Exit {
         }
     }
 
-    /// Whose fault the failure of a call is: of the one who gave the URL or the token, or of the network.
-    pub fn of_client(error: &ClientError) -> Exit {
-        match error {
-            ClientError::Url { .. } | ClientError::Refused { status: 400 | 401 | 403, .. } => Exit::Usage,
-            _ => Exit::Io,
-        }
+    /// How a command ends that failed with `error`.
+    pub fn of(error: &impl Blamed) -> Exit {
+        error.blame().into()
     }
 
     /// Says on stderr what failed and why, and ends like this.

@@ -48,6 +48,6 @@ pub(super) fn run(args: &MirrorArgs, report: RefCell<Report>) -> Exit {
         Err(exit) | Ok(Err(exit)) => return exit,
     };
     let error = ended.as_ref().and_then(|result| result.as_ref().err());
-    let failed = error.map(|error| (Exit::from(error.blame()), with_causes(error)));
+    let failed = error.map(|error| (Exit::of(error), with_causes(error)));
     report.into_inner().end(ended.is_some(), failed)
 }

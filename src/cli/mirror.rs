@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
-use logmirror::limits;
 use logmirror::client::without_secrets;
+use logmirror::limits;
 use logmirror::mirror::{Mirror, MirrorError, Place, is_database, plan};
 use logmirror::repo::FsRepo;
 use logmirror::stream::segment_starts;
@@ -53,7 +53,7 @@ pub(crate) struct MirrorArgs {
     /// Say what would be compared, created and sent, and change nothing
     #[arg(long, conflicts_with = "follow")]
     dry_run: bool,
-    /// Print progress as JSON lines, at least every 10 s
+    /// Print progress as JSON lines, at least every 5 s
     #[arg(long)]
     pub(super) json: bool,
     /// Print no progress, only what is waited for and errors
@@ -108,7 +108,7 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     if args.dry_run {
         return match super::block_on(plan(&mirror)) {
             Ok(Ok(plan)) => report.into_inner().planned(&plan),
-            Ok(Err(error)) => report.into_inner().refuse(error.blame().into(), with_causes(&error)),
+            Ok(Err(error)) => report.into_inner().refuse(Exit::of(&error), with_causes(&error)),
             Err(exit) => exit,
         };
     }
@@ -125,7 +125,7 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
         Err(exit) | Ok(Err(exit)) => return exit,
     };
     let error = ended.as_ref().and_then(|result| result.as_ref().err());
-    let failed = error.map(|error| (Exit::from(error.blame()), with_causes(error) + &advice(error, &source, &sink)));
+    let failed = error.map(|error| (Exit::of(error), with_causes(error) + &advice(error, &source, &sink)));
     report.into_inner().end(ended.is_some(), failed)
 }
 

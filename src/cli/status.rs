@@ -52,8 +52,7 @@ pub(crate) fn run(args: &StatusArgs) -> Exit {
 
 fn of_url(url: &str, access: &AccessArgs) -> Result<(Map<String, Value>, Exit), Exit> {
     let client = access.client(url)?;
-    let status =
-        super::block_on(client.status())?.map_err(|error| Exit::of_client(&error).because_of(client.url(), error))?;
+    let status = super::block_on(client.status())?.map_err(|error| Exit::of(&error).because_of(client.url(), error))?;
     let exit = if status.error.is_some() { Exit::Data } else { Exit::Done };
     match serde_json::to_value(status) {
         Ok(Value::Object(status)) => Ok((status, exit)),
@@ -69,7 +68,7 @@ fn of_dir(path: &std::path::Path) -> Result<(Map<String, Value>, Exit), Exit> {
         Err(SurveyError::Damaged(fault)) => return Err(Exit::Data.because(fault)),
         Err(error) => return Err(Exit::Io.because_of(place, std::io::Error::from(error))),
     };
-    let last = found.last.map(|last| LastCommit { offset: last.first, entries: last.entries, checksum: last.checksum });
+    let last = found.last.as_ref().map(LastCommit::from);
     let (tail, exit) = match found.tail {
         Tail::Clean => (Value::Null, Exit::Done),
         Tail::Zeros { bytes } => (json!(format!("{bytes} zero bytes of preallocated space")), Exit::Done),

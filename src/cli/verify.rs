@@ -77,7 +77,7 @@ fn remote(args: &VerifyArgs) -> Exit {
     bar.finish_and_clear();
     match result {
         Ok(Ok(report)) => printed(show(&report, args)),
-        Ok(Err(error)) => Exit::of_client(&error).because_of(without_secrets(&args.path), error),
+        Ok(Err(error)) => Exit::of(&error).because_of(without_secrets(&args.path), error),
         Err(exit) => exit,
     }
 }

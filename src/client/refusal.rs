@@ -5,6 +5,7 @@ use reqwest::{Response, StatusCode};
 
 use super::{ClientError, whole};
 use crate::api::ErrorBody;
+use crate::blame::{Blame, Blamed, is_passing_status};
 
 /// The response if it is a success, else why not.
 pub(super) async fn checked(response: Response) -> Result<Response, ClientError> {
@@ -28,10 +29,33 @@ fn who(headers: &HeaderMap) -> Option<String> {
     Some(plain).filter(|plain| !plain.is_empty())
 }
 
-/// Whether the same request may be answered otherwise later.
-pub(super) fn is_transient(status: u16) -> bool {
-    status >= 500
-        || [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS].iter().any(|known| known.as_u16() == status)
+impl Blamed for ClientError {
+    fn blame(&self) -> Blame {
+        match self {
+            ClientError::Url { .. } => Blame::Usage,
+            ClientError::Refused { status: 400 | 401 | 403, .. } => Blame::Usage,
+            // No such log yet.
+            ClientError::Refused { status: 404, .. } => Blame::Io,
+            // A 500 is of the service itself, and its code says more.
+            ClientError::Refused { status: 500, body } => body.blame(),
+            ClientError::Refused { status, .. } if is_passing_status(*status) => Blame::Transient,
+            ClientError::Refused { body, .. } => body.blame(),
+            ClientError::Intermediary { status, .. } if is_passing_status(*status) => Blame::Transient,
+            ClientError::Intermediary { .. } => Blame::Io,
+            ClientError::Transport(error) if error.is_builder() => Blame::Usage,
+            ClientError::Transport(_) | ClientError::Silent { .. } => Blame::Transient,
+            ClientError::Protocol(_) => Blame::Io,
+        }
+    }
+}
+
+impl Blamed for ErrorBody {
+    fn blame(&self) -> Blame {
+        match self.error.as_str() {
+            "unavailable" | "poisoned" | "failed" | "truncated" => Blame::Transient,
+            _ => Blame::Data,
+        }
+    }
 }
 
 /// Whether it says that the body was too large, or must have a length.

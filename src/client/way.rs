@@ -4,7 +4,9 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::limits::{LIVE_AGAIN, REQUEST_BYTES_MAX, REQUEST_BYTES_MIN, REQUEST_BYTES_START};
+use crate::limits::{
+    FIRST_ACK_DOUBLINGS, FIRST_ACK_WAIT, LIVE_AGAIN, REQUEST_BYTES_MAX, REQUEST_BYTES_MIN, REQUEST_BYTES_START,
+};
 
 /// What stands between a client and a service, as far as it matters.
 #[derive(Debug)]
@@ -19,6 +21,8 @@ struct State {
     decided: u32,
     /// Live appends in a row that broke off early.
     broken: u32,
+    /// Live appends in a row that failed while the service did not answer at all.
+    unanswered: u32,
     /// Largest body of a request.
     request_bytes: usize,
     /// A body that was refused as too large.
@@ -27,8 +31,14 @@ struct State {
 
 impl Default for Way {
     fn default() -> Self {
-        let state =
-            State { bounded: None, decided: 0, broken: 0, request_bytes: REQUEST_BYTES_START, refused_bytes: None };
+        let state = State {
+            bounded: None,
+            decided: 0,
+            broken: 0,
+            unanswered: 0,
+            request_bytes: REQUEST_BYTES_START,
+            refused_bytes: None,
+        };
         Way { state: Mutex::new(state) }
     }
 }
@@ -41,28 +51,40 @@ impl Way {
     /// Whether a live stream is worth an attempt: nothing holds it back as far as is known, or that was found long ago.
     pub(crate) fn may_be_live(&self) -> bool {
         let state = self.state();
-        let again = LIVE_AGAIN.saturating_mul(1 << state.decided.min(8));
+        let again = LIVE_AGAIN.saturating_mul(1 << state.decided.saturating_sub(1).min(8));
         state.bounded.is_none_or(|since| since.elapsed() > again)
     }
 
     /// Records that a live stream is held back. From now on requests are bounded.
     pub(crate) fn is_held_back(&self) {
         let mut state = self.state();
-        (state.bounded, state.decided, state.broken) = (Some(Instant::now()), state.decided + 1, 0);
+        (state.bounded, state.decided, state.broken) = (Some(Instant::now()), state.decided.saturating_add(1), 0);
+    }
+
+    /// How long a live append waits for its first line of answer, and then for an answer about the status.
+    pub(crate) fn first_ack_wait(&self) -> Duration {
+        FIRST_ACK_WAIT * (1 << self.state().unanswered.min(FIRST_ACK_DOUBLINGS))
+    }
+
+    /// Records that a live append failed while the service did not answer a request for its status either: it is slow or
+    /// hangs, and nothing between is at fault. The next one waits longer.
+    pub(crate) fn is_unanswered(&self) {
+        let mut state = self.state();
+        state.unanswered = state.unanswered.saturating_add(1);
     }
 
     /// Records that a live append broke off early; true when that was the second in a row, so that something is likely to
     /// be in the way of all of them.
     pub(crate) fn broke_off(&self) -> bool {
         let mut state = self.state();
-        state.broken += 1;
+        state.broken = state.broken.saturating_add(1);
         state.broken > 1
     }
 
     /// Records that a live append went well for long, or to its end.
     pub(crate) fn is_live(&self) {
         let mut state = self.state();
-        (state.bounded, state.broken) = (None, 0);
+        (state.bounded, state.decided, state.broken, state.unanswered) = (None, 0, 0, 0);
     }
 
     /// Largest body of a request that is sent.
@@ -120,5 +142,18 @@ mod tests {
         assert!(way.broke_off());
         way.is_held_back();
         assert!(!way.may_be_live());
+    }
+
+    #[test]
+    fn the_next_live_append_waits_longer_after_a_service_that_did_not_answer_until_one_goes_well() {
+        let way = Way::default();
+        assert_eq!(way.first_ack_wait(), FIRST_ACK_WAIT);
+        way.is_unanswered();
+        assert_eq!(way.first_ack_wait(), FIRST_ACK_WAIT * 2);
+        (0..100).for_each(|_| way.is_unanswered());
+        assert_eq!(way.first_ack_wait(), FIRST_ACK_WAIT * 16);
+        assert!(way.may_be_live());
+        way.is_live();
+        assert_eq!(way.first_ack_wait(), FIRST_ACK_WAIT);
     }
 }

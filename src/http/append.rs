@@ -56,10 +56,9 @@ pub(super) async fn append(
     let (append, acks) = match begin(&app, name, &head.uri) {
         Ok(Begun::Stream(append, acks)) => (*append, acks),
         Ok(Begun::Part(log, from, part)) => {
-            let mut body = body;
-            let answer = upload::commits(&app, &log, from, part, &mut body).await;
-            if answer.is_err() {
-                turn_down(&head.headers, body);
+            let (answer, rest) = upload::commits(&app, &log, from, part, body).await;
+            if let (Err(_), Some(rest)) = (&answer, rest) {
+                turn_down(&head.headers, rest);
             }
             return answer;
         }

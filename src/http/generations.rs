@@ -41,12 +41,13 @@ pub(super) async fn start(
     let part = query::<PartQuery>(request.uri()).and_then(PartQuery::part);
     let mut body = request.into_body();
     if let Some(part) = part? {
-        let answer = match parse(path).and_then(|(name, generation)| Ok((app.registry.get(&name)?, generation))) {
-            Ok((log, generation)) => upload::base(&app, &log, Generation(generation), part, &mut body).await,
-            Err(error) => Err(error.into()),
+        let found = parse(path).and_then(|(name, generation)| Ok((app.registry.get(&name)?, generation)));
+        let (answer, rest) = match found {
+            Ok((log, generation)) => upload::base(&app, &log, Generation(generation), part, body).await,
+            Err(error) => (Err(error.into()), Some(body)),
         };
-        if answer.is_err() {
-            drain(body);
+        if let (Err(_), Some(rest)) = (&answer, rest) {
+            drain(rest);
         }
         return answer;
     }
@@ -62,7 +63,7 @@ pub(super) async fn start(
             return Err(error.into());
         }
     };
-    let log = start_from(&app, log, draft, file, bytes).await?;
+    let log = start_from(&app, log, Arc::new(draft), file, bytes).await?;
     Ok(reply::created(true, log.status()))
 }
 
@@ -70,7 +71,7 @@ pub(super) async fn start(
 pub(super) async fn start_from(
     app: &App,
     log: Arc<Log>,
-    draft: Draft,
+    draft: Arc<Draft>,
     file: Arc<dyn RepoFile>,
     bytes: u64,
 ) -> Result<Arc<Log>, Error> {

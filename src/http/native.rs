@@ -24,8 +24,8 @@ use super::range::{self, Wanted};
 use super::reply::{self, Failure};
 use crate::api::{CreateLog, FRAMING_FIELD, LogStatus, SegmentStatus};
 use crate::format::{Framing, LogFormat, name};
-use crate::mirror::{Error, Feed, Log, State as Health};
 use crate::limits::BODY_ERROR_DELAY;
+use crate::mirror::{Error, Feed, Log, State as Health};
 use crate::offset::{Generation, Offset};
 
 pub(super) type Parsed<T> = Result<Path<T>, PathRejection>;

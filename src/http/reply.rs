@@ -136,7 +136,7 @@ pub(super) fn not_modified(validators: &Validators, cache: &'static str) -> Resu
 /// The client wanted another one than there is.
 pub(super) fn precondition_failed(etag: &str) -> Response {
     let error = Error::Invalid(format!("this is {etag}, and not what If-Match or If-Unmodified-Since asks for"));
-    (StatusCode::PRECONDITION_FAILED, Json(Failure::from(error).body())).into_response()
+    refused(StatusCode::PRECONDITION_FAILED, Failure::from(error).body())
 }
 
 /// An answer with what proxies and caches between us and the client must know: that it is passed on as it comes, and is

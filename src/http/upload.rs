@@ -53,12 +53,27 @@ impl PartQuery {
     }
 }
 
-/// Takes a part of commits that start at `from`; appends them when they are whole.
+/// Takes a part of commits that start at `from`; appends them when they are whole. Returns what is left of the body too.
 pub(super) async fn commits(
-    app: &App,
+    app: &Arc<App>,
     log: &Arc<Log>,
     from: Option<Offset>,
     part: Part,
+    body: Body,
+) -> (Result<Response, Failure>, Option<Body>) {
+    let (app, log) = (app.clone(), log.clone());
+    to_the_end(async move {
+        let mut body = body;
+        (take_commits(&app, &log, from, &part, &mut body).await, body)
+    })
+    .await
+}
+
+async fn take_commits(
+    app: &App,
+    log: &Arc<Log>,
+    from: Option<Offset>,
+    part: &Part,
     body: &mut Body,
 ) -> Result<Response, Failure> {
     let from = from.ok_or_else(|| Error::Invalid("a part of commits needs from=OFFSET".into()))?;
@@ -79,23 +94,43 @@ pub(super) async fn commits(
         let log = log.clone();
         move || registry.stage(&log)
     };
-    if let Some(response) = receive(app, &upload, &mut progress, &part, body, (bytes_max, "upload", draft)).await? {
+    if let Some(response) = receive(app, &upload, &mut progress, part, body, (bytes_max, "upload", draft)).await? {
         return Ok(response);
     }
-    let UploadProgress::Staged(staged) = std::mem::replace(&mut *progress, UploadProgress::Empty) else {
+    let UploadProgress::Staged(staged) = &*progress else {
         return Err(Error::PartMissing { received: 0 }.into());
     };
-    let outcome = append(app, log, from, &staged.file).await?;
-    *progress = UploadProgress::Done(Some(outcome));
-    Ok(Json(outcome).into_response())
+    let appended = append(app, log, from, &staged.file).await;
+    match &appended {
+        Ok(outcome) => discard(std::mem::replace(&mut *progress, UploadProgress::Done(Some(*outcome)))).await,
+        // The last part may be sent again: the others are kept for it.
+        Err(Failure { error: Error::Unavailable(_) | Error::Failed(_), .. }) => {}
+        Err(_) => discard(std::mem::replace(&mut *progress, UploadProgress::Empty)).await,
+    }
+    Ok(Json(appended?).into_response())
 }
 
-/// Takes a part of the base of a generation; starts that when it is whole.
+/// Takes a part of the base of a generation; starts that when it is whole. Returns what is left of the body too.
 pub(super) async fn base(
-    app: &App,
+    app: &Arc<App>,
     log: &Arc<Log>,
     generation: Generation,
     part: Part,
+    body: Body,
+) -> (Result<Response, Failure>, Option<Body>) {
+    let (app, log) = (app.clone(), log.clone());
+    to_the_end(async move {
+        let mut body = body;
+        (take_base(&app, &log, generation, &part, &mut body).await, body)
+    })
+    .await
+}
+
+async fn take_base(
+    app: &App,
+    log: &Arc<Log>,
+    generation: Generation,
+    part: &Part,
     body: &mut Body,
 ) -> Result<Response, Failure> {
     let upload = app.uploads.get(log.id(), &part.upload)?;
@@ -110,15 +145,32 @@ pub(super) async fn base(
     };
     let name = crate::format::name::BASE;
     let limits = (EXPORT_BYTES_MAX, name, draft);
-    if let Some(response) = receive(app, &upload, &mut progress, &part, body, limits).await? {
+    if let Some(response) = receive(app, &upload, &mut progress, part, body, limits).await? {
         return Ok(response);
     }
-    let UploadProgress::Staged(staged) = std::mem::replace(&mut *progress, UploadProgress::Empty) else {
+    let UploadProgress::Staged(Staged { draft, file, received }) = &*progress else {
         return Err(Error::PartMissing { received: 0 }.into());
     };
-    let log = generations::start_from(app, log.clone(), staged.draft, staged.file, staged.received).await?;
-    *progress = UploadProgress::Done(None);
-    Ok(reply::created(true, log.status()))
+    let started = generations::start_from(app, log.clone(), draft.clone(), file.clone(), *received).await;
+    let next = if started.is_ok() { UploadProgress::Done(None) } else { UploadProgress::Empty };
+    discard(std::mem::replace(&mut *progress, next)).await;
+    Ok(reply::created(true, started?.status()))
+}
+
+/// Handles a part in a task of its own: a connection that breaks off ends its body, but never the work on what was received.
+async fn to_the_end(
+    work: impl Future<Output = (Result<Response, Failure>, Body)> + Send + 'static,
+) -> (Result<Response, Failure>, Option<Body>) {
+    match tokio::spawn(work).await {
+        Ok((answer, body)) => (answer, Some(body)),
+        Err(_) => (Err(Error::Unavailable("the work was interrupted".into()).into()), None),
+    }
+}
+
+/// Removes the files of an upload that is over.
+async fn discard(progress: UploadProgress) {
+    // It cannot fail: what is left behind is logged, and removed when the log is opened.
+    let _ = tokio::task::spawn_blocking(move || drop(progress)).await;
 }
 
 /// Takes the bytes of a part. The answer, unless the upload is whole now. When they cannot be stored the upload is given up.
@@ -133,52 +185,51 @@ async fn receive(
     if part.total.is_some_and(|total| total > bytes_max) {
         return Err(Error::TooLarge(format!("an upload of more than {bytes_max} bytes")));
     }
-    let mut staged = match std::mem::replace(progress, UploadProgress::Empty) {
-        UploadProgress::Staged(staged) => staged,
-        _ if part.at > 0 => return Err(Error::PartMissing { received: 0 }),
-        _ => {
-            let failed = |error: std::io::Error| Error::Unavailable(format!("cannot store the part: {error}"));
-            blocking(move || {
-                let draft = draft()?;
-                let file = draft.dir().create(name).map_err(failed)?;
-                Ok(Staged { draft, file, received: 0 })
-            })
-            .await?
+    if !matches!(progress, UploadProgress::Staged(_)) {
+        if part.at > 0 {
+            return Err(Error::PartMissing { received: 0 });
         }
+        let failed = |error: std::io::Error| Error::Unavailable(format!("cannot store the part: {error}"));
+        let staged = blocking(move || {
+            let draft = Arc::new(draft()?);
+            let file = draft.dir().create(name).map_err(failed)?;
+            Ok(Staged { draft, file, received: 0 })
+        });
+        *progress = UploadProgress::Staged(staged.await?);
+    }
+    let UploadProgress::Staged(staged) = progress else {
+        return Err(Error::PartMissing { received: 0 });
     };
     let (mut pace, mut at) = (Pace::new(app.timeouts.commit, app.timeouts.min_rate), part.at);
-    let ended = loop {
+    let end_max = part.total.unwrap_or(bytes_max);
+    loop {
         let cut = |message: String| Error::Truncated { offset: None, message };
         let data = match timeout_at(pace.deadline(), body.frame()).await {
-            Err(_elapsed) => break Err(cut("the part did not go on in time (--commit-timeout, --min-rate)".into())),
-            Ok(None) => break Ok(()),
-            Ok(Some(Err(error))) => break Err(cut(format!("the part broke off: {error}"))),
+            Err(_elapsed) => {
+                return Err(cut("the part did not go on in time (--commit-timeout, --min-rate)".into()));
+            }
+            Ok(None) => break,
+            Ok(Some(Err(error))) => return Err(cut(format!("the part broke off: {error}"))),
             Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
         };
         let (bytes, received) = (data.len(), Instant::now());
-        if at + bytes as u64 > part.total.unwrap_or(bytes_max) {
-            break Err(Error::TooLarge(format!("the part goes on after byte {}", part.total.unwrap_or(bytes_max))));
-        }
-        let share = match app.registry.reserve(bytes as u64).await {
-            Ok(share) => share,
-            Err(error) => break Err(error),
-        };
-        let (written, back) = write(staged, data, at).await?;
-        staged = back;
-        drop(share);
-        match written {
+        let end = at.checked_add(bytes as u64).filter(|end| *end <= end_max);
+        let end = end.ok_or_else(|| Error::TooLarge(format!("the part goes on after byte {end_max}")))?;
+        let share = app.registry.reserve(bytes as u64).await?;
+        match write(staged, data, at).await {
             // A disk without space gets back what the upload took.
-            Err(error @ Error::Unavailable(_)) => return Err(error),
-            Err(error) => break Err(error),
-            Ok(()) => {}
+            Err(error @ Error::Unavailable(_)) => {
+                discard(std::mem::replace(progress, UploadProgress::Empty)).await;
+                return Err(error);
+            }
+            written => written?,
         }
-        at += bytes as u64;
+        drop(share);
+        at = end;
         pace.received(bytes, received.elapsed());
         upload.touch();
-    };
+    }
     let received = staged.received;
-    *progress = UploadProgress::Staged(staged);
-    ended?;
     match part.total {
         Some(total) if received == total => Ok(None),
         Some(total) if at == total => Err(Error::Invalid(format!("the upload has {received} bytes, not {total}"))),
@@ -186,8 +237,14 @@ async fn receive(
     }
 }
 
-async fn write(mut staged: Staged, data: Bytes, at: u64) -> Result<(Result<(), Error>, Staged), Error> {
-    blocking(move || Ok((staged.write(&data, at), staged))).await
+async fn write(staged: &mut Staged, data: Bytes, at: u64) -> Result<(), Error> {
+    let mut grown = staged.clone();
+    *staged = blocking(move || {
+        grown.write(&data, at)?;
+        Ok(grown)
+    })
+    .await?;
+    Ok(())
 }
 
 /// Appends the commits in a file.

@@ -22,7 +22,7 @@ pub(super) async fn attempt(
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
     let extent = source.extent(None).await?;
-    let begun = sink.generation().await?.unwrap_or(extent.generation);
+    let begun = sink.generation().await.map_err(|error| sink.own(error))?.unwrap_or(extent.generation);
     for generation in (begun.0..extent.generation.0).map(Generation) {
         let older = match source.extent(Some(generation)).await {
             // What the sink holds of it stays as it is.
@@ -44,10 +44,10 @@ async fn attempt_generation(
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
     let format = extent.format.unwrap_or_default();
-    if format == LogFormat::Wal && sink.lacks_base(extent).await? {
+    if format == LogFormat::Wal && sink.lacks_base(extent).await.map_err(|error| sink.own(error))? {
         base::bring(source, extent.generation, sink, progress, told).await?;
     }
-    let status = sink.status(extent.format).await?;
+    let status = sink.status(extent.format).await.map_err(|error| sink.own(error))?;
     let from = status.next().or(extent.first).unwrap_or_default();
     (progress.next, progress.durable) = (from, from);
     told(Event::Started { from, source_bytes: source.bytes_from(from, extent) });

@@ -70,7 +70,7 @@ pub(super) async fn put(
 
 async fn put_counted(blocks: Blocks, generation: Generation, sink: &Sink) -> Result<(), MirrorError> {
     match sink {
-        Sink::Url(client) => base_url::put(client, generation, blocks).await?,
+        Sink::Url(client) => base_url::put(client, generation, blocks).await.map_err(|error| sink.own(error))?,
         Sink::Dir(dir) => {
             let dir = dir.clone();
             let repo = off(move || dir.prepare(LogFormat::Wal, generation)).await??;

@@ -24,7 +24,10 @@ pub(super) async fn put(client: &Client, generation: Generation, blocks: Blocks)
             client.way().is_held_back();
             Err(MirrorError::HeldBack { reason: error.to_string() })
         }
-        Err(ClientError::Transport(error)) if !error.is_connect() && client.way().broke_off() => {
+        // A service that does not answer now is not there, and no proxy is at fault.
+        Err(ClientError::Transport(error))
+            if !error.is_connect() && client.status().await.is_ok() && client.way().broke_off() =>
+        {
             client.way().is_held_back();
             Err(MirrorError::HeldBack { reason: crate::transport::chain(&error) })
         }

@@ -104,11 +104,15 @@ pub(super) async fn attempt(
         let watch = mirror.follow.then(|| watch(path));
         let snapshot = open(path).await?;
         saw(&database.wal, &snapshot);
-        let status = sink.status(Some(LogFormat::Wal)).await?;
+        let status = sink.status(Some(LogFormat::Wal)).await.map_err(|error| sink.own(error))?;
         let reader = begin(database, snapshot, sink, progress, told).await?;
         database.wal.lock().unwrap_or_else(PoisonError::into_inner).mirrored = reader.snapshot.header();
         // What a service holds may be new with this generation; a directory must hold what was compared.
-        let status = if let Sink::Url(_) = sink { sink.status(Some(LogFormat::Wal)).await? } else { status };
+        let status = if let Sink::Url(_) = sink {
+            sink.status(Some(LogFormat::Wal)).await.map_err(|error| sink.own(error))?
+        } else {
+            status
+        };
         let mut delivery = Delivery::new(sink, status, LogFormat::Wal, Generation::FIRST);
         delivery.open(None, told).await?;
         let from = reader.next;

@@ -40,7 +40,8 @@ impl<'a> Delivery<'a> {
         let Some(status) = self.status.take() else {
             return Ok(());
         };
-        let (feeding, cut) = self.sink.open(status, self.format, self.generation, first).await?;
+        let (feeding, cut) =
+            self.sink.open(status, self.format, self.generation, first).await.map_err(|error| self.sink.own(error))?;
         self.feeding = Some(feeding);
         if let Some(cut) = cut {
             told(Event::Cut(cut));

@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::endpoint::{Mirror, Place};
 use super::run::{Event, Progress};
@@ -16,13 +17,14 @@ use crate::api::Positions;
 use crate::client::{Client, positions};
 use crate::format::wal::WalHeader;
 use crate::format::{Commit, Framing};
-use crate::limits::{MEASURE_COMMITS_MAX, MEASURE_EVERY, MEASURE_LOG_EVERY, MEASURE_TIME_MAX};
+use crate::limits::{MEASURE_COMMITS_MAX, MEASURE_EVERY, MEASURE_LATE, MEASURE_LOG_EVERY, MEASURE_TIME_MAX};
 use crate::offset::{BytePos, Offset};
 use crate::repo::FsRepo;
 use crate::segment::{Entry, SegmentReader};
 use crate::stream::segment_starts;
 
-/// How far a sink is behind its source, as last measured. A source that is far ahead is measured roughly.
+/// How far a sink is behind its source, as last measured. A source that is far ahead is measured roughly. While the source
+/// cannot be measured, its end and the distance are none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Distance {
     /// The offset after the source's last commit; none where that does not compare with the sink.
@@ -121,6 +123,15 @@ impl<F: FnMut(Event)> Observer<F> {
     }
 }
 
+impl<F: FnMut(Event)> Observer<F> {
+    /// Reports that the source cannot be measured now: what was measured before no longer counts.
+    fn not_measured(&mut self) {
+        self.source = None;
+        let source_bytes = self.progress.unwrap_or_default().bytes;
+        (self.events)(Event::Measured(Distance { source_bytes, ..Distance::default() }));
+    }
+}
+
 /// Marks kept of when the source was seen to grow.
 const SEEN_MAX: usize = 1024;
 
@@ -132,14 +143,24 @@ pub(super) async fn measure<F: FnMut(Event)>(
 ) -> Infallible {
     let mut gauge = Gauge::of(mirror, wal);
     loop {
-        let progress = observer.lock().unwrap_or_else(PoisonError::into_inner).progress;
-        let (back, measured) = gauge.measure(progress).await;
-        gauge = back;
+        let lock = || observer.lock().unwrap_or_else(PoisonError::into_inner);
+        let progress = lock().progress;
+        let mut measuring = pin!(gauge.measure(progress));
+        let (back, measured) = loop {
+            match timeout(MEASURE_LATE, &mut measuring).await {
+                Ok(done) => break done,
+                Err(_elapsed) => lock().not_measured(),
+            }
+        };
         match measured {
-            Ok(measured) => observer.lock().unwrap_or_else(PoisonError::into_inner).measured(measured, progress),
+            Ok(measured) => lock().measured(measured, progress),
             // The mirror itself says what is wrong.
-            Err(error) => log::debug!("the source cannot be measured: {error}"),
+            Err(error) => {
+                log::debug!("the source cannot be measured: {error}");
+                lock().not_measured();
+            }
         }
+        gauge = back;
         sleep(gauge.every()).await;
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::api::ErrorBody;
-use crate::blame::Blame;
+use crate::blame::{Blame, Blamed};
 use crate::checkpoint::RestoreError;
 use crate::client::ClientError;
 use crate::format::{FormatError, LogFormat, ScanError};
@@ -184,6 +184,14 @@ pub enum MirrorError {
         /// The path or URL.
         place: String,
     },
+    /// The log of a service that is the sink is damaged. What the source holds is sound, and nothing of it was lost.
+    #[error("sink: {place} is damaged: {reason}: repair or remove it in the service; nothing is sent to it until then")]
+    SinkDamaged {
+        /// The log's URL.
+        place: String,
+        /// What the service says.
+        reason: String,
+    },
     /// Something between us and a service holds back what is sent, or refuses it: from now on it is sent in other ways.
     #[error(
         "{reason}: a proxy between us and the service seems to hold back or refuse streams (nginx does with its defaults): \
@@ -222,31 +230,15 @@ pub enum MirrorError {
 }
 
 impl MirrorError {
-    /// Whose fault it is.
-    #[must_use]
-    pub fn blame(&self) -> Blame {
+    /// The same of a log of a service that is the sink, at `place`: where it is damaged, the source is not.
+    pub(super) fn of_sink(self, place: &str) -> MirrorError {
         match self {
-            MirrorError::Read(error) | MirrorError::Sink(error) => match error {
-                ReadError::Io(_) => Blame::Io,
-                _ => Blame::Data,
-            },
-            // A stream from a service that is cut by its end, not by damage.
-            MirrorError::Received(ScanError::Truncated { .. }) => Blame::Transient,
-            MirrorError::HeldBack { .. } | MirrorError::Interrupted(_) => Blame::Transient,
-            MirrorError::Open(OpenError::Io(_) | OpenError::Locked { .. }) | MirrorError::Dir { .. } => Blame::Io,
-            // A write or sync of ours failed.
-            MirrorError::Append(AppendError::Poisoned { .. }) => Blame::Io,
-            MirrorError::Client(error) => blame_of_client(error),
-            MirrorError::Refused(body) => blame_of_refusal(body),
-            MirrorError::Snapshot(error) if error.is_transient() => Blame::Transient,
-            MirrorError::Snapshot(SnapshotError::Io { .. }) => Blame::Io,
-            MirrorError::Restore(RestoreError::Client(error)) => blame_of_client(error),
-            MirrorError::Restore(error) if error.is_usage() => Blame::Usage,
-            MirrorError::Restore(error) if !error.is_data() => Blame::Io,
-            MirrorError::NoBase { .. } | MirrorError::Absent { .. } | MirrorError::SamePlace { .. } => Blame::Usage,
-            MirrorError::SameLog { .. } => Blame::Usage,
-            MirrorError::DatabaseRuns { .. } => Blame::Io,
-            _ => Blame::Data,
+            MirrorError::Refused(body) | MirrorError::Client(ClientError::Refused { body, .. })
+                if body.error == "corrupt-log" =>
+            {
+                MirrorError::SinkDamaged { place: place.to_owned(), reason: body.message }
+            }
+            error => error,
         }
     }
 
@@ -255,7 +247,7 @@ impl MirrorError {
     #[must_use]
     pub fn ends_follower(&self) -> bool {
         let unproven = match self {
-            MirrorError::Ahead { .. } => true,
+            MirrorError::Ahead { .. } | MirrorError::SinkDamaged { .. } => true,
             MirrorError::Read(error) => matches!(error, ReadError::Missing { .. } | ReadError::Ahead { .. }),
             MirrorError::Refused(body) => is_passing(body),
             MirrorError::Client(ClientError::Refused { body, .. }) => is_passing(body),
@@ -269,6 +261,34 @@ impl MirrorError {
     }
 }
 
+impl Blamed for MirrorError {
+    fn blame(&self) -> Blame {
+        match self {
+            MirrorError::Read(error) | MirrorError::Sink(error) => match error {
+                ReadError::Io(_) => Blame::Io,
+                _ => Blame::Data,
+            },
+            // A stream from a service that is cut by its end, not by damage.
+            MirrorError::Received(ScanError::Truncated { .. }) => Blame::Transient,
+            MirrorError::HeldBack { .. } | MirrorError::Interrupted(_) => Blame::Transient,
+            MirrorError::Open(OpenError::Io(_) | OpenError::Locked { .. }) | MirrorError::Dir { .. } => Blame::Io,
+            // A write or sync of ours failed.
+            MirrorError::Append(AppendError::Poisoned { .. }) => Blame::Io,
+            MirrorError::Client(error) => error.blame(),
+            MirrorError::Refused(body) => body.blame(),
+            MirrorError::Snapshot(error) if error.is_transient() => Blame::Transient,
+            MirrorError::Snapshot(SnapshotError::Io { .. }) => Blame::Io,
+            MirrorError::Restore(RestoreError::Client(error)) => error.blame(),
+            MirrorError::Restore(error) if error.is_usage() => Blame::Usage,
+            MirrorError::Restore(error) if !error.is_data() => Blame::Io,
+            MirrorError::NoBase { .. } | MirrorError::Absent { .. } | MirrorError::SamePlace { .. } => Blame::Usage,
+            MirrorError::SameLog { .. } => Blame::Usage,
+            MirrorError::DatabaseRuns { .. } => Blame::Io,
+            _ => Blame::Data,
+        }
+    }
+}
+
 /// Refusals that the next attempt does not meet, because it starts from where both sides are then.
 fn is_passing(body: &ErrorBody) -> bool {
     match body.error.as_str() {
@@ -276,28 +296,5 @@ fn is_passing(body: &ErrorBody) -> bool {
         // A generation was deleted; a log that starts later has a first offset.
         "pruned" => body.first.is_none(),
         _ => false,
-    }
-}
-
-fn blame_of_client(error: &ClientError) -> Blame {
-    match error {
-        ClientError::Url { .. } => Blame::Usage,
-        ClientError::Refused { status: 400 | 401 | 403, .. } => Blame::Usage,
-        // No such log yet.
-        ClientError::Refused { status: 404, .. } => Blame::Io,
-        ClientError::Refused { status: 408 | 429 | 502..=504, .. } => Blame::Transient,
-        ClientError::Refused { body, .. } => blame_of_refusal(body),
-        ClientError::Intermediary { .. } if error.is_transient() => Blame::Transient,
-        ClientError::Intermediary { .. } => Blame::Io,
-        ClientError::Transport(error) if error.is_builder() => Blame::Usage,
-        ClientError::Transport(_) => Blame::Transient,
-        ClientError::Protocol(_) => Blame::Io,
-    }
-}
-
-fn blame_of_refusal(body: &ErrorBody) -> Blame {
-    match body.error.as_str() {
-        "unavailable" | "poisoned" | "failed" | "truncated" => Blame::Transient,
-        _ => Blame::Data,
     }
 }

@@ -9,11 +9,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use super::failure::MirrorError;
-use super::run::backoff;
 use crate::api::AppendOutcome;
 use crate::client::{Client, ClientError, PartAnswer, UploadPart};
 use crate::limits::PART_ATTEMPTS;
 use crate::offset::Offset;
+use crate::retry::RECONNECT;
 use crate::stream::{Batch, Part};
 
 /// Commits that belong together, with the headers before them: a header alone would be lost at the end of a request.
@@ -156,7 +156,7 @@ where
             Err(error) if error.is_about_size() && client.way().refused(bytes) => return Ok(None),
             Err(error) if error.is_transient() && attempts < PART_ATTEMPTS => {
                 log::debug!("a part of an upload is sent again: {error}");
-                sleep(backoff(attempts)).await;
+                sleep(RECONNECT.after(attempts)).await;
             }
             // The service was restarted, or gave the upload up.
             Err(ClientError::Refused { body, .. }) if body.error == "part-missing" => {

@@ -4,17 +4,17 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, interval, timeout};
 
 use super::failure::MirrorError;
 use super::feed_bounded;
 use crate::api::AckLine;
 use crate::client::{Acks, Client, ClientError};
-use crate::limits::{FIRST_ACK_WAIT, LIVE_EARLY, LIVE_PIECE, LIVE_STALL, REQUEST_BYTES_START};
+use crate::limits::{LIVE_EARLY, LIVE_PIECE, LIVE_STALL, REQUEST_BYTES_START};
 use crate::offset::Offset;
 use crate::stream::Batch;
 
@@ -38,26 +38,72 @@ pub(super) async fn feed(
     let unheard =
         !sent.is_heard.load(Ordering::Relaxed) || sent.bytes.load(Ordering::Relaxed) >= REQUEST_BYTES_START as u64 / 2;
     let is_early = unheard && sent.start.elapsed() < LIVE_EARLY;
-    let reason = match &ended {
-        Err(MirrorError::HeldBack { .. }) => {
+    let (reason, broke_off) = match &ended {
+        Err(MirrorError::HeldBack { reason }) => (reason.clone(), false),
+        Err(MirrorError::Client(error)) if error.is_about_size() => {
             client.way().is_held_back();
-            return ended;
+            return Err(MirrorError::HeldBack { reason: error.to_string() });
         }
-        Err(MirrorError::Client(error)) if error.is_about_size() => error.to_string(),
-        Err(MirrorError::Client(ClientError::Transport(error)))
-            if !error.is_connect() && is_early && client.way().broke_off() =>
-        {
-            crate::transport::chain(error)
+        Err(MirrorError::Client(ClientError::Transport(error))) if !error.is_connect() && is_early => {
+            (crate::transport::chain(error), true)
         }
-        Err(MirrorError::Interrupted(reason)) if is_early && client.way().broke_off() => reason.clone(),
+        Err(MirrorError::Interrupted(reason)) if is_early => (reason.clone(), true),
         Err(_) if is_early => return ended,
         _ => {
             client.way().is_live();
             return ended;
         }
     };
-    client.way().is_held_back();
-    Err(MirrorError::HeldBack { reason })
+    match seen_of(&client, &sent, durable).await {
+        Seen::Proxy { .. } if broke_off && !client.way().broke_off() => ended,
+        Seen::Proxy { answered } => {
+            client.way().is_held_back();
+            let seen = format!("the service answered a request for its status within {} ms", answered.as_millis());
+            Err(MirrorError::HeldBack { reason: format!("{reason}, while {seen}") })
+        }
+        Seen::Nothing { .. } if broke_off => ended,
+        Seen::Nothing { after } => {
+            client.way().is_unanswered();
+            Err(MirrorError::Interrupted(format!(
+                "{reason}, and the service did not answer a request for its status within {} s either: it is slow, hangs or is \
+                 not there",
+                after.as_secs()
+            )))
+        }
+        Seen::NotDurable { next } => Err(MirrorError::Interrupted(format!(
+            "{reason}: the service has commits up to offset {next}, and does not make them durable"
+        ))),
+    }
+}
+
+/// What a service shows after a live append failed.
+enum Seen {
+    /// The service answers, so that something between holds back or breaks off the append.
+    Proxy { answered: Duration },
+    /// It does not answer at all.
+    Nothing { after: Duration },
+    /// It received all that was sent, and its disk is slow.
+    NotDurable { next: Offset },
+}
+
+/// Asks the service for its status.
+async fn seen_of(client: &Client, sent: &Sent, durable: &watch::Sender<Offset>) -> Seen {
+    let (start, patience) = (Instant::now(), client.way().first_ack_wait());
+    let status = match timeout(patience, client.status()).await {
+        Ok(Ok(status)) => Some(status),
+        Ok(Err(ClientError::Refused { .. })) => None,
+        // A proxy that answers for a service that is not there is not what held it back.
+        Ok(Err(_)) | Err(_) => return Seen::Nothing { after: patience },
+    };
+    let answered = start.elapsed();
+    let (acked, sent_next) = (*durable.borrow(), Offset(sent.next.load(Ordering::Relaxed)));
+    match status.and_then(|status| status.next.zip(status.durable)) {
+        Some((next, known)) if sent.is_heard.load(Ordering::Relaxed) && next >= sent_next && known < sent_next => {
+            // What it acknowledged was received here, so nothing holds back the answer.
+            if known <= acked { Seen::NotDurable { next } } else { Seen::Proxy { answered } }
+        }
+        _ => Seen::Proxy { answered },
+    }
 }
 
 /// How much of a live stream was sent, as far as the body knows.
@@ -71,12 +117,14 @@ struct Sent {
     bytes: AtomicU64,
     /// Whether the answer has begun.
     is_heard: AtomicBool,
+    /// Whether the body has ended: what is left to come is the end of the answer.
+    is_ended: AtomicBool,
 }
 
 impl Sent {
     fn new(from: Offset) -> Sent {
-        let (taken, bytes, is_heard) = Default::default();
-        Sent { start: Instant::now(), next: AtomicU64::new(from.0), taken, bytes, is_heard }
+        let (taken, bytes, is_heard, is_ended) = Default::default();
+        Sent { start: Instant::now(), next: AtomicU64::new(from.0), taken, bytes, is_heard, is_ended }
     }
 
     fn take(&self, bytes: usize, end: u64) {
@@ -105,8 +153,9 @@ async fn feed_live(
         let first = acks.next().await?;
         Ok::<_, MirrorError>((acks, first))
     };
-    let (acks, first) = timeout(FIRST_ACK_WAIT, begun).await.map_err(|_elapsed| {
-        let reason = format!("the append was not answered within {} s", FIRST_ACK_WAIT.as_secs());
+    let patience = client.way().first_ack_wait();
+    let (acks, first) = timeout(patience, begun).await.map_err(|_elapsed| {
+        let reason = format!("the append was not answered within {} s", patience.as_secs());
         MirrorError::HeldBack { reason }
     })??;
     match first {
@@ -120,19 +169,20 @@ async fn feed_live(
     tokio::select! {
         ended = take_acks(acks, durable) => ended,
         () = stalled(sent, durable.subscribe()) => Err(MirrorError::HeldBack {
-            reason: format!("what was sent is not acknowledged, and nothing moved for {} s", LIVE_STALL.as_secs()),
+            reason: format!("the answer does not go on, and nothing moved for {} s", LIVE_STALL.as_secs()),
         }),
     }
 }
 
-/// Returns when something was sent and not acknowledged, and neither moved for too long.
+/// Returns when something was sent and not acknowledged, or the answer does not end, and neither moved for too long.
 async fn stalled(sent: &Sent, mut durable: watch::Receiver<Offset>) {
     let (mut acked, mut ticks) = (Instant::now(), interval(LIVE_STALL / 15));
     loop {
         ticks.tick().await;
         let moved = durable.has_changed().unwrap_or(false);
         let is_acked = durable.borrow_and_update().0 >= sent.next.load(Ordering::Relaxed);
-        if is_acked || moved {
+        // Once the body has ended, the end of the answer must follow.
+        if is_acked && !sent.is_ended.load(Ordering::Relaxed) || moved {
             acked = Instant::now();
         }
         if acked.elapsed().min(sent.silent()) > LIVE_STALL {
@@ -162,7 +212,10 @@ fn body(
                 end = batch.runs().last().map_or(end, |run| run.end.0);
                 pieces.extend(batch.slices().cloned());
             }
-            None => return std::task::Poll::Ready(None),
+            None => {
+                sent.is_ended.store(true, Ordering::Relaxed);
+                return std::task::Poll::Ready(None);
+            }
         }
     };
     let pieces_of = Mutex::new(pieces_of);
@@ -193,4 +246,22 @@ fn ended(line: AckLine, durable: &watch::Sender<Offset>) -> Result<Offset, Mirro
 
 fn broken() -> MirrorError {
     MirrorError::Interrupted("the service ended the answer early".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_does_not_end_after_the_body_is_given_up_and_one_at_rest_is_not() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let (sent, (_acks, durable)) = (Sent::new(Offset(3)), watch::channel(Offset(3)));
+            let at_rest = timeout(LIVE_STALL * 4, stalled(&sent, durable.clone())).await;
+            assert!(at_rest.is_err(), "all of it is acknowledged, and more may follow");
+            sent.is_ended.store(true, Ordering::Relaxed);
+            let ended = timeout(LIVE_STALL * 2, stalled(&sent, durable)).await;
+            assert!(ended.is_ok(), "the answer must end");
+        });
+    }
 }

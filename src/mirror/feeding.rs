@@ -43,7 +43,9 @@ impl Feeding {
         let (told, durable) = watch::channel(from);
         let (end, ended) = oneshot::channel();
         tokio::spawn(async move {
-            let _nobody_waits = end.send(feed_url::feed(client, from, batches, &told).await);
+            let place = client.url().to_string();
+            let fed = feed_url::feed(client, from, batches, &told).await;
+            let _nobody_waits = end.send(fed.map_err(|error| error.of_sink(&place)));
         });
         Feeding { input: Input::Url(input), durable, ended: Some(ended) }
     }

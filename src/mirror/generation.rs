@@ -36,6 +36,9 @@ impl Registry {
     /// [`Error::NotFound`] for a generation that has not begun; [`Error::GenerationGone`] for one that was deleted.
     pub fn generation(&self, log_name: &str, wanted: Option<Generation>) -> Result<Arc<Log>, Error> {
         let current = self.get(log_name)?;
+        if !current.is_described() {
+            current.readable()?;
+        }
         let wanted = wanted.unwrap_or(current.generation());
         if wanted == current.generation() {
             return Ok(current);
@@ -157,9 +160,7 @@ impl Registry {
             let key = (old.id().to_owned(), old.generation());
             self.older.lock().unwrap_or_else(PoisonError::into_inner).insert(key, old.clone());
         }
-        let opened = self.start(new);
-        // A shard that is gone has said why.
-        let _ = opened.blocking_recv();
+        self.start(new);
         // Whoever waits for what comes next finds it from here on.
         old.publish(|_| ());
         self.get(old.name())
@@ -186,7 +187,7 @@ impl Registry {
         }
         let wanted = name::generation(*generation);
         let prepare = || -> io::Result<_> {
-            remove_behind(&**parent, log.generation())?;
+            remove_after(&**parent, log.generation())?;
             parent.rename(draft_name, &wanted)?;
             parent.sync_dir()?;
             Ok((parent.dir(&wanted)?, serde_json::to_string_pretty(&meta)?))
@@ -309,7 +310,7 @@ impl Drop for Draft {
     }
 }
 
-/// Removes what a crash left of generations that never began: drafts, and directories behind the current one.
+/// Removes what a crash left of generations that never began: drafts, and directories after the current one.
 ///
 /// # Errors
 /// When they cannot be removed, or one holds frames, which none that did not begin does.
@@ -317,15 +318,15 @@ pub(super) fn remove_unbegun(dir: &dyn Repo, current: Generation) -> io::Result<
     for found in dir.list()?.into_iter().filter(|found| found.ends_with(DRAFT)) {
         remove_dir(dir, &found)?;
     }
-    remove_behind(dir, current)
+    remove_after(dir, current)
 }
 
-/// Removes directories of generations behind the current one.
-fn remove_behind(dir: &dyn Repo, current: Generation) -> io::Result<()> {
+/// Removes directories of generations after the current one.
+pub(super) fn remove_after(dir: &dyn Repo, current: Generation) -> io::Result<()> {
     let unbegun = |found: &String| name::parse_generation(found).is_some_and(|generation| generation > current);
     for found in dir.list()?.into_iter().filter(unbegun) {
         if dir.dir(&found)?.list()?.iter().any(|file| name::parse_segment(file).is_some()) {
-            let text = format!("{found} is behind the current generation {current}, but holds frames");
+            let text = format!("{found} is after the current generation {current}, but holds frames");
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
         }
         remove_dir(dir, &found)?;

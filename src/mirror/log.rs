@@ -232,6 +232,11 @@ impl Log {
         &self.meta
     }
 
+    /// Whether `log.json` could be read. Before that, format, generation and first offset are not known.
+    pub(super) fn is_described(&self) -> bool {
+        !self.meta.id.is_empty()
+    }
+
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -397,9 +402,10 @@ impl Log {
     /// # Errors
     /// What is wrong with it, now or before.
     pub fn check(self: &Arc<Self>) -> Result<(), Error> {
-        if let Some(state) = self.lost() {
+        if let Some((state, seen)) = self.lost()
+            && self.publish_lost(state.clone(), &seen)
+        {
             log::error!("{}: {}", self.name, state.cause());
-            self.publish(|view| view.state = state);
             if let Some(queue) = self.queue.upgrade() {
                 // A shard that is gone opens nothing any more.
                 let _ = queue.blocking_send(Message::Reopen { log: self.clone() });
@@ -414,13 +420,25 @@ impl Log {
         gone.unwrap_or_else(|| error.into())
     }
 
-    /// What a log that was sound is now, if files of it are gone. Blocks.
-    fn lost(&self) -> Option<State> {
+    /// What a log that was sound is now, if files of it are gone, and the view that was compared with them. Blocks.
+    fn lost(&self) -> Option<(State, View)> {
         let view = self.view();
         if view.state != State::Ok || !view.opened {
             return None;
         }
-        self.missing(&view)
+        Some((self.missing(&view)?, view))
+    }
+
+    /// Publishes the state of a log whose files were compared with the view `seen`; false when it is no longer in that
+    /// state or was opened again since: then the files may be others.
+    fn publish_lost(&self, state: State, seen: &View) -> bool {
+        self.view.send_if_modified(|view| {
+            let same = view.state == State::Ok && view.openings == seen.openings;
+            if same {
+                view.state = state;
+            }
+            same
+        })
     }
 
     /// The state of a log with this view, if files of it are gone. Blocks.
@@ -432,8 +450,11 @@ impl Log {
         };
         let file_of = |segment: &SegmentInfo| name::segment(self.format(), segment.start);
         if let Some(file) = view.segments().map(file_of).find(|file| !names.contains(file)) {
-            let text = format!("segment {file} in {} was removed while the service ran", self.repo.place());
-            return Some(State::Damaged(text.into()));
+            let text = format!(
+                "segment {file} in {} is missing: it was there when the service opened the log",
+                self.repo.place()
+            );
+            return Some(State::Failed(text.into()));
         }
         let head = view.head?;
         match self.repo.open(&file_of(&head)).and_then(|file| file.bytes()) {
@@ -480,13 +501,12 @@ impl Log {
             State::Failed(cause) => (LogState::Failed, Some(cause.to_string())),
             State::Damaged(cause) => (LogState::Damaged, Some(cause.to_string())),
         };
-        let last =
-            view.last.map(|last| LastCommit { offset: last.first, entries: last.entries, checksum: last.checksum });
+        let last = view.last.as_ref().map(LastCommit::from);
         LogStatus {
             log: self.name.clone(),
-            format: self.meta.format,
+            format: self.is_described().then_some(self.meta.format),
             id: self.meta.id.clone(),
-            generation: self.meta.generation,
+            generation: self.is_described().then_some(self.meta.generation),
             epoch: known.then_some(view.epoch),
             first: view.opened.then_some(view.first),
             next: known.then(|| Offset(self.appended.load(Ordering::Relaxed)).max(view.durable)),
@@ -500,7 +520,7 @@ impl Log {
             warning: (view.opened && view.first > self.meta.first).then(|| {
                 format!("offsets {} to {} are missing: its first segments were removed", self.meta.first, view.first)
             }),
-            checkpoint: (self.meta.format == LogFormat::Wal).then(|| self.policy()),
+            checkpoint: (self.is_described() && self.meta.format == LogFormat::Wal).then(|| self.policy()),
             checkpoint_failing: None,
         }
     }

@@ -6,7 +6,6 @@ use super::database::off;
 use super::failure::MirrorError;
 use super::sink::DirStatus;
 use crate::api::LastCommit;
-use crate::format::Commit;
 use crate::offset::Offset;
 use crate::repo::Repo;
 use crate::stream::{Batch, Cursor, OpenError, Part, SurveyError};
@@ -40,7 +39,7 @@ impl Overlap {
         let (repo, segments): (Arc<dyn Repo>, _) = (Arc::new(found.repo.clone()), survey.segments.clone());
         off(move || {
             let mut cursor = Cursor::open(&repo, &segments, start, commit_bytes_max).map_err(damaged)?;
-            let next = cursor.next().map_err(damaged)?.map(|placed| last_commit(&placed.commit));
+            let next = cursor.next().map_err(damaged)?.map(|placed| LastCommit::from(&placed.commit));
             Ok(Overlap { next, rest: Some(cursor) })
         })
         .await?
@@ -89,11 +88,11 @@ impl Overlap {
                     left.push(Part::Run(run.after(at, &found, compared as u64)));
                     break;
                 };
-                if last_commit(&found) != held {
+                if LastCommit::from(&found) != held {
                     return Err(MirrorError::Fork { at: held.offset.min(found.first) });
                 }
                 self.next = match &mut self.rest {
-                    Some(rest) => rest.next().map_err(damaged)?.map(|placed| last_commit(&placed.commit)),
+                    Some(rest) => rest.next().map_err(damaged)?.map(|placed| LastCommit::from(&placed.commit)),
                     None => None,
                 };
             }
@@ -103,10 +102,6 @@ impl Overlap {
         }
         Ok(Batch { parts: left })
     }
-}
-
-pub(super) fn last_commit(commit: &Commit) -> LastCommit {
-    LastCommit { offset: commit.first, entries: commit.entries, checksum: commit.checksum }
 }
 
 fn damaged(error: SurveyError) -> MirrorError {

@@ -10,7 +10,7 @@ use super::source::{Out, Piece, Reading};
 use crate::api::LogState;
 use crate::client::{Client, ClientError, Commits};
 use crate::format::LogFormat;
-use crate::limits::{FOLLOW_POLL, HELD_BACK_AFTER, SILENCE_FIRST, SILENCE_LAST};
+use crate::limits::{FOLLOW_POLL, HELD_BACK_AFTER, SILENCE_FIRST, SILENCE_LAST, STALL_TIMEOUT};
 use crate::offset::Offset;
 use crate::stream::{Batch, Batcher, Tail};
 
@@ -22,8 +22,16 @@ enum Ended {
     HeldBack,
 }
 
-/// Reads what is wanted into `out`.
+/// Reads what is wanted into `out`, until `out` is closed.
 pub(super) async fn read(client: &Client, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {
+    // Whatever is awaited: a source that is idle would keep its connection open.
+    tokio::select! {
+        () = out.closed() => Ok(()),
+        ended = read_all(client, reading, max, out) => ended,
+    }
+}
+
+async fn read_all(client: &Client, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {
     let mut next = reading.from;
     match stream(client, &reading, &mut next, max, out).await? {
         Ended::Over => {
@@ -39,14 +47,19 @@ pub(super) async fn read(client: &Client, reading: Reading, max: u64, out: &Out)
         ),
     }
     let once = Reading { follow: false, ..reading };
-    while !out.is_closed() {
+    loop {
         let before = next;
         stream(client, &Reading { from: next, ..once }, &mut next, max, out).await?;
-        if next == before {
-            sleep(FOLLOW_POLL).await;
+        if next > before {
+            continue;
         }
+        // A generation that has ended gets no more commits; another one may hold what is new.
+        if client.status().await?.generation.is_some_and(|current| current != reading.generation) {
+            let _ = out.send(Ok(Piece::End(Tail::Clean))).await;
+            return Ok(());
+        }
+        sleep(FOLLOW_POLL).await;
     }
-    Ok(())
 }
 
 /// Reads one answer into `out`, and moves `next` behind what is in it.
@@ -64,7 +77,7 @@ async fn stream(
     let mut commits = loop {
         match timeout(silence.patience(reading.follow), &mut opening).await {
             Ok(opened) => break opened?,
-            Err(_elapsed) if silence.is_held_back(client, reading, *next).await => return Ok(Ended::HeldBack),
+            Err(_elapsed) if silence.is_held_back(client, reading, *next).await? => return Ok(Ended::HeldBack),
             Err(_elapsed) => {}
         }
     };
@@ -75,7 +88,7 @@ async fn stream(
             Ok(Err(error)) => {
                 return Err(damage(client, reading, *next).await.unwrap_or_else(|| error.into()));
             }
-            Err(_elapsed) if silence.is_held_back(client, reading, *next).await => return Ok(Ended::HeldBack),
+            Err(_elapsed) if silence.is_held_back(client, reading, *next).await? => return Ok(Ended::HeldBack),
             Err(_elapsed) => continue,
         };
         let Some(chunk) = chunk else { break };
@@ -126,32 +139,69 @@ struct Silence {
     patience: Duration,
     /// Since when the service is known to have more.
     more: Option<Instant>,
+    /// Since when the service does not answer either.
+    unanswered: Option<Instant>,
     next: Offset,
 }
 
 impl Silence {
     fn new(next: Offset) -> Silence {
-        Silence { patience: SILENCE_FIRST, more: None, next }
+        Silence { patience: SILENCE_FIRST, more: None, unanswered: None, next }
     }
 
     /// How long to wait for bytes before the service is asked; a stream that ends by itself may be as slow as it likes.
     fn patience(&self, follow: bool) -> Duration {
-        match (follow, self.more) {
-            (false, _) => Duration::MAX,
-            (true, Some(_)) => SILENCE_FIRST / 4,
-            (true, None) => self.patience,
+        match (follow, self.more, self.unanswered) {
+            (false, ..) => Duration::MAX,
+            (true, Some(_), _) => SILENCE_FIRST / 4,
+            (true, None, Some(_)) => SILENCE_FIRST,
+            (true, None, None) => self.patience,
         }
     }
 
     /// Asks the service whether it has more than was received, and has had it for long.
-    async fn is_held_back(&mut self, client: &Client, reading: &Reading, next: Offset) -> bool {
-        let asked = timeout(HELD_BACK_AFTER, client.status_of(reading.generation)).await;
-        // What cannot be asked now shows in the stream.
-        let Ok(Ok(status)) = asked else { return false };
+    ///
+    /// # Errors
+    /// When it has not answered for so long that the stream is given up.
+    async fn is_held_back(&mut self, client: &Client, reading: &Reading, next: Offset) -> Result<bool, ClientError> {
+        let status = match timeout(HELD_BACK_AFTER, client.status_of(reading.generation)).await {
+            Ok(Ok(status)) => status,
+            // A refusal shows in the stream.
+            Ok(Err(error)) if !error.is_transient() => return Ok(false),
+            _ if self.unanswered.get_or_insert_with(Instant::now).elapsed() < STALL_TIMEOUT => return Ok(false),
+            _ => return Err(ClientError::Silent { after: STALL_TIMEOUT }),
+        };
+        self.unanswered = None;
         if status.durable.is_none_or(|durable| durable <= next) || next != self.next {
             *self = Silence { patience: (self.patience * 2).min(SILENCE_LAST), ..Silence::new(next) };
-            return false;
+            return Ok(false);
         }
-        self.more.get_or_insert_with(Instant::now).elapsed() >= HELD_BACK_AFTER
+        Ok(self.more.get_or_insert_with(Instant::now).elapsed() >= HELD_BACK_AFTER)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::offset::Generation;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
+    #[test]
+    fn a_reader_of_an_idle_source_ends_with_its_receiver() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let client = Client::new(&format!("http://{}/logs/app", listener.local_addr().unwrap())).unwrap();
+            let (out, pieces) = mpsc::channel(1);
+            let reading = Reading { generation: Generation::FIRST, from: Offset(0), held: false, follow: true };
+            let reader = tokio::spawn(async move { read(&client, reading, 1 << 20, &out).await });
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+            drop(pieces);
+            let ended = timeout(Duration::from_secs(10), reader).await;
+            assert!(matches!(ended, Ok(Ok(Ok(())))), "{ended:?}");
+        });
     }
 }

@@ -19,7 +19,7 @@ use super::budget::{Budget, Share};
 use super::counters::Counters;
 use super::error::Error;
 use super::feed::Feed;
-use super::generation::{remove_dir, remove_unbegun};
+use super::generation::{remove_after, remove_dir, remove_unbegun};
 use super::log::{Log, Meta, State};
 use super::shard::{Message, Shards};
 use crate::api::{AppendOutcome, CheckpointPolicy, CreateLog};
@@ -121,8 +121,12 @@ impl Registry {
         };
         let mut opening = Vec::new();
         for found in registry.logs_repo.list()?.into_iter().filter(|found| name::is_log_name(found)) {
-            match registry.load(&found) {
-                Ok(Some(log)) => opening.push(registry.start(log)),
+            match registry.load(&found, remove_unbegun) {
+                Ok(Some(log)) => {
+                    let log = Arc::new(log);
+                    opening.push(registry.open_in_shard(&log));
+                    registry.add(log);
+                }
                 Ok(None) => {}
                 Err(error) => registry.keep(&found, &error),
             }
@@ -134,8 +138,13 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Reads what `log.json` says; `None` for a log whose creation was interrupted.
-    fn load(&self, log_name: &str) -> io::Result<Option<Log>> {
+    /// Reads what `log.json` says; `None` for a log whose creation was interrupted. `remove_left` removes what was left of
+    /// generations that did not begin.
+    fn load(
+        &self,
+        log_name: &str,
+        remove_left: fn(&dyn Repo, Generation) -> io::Result<()>,
+    ) -> io::Result<Option<Log>> {
         let dir = match self.logs_repo.dir(log_name) {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotADirectory | io::ErrorKind::NotFound) => {
                 return Ok(None);
@@ -150,7 +159,7 @@ impl Registry {
         // The generation that it names may have been put there by a process that ended before that was durable.
         persist_names(&*dir)?;
         // Whatever cannot be removed now is in nobody's way until the next generation begins.
-        if let Err(error) = remove_unbegun(&*dir, meta.generation) {
+        if let Err(error) = remove_left(&*dir, meta.generation) {
             log::warn!("{log_name}: left of a generation that did not begin: {error}");
         }
         if matches!(meta.checkpoint, CheckpointPolicy::Roll { .. }) {
@@ -187,7 +196,7 @@ impl Registry {
                         let generation = new.generation();
                         self.counters.count(&self.counters.reopenings, log.name());
                         log::info!("{}: log.json was read again: generation {generation}", log.name());
-                        let _ = self.start(new).blocking_recv();
+                        self.start(new);
                         log.publish(|view| view.state = State::Ended(generation));
                     }
                     Ok(None) => {}
@@ -205,12 +214,14 @@ impl Registry {
     /// known. `None` when it is gone.
     fn reload(&self, log: &Log) -> io::Result<Option<Log>> {
         let dir = self.logs_repo.dir(log.name())?;
-        if !log.id().is_empty()
+        if log.is_described()
             && let Some(text) = read_small(&*dir, META, META_BYTES_MAX)?
         {
             replace(&*dir, META, &text)?;
         }
-        self.load(log.name())
+        // What is being received of a log that was described before is staged beside its generations.
+        let remove_left = if log.is_described() { remove_after } else { remove_unbegun };
+        self.load(log.name(), remove_left)
     }
 
     /// Checks that the files of all logs are still there, as [`Log::check`] does. Blocks.
@@ -235,16 +246,21 @@ impl Registry {
         Log::new(log_name.to_owned(), meta, repo, (shard, queue))
     }
 
-    /// Adds a log and has its shard recover it.
-    pub(super) fn start(&self, log: Log) -> oneshot::Receiver<()> {
-        let log = Arc::new(log);
+    /// Has the shard of a log open it.
+    fn open_in_shard(&self, log: &Arc<Log>) -> oneshot::Receiver<()> {
         let (reply, opened) = oneshot::channel();
-        let queue = self.shards.queue(&log);
-        let message = Message::Open { log: log.clone(), reply };
         // A shard that is gone drops the reply, and the one who waits for it goes on.
-        let _ = queue.blocking_send(message);
-        self.add(log);
+        let _ = self.shards.queue(log).blocking_send(Message::Open { log: log.clone(), reply });
         opened
+    }
+
+    /// Has the shard of a log open it and adds it then, so that its positions are known wherever it is found, or why they
+    /// are not. Blocks.
+    pub(super) fn start(&self, log: Log) {
+        let log = Arc::new(log);
+        // A shard that is gone has said why.
+        let _ = self.open_in_shard(&log).blocking_recv();
+        self.add(log);
     }
 
     /// Does what changes a log, while nobody else does so to the same one and the data directory is held.
@@ -327,15 +343,15 @@ impl Registry {
             return Ok((log, false));
         }
         let failed = |error: io::Error| Error::Unavailable(format!("cannot create log {log_name:?}: {error}"));
-        if let Some(log) = self.load(log_name).map_err(failed)? {
+        if let Some(log) = self.load(log_name, remove_unbegun).map_err(failed)? {
             // Its directory was put there while the service ran.
-            let _ = self.start(log).blocking_recv();
+            self.start(log);
             return self.find_or_create(log_name, wanted, first);
         }
         let log = self.create_files(log_name, wanted, first).map_err(failed)?;
         log::info!("log {log_name} created: a {}, first offset {first}, id {}", log.format(), log.id());
         self.counters.logs_created.inc();
-        let _ = self.start(log).blocking_recv();
+        self.start(log);
         Ok((self.get(log_name)?, true))
     }
 
@@ -378,7 +394,11 @@ impl Registry {
     /// # Errors
     /// When there is no such log, it is no WAL, or the policy makes no sense.
     pub fn set_policy(&self, log_name: &str, policy: CheckpointPolicy) -> Result<Arc<Log>, Error> {
-        check_policy(self.get(log_name)?.format(), Some(policy))?;
+        let log = self.get(log_name)?;
+        if !log.is_described() {
+            log.readable()?;
+        }
+        check_policy(log.format(), Some(policy))?;
         self.exclusively(log_name, || self.store_policy(log_name, policy))
     }
 

@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::log::{Log, State};
 use crate::limits::{REOPEN_DAMAGED, REOPEN_FIRST, REOPEN_LAST};
+use crate::retry::Backoff;
+
+const RETRY: Backoff = Backoff::new(REOPEN_FIRST, REOPEN_LAST);
 
 #[derive(Debug)]
 struct Reopening {
@@ -13,8 +16,8 @@ struct Reopening {
     log: Option<Arc<Log>>,
     /// When it is due, or when it was opened.
     at: Instant,
-    /// The wait before the next attempt.
-    wait: Duration,
+    /// How often it was scheduled or due in a row.
+    attempts: u32,
     /// Of a damaged log: the names in its directory, and when it was opened last.
     damaged: Option<(Option<Vec<String>>, Instant)>,
 }
@@ -32,8 +35,8 @@ impl Reopenings {
         let damaged = is_damaged.then(|| (log.names(), now));
         let before =
             self.0.get(log.name()).filter(|before| before.log.is_some() || before.at.elapsed() < 2 * REOPEN_LAST);
-        let wait = before.map_or(REOPEN_FIRST, |before| before.wait);
-        let next = Reopening { log: Some(log.clone()), at: now + wait, wait: (2 * wait).min(REOPEN_LAST), damaged };
+        let attempts = before.map_or(0, |before| before.attempts).saturating_add(1);
+        let next = Reopening { log: Some(log.clone()), at: now + RETRY.after(attempts), attempts, damaged };
         self.0.insert(log.name().to_owned(), next);
     }
 
@@ -58,7 +61,8 @@ impl Reopenings {
             let Some(log) = &reopening.log else {
                 continue;
             };
-            (reopening.at, reopening.wait) = (now + reopening.wait, (2 * reopening.wait).min(REOPEN_LAST));
+            reopening.attempts = reopening.attempts.saturating_add(1);
+            reopening.at = now + RETRY.after(reopening.attempts);
             let changed = |(names, opened): &(Option<Vec<String>>, Instant)| {
                 opened.elapsed() >= REOPEN_DAMAGED || log.names() != *names
             };

@@ -1,6 +1,5 @@
 //! The one loop behind `logmirror mirror`: from any source to any sink, resuming where the sink ends.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,11 +16,12 @@ use super::ownership;
 use super::shorter;
 use super::sink::{DirSink, Sink};
 use super::source::Source;
-use crate::blame::{Blame, with_causes};
+use crate::blame::{Blame, Blamed, with_causes};
 use crate::client::{Client, without_secrets};
-use crate::limits::{ATTEMPTS_MAX, BACKOFF_FIRST, BACKOFF_LAST};
+use crate::limits::{ATTEMPTS_MAX, BACKOFF_LAST};
 use crate::offset::Offset;
 use crate::repo::FsRepo;
+use crate::retry::RECONNECT;
 use crate::stream::{CutTail, Options};
 
 /// What happens while a mirror runs.
@@ -124,7 +124,7 @@ async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) 
         if ends {
             return Err(error);
         }
-        let after = backoff(failures);
+        let after = RECONNECT.after(failures);
         told(Event::Retrying { error: with_causes(&error), after });
         sleep(after).await;
     }
@@ -239,11 +239,4 @@ impl Sink {
 
 fn dir<T>(path: &Path, opened: io::Result<T>) -> Result<T, MirrorError> {
     opened.map_err(|error| MirrorError::Dir { place: path.display().to_string(), error })
-}
-
-/// Doubles with each failure up to a cap, and is shortened by chance by up to half.
-pub(crate) fn backoff(failures: u32) -> Duration {
-    let full = BACKOFF_FIRST.saturating_mul(1 << failures.min(16)).min(BACKOFF_LAST);
-    let chance = RandomState::new().build_hasher().finish() % 1024;
-    full.mul_f64(0.5 + chance as f64 / 2048.0)
 }

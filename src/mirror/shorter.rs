@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::database::off;
 use super::failure::MirrorError;
-use super::overlap::last_commit;
 use super::sink::Sink;
 use super::source::{Piece, Reading, Source};
 use crate::api::LastCommit;
@@ -45,9 +44,8 @@ async fn parted_at(source: &Source, sink: &Sink, max: u64) -> Result<Option<Offs
                 };
                 let repo: Arc<dyn Repo> = Arc::new(found.repo.clone());
                 let damaged = |error| MirrorError::Open(OpenError::from(error));
-                let mut cursor =
-                    Cursor::open(&repo, &found.survey.segments, last.offset, max).map_err(damaged)?;
-                Ok::<_, MirrorError>(cursor.next().map_err(damaged)?.map(|placed| last_commit(&placed.commit)))
+                let mut cursor = Cursor::open(&repo, &found.survey.segments, last.offset, max).map_err(damaged)?;
+                Ok::<_, MirrorError>(cursor.next().map_err(damaged)?.map(|placed| LastCommit::from(&placed.commit)))
             })
             .await??
         }
@@ -60,13 +58,13 @@ async fn parted_at(source: &Source, sink: &Sink, max: u64) -> Result<Option<Offs
 /// The frames of a WAL do not say which generation they are of, so only a commitlog is compared.
 async fn last_in_log(client: &Client) -> Result<Option<LastCommit>, MirrorError> {
     let status = client.status().await?;
-    Ok(status.last_commit.filter(|_| status.format == LogFormat::Commitlog))
+    Ok(status.last_commit.filter(|_| status.format == Some(LogFormat::Commitlog)))
 }
 
 async fn last_in_dir(repo: FsRepo, max: u64) -> Result<Option<LastCommit>, MirrorError> {
     let found = off(move || survey(&repo, max, None)).await?;
     let found = found.map_err(|error| MirrorError::Open(OpenError::from(error)))?;
-    Ok(found.last.as_ref().map(last_commit).filter(|_| found.format == Some(LogFormat::Commitlog)))
+    Ok(found.last.as_ref().map(LastCommit::from).filter(|_| found.format == Some(LogFormat::Commitlog)))
 }
 
 async fn held_by_log(client: &Client, at: Offset, max: u64) -> Result<Option<LastCommit>, MirrorError> {
@@ -76,7 +74,7 @@ async fn held_by_log(client: &Client, at: Offset, max: u64) -> Result<Option<Las
         if let Piece::Batch(batch) = piece?
             && let Some((_, commit)) = batch.runs().flat_map(|run| run.commits()).next()
         {
-            return Ok(Some(last_commit(&commit)));
+            return Ok(Some(LastCommit::from(&commit)));
         }
     }
     Ok(None)

@@ -10,7 +10,7 @@ use super::base;
 use super::database::off;
 use super::failure::MirrorError;
 use super::feeding::Feeding;
-use super::overlap::{Overlap, last_commit};
+use super::overlap::Overlap;
 use super::ownership::{self, DbLockGuard};
 use super::source::Extent;
 use crate::api::{LastCommit, Positions};
@@ -51,7 +51,7 @@ impl SinkStatus {
     /// Its last commit.
     pub(super) fn last(&self) -> Option<LastCommit> {
         match self {
-            SinkStatus::Dir(found) => found.as_ref().and_then(|it| it.survey.last.as_ref().map(last_commit)),
+            SinkStatus::Dir(found) => found.as_ref().and_then(|it| it.survey.last.as_ref().map(LastCommit::from)),
             SinkStatus::Url(status) => status.and_then(|status| status.last_commit),
         }
     }
@@ -74,11 +74,21 @@ impl SinkStatus {
 }
 
 impl Sink {
+    /// An error of a call to this sink: where its log is damaged, the source is not.
+    pub(super) fn own(&self, error: MirrorError) -> MirrorError {
+        match self {
+            Sink::Dir(_) => error,
+            Sink::Url(client) => error.of_sink(client.url().as_str()),
+        }
+    }
+
     /// The generation it is in, where generations are known and it has begun.
     pub(super) async fn generation(&self) -> Result<Option<Generation>, MirrorError> {
         match self {
             Sink::Dir(_) => Ok(None),
-            Sink::Url(client) => Ok(client.find().await?.map(|status| status.generation)),
+            Sink::Url(client) => {
+                Ok(client.find().await?.as_ref().map(positions).transpose()?.map(|found| found.generation))
+            }
         }
     }
 
@@ -98,9 +108,10 @@ impl Sink {
                 Ok(SinkStatus::Dir(found.map(Box::new)))
             }
             Sink::Url(client) => {
-                let status = client.find().await?;
-                same(status.as_ref().map(|status| status.format), client.url())?;
-                Ok(SinkStatus::Url(status.as_ref().map(positions).transpose()?))
+                // Of a log that could not be opened the format may not be known either: that is waited for.
+                let found = client.find().await?.as_ref().map(positions).transpose()?;
+                same(found.map(|found| found.format), client.url())?;
+                Ok(SinkStatus::Url(found))
             }
         }
     }
@@ -124,13 +135,13 @@ impl Sink {
                     Some(status) => status,
                     None => client.create(LogFormat::Wal, None).await?,
                 };
-                let (sink, source_generation) = (status.generation, extent.generation);
+                let Positions { format, generation: sink, first, durable, .. } = positions(&status)?;
+                let source_generation = extent.generation;
                 if sink > source_generation {
                     return Err(MirrorError::LaterGeneration { sink, source_generation });
                 }
                 // An attempt before may have ended right after the log was created.
-                let Positions { first, durable, .. } = positions(&status)?;
-                Ok(status.format == LogFormat::Wal && (sink < source_generation || durable == first))
+                Ok(format == LogFormat::Wal && (sink < source_generation || durable == first))
             }
         }
     }

@@ -83,11 +83,10 @@ impl Source {
                     Some(generation) => client.status_of(generation).await?,
                     None => client.status().await?,
                 };
-                let Positions { first, durable, bytes, .. } = positions(&status)?;
-                let (format, generation) = (Some(status.format), status.generation);
+                let Positions { format, generation, first, durable, bytes, .. } = positions(&status)?;
                 // A damaged log may have held more: reading on from there says what is wrong.
                 let end = (status.state != LogState::Damaged).then_some(durable);
-                Ok(Extent { generation, format, first: Some(first), end, bytes })
+                Ok(Extent { generation, format: Some(format), first: Some(first), end, bytes })
             }
             Source::Dir(repo) => {
                 let unreadable = |error| MirrorError::Dir { place: repo.place(), error };

@@ -47,16 +47,13 @@ impl Sink {
     pub(super) async fn standing(&self) -> Result<Standing, MirrorError> {
         match self {
             Sink::Url(client) => {
-                let found = client.find().await?;
-                // Whatever cannot be opened says neither format nor positions.
-                let _known = found.as_ref().map(positions).transpose()?;
-                let status = match found.filter(|status| status.format == LogFormat::Wal) {
-                    Some(status) => status,
+                let found = client.find().await?.as_ref().map(positions).transpose()?;
+                let found = match found.filter(|found| found.format == LogFormat::Wal) {
+                    Some(found) => found,
                     // The service says so itself when it is there in another format.
-                    None => client.create(LogFormat::Wal, None).await?,
+                    None => positions(&client.create(LogFormat::Wal, None).await?)?,
                 };
-                let Positions { first, durable: next, .. } = positions(&status)?;
-                let generation = status.generation;
+                let Positions { generation, first, durable: next, .. } = found;
                 let end = if next > first {
                     match client.read_of(Some(generation), next, Some(next), false).await?.framing {
                         Framing::Wal(end) => end,

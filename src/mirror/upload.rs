@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::MutexGuard as Turn;
+use tokio::sync::OwnedMutexGuard as Turn;
 
 use super::error::Error;
 use super::generation::Draft;
@@ -31,7 +31,7 @@ pub struct Uploads {
 /// One upload. Its parts are taken one after the other.
 #[derive(Debug)]
 pub struct Upload {
-    state: tokio::sync::Mutex<Progress>,
+    state: Arc<tokio::sync::Mutex<Progress>>,
     /// When a part of it was last received.
     touched: Mutex<Instant>,
 }
@@ -47,11 +47,11 @@ pub enum Progress {
     Done(Option<AppendOutcome>),
 }
 
-/// What was received of an upload. Its files go when it is dropped.
-#[derive(Debug)]
+/// What was received of an upload. Its files are removed when it is dropped, which blocks.
+#[derive(Clone, Debug)]
 pub struct Staged {
     /// Where it is.
-    pub draft: Draft,
+    pub draft: Arc<Draft>,
     /// Its bytes.
     pub file: Arc<dyn RepoFile>,
     /// How many bytes were received from the first on.
@@ -59,7 +59,8 @@ pub struct Staged {
 }
 
 impl Uploads {
-    /// The upload `id` of the log whose id is `log`, which may be a new one.
+    /// The upload `id` of the log whose id is `log`, which may be a new one. Belongs to a runtime, whose blocking threads
+    /// remove the files of uploads that are given up for it.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an id that cannot be one, [`Error::Unavailable`] when too many are under way.
@@ -75,20 +76,31 @@ impl Uploads {
             upload.touch();
             return Ok(upload.clone());
         }
-        all.retain(|_, upload| upload.idle() < UPLOAD_IDLE);
+        let mut given_up: Vec<_> = all.extract_if(|_, upload| upload.idle() >= UPLOAD_IDLE).collect();
+        let mut is_full = false;
         while all.len() >= UPLOADS_MAX || all.keys().filter(|(of, _)| of == log).count() >= UPLOADS_PER_LOG_MAX {
             let in_log = all.keys().filter(|(of, _)| of == log).count() >= UPLOADS_PER_LOG_MAX;
             let candidates = all.iter().filter(|((of, _), _)| !in_log || of == log);
             let oldest = candidates.max_by_key(|(_, upload)| upload.idle());
             let oldest = oldest.filter(|(_, upload)| upload.idle() >= UPLOAD_EVICT_AFTER || upload.is_done());
             let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
-                return Err(Error::Unavailable("too many uploads are under way".into()));
+                is_full = true;
+                break;
             };
-            all.remove(&oldest);
+            given_up.extend(all.remove_entry(&oldest));
         }
-        let upload =
-            Arc::new(Upload { state: tokio::sync::Mutex::new(Progress::Empty), touched: Mutex::new(Instant::now()) });
-        all.insert(key.clone(), upload.clone());
+        let state = Arc::new(tokio::sync::Mutex::new(Progress::Empty));
+        let upload = Arc::new(Upload { state, touched: Mutex::new(Instant::now()) });
+        if !is_full {
+            all.insert(key.clone(), upload.clone());
+        }
+        drop(all);
+        if !given_up.is_empty() {
+            tokio::task::spawn_blocking(move || drop(given_up));
+        }
+        if is_full {
+            return Err(Error::Unavailable("too many uploads are under way".into()));
+        }
         self.forget_when_idle(key, &upload);
         Ok(upload)
     }
@@ -104,7 +116,8 @@ impl Uploads {
                 match UPLOAD_IDLE.checked_sub(upload.idle()).filter(|left| !left.is_zero()) {
                     Some(left) => wait = left,
                     None => {
-                        lock(&all).remove(&key);
+                        let removed = lock(&all).remove(&key);
+                        tokio::task::spawn_blocking(move || drop((removed, upload)));
                         log::info!("upload {} was given up: no part of it for {} s", key.1, UPLOAD_IDLE.as_secs());
                         return;
                     }
@@ -116,8 +129,8 @@ impl Uploads {
 
 impl Upload {
     /// How far it is, for one part at a time.
-    pub async fn turn(&self) -> Turn<'_, Progress> {
-        self.state.lock().await
+    pub async fn turn(&self) -> Turn<Progress> {
+        self.state.clone().lock_owned().await
     }
 
     fn is_done(&self) -> bool {

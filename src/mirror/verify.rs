@@ -21,10 +21,10 @@ pub async fn verify_url(
     mut told: impl FnMut(u64),
 ) -> Result<Report, ClientError> {
     let status = client.status().await?;
-    let Positions { first, durable, .. } = positions(&status)?;
+    let Positions { format, first, durable, .. } = positions(&status)?;
     let mut report = Report { first: Some(first), next: first, ..Report::default() };
     let mut bytes = client.read(first, Some(durable), false).await?;
-    let mut batcher = Batcher::new(Framing::of(status.format), None, commit_bytes_max);
+    let mut batcher = Batcher::new(Framing::of(format), None, commit_bytes_max);
     let (mut fault, mut broken) = (None, None);
     loop {
         let chunk = match bytes.try_next().await {

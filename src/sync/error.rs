@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::local::LocalError;
-use crate::blame::Blame;
+use crate::blame::{Blame, Blamed, is_passing_status};
 use crate::transport::explained;
 
 /// Why a push or pull stopped. What was confirmed or synced before stands; running it again resumes.
@@ -138,10 +138,8 @@ fn said(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(", {text:?}") }
 }
 
-impl SyncError {
-    /// Whose fault it is.
-    #[must_use]
-    pub fn blame(&self) -> Blame {
+impl Blamed for SyncError {
+    fn blame(&self) -> Blame {
         match self {
             _ if self.is_usage() => Blame::Usage,
             _ if self.is_transient() => Blame::Transient,
@@ -149,13 +147,15 @@ impl SyncError {
             _ => Blame::Io,
         }
     }
+}
 
+impl SyncError {
     /// Whether another attempt may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
             SyncError::Transport { error, .. } => !error.is_builder(),
-            SyncError::Status { status, .. } => *status >= 500,
+            SyncError::Status { status, .. } => is_passing_status(*status),
             SyncError::Local(error) => matches!(error, LocalError::Busy { .. } | LocalError::Changed { .. }),
             SyncError::Interrupted(_) => true,
             _ => false,

@@ -9,11 +9,11 @@ use super::error::SyncError;
 use super::pull::Pull;
 use super::push::Push;
 use super::remote::Remote;
-use crate::blame::{Blame, with_causes};
+use crate::blame::{Blame, Blamed, with_causes};
 use crate::limits::{ATTEMPTS_MAX, POLL_EVERY, SYNC_BATCH};
-use crate::mirror::run::backoff;
 use crate::mirror::{Event, Progress};
 use crate::offset::Offset;
+use crate::retry::RECONNECT;
 
 /// Which way frames go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +133,7 @@ pub async fn run(what: &Replicate, tell: impl FnMut(Event)) -> Result<Progress, 
             Some(session) if error.is_busy() || error.is_remote() => session.again(),
             _ => session = None,
         }
-        let after = backoff(failures);
+        let after = RECONNECT.after(failures);
         (told.tell)(Event::Retrying { error: with_causes(&error), after });
         sleep(after).await;
     }

@@ -75,7 +75,7 @@ fn a_segment_that_is_missing_in_the_middle_is_damage_after_a_sound_prefix() {
 }
 
 #[test]
-fn a_segment_that_is_removed_under_the_service_shows_at_once() {
+fn a_segment_that_is_removed_under_the_service_shows_at_once_and_is_waited_for() {
     let data = tempfile::tempdir().unwrap();
     let service = start(data.path());
     let kept = fs::read(file(data.path(), 1)).unwrap();
@@ -83,14 +83,14 @@ fn a_segment_that_is_removed_under_the_service_shows_at_once() {
         fs::remove_file(file(data.path(), 1)).unwrap();
         if by_reading {
             let answer = service.get("/logs/app/commits?from=3&to=6");
-            assert_eq!(answer.refusal(), (500, "corrupt-log".to_owned()), "{}", answer.text());
+            assert_eq!(answer.refusal(), (503, "failed".to_owned()), "{}", answer.text());
             assert!(answer.text().contains(SEGMENTS[1]), "{}", answer.text());
         }
         let status = service.status("app");
-        assert_eq!(status["state"], "damaged", "{status}");
+        assert_eq!(status["state"], "failed", "{status}");
         assert!(status["error"].as_str().unwrap().contains(SEGMENTS[1]), "{status}");
         assert!(service.get("/health").text().contains(SEGMENTS[1]));
-        assert_eq!(service.append("app", "", &commits(9, 1, 50, 0)).refusal(), (500, "corrupt-log".to_owned()));
+        assert_eq!(service.append("app", "", &commits(9, 1, 50, 0)).refusal(), (503, "failed".to_owned()));
         // What is there is served.
         assert_bytes(&service.get("/logs/app/commits?from=6").body, &segment(6), "what is there");
         assert_eq!(service.append("other", "", &commits(9, 1, 50, 0)).status, 200);

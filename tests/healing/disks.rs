@@ -87,8 +87,14 @@ fn a_log_whose_description_cannot_be_read_is_loaded_when_it_can_be() {
     let service = Service::start(repo);
     let status = service.status("app");
     assert_eq!((&status["state"], status["durable"].is_null()), (&"failed".into(), true), "{status}");
+    // What the description says is not known either, and no request is answered as if it were.
+    assert!(status["format"].is_null() && status["generation"].is_null(), "{status}");
+    assert_eq!(service.get("/logs/app/commits?generation=2").refusal(), (503, "failed".to_owned()));
+    let policy = r#"{"policy":"roll","frames":9}"#;
+    assert_eq!(service.put("/logs/app/checkpoint", policy).refusal(), (503, "failed".to_owned()));
     plan.clear();
     service.wait_state("app", "ok");
+    assert_eq!(service.status("app")["format"], "commitlog");
     assert_eq!(service.append("app", "", &commits(3, 1, 50, 0)).json()["durable"], 4);
 }
 

@@ -63,7 +63,9 @@ fn a_follower_goes_through_generations_as_they_end() {
         // The follower says of each generation only how far it is.
         loop {
             let status = sink.find().await.unwrap();
-            if status.is_some_and(|status| (status.generation, status.durable) == (Generation(4), Some(Offset(end)))) {
+            if status
+                .is_some_and(|status| (status.generation, status.durable) == (Some(Generation(4)), Some(Offset(end))))
+            {
                 break;
             }
             tokio::task::yield_now().await;

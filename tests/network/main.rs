@@ -8,6 +8,8 @@ mod support;
 
 mod fields;
 mod follow;
+mod gate;
+mod hangs;
 mod proxy;
 mod push;
 mod slow;

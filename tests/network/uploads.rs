@@ -5,8 +5,9 @@ use std::sync::Arc;
 use logmirror::limits::UPLOADS_PER_LOG_MAX;
 use logmirror::repo::{FsRepo, MemRepo, Repo};
 
+use crate::support::failing::{Failing, Trouble};
 use crate::support::log::{commit, commits, header};
-use crate::support::service::{Answer, Service, Setup};
+use crate::support::service::{Answer, Service, Setup, request};
 use crate::{base, service};
 
 fn part(service: &Service, upload: &str, at: usize, total: Option<usize>, body: &[u8]) -> Answer {
@@ -60,6 +61,63 @@ fn parts_that_are_missing_are_named() {
     assert_eq!(received(&part(&service, "a", 0, None, b"12345")), (202, 5));
     let gap = part(&service, "a", 6, None, b"x");
     assert_eq!((gap.refusal(), &gap.json()["received"]), ((409, "part-missing".into()), &5.into()));
+}
+
+#[test]
+fn a_connection_that_breaks_off_costs_no_part_that_was_received() {
+    let (repo, plan) = Failing::new(Arc::new(MemRepo::default()));
+    let service = Service::start(repo);
+    service.create("app");
+    let bytes = [header(), commit(0, 0, 2, &[7; 50_000])].concat();
+    let (first, last) = bytes.split_at(30_000);
+    assert_eq!(received(&part(&service, "a", 0, None, first)), (202, 30_000));
+    // Once while its body is sent, and once while it is made durable.
+    let query = |total: &str| format!("/logs/app/commits?from=0&upload=a&at=30000{total}");
+    let begin = |total: &str, body: &[u8]| {
+        let mut wire = service.connect();
+        let length = format!("content-length: {}\r\n", last.len());
+        wire.send(request("POST", &query(total), &length).as_bytes());
+        wire.send(body);
+        wire
+    };
+    drop(begin("", &last[..1_000]));
+    assert_eq!(part(&service, "a", 30_000, None, b"").status, 202);
+    plan.set("logs/app", Trouble::SyncHangs);
+    let total = format!("&total={}", bytes.len());
+    drop(begin(&total, last));
+    plan.wait_hanging(1);
+    let mut again = begin(&total, last);
+    // The service has seen by then that the first connection is gone.
+    assert_eq!(service.get("/livez").status, 200);
+    plan.clear();
+    let answer = again.answer();
+    assert_eq!((answer.status, &answer.json()["appended"]), (200, &1.into()), "{}", answer.text());
+    assert_eq!(service.stream("app"), bytes);
+}
+
+#[test]
+fn commits_that_could_not_be_stored_when_whole_are_kept_for_the_last_part() {
+    let (repo, plan) = Failing::new(Arc::new(MemRepo::default()));
+    let service = Service::start(repo);
+    service.create("app");
+    let bytes = [header(), commit(0, 0, 2, &[7; 50_000])].concat();
+    let (first, last) = bytes.split_at(30_000);
+    assert_eq!(received(&part(&service, "a", 0, None, first)), (202, 30_000));
+    plan.set("logs/app/0000000001", Trouble::SyncFails);
+    let in_the_generation = part(&service, "a", 30_000, Some(bytes.len()), last);
+    assert_eq!(in_the_generation.status, 503, "{}", in_the_generation.text());
+    plan.clear();
+    service.wait_state("app", "ok");
+    let answer = part(&service, "a", 30_000, Some(bytes.len()), last);
+    assert_eq!((answer.status, &answer.json()["durable"]), (200, &2.into()), "{}", answer.text());
+}
+
+#[test]
+fn a_part_whose_end_is_no_number_is_refused() {
+    let service = service(|_| {});
+    assert_eq!(received(&part(&service, "a", 0, None, b"12345")), (202, 5));
+    assert_eq!(part(&service, "a", usize::MAX - 1, None, b"12345").refusal(), (413, "too-large".to_owned()));
+    assert_eq!(received(&part(&service, "a", 5, None, b"6")), (202, 6));
 }
 
 #[test]

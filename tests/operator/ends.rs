@@ -54,7 +54,8 @@ fn a_source_that_lost_its_end_is_waited_for_and_not_called_level() {
     copied(&source(dir.path(), 9, 0), arg(&copy));
     let short = source(dir.path(), 3, 0);
     let follower = Mirror::start(arg(&short), arg(&copy), &["--follow"]);
-    let line = follower.wait_for("where the source ends", |line| line["state"] == "waiting" && line["source_next"] == 3);
+    let line =
+        follower.wait_for("where the source ends", |line| line["state"] == "waiting" && line["source_next"] == 3);
     assert_eq!((&line["behind"], &line["behind_bytes"]), (&Value::Null, &Value::Null), "{line}");
     assert!(line["reason"].as_str().unwrap().contains("ends at offset 3, before the sink, which ends at 9"), "{line}");
     source(dir.path(), 12, 0);

@@ -4,9 +4,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod log_lines;
 mod damaged;
 mod ends;
+mod log_lines;
 mod messages;
 mod mistakes;
 mod odd_files;

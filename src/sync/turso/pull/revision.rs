@@ -151,6 +151,7 @@ impl Point {
         let revision: Revision = text.parse()?;
         let refused = |why: String| Error::Invalid(format!("revision {revision} {why}"));
         let current = registry.get(log_name)?;
+        current.readable()?;
         if revision.generation > current.generation() || revision.generation < Generation::FIRST {
             let current = current.generation();
             return Err(refused(format!("is of no generation of log {log_name:?}, whose current one is {current}")));
