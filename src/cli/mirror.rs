@@ -94,7 +94,7 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     if let Some(wrong) = wrong_place::not_a_log(&source).filter(|_| !args.follow) {
         return Exit::Data.because(wrong);
     }
-    if let Some(wrong) = wrong_place::not_a_sink(&sink) {
+    if let Some(wrong) = wrong_place::not_a_sink(&sink).filter(|_| !args.follow || Path::new(&sink).is_file()) {
         return Exit::Usage.because(wrong);
     }
     let mut mirror = Mirror::new(Place::parse(&source), Place::parse(&sink));

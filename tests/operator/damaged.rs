@@ -72,12 +72,9 @@ fn what_was_sent_before_an_answer_breaks_off_is_received() {
     let copy = dir.path().join("copy");
     fs::remove_file(service.segments_of("app").join(SECOND)).unwrap();
     let ended = Mirror::start(service.url("app"), arg(&copy), &[]).ended();
-    assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.error().contains("the log is damaged on the service at offset 111"), "{ended:?}");
+    // It may come back.
+    assert_eq!(ended.code, Some(3), "{ended:?}");
     let first = "00000000000000000000.stdb.log";
     let whole = copy_of("whole");
     assert_bytes(&files(&copy)[first], &files(whole.path())[first], "the segment before the one that is missing");
-    let ended = run(&["verify", &service.url("app")]);
-    assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(ended.out.contains(SECOND) && ended.out.contains("0..111 are sound"), "{ended:?}");
 }
