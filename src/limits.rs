@@ -281,6 +281,9 @@ pub const GENERATIONS_KEPT: u64 = 2;
 /// Checkpoints at once unless told otherwise: each copies a database.
 pub const CHECKPOINT_CONCURRENCY: NonZeroUsize = NonZeroUsize::new(2).unwrap();
 
+/// The last generation of a log: clients of the libSQL protocol keep the number in 32 bits.
+pub const GENERATION_MAX: u64 = i32::MAX as u64;
+
 /// How often logs are looked at for whether their policy asks for a checkpoint.
 pub const CHECKPOINT_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Frames in one request of the libSQL sync protocol unless the user says otherwise: what libSQL's own client sends.

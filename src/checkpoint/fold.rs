@@ -168,7 +168,7 @@ pub fn fold(source: &dyn Repo, to: Option<Offset>, target: Arc<dyn Repo>, name: 
 /// # Errors
 /// See [`FoldError`].
 pub fn into_next(log: &dyn Repo, generation: Generation) -> Result<Folded, FoldError> {
-    let next = Generation(generation.0 + 1);
+    let next = Generation(generation.0.saturating_add(1));
     let source = log.dir(&name::generation(generation))?;
     let dir = name::generation(next);
     let target = match log.create_dir(&dir) {

@@ -244,7 +244,7 @@ impl Report {
                 format!("the source ends at offset {next}, before the end of the copy at offset {end}")
             }
             (None, Some(next)) => format!("the source ends at offset {next}"),
-            (None, None) => format!("{} offsets to be durable", self.lag()),
+            (None, None) => format!("the distance to the source is unknown, {} offsets to be durable", self.lag()),
         }
     }
 

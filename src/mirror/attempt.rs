@@ -51,6 +51,7 @@ async fn attempt_generation(
     let from = status.next().or(extent.first).unwrap_or_default();
     (progress.next, progress.durable) = (from, from);
     told(Event::Started { from, source_bytes: source.bytes_from(from, extent) });
+    sink.check_generation(&status, extent.generation)?;
     if let Some(source_first) = extent.first.filter(|first| *first > from) {
         return Err(MirrorError::Gap { sink: from, source_first });
     }
@@ -78,6 +79,14 @@ async fn attempt_generation(
     match tail {
         Tail::Torn { bytes } if !mirror.trim => Err(MirrorError::Torn { bytes, next: progress.next }),
         _ if mirror.follow => Err(MirrorError::Interrupted("the service ended the stream".into())),
-        _ => Ok(()),
+        // A connection that is cut between two commits looks like a good end.
+        _ => match extent.end.filter(|end| progress.next < *end) {
+            Some(end) => {
+                let text =
+                    format!("the source's answer ended at offset {}, but it is durable up to {end}", progress.next);
+                Err(MirrorError::Interrupted(text))
+            }
+            None => Ok(()),
+        },
     }
 }

@@ -33,7 +33,7 @@ impl Registry {
         let frames = |log: &Log| log.view().durable.0 - log.first().0;
         let mut outcome = CheckpointOutcome {
             generation: log.generation(),
-            next: Generation(log.generation().0 + 1),
+            next: Generation(log.generation().0.saturating_add(1)),
             frames: frames(&log),
             done: false,
             base_bytes: None,

@@ -18,7 +18,7 @@ use super::log::{Log, Meta, State};
 use super::registry::{META, META_BYTES_MAX, Registry};
 use super::shard::Message;
 use crate::format::{LogFormat, name};
-use crate::limits::READ_BLOCK;
+use crate::limits::{GENERATION_MAX, READ_BLOCK};
 use crate::offset::Generation;
 use crate::repo::{Repo, read_small, replace};
 use crate::stream::{SurveyError, survey};
@@ -87,7 +87,12 @@ impl Registry {
     pub fn draft_generation(&self, log: &Arc<Log>, wanted: Option<Generation>) -> Result<Draft, Error> {
         check_wal(log)?;
         log.writable()?;
-        let generation = wanted.unwrap_or(Generation(log.generation().0 + 1));
+        let generation = wanted.unwrap_or(Generation(log.generation().0.saturating_add(1)));
+        if generation.0 > GENERATION_MAX {
+            return Err(Error::Invalid(format!(
+                "generation {generation} is too large: the last one is {GENERATION_MAX}"
+            )));
+        }
         // A generation that nothing was put into may still be given another base.
         let unused = generation == log.generation() && log.view().durable == log.first();
         if generation <= log.generation() && !unused {

@@ -157,6 +157,17 @@ pub(super) fn are_apart(source: &Path, sink: &Path) -> Result<(), MirrorError> {
     Ok(())
 }
 
+/// By what other name a file is reached than its own; `None` for a file with one name, and for one that does not exist.
+pub(super) fn other_names(path: &Path) -> io::Result<Option<String>> {
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+        Ok(found) if found.is_symlink() => Ok(Some("is a symbolic link to another file".into())),
+        Ok(found) if found.is_file() && found.nlink() > 1 => Ok(Some(format!("has {} hard links", found.nlink()))),
+        Ok(_) => Ok(None),
+    }
+}
+
 /// A path without symbolic links, as far as it exists.
 pub(super) fn real(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

@@ -15,12 +15,12 @@ use super::ownership::{self, DbLockGuard};
 use super::source::Extent;
 use crate::api::{LastCommit, Positions};
 use crate::client::{Client, positions};
-use crate::format::LogFormat;
+use crate::format::{LogFormat, name};
 use crate::offset::{Generation, Offset};
 use crate::repo::{FsRepo, Repo};
 use crate::stream::{
-    Claim, CutTail, LogEnd, MirrorRecord, OnTrailing, OpenError, Options, RecordFile, StreamWriter, Survey, Tail,
-    survey,
+    Claim, CutTail, LogEnd, MirrorRecord, OnTrailing, OpenError, Options, RECORD, RecordFile, StreamWriter, Survey,
+    Tail, survey,
 };
 
 /// Where to write to, and how it is reached.
@@ -85,7 +85,10 @@ impl Sink {
     /// The generation it is in, where generations are known and it has begun.
     pub(super) async fn generation(&self) -> Result<Option<Generation>, MirrorError> {
         match self {
-            Sink::Dir(_) => Ok(None),
+            Sink::Dir(dir) => match self.status(None).await? {
+                SinkStatus::Dir(Some(found)) => Ok(dir.generation(&found)),
+                _ => Ok(None),
+            },
             Sink::Url(client) => {
                 Ok(client.find().await?.as_ref().map(positions).transpose()?.map(|found| found.generation))
             }
@@ -143,6 +146,18 @@ impl Sink {
                 // An attempt before may have ended right after the log was created.
                 Ok(format == LogFormat::Wal && (sink < source_generation || durable == first))
             }
+        }
+    }
+
+    /// Refuses a directory that holds frames of another generation of this source: it holds one.
+    pub(super) fn check_generation(&self, status: &SinkStatus, generation: Generation) -> Result<(), MirrorError> {
+        match (self, status) {
+            (Sink::Dir(dir), SinkStatus::Dir(Some(found)))
+                if dir.generation(found).is_some_and(|held| held != generation) =>
+            {
+                Err(MirrorError::OtherGeneration { place: dir.path.clone() })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -222,6 +237,13 @@ impl DirSink {
         MirrorError::Dir { place: self.path.display().to_string(), error }
     }
 
+    /// The generation of the source that its frames are of, where its record says so.
+    fn generation(&self, found: &DirStatus) -> Option<Generation> {
+        let ours =
+            found.record.as_ref().filter(|record| record.source == self.source && record.format == LogFormat::Wal);
+        ours.filter(|_| found.survey.first.is_some()).map(|record| record.generation)
+    }
+
     fn not_ours(&self, reason: impl Into<String>) -> MirrorError {
         MirrorError::NotOurs { place: self.path.clone(), reason: reason.into() }
     }
@@ -271,6 +293,28 @@ impl DirSink {
         }
     }
 
+    /// That the files we are about to change have no other name: through a link we would change the source, or a backup.
+    fn check_names(&self, found: &DirStatus) -> Result<(), MirrorError> {
+        let survey = &found.survey;
+        let head = survey.empty_head.or(survey.segments.last().map(|last| last.start));
+        let files = head
+            .into_iter()
+            .zip(survey.format)
+            .flat_map(|(start, format)| [name::segment(format, start), name::index(format, start)]);
+        for file in files.chain([RECORD.to_owned()]) {
+            match ownership::other_names(&self.path.join(&file)) {
+                Ok(None) => {}
+                Ok(Some(what)) => {
+                    return Err(self.not_ours(format!(
+                        "{file} {what}, and writing it would change that too: replace it by a copy (cp FILE NEW; mv NEW FILE)"
+                    )));
+                }
+                Err(error) => return Err(self.at(error)),
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the directory ours before anything else is put into it: it exists then with its record, and no SpacetimeDB can
     /// start on it. Blocks.
     pub(super) fn prepare(&self, format: LogFormat, generation: Generation) -> Result<FsRepo, MirrorError> {
@@ -307,6 +351,9 @@ impl DirSink {
         generation: Generation,
     ) -> Result<StreamWriter, MirrorError> {
         self.check_writable(found)?;
+        if let Some(found) = found {
+            self.check_names(found)?;
+        }
         let repo = self.create()?;
         // The id is that of the record that is there, also one that was written since.
         let recorded = MirrorRecord::read(&repo).map_err(|error| self.at(error))?;

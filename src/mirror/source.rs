@@ -21,7 +21,9 @@ use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVE
 use crate::offset::{BytePos, Generation, Offset};
 use crate::repo::{FsRepo, Repo};
 use crate::segment::SegmentReader;
-use crate::stream::{Batch, Read, ReadError, StreamReader, Tail, format_of, segment_starts};
+use crate::stream::{
+    Batch, Fault, FaultKind, MirrorRecord, Read, ReadError, StreamReader, Tail, format_of, segment_starts,
+};
 
 /// Where to read from.
 #[derive(Clone, Debug)]
@@ -160,6 +162,8 @@ fn read_dir(repo: &FsRepo, reading: Reading, max: u64, out: &Out) -> Result<(), 
     let Reading { from, mut held, follow, .. } = reading;
     // Watch first: what is written between the first read and the first wait must wake us.
     let watch = follow.then(|| Watch::new(repo.path(), None));
+    // Read before the log, which may grow meanwhile: a mirror's record is never ahead of its files.
+    let recorded = MirrorRecord::read(repo).map_err(ReadError::Io)?;
     let mut reader = StreamReader::open(Arc::new(repo.clone()), from, max)?;
     let (mut looks, mut stillness) = (0, Stillness::new());
     loop {
@@ -178,6 +182,13 @@ fn read_dir(repo: &FsRepo, reading: Reading, max: u64, out: &Out) -> Result<(), 
                     return Ok(());
                 }
                 std::thread::sleep(STILL_LOOK);
+            }
+            (Ok(Read::End(_)), None) if recorded.as_ref().is_some_and(|record| reader.next() < record.durable) => {
+                let (durable, next) = (recorded.map_or(reader.next(), |record| record.durable), reader.next());
+                let segment = segment_starts(repo).map_err(ReadError::Io)?.last().copied().unwrap_or(next);
+                let at = SegmentReader::open(repo, segment).and_then(|reader| reader.len()).unwrap_or_default();
+                let kind = FaultKind::Lost { durable };
+                return Err(ReadError::Damaged(Fault { segment, offset: next, at: BytePos(at), kind }).into());
             }
             (Ok(Read::End(tail)), None) => {
                 let _ = out.blocking_send(Ok(Piece::End(tail)));

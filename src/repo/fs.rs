@@ -60,14 +60,14 @@ impl FsRepo {
         &self.dir
     }
 
-    fn file(&self, name: &str, options: &mut OpenOptions) -> io::Result<Arc<dyn RepoFile>> {
-        Ok(Arc::new(FsFile { file: self.regular(name, options)? }))
+    fn file(&self, name: &str, open: Open, options: &mut OpenOptions) -> io::Result<Arc<dyn RepoFile>> {
+        Ok(Arc::new(FsFile { file: self.regular(name, open, options)? }))
     }
 
     /// Opens a file; an error names it.
-    fn regular(&self, name: &str, options: &mut OpenOptions) -> io::Result<File> {
+    fn regular(&self, name: &str, open: Open, options: &mut OpenOptions) -> io::Result<File> {
         let path = self.dir.join(name);
-        open_regular(&path, options).map_err(|error| {
+        open(&path, options).map_err(|error| {
             let kind = error.kind();
             let dangles = kind == io::ErrorKind::NotFound && fs::symlink_metadata(&path).is_ok();
             let why = match kind {
@@ -80,14 +80,33 @@ impl FsRepo {
     }
 }
 
+type Open = fn(&Path, &mut OpenOptions) -> io::Result<File>;
+
 /// Opens a regular file as `options` says. Never blocks: a FIFO that nobody writes, or a device, is refused.
 ///
 /// # Errors
 /// `NotFound` as it is, also for a symbolic link to nothing; `IsADirectory` for a directory, `InvalidData` for whatever else is no
-/// regular file; whatever else the file
-/// system says.
+/// regular file; otherwise as the file system says.
 pub fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    let opened = options.custom_flags(OFlags::NONBLOCK.bits() as i32).open(path);
+    open_with(path, options, OFlags::NONBLOCK)
+}
+
+/// The same for a file that is to be written, which must not be a symbolic link: that would change a file elsewhere.
+///
+/// # Errors
+/// `InvalidInput` for a symbolic link.
+fn open_own(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    open_with(path, options, OFlags::NONBLOCK | OFlags::NOFOLLOW).map_err(|error| match Errno::from_io_error(&error) {
+        Some(Errno::LOOP) => {
+            let text = "it is a symbolic link, and writing it would change another file: replace it by a copy";
+            io::Error::new(io::ErrorKind::InvalidInput, text)
+        }
+        _ => error,
+    })
+}
+
+fn open_with(path: &Path, options: &mut OpenOptions, flags: OFlags) -> io::Result<File> {
+    let opened = options.custom_flags(flags.bits() as i32).open(path);
     let found = opened.and_then(|file| file.metadata().map(|found| (file, found.file_type())));
     match found {
         Ok((file, kind)) if kind.is_file() => Ok(file),
@@ -129,19 +148,20 @@ impl Repo for FsRepo {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn RepoFile>> {
-        self.file(name, OpenOptions::new().read(true))
+        self.file(name, open_regular, OpenOptions::new().read(true))
     }
 
     fn open_write(&self, name: &str) -> io::Result<Arc<dyn RepoFile>> {
-        self.file(name, OpenOptions::new().read(true).write(true))
+        self.file(name, open_own, OpenOptions::new().read(true).write(true))
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn RepoFile>> {
-        self.file(name, OpenOptions::new().read(true).write(true).create_new(true))
+        self.file(name, open_own, OpenOptions::new().read(true).write(true).create_new(true))
     }
 
     fn map(&self, name: &str, bytes: u64) -> io::Result<Box<dyn RepoMap>> {
-        let file = self.regular(name, OpenOptions::new().read(true).write(true).create(true).truncate(false))?;
+        let file =
+            self.regular(name, open_own, OpenOptions::new().read(true).write(true).create(true).truncate(false))?;
         let bytes = bytes.max(file.metadata()?.len());
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes) {
             // A file system without fallocate: zeros written out reserve the space as well.

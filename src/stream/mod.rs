@@ -29,6 +29,6 @@ pub use writer::StreamWriter;
 
 pub(crate) use claim::{Claim, LogEnd};
 pub(crate) use mark::DurableMark;
-pub(crate) use record::{MirrorRecord, RecordFile};
+pub(crate) use record::{MirrorRecord, NAME as RECORD, RecordFile};
 pub(crate) use recover::{Span, Visit, sound_commit_behind, walk, walk_span};
 pub(crate) use sound::{SoundPrefix, sound_prefix};

@@ -107,3 +107,43 @@ fn a_wal_directory_goes_through_a_service_and_comes_back_with_its_base() {
     let refused = mirror(arg(from.path()), service.url("app"), &[]);
     assert!(refused.error().contains("the sink is in generation 2"), "{refused:?}");
 }
+
+#[test]
+fn a_directory_is_completed_with_its_generation_and_refuses_the_next_one_as_that() {
+    let (data, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = Service::start(data.path());
+    let client = service.client("app");
+    service.call(client.create(LogFormat::Wal, None)).unwrap();
+    let log = history(1);
+    service.call(client.append(None, log.stream(&[]))).unwrap();
+    let end = log.frames.len() as u64 + 1;
+    assert_eq!(mirror(service.url("app"), arg(to.path()), &[]).last("done")["durable"], end);
+    let longer = log.clone().commit(&[2, 3], 4);
+    service.call(client.append(None, longer.stream(&[]))).unwrap();
+    service.call(client.checkpoint(false)).unwrap();
+    // Shorter and longer than what the directory holds.
+    for number in [1, 9] {
+        service.call(client.append(None, history(number).stream(&[]))).unwrap_or_else(|error| panic!("{error}"));
+        let refused = mirror(service.url("app"), arg(to.path()), &[]);
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.error().contains("holds another generation"), "{refused:?}");
+        let held = std::fs::read(to.path().join("00000000000000000001.wal")).unwrap();
+        assert_eq!(held, longer.stream(&[]), "the rest of its own generation is there");
+        service.call(client.checkpoint(false)).unwrap();
+    }
+}
+
+#[test]
+fn a_generation_after_the_last_one_is_refused_and_the_log_goes_on() {
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start(data.path());
+    let client = service.client("app");
+    service.call(client.create(LogFormat::Wal, None)).unwrap();
+    for number in [u64::MAX, 1 << 31] {
+        let base = logmirror::format::database::empty(4096);
+        let error = service.call(client.start_generation(Generation(number), base)).unwrap_err();
+        assert!(error.to_string().contains("too large"), "{error}");
+    }
+    service.call(client.append(None, history(1).stream(&[]))).unwrap();
+    assert!(service.call(client.checkpoint(false)).unwrap().done);
+}

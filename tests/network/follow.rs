@@ -44,3 +44,20 @@ fn a_follower_behind_a_proxy_that_holds_back_answers_asks_for_what_is_new() {
         }
     });
 }
+
+#[test]
+fn an_answer_that_is_cut_between_two_commits_is_not_the_end_of_the_log() {
+    let service = service(|_| {});
+    let stream = [header(), commits(0, 3, 9, 0)].concat();
+    service.append("app", "", &stream);
+    for kept in [0, 1, 2] {
+        let after = [header(), commits(0, kept, 9, 0)].concat().len();
+        let proxy = Proxy::start(service.address, Kind::EndsOneAnswer { after });
+        let copy = tempfile::tempdir().unwrap();
+        let mirror = Mirror::new(Place::Url(proxy.url("app")), Place::Dir(copy.path().join("copy")));
+        let done = service.runtime.block_on(run(&mirror, |_| ())).unwrap();
+        assert_eq!(done.durable.0, 3, "{kept} commits were received before the cut");
+        let file = copy.path().join("copy").join(format!("{:020}.stdb.log", 0));
+        assert_eq!(std::fs::read(file).unwrap(), stream);
+    }
+}

@@ -21,6 +21,9 @@ pub enum Kind {
     Cuts { after: usize },
     /// It passes on requests as they come, and answers only when they are whole.
     BuffersAnswers,
+    /// It passes on at most this many bytes of the body of the first answer that has no length, in HTTP/1.0: where the
+    /// connection ends, so does the body.
+    EndsOneAnswer { after: usize },
     /// The first connection falls silent after so many bytes of a request, but stays open; the others are passed on.
     StallsOnce { after: usize },
 }
@@ -44,7 +47,7 @@ impl Proxy {
                     // Either side may go away at any time.
                     let _ = match kind {
                         Kind::StallsOnce { after } => stall(client, service, after, &first),
-                        kind => requests(client, service, kind),
+                        kind => requests(client, service, kind, first),
                     };
                 });
             }
@@ -129,16 +132,41 @@ fn piece(from: &mut impl BufRead, head: &mut Head) -> std::io::Result<Option<Vec
     Ok(Some(piece).filter(|piece| !piece.is_empty()))
 }
 
-fn requests(client: TcpStream, service: SocketAddr, kind: Kind) -> std::io::Result<()> {
+/// The body of an answer that carries commits and no length.
+fn chunked_body(answer: &[u8]) -> Option<Vec<u8>> {
+    let head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n")? + 4;
+    let fields = String::from_utf8_lossy(&answer[..head]).to_ascii_lowercase();
+    if !fields.contains("transfer-encoding: chunked") || !fields.contains("log-format-version") {
+        return None;
+    }
+    let (mut rest, mut body) = (&answer[head..], Vec::new());
+    loop {
+        let line = rest.windows(2).position(|bytes| bytes == b"\r\n")?;
+        let bytes = usize::from_str_radix(std::str::from_utf8(&rest[..line]).ok()?, 16).ok()?;
+        if bytes == 0 {
+            return Some(body);
+        }
+        body.extend_from_slice(&rest[line + 2..line + 2 + bytes]);
+        rest = &rest[line + 2 + bytes + 2..];
+    }
+}
+
+fn requests(client: TcpStream, service: SocketAddr, kind: Kind, first: Arc<AtomicBool>) -> std::io::Result<()> {
     let (mut from, mut client) = (BufReader::new(client.try_clone()?), client);
     // One request a connection to the service, whose end ends the answer.
     if let Some(mut head) = head(&mut from)? {
         let mut to = TcpStream::connect(service)?;
         let (mut answer_from, mut answer_to) = (to.try_clone()?, client.try_clone()?);
         let mut pass_answer = move || {
-            if kind == Kind::BuffersAnswers {
+            if let Kind::BuffersAnswers | Kind::EndsOneAnswer { .. } = kind {
                 let mut whole = Vec::new();
                 answer_from.read_to_end(&mut whole)?;
+                if let Kind::EndsOneAnswer { after } = kind
+                    && let Some(body) = chunked_body(&whole)
+                    && first.swap(false, Ordering::Relaxed)
+                {
+                    whole = [b"HTTP/1.0 200 OK\r\nlog-format-version: 1\r\n\r\n", &body[..after]].concat();
+                }
                 answer_to.write_all(&whole)?;
             } else {
                 std::io::copy(&mut answer_from, &mut answer_to)?;
@@ -173,7 +201,11 @@ fn requests(client: TcpStream, service: SocketAddr, kind: Kind) -> std::io::Resu
                 to.write_all(&body)?;
                 return pass_answer();
             }
-            Kind::StopsSending { .. } | Kind::Cuts { .. } | Kind::BuffersAnswers | Kind::StallsOnce { .. } => {
+            Kind::StopsSending { .. }
+            | Kind::Cuts { .. }
+            | Kind::BuffersAnswers
+            | Kind::EndsOneAnswer { .. }
+            | Kind::StallsOnce { .. } => {
                 let chunked = if head.chunked { "transfer-encoding: chunked\r\n" } else { "" };
                 to.write_all(format!("{}connection: close\r\n{chunked}\r\n", head.text).as_bytes())?;
                 let answering = thread::spawn(pass_answer);

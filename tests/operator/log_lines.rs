@@ -41,6 +41,7 @@ fn each_request_is_one_line_with_its_numbers() {
         200
     );
     assert_eq!(call(&service, "GET", "/nowhere", "", b"").status, 404);
+    assert_eq!(call(&service, "GET", "/logs/app/segments/0", "if-match: \"other\"\r\n", b"").status, 412);
     assert_eq!(call(&service, "HEAD", "/logs/app", "", b"").status, 200);
     assert_eq!(call(&service, "GET", "/health", "", b"").status, 200);
     let metrics = call(&service, "GET", "/metrics", "", b"").text();
@@ -67,6 +68,7 @@ fn each_request_is_one_line_with_its_numbers() {
     holds(only("/logs/gap/commits"), &["status=409", "error=gap", "reason=\"", "offset 111"]);
     holds(only("/logs/app/commits?acks=stream"), &["status=200", "error=corrupt"]);
     holds(only("/nowhere"), &["status=404", "error=not-found"]);
+    holds(only("/logs/app/segments/0"), &["status=412", "error=invalid", "If-Match"]);
     assert!(!said.contains("aborted"), "{said}");
     assert!(about(&said, "/health").is_empty() && about(&said, "/metrics").is_empty(), "{said}");
     // Creates and skips have a line of their own.

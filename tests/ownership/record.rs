@@ -4,7 +4,9 @@ use std::fs;
 
 use crate::support::process::{Mirror, Service, arg, mirror};
 use crate::support::{copy_of, segments, specimen};
-use crate::{SEGMENT_ENTRIES, directory, grow, is_done, is_refused, put, segment_name, untouched, whole_up_to};
+use crate::{
+    COMMIT_BYTES, SEGMENT_ENTRIES, directory, grow, is_done, is_refused, put, segment_name, untouched, whole_up_to,
+};
 
 const RECORD: &str = ".logmirror";
 
@@ -139,4 +141,20 @@ fn an_empty_source_fixes_nothing_and_may_start_anywhere() {
     }
     assert!(segments(&copy) == later && segments(&service.segments_of("x")) == later);
     assert_eq!(service.status(&service.client("x")).unwrap().unwrap().first.unwrap().0, SEGMENT_ENTRIES);
+}
+
+#[test]
+fn a_mirror_that_lost_durable_commits_is_no_source_of_a_whole_copy() {
+    let whole = segments(&specimen("whole"));
+    let source = directory(&whole);
+    for cut in [0, 10, 10 + 2 * COMMIT_BYTES] {
+        let (lossy, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        is_done(&mirror(arg(source.path()), arg(lossy.path()), &[]), 360);
+        let last = lossy.path().join(segment_name(3 * SEGMENT_ENTRIES));
+        fs::File::options().write(true).open(&last).unwrap().set_len(cut).unwrap();
+        for flags in [&[][..], &["--trim"]] {
+            let ended = mirror(arg(lossy.path()), arg(copy.path()), flags);
+            is_refused(&ended, 1, "but was durable up to 360");
+        }
+    }
 }

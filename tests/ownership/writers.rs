@@ -13,7 +13,8 @@ use logmirror::segment::SegmentWriter;
 
 use crate::support::commitlog::{commit, header};
 use crate::support::process::{Mirror, arg, mirror};
-use crate::{directory, grow, is_refused, segment_name, untouched, whole_up_to};
+use crate::support::{segments, specimen};
+use crate::{SEGMENT_ENTRIES, directory, grow, is_refused, segment_name, untouched, whole_up_to};
 
 fn append(dir: &Path, file: &str, bytes: &[u8]) {
     OpenOptions::new().append(true).open(dir.join(file)).unwrap().write_all(bytes).unwrap();
@@ -77,5 +78,33 @@ fn a_segment_that_exists_and_holds_commits_is_never_truncated() {
         fs::write(&path, &content).unwrap();
         drop(create().unwrap());
         assert_eq!(fs::read(&path).unwrap(), header(Version::V1));
+    }
+}
+
+#[test]
+fn a_segment_that_has_another_name_is_not_written() {
+    let whole = segments(&specimen("whole"));
+    let head = segment_name(3 * SEGMENT_ENTRIES);
+    let links: [fn(&Path, &Path); 2] =
+        [|from, to| fs::hard_link(from, to).unwrap(), |from, to| std::os::unix::fs::symlink(from, to).unwrap()];
+    for link in links {
+        let (source, sink, other) = (directory(&whole), directory(&whole_up_to(354)), directory(&whole_up_to(354)));
+        fs::remove_file(sink.path().join(&head)).unwrap();
+        link(&other.path().join(&head), &sink.path().join(&head));
+        let ended = untouched(other.path(), || mirror(arg(source.path()), arg(sink.path()), &[]));
+        is_refused(&ended, 1, "writing it would change that too");
+    }
+}
+
+#[test]
+fn a_record_that_is_a_link_is_not_written() {
+    let (source, sink, other) =
+        (directory(&segments(&specimen("whole"))), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    fs::write(other.path().join("precious"), "precious").unwrap();
+    for name in [".logmirror", "00000000000000000000.stdb.ofs"] {
+        std::os::unix::fs::symlink(other.path().join("precious"), sink.path().join(name)).unwrap();
+        untouched(other.path(), || mirror(arg(source.path()), arg(sink.path()), &[]));
+        let _ = fs::remove_dir_all(sink.path());
+        fs::create_dir(sink.path()).unwrap();
     }
 }
