@@ -77,7 +77,7 @@ fn bytes_at_the_end_of_a_source_that_are_no_commit_are_part_of_the_distance() {
     assert_eq!(line["behind_bytes"], 0, "{line}");
     // Space that was set aside is no loss.
     file.write_all(&[0; 64]).unwrap();
-    let line = follower.wait_for("a look", |line| line["event"] == "heartbeat");
+    let line = follower.wait_for("a look", |line| line["event"] == "heartbeat" && line["source_next"] == 4);
     assert_eq!((&line["behind_bytes"], &line["unfinished_bytes"]), (&0.into(), &0.into()), "{line}");
     assert_eq!(follower.interrupt().code, Some(0));
 }
