@@ -522,7 +522,9 @@ pub fn without_secrets(url: &str) -> String {
 
 async fn json<T: serde::de::DeserializeOwned>(response: Response) -> Result<T, ClientError> {
     let text = whole(checked(response).await?).await?;
-    serde_json::from_slice(&text).map_err(|error| ClientError::Protocol(error.to_string()))
+    serde_json::from_slice(&text).map_err(|error| {
+        ClientError::Protocol(format!("{error}; is this the URL of a log? One is http://HOST/logs/NAME"))
+    })
 }
 
 /// The body of an answer that is not a stream.

@@ -205,6 +205,8 @@ pub const COMPARE_BYTES_MAX: u64 = 1 << 30;
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// See [`BACKOFF_FIRST`].
 pub const BACKOFF_LAST: Duration = Duration::from_secs(5);
+/// How long the body of an answer waits before it breaks off with an error, so that what was sent before is received.
+pub const BODY_ERROR_DELAY: Duration = Duration::from_millis(250);
 /// Attempts without progress before a copy that does not follow is given up.
 pub const ATTEMPTS_MAX: u32 = 7;
 

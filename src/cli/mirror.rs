@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
+use logmirror::client::without_secrets;
 use logmirror::limits;
 use logmirror::mirror::{Mirror, MirrorError, Place, is_database, plan};
 use logmirror::repo::FsRepo;
@@ -93,7 +94,7 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     if let Some(wrong) = wrong_place::not_a_log(&source).filter(|_| !args.follow) {
         return Exit::Data.because(wrong);
     }
-    if let Some(wrong) = wrong_place::not_a_sink(&sink).filter(|_| !args.follow) {
+    if let Some(wrong) = wrong_place::not_a_sink(&sink).filter(|_| !args.follow || Path::new(&sink).is_file()) {
         return Exit::Usage.because(wrong);
     }
     let mut mirror = Mirror::new(Place::parse(&source), Place::parse(&sink));
@@ -107,7 +108,9 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     if args.dry_run {
         return match super::block_on(plan(&mirror)) {
             Ok(Ok(plan)) => report.into_inner().planned(&plan),
-            Ok(Err(error)) => report.into_inner().refuse(Exit::of(&error), in_words(&error)),
+            Ok(Err(error)) => {
+                report.into_inner().refuse(Exit::of(&error), with_causes(&error) + &advice(&error, &source, &sink))
+            }
             Err(exit) => exit,
         };
     }
@@ -124,17 +127,25 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
         Err(exit) | Ok(Err(exit)) => return exit,
     };
     let error = ended.as_ref().and_then(|result| result.as_ref().err());
-    let failed = error.map(|error| (Exit::of(error), in_words(error)));
+    let failed = error.map(|error| (Exit::of(error), with_causes(error) + &advice(error, &source, &sink)));
     report.into_inner().end(ended.is_some(), failed)
 }
 
-/// An error with its causes, and with the place that was probably meant where the place is wrong.
-fn in_words(error: &MirrorError) -> String {
-    let hint = match error {
-        MirrorError::NoLog { place, .. } => place.to_str().map(place::hint),
-        _ => None,
-    };
-    format!("{}{}", with_causes(error), hint.unwrap_or_default())
+/// What to do, as the end of a message: about histories that have parted, or a place that was not meant; empty for any other error.
+fn advice(error: &MirrorError, source: &str, sink: &str) -> String {
+    let (source, sink) = (without_secrets(source), without_secrets(sink));
+    match error {
+        MirrorError::Fork { .. } | MirrorError::Reset { .. } | MirrorError::LaterGeneration { .. } => format!(
+            "; SRC is {source}, DST is {sink}; nothing more was written: keep both, since each may hold commits that the other lacks; \
+             `logmirror status` of each shows where it ends; mirror SRC into a new directory or log to have its history too"
+        ),
+        MirrorError::Gap { .. } => format!(
+            "; SRC is {source}, DST is {sink}; nothing more was written: bring the commits between back from another copy, or mirror \
+             SRC into a new directory or log, and keep DST for what it holds"
+        ),
+        MirrorError::NoLog { place, .. } => place.to_str().map(place::hint).unwrap_or_default(),
+        _ => String::new(),
+    }
 }
 
 /// Refuses what cannot have been meant, before anything is opened.
@@ -145,9 +156,25 @@ fn check_places(args: &MirrorArgs) -> Result<(), String> {
                 "{place} is no path that exists, and looks like a host: did you mean {url}? (./{place} is a path)"
             ));
         }
+        if place::is_remote_path(place) {
+            return Err(format!(
+                "{place} is no path that exists, and looks like a place on another host: supported are a directory, a SQLite \
+                 database, http(s)://HOST/logs/NAME of a running `logmirror serve`, and libsql+http(s)://HOST/PATH (./{place} is \
+                 a path)"
+            ));
+        }
     }
     let path = Path::new(&args.source);
-    if args.source.contains("://") || !path.is_dir() || is_database(path) {
+    if args.source.contains("://") {
+        return Ok(());
+    }
+    if !args.follow && place::is_absent(path) {
+        let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let near = whole.ancestors().skip(1).find(|at| at.is_dir());
+        let near = near.map_or_else(String::new, |at| format!(", but {} does", at.display()));
+        return Err(format!("SRC {} does not exist{near}; --follow waits for it", args.source));
+    }
+    if !path.is_dir() || is_database(path) {
         return Ok(());
     }
     // What cannot be read is the mirror's to say, or to wait for.

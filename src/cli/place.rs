@@ -96,6 +96,19 @@ pub fn url_meant(place: &str) -> Option<String> {
     }
 }
 
+/// Whether an argument looks like a path on another host (`host:/srv/clog`, `user@host:clog`) or like a URL that was mistyped
+/// (`http//host/logs/x`), and is no path that exists.
+pub fn is_remote_path(place: &str) -> bool {
+    let first = place.split('/').next().unwrap_or_default();
+    let is_scheme = ["http", "https"].iter().any(|scheme| first.eq_ignore_ascii_case(scheme));
+    !place.contains("://") && (first.contains(':') || is_scheme) && is_absent(Path::new(place))
+}
+
+/// Whether there is surely nothing at a path.
+pub fn is_absent(path: &Path) -> bool {
+    path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
 /// Directories with segments in or below `path`, or around it if it is a file: SpacetimeDB's `clog` of a replica or of all
 /// replicas of a data directory, and of a service's data the latest generation of each log. The deepest are
 /// `replicas/N/clog` and `logs/NAME/GENERATION`.
@@ -158,6 +171,16 @@ mod tests {
         // A directory that exists wins, and so does what can only be a path.
         for path in ["/srv/logs/app", "./host/logs/app", "../host:1/logs/app", "src/logs/app", "clog", "a/b", "C:x/y"] {
             assert_eq!(url_meant(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_on_another_host_is_told_from_a_path_here() {
+        for place in ["host:/srv/clog", "user@host:clog", "http//127.0.0.1:7301/logs/app", "HTTP:x", "https/x"] {
+            assert!(is_remote_path(place), "{place}");
+        }
+        for place in ["/srv/a:b/clog", "./host:clog", "clog", "httpd/clog", "http://h/logs/x", "ftp://h/x", "src"] {
+            assert!(!is_remote_path(place), "{place}");
         }
     }
 }

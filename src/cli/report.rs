@@ -236,16 +236,24 @@ impl Report {
 
     /// How far the sink is behind, in words.
     fn behind(&self) -> String {
-        let Some(Distance { source_next, offsets, bytes, age, .. }) = self.distance else {
+        let Some(Distance { source_next, offsets, bytes, unfinished, age, .. }) = self.distance else {
             return format!("{} offsets to be durable", self.lag());
         };
         // Where the sink is may be known only since the source was measured.
         let compared = source_next.filter(|_| self.attempt.is_some());
-        let offsets = offsets.or(compared.map(|next| next.0.saturating_sub(self.now.durable.0)));
+        let offsets = offsets.or(compared.and_then(|next| next.0.checked_sub(self.now.durable.0)));
         match (offsets, source_next) {
             (Some(offsets), _) => {
                 let bytes = HumanBytes(bytes.unwrap_or(0));
-                format!("{offsets} offsets, {bytes}, {:.1} s behind the source", age.as_secs_f64())
+                let tail = match unfinished {
+                    0 => String::new(),
+                    bytes => format!(" ({bytes} bytes at its end are no whole commit)"),
+                };
+                format!("{offsets} offsets, {bytes}, {:.1} s behind the source{tail}", age.as_secs_f64())
+            }
+            (None, Some(next)) if compared.is_some() => {
+                let end = self.now.durable;
+                format!("the source ends at offset {next}, before the end of the copy at offset {end}")
             }
             (None, Some(next)) => format!("the source ends at offset {next}"),
             (None, None) => format!("the distance to the source is unknown, {} offsets to be durable", self.lag()),
@@ -272,6 +280,7 @@ impl Report {
                 fields.insert("source_next".into(), json!(source_next));
                 fields.insert("behind".into(), json!(distance.offsets));
                 fields.insert("behind_bytes".into(), json!(distance.bytes));
+                fields.insert("unfinished_bytes".into(), json!(distance.unfinished));
                 fields.insert("behind_seconds".into(), json!(age));
                 fields.insert("reason".into(), json!(self.waiting.as_ref().map(|(reason, _)| reason)));
             }

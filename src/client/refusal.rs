@@ -67,7 +67,7 @@ pub(super) fn is_about_size(status: u16) -> bool {
 pub(super) fn text(status: u16, who: Option<&str>) -> String {
     let who = who.map_or_else(String::new, |who| format!(" ({who})"));
     let next = match status {
-        404 => "; is this the URL of a log?",
+        404 => "; is this the URL of a log? One is http://HOST/logs/NAME",
         413 => ": the request is larger than it takes",
         400 => "; is the scheme right, http or https?",
         401 | 403 | 407 => ": it is what refuses us, not the service",

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::conditional::{Outcome, Validators};
 use super::paths::App;
@@ -23,6 +23,7 @@ use super::range::{self, Wanted};
 use super::reply::{self, Failure};
 use crate::api::{CreateLog, FRAMING_FIELD, LogStatus, SegmentStatus};
 use crate::format::{Framing, LogFormat};
+use crate::limits::BODY_ERROR_DELAY;
 use crate::mirror::{Error, Feed, Log, State as Health};
 use crate::offset::{Generation, Offset};
 
@@ -249,8 +250,15 @@ async fn body(log: Arc<Log>, mut feed: Feed, there: bool) -> Result<Body, Error>
     let said = |log: &Log, error: &Error| log::error!("reading {}: {error}", log.name());
     let first = if there { feed.next().await.inspect_err(|error| said(&log, error))? } else { None };
     let rest = stream::try_unfold((log, feed), move |(log, mut feed)| async move {
-        let next = feed.next().await.inspect_err(|error| said(&log, error))?;
-        Ok::<_, Error>(next.map(|bytes| (bytes, (log, feed))))
+        match feed.next().await {
+            Ok(next) => Ok::<_, Error>(next.map(|bytes| (bytes, (log, feed)))),
+            Err(error) => {
+                said(&log, &error);
+                // An error drops what the connection has buffered, which is sound: it is sent while we wait.
+                sleep(BODY_ERROR_DELAY).await;
+                Err(error)
+            }
+        }
     });
     Ok(Body::from_stream(stream::iter(first.map(Ok)).chain(rest)))
 }

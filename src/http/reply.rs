@@ -227,7 +227,7 @@ pub(super) fn unauthorized(request: Request) -> Response {
 pub(super) async fn no_such_path(uri: Uri, request: Request) -> Failure {
     let (head, body) = request.into_parts();
     turn_down(&head.headers, body);
-    Error::NotFound(format!("there is nothing at {}", uri.path())).into()
+    Error::NotFound(format!("there is nothing at {}: a log is at /logs/NAME", uri.path())).into()
 }
 
 pub(super) async fn no_such_method(method: Method, uri: Uri, request: Request) -> Response {

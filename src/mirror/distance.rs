@@ -31,8 +31,10 @@ pub struct Distance {
     pub source_next: Option<Offset>,
     /// Offsets in the source that are not durable in the sink; none until both ends are known.
     pub offsets: Option<u64>,
-    /// Their bytes.
+    /// Their bytes, and those of `unfinished`.
     pub bytes: Option<u64>,
+    /// Bytes at the end of a directory that is the source that are no whole commit.
+    pub unfinished: u64,
     /// For how long the oldest of them has been seen in the source; zero when there are none.
     pub age: Duration,
     /// Bytes of the source that were moved since the start, or are still to be moved.
@@ -55,6 +57,8 @@ struct Measured {
     /// Bytes that are not durable in the sink, and that were not handed to it.
     behind: u64,
     left: u64,
+    /// Bytes after `next` that are no whole commit; none where the end was not reached in time.
+    unfinished: Option<u64>,
 }
 
 impl<F: FnMut(Event)> Observer<F> {
@@ -92,7 +96,8 @@ impl<F: FnMut(Event)> Observer<F> {
         self.seen.push_back((next, Instant::now()));
     }
 
-    fn measured(&mut self, measured: Measured) {
+    /// Takes note of where the source ends, which was found after `before`.
+    fn measured(&mut self, measured: Measured, before: Option<Progress>) {
         if let Some(next) = measured.next {
             self.saw(next);
         }
@@ -101,16 +106,20 @@ impl<F: FnMut(Event)> Observer<F> {
         while self.seen.front().is_some_and(|(seen, _)| *seen <= durable) {
             self.seen.pop_front();
         }
-        let known = self.progress.is_some();
+        // What was durable before the source was looked at must be in it, unless it lost its end or was reset.
+        let is_end = measured.unfinished.is_some();
+        let is_short = is_end && measured.next.is_some_and(|found| before.is_some_and(|before| found < before.durable));
+        let known = self.progress.is_some() && !is_short;
         let source_next = measured.next.map(|found| if known { found.max(next) } else { found });
         let offsets = source_next.filter(|_| known).map(|end| end.0.saturating_sub(durable.0));
-        let behind = offsets.map(|offsets| if offsets == 0 { 0 } else { measured.behind });
+        let unfinished = measured.unfinished.unwrap_or(0);
+        let behind = offsets.map(|offsets| if offsets == 0 { 0 } else { measured.behind } + unfinished);
         let age = match (offsets, self.seen.front()) {
             (Some(1..), Some((_, since))) => since.elapsed(),
             _ => Duration::ZERO,
         };
         let source_bytes = bytes + measured.left;
-        (self.events)(Event::Measured(Distance { source_next, offsets, bytes: behind, age, source_bytes }));
+        (self.events)(Event::Measured(Distance { source_next, offsets, bytes: behind, unfinished, age, source_bytes }));
     }
 }
 
@@ -144,7 +153,7 @@ pub(super) async fn measure<F: FnMut(Event)>(
             }
         };
         match measured {
-            Ok(measured) => lock().measured(measured),
+            Ok(measured) => lock().measured(measured, progress),
             // The mirror itself says what is wrong.
             Err(error) => {
                 log::debug!("the source cannot be measured: {error}");
@@ -223,7 +232,7 @@ fn of_wal(seen: &SharedWal, progress: Option<Progress>) -> Option<Measured> {
     let frame = header.map_or(0, |header| header.frame_len());
     let bytes = |from: Offset| next.map_or(0, |next| next.0.saturating_sub(from.0) * frame);
     let Progress { next: sent, durable, .. } = progress.unwrap_or_default();
-    Some(Measured { next, behind: bytes(durable), left: bytes(sent) })
+    Some(Measured { next, behind: bytes(durable), left: bytes(sent), unfinished: Some(0) })
 }
 
 async fn of_log(client: &Client, progress: Option<Progress>) -> io::Result<Measured> {
@@ -234,7 +243,7 @@ async fn of_log(client: &Client, progress: Option<Progress>) -> io::Result<Measu
         let (all, wanted) = (next.0.saturating_sub(first.0), next.0.saturating_sub(from.max(first).0));
         if all == 0 { 0 } else { (bytes as f64 * wanted as f64 / all as f64) as u64 }
     };
-    Ok(Measured { next: Some(next), behind: share(durable), left: share(sent) })
+    Ok(Measured { next: Some(next), behind: share(durable), left: share(sent), unfinished: Some(0) })
 }
 
 /// Where a directory ends, roughly, and how many bytes it has from `from` on.
@@ -259,14 +268,14 @@ impl DirGauge {
         let repo = FsRepo::open(&self.path)?;
         let starts = segment_starts(&repo)?;
         let Some(last) = starts.last().copied() else {
-            return Ok(Measured { next: Some(Offset::ZERO), behind: 0, left: 0 });
+            return Ok(Measured { next: Some(Offset::ZERO), behind: 0, left: 0, unfinished: Some(0) });
         };
         let end = self.end(&repo, last)?;
         self.known = Some((last, end));
         let Progress { next: sent, durable, .. } = progress.unwrap_or_default();
         let behind = self.bytes(&repo, &starts, durable, end)?;
         let left = if sent == durable { behind } else { self.bytes(&repo, &starts, sent, end)? };
-        Ok(Measured { next: Some(end.key), behind, left })
+        Ok(Measured { next: Some(end.key), behind, left, unfinished: self.unfinished(&repo, last, end)? })
     }
 
     /// The end of the last segment, or a place before it when that is far.
@@ -282,6 +291,25 @@ impl DirGauge {
         let from = known.into_iter().chain(indexed).fold(front, |far, at| if at.value > far.value { at } else { far });
         let since = Instant::now();
         self.hop(&mut reader, framing, from, |_| since.elapsed() < MEASURE_TIME_MAX)
+    }
+
+    /// How many bytes after `end` in the last segment are no whole commit, not counting zeros, which are space set aside; none
+    /// when there is one.
+    fn unfinished(&self, repo: &FsRepo, last: Offset, end: Entry) -> io::Result<Option<u64>> {
+        let mut reader = SegmentReader::open(repo, last)?;
+        let bytes = reader.len()?.saturating_sub(end.value.0);
+        if bytes == 0 {
+            return Ok(Some(0));
+        }
+        let framing = reader.header()?.ok().flatten().unwrap_or(Framing::of(reader.format()));
+        let mut block = [0; 4096];
+        let count = reader.read_at(&mut block, end.value)?;
+        if block[..count].iter().all(|byte| *byte == 0) {
+            return Ok(Some(0));
+        }
+        // The end may not have been reached in time.
+        let is_more = reader.commit_at(end.value, framing, self.commit_bytes_max)?.is_some();
+        Ok((!is_more).then_some(bytes))
     }
 
     /// The entry after the commits from `from` on, while they follow each other and `go_on`.

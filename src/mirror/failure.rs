@@ -233,6 +233,29 @@ pub enum MirrorError {
         /// How it showed.
         reason: String,
     },
+    /// The log of a service that is the source is damaged. All that is sound before the damage was copied.
+    #[error(
+        "source: {place}: the log is damaged on the service at offset {next}: {reason}; everything before offset {next} was \
+         copied: repair it in the service, or go on from a sound copy"
+    )]
+    SourceDamaged {
+        /// The log's URL.
+        place: String,
+        /// Where what is sound ends.
+        next: Offset,
+        /// What the service says.
+        reason: String,
+    },
+    /// Source and sink are the same log of a service.
+    #[error("{source_url} and {sink_url} are the same log (id {id}): a source is never written")]
+    SameLog {
+        /// The source.
+        source_url: String,
+        /// The sink.
+        sink_url: String,
+        /// The log's id.
+        id: String,
+    },
     /// The connection or a thread ended early.
     #[error("{0}")]
     Interrupted(String),
@@ -299,7 +322,7 @@ impl Blamed for MirrorError {
             MirrorError::Restore(error) if error.is_usage() => Blame::Usage,
             MirrorError::Restore(error) if !error.is_data() => Blame::Io,
             MirrorError::NoBase { .. } | MirrorError::Absent { .. } | MirrorError::SamePlace { .. } => Blame::Usage,
-            MirrorError::Swapped { .. } | MirrorError::NoLog { .. } => Blame::Usage,
+            MirrorError::SameLog { .. } | MirrorError::Swapped { .. } | MirrorError::NoLog { .. } => Blame::Usage,
             MirrorError::DatabaseRuns { .. } | MirrorError::Away { .. } => Blame::Io,
             _ => Blame::Data,
         }

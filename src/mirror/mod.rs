@@ -36,6 +36,7 @@ mod reopening;
 mod repair;
 pub(crate) mod run;
 mod shard;
+mod shorter;
 mod sink;
 mod source;
 mod standing;

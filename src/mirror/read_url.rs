@@ -7,6 +7,7 @@ use tokio::time::{sleep, timeout};
 
 use super::failure::MirrorError;
 use super::source::{Out, Piece, Reading};
+use crate::api::LogState;
 use crate::client::{Client, ClientError, Commits};
 use crate::format::LogFormat;
 use crate::limits::{FOLLOW_POLL, HELD_BACK_AFTER, SILENCE_FIRST, SILENCE_LAST, STALL_TIMEOUT};
@@ -83,7 +84,10 @@ async fn stream(
     let mut batcher = batcher(&commits, reading.from, max);
     loop {
         let chunk = match timeout(silence.patience(reading.follow), commits.try_next()).await {
-            Ok(chunk) => chunk?,
+            Ok(Ok(chunk)) => chunk,
+            Ok(Err(error)) => {
+                return Err(damage(client, reading, *next).await.unwrap_or_else(|| error.into()));
+            }
             Err(_elapsed) if silence.is_held_back(client, reading, *next).await? => return Ok(Ended::HeldBack),
             Err(_elapsed) => continue,
         };
@@ -97,8 +101,31 @@ async fn stream(
         }
         sound.map_err(MirrorError::Received)?;
     }
+    if let Some(damaged) = damage(client, reading, *next).await {
+        return Err(damaged);
+    }
     batcher.finish().map_err(MirrorError::Received)?;
     Ok(Ended::Over)
+}
+
+/// What the service says of an answer that ended or broke off at `next`: that the log is damaged there, so that nothing sound is
+/// missing. None when it does not say so, or cannot be asked.
+async fn damage(client: &Client, reading: &Reading, next: Offset) -> Option<MirrorError> {
+    let status = timeout(HELD_BACK_AFTER, client.status_of(reading.generation)).await.ok()?.ok()?;
+    if status.state != LogState::Damaged {
+        return None;
+    }
+    let is_here = match &status.damage {
+        Some(damage) => reading.from <= damage.offset && damage.offset <= next,
+        // A refusal before the answer begins: there is nothing sound at `next`.
+        None => {
+            let again = client.read_of(Some(reading.generation), next, None, false);
+            let answer = timeout(HELD_BACK_AFTER, again).await.ok()?;
+            matches!(answer, Err(ClientError::Refused { body, .. }) if body.error == "corrupt-log")
+        }
+    };
+    let reason = status.error.unwrap_or_else(|| "no reason was given".to_owned());
+    is_here.then(|| MirrorError::SourceDamaged { place: client.url().to_string(), next, reason })
 }
 
 fn batcher(commits: &Commits, from: Offset, max: u64) -> Batcher {

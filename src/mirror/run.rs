@@ -13,6 +13,7 @@ use super::distance::{Distance, Observer, SharedWal, measure};
 use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
 use super::ownership;
+use super::shorter;
 use super::sink::{DirSink, Sink};
 use super::source::Source;
 use crate::blame::{Blame, Blamed, with_causes};
@@ -101,11 +102,24 @@ async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) 
     let mut failures = 0;
     loop {
         let (before, since) = (progress, Instant::now());
-        let error = match ends.attempt(mirror, &mut progress, &mut told).await {
+        // Only what this mirror wrote is progress: another writer may move the end of the sink too.
+        let (mut began, mut wrote) = (None, false);
+        let mut seen = |event| {
+            match &event {
+                Event::Started { from, .. } => began = Some(*from),
+                Event::Moved(now) => {
+                    let grew = began.is_some_and(|began| now.durable > began);
+                    wrote |= grew && now.commits > before.commits;
+                }
+                _ => {}
+            }
+            told(event);
+        };
+        let error = match ends.attempt(mirror, &mut progress, &mut seen).await {
             Ok(()) => return Ok(progress),
             Err(error) => error,
         };
-        if progress.durable > before.durable || since.elapsed() > 2 * BACKOFF_LAST {
+        if wrote || since.elapsed() > 2 * BACKOFF_LAST {
             failures = 0;
         }
         failures += 1;
@@ -165,9 +179,36 @@ impl Ends {
             self.found = true;
         }
         match source {
-            Origin::Log(source) => attempt(mirror, source, sink, progress, told).await,
+            Origin::Log(source) => {
+                are_two_logs(source, sink).await?;
+                match attempt(mirror, source, sink, progress, told).await {
+                    Err(ahead @ MirrorError::Ahead { .. }) => {
+                        Err(shorter::judged(source, sink, mirror.commit_bytes_max, ahead).await)
+                    }
+                    ended => ended,
+                }
+            }
             Origin::Database(database) => database::attempt(mirror, database, sink, progress, told).await,
         }
+    }
+}
+
+/// That source and sink are not the same log, by whatever names their services are reached.
+///
+/// # Errors
+/// [`MirrorError::SameLog`], and when one of them cannot be asked.
+pub(super) async fn are_two_logs(source: &Source, sink: &Sink) -> Result<(), MirrorError> {
+    let (Source::Url(source), Sink::Url(sink)) = (source, sink) else {
+        return Ok(());
+    };
+    let (from, to) = (source.find().await?, sink.find().await?);
+    match (from, to) {
+        (Some(from), Some(to)) if from.id == to.id => Err(MirrorError::SameLog {
+            source_url: source.url().to_string(),
+            sink_url: sink.url().to_string(),
+            id: to.id,
+        }),
+        _ => Ok(()),
     }
 }
 

@@ -2,10 +2,11 @@
 
 use futures::TryStreamExt;
 
-use crate::api::{LogState, Positions};
+use crate::api::{LogState, LogStatus, Positions};
 use crate::client::{Client, ClientError, positions};
+use crate::format::name::parse_segment;
 use crate::format::{FormatError, Framing, ScanError};
-use crate::offset::BytePos;
+use crate::offset::{BytePos, Offset};
 use crate::stream::{Batch, Batcher, Fault, FaultKind, Part, Run};
 use crate::verify::{FoundFault, Report, SegmentReport};
 
@@ -24,8 +25,16 @@ pub async fn verify_url(
     let mut report = Report { first: Some(first), next: first, ..Report::default() };
     let mut bytes = client.read(first, Some(durable), false).await?;
     let mut batcher = Batcher::new(Framing::of(format), None, commit_bytes_max);
-    let mut fault = None;
-    while let Some(chunk) = bytes.try_next().await? {
+    let (mut fault, mut broken) = (None, None);
+    loop {
+        let chunk = match bytes.try_next().await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => break,
+            Err(error) => {
+                broken = Some(error);
+                break;
+            }
+        };
         told(chunk.len() as u64);
         let mut batch = Batch::default();
         let sound = batcher.push(chunk, &mut batch);
@@ -35,16 +44,37 @@ pub async fn verify_url(
             break;
         }
     }
-    if fault.is_none() {
+    // It may have been found to be damaged only while it was read.
+    let damage = match client.status().await {
+        Ok(status) => damage(&status, report.next),
+        Err(error) => return Err(broken.unwrap_or(error)),
+    };
+    if let (None, Some(error)) = (&damage, broken) {
+        return Err(error);
+    }
+    if fault.is_none() && damage.is_none() {
         let cut = batcher.finish().err().map(kind_of);
         let short = (report.next < durable).then_some(FaultKind::Gap { found: durable });
         fault = cut.or(short).map(|kind| report.fault(kind));
     }
-    // What it serves is sound, but not all that it held.
-    let damaged = (status.state == LogState::Damaged).then_some(status.error).flatten();
-    report.error = fault.as_ref().map(ToString::to_string).or(damaged);
-    report.faults = fault.as_ref().map(FoundFault::from).into_iter().collect();
+    // What it serves may be sound, but that is not all that it held.
+    report.faults = fault.as_ref().map(FoundFault::from).or(damage).into_iter().collect();
+    report.error = report.faults.first().map(|fault| fault.message.clone());
     Ok(report)
+}
+
+/// What a service says of the damage of a log that was found to be sound up to `next`.
+fn damage(status: &LogStatus, next: Offset) -> Option<FoundFault> {
+    if status.state != LogState::Damaged {
+        return None;
+    }
+    let (segment, offset, at) = match &status.damage {
+        Some(damage) => (parse_segment(&damage.segment).map_or(next, |(_, start)| start), damage.offset, damage.byte),
+        None => (next, next, BytePos(0)),
+    };
+    let reason = status.error.as_deref().unwrap_or("no reason was given");
+    let message = format!("the log is damaged on the service: {reason}");
+    Some(FoundFault { segment, offset, at, code: "corrupt".to_owned(), message })
 }
 
 fn kind_of(error: ScanError) -> FaultKind {

@@ -35,7 +35,7 @@ fn a_source_that_is_not_there_yet_is_waited_for() {
     follower.wait_for("its start", |line| line["event"] == "started");
     put("whole", &source);
     goes_on_to(follower, 360);
-    assert_eq!(mirror(arg(&dir.path().join("missing")), arg(copy.path()), &[]).code, Some(3));
+    assert_eq!(mirror(arg(&dir.path().join("missing")), arg(copy.path()), &[]).code, Some(2));
 }
 
 #[test]

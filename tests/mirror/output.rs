@@ -54,7 +54,8 @@ fn a_mirror_that_follows_says_how_far_it_came_also_when_nothing_moves_any_more()
     let (source, copy) = (copy_of("whole"), tempfile::tempdir().unwrap());
     let mirror = Mirror::start(arg(source.path()), arg(copy.path()), &["--follow"]);
     let line = mirror.wait_for("progress", |line| line["event"] == "progress" && line["durable"] == 360);
-    let of_following = ["behind", "behind_bytes", "behind_seconds", "reason", "source_next", "state"];
+    let of_following =
+        ["behind", "behind_bytes", "behind_seconds", "reason", "source_next", "state", "unfinished_bytes"];
     let mut expected = [&FAR[..], &of_following].concat();
     expected.sort_unstable();
     assert_eq!(fields(&line), expected);

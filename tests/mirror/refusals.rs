@@ -229,7 +229,7 @@ fn places_that_are_not_there_or_cannot_be_read_are_named_with_the_cause() {
     fs::create_dir_all(unreadable.join(segment_name(0))).unwrap();
     let copy = dir.path().join("copy");
     let cases: [(&Path, &Path, i32, &str); 3] = [
-        (&missing, &copy, 3, "No such file"),
+        (&missing, &copy, 2, "does not exist, but"),
         (&file, &copy, 1, "neither a directory with segments nor a SQLite database"),
         (&unreadable, &copy, 3, "it is a directory, not a regular file"),
     ];

@@ -4,8 +4,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod damaged;
+mod ends;
 mod log_lines;
 mod messages;
+mod mistakes;
 mod odd_files;
 mod signals;
 
