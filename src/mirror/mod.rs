@@ -22,6 +22,7 @@ mod feeding;
 mod frames;
 mod generation;
 mod log;
+mod opening;
 mod overlap;
 mod ownership;
 mod pages;
