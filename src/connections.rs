@@ -13,7 +13,10 @@ use rustix::process::{Resource, getrlimit};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::limits::{FILES_OWN, FILES_PER_CONNECTION, FILES_RESERVED_MAX, IDLE_BEFORE_CLOSED, MAKE_ROOM_EVERY};
+use crate::limits::{
+    ALL_BUSY_AFTER, ALL_BUSY_EVERY, FILES_OWN, FILES_PER_CONNECTION, FILES_RESERVED_MAX, IDLE_BEFORE_CLOSED,
+    MAKE_ROOM_EVERY,
+};
 
 /// How many connections there may be at once: what is wanted, or what the limit of open files allows. Each may have a file
 /// of the log it reads open besides its socket, or the files of a log that it appends to.
@@ -36,6 +39,9 @@ pub(crate) struct Connections {
     places: Arc<Semaphore>,
     open: Mutex<HashMap<u64, Arc<Connection>>>,
     opened: AtomicU64,
+    max: usize,
+    /// When it was last reported that clients wait.
+    reported: Mutex<Option<Instant>>,
     closed: prometheus_client::metrics::counter::Counter,
 }
 
@@ -53,12 +59,14 @@ impl Connections {
     /// At most `max` at once; `closed` counts those that were closed to make room.
     pub(crate) fn new(max: usize, closed: prometheus_client::metrics::counter::Counter) -> Arc<Connections> {
         let places = Arc::new(Semaphore::new(max));
-        Arc::new(Connections { places, open: Mutex::default(), opened: AtomicU64::new(0), closed })
+        let (open, reported) = (Mutex::default(), Mutex::default());
+        Arc::new(Connections { places, open, opened: AtomicU64::new(0), max, reported, closed })
     }
 
     /// Waits for a place for another connection. While there is none, connections that have been idle for a moment are
     /// closed, the longest idle first: clients that ask for nothing never keep others out.
     pub(crate) async fn place(&self) -> OwnedSemaphorePermit {
+        let since = Instant::now();
         loop {
             let place = self.places.clone().acquire_owned();
             if let Ok(Ok(place)) = timeout(Duration::ZERO, place).await {
@@ -68,6 +76,21 @@ impl Connections {
             if let Ok(Ok(place)) = timeout(MAKE_ROOM_EVERY, self.places.clone().acquire_owned()).await {
                 return place;
             }
+            if since.elapsed() >= ALL_BUSY_AFTER {
+                self.report_all_busy();
+            }
+        }
+    }
+
+    /// Reports, now and then, that clients wait.
+    fn report_all_busy(&self) {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.is_none_or(|at| at.elapsed() >= ALL_BUSY_EVERY) {
+            *reported = Some(Instant::now());
+            log::warn!(
+                "all {} connections are busy: new clients wait until one ends (--connections-max, ulimit -n)",
+                self.max
+            );
         }
     }
 

@@ -392,6 +392,8 @@ pub const REPLICA_STORE_BYTES: usize = 32 << 20;
 pub const REOPEN_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait between two attempts to open a log that failed.
 pub const REOPEN_LAST: Duration = Duration::from_secs(5);
+/// Threads that open logs that failed again. One on a disk that hangs keeps its thread.
+pub const REOPEN_THREADS: usize = 4;
 /// The wait between two attempts to open a damaged log in whose directory no file was added or removed: each may read all
 /// of a segment.
 pub const REOPEN_DAMAGED: Duration = Duration::from_secs(300);
@@ -416,3 +418,7 @@ pub const FILES_IDLE: Duration = Duration::from_millis(100);
 pub const IDLE_BEFORE_CLOSED: Duration = Duration::from_millis(500);
 /// How often an idle connection is sought while a client waits.
 pub const MAKE_ROOM_EVERY: Duration = Duration::from_millis(50);
+/// How long a client must have waited for a place until that is reported: longer than it takes to close an idle connection.
+pub const ALL_BUSY_AFTER: Duration = Duration::from_secs(1);
+/// It is reported again after so long.
+pub const ALL_BUSY_EVERY: Duration = Duration::from_secs(60);

@@ -134,6 +134,12 @@ impl Report {
                     )),
                 }
             }
+            Event::Emptied { durable } => match &self.way {
+                Way::Json => line(&json!({"event": "emptied", "durable": durable})),
+                _ => self.note(format_args!(
+                    "DST was durable up to offset {durable}, but holds no segment any more: it is filled again"
+                )),
+            },
             Event::SourceLive { next, bytes } => match &self.way {
                 Way::Json => line(&json!({"event": "source-live", "next": next, "unfinished_bytes": bytes})),
                 _ => self.note(format_args!(
@@ -236,7 +242,7 @@ impl Report {
                 format!("{offsets} offsets, {bytes}, {:.1} s behind the source", age.as_secs_f64())
             }
             (None, Some(next)) => format!("the source ends at offset {next}"),
-            (None, None) => format!("{} offsets to be durable", self.lag()),
+            (None, None) => format!("the distance to the source is unknown, {} offsets to be durable", self.lag()),
         }
     }
 
@@ -319,11 +325,11 @@ impl Report {
                 out,
                 "{}",
                 json!({"event": "plan", "creates": plan.creates, "compares": plan.compares,
-                "same": plan.same, "from": plan.from, "to": plan.to, "source_bytes": plan.bytes, "notes": plan.notes})
+                "from": plan.from, "to": plan.to, "source_bytes": plan.bytes, "notes": plan.notes})
             ),
             _ => write!(out, "{plan}"),
         };
-        printed(written.map(|()| if plan.same == Some(false) { Exit::Data } else { Exit::Done }))
+        printed(written.map(|()| Exit::Done))
     }
 }
 

@@ -4,13 +4,14 @@ use super::base;
 use super::delivery::Delivery;
 use super::endpoint::Mirror;
 use super::failure::MirrorError;
+use super::overlap::Overlap;
 use super::pump::pump;
 use super::run::{Event, Progress};
-use super::sink::Sink;
+use super::sink::{Sink, SinkStatus};
 use super::source::{Extent, Reading, Source};
 use crate::client::ClientError;
 use crate::format::LogFormat;
-use crate::offset::Generation;
+use crate::offset::{Generation, Offset};
 use crate::stream::Tail;
 
 /// Mirrors what is missing, generation by generation, and then follows if that is wanted.
@@ -35,6 +36,35 @@ pub(super) async fn attempt(
     attempt_generation(mirror, source, &extent, sink, progress, told).await
 }
 
+/// What has to be compared of a sink that goes on at `from`, and how to read the source for that: the stream starts with the
+/// commits both should hold, so a fork shows before the sink is changed.
+///
+/// # Errors
+/// When source and sink do not fit each other, as far as shows without reading the source.
+pub(super) async fn meet(
+    mirror: &Mirror,
+    extent: &Extent,
+    sink: &Sink,
+    status: &SinkStatus,
+    from: Offset,
+) -> Result<(Overlap, Reading), MirrorError> {
+    sink.check_generation(status, extent.generation)?;
+    if let Some(source_first) = extent.first.filter(|first| *first > from) {
+        return Err(MirrorError::Gap { sink: from, source_first });
+    }
+    let held = status.held(extent.first, mirror.commit_bytes_max).await?;
+    if let Some(source_end) = extent.end.filter(|end| held.next().is_some_and(|at| *end <= at)) {
+        return Err(MirrorError::Ahead { sink: from, source_end });
+    }
+    if status.last().is_some() {
+        sink.check_uncompared(status, extent.first)?;
+    }
+    let start = held.next().unwrap_or(from);
+    let is_held = held.next().is_some();
+    let reading = Reading { generation: extent.generation, from: start, held: is_held, follow: mirror.follow };
+    Ok((held, reading))
+}
+
 async fn attempt_generation(
     mirror: &Mirror,
     source: &Source,
@@ -44,27 +74,15 @@ async fn attempt_generation(
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
     let format = extent.format.unwrap_or_default();
-    if format == LogFormat::Wal && sink.lacks_base(extent).await.map_err(|error| sink.own(error))? {
+    if format == LogFormat::Wal && sink.lacks_base(extent, true).await.map_err(|error| sink.own(error))? {
         base::bring(source, extent.generation, sink, progress, told).await?;
     }
     let status = sink.status(extent.format).await.map_err(|error| sink.own(error))?;
     let from = status.next().or(extent.first).unwrap_or_default();
     (progress.next, progress.durable) = (from, from);
     told(Event::Started { from, source_bytes: source.bytes_from(from, extent) });
-    sink.check_generation(&status, extent.generation)?;
-    if let Some(source_first) = extent.first.filter(|first| *first > from) {
-        return Err(MirrorError::Gap { sink: from, source_first });
-    }
-    // The stream starts with the commits both should hold, so a fork shows before the sink is changed.
-    let held = status.held(extent.first, mirror.commit_bytes_max).await?;
-    if let Some(source_end) = extent.end.filter(|end| held.next().is_some_and(|at| *end <= at)) {
-        return Err(MirrorError::Ahead { sink: from, source_end });
-    }
-    if held.next().is_none() && status.last().is_some() {
-        sink.check_uncompared(&status)?;
-    }
-    let (start, generation) = (held.next().unwrap_or(from), extent.generation);
-    let reading = Reading { generation, from: start, held: held.next().is_some(), follow: mirror.follow };
+    let generation = extent.generation;
+    let (held, reading) = meet(mirror, extent, sink, &status, from).await?;
     let pieces = source.stream(reading, mirror.commit_bytes_max);
     let mut delivery = Delivery::new(sink, status, format, generation);
     let pumped = pump(pieces, &mut delivery, held, progress, told).await;

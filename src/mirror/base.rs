@@ -116,21 +116,35 @@ fn of_file(file: Arc<dyn RepoFile>) -> Blocks {
     blocks.boxed()
 }
 
-/// Writes a base beside, and gives it its name when it is whole and synced.
-async fn store(repo: &FsRepo, mut blocks: Blocks) -> io::Result<()> {
+/// Writes a base beside, and gives it its name when it is whole and synced. After Err nothing of it is left.
+async fn store(repo: &FsRepo, blocks: Blocks) -> io::Result<()> {
     let draft = format!("{}.tmp", name::BASE);
-    match repo.remove(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    remove(repo, &draft)?;
+    let stored = store_as(repo, &draft, blocks).await;
+    if stored.is_err()
+        && let Err(error) = remove(repo, &draft)
+    {
+        log::warn!("{}/{draft} is left behind: {error}", repo.place());
     }
-    let (file, mut at) = (repo.create(&draft)?, 0);
+    stored
+}
+
+fn remove(repo: &FsRepo, draft: &str) -> io::Result<()> {
+    match repo.remove(draft) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+async fn store_as(repo: &FsRepo, draft: &str, mut blocks: Blocks) -> io::Result<()> {
+    let (file, mut at) = (repo.create(draft)?, 0);
     while let Some(block) = blocks.try_next().await? {
         at = write(&file, block, at).await?;
     }
     if at == 0 {
         write(&file, database::empty(LIBSQL_PAGE_SIZE).into(), 0).await?;
     }
-    let repo = repo.clone();
+    let (repo, draft) = (repo.clone(), draft.to_owned());
     let named = tokio::task::spawn_blocking(move || {
         file.sync()?;
         repo.rename(&draft, name::BASE)?;
@@ -146,4 +160,21 @@ async fn write(file: &Arc<dyn RepoFile>, block: Bytes, at: u64) -> io::Result<u6
         Ok(at + block.len() as u64)
     });
     written.await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_left_of_a_base_whose_copy_failed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let repo = FsRepo::open(dir.path()).expect("opened");
+        let whole = || vec![Ok(Bytes::from_static(b"base"))];
+        let cut = whole().into_iter().chain([Err(io::Error::other("the source is gone"))]);
+        store(&repo, stream::iter(cut).boxed()).await.expect_err("it failed");
+        assert_eq!(repo.list().expect("listed"), [""; 0]);
+        store(&repo, stream::iter(whole()).boxed()).await.expect("stored");
+        assert_eq!(repo.list().expect("listed"), [name::BASE]);
+    }
 }

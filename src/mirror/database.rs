@@ -156,25 +156,35 @@ fn watch(path: &Path) -> Watch {
     Watch::new(dir, path.file_name())
 }
 
-/// Brings the sink to where it can take frames of the snapshot, with a new generation if that needs one.
-async fn begin(
+/// How a sink goes on with a snapshot.
+pub(super) struct Start {
+    /// The frame to send first.
+    pub(super) next: Offset,
+    /// How the sink goes on there; none where it starts with the header.
+    pub(super) end: Option<WalStart>,
+    /// The generation that must be given the snapshot's base before.
+    pub(super) generation: Option<Generation>,
+    /// The base to give instead of the database file.
+    made: Option<Vec<u8>>,
+}
+
+/// Finds out how a sink goes on with a snapshot. Changes nothing.
+///
+/// # Errors
+/// When they do not fit each other.
+pub(super) async fn find_start(
     source: &Database,
-    snapshot: Arc<Snapshot>,
+    snapshot: &Arc<Snapshot>,
     sink: &Sink,
-    progress: &mut Progress,
-    told: &mut impl FnMut(Event),
-) -> Result<Reader, MirrorError> {
+    standing: &Standing,
+) -> Result<Start, MirrorError> {
     let path = &source.path;
-    let standing = sink.standing().await?;
-    let wal = &source.wal;
-    let reader =
-        |next, start| Reader { path: path.to_owned(), snapshot: snapshot.clone(), next, start, wal: wal.clone() };
     if let (Some(theirs), Some(ours)) = (standing.end, snapshot.header())
         && theirs.header == ours
     {
         // What damage has taken away is told as that.
-        fits(&snapshot, &standing, theirs.chain).map_err(|error| damage(path, &snapshot).unwrap_or(error))?;
-        return Ok(reader(standing.next, Some(theirs)));
+        fits(snapshot, standing, theirs.chain).map_err(|error| damage(path, snapshot).unwrap_or(error))?;
+        return Ok(Start { next: standing.next, end: Some(theirs), generation: None, made: None });
     }
     if let (Some(_), Verdict::Header(error)) = (standing.end, snapshot.verdict()) {
         return Err(MirrorError::WalHeader { path: path.to_owned(), error: error.clone() });
@@ -183,13 +193,13 @@ async fn begin(
     let made = match snapshot.base_bytes() {
         Some(0) => Some(database::empty(LIBSQL_PAGE_SIZE)),
         Some(_) => None,
-        None => Some(base_of_wal(path, &snapshot)?),
+        None => Some(base_of_wal(path, snapshot)?),
     };
     let likeness = match (standing.end, frames) {
         // Whatever it holds, these frames continue something else.
         (Some(_), true) => Likeness::Other,
-        (None, _) if source.has_brought(standing.generation, &snapshot) => Likeness::Same,
-        _ => sink.is_like(&standing, snapshot.clone(), made.clone()).await?,
+        (None, _) if source.has_brought(standing.generation, snapshot) => Likeness::Same,
+        _ => sink.is_like(standing, snapshot.clone(), made.clone()).await?,
     };
     let generation = match (likeness, sink) {
         (Likeness::Same, _) => None,
@@ -199,14 +209,30 @@ async fn begin(
         }
         (Likeness::Other, Sink::Url(_)) => Some(Generation(standing.generation.0 + 1)),
     };
+    // While there are no frames, those of the sink, if it has any, are in the base.
+    let next = if frames || generation.is_some() { FIRST_FRAME } else { standing.next };
+    Ok(Start { next, end: None, generation, made })
+}
+
+/// Brings the sink to where it can take frames of the snapshot, with a new generation if that needs one.
+async fn begin(
+    source: &Database,
+    snapshot: Arc<Snapshot>,
+    sink: &Sink,
+    progress: &mut Progress,
+    told: &mut impl FnMut(Event),
+) -> Result<Reader, MirrorError> {
+    let (path, wal) = (&source.path, &source.wal);
+    let standing = sink.standing(true).await?;
+    let Start { next, end, generation, made } = find_start(source, &snapshot, sink, &standing).await?;
+    let reader = Reader { path: path.to_owned(), snapshot: snapshot.clone(), next, start: end, wal: wal.clone() };
     if let Some(generation) = generation {
         bring(snapshot.clone(), made, generation, sink, progress, told).await?;
         *source.brought.lock().unwrap_or_else(PoisonError::into_inner) = Some((generation, snapshot.base_version()));
         log::info!("{} starts generation {generation}", path.display());
     }
-    if !frames {
-        // The frames of the sink, if it has any, are in the base.
-        return Ok(reader(if generation.is_some() { FIRST_FRAME } else { standing.next }, None));
+    if end.is_some() || snapshot.frames() == 0 {
+        return Ok(reader);
     }
     let folding = snapshot.clone();
     let folded = off(move || folding.folded()).await??;
@@ -217,7 +243,7 @@ async fn begin(
             path.display()
         );
     }
-    Ok(reader(FIRST_FRAME, None))
+    Ok(reader)
 }
 
 /// Whether a snapshot with the header of the sink holds what the sink holds.

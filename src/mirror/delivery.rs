@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use super::failure::MirrorError;
 use super::feeding::Feeding;
 use super::run::Event;
-use super::sink::{Sink, SinkStatus};
+use super::sink::{OpenSink, Sink, SinkStatus};
 use crate::format::LogFormat;
 use crate::offset::{Generation, Offset};
 use crate::stream::{Batch, Part};
@@ -40,9 +40,12 @@ impl<'a> Delivery<'a> {
         let Some(status) = self.status.take() else {
             return Ok(());
         };
-        let (feeding, cut) =
-            self.sink.open(status, self.format, self.generation, first).await.map_err(|error| self.sink.own(error))?;
+        let opened = self.sink.open(status, self.format, self.generation, first).await;
+        let OpenSink { feeding, cut, emptied } = opened.map_err(|error| self.sink.own(error))?;
         self.feeding = Some(feeding);
+        if let Some(durable) = emptied {
+            told(Event::Emptied { durable });
+        }
         if let Some(cut) = cut {
             told(Event::Cut(cut));
         }

@@ -577,3 +577,28 @@ impl Log {
         Ok(digest)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::MemRepo;
+
+    #[test]
+    fn what_was_found_missing_says_nothing_of_a_log_that_was_opened_again_since() {
+        let (format, id) = (LogFormat::Commitlog, "id".to_owned());
+        let (generation, first, checkpoint) = (Generation::FIRST, Offset::ZERO, CheckpointPolicy::Keep);
+        let meta = Meta { format, id, generation, first, checkpoint };
+        let (queue, _messages) = tokio::sync::mpsc::channel(1);
+        let log = Log::new("app".to_owned(), meta, Arc::new(MemRepo::default()), (0, queue.downgrade()));
+        log.publish(|view| view.opened = true);
+        let (lost, seen) = (State::Failed("gone".into()), log.view());
+        log.publish(|view| view.openings += 1);
+        assert!(!log.publish_lost(lost.clone(), &seen));
+        log.publish(|view| view.state = State::Ended(Generation(2)));
+        assert!(!log.publish_lost(lost.clone(), &log.view()));
+        assert_eq!(log.view().state, State::Ended(Generation(2)));
+        log.publish(|view| view.state = State::Ok);
+        assert!(log.publish_lost(lost.clone(), &log.view()));
+        assert_eq!(log.view().state, lost);
+    }
+}

@@ -23,6 +23,7 @@ mod files;
 mod frames;
 mod generation;
 mod log;
+mod opening;
 mod overlap;
 mod ownership;
 mod pages;

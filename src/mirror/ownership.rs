@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::failure::MirrorError;
-use crate::repo::FsRepo;
+use crate::repo::{FsRepo, open_regular};
 use crate::stream::MirrorRecord;
 
 /// The directory of a SpacetimeDB's commitlog.
@@ -90,7 +90,7 @@ fn db_lock_path(dir: &Path) -> Option<PathBuf> {
 /// Held while we write a directory named `clog`: no SpacetimeDB can start on it meanwhile.
 #[derive(Debug)]
 pub(super) struct DbLockGuard {
-    _flock: Option<File>,
+    flock: Option<File>,
 }
 
 impl DbLockGuard {
@@ -100,19 +100,32 @@ impl DbLockGuard {
     /// [`MirrorError::DatabaseRuns`] when another process holds it.
     pub(super) fn take(dir: &Path) -> Result<DbLockGuard, MirrorError> {
         let Some(path) = db_lock_path(dir) else {
-            return Ok(DbLockGuard { _flock: None });
+            return Ok(DbLockGuard { flock: None });
         };
         let failed = |error| MirrorError::Dir { place: path.display().to_string(), error };
-        let file = match File::open(&path) {
+        let file = match open_regular(&path, OpenOptions::new().read(true)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(failed)?
+                open_regular(&path, OpenOptions::new().read(true).write(true).create(true).truncate(false))
             }
-            file => file.map_err(failed)?,
+            file => file,
         };
+        let file = file.map_err(failed)?;
         match file.try_lock() {
-            Ok(()) => Ok(DbLockGuard { _flock: Some(file) }),
+            Ok(()) => Ok(DbLockGuard { flock: Some(file) }),
             Err(fs::TryLockError::WouldBlock) => Err(database_runs(dir, &path)),
             Err(fs::TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// Whether what it holds is still the lock beside `dir`: a directory that was moved away took its lock with it.
+    pub(super) fn is_of(&self, dir: &Path) -> bool {
+        match (&self.flock, db_lock_path(dir)) {
+            (None, None) => true,
+            (Some(held), Some(path)) => {
+                let held = held.metadata().ok().map(|found| (found.dev(), found.ino()));
+                held.is_some() && held == identity(&path)
+            }
+            _ => false,
         }
     }
 }

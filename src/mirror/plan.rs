@@ -1,30 +1,28 @@
-//! What a mirror would do, found out without changing anything.
+//! What a mirror would do, found out without changing anything: the steps of a run up to where it would open the sink.
 
 use std::fmt;
 
-use super::database;
+use super::attempt::meet;
+use super::database::{Database, find_start, off};
 use super::distance::{SharedWal, measure_dir};
 use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
-use super::ownership;
+use super::pump::compare;
 use super::run::Origin;
-use super::source::{Piece, Reading};
-use crate::api::{LastCommit, Positions};
-use crate::client::{Client, positions};
+use super::sink::{Sink, SinkStatus};
+use super::source::{Extent, Source};
+use crate::client::ClientError;
 use crate::format::LogFormat;
-use crate::offset::Offset;
-use crate::repo::FsRepo;
-use crate::stream::{Tail, survey};
+use crate::offset::{Generation, Offset};
+use crate::stream::Tail;
 
 /// What a mirror would do.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
     /// The directory or log that would be created.
     pub creates: Option<String>,
-    /// The last commit of the sink, which was compared with the source's at that offset.
+    /// The offset of the sink's last commit, if it was compared: the source holds the same one.
     pub compares: Option<Offset>,
-    /// Whether they are the same; none when there is nothing to compare.
-    pub same: Option<bool>,
     /// The first offset that would be sent; none when the source is empty.
     pub from: Option<Offset>,
     /// The end of what would be sent; none when that is not known without reading it.
@@ -41,13 +39,11 @@ impl fmt::Display for Plan {
             Some(place) => writeln!(f, "create    {place}")?,
             None => writeln!(f, "create    nothing: DST exists")?,
         }
-        match (self.compares, self.same) {
-            (Some(at), Some(true)) => writeln!(f, "compare   the commit at offset {at} is the same on both sides")?,
-            (Some(at), _) => writeln!(f, "compare   fork: the commit at offset {at} differs, nothing would be sent")?,
-            (None, _) => writeln!(f, "compare   nothing: DST holds no commit")?,
+        match self.compares {
+            Some(at) => writeln!(f, "compare   the commit at offset {at} is the same on both sides")?,
+            None => writeln!(f, "compare   nothing: DST and SRC hold no commit in common")?,
         }
         match (self.from, self.to) {
-            _ if self.same == Some(false) => {}
             (Some(from), Some(to)) if from >= to => writeln!(f, "send      nothing: DST is up to date at offset {to}")?,
             (Some(from), Some(to)) => writeln!(f, "send      offsets {from}..{to}, about {} bytes", self.bytes)?,
             (Some(from), None) => writeln!(f, "send      from offset {from}, about {} bytes", self.bytes)?,
@@ -62,100 +58,116 @@ impl fmt::Display for Plan {
 /// # Errors
 /// Those that would stop the mirror before anything is sent.
 pub async fn plan(mirror: &Mirror) -> Result<Plan, MirrorError> {
-    let mut plan = Plan::default();
-    if let (Place::Dir(source), Place::Dir(sink)) = (&mirror.source, &mirror.sink) {
-        ownership::are_apart(source, sink)?;
-        ownership::is_not_running(sink)?;
-    }
+    let mirror = &Mirror { follow: false, ..mirror.clone() };
+    let sink = &Sink::find(mirror)?;
     let origin = Origin::find(mirror, &SharedWal::default())?;
-    let (next, last) = stand(mirror, &mut plan).await?;
-    if let Some(place) = plan.creates.clone().filter(|_| !mirror.create) {
-        return Err(MirrorError::Absent { place });
+    if !mirror.create {
+        sink.exists().await?;
     }
-    let source = match origin {
-        Origin::Log(source) => source,
-        Origin::Database(database) => {
-            let snapshot = database.snapshot().await?;
-            plan.compares = None;
-            (plan.from, plan.to) = (next.or(Some(Offset(1))), Some(Offset(snapshot.frames() + 1)));
-            plan.bytes = snapshot.wal_bytes();
-            plan.notes.push(format!(
-                "SRC is a SQLite database of {} bytes: where DST does not go on with its WAL, a new generation starts with it",
-                snapshot.base_bytes().unwrap_or(0)
-            ));
-            return Ok(plan);
-        }
-    };
-    let extent = source.extent(None).await?;
-    plan.from = next.or(extent.first);
-    if let (Some(source_end), Some(last)) = (extent.end, last)
-        && source_end <= last.offset
-    {
-        return Err(MirrorError::Ahead { sink: next.unwrap_or_default(), source_end });
+    match origin {
+        Origin::Log(source) => plan_log(mirror, &source, sink).await,
+        Origin::Database(database) => plan_database(&database, sink).await,
     }
-    if let (Some(sink), Some(source_first)) = (next, extent.first)
-        && source_first > sink
-    {
-        return Err(MirrorError::Gap { sink, source_first });
+}
+
+async fn plan_database(database: &Database, sink: &Sink) -> Result<Plan, MirrorError> {
+    let snapshot = database.snapshot().await?;
+    let status = sink.status(Some(LogFormat::Wal)).await.map_err(|error| sink.own(error))?;
+    let standing = sink.standing(false).await.map_err(|error| sink.own(error))?;
+    let start = find_start(database, &snapshot, sink, &standing).await?;
+    sink.check_writable(&status, start.generation.is_some()).await?;
+    let mut plan = Plan::of(sink, &status);
+    plan.compares = start.end.and_then(|_| start.next.0.checked_sub(1)).map(Offset);
+    (plan.from, plan.to) = (Some(start.next), Some(Offset(snapshot.frames() + 1).max(start.next)));
+    let frame_bytes = snapshot.header().map_or(0, |header| header.frame_len());
+    plan.bytes = (snapshot.frames() + 1).saturating_sub(start.next.0) * frame_bytes;
+    if let Some(generation) = start.generation {
+        let bytes = snapshot.base_bytes().unwrap_or(0);
+        plan.notes.push(format!("generation {generation} starts with SRC itself, a SQLite database of {bytes} bytes"));
     }
-    if let Some(last) = last.filter(|_| extent.first != next) {
-        let reading = Reading { generation: extent.generation, from: last.offset, held: true, follow: false };
-        let mut pieces = source.stream(reading, mirror.commit_bytes_max);
-        let found = match pieces.recv().await {
-            Some(Ok(Piece::Batch(batch))) => {
-                batch.runs().next().and_then(|run| run.commits().next().map(|(_, commit)| commit))
-            }
-            Some(Err(error)) => return Err(error),
-            _ => None,
-        };
-        let same = found.is_some_and(|found| {
-            (found.first, found.entries, found.checksum) == (last.offset, last.entries, last.checksum)
-        });
-        (plan.compares, plan.same) = (Some(last.offset), Some(same));
-    }
-    let from = plan.from.unwrap_or_default();
-    (plan.to, plan.bytes) = match &mirror.source {
-        Place::Url(_) => (extent.end, source.bytes_from(from, &extent)),
-        Place::Dir(path) => {
-            let (dir, max) = (path.clone(), mirror.commit_bytes_max);
-            let measured = database::off(move || measure_dir(dir, max, from)).await?;
-            let (to, bytes) =
-                measured.map_err(|error| MirrorError::Dir { place: path.display().to_string(), error })?;
-            (Some(to), bytes)
-        }
-    };
     Ok(plan)
 }
 
-/// Where the sink is, and its last commit.
-async fn stand(mirror: &Mirror, plan: &mut Plan) -> Result<(Option<Offset>, Option<LastCommit>), MirrorError> {
-    let path = match &mirror.sink {
-        Place::Dir(path) => path.clone(),
-        Place::Url(url) => {
-            let client = Client::with_options(url, &mirror.http)?;
-            let Some(status) = client.find().await? else {
-                plan.creates = Some(client.url().to_string());
-                return Ok((None, None));
-            };
-            let Positions { durable, last_commit, .. } = positions(&status)?;
-            return Ok((Some(durable), last_commit));
-        }
+async fn plan_log(mirror: &Mirror, source: &Source, sink: &Sink) -> Result<Plan, MirrorError> {
+    let current = source.extent(None).await?;
+    let begun = sink.generation().await.map_err(|error| sink.own(error))?.unwrap_or(current.generation);
+    let extent = &match oldest_held(source, begun, current.generation).await? {
+        Some(older) => older,
+        None => current,
     };
-    if !path.exists() {
-        plan.creates = Some(path.display().to_string());
-        return Ok((None, None));
+    let base = extent.format == Some(LogFormat::Wal)
+        && sink.lacks_base(extent, false).await.map_err(|error| sink.own(error))?;
+    let status = sink.status(extent.format).await.map_err(|error| sink.own(error))?;
+    let mut plan = Plan::of(sink, &status);
+    if base {
+        plan.notes.push(format!("the base of generation {} is sent first", extent.generation));
     }
-    let place = path.display().to_string();
-    let repo = FsRepo::open(path).map_err(|error| MirrorError::Dir { place: place.clone(), error })?;
-    let max = mirror.commit_bytes_max;
-    let found = database::off(move || survey(&repo, max, None)).await?;
-    let found = found.map_err(|error| MirrorError::Sink(error.into()))?;
-    if let Tail::Torn { bytes } = found.tail {
-        plan.notes.push(format!("{place} ends in {bytes} bytes that are no whole commit"));
+    if extent.generation < current.generation {
+        plan.notes.push(format!("the generations of SRC up to {} are sent after it", current.generation));
     }
-    if found.format == Some(LogFormat::Wal) {
-        plan.notes.push(format!("{place} holds one generation of a WAL"));
+    // With its base a generation starts from its first frame, whatever there was before.
+    let next = status.next().filter(|_| !base);
+    plan.from = next.or(extent.first);
+    if !base {
+        let from = plan.from.unwrap_or_default();
+        let (held, reading) = meet(mirror, extent, sink, &status, from).await?;
+        if reading.held {
+            plan.compares = status.last().map(|last| last.offset);
+            compare(source.stream(reading, mirror.commit_bytes_max), held, from).await?;
+        }
     }
-    let last = found.last.map(|last| LastCommit { offset: last.first, entries: last.entries, checksum: last.checksum });
-    Ok((found.first.map(|_| found.next), last))
+    sink.check_writable(&status, base).await?;
+    if let SinkStatus::Dir(Some(found)) = &status {
+        if let Tail::Torn { bytes } | Tail::Zeros { bytes } = found.survey.tail {
+            plan.notes.push(format!("DST ends in {bytes} bytes that are no whole commit: they are cut off"));
+        }
+        if let (None, Some(record)) = (found.survey.first, &found.record)
+            && record.durable > Offset::ZERO
+        {
+            let durable = record.durable;
+            plan.notes.push(format!(
+                "DST was durable up to offset {durable}, but holds no segment any more: it is filled again"
+            ));
+        }
+    }
+    (plan.to, plan.bytes) = left(mirror, source, extent, plan.from.unwrap_or_default()).await?;
+    Ok(plan)
+}
+
+/// The first generation from `begun` on, before the `current` one, that the source still holds.
+async fn oldest_held(source: &Source, begun: Generation, current: Generation) -> Result<Option<Extent>, MirrorError> {
+    for generation in (begun.0..current.0).map(Generation) {
+        match source.extent(Some(generation)).await {
+            Err(MirrorError::Client(ClientError::Refused { body, .. })) if body.error == "pruned" => {}
+            older => return older.map(Some),
+        }
+    }
+    Ok(None)
+}
+
+/// Where the source ends, and how many bytes it has from `from` on.
+async fn left(
+    mirror: &Mirror,
+    source: &Source,
+    extent: &Extent,
+    from: Offset,
+) -> Result<(Option<Offset>, u64), MirrorError> {
+    let Place::Dir(path) = &mirror.source else {
+        return Ok((extent.end, source.bytes_from(from, extent)));
+    };
+    let (dir, max) = (path.clone(), mirror.commit_bytes_max);
+    let measured = off(move || measure_dir(dir, max, from)).await?;
+    let (to, bytes) = measured.map_err(|error| MirrorError::Dir { place: path.display().to_string(), error })?;
+    Ok((Some(to), bytes))
+}
+
+impl Plan {
+    fn of(sink: &Sink, status: &SinkStatus) -> Plan {
+        let creates = match (sink, status) {
+            (Sink::Dir(dir), SinkStatus::Dir(None)) => Some(dir.path().display().to_string()),
+            (Sink::Url(client), SinkStatus::Url(None)) => Some(client.url().to_string()),
+            _ => None,
+        };
+        Plan { creates, ..Plan::default() }
+    }
 }

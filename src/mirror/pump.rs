@@ -6,6 +6,7 @@ use super::overlap::Overlap;
 use super::run::{Event, Progress};
 use super::source::{Piece, Pieces};
 use crate::client::ClientError;
+use crate::offset::Offset;
 use crate::stream::{ReadError, Tail};
 
 /// Moves pieces from the source to the sink until the source ends, with the tail it ends in. The sink is opened only after
@@ -18,7 +19,6 @@ pub(super) async fn pump(
     told: &mut impl FnMut(Event),
 ) -> Result<Tail, MirrorError> {
     let sink = progress.next;
-    let ahead = |source_end| MirrorError::Ahead { sink, source_end };
     if held.next().is_none() && delivery.has_log() {
         delivery.open(None, told).await?;
     }
@@ -40,22 +40,17 @@ pub(super) async fn pump(
             }
         };
         let mut batch = match piece {
-            None => return Err(MirrorError::Interrupted("the source is gone".into())),
-            Some(Err(MirrorError::Read(ReadError::Ahead { next, .. }))) => return Err(ahead(next)),
-            Some(Err(MirrorError::Read(ReadError::Reset { at }))) => return Err(MirrorError::Reset { at }),
+            None => return Err(source_is_gone()),
             // A source that was empty may start anywhere, and so may a sink that holds nothing.
             Some(Err(MirrorError::Read(ReadError::Pruned { first, .. }))) if !delivery.has_log() => {
                 return Err(MirrorError::Interrupted(format!("the source starts at offset {first} now")));
             }
-            Some(Err(MirrorError::Client(ClientError::Refused { body, .. }))) if body.error == "ahead" => {
-                return Err(ahead(body.next.unwrap_or_default()));
-            }
-            Some(Err(error)) => return Err(error),
+            Some(Err(error)) => return Err(of_reading(error, sink)),
             Some(Ok(Piece::Live { next, bytes })) => {
                 told(Event::SourceLive { next, bytes });
                 continue;
             }
-            Some(Ok(Piece::End(tail))) => return held.next().map_or(Ok(tail), |at| Err(ahead(at))),
+            Some(Ok(Piece::End(tail))) => return ended_at(&held, sink).map(|()| tail),
             Some(Ok(Piece::Batch(batch))) => batch,
         };
         if held.next().is_some() {
@@ -77,4 +72,41 @@ pub(super) async fn pump(
         }
         told(Event::Moved(*progress));
     }
+}
+
+/// Compares all of `held` with the source, for a sink that ends at `sink`, and changes nothing.
+pub(super) async fn compare(mut pieces: Pieces, mut held: Overlap, sink: Offset) -> Result<(), MirrorError> {
+    while held.next().is_some() {
+        match pieces.recv().await {
+            None => return Err(source_is_gone()),
+            Some(Err(error)) => return Err(of_reading(error, sink)),
+            Some(Ok(Piece::Live { .. })) => {}
+            Some(Ok(Piece::End(_))) => return ended_at(&held, sink),
+            Some(Ok(Piece::Batch(batch))) => {
+                held.without(batch).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn source_is_gone() -> MirrorError {
+    MirrorError::Interrupted("the source is gone".into())
+}
+
+/// Why reading the source failed, for a sink that ends at `sink`.
+fn of_reading(error: MirrorError, sink: Offset) -> MirrorError {
+    match error {
+        MirrorError::Read(ReadError::Ahead { next, .. }) => MirrorError::Ahead { sink, source_end: next },
+        MirrorError::Read(ReadError::Reset { at }) => MirrorError::Reset { at },
+        MirrorError::Client(ClientError::Refused { body, .. }) if body.error == "ahead" => {
+            MirrorError::Ahead { sink, source_end: body.next.unwrap_or_default() }
+        }
+        error => error,
+    }
+}
+
+/// That a source that has ended holds all of `held`.
+fn ended_at(held: &Overlap, sink: Offset) -> Result<(), MirrorError> {
+    held.next().map_or(Ok(()), |source_end| Err(MirrorError::Ahead { sink, source_end }))
 }

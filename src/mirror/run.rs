@@ -35,6 +35,12 @@ pub enum Event {
     },
     /// The incomplete end of a write of ours was cut off the sink when it was opened.
     Cut(CutTail),
+    /// The sink is a directory whose mirror record says that it was durable up to here, but that holds no segment any more: it
+    /// is filled again.
+    Emptied {
+        /// What its record says.
+        durable: Offset,
+    },
     /// Something moved.
     Moved(Progress),
     /// The source was measured: how far the sink is behind it. Only while following.
@@ -139,6 +145,10 @@ impl Ends {
             Some(source) => source,
             None => self.source.insert(Origin::find(mirror, &self.wal)?),
         };
+        // A source that was not there before may be a link to the sink, or mounted on it, now.
+        if let (Place::Dir(source), Place::Dir(sink)) = (&mirror.source, &mirror.sink) {
+            ownership::are_apart(source, sink)?;
+        }
         if !mirror.create {
             sink.exists().await?;
         }
@@ -166,7 +176,7 @@ impl Origin {
 }
 
 impl Sink {
-    fn find(mirror: &Mirror) -> Result<Sink, MirrorError> {
+    pub(super) fn find(mirror: &Mirror) -> Result<Sink, MirrorError> {
         let path = match &mirror.sink {
             Place::Url(url) => return Ok(Sink::Url(Client::with_options(url, &mirror.http)?)),
             Place::Dir(path) => path,
@@ -183,7 +193,7 @@ impl Sink {
     }
 
     /// Refuses a sink that does not exist.
-    async fn exists(&self) -> Result<(), MirrorError> {
+    pub(super) async fn exists(&self) -> Result<(), MirrorError> {
         let absent = match self {
             Sink::Url(client) => client.find().await?.is_none().then(|| client.url().to_string()),
             Sink::Dir(dir) => {

@@ -14,19 +14,17 @@ use super::counters::Counters;
 use super::error::Error;
 use super::files::Files;
 use super::log::{Log, State};
+use super::opening::{Attempt, DamagedLog, Unusable, open, open_again};
 use super::registry::Settings;
 use super::reopening::Reopenings;
-use crate::api::{AppendOutcome, Damage};
-use crate::format::{LogFormat, name};
+use crate::api::AppendOutcome;
+use crate::format::LogFormat;
 use crate::limits::{
-    ALONE, FILES_IDLE, SHARD_QUEUE, SYNC_EVERY, SYNC_PATIENCE, SYNC_THREADS, UNSYNCED_MAX, WRITER_IDLE,
+    ALONE, FILES_IDLE, REOPEN_THREADS, SHARD_QUEUE, SYNC_EVERY, SYNC_PATIENCE, SYNC_THREADS, UNSYNCED_MAX, WRITER_IDLE,
 };
 use crate::offset::{Generation, Offset};
 use crate::repo::is_out_of_files;
-use crate::stream::{
-    AppendError, Appended, Batch, OnTrailing, OpenError, Options, SegmentInfo, StreamWriter, SyncJob, Synced,
-    sound_prefix,
-};
+use crate::stream::{AppendError, Appended, Batch, OpenError, SegmentInfo, StreamWriter, SyncJob, Synced};
 
 /// How an append ended: what it did, or why it stopped and where the log goes on.
 pub(super) type Ended = Result<AppendOutcome, (Error, Offset)>;
@@ -120,6 +118,11 @@ pub(super) enum Message {
     },
     /// Let go of the files of logs that are not written just now: the process can open no more.
     LetGo,
+    /// What came of an attempt to open a log again.
+    Reopened {
+        log: Arc<Log>,
+        attempt: Attempt,
+    },
     Stop,
 }
 
@@ -138,12 +141,25 @@ enum Job {
     Index { log: Arc<Log>, segment: SegmentInfo },
 }
 
+/// An attempt to open a log again, for a shard.
+struct Reopen {
+    log: Arc<Log>,
+    settings: Settings,
+    damaged: Option<DamagedLog>,
+    queue: mpsc::Sender<Message>,
+}
+
 impl Shards {
     pub(super) fn start(threads: usize, settings: &Settings, counters: &Arc<Counters>) -> std::io::Result<Shards> {
         let (jobs, todo) = jobs::unbounded::<Job>();
         for n in 0..SYNC_THREADS {
             let todo = todo.clone();
             std::thread::Builder::new().name(format!("sync-{n}")).spawn(move || sync_loop(&todo))?;
+        }
+        let (reopen, to_reopen) = jobs::unbounded::<Reopen>();
+        for n in 0..REOPEN_THREADS {
+            let to_reopen = to_reopen.clone();
+            std::thread::Builder::new().name(format!("reopen-{n}")).spawn(move || reopen_loop(&to_reopen))?;
         }
         let mut shards = Shards { queues: Vec::new(), threads: Mutex::default() };
         for n in 0..threads {
@@ -152,6 +168,8 @@ impl Shards {
                 slots: HashMap::new(),
                 opened: 0,
                 jobs: jobs.clone(),
+                reopen: reopen.clone(),
+                reopening: 0,
                 queue: queue.downgrade(),
                 settings: *settings,
                 counters: counters.clone(),
@@ -212,6 +230,14 @@ fn sync_loop(todo: &jobs::Receiver<Job>) {
     }
 }
 
+fn reopen_loop(todo: &jobs::Receiver<Reopen>) {
+    for Reopen { log, settings, damaged, queue } in todo {
+        let attempt = open_again(&log, &settings, damaged.as_ref());
+        // A shard that is gone needs no writer: it is closed with the message.
+        let _ = queue.blocking_send(Message::Reopened { log, attempt });
+    }
+}
+
 /// A log with its writer open.
 struct Slot {
     log: Arc<Log>,
@@ -243,6 +269,10 @@ struct Shard {
     /// Slots opened so far.
     opened: u64,
     jobs: jobs::Sender<Job>,
+    /// Where attempts to open a log again are made, since they may take long: the other logs of the shard go on meanwhile.
+    reopen: jobs::Sender<Reopen>,
+    /// How many of them are under way.
+    reopening: usize,
     /// Its own queue, for the answers of the sync threads. Weak, so that it ends when nobody else can send to it.
     queue: mpsc::WeakSender<Message>,
     settings: Settings,
@@ -279,13 +309,19 @@ impl Shard {
                 slot.settle(&self.jobs, &self.queue, here);
             }
             if stopping {
+                // An attempt to open a log may write to its directory, which is let go of after this.
+                while self.reopening > 0
+                    && let Some(message) = messages.recv().await
+                {
+                    self.take(message);
+                }
                 return self.drain();
             }
             for (_, slot) in self.slots.extract_if(|_, slot| slot.failed && !slot.syncing) {
                 self.reopenings.schedule(&slot.log);
             }
-            for log in self.reopenings.due() {
-                self.reopen(&log);
+            for (log, damaged) in self.reopenings.due() {
+                self.reopen(log, damaged);
             }
             if idle && !postponed {
                 self.slots.retain(|_, slot| slot.is_busy() || slot.used.elapsed() < WRITER_IDLE);
@@ -306,11 +342,16 @@ impl Shard {
             }
             Message::Reopen { log } => {
                 let state = log.view().state;
-                match self.slots.get_mut(log.name()) {
-                    Some(slot) => slot.fail(&state),
-                    None => self.reopenings.schedule(&log),
+                // It may have been opened again or ended since, and the slot may be that of its next generation.
+                if matches!(state, State::Failed(_) | State::Damaged(_)) {
+                    match self.slots.get_mut(log.name()) {
+                        Some(slot) if Arc::ptr_eq(&slot.log, &log) => slot.fail(&state),
+                        Some(_) => {}
+                        None => self.reopenings.schedule(&log),
+                    }
                 }
             }
+            Message::Reopened { log, attempt } => self.reopened(&log, attempt),
             Message::Append { log, session, batch, share } => {
                 if !session.is_stopped() {
                     match self.slot(&log) {
@@ -356,26 +397,7 @@ impl Shard {
         log.writable()?;
         if !self.slots.contains_key(log.name()) {
             let writer = self.open(log)?;
-            let (waiting, sessions, shares, used) = (VecDeque::new(), Vec::new(), Vec::new(), Instant::now());
-            self.opened += 1;
-            let slot = Slot {
-                log: log.clone(),
-                serial: self.opened,
-                indexed: writer.sealed().len(),
-                writer,
-                counters: self.counters.clone(),
-                waiting,
-                sessions,
-                shares,
-                syncing: false,
-                unsynced: 0,
-                synced_bytes: 0,
-                postponed: None,
-                touched: false,
-                failed: false,
-                used,
-            };
-            self.slots.insert(log.name().to_owned(), slot);
+            self.add_slot(log, writer);
         }
         let slot = self.slots.get_mut(log.name()).ok_or_else(|| Error::NotFound(log.name().to_owned()))?;
         (slot.touched, slot.used) = (true, Instant::now());
@@ -383,6 +405,29 @@ impl Shard {
             self.alone = (slot.serial, slot.used);
         }
         Ok(slot)
+    }
+
+    fn add_slot(&mut self, log: &Arc<Log>, writer: StreamWriter) {
+        let (waiting, sessions, shares, used) = (VecDeque::new(), Vec::new(), Vec::new(), Instant::now());
+        self.opened += 1;
+        let slot = Slot {
+            log: log.clone(),
+            serial: self.opened,
+            indexed: writer.sealed().len(),
+            writer,
+            counters: self.counters.clone(),
+            waiting,
+            sessions,
+            shares,
+            syncing: false,
+            unsynced: 0,
+            synced_bytes: 0,
+            postponed: None,
+            touched: false,
+            failed: false,
+            used,
+        };
+        self.slots.insert(log.name().to_owned(), slot);
     }
 
     /// Opens a log's writer. One that cannot be opened has failed or is damaged from here on, and is tried again later.
@@ -399,20 +444,16 @@ impl Shard {
         }
         match opened {
             Ok(writer) => {
-                self.reopenings.opened(log);
-                self.report_cut(log, &writer);
-                log.set_appended(writer.next());
-                log.publish(|view| view.reopen(&writer));
+                self.publish_opened(log, &writer);
                 if let Some(warning) = log.status().warning {
                     log::warn!("{}: {warning}", log.name());
                 }
                 Ok(writer)
             }
             Err(error) => {
-                let state = out_of_use(log, &self.settings, error);
+                let state = Unusable::of(log, &self.settings, error).publish(log);
                 log::error!("{}: {}", log.name(), state.cause());
                 self.counters.count(&self.counters.failures, log.name());
-                log.publish(|view| view.state = state);
                 self.reopenings.schedule(log);
                 log.writable()?;
                 Err(Error::Unavailable("the log was just reopened: try again".into()))
@@ -420,34 +461,44 @@ impl Shard {
         }
     }
 
-    /// Tries to open a log that failed or is damaged. What went wrong before is reported again only when it is something else.
-    fn reopen(&mut self, log: &Arc<Log>) {
-        let view = log.view();
-        if matches!(view.state, State::Ended(_)) || log.is_unloaded() {
+    /// Publishes what a writer that was just opened has found.
+    fn publish_opened(&mut self, log: &Arc<Log>, writer: &StreamWriter) {
+        self.reopenings.opened(log);
+        self.report_cut(log, writer);
+        log.set_appended(writer.next());
+        log.publish(|view| view.reopen(writer));
+    }
+
+    /// Has another thread try to open a log that failed or is damaged. Its state keeps it from getting a slot meanwhile.
+    fn reopen(&mut self, log: Arc<Log>, damaged: Option<DamagedLog>) {
+        let (settings, Some(queue)) = (self.settings, self.queue.upgrade()) else {
+            // The last one who could send is gone: nothing is opened any more.
+            return;
+        };
+        // The threads end after the shards.
+        self.reopening += usize::from(self.reopen.send(Reopen { log, settings, damaged, queue }).is_ok());
+    }
+
+    /// Takes what came of such an attempt. What went wrong before is reported again only when it is something else.
+    fn reopened(&mut self, log: &Arc<Log>, attempt: Attempt) {
+        self.reopening -= 1;
+        let before = log.view().state;
+        if !self.reopenings.attempted(log) || !matches!(before, State::Failed(_) | State::Damaged(_)) {
             return;
         }
-        if view.opened
-            && !view.cut_short
-            && let Some(state) = log.missing(&view)
-        {
-            log.publish(|view| view.state = state);
-            return self.reopenings.schedule(log);
-        }
-        match open(log, &self.settings) {
-            Ok(writer) => {
-                self.reopenings.opened(log);
-                self.report_cut(log, &writer);
-                log.set_appended(writer.next());
-                log.publish(|view| view.reopen(&writer));
+        match attempt {
+            Attempt::Unchanged => {}
+            Attempt::Opened(writer) => {
+                self.publish_opened(log, &writer);
                 self.counters.count(&self.counters.reopenings, log.name());
                 log::info!("{}: reopened, durable up to offset {}", log.name(), writer.durable());
+                self.add_slot(log, *writer);
             }
-            Err(error) => {
-                let state = out_of_use(log, &self.settings, error);
-                if state != view.state {
+            Attempt::Unusable(unusable) => {
+                let state = unusable.publish(log);
+                if state != before {
                     log::error!("{}: {}", log.name(), state.cause());
                 }
-                log.publish(|view| view.state = state);
                 self.reopenings.schedule(log);
             }
         }
@@ -491,68 +542,6 @@ impl Shard {
 
 fn refuse(reply: oneshot::Sender<Ended>, error: Error, log: &Log) {
     let _nobody_waits = reply.send(Err((error, log.view().durable)));
-}
-
-/// Opens a log's writer, cutting what a crash left after the durable end.
-fn open(log: &Arc<Log>, settings: &Settings) -> Result<StreamWriter, OpenError> {
-    let options = Options {
-        on_trailing: OnTrailing::Trim,
-        format: log.format(),
-        commit_bytes_max: settings.commit_bytes_max,
-        segment_bytes_max: settings.wal_segment_bytes,
-        first: Some(log.first()),
-        // The files of a log that was open before must still hold what was acknowledged.
-        durable: log.durable().filter(|durable| *durable > log.first()),
-        durable_mark: true,
-        ..Options::default()
-    };
-    StreamWriter::open(log.repo().clone(), options)
-}
-
-/// Publishes what can be served of a log that could not be opened, and returns its state.
-fn out_of_use(log: &Log, settings: &Settings, error: OpenError) -> State {
-    let view = log.view();
-    let sound = sound_prefix(&**log.repo(), settings.commit_bytes_max);
-    let (fault, error) = match error {
-        OpenError::Io(_) | OpenError::Locked { .. } | OpenError::Changed { .. } => {
-            // What is known of a log that was open still holds.
-            if let (Ok(sound), false) = (sound, view.opened && !view.cut_short) {
-                log.publish(|view| view.take_sound(sound));
-            }
-            let cause = match error {
-                OpenError::Io(error) => format!("cannot open the log: {error}"),
-                error => error.to_string(),
-            };
-            return State::Failed(cause.into());
-        }
-        OpenError::Damaged(fault) | OpenError::Torn(fault) => (Some(fault.clone()), fault.to_string()),
-        OpenError::Lost { next, durable } => {
-            (None, format!("the durable mark says {durable}, but the files end at offset {next}"))
-        }
-    };
-    let Ok(sound) = sound else {
-        return State::Damaged(error.into());
-    };
-    let (next, mark) = (sound.found.next, sound.mark);
-    let copied = mark.filter(|mark| *mark > next).map_or(String::new(), |mark| {
-        format!(
-            "; commits up to offset {mark} were durable, so this is a copy made while the service ran, or lost data; to \
-             go on without them stop the service and run `logmirror repair {} --accept-loss`",
-            log.directory()
-        )
-    });
-    let text = format!("{error}: what is before offset {next} is sound and served{copied}");
-    let damage = fault.map(|fault| Damage {
-        segment: name::segment(log.format(), fault.segment),
-        offset: fault.offset,
-        byte: fault.at,
-    });
-    log.publish(|view| {
-        view.take_sound(sound);
-        (view.cut_short, view.damage) = (true, damage);
-    });
-    log.set_appended(next);
-    State::Damaged(text.into())
 }
 
 impl Slot {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::base;
 use super::database::off;
@@ -19,8 +19,8 @@ use crate::format::{LogFormat, name};
 use crate::offset::{Generation, Offset};
 use crate::repo::{FsRepo, Repo};
 use crate::stream::{
-    Claim, CutTail, LogEnd, MirrorRecord, OnTrailing, OpenError, Options, RECORD, RecordFile, StreamWriter, Survey,
-    Tail, survey,
+    Claim, Cursor, CutTail, LogEnd, MirrorRecord, OnTrailing, OpenError, Options, RECORD, RecordFile, StreamWriter,
+    Survey, Tail, survey,
 };
 
 /// Where to write to, and how it is reached.
@@ -119,8 +119,9 @@ impl Sink {
         }
     }
 
-    /// Whether it must be given the base of a source's generation before frames, creating a service's log that is not there.
-    pub(super) async fn lacks_base(&self, extent: &Extent) -> Result<bool, MirrorError> {
+    /// Whether it must be given the base of a source's generation before frames. With `create` a service's log that is not there
+    /// is created.
+    pub(super) async fn lacks_base(&self, extent: &Extent, create: bool) -> Result<bool, MirrorError> {
         match self {
             Sink::Dir(dir) => {
                 let reading = dir.clone();
@@ -136,6 +137,7 @@ impl Sink {
             Sink::Url(client) => {
                 let status = match client.find().await? {
                     Some(status) => status,
+                    None if !create => return Ok(true),
                     None => client.create(LogFormat::Wal, None).await?,
                 };
                 let Positions { format, generation: sink, first, durable, .. } = positions(&status)?;
@@ -161,41 +163,75 @@ impl Sink {
         }
     }
 
-    /// That a sink may go on whose commits the source has pruned, so that nothing was compared: a directory must be ours.
-    pub(super) fn check_uncompared(&self, status: &SinkStatus) -> Result<(), MirrorError> {
+    /// That a sink may go on of which a source that starts at `source_first` has pruned what would have to be compared: a
+    /// directory must be ours up to there.
+    pub(super) fn check_uncompared(
+        &self,
+        status: &SinkStatus,
+        source_first: Option<Offset>,
+    ) -> Result<(), MirrorError> {
         match (self, status) {
-            (Sink::Dir(dir), SinkStatus::Dir(Some(found))) if found.record.is_none() && !dir.adopt => {
-                Err(dir.not_ours("it has no mirror record, and the source does not hold its last commit any more"))
+            (Sink::Dir(dir), SinkStatus::Dir(Some(found))) => dir.check_uncompared(found, source_first),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks what [`open`](Self::open) checks before it changes anything, or with `base` what giving it a base checks.
+    pub(super) async fn check_writable(&self, status: &SinkStatus, base: bool) -> Result<(), MirrorError> {
+        match (self, status) {
+            (Sink::Dir(dir), SinkStatus::Dir(found)) => {
+                let (dir, found) = (dir.clone(), found.clone());
+                off(move || match base {
+                    true => dir.status_for_base().map(drop),
+                    false => dir.check_writable(found.as_deref()),
+                })
+                .await?
             }
             _ => Ok(()),
         }
     }
 
     /// Opens it for writing, creating what is not there to start at `first`. What `status` found must have been compared with
-    /// the source. Returns also what was cut off its end.
+    /// the source.
     pub(super) async fn open(
         &self,
         status: SinkStatus,
         format: LogFormat,
         generation: Generation,
         first: Option<Offset>,
-    ) -> Result<(Feeding, Option<CutTail>), MirrorError> {
+    ) -> Result<OpenSink, MirrorError> {
         match (self, status) {
             (Sink::Dir(dir), SinkStatus::Dir(found)) => {
-                let dir = dir.clone();
-                let writer = off(move || dir.open(found.as_deref(), format, generation)).await??;
-                let cut = writer.cut_tail().cloned();
-                Ok((Feeding::dir(writer), cut))
+                let opening = dir.clone();
+                let writer = off(move || opening.open(found.as_deref(), format, generation)).await??;
+                let (cut, emptied) = (writer.cut_tail().cloned(), locked(&dir.emptied).take());
+                Ok(OpenSink { feeding: Feeding::dir(writer), cut, emptied })
             }
             (Sink::Url(client), SinkStatus::Url(Some(status))) => {
-                Ok((Feeding::url(client.clone(), status.durable), None))
+                Ok(OpenSink::of(Feeding::url(client.clone(), status.durable)))
             }
             (Sink::Url(client), _) => {
                 let status = positions(&client.create(format, first).await?)?;
-                Ok((Feeding::url(client.clone(), status.durable), None))
+                Ok(OpenSink::of(Feeding::url(client.clone(), status.durable)))
             }
             (Sink::Dir(_), SinkStatus::Url(_)) => unreachable!("a directory was looked at"),
         }
+    }
+}
+
+/// A sink that was opened for writing, and what is to be reported about that.
+#[derive(Debug)]
+pub(super) struct OpenSink {
+    pub(super) feeding: Feeding,
+    /// What was cut off its end.
+    pub(super) cut: Option<CutTail>,
+    /// Up to where it was durable once, if it lost all of its segments since.
+    pub(super) emptied: Option<Offset>,
+}
+
+impl OpenSink {
+    fn of(feeding: Feeding) -> OpenSink {
+        OpenSink { feeding, cut: None, emptied: None }
     }
 }
 
@@ -210,6 +246,8 @@ pub(super) struct DirSink {
     source: String,
     /// Taken before the first change, and held until the end.
     db_lock: Mutex<Option<DbLockGuard>>,
+    /// Up to where it was durable, if it was found without segments. Reported when it is opened.
+    emptied: Mutex<Option<Offset>>,
 }
 
 /// What a directory holds.
@@ -226,7 +264,7 @@ impl DirSink {
     /// Nothing is created before [`open`](Self::open).
     pub(super) fn new(path: &Path, options: Options, adopt: bool, source: String) -> DirSink {
         let options = Options { on_trailing: OnTrailing::Trim, ..options };
-        DirSink { path: path.to_owned(), options, adopt, source, db_lock: Mutex::default() }
+        DirSink { path: path.to_owned(), options, adopt, source, db_lock: Mutex::default(), emptied: Mutex::default() }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -255,20 +293,26 @@ impl DirSink {
             Err(error) => return Err(self.at(error)),
             Ok(_) => {}
         }
-        if self.db_lock.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
-            ownership::is_not_running(&self.path)?;
+        {
+            let mut held = locked(&self.db_lock);
+            // Of a directory that was moved away, or of one that is another now.
+            *held = held.take().filter(|held| held.is_of(&self.path));
+            if held.is_none() {
+                ownership::is_not_running(&self.path)?;
+            }
         }
         let repo = FsRepo::open(&self.path).map_err(|error| self.at(error))?;
         let mut record = MirrorRecord::read(&repo).map_err(|error| self.at(error))?;
         let floor = record.as_ref().map(|record| record.durable);
         let max = self.options.commit_bytes_max;
         let mut found = survey(&repo, max, floor).map_err(OpenError::from)?;
-        if let Some(durable) = floor.filter(|floor| found.first.is_some_and(|_| found.next < *floor)) {
+        let contradiction = match &record {
+            Some(record) => contradiction(&repo, record, &found, max)?,
+            None => None,
+        };
+        if let Some(reason) = contradiction {
             if !self.adopt {
-                let next = found.next;
-                return Err(self.not_ours(format!(
-                    "its mirror record says that it was durable up to offset {durable}, but it ends at {next}"
-                )));
+                return Err(self.not_ours(reason));
             }
             record = None;
             found = survey(&repo, max, None).map_err(OpenError::from)?;
@@ -282,14 +326,43 @@ impl DirSink {
     fn check_writable(&self, found: Option<&DirStatus>) -> Result<(), MirrorError> {
         match found {
             Some(DirStatus { record: None, survey, .. }) if !self.adopt => match survey.tail {
-                Tail::Clean => Ok(()),
+                Tail::Clean => found.map_or(Ok(()), |found| self.check_names(found)),
                 Tail::Zeros { bytes } => {
                     Err(self.not_ours(format!("it has no mirror record and ends in {bytes} zero bytes")))
                 }
                 Tail::Torn { bytes } => Err(self
                     .not_ours(format!("it has no mirror record and ends in {bytes} bytes that are no whole commit"))),
             },
-            _ => Ok(()),
+            _ => found.map_or(Ok(()), |found| self.check_names(found)),
+        }
+    }
+
+    fn check_uncompared(&self, found: &DirStatus, source_first: Option<Offset>) -> Result<(), MirrorError> {
+        let (first, next) = (source_first.unwrap_or_default(), found.survey.next);
+        let reason = match &found.record {
+            _ if self.adopt => return Ok(()),
+            None if first >= next => {
+                "it has no mirror record, and the source does not hold its last commit any more".to_owned()
+            }
+            Some(record) if first > record.durable && record.durable < next => format!(
+                "its mirror record ends at offset {}, and the source, which starts at {first}, does not hold all commits from \
+                 there up to {next} any more",
+                record.durable
+            ),
+            _ => return Ok(()),
+        };
+        Err(self.not_ours(reason))
+    }
+
+    /// Reports a directory that lost all of its segments, before its record is written again.
+    fn report_emptied(&self, found: Option<&DirStatus>) {
+        let record = found.filter(|found| found.survey.first.is_none()).and_then(|found| found.record.as_ref());
+        if let Some(durable) = record.map(|record| record.durable).filter(|durable| *durable > Offset::ZERO) {
+            log::warn!(
+                "{}: its mirror record says that it was durable up to offset {durable}, but it holds no segment: it is filled again",
+                self.path.display()
+            );
+            *locked(&self.emptied) = Some(durable);
         }
     }
 
@@ -318,14 +391,9 @@ impl DirSink {
     /// Makes the directory ours before anything else is put into it: it exists then with its record, and no SpacetimeDB can
     /// start on it. Blocks.
     pub(super) fn prepare(&self, format: LogFormat, generation: Generation) -> Result<FsRepo, MirrorError> {
-        let found = self.status()?;
-        self.check_writable(found.as_ref())?;
-        if let Some(DirStatus { record: None, based: true, .. }) = found
-            && !self.adopt
-        {
-            return Err(self.not_ours("it has no mirror record, but a base"));
-        }
+        let found = self.status_for_base()?;
         let repo = self.create()?;
+        self.report_emptied(found.as_ref());
         let mut record = MirrorRecord::new(&self.source, format, generation);
         if let Some(recorded) = found.and_then(|found| found.record) {
             record.id = recorded.id;
@@ -334,10 +402,23 @@ impl DirSink {
         Ok(repo)
     }
 
+    /// What it holds, checked for being given a base.
+    fn status_for_base(&self) -> Result<Option<DirStatus>, MirrorError> {
+        let found = self.status()?;
+        self.check_writable(found.as_ref())?;
+        match found {
+            Some(DirStatus { record: None, based: true, .. }) if !self.adopt => {
+                Err(self.not_ours("it has no mirror record, but a base"))
+            }
+            found => Ok(found),
+        }
+    }
+
     fn create(&self) -> Result<FsRepo, MirrorError> {
         let repo = FsRepo::create(&self.path).map_err(|error| self.at(error))?;
-        let mut held = self.db_lock.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.is_none() {
+        let mut held = locked(&self.db_lock);
+        if !held.as_ref().is_some_and(|held| held.is_of(&self.path)) {
+            *held = None;
             *held = Some(DbLockGuard::take(&self.path)?);
         }
         Ok(repo)
@@ -351,10 +432,8 @@ impl DirSink {
         generation: Generation,
     ) -> Result<StreamWriter, MirrorError> {
         self.check_writable(found)?;
-        if let Some(found) = found {
-            self.check_names(found)?;
-        }
         let repo = self.create()?;
+        self.report_emptied(found);
         // The id is that of the record that is there, also one that was written since.
         let recorded = MirrorRecord::read(&repo).map_err(|error| self.at(error))?;
         let new = MirrorRecord::new(&self.source, format, generation);
@@ -385,4 +464,37 @@ impl DirSink {
         }
         Ok(found)
     }
+}
+
+/// What a record says about the last durable commit, where that is not what the directory holds.
+fn contradiction(repo: &FsRepo, record: &MirrorRecord, found: &Survey, max: u64) -> Result<Option<String>, OpenError> {
+    let (durable, next) = (record.durable, found.next);
+    let Some(first) = found.first else {
+        return Ok(None);
+    };
+    if next < durable {
+        return Ok(Some(format!(
+            "its mirror record says that it was durable up to offset {durable}, but it ends at {next}"
+        )));
+    }
+    // A commit whose segment was pruned cannot be compared.
+    let Some((offset, entries, checksum)) = record.last.filter(|(offset, ..)| first <= *offset) else {
+        return Ok(None);
+    };
+    let held = match found.last.filter(|last| last.end() == durable) {
+        Some(last) => Some(last),
+        None => {
+            let repo: Arc<dyn Repo> = Arc::new(repo.clone());
+            let mut cursor = Cursor::open(&repo, &found.segments, offset, max)?;
+            cursor.next()?.map(|placed| placed.commit)
+        }
+    };
+    let is_held = held.is_some_and(|held| (held.first, held.entries, held.checksum) == (offset, entries, checksum));
+    Ok((!is_held).then(|| {
+        format!("its mirror record says that the commit at offset {offset} was durable, but another one is there")
+    }))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -31,6 +31,11 @@ pub(super) struct Standing {
     pub(super) based: bool,
 }
 
+impl Standing {
+    /// Of a sink that does not exist.
+    const NONE: Standing = Standing { generation: Generation::FIRST, next: FIRST_FRAME, end: None, based: false };
+}
+
 /// How the database of a sink compares with that of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Likeness {
@@ -43,11 +48,14 @@ pub(super) enum Likeness {
 }
 
 impl Sink {
-    /// Where it stands with a WAL, creating a log that is not there.
-    pub(super) async fn standing(&self) -> Result<Standing, MirrorError> {
+    /// Where it stands with a WAL. With `create` a service's log that is not there is created.
+    pub(super) async fn standing(&self, create: bool) -> Result<Standing, MirrorError> {
         match self {
             Sink::Url(client) => {
                 let found = client.find().await?.as_ref().map(positions).transpose()?;
+                if found.is_none() && !create {
+                    return Ok(Standing::NONE);
+                }
                 let found = match found.filter(|found| found.format == LogFormat::Wal) {
                     Some(found) => found,
                     // The service says so itself when it is there in another format.
@@ -80,8 +88,9 @@ impl Sink {
     ) -> Result<Likeness, MirrorError> {
         let unset = match self {
             _ if standing.end.is_some() => false,
+            _ if !standing.based => true,
             Sink::Url(client) => is_unset(client, standing.generation).await?,
-            Sink::Dir(..) => !standing.based,
+            Sink::Dir(..) => false,
         };
         if unset {
             return Ok(Likeness::Unset);
@@ -141,7 +150,7 @@ async fn is_unset(client: &Client, generation: Generation) -> Result<bool, Mirro
 
 fn of_dir(dir: &DirSink) -> Result<Standing, MirrorError> {
     let Some(DirStatus { survey: found, based, .. }) = dir.status_of_wal()? else {
-        return Ok(Standing { generation: Generation::FIRST, next: FIRST_FRAME, end: None, based: false });
+        return Ok(Standing::NONE);
     };
     let framing = found.segments.last().map(|segment| segment.framing);
     let end = match (framing, found.last) {

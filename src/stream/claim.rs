@@ -1,5 +1,6 @@
 //! A plain directory that becomes, or is, a mirror of ours: what was seen of it before, and whether another process writes it.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
@@ -84,7 +85,29 @@ pub(super) fn set_aside(
         return Ok(());
     }
     let file = repo.open(&cut.file)?;
-    let (copy, name) = create_aside(repo, &cut.file, cut.at)?;
+    remove_draft(repo)?;
+    let copied = copy_aside(repo, &*file, cut);
+    if copied.is_err() {
+        // The error of the copy is the one to report; the next attempt removes what this could not.
+        let _ = remove_draft(repo);
+    }
+    cut.aside = Some(copied?);
+    Ok(())
+}
+
+/// The name of a copy that is being made: always the same, so that copies that fail do not pile up.
+const ASIDE_DRAFT: &str = "aside.tmp";
+
+fn remove_draft(repo: &dyn Repo) -> io::Result<()> {
+    match repo.remove(ASIDE_DRAFT) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Copies `file` from where it is cut on. Returns the copy's name, which it gets when it is whole and synced.
+fn copy_aside(repo: &dyn Repo, file: &dyn RepoFile, cut: &CutTail) -> io::Result<String> {
+    let copy = repo.create(ASIDE_DRAFT)?;
     let (mut block, mut done) = (vec![0; READ_BLOCK], 0);
     loop {
         let count = file.read_at(&mut block, cut.at.0 + done)?;
@@ -95,21 +118,21 @@ pub(super) fn set_aside(
         done += count as u64;
     }
     copy.sync()?;
-    repo.sync_dir()?;
-    cut.aside = Some(name);
-    Ok(())
+    let name = free_aside(repo, &cut.file, cut.at)?;
+    repo.rename(ASIDE_DRAFT, &name)?;
+    if let Err(error) = repo.sync_dir() {
+        let _ = repo.remove(&name);
+        return Err(error);
+    }
+    Ok(name)
 }
 
-fn create_aside(repo: &dyn Repo, file: &str, at: BytePos) -> io::Result<(std::sync::Arc<dyn RepoFile>, String)> {
+fn free_aside(repo: &dyn Repo, file: &str, at: BytePos) -> io::Result<String> {
     const ASIDE_MAX: u32 = 1000;
-    for number in 1..ASIDE_MAX {
-        let name = format!("{file}.aside-{at}-{number}");
-        match repo.create(&name) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            file => return Ok((file?, name)),
-        }
-    }
-    Err(io::Error::other(format!("{file} has {ASIDE_MAX} files set aside beside it")))
+    let names: HashSet<String> = repo.list()?.into_iter().collect();
+    let mut numbered = (1..ASIDE_MAX).map(|number| format!("{file}.aside-{at}-{number}"));
+    let free = numbered.find(|name| !names.contains(name));
+    free.ok_or_else(|| io::Error::other(format!("{file} has {ASIDE_MAX} files set aside beside it")))
 }
 
 /// What shows that another process writes a directory of ours.
@@ -126,8 +149,8 @@ pub enum ForeignWrite {
     /// It is a segment that we did not create.
     #[error("we did not create this segment")]
     Segment,
-    /// Its name belongs to another file.
-    #[error("the file was replaced")]
+    /// Its name belongs to another file, or to none.
+    #[error("the file was replaced or removed")]
     Replaced,
 }
 
@@ -177,7 +200,9 @@ impl ForeignWriteCheck {
             let format = known.map_or(LogFormat::default(), |framing| framing.format());
             return Ok(Err((name::segment(format, start), ForeignWrite::Segment)));
         }
-        if let Some(head) = head.filter(|head| !is_same(repo, head)) {
+        if let Some(head) = head
+            && !is_same(repo, head)?
+        {
             return Ok(Err((head.file_name(), ForeignWrite::Replaced)));
         }
         self.checked = changed.filter(|at| now.duration_since(*at).is_ok_and(|since| since > RECENT));
@@ -185,13 +210,19 @@ impl ForeignWriteCheck {
     }
 }
 
-/// Whether the name of the open segment is still that of our file, or of none.
-fn is_same(repo: &dyn Repo, head: &SegmentWriter) -> bool {
-    let Ok(named) = repo.open(&head.file_name()) else {
-        return true;
+/// Whether the name of the open segment is still that of our file.
+///
+/// # Errors
+/// When that is not known now.
+fn is_same(repo: &dyn Repo, head: &SegmentWriter) -> io::Result<bool> {
+    let named = match repo.open(&head.file_name()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        named => named?,
     };
-    let identity = |file: &dyn RepoFile| file.plain().and_then(|file| file.metadata().ok()).map(|m| (m.dev(), m.ino()));
-    identity(&*named) == identity(&**head.file())
+    let identity = |file: &dyn RepoFile| -> io::Result<_> {
+        Ok(file.plain().map(std::fs::File::metadata).transpose()?.map(|found| (found.dev(), found.ino())))
+    };
+    Ok(identity(&*named)? == identity(&**head.file())?)
 }
 
 #[cfg(test)]
@@ -201,13 +232,17 @@ mod tests {
     use super::*;
     use crate::limits::COMMIT_BYTES_MAX;
     use crate::offset::Generation;
-    use crate::repo::{Faults, Loss, MemRepo};
-    use crate::stream::{Options, StreamWriter, survey};
+    use crate::repo::{Faults, Loss, MemRepo, Op};
+    use crate::stream::{OpenError, Options, StreamWriter, survey};
 
     const SEGMENT: &str = "segments/commitlog/whole/00000000000000000000.stdb.log";
     const COMMIT_BYTES: usize = 218;
 
     fn open(repo: &MemRepo) -> StreamWriter {
+        try_open(repo).expect("opened")
+    }
+
+    fn try_open(repo: &MemRepo) -> Result<StreamWriter, OpenError> {
         let record = MirrorRecord::read(repo).expect("read");
         let floor = record.map(|record| record.durable);
         let found = survey(repo, COMMIT_BYTES_MAX, floor).expect("sound");
@@ -215,7 +250,34 @@ mod tests {
         let floor = floor.filter(|_| found.first.is_some());
         let claim = Claim { record, floor, seen: LogEnd::of(&found) };
         let options = Options { on_trailing: crate::stream::OnTrailing::Trim, ..Options::default() };
-        StreamWriter::open_mirror(Arc::new(repo.clone()), options, &claim).expect("opened")
+        StreamWriter::open_mirror(Arc::new(repo.clone()), options, &claim)
+    }
+
+    #[test]
+    fn copies_that_cannot_be_set_aside_do_not_pile_up() {
+        let repo = MemRepo::new(Faults::default());
+        let stream = std::fs::read(SEGMENT).expect("the specimen");
+        let (sound, tail) = stream[..10 + 14 * COMMIT_BYTES].split_at(10 + 10 * COMMIT_BYTES);
+        let mut writer = open(&repo);
+        writer.append(sound.to_vec()).expect("appended");
+        writer.finish().expect("synced");
+        drop(writer);
+        let segment = name::segment(LogFormat::Commitlog, Offset::ZERO);
+        let mut tail = tail.to_vec();
+        tail[30] ^= 1;
+        let file = repo.open_write(&segment).expect("opened");
+        file.write_at(&mut [io::IoSlice::new(&tail)], sound.len() as u64).expect("written");
+        let before = repo.list().expect("listed");
+        for (op, nth) in [(Op::Write, 0), (Op::Sync, 0), (Op::Rename, 0), (Op::SyncDir, 0)].repeat(2) {
+            repo.set_faults(Faults { fail_nth: Some((op, nth)), ..Faults::default() });
+            try_open(&repo).expect_err("it cannot be set aside");
+            assert_eq!(repo.list().expect("listed"), before, "after {op:?} failed");
+        }
+        repo.set_faults(Faults::default());
+        let aside = open(&repo).cut_tail().and_then(|cut| cut.aside.clone()).expect("set aside");
+        let mut kept = vec![0; tail.len() + 1];
+        assert_eq!(repo.open(&aside).expect("opened").read_at(&mut kept, 0).expect("read"), tail.len());
+        assert_eq!(kept[..tail.len()], tail);
     }
 
     /// Where the record and the log end after a power failure.

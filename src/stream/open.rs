@@ -57,7 +57,8 @@ impl Default for Options {
     }
 }
 
-/// Why a log cannot be opened for writing. Nothing was changed.
+/// Why a log cannot be opened for writing. Nothing was changed, but after [`Io`](OpenError::Io): torn bytes may have been cut
+/// and set aside then, and what was not known to be durable written again. No commit is lost by that.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another writer has it.

@@ -86,7 +86,7 @@ impl StreamWriter {
     /// not known to be durable, because a sync may have failed before, was written again for that.
     ///
     /// # Errors
-    /// See [`OpenError`]; nothing was changed then.
+    /// See [`OpenError`], which says when something may have been changed.
     pub fn open(repo: Arc<dyn Repo>, options: Options) -> Result<StreamWriter, OpenError> {
         let lock = lock(&*repo)?;
         let mut writer = StreamWriter::open_claimed(repo, options, None)?;
@@ -99,7 +99,8 @@ impl StreamWriter {
     /// anything but the incomplete end of our own write.
     ///
     /// # Errors
-    /// [`OpenError::Changed`] when the directory is not as it was seen; nothing was changed then.
+    /// [`OpenError::Changed`] when the directory is not as it was seen, before anything is changed; see [`OpenError`] for the
+    /// others.
     pub(crate) fn open_mirror(repo: Arc<dyn Repo>, options: Options, claim: &Claim) -> Result<StreamWriter, OpenError> {
         let lock = lock(&*repo)?;
         let mut writer = StreamWriter::open_claimed(repo, options, Some(claim))?;

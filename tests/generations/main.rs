@@ -296,6 +296,36 @@ fn after_a_sync_that_failed_as_the_process_ended_the_next_one_acknowledges_only_
 }
 
 #[test]
+fn what_is_staged_of_a_log_stays_when_its_description_is_read_again() {
+    let history = History::new();
+    let start = prepared(&history);
+    let mut found = 0;
+    for nth in 0..40 {
+        let disk = start.after_power_loss(Loss::Nothing);
+        let registry = open(&disk).unwrap();
+        send(&registry, &history, 11).unwrap();
+        let log = registry.get(LOG).unwrap();
+        let staged = registry.stage(&log).unwrap();
+        put(&**staged.dir(), "upload", b"half");
+        disk.set_faults(Faults { fail_nth: Some((Op::SyncDir, nth)), ..Faults::default() });
+        let rolled = registry.checkpoint(LOG, false);
+        disk.set_faults(Faults::default());
+        let failed = matches!(registry.get(LOG).unwrap().view().state, State::Failed(_));
+        if rolled.is_err() && failed && registry.get(LOG).unwrap().generation() == Generation::FIRST {
+            found += 1;
+            registry.load_again();
+            assert_eq!(registry.get(LOG).unwrap().view().state, State::Ok, "{nth}");
+            assert!(get(&**staged.dir(), "upload") == b"half", "{nth}");
+            let drafts = directory(&disk).list().unwrap().into_iter().filter(|name| name.ends_with(".draft"));
+            assert_eq!(drafts.count(), 1, "{nth}");
+        }
+        drop(staged);
+        registry.stop();
+    }
+    assert_eq!(found, 1, "one sync leaves it open which generation there is");
+}
+
+#[test]
 fn left_over_directories_are_removed_and_one_with_frames_is_not() {
     let history = History::new();
     let disk = prepared(&history);

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Instant;
 
 use logmirror::repo::{FsRepo, Loss, MemRepo};
 
 use crate::support::failing::{Failing, Trouble};
 use crate::support::log::{commits, header};
-use crate::support::service::{Service, request};
+use crate::support::service::{PATIENCE, Service, Setup, request};
 use crate::support::{assert_bytes, files};
 
 fn start_stream() -> Vec<u8> {
@@ -44,6 +45,56 @@ fn a_log_goes_on_by_itself_when_its_disk_works_again() {
         let found = Service::start(Arc::new(disk.after_power_loss(Loss::All)));
         assert_bytes(&found.stream("app"), &[start_stream(), sent].concat(), "after a power loss");
     }
+}
+
+#[test]
+fn a_log_that_is_opened_again_for_long_holds_up_no_other_log() {
+    let (repo, plan) = Failing::new(Arc::new(MemRepo::default()));
+    let mut setup = Setup::default();
+    setup.settings.writer_threads = 1;
+    let service = Service::start_with(repo, setup);
+    for log in ["bad", "good"] {
+        service.create(log);
+        assert_eq!(service.append(log, "", &start_stream()).status, 200);
+    }
+    plan.set("logs/bad", Trouble::ReadOnly);
+    assert_eq!(service.append("bad", "", &commits(3, 1, 50, 0)).status, 503);
+    // The next attempt to open it does not return.
+    plan.set("logs/bad", Trouble::SyncHangs);
+    plan.wait_hanging(1);
+    let since = Instant::now();
+    assert_eq!(service.append("good", "", &commits(3, 1, 50, 0)).json()["durable"], 4);
+    assert!(since.elapsed() < PATIENCE / 4, "{:?}", since.elapsed());
+    assert_eq!(service.status("bad")["state"], "failed");
+    plan.clear();
+    service.wait_state("bad", "ok");
+    assert_eq!(service.append("bad", "", &commits(3, 1, 50, 0)).json()["durable"], 4);
+}
+
+#[test]
+fn a_log_that_is_found_has_positions_while_it_is_created_and_rolled_over_too() {
+    let (repo, plan) = Failing::new(Arc::new(MemRepo::default()));
+    let service = Service::start(repo);
+    std::thread::scope(|scope| {
+        plan.set("logs/app/0000000001", Trouble::SyncHangs);
+        let created = scope.spawn(|| service.put("/logs/app", r#"{"format":"commitlog"}"#));
+        // Its files are being opened.
+        plan.wait_hanging(1);
+        assert_eq!(service.get("/logs/app").status, 404);
+        plan.clear();
+        let created = created.join().unwrap();
+        assert_eq!((created.status, &created.json()["next"]), (201, &0.into()), "{}", created.text());
+        assert_eq!(service.put("/logs/db", r#"{"format":"wal"}"#).status, 201);
+        plan.set("logs/db/0000000002", Trouble::SyncHangs);
+        let started = scope.spawn(|| service.call("PUT", "/logs/db/generations/2", "", b""));
+        plan.wait_hanging(1);
+        let status = service.status("db");
+        assert_eq!((&status["generation"], &status["durable"]), (&1.into(), &1.into()), "{status}");
+        plan.clear();
+        let started = started.join().unwrap();
+        let found = started.json();
+        assert_eq!((&found["generation"], &found["durable"]), (&2.into(), &1.into()), "{}", started.text());
+    });
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! What happened is in the log and counted.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::support::process::{Service, until};
-use crate::support::service::{Answer, Wire, request};
+use crate::support::service::{Answer, PATIENCE, Wire, request};
 use crate::support::{plant, segments, specimen, stream_of};
 
 const TOKEN: &str = "s3cret-Token";
@@ -41,6 +42,7 @@ fn each_request_is_one_line_with_its_numbers() {
         200
     );
     assert_eq!(call(&service, "GET", "/nowhere", "", b"").status, 404);
+    assert_eq!(call(&service, "GET", "/logs/app/segments/0", "if-match: \"other\"\r\n", b"").status, 412);
     assert_eq!(call(&service, "HEAD", "/logs/app", "", b"").status, 200);
     assert_eq!(call(&service, "GET", "/health", "", b"").status, 200);
     let metrics = call(&service, "GET", "/metrics", "", b"").text();
@@ -67,6 +69,7 @@ fn each_request_is_one_line_with_its_numbers() {
     holds(only("/logs/gap/commits"), &["status=409", "error=gap", "reason=\"", "offset 111"]);
     holds(only("/logs/app/commits?acks=stream"), &["status=200", "error=corrupt"]);
     holds(only("/nowhere"), &["status=404", "error=not-found"]);
+    holds(only("/logs/app/segments/0"), &["status=412", "error=invalid", "If-Match"]);
     assert!(!said.contains("aborted"), "{said}");
     assert!(about(&said, "/health").is_empty() && about(&said, "/metrics").is_empty(), "{said}");
     // Creates and skips have a line of their own.
@@ -156,6 +159,26 @@ fn a_follower_has_a_line_when_it_ends_and_one_at_debug_when_it_starts() {
     assert!(lines[0].contains("DEBUG") && lines[0].contains("began=true"), "{said}");
     assert!(lines[1].contains("INFO") && lines[1].contains(&format!("out={} ", stream.len())), "{said}");
     assert!(lines[1].contains("aborted=true"), "{said}");
+}
+
+#[test]
+fn clients_that_wait_for_a_busy_service_are_reported_once() {
+    let data = tempfile::tempdir().unwrap();
+    plant(data.path(), "app", "whole");
+    let service = Service::start_with(data.path(), &["--connections-max", "1"]);
+    let connect = || Wire::connect(service.address().parse().unwrap());
+    let mut follower = connect();
+    follower.send(request("GET", "/logs/app/commits?follow=true", "").as_bytes());
+    assert_eq!(follower.head().status, 200);
+    let mut waiting = connect();
+    waiting.send(request("GET", "/livez", "").as_bytes());
+    waiting.stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    assert!(waiting.stream.peek(&mut [0]).is_err(), "the only place is taken");
+    drop(follower);
+    waiting.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(waiting.answer().status, 200);
+    let (_, said) = service.terminate();
+    assert_eq!(said.matches("all 1 connections are busy").count(), 1, "{said}");
 }
 
 #[test]

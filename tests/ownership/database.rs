@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
 use crate::support::process::{Mirror, arg, mirror};
 use crate::support::segments;
 use crate::{directory, grow, is_done, is_refused, put, segment_name, untouched, whole_up_to};
@@ -62,6 +64,43 @@ fn the_database_of_a_source_may_start_while_it_is_followed() {
     follower.wait_durable(300);
     File::open(root.path().join("db.lock")).unwrap().try_lock().unwrap();
     assert_eq!(follower.terminate().code, Some(0));
+}
+
+#[test]
+fn a_directory_that_another_was_put_in_place_of_is_locked_again() {
+    let root = tempfile::tempdir().unwrap();
+    let [source, away, replica, moved] = ["source", "away", "replica", "moved"].map(|name| root.path().join(name));
+    let clog = replica.join("clog");
+    put(&source, &whole_up_to(240));
+    let follower = Mirror::start(arg(&source), arg(&clog), &["--follow"]);
+    follower.wait_durable(240);
+    // The mirror waits for its source while a backup is put in the place of the replica, and its database is started.
+    fs::rename(&source, &away).unwrap();
+    follower.wait_for("a wait", |line| line["event"] == "retrying");
+    fs::rename(&replica, &moved).unwrap();
+    fs::create_dir_all(&clog).unwrap();
+    for entry in fs::read_dir(moved.join("clog")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), clog.join(entry.file_name())).unwrap();
+    }
+    let lock = File::create(replica.join("db.lock")).unwrap();
+    lock.try_lock().unwrap();
+    grow(&away, &whole_up_to(300));
+    let ended = untouched(&clog, || {
+        fs::rename(&away, &source).unwrap();
+        follower.ended()
+    });
+    is_refused(&ended, 3, "db.lock is locked");
+    assert!(!is_locked(&moved.join("db.lock")));
+}
+
+#[test]
+fn a_lock_that_is_no_regular_file_is_refused_and_never_waited_for() {
+    let (source, root) = (directory(&whole_up_to(240)), tempfile::tempdir().unwrap());
+    let (clog, lock) = (root.path().join("clog"), root.path().join("db.lock"));
+    mknodat(CWD, &lock, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    is_refused(&mirror(arg(source.path()), arg(&clog), &[]), 3, "db.lock: it is a FIFO");
+    assert!(segments(&clog).is_empty());
 }
 
 fn verify(path: &Path) -> String {

@@ -6,6 +6,7 @@ mod support;
 
 mod crashes;
 mod database;
+mod dry_run;
 mod record;
 mod swapped;
 mod writers;

@@ -1,17 +1,22 @@
 //! The mirror record: what it proves, and what happens without it.
 
 use std::fs;
+use std::path::Path;
 
+use logmirror::format::commitlog::Version;
+
+use crate::support::commitlog::commit;
 use crate::support::process::{Mirror, Service, arg, mirror};
 use crate::support::{copy_of, segments, specimen};
 use crate::{
-    COMMIT_BYTES, SEGMENT_ENTRIES, directory, grow, is_done, is_refused, put, segment_name, untouched, whole_up_to,
+    COMMIT_BYTES, ENTRIES, SEGMENT_ENTRIES, directory, grow, is_done, is_refused, put, segment_name, untouched,
+    whole_up_to,
 };
 
 const RECORD: &str = ".logmirror";
 
 /// A mirror of `whole` up to `next` whose record says that only `durable` is.
-fn with_record_of(durable: u64, next: u64) -> tempfile::TempDir {
+pub(crate) fn with_record_of(durable: u64, next: u64) -> tempfile::TempDir {
     let (source, copy) = (directory(&whole_up_to(durable)), tempfile::tempdir().unwrap());
     is_done(&mirror(arg(source.path()), arg(copy.path()), &[]), durable);
     grow(copy.path(), &whole_up_to(next));
@@ -46,19 +51,7 @@ fn whole_commits_after_the_records_end_that_differ_stop_the_mirror() {
     for changed in [300, 327] {
         let copy = with_record_of(240, 330);
         // A commit in the middle is another one, and those after it are as they were.
-        let path = copy.path().join(segment_name(222));
-        let mut bytes = fs::read(&path).unwrap();
-        let at = (10 + (changed - 222) / 3 * 218) as usize;
-        let other = crate::support::commitlog::commit(
-            logmirror::format::commitlog::Version::V1,
-            changed,
-            0,
-            3,
-            &[b'x'; 218 - 26],
-        );
-        assert_eq!(other.len(), 218);
-        bytes[at..at + 218].copy_from_slice(&other);
-        fs::write(&path, bytes).unwrap();
+        change(copy.path(), changed);
         for source in [arg(&specimen("whole")), &service.url("x")] {
             let ended = untouched(copy.path(), || mirror(source, arg(copy.path()), &[]));
             is_refused(&ended, 1, &format!("fork: the commit at offset {changed}"));
@@ -141,6 +134,71 @@ fn an_empty_source_fixes_nothing_and_may_start_anywhere() {
     }
     assert!(segments(&copy) == later && segments(&service.segments_of("x")) == later);
     assert_eq!(service.status(&service.client("x")).unwrap().unwrap().first.unwrap().0, SEGMENT_ENTRIES);
+}
+
+/// Makes the commit at `offset` another one of the same length.
+pub(crate) fn change(dir: &Path, offset: u64) {
+    let start = offset - offset % SEGMENT_ENTRIES;
+    let path = dir.join(segment_name(start));
+    let mut bytes = fs::read(&path).unwrap();
+    let at = (10 + (offset - start) / ENTRIES * COMMIT_BYTES) as usize;
+    let body = [b'x'; COMMIT_BYTES as usize - 26];
+    let other = commit(Version::V1, offset, 0, ENTRIES as u16, &body);
+    bytes[at..at + other.len()].copy_from_slice(&other);
+    fs::write(&path, bytes).unwrap();
+}
+
+/// `whole` without the segments before the one that starts at `first`.
+pub(crate) fn pruned_to(first: u64) -> tempfile::TempDir {
+    let mut files = whole_up_to(360);
+    files.retain(|name, _| *name >= segment_name(first));
+    directory(&files)
+}
+
+#[test]
+fn commits_after_the_records_end_that_the_source_does_not_hold_any_more_are_not_ours() {
+    let source = pruned_to(333);
+    for durable in [240, 330] {
+        let copy = with_record_of(durable, 333);
+        let ended = untouched(copy.path(), || mirror(arg(source.path()), arg(copy.path()), &[]));
+        is_refused(&ended, 1, &format!("its mirror record ends at offset {durable}"));
+        is_refused(&ended, 1, "--adopt");
+        is_done(&mirror(arg(source.path()), arg(copy.path()), &["--adopt"]), 360);
+    }
+    // Where the record ends with the directory, there is nothing to compare.
+    let copy = with_record_of(333, 333);
+    is_done(&mirror(arg(source.path()), arg(copy.path()), &[]), 360);
+    assert!(segments(copy.path()) == whole_up_to(360));
+    // What was pruned does not matter where the source holds all from the record's end on.
+    let (source, copy) = (pruned_to(222), with_record_of(240, 330));
+    is_done(&mirror(arg(source.path()), arg(copy.path()), &[]), 360);
+}
+
+#[test]
+fn the_last_durable_commit_is_compared_with_the_record_whenever_a_mirror_is_opened() {
+    let source = pruned_to(333);
+    for (durable, next) in [(333, 333), (240, 330)] {
+        let copy = with_record_of(durable, next);
+        change(copy.path(), durable - 3);
+        let ended = untouched(copy.path(), || mirror(arg(source.path()), arg(copy.path()), &[]));
+        is_refused(&ended, 1, &format!("the commit at offset {} was durable, but another one is there", durable - 3));
+    }
+}
+
+#[test]
+fn a_mirror_that_lost_all_its_segments_is_filled_again_and_that_is_reported() {
+    let whole = specimen("whole");
+    let copy = tempfile::tempdir().unwrap();
+    is_done(&mirror(arg(&whole), arg(copy.path()), &[]), 360);
+    for file in segments(copy.path()).keys() {
+        fs::remove_file(copy.path().join(file)).unwrap();
+    }
+    let ended = mirror(arg(&whole), arg(copy.path()), &[]);
+    is_done(&ended, 360);
+    assert_eq!(ended.last("emptied")["durable"], 360);
+    assert!(ended.errors.contains("durable up to offset 360, but it holds no segment"), "{ended:?}");
+    let again = mirror(arg(&whole), arg(copy.path()), &[]);
+    assert!(!again.lines.iter().any(|line| line["event"] == "emptied"), "{again:?}");
 }
 
 #[test]

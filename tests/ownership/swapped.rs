@@ -14,7 +14,7 @@ use logmirror::stream::survey;
 
 use crate::support::commitlog::{Draw, seed};
 use crate::support::live_writer::LiveWriter;
-use crate::support::process::{arg, mirror};
+use crate::support::process::{Mirror, arg, mirror};
 use crate::support::segments;
 use crate::{directory, fingerprint, is_refused, rounds, segment_name, untouched, whole_up_to};
 
@@ -163,4 +163,19 @@ fn a_mirror_into_its_own_source_is_refused_before_anything_is_created() {
         is_refused(&ended, 2, "are the same directory, or one is inside the other");
     }
     assert!(!clog.join("new").exists());
+}
+
+#[test]
+fn a_source_that_becomes_a_link_to_the_mirror_while_it_is_waited_for_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let [clog, copy, link] = ["clog", "copy", "link"].map(|name| root.path().join(name));
+    crate::put(&clog, &whole_up_to(240));
+    crate::is_done(&mirror(arg(&clog), arg(&copy), &[]), 240);
+    let follower = Mirror::start(arg(&link), arg(&copy), &["--follow"]);
+    follower.wait_for("a wait", |line| line["event"] == "retrying");
+    let ended = untouched(&copy, || {
+        std::os::unix::fs::symlink(&copy, &link).unwrap();
+        follower.ended()
+    });
+    is_refused(&ended, 2, "are the same directory, or one is inside the other");
 }

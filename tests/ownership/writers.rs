@@ -29,6 +29,8 @@ fn write_as_another(dir: &Path, way: usize) {
         1 => append(dir, &segment_name(222), &other[..20]),
         // After a rotation.
         2 => fs::write(dir.join(segment_name(240)), [header(Version::V1), other].concat()).unwrap(),
+        // The open segment loses its name.
+        3 => fs::remove_file(dir.join(segment_name(222))).unwrap(),
         // Another file of the same name and length.
         _ => {
             let path = dir.join(segment_name(222));
@@ -41,7 +43,7 @@ fn write_as_another(dir: &Path, way: usize) {
 
 #[test]
 fn a_follower_whose_directory_another_process_writes_stops_and_changes_nothing() {
-    for way in 0..4 {
+    for way in 0..5 {
         let (source, copy) = (directory(&whole_up_to(240)), tempfile::tempdir().unwrap());
         let follower = Mirror::start(arg(source.path()), arg(copy.path()), &["--follow"]);
         follower.wait_durable(240);
@@ -79,6 +81,25 @@ fn a_segment_that_exists_and_holds_commits_is_never_truncated() {
         drop(create().unwrap());
         assert_eq!(fs::read(&path).unwrap(), header(Version::V1));
     }
+}
+
+#[test]
+fn a_segment_that_cannot_be_looked_at_is_waited_for_and_not_taken_for_ours() {
+    let (source, copy) = (directory(&whole_up_to(240)), tempfile::tempdir().unwrap());
+    let follower = Mirror::start(arg(source.path()), arg(copy.path()), &["--follow"]);
+    follower.wait_durable(240);
+    let (path, away) = (copy.path().join(segment_name(222)), copy.path().join("away"));
+    let before = fs::read(&path).unwrap();
+    fs::rename(&path, &away).unwrap();
+    fs::create_dir(&path).unwrap();
+    grow(source.path(), &whole_up_to(300));
+    follower.wait_for("a wait", |line| line["event"] == "retrying");
+    assert!(fs::read(&away).unwrap() == before);
+    fs::remove_dir(&path).unwrap();
+    fs::rename(&away, &path).unwrap();
+    follower.wait_durable(300);
+    assert_eq!(follower.terminate().code, Some(0));
+    assert!(crate::support::segments(copy.path()) == whole_up_to(300));
 }
 
 #[test]
