@@ -249,6 +249,7 @@ fn broken() -> MirrorError {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
 

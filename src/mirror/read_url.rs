@@ -181,6 +181,7 @@ impl Silence {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::offset::Generation;
