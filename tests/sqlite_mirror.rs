@@ -345,7 +345,7 @@ fn errors_say_who_is_to_do_what() {
     fs::write(&wal, "").unwrap();
     is_refused(&mirror(arg(&wal), &url, &["--token", "secret"]), 1, &["not a SQLite database"]);
     let nothing = dir.path().join("nothing.db-wal");
-    is_refused(&mirror(arg(&nothing), &url, &["--token", "secret"]), 3, &["nothing.db"]);
+    is_refused(&mirror(arg(&nothing), &url, &["--token", "secret"]), 2, &["nothing.db"]);
 }
 
 /// Opens the database for [`write`].
