@@ -3,13 +3,13 @@
 /// Whose fault an error is, and so what helps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
-    /// What the user gave: another attempt with the same is of no use.
+    /// What the user gave: another attempt with the same cannot succeed.
     Usage,
     /// The data: damaged, or two histories that differ.
     Data,
-    /// A disk, a network or a place that is not there: somebody may have to act, and then it works.
+    /// A disk, a network or a place that is not there: it may need the operator, and works afterwards.
     Io,
-    /// The same, and it is likely to pass without anybody doing anything.
+    /// The same, and it is likely to pass without any action.
     Transient,
 }
 

@@ -352,7 +352,7 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// A line for people, with the time where nobody watches.
+/// A line for people, with the time unless it goes to a terminal.
 fn say(text: std::fmt::Arguments<'_>) {
     if std::io::stderr().is_terminal() {
         eprintln!("{text}");
@@ -362,6 +362,6 @@ fn say(text: std::fmt::Arguments<'_>) {
 }
 
 fn line(value: &Value) {
-    // Whoever does not read us any more does not miss the line.
+    // A reader that has gone does not miss the line.
     let _ = writeln!(std::io::stdout(), "{value}");
 }

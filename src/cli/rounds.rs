@@ -141,6 +141,6 @@ fn stands(status: &impl Serialize) {
 }
 
 fn line(text: &str) {
-    // Whoever does not read us any more does not miss the line.
+    // A reader that has gone does not miss the line.
     let _ = writeln!(std::io::stdout(), "{text}");
 }

@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::Exit;
 
-/// How long a command waits at its end for threads that are in the midst of a call, such as a write to a disk that hangs.
+/// How long a command waits at its end for threads that are in the middle of a call, such as a write to a disk that hangs.
 const THREADS_WAIT: Duration = Duration::from_secs(1);
 
 /// From when on a second signal counts. Those who stop a process may send several at once: a shell its own SIGHUP after the

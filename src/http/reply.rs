@@ -93,7 +93,7 @@ impl IntoResponse for Failure {
     }
 }
 
-/// An answer with an error, which also tells the request's entry in the log.
+/// An answer with an error, whose code and reason also go into the request's log line.
 fn refused(status: StatusCode, body: ErrorBody) -> Response {
     let refusal = Refusal::from(&body);
     let mut response = (status, Json(body)).into_response();

@@ -96,7 +96,7 @@ impl<F: FnMut(Event)> Observer<F> {
         self.seen.push_back((next, Instant::now()));
     }
 
-    /// Takes note of where the source ends, which was found after `before`.
+    /// Records where the source ends, which was found after `before`.
     fn measured(&mut self, measured: Measured, before: Option<Progress>) {
         if let Some(next) = measured.next {
             self.saw(next);

@@ -27,9 +27,9 @@ pub struct Mirror {
     pub source: Place,
     /// Where to.
     pub sink: Place,
-    /// Whether to go on as the source grows, for ever.
+    /// Whether to go on as the source grows, without end.
     pub follow: bool,
-    /// Whether a torn end of a directory that is the source is accepted: nobody writes it. The source is never changed.
+    /// Whether a torn end of a directory that is the source is accepted, because no process writes it. The source is never changed.
     pub trim: bool,
     /// Whether a directory or log that is the sink is created where it does not exist.
     pub create: bool,

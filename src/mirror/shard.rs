@@ -438,7 +438,7 @@ impl Shard {
             _ => false,
         };
         if opened.as_ref().is_err_and(out_of_files) {
-            // Logs that nobody writes to just now can do without theirs.
+            // Logs that are not being written can do without theirs.
             self.slots.retain(|_, slot| slot.is_busy() || slot.failed);
             opened = open(log, &self.settings);
         }

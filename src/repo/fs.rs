@@ -91,7 +91,7 @@ pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
 
 type Open = fn(&Path, &mut OpenOptions) -> io::Result<File>;
 
-/// Opens a regular file as `options` says. Never blocks: a FIFO that nobody writes, or a device, is refused.
+/// Opens a regular file as `options` says. Never blocks: a FIFO without a writer, or a device, is refused.
 ///
 /// # Errors
 /// `NotFound` as it is, also for a symbolic link to nothing; `IsADirectory` for a directory, `InvalidData` for whatever else is no

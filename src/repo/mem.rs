@@ -228,7 +228,7 @@ impl MemRepo {
         MemRepo { disk: Arc::new(Mutex::new(disk)), dir: self.dir, path: self.path.clone() }
     }
 
-    /// A copy of the disk as it is, page cache and all, that nobody holds a lock on.
+    /// A copy of the disk as it is, page cache and all, without locks.
     #[must_use]
     pub fn fork(&self) -> MemRepo {
         let disk = self.disk();
