@@ -81,8 +81,9 @@ impl Uploads {
         while all.len() >= UPLOADS_MAX || all.keys().filter(|(of, _)| of == log).count() >= UPLOADS_PER_LOG_MAX {
             let in_log = all.keys().filter(|(of, _)| of == log).count() >= UPLOADS_PER_LOG_MAX;
             let candidates = all.iter().filter(|((of, _), _)| !in_log || of == log);
-            let oldest = candidates.max_by_key(|(_, upload)| upload.idle());
-            let oldest = oldest.filter(|(_, upload)| upload.idle() >= UPLOAD_EVICT_AFTER || upload.is_done());
+            // Those without bytes first: a sender of parts that are refused takes nobody's place.
+            let oldest = candidates.max_by_key(|(_, upload)| (upload.is_without_bytes(), upload.idle()));
+            let oldest = oldest.filter(|(_, upload)| upload.is_without_bytes() || upload.idle() >= UPLOAD_EVICT_AFTER);
             let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
                 is_full = true;
                 break;
@@ -133,8 +134,9 @@ impl Upload {
         self.state.clone().lock_owned().await
     }
 
-    fn is_done(&self) -> bool {
-        self.state.try_lock().is_ok_and(|state| matches!(*state, Progress::Done(_)))
+    /// Whether nothing of it is on disk, and no part of it is being taken.
+    fn is_without_bytes(&self) -> bool {
+        self.state.try_lock().is_ok_and(|state| !matches!(*state, Progress::Staged(_)))
     }
 
     /// Records that something of it was received.

@@ -167,6 +167,17 @@ fn uploads_are_bounded_in_size_and_number_and_gone_after_a_restart() {
 }
 
 #[test]
+fn parts_that_are_refused_take_no_upload_its_place() {
+    let service = service(|_| {});
+    assert_eq!(received(&part(&service, "a", 0, None, b"12345")), (202, 5));
+    for n in 0..3 * UPLOADS_PER_LOG_MAX {
+        let refused = part(&service, &format!("refused{n}"), 7, None, b"x");
+        assert_eq!(refused.refusal(), (409, "part-missing".into()), "{n}");
+    }
+    assert_eq!(received(&part(&service, "a", 5, None, b"6")), (202, 6));
+}
+
+#[test]
 fn a_base_in_parts_starts_a_generation_when_it_is_whole() {
     let service = service(|_| {});
     assert_eq!(service.put("/logs/db", r#"{"format":"wal"}"#).status, 201);
