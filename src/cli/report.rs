@@ -146,6 +146,12 @@ impl Report {
                     "DST was durable up to offset {durable}, but holds no segment any more: it is filled again"
                 )),
             },
+            Event::Refetched { from, to } => match &self.way {
+                Way::Json => line(&json!({"event": "refetched", "from": from, "to": to, "offsets": to.0 - from.0})),
+                _ => self.note(format_args!(
+                    "DST was durable up to offset {to}, but ends at {from}: offsets {from} to {to} are fetched again"
+                )),
+            },
             Event::SourceLive { next, bytes } => match &self.way {
                 Way::Json => line(&json!({"event": "source-live", "next": next, "unfinished_bytes": bytes})),
                 _ => self.note(format_args!(

@@ -57,7 +57,7 @@ pub use feed::Feed;
 pub use frames::{BaseFeed, Frames};
 pub use generation::Draft;
 pub use log::{Log, State, View};
-pub use ownership::{DbLock, db_lock_state, is_mirror, recorded_end};
+pub use ownership::{DbLock, db_lock_state, is_mirror, recorded_end, service_data};
 pub use pages::Sought;
 pub use plan::{Plan, plan};
 pub use registry::{Registry, Settings};

@@ -33,7 +33,7 @@ use crate::offset::{Generation, Offset};
 use crate::repo::{Repo, RepoLock, is_out_of_files, persist_names, read_small, replace};
 use crate::stream::DurableMark;
 
-const LOGS: &str = "logs";
+pub(super) const LOGS: &str = "logs";
 pub(super) const META: &str = "log.json";
 pub(super) const META_BYTES_MAX: u64 = 64 << 10;
 

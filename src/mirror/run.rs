@@ -42,6 +42,13 @@ pub enum Event {
         /// What its record says.
         durable: Offset,
     },
+    /// The sink is a directory that lost durable commits at its end, which the source holds: they are fetched again.
+    Refetched {
+        /// Where it ends.
+        from: Offset,
+        /// Up to where its record says that it was durable.
+        to: Offset,
+    },
     /// Something moved.
     Moved(Progress),
     /// The source was measured: how far the sink is behind it. Only while following.
@@ -161,11 +168,13 @@ impl Ends {
             Some(source) => source,
             None => self.source.insert(Origin::find(mirror, &self.wal)?),
         };
+        // What this process writes was compared with the source before.
+        let is_opened = matches!(sink, Sink::Dir(dir) if dir.is_opened());
         // A source that was not there before may be a link to the sink, or mounted on it, now.
         if let (Place::Dir(source), Place::Dir(sink)) = (&mirror.source, &mirror.sink) {
             ownership::are_apart(source, sink)?;
-            if !mirror.adopt {
-                ownership::are_not_swapped(source, sink)?;
+            if !mirror.adopt && !is_opened {
+                ownership::are_not_swapped(source, sink, mirror.commit_bytes_max)?;
             }
         }
         if !mirror.create {
@@ -238,12 +247,13 @@ impl Sink {
             Place::Dir(source) => {
                 ownership::are_apart(source, path)?;
                 if !mirror.adopt {
-                    ownership::are_not_swapped(source, path)?;
+                    ownership::are_not_swapped(source, path, mirror.commit_bytes_max)?;
                 }
                 ownership::source_identity(source)
             }
             Place::Url(url) => without_secrets(url),
         };
+        ownership::is_not_of_a_service(path)?;
         if !mirror.adopt {
             ownership::is_log_or_empty(path)?;
         }

@@ -166,6 +166,11 @@ impl RecordFile {
         Ok(opened)
     }
 
+    /// What it says.
+    pub(super) fn record(&self) -> &MirrorRecord {
+        &self.record
+    }
+
     /// Records that everything before `durable`, which `last` ends at, is durable. Not synced.
     pub(super) fn note(&mut self, first: Option<Offset>, durable: Offset, last: Option<Commit>) -> io::Result<()> {
         self.record = self.record.clone().durable_up_to(first, durable, last);

@@ -12,7 +12,7 @@ use super::fault::{Fault, FaultKind, Tail};
 use super::mark::DurableMark;
 use super::open::{OnTrailing, OpenError, Options};
 use super::outcome::{AppendError, Appended, Progress};
-use super::record::RecordFile;
+use super::record::{MirrorRecord, RecordFile};
 use super::recover::{SegmentInfo, SurveyError, survey};
 use super::rewrite::make_durable;
 use super::sync::{Frontier, SyncJob, SyncLatch, Synced};
@@ -234,6 +234,14 @@ impl StreamWriter {
 
     pub(crate) fn durable_frontier(&self) -> &Frontier {
         &self.durable
+    }
+
+    /// The mirror record of its directory, as it was written last; `None` without one.
+    pub(crate) fn mirror_record(&self) -> Option<&MirrorRecord> {
+        match &self.mark {
+            Some(Mark::Record(file)) => Some(file.record()),
+            Some(Mark::Durable(_)) | None => None,
+        }
     }
 
     /// The sealed segments; all of them are durable.
