@@ -226,9 +226,10 @@ fn holds_logs(dir: &Path) -> bool {
         let is_named = entry.file_name().to_str().is_some_and(|name| name::parse_generation(name).is_some());
         is_named && entry.path().is_dir()
     };
-    names(dir).iter().map(fs::DirEntry::path).any(|log| {
-        log.is_dir() && (log.join(META).is_file() || names(&log).iter().any(is_generation))
-    })
+    names(dir)
+        .iter()
+        .map(fs::DirEntry::path)
+        .any(|log| log.is_dir() && (log.join(META).is_file() || names(&log).iter().any(is_generation)))
 }
 
 /// Checks that a sink is not in the data directory of a service, which alone writes there.

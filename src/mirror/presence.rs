@@ -132,7 +132,10 @@ impl Presence {
         let file = path.join(RECORD);
         let written = RecordFile::open(repo, record).and_then(|_| repo.sync_dir());
         written.map_err(|error| MirrorError::Dir { place: file.display().to_string(), error })?;
-        log::warn!("{}: the mirror record was missing, and is written again: the files are as they were left", file.display());
+        log::warn!(
+            "{}: the mirror record was missing, and is written again: the files are as they were left",
+            file.display()
+        );
         Ok(())
     }
 

@@ -466,7 +466,8 @@ impl DirSink {
 
     /// What a mirror of this source lost at its end.
     fn lost_end(&self, record: &MirrorRecord, found: &Survey) -> Option<LostEnd> {
-        let (offset, entries, checksum) = record.last.filter(|_| found.next < record.durable && self.is_ours(record))?;
+        let (offset, entries, checksum) =
+            record.last.filter(|_| found.next < record.durable && self.is_ours(record))?;
         Some(LostEnd { durable: record.durable, last: LastCommit { offset, entries, checksum } })
     }
 

@@ -63,12 +63,10 @@ fn waits_for_lock(follower: &Mirror) {
 fn a_second_follower_waits_and_goes_on_when_the_first_has_ended() {
     let (source, root) = (directory(&whole_up_to(240)), tempfile::tempdir().unwrap());
     let clog = root.path().join("clog");
-    let [first, second] = [0, 1].map(|_| {
-        let follower = Mirror::start(arg(source.path()), arg(&clog), &["--follow"]);
-        follower.wait_for("an attempt", |line| matches!(line["event"].as_str(), Some("started" | "retrying")));
-        until("the first", || segments(&clog).contains_key(&segment_name(222)).then_some(()));
-        follower
-    });
+    let start = || Mirror::start(arg(source.path()), arg(&clog), &["--follow"]);
+    let first = start();
+    first.wait_durable(240);
+    let second = start();
     waits_for_lock(&second);
     assert_eq!(first.terminate().code, Some(0));
     grow(source.path(), &whole_up_to(360));

@@ -130,7 +130,10 @@ fn commits_that_a_mirror_lost_at_its_end_are_fetched_again_and_that_is_reported(
         let ended = mirror(arg(source.path()), arg(copy.path()), &[]);
         is_done(&ended, 360);
         let found = ended.last("refetched");
-        assert_eq!((&found["from"], &found["to"], &found["offsets"]), (&next.into(), &360.into(), &(360 - next).into()));
+        assert_eq!(
+            (&found["from"], &found["to"], &found["offsets"]),
+            (&next.into(), &360.into(), &(360 - next).into())
+        );
         assert!(ended.errors.contains(&format!("offsets {next} to 360 are fetched again")), "{ended:?}");
         assert!(segments(copy.path()) == whole_up_to(360), "{len:?}");
         let again = mirror(arg(source.path()), arg(copy.path()), &[]);

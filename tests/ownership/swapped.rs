@@ -17,7 +17,7 @@ use crate::support::commitlog::{Draw, seed};
 use crate::support::live_writer::LiveWriter;
 use crate::support::process::{Mirror, arg, mirror};
 use crate::support::segments;
-use crate::{grow, directory, fingerprint, is_done, is_refused, rounds, segment_name, untouched, whole_up_to};
+use crate::{directory, fingerprint, grow, is_done, is_refused, rounds, segment_name, untouched, whole_up_to};
 
 /// Calls that write, truncate, create, rename or remove.
 const CHANGES: &str = "trace=openat,open,creat,write,pwrite64,writev,pwritev,pwritev2,truncate,ftruncate,fallocate,rename,renameat,\

@@ -13,7 +13,10 @@ fn a_directory_without_a_record_that_lacks_nothing_is_not_written() {
     put(&clog, &whole_up_to(240));
     let ended = untouched(root.path(), || untouched(&clog, || mirror(arg(source.path()), arg(&clog), &[])));
     is_done(&ended, 240);
-    assert!(ended.errors.contains("it has no mirror record") && ended.errors.contains("nothing was written"), "{ended:?}");
+    assert!(
+        ended.errors.contains("it has no mirror record") && ended.errors.contains("nothing was written"),
+        "{ended:?}"
+    );
     let follower = Mirror::start(arg(source.path()), arg(&clog), &["--follow"]);
     untouched(root.path(), || {
         untouched(&clog, || follower.wait_for("level", |line| line["state"] == "following"));
