@@ -145,9 +145,14 @@ async fn receive(app: &App, mut append: Append, mut body: Body) -> Received {
                 break;
             }
         };
-        let Some(Ok(frame)) = frame else {
-            // The end, or the connection broke: what came is judged all the same.
-            break;
+        let frame = match frame {
+            None => break,
+            Some(Ok(frame)) => frame,
+            // What is whole of it is kept all the same.
+            Some(Err(error)) => {
+                append.fail(Error::Truncated { offset: None, message: format!("the body broke off: {error}") });
+                break;
+            }
         };
         if let Ok(chunk) = frame.into_data() {
             let (before, bytes, received) = (append.boundary(), chunk.len(), Instant::now());

@@ -43,8 +43,21 @@ pub enum Progress {
     Empty,
     /// Parts up to a byte were.
     Staged(Staged),
-    /// It was whole, and this is what became of it.
-    Done(Option<AppendOutcome>),
+    /// It was whole.
+    Done(LastPart, Option<AppendOutcome>),
+}
+
+/// The part that made an upload whole. The same part again gets the same answer, and nothing else does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastPart {
+    /// Where the upload goes: its first offset, or its generation.
+    pub goal: u64,
+    /// Its first byte in the upload.
+    pub at: u64,
+    /// How many bytes the upload has.
+    pub total: u64,
+    /// SHA-256 of its bytes.
+    pub digest: [u8; 32],
 }
 
 /// What was received of an upload. Its files are removed when it is dropped, which blocks.
