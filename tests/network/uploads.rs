@@ -188,7 +188,7 @@ fn the_answer_of_an_upload_that_is_over_is_for_the_same_part_only() {
     let mut other = first.clone();
     other[100] ^= 1;
     assert_eq!(send(0, 0, first.len(), &other).refusal(), (400, "invalid".into()));
-    assert_eq!(send(0, 0, first.len(), &other).refusal(), (409, "fork".into()), "as in one request");
+    assert_eq!(send(0, 0, first.len(), &other).refusal(), (422, "corrupt".into()), "as in one request");
     assert_eq!(send(0, 0, first.len(), &first).json()["skipped"], 3);
     // The same name for what follows, in one part and in two.
     assert_eq!(send(3, 0, second.len(), &second).json()["durable"], 6, "its bytes are stored");
