@@ -53,7 +53,14 @@ pub(super) async fn start(
     }
     let begun = begin(&app, path).await;
     let received = match begun {
-        Ok((log, draft)) => receive(&app, &mut body, &draft).await.map(|(file, bytes)| (log, draft, file, bytes)),
+        Ok((log, draft)) => match receive(&app, &mut body, &draft).await {
+            Ok((file, bytes)) => Ok((log, draft, file, bytes)),
+            Err(error) => {
+                // Removing its files blocks.
+                blocking(move || Ok(drop(draft))).await?;
+                Err(error)
+            }
+        },
         Err(error) => Err(error),
     };
     let (log, draft, file, bytes) = match received {

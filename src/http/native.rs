@@ -23,7 +23,6 @@ use super::paths::App;
 use super::range::{self, Wanted};
 use super::reply::{self, Failure};
 use crate::api::{CreateLog, FRAMING_FIELD, LogStatus, SegmentStatus};
-use crate::format::{Framing, LogFormat};
 use crate::limits::BODY_ERROR_DELAY;
 use crate::mirror::{Error, Feed, Log, State as Health};
 use crate::offset::{Generation, Offset};
@@ -105,7 +104,7 @@ pub(super) async fn read(State(app): State<Arc<App>>, name: Parsed<String>, uri:
     let log = in_generation(&app, parse(name)?, generation).await?;
     let from = from.unwrap_or(log.first());
     let feed = app.registry.feed(&log, (from, to), follow).await?;
-    let framing = framing_at(&app, &log, from).await?;
+    let framing = app.registry.framing_at(&log, from).await?;
     let there = from < log.view().durable && to.is_none_or(|to| from < to);
     let body = body(log, feed, there).await?;
     let mut response = ([(CONTENT_TYPE, "application/octet-stream")], body).into_response();
@@ -215,13 +214,6 @@ fn problem(log: &Arc<Log>) -> Option<String> {
         Health::Failed(cause) => Some(format!("log {} has failed: {cause}", log.name())),
         Health::Damaged(cause) => Some(format!("log {} is damaged: {cause}", log.name())),
     }
-}
-
-async fn framing_at(app: &App, log: &Arc<Log>, from: Offset) -> Result<Framing, Error> {
-    if log.format() == LogFormat::Commitlog {
-        return log.framing_at(from);
-    }
-    app.registry.framing_at(log, from).await
 }
 
 /// The status of a log, with what only the service knows: which one it is, and how the log's checkpoints fare.

@@ -300,7 +300,7 @@ async fn write(staged: &mut Staged, data: Bytes, at: u64) -> Result<(), Error> {
 
 /// Appends the commits in a file.
 async fn append(app: &App, log: &Arc<Log>, from: Offset, file: &Arc<dyn RepoFile>) -> Result<AppendOutcome, Failure> {
-    let mut append = app.registry.append(log, Some(from))?;
+    let mut append = app.registry.append(log, Some(from)).await?;
     let mut at = 0;
     loop {
         let file = file.clone();
