@@ -57,7 +57,11 @@ pub(super) async fn start(
             Ok((file, bytes)) => Ok((log, draft, file, bytes)),
             Err(error) => {
                 // Removing its files blocks.
-                blocking(move || Ok(drop(draft))).await?;
+                blocking(move || {
+                    drop(draft);
+                    Ok(())
+                })
+                .await?;
                 Err(error)
             }
         },
