@@ -42,7 +42,7 @@ fn a_fork_is_found_before_a_byte_of_the_log_is_sent() {
     let wire = Wire::to(service.address());
     for (at, fork) in forks().into_iter().enumerate() {
         let (sink, log) = (directory(&fork), format!("log-{at}"));
-        let is_fork = |ended: &Ended| is_refused(ended, 1, "fork: the commit at offset 35");
+        let is_fork = |ended: &Ended| is_refused(ended, 1, "the commit at offset 35");
         is_fork(&mirror(arg(&source), arg(sink.path()), &[]));
         assert!(segments(sink.path()) == fork);
 
