@@ -315,7 +315,9 @@ impl Report {
 
     fn line(&mut self, event: &str, over: Duration) {
         let Progress { commits, bytes: total, next, durable, .. } = self.now;
-        let (next, durable) = (Some(next).filter(|_| self.known), Some(durable).filter(|_| self.known));
+        // One that is done left nothing to be known, also where there was nothing to open.
+        let known = self.known || event == "done";
+        let (next, durable) = (Some(next).filter(|_| known), Some(durable).filter(|_| known));
         let bytes = total.saturating_sub(if event == "progress" { self.before.0.bytes } else { 0 });
         let rate = (bytes as f64 / over.as_secs_f64().max(1e-6)) as u64;
         let (lag, state) = (self.lag(), self.state());
@@ -354,6 +356,9 @@ impl Report {
             };
             let durable = durable.map(|durable| format!(", durable up to offset {durable}")).unwrap_or_default();
             say(format_args!("{event}: {total} in {commits} commits{rate}{durable}, {behind}{reason}"));
+        }
+        if let ("waiting", Some((_, printed_at))) = (event, &mut self.waiting) {
+            *printed_at = Instant::now();
         }
         let measured = self.distance.and_then(|distance| distance.source_next);
         (self.told, self.before) = (Instant::now(), (self.now, state, measured));

@@ -238,7 +238,7 @@ fn places_that_are_not_there_or_cannot_be_read_are_named_with_the_cause() {
     }
     is_refused(&mirror(arg(&specimen("whole")), arg(&file), &[]), 2, "this is a file, and DST is a directory");
     is_refused(&mirror(service.url("none"), arg(&copy), &[]), 3, "there is no log \"none\"");
-    is_refused(&mirror(format!("http://{}/elsewhere", service.address()), arg(&copy), &[]), 3, "there is nothing at");
+    is_refused(&mirror(format!("http://{}/elsewhere", service.address()), arg(&copy), &[]), 2, "there is nothing at");
 }
 
 #[test]
