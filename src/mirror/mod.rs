@@ -61,7 +61,7 @@ pub use ownership::{DbLock, db_lock_state, is_mirror, recorded_end};
 pub use pages::Sought;
 pub use plan::{Plan, plan};
 pub use registry::{Registry, Settings};
-pub use repair::{AcceptedLoss, accept_loss};
+pub use repair::{AcceptedLoss, NewDescription, accept_loss, describe_again, on_opening};
 pub use run::{Event, Progress, run};
 pub use upload::{Progress as UploadProgress, Staged, Upload, Uploads};
 pub use verify::verify_url;

@@ -140,7 +140,7 @@ struct Log {
 impl Log {
     fn open(repo: Arc<dyn Repo>) -> io::Result<Log> {
         let record = MirrorRecord::read(&*repo)?;
-        let durable = DurableMark::read(&*repo)?.or(record.map(|record| record.durable));
+        let durable = DurableMark::read(&*repo)?.offset().or(record.map(|record| record.durable));
         let starts = segment_starts(&*repo)?;
         Ok(Log { repo, starts, durable })
     }
