@@ -63,5 +63,5 @@ pub use plan::{Plan, plan};
 pub use registry::{Registry, Settings};
 pub use repair::{AcceptedLoss, NewDescription, accept_loss, describe_again, on_opening};
 pub use run::{Event, Progress, run};
-pub use upload::{Progress as UploadProgress, Staged, Upload, Uploads};
+pub use upload::{LastPart, Progress as UploadProgress, Staged, Upload, Uploads};
 pub use verify::verify_url;
