@@ -306,8 +306,7 @@ fn carry_out(
     }
     aside.sync_dir()?;
     repo.sync_dir()?;
-    DurableMark::open(repo, loss.from)?;
-    repo.sync_dir()
+    DurableMark::reset(repo, loss.from)
 }
 
 fn invalid(text: String) -> io::Error {

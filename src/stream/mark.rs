@@ -93,12 +93,17 @@ impl DurableMark {
         })
     }
 
+    /// Puts a mark in the place of the one that is there, which may say more. After Ok it survives power loss.
+    pub(crate) fn reset(repo: &dyn Repo, durable: Offset) -> io::Result<()> {
+        replace(repo, Self::NAME, &[encode(durable), encode(durable)].concat())
+    }
+
     /// Opens or creates the mark and notes that everything before `durable` is durable. After Ok that note survives
     /// power loss, once the directory is synced.
     pub(crate) fn open(repo: &dyn Repo, durable: Offset) -> io::Result<DurableMark> {
         let file = match repo.open_write(Self::NAME) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                replace(repo, Self::NAME, &[encode(durable), encode(durable)].concat())?;
+                DurableMark::reset(repo, durable)?;
                 repo.open_write(Self::NAME)
             }
             file => file,
