@@ -614,6 +614,7 @@ impl Log {
             error,
             damage: view.damage.clone(),
             warning: self.warning(&view),
+            missing: (view.opened && view.first > self.meta.first).then_some((self.meta.first, view.first)),
             checkpoint: (self.is_described() && self.meta.format == LogFormat::Wal).then(|| self.policy()),
             checkpoint_failing: None,
         }
