@@ -261,7 +261,9 @@ pub enum MirrorError {
         holds: String,
     },
     /// The log of a service that is the sink is damaged. What the source holds is sound, and nothing of it was lost.
-    #[error("sink: {place} is damaged: {reason}: repair or remove it in the service; nothing is sent to it until then")]
+    #[error(
+        "sink: {place} is damaged: {reason}: its operator must put its files back or repair it; nothing is sent to it until then"
+    )]
     SinkDamaged {
         /// The log's URL.
         place: String,

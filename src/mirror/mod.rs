@@ -63,7 +63,7 @@ pub use ownership::{DbLock, db_lock_state, is_mirror, recorded_end, service_data
 pub use pages::Sought;
 pub use plan::{Plan, plan};
 pub use registry::{Registry, Settings};
-pub use repair::{AcceptedLoss, accept_loss};
+pub use repair::{AcceptedLoss, NewDescription, accept_loss, describe_again, on_opening};
 pub use run::{Event, Progress, run};
 pub use upload::{LastPart, Progress as UploadProgress, Staged, Upload, Uploads};
 pub use verify::verify_url;
