@@ -36,7 +36,7 @@ static OUT: Output = Output::new(Target::Out);
 static ERR: Output = Output::new(Target::Err);
 
 /// Whether what is written may be dropped at the end too, because the command ran until it was stopped.
-static STOPPED: AtomicBool = AtomicBool::new(false);
+static PROMPT: AtomicBool = AtomicBool::new(false);
 /// Whether lines are the last ones, of which none is dropped.
 static LAST: AtomicBool = AtomicBool::new(false);
 /// Whether the log is in JSON.
@@ -57,8 +57,8 @@ pub(super) fn err() -> &'static Output {
 
 /// From now on the end of the process waits only for a moment for lines that cannot be written: the command runs until it is
 /// stopped, or was asked to stop.
-pub(super) fn is_stopped() {
-    STOPPED.store(true, Ordering::Relaxed);
+pub(super) fn end_promptly() {
+    PROMPT.store(true, Ordering::Relaxed);
 }
 
 /// From now on no line is dropped: they say how the command ended.
@@ -77,12 +77,12 @@ pub(super) fn count_in(metric: Counter) {
     let _only_one_service = METRIC.set(metric);
 }
 
-/// Waits until all lines are written: as long as it takes, or until a signal; only for a moment after [`is_stopped`].
+/// Waits until all lines are written: as long as it takes, or until a signal; only for a moment after [`end_promptly`].
 pub(super) fn finish() {
     if OUT.is_written() && ERR.is_written() {
         return;
     }
-    if STOPPED.load(Ordering::Relaxed) {
+    if PROMPT.load(Ordering::Relaxed) {
         return finish_within(FLUSH_WAIT);
     }
     let _ended_by_a_signal = stop::unless_stopped(|| {
@@ -183,7 +183,7 @@ impl Output {
 
     /// Writes a line of a result soon: only a command that runs until it is stopped may drop it. Does not block.
     pub(super) fn result(&'static self, line: &str) {
-        self.queue(ended(line.into()), LAST.load(Ordering::Relaxed) || !STOPPED.load(Ordering::Relaxed));
+        self.queue(ended(line.into()), LAST.load(Ordering::Relaxed) || !PROMPT.load(Ordering::Relaxed));
     }
 
     fn queue(&'static self, text: Vec<u8>, must: bool) {
@@ -295,7 +295,8 @@ impl State {
     /// What to write in one call, how many lines that are, and how many dropped ones they report.
     fn take(&mut self) -> (Vec<u8>, (u64, u64)) {
         let (mut text, mut lines, mut reported) = (Vec::new(), 0, 0);
-        while let Some(line) = self.lines.pop_front_if(|line| text.len() + line.text.len() <= WRITE_BYTES_MAX || text.is_empty())
+        while let Some(line) =
+            self.lines.pop_front_if(|line| text.len() + line.text.len() <= WRITE_BYTES_MAX || text.is_empty())
         {
             self.bytes -= line.text.len();
             lines += u64::from(line.reports == 0);
@@ -325,7 +326,8 @@ impl Target {
                     (jiff::Timestamp::now(), format!("{what}: they could not be written to standard error in time"));
                 if LOG_IN_JSON.load(Ordering::Relaxed) {
                     let time = format!("{time:.3}");
-                    json!({"time": time, "level": "warn", "target": "logmirror", "message": what, "lines": lines}).to_string()
+                    json!({"time": time, "level": "warn", "target": "logmirror", "message": what, "lines": lines})
+                        .to_string()
                 } else {
                     format!("[{time:.3} WARN  logmirror] {what}")
                 }

@@ -63,7 +63,7 @@ pub(crate) fn run(args: ReplicaArgs) -> Exit {
         Err(exit) => return exit,
     };
     if every.is_some() {
-        output::is_stopped();
+        output::end_promptly();
     }
     let options = Options { client_name, wal_pull_batch_size: batch, rebuild, ..Options::default() };
     let rounds = Rounds { path, remote, options, action, every };

@@ -82,7 +82,7 @@ impl Report {
             }
         };
         if follow {
-            output::is_stopped();
+            output::end_promptly();
         }
         let (start, now) = (Instant::now(), Progress::default());
         let before = (now, State::Starting, None);

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 use super::access::AccessArgs;
 use super::exit::{Exit, printed};
-use super::stop::unless_stopped;
 use super::place::is_url;
+use super::stop::unless_stopped;
 
 /// Write the database of a WAL log as of a transaction into a plain file that SQLite opens
 #[derive(Args)]

@@ -26,7 +26,7 @@ pub(crate) struct ServeArgs {
 }
 
 pub(crate) fn run(args: ServeArgs) -> Exit {
-    output::is_stopped();
+    output::end_promptly();
     let config = match Config::resolve(args.settings, args.config.as_deref()) {
         Ok(config) => config,
         Err(error) => return Exit::Usage.because(error),

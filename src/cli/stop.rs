@@ -93,7 +93,7 @@ fn asked(busy_wait: Option<Duration>) -> Result<impl Future<Output = ()>, Exit> 
     // A task of its own: the command may be too busy to look.
     tokio::spawn(async move {
         signals.received().await;
-        output::is_stopped();
+        output::end_promptly();
         asked.send_replace(true);
         let too_late = async {
             match busy_wait {
@@ -115,7 +115,9 @@ fn asked(busy_wait: Option<Duration>) -> Result<impl Future<Output = ()>, Exit> 
 /// Does work that blocks, until it is done or a signal asks the command to end: None. Then the work goes on until the process
 /// ends.
 pub(crate) fn unless_stopped<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return Some(work());
+    };
     let done = runtime.block_on(async {
         let mut signals = Signals::listen().ok()?;
         tokio::select! {
@@ -124,6 +126,9 @@ pub(crate) fn unless_stopped<T: Send + 'static>(work: impl FnOnce() -> T + Send 
         }
     });
     runtime.shutdown_background();
+    if done.is_none() {
+        output::end_promptly();
+    }
     done
 }
 
