@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::log::{commits, header};
-use crate::support::process::{arg, until};
+use crate::support::process::{PATIENCE, arg, until};
 use crate::support::service::{Wire, request};
 use crate::support::specimen;
 
@@ -84,15 +84,21 @@ fn a_service_whose_log_is_not_read_serves_and_counts_the_lines_that_it_drops() {
     let (reader, writer) = full_pipe();
     let (mut service, address) = Running::serve(arg(data.path()), writer);
     let path = format!("/nowhere/{}", "x".repeat(450));
-    let count = until("lines to be dropped", || {
+    until("lines to be dropped", || {
         (0..50).for_each(|_| assert_eq!(get(address, &path).0, 404));
-        Some(dropped(address)).filter(|count| *count > 0)
+        (dropped(address) > 0).then_some(())
     });
     assert_eq!(get(address, "/livez").0, 200);
-    let reading = std::thread::spawn(move || BufReader::new(reader).lines().collect::<Result<Vec<_>, _>>().unwrap());
+    let (lines, read) = std::sync::mpsc::channel();
+    std::thread::spawn(move || BufReader::new(reader).lines().try_for_each(|line| lines.send(line.unwrap())));
+    let mut lines = Vec::new();
+    while !lines.last().is_some_and(|line: &String| line.contains(" dropped: ")) {
+        lines.push(read.recv_timeout(PATIENCE).unwrap());
+    }
+    let count = dropped(address);
     service.signal(Signal::TERM);
     assert_eq!(service.ended().code(), Some(0));
-    let lines = reading.join().unwrap();
+    lines.extend(read);
     let told: u64 = lines
         .iter()
         .filter_map(|line| line.split_once(" WARN  logmirror] ")?.1.split_once(" line")?.0.parse::<u64>().ok())
@@ -169,10 +175,11 @@ fn the_last_line_of_a_mirror_waits_for_its_reader_unless_a_signal_ends_it() {
     for is_read in [true, false] {
         let copy = sink.path().join(is_read.to_string());
         let (mut reader, writer) = full_pipe();
-        let args = ["mirror", arg(&specimen("whole")), arg(&copy), "--json"];
+        let source = specimen("whole");
+        let args = ["mirror", arg(&source), arg(&copy), "--json"];
         let mut mirror = Running::start(&args, writer, Stdio::null());
         let name = "00000000000000000333.stdb.log";
-        let whole = std::fs::read(specimen("whole").join(name)).unwrap();
+        let whole = std::fs::read(source.join(name)).unwrap();
         until("the copy", || std::fs::read(copy.join(name)).is_ok_and(|found| found == whole).then_some(()));
         if is_read {
             let mut text = String::new();
