@@ -256,3 +256,18 @@ fn a_commit_over_the_limit_is_refused_wherever_it_comes_from() {
     }
     is_done(&mirror(&url, arg(copy.path()), &[]), 1, 2);
 }
+
+#[test]
+fn what_comes_before_a_falling_epoch_is_kept() {
+    let commits: Vec<u8> = [(0, 5), (1, 5), (2, 4)]
+        .iter()
+        .flat_map(|&(at, epoch)| commit(Version::V1, at, epoch, 1, b"records"))
+        .collect();
+    let stream = [header(Version::V1), commits].concat();
+    let source = directory(&Segments::from([(segment_name(0), stream)]));
+    let sink = tempfile::tempdir().unwrap();
+    is_refused(&mirror(arg(source.path()), arg(sink.path()), &[]), 1, "epoch");
+    let kept = FsRepo::open(sink.path()).unwrap().open(&segment_name(0)).unwrap().bytes().unwrap();
+    let two = commit(Version::V1, 0, 5, 1, b"records").len() as u64 * 2;
+    assert_eq!(kept, two + header(Version::V1).len() as u64);
+}
