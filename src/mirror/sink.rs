@@ -446,6 +446,15 @@ impl DirSink {
 
     fn create(&self) -> Result<FsRepo, MirrorError> {
         self.presence.check(&self.path)?;
+        let is_link = fs::symlink_metadata(&self.path).is_ok_and(|found| found.is_symlink());
+        if is_link && fs::metadata(&self.path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            let to = fs::read_link(&self.path).unwrap_or_default();
+            let text = format!(
+                "this is a link to {}, which does not exist: make that directory, or give another DST",
+                to.display()
+            );
+            return Err(self.at(io::Error::new(io::ErrorKind::NotFound, text)));
+        }
         let opened = if self.presence.is_bound() { FsRepo::open(&self.path) } else { FsRepo::create(&self.path) };
         let repo = opened.map_err(|error| self.at(error))?;
         let mut held = locked(&self.db_lock);
@@ -478,13 +487,19 @@ impl DirSink {
                 self.source
             );
         }
+        // A directory that lost all of its segments begins again; one that lost some does not.
+        let begun = found.filter(|it| it.survey.first.is_some()).and_then(|it| it.record.as_ref()?.first);
         let claim = Claim {
-            record: MirrorRecord { id, ..new },
+            record: MirrorRecord { id, first: begun, ..new },
             // A directory that lost all of its segments starts over.
             floor: found.filter(|it| it.survey.first.is_some()).and_then(|it| it.record.as_ref()).map(|it| it.durable),
             seen: found.map(|found| LogEnd::of(&found.survey)).unwrap_or_default(),
         };
-        let writer = StreamWriter::open_mirror(Arc::new(repo), Options { format, ..self.options }, &claim)?;
+        let writer = StreamWriter::open_mirror(Arc::new(repo), Options { format, ..self.options }, &claim);
+        let writer = writer.map_err(|error| match error {
+            OpenError::Io(error) => self.at(error),
+            error => error.into(),
+        })?;
         self.presence.opened(id);
         Ok(writer)
     }

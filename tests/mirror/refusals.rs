@@ -42,7 +42,7 @@ fn a_fork_is_found_before_a_byte_of_the_log_is_sent() {
     let wire = Wire::to(service.address());
     for (at, fork) in forks().into_iter().enumerate() {
         let (sink, log) = (directory(&fork), format!("log-{at}"));
-        let is_fork = |ended: &Ended| is_refused(ended, 1, "fork: the commit at offset 35");
+        let is_fork = |ended: &Ended| is_refused(ended, 1, "the commit at offset 35");
         is_fork(&mirror(arg(&source), arg(sink.path()), &[]));
         assert!(segments(sink.path()) == fork);
 
@@ -238,7 +238,7 @@ fn places_that_are_not_there_or_cannot_be_read_are_named_with_the_cause() {
     }
     is_refused(&mirror(arg(&specimen("whole")), arg(&file), &[]), 2, "this is a file, and DST is a directory");
     is_refused(&mirror(service.url("none"), arg(&copy), &[]), 3, "there is no log \"none\"");
-    is_refused(&mirror(format!("http://{}/elsewhere", service.address()), arg(&copy), &[]), 3, "there is nothing at");
+    is_refused(&mirror(format!("http://{}/elsewhere", service.address()), arg(&copy), &[]), 2, "there is nothing at");
 }
 
 #[test]
