@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::sleep;
@@ -15,6 +15,7 @@ use super::failure::MirrorError;
 use super::run::{Event, Progress};
 use super::sink::Sink;
 use super::source::Source;
+use crate::client::{Client, ClientError};
 use crate::format::{LogFormat, database, name};
 use crate::limits::{BASE_PROGRESS_EVERY, LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::offset::Generation;
@@ -31,7 +32,7 @@ pub(super) async fn bring(
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
     let blocks = match source {
-        Source::Url(client) => client.base(generation).await?.map_err(io::Error::other).boxed(),
+        Source::Url(client) => of_url(client, generation).await?,
         Source::Dir(repo) => of_dir(repo)?,
     };
     put(blocks, generation, sink, progress, told).await
@@ -91,6 +92,26 @@ pub(super) fn is_in(repo: &FsRepo) -> Result<bool, MirrorError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(at(repo, error)),
     }
+}
+
+/// The base that a service sends, once it has begun as a database does.
+///
+/// # Errors
+/// [`ClientError::NotFromService`] when it is none: the service has no other.
+async fn of_url(client: &Client, generation: Generation) -> Result<Blocks, MirrorError> {
+    let mut blocks = client.base(generation).await?.boxed();
+    let mut head = BytesMut::new();
+    while head.len() < database::MAGIC.len()
+        && let Some(block) = blocks.try_next().await?
+    {
+        head.extend_from_slice(&block);
+    }
+    if !head.is_empty() && !head.starts_with(database::MAGIC) {
+        let what = "the answer to a request for the base of the log is no SQLite database".to_owned();
+        return Err(ClientError::NotFromService { what }.into());
+    }
+    let head = stream::iter((!head.is_empty()).then(|| Ok(head.freeze())));
+    Ok(head.chain(blocks.map_err(io::Error::other)).boxed())
 }
 
 fn of_dir(repo: &FsRepo) -> Result<Blocks, MirrorError> {

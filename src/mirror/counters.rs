@@ -62,6 +62,8 @@ pub struct Counters {
     pub reopenings: Family<LogLabels, Counter>,
     /// Idle connections that were closed to make room for others.
     pub connections_closed: Counter,
+    /// Lines of the log and of standard output that were dropped, because they could not be written.
+    pub lines_dropped: Counter,
 }
 
 impl Counters {
@@ -102,5 +104,7 @@ impl Counters {
         registry.register("reopenings", "Times a log that had failed was opened again", self.reopenings.clone());
         let closed = self.connections_closed.clone();
         registry.register("connections_closed", "Idle connections closed to make room for others", closed);
+        let help = "Lines of output dropped because nothing read them, or they could not be written";
+        registry.register("lines_dropped", help, self.lines_dropped.clone());
     }
 }

@@ -20,6 +20,14 @@ pub enum MirrorError {
     /// What the source sent is not a sound log.
     #[error("source: {0}")]
     Received(ScanError),
+    /// The same, found in two answers from the same offset on: it is no accident of the network.
+    #[error("source: {place} sent the same fault in two answers, on two connections: {error}")]
+    ReceivedTwice {
+        /// The log's URL.
+        place: String,
+        /// The fault.
+        error: ScanError,
+    },
     /// The sink cannot be opened.
     #[error("sink: {0}")]
     Open(#[from] OpenError),

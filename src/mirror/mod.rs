@@ -11,6 +11,7 @@ mod counters;
 mod database;
 mod delivery;
 mod distance;
+mod doubt;
 mod endpoint;
 mod error;
 mod failure;

@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use super::attempt::attempt;
 use super::database::{self, Database};
 use super::distance::{Distance, Observer, SharedWal, measure};
+use super::doubt::{self, Doubt};
 use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
 use super::missing::{self, Warning};
@@ -150,6 +151,7 @@ pub async fn run(mirror: &Mirror, events: impl FnMut(Event)) -> Result<Progress,
 async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) -> Result<Progress, MirrorError> {
     let mut ends = Ends { source: None, sink: None, found: false, wal };
     let mut progress = Progress::default();
+    let mut doubt = Doubt::default();
     let mut failures = 0;
     loop {
         let since = Instant::now();
@@ -173,6 +175,16 @@ async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) 
             failures = 0;
         }
         failures += 1;
+        if doubt.is_first(mirror, &error, progress.next) && (mirror.follow || failures < ATTEMPTS_MAX) {
+            ends.connect_again();
+            let error =
+                format!("{}; the network may have changed it: asking again on a new connection", with_causes(&error));
+            let after = RECONNECT.after(1);
+            told(Event::Retrying { error, after });
+            sleep(after).await;
+            continue;
+        }
+        let error = doubt::found_twice(mirror, error);
         let ends = match mirror.follow {
             true => error.ends_follower(),
             false => error.blame() != Blame::Transient || failures >= ATTEMPTS_MAX,
@@ -196,6 +208,12 @@ struct Ends {
 }
 
 impl Ends {
+    /// Forgets the connections to services.
+    fn connect_again(&mut self) {
+        self.source = self.source.take().filter(|source| !matches!(source, Origin::Log(Source::Url(_))));
+        self.sink = self.sink.take().filter(|sink| !matches!(sink, Sink::Url(_)));
+    }
+
     async fn attempt(
         &mut self,
         mirror: &Mirror,
