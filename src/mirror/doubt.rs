@@ -33,7 +33,7 @@ fn offset(mirror: &Mirror, error: &MirrorError, next: Offset) -> Option<Offset> 
     let (is_received, is_sent) = (is_url(&mirror.source), is_url(&mirror.sink));
     match error {
         MirrorError::Received(ScanError::Corrupt { offset, .. }) if is_received => Some(offset.unwrap_or(next)),
-        MirrorError::Fork { at } if is_received => Some(*at),
+        MirrorError::Fork { at, .. } if is_received => Some(*at),
         MirrorError::Append(_) if is_received && error.blame() == Blame::Data => Some(next),
         MirrorError::Refused(body) | MirrorError::Client(ClientError::Refused { body, .. })
             if is_sent && matches!(body.error.as_str(), "corrupt" | "fork") =>
