@@ -57,6 +57,8 @@ pub struct View {
     pub head: Option<SegmentInfo>,
     /// The offset after the last durable commit.
     pub durable: Offset,
+    /// The highest that `durable` ever was while this service ran: what the files must still hold.
+    pub acknowledged: Offset,
     /// Its term.
     pub epoch: Epoch,
     /// That commit.
@@ -433,7 +435,12 @@ impl Log {
     }
 
     pub(super) fn publish(&self, change: impl FnOnce(&mut View)) {
-        self.view.send_modify(change);
+        self.view.send_modify(|view| {
+            change(view);
+            if view.opened && !view.cut_short {
+                view.acknowledged = view.acknowledged.max(view.durable);
+            }
+        });
     }
 
     pub(super) fn set_appended(&self, next: Offset) {

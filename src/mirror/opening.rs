@@ -46,7 +46,7 @@ pub(super) fn open(log: &Arc<Log>, settings: &Settings) -> Result<StreamWriter, 
         segment_bytes_max: settings.wal_segment_bytes,
         first: Some(log.first()),
         // The files of a log that was open before must still hold what was acknowledged.
-        durable: log.durable().filter(|durable| *durable > log.first()),
+        durable: Some(log.view().acknowledged).filter(|durable| *durable > log.first()),
         durable_mark: true,
         durable_mark_expected: log.is_marked(),
         ..Options::default()

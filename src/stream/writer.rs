@@ -170,6 +170,14 @@ impl StreamWriter {
         let framing = framing_behind(head.as_ref(), found.last.as_ref(), format);
         let batcher = Batcher::new(framing, first.map(|_| found.next), options.commit_bytes_max);
         make_durable(&*repo, format, (&found, head.as_ref()), floor, options.commit_bytes_max)?;
+        if floor.is_some_and(|floor| floor < found.next) {
+            // What was written again was read again, and a page whose write had failed may have left the cache meanwhile.
+            let written = survey(&*repo, options.commit_bytes_max, floor)?;
+            if (written.next, written.last) != (found.next, found.last) {
+                let text = "the disk holds other bytes than were read before: what is not known to be durable was lost";
+                return Err(OpenError::Io(io::Error::new(io::ErrorKind::InvalidData, text)));
+            }
+        }
         let mark = match claim {
             Some(claim) => {
                 let record = claim.record.clone().durable_up_to(first, found.next, found.last);
