@@ -136,8 +136,8 @@ pub(super) async fn segment(
     let view = log.view();
     let found = view.segment(start);
     let segment = found.ok_or_else(|| Error::NotFound(format!("no segment of log {name:?} starts at {start}")))?;
-    // A log only grows and a segment starts with its offset, so identity and length decide the bytes.
-    let etag = format!("\"{}-{}-{start}-{}\"", log.id(), log.generation(), segment.bytes);
+    // A segment starts with its offset, so history and length decide the bytes.
+    let etag = format!("\"{}-{start}-{}\"", log.history(), segment.bytes);
     let sealed = view.head.is_none_or(|head| head.start != start);
     let cache = if sealed { "public, max-age=31536000, immutable" } else { "no-cache" };
     let validators = Validators::new(etag, app.registry.modified(&log, start).await?);

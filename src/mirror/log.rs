@@ -175,6 +175,13 @@ pub(super) struct Meta {
     /// Whether the generation has a durable mark for good. Logs of earlier versions do not say so before they were opened.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) durable_mark: bool,
+    /// How often a loss was accepted. Offsets after it were given to other commits since.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) losses: u32,
+}
+
+fn is_zero(losses: &u32) -> bool {
+    *losses == 0
 }
 
 /// One generation of a log of a service. When it ends, another takes its place under the log's name.
@@ -348,6 +355,15 @@ impl Log {
     #[must_use]
     pub fn id(&self) -> &str {
         &self.meta.id
+    }
+
+    /// Tells the commits at the same offsets apart that the log has had: it only grows, unless a loss was accepted.
+    #[must_use]
+    pub fn history(&self) -> String {
+        match self.meta.losses {
+            0 => format!("{}-{}", self.meta.id, self.meta.generation),
+            losses => format!("{}-{}-after-loss-{losses}", self.meta.id, self.meta.generation),
+        }
     }
 
     /// The files of this generation.
@@ -681,7 +697,7 @@ mod tests {
     fn what_was_found_missing_says_nothing_of_a_log_that_was_opened_again_since() {
         let (format, id) = (LogFormat::Commitlog, "id".to_owned());
         let (generation, first, checkpoint) = (Generation::FIRST, Offset::ZERO, CheckpointPolicy::Keep);
-        let meta = Meta { format, id, generation, first, checkpoint, durable_mark: true };
+        let meta = Meta { format, id, generation, first, checkpoint, durable_mark: true, losses: 0 };
         let (queue, _messages) = tokio::sync::mpsc::channel(1);
         let log = Log::new(
             "app".to_owned(),

@@ -185,6 +185,7 @@ impl Registry {
             first: Offset::ZERO,
             checkpoint: CheckpointPolicy::Keep,
             durable_mark: false,
+            losses: 0,
         };
         let log = self.log(log_name, meta, self.logs_repo.clone());
         let cause: Arc<str> = format!("cannot open the log: {error}").into();
@@ -398,7 +399,8 @@ impl Registry {
         let id = uuid::Uuid::new_v4().to_string();
         let CreateLog { format, checkpoint, .. } = wanted;
         let checkpoint = checkpoint.unwrap_or_default();
-        let meta = Meta { format, id, generation: Generation::FIRST, first, checkpoint, durable_mark: false };
+        let meta =
+            Meta { format, id, generation: Generation::FIRST, first, checkpoint, durable_mark: false, losses: 0 };
         let is_new = self.logs_repo.dir(log_name).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         let dir = ensure_dir(&*self.logs_repo, log_name)?;
         let make = || -> io::Result<_> {

@@ -94,6 +94,10 @@ pub fn accept_loss(dir: &Path, accepted: bool) -> io::Result<Option<AcceptedLoss
     let generation = meta.generation;
     let loss = AcceptedLoss { log, generation, from, to: mark, reason, aside, unix_seconds };
     if accepted {
+        // First: a crash in the middle leaves a log that is still damaged, and no reader takes its new bytes for the old ones.
+        let described =
+            serde_json::to_string_pretty(&Meta { losses: meta.losses + 1, ..meta }).map_err(io::Error::other)?;
+        replace(&FsRepo::open(&dir)?, META, described.as_bytes())?;
         carry_out(&dir, &repo, &loss, cut, &after)?;
     }
     Ok(Some(loss))
@@ -206,7 +210,7 @@ pub fn describe_again(dir: &Path, accepted: bool) -> io::Result<Option<NewDescri
             aside.sync_dir()?;
             FsRepo::open(dir.join("aside"))?.sync_dir()?;
         }
-        let meta = Meta { format, id, generation, first, checkpoint: CheckpointPolicy::Keep, durable_mark };
+        let meta = Meta { format, id, generation, first, checkpoint: CheckpointPolicy::Keep, durable_mark, losses: 0 };
         replace(&repo, META, serde_json::to_string_pretty(&meta)?.as_bytes())?;
     }
     Ok(Some(described))
