@@ -32,6 +32,11 @@ impl<'a> Delivery<'a> {
         self.status.as_ref().is_none_or(|status| status.next().is_some())
     }
 
+    /// Whether the sink is a directory with a base, which nobody else may give frames to from now on.
+    pub(super) fn has_base(&self) -> bool {
+        matches!(&self.status, Some(SinkStatus::Dir(Some(found))) if found.based)
+    }
+
     /// Opens the sink, if it is not open. `first` is where a log that is created starts.
     pub(super) async fn open(
         &mut self,

@@ -79,6 +79,19 @@ pub enum MirrorError {
         /// Where the source starts.
         source_first: Offset,
     },
+    /// Segments are missing between others in a directory that is the source. They may still be on their way.
+    #[error(
+        "source: {place}: gap: no segment holds the offsets {from} to {}, and the next one starts at {to}; everything before was \
+         copied: bring the missing segments back", .to.0.saturating_sub(1)
+    )]
+    SegmentsMissing {
+        /// The directory.
+        place: String,
+        /// The first offset that is missing.
+        from: Offset,
+        /// Where the next segment starts.
+        to: Offset,
+    },
     /// The source ends in torn bytes; everything before them was copied.
     #[error("the source ends in {bytes} torn bytes behind offset {next}; if nobody is writing it, --trim accepts that")]
     Torn {
@@ -148,6 +161,30 @@ pub enum MirrorError {
     NotOurs {
         /// The directory.
         place: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The sink holds the base of another log than the source. Nothing was changed.
+    #[error("sink: {place} holds the base of another log: {held}; {offered}; nothing was changed: {advice}")]
+    OtherBase {
+        /// The directory or URL.
+        place: String,
+        /// What is known of the base that is there.
+        held: String,
+        /// What is known of that of the source.
+        offered: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// Nothing shows that the log of a service that is the sink is a copy of the source: they have no commit in common. Nothing was
+    /// changed.
+    #[error(
+        "sink: {place}: not known to be a mirror of the source: {reason}; nothing was changed; a service does not know what its log \
+         is a copy of: if it is one of this source, --adopt says so and goes on"
+    )]
+    Unproven {
+        /// The URL.
+        place: String,
         /// Why not.
         reason: String,
     },
@@ -280,6 +317,8 @@ impl MirrorError {
     pub fn ends_follower(&self) -> bool {
         let unproven = match self {
             MirrorError::Ahead { .. } | MirrorError::SinkDamaged { .. } => true,
+            // Files may be missing while the source is restored from a backup.
+            MirrorError::Gap { .. } | MirrorError::SegmentsMissing { .. } => true,
             MirrorError::Read(error) => matches!(error, ReadError::Missing { .. } | ReadError::Ahead { .. }),
             MirrorError::Refused(body) => is_passing(body),
             MirrorError::Client(ClientError::Refused { body, .. }) => is_passing(body),
