@@ -104,8 +104,11 @@ pub struct LogStatus {
     pub log: String,
     /// Its format; none while the service cannot read the description of the log.
     pub format: Option<LogFormat>,
-    /// Identity of this mirror, made when it was created; empty while that is not known.
+    /// Identity of this mirror, made when it was created; empty while that is not known. A copy of the service's files has it too.
     pub id: String,
+    /// The running service that answers, another one after each start; empty in what older ones say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub service: String,
     /// The current generation; none while that is not known.
     pub generation: Option<Generation>,
     /// Term of the last durable commit.

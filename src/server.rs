@@ -58,6 +58,7 @@ impl Server {
             uploads: Uploads::default(),
             libsql,
             timeouts,
+            instance: uuid::Uuid::new_v4().to_string(),
         });
         Ok(Server { listener, app, connections_max, routing: Routing::default(), token: None })
     }

@@ -91,6 +91,22 @@ fn a_connection_cut_at_any_byte_keeps_the_whole_commits_before_it() {
     }
 }
 
+#[test]
+fn a_body_that_breaks_off_between_commits_is_no_end() {
+    let (_disk, service) = start();
+    let sample = Sample::small();
+    for (n, after) in ["zz\r\n", "-1\r\n", "5"].into_iter().enumerate() {
+        let log = format!("chunked-{n}");
+        service.create(&log);
+        let mut wire = service.begin_append(&log, "");
+        wire.send_chunk(&sample.bytes);
+        service.wait_durable(&log, sample.cut(sample.bytes.len()).0);
+        wire.send(after.as_bytes());
+        wire.stream.shutdown(Shutdown::Write).unwrap();
+        refused(&wire.answer(), 422, "truncated", sample.cut(sample.bytes.len()).0);
+    }
+}
+
 /// A flipped bit in a length can also make the commit over-long (413) or longer than the body (truncated): nobody can
 /// tell where it should have ended. All else is found by a checksum.
 #[test]

@@ -31,6 +31,14 @@ fn start(change: impl FnOnce(&mut Setup)) -> Service {
     service
 }
 
+#[test]
+fn what_a_log_does_not_have_and_what_is_too_large_are_the_clients_faults() {
+    let service = start(|_| {});
+    assert_eq!(service.get("/logs/app/base").refusal(), (409, "format".into()));
+    let large = service.call("PUT", "/logs/large", "", &vec![b' '; 3 << 20]);
+    assert_eq!(large.refusal(), (413, "too-large".into()));
+}
+
 fn others_are_served(service: &Service) {
     let durable = service.status("app")["durable"].as_u64().unwrap();
     let answer = service.append("app", "", &commits(durable, 1, 9, 0));

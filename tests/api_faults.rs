@@ -376,3 +376,31 @@ fn a_second_service_on_the_same_data_is_refused_and_the_first_goes_on() {
     service.stop();
     recovers(&Service::start(repo()), "other");
 }
+
+/// The log's files are closed between two commits of the append, and opened again for the second one.
+#[test]
+fn a_live_append_learns_of_a_failure_after_the_files_of_its_log_were_closed_meanwhile() {
+    let (_disk, plan, service) = start();
+    let mut live = service.begin_append("victim", "?acks=stream");
+    assert_eq!(live.head().status, 200);
+    let mut acknowledged = |commit: Vec<u8>, durable: u64| {
+        live.send_chunk(&commit);
+        while live.next_json().unwrap() != serde_json::json!({ "durable": durable }) {}
+    };
+    acknowledged(commits(3, 1, 50, 1), 4);
+    plan.set("logs/victim", Trouble::OutOfFiles);
+    assert_eq!(service.get("/logs/victim/commits").status, 503, "idle logs close theirs meanwhile");
+    plan.clear();
+    acknowledged(commits(4, 1, 50, 1), 5);
+
+    plan.set("logs/victim", Trouble::DiskFull);
+    live.send_chunk(&commits(5, 3, 50, 1));
+    service.wait_state("victim", "failed");
+    plan.clear();
+    service.wait_state("victim", "ok");
+    let other = service.append("victim", "?from=5", &commits(5, 3, 50, 2));
+    assert_eq!(other.status, 200, "{}", other.text());
+    let line = live.next_json().unwrap();
+    assert_eq!(line["error"], "failed", "{line}");
+    assert!(service.stream("victim").ends_with(&commits(5, 3, 50, 2)));
+}

@@ -19,7 +19,7 @@ fn append(registry: &Registry, log: &Arc<Log>, frames: &FrameLog, to: usize) {
     let stream = [&frames.header.encode()[..], &frames.frames[..to].concat()].concat();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
-        let mut append = registry.append(log, None).unwrap();
+        let mut append = registry.append(log, None).await.unwrap();
         append.push(stream.into()).await;
         append.finish().await.unwrap();
     });

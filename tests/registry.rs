@@ -26,9 +26,9 @@ fn a_registry_that_is_dropped_makes_durable_what_it_took_and_lets_go_of_its_logs
     let wanted = CreateLog { format: LogFormat::Commitlog, first: None, checkpoint: None };
     let (log, new) = registry.create("app", wanted).unwrap();
     assert!(new);
-    let mut append = registry.append(&log, None).unwrap();
     let stream = [header(), commits(0, 5, 100, 0)].concat();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let mut append = runtime.block_on(registry.append(&log, None)).unwrap();
     assert!(runtime.block_on(append.push(stream.into())));
     drop((append, registry));
 

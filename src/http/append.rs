@@ -53,7 +53,7 @@ pub(super) async fn append(
     request: Request,
 ) -> Result<Response, Failure> {
     let (head, body) = request.into_parts();
-    let (append, acks) = match begin(&app, name, &head.uri) {
+    let (append, acks) = match begin(&app, name, &head.uri).await {
         Ok(Begun::Stream(append, acks)) => (*append, acks),
         Ok(Begun::Part(log, from, part)) => {
             let (answer, rest) = upload::commits(&app, &log, from, part, body).await;
@@ -96,14 +96,14 @@ pub(super) async fn append(
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 
-fn begin(app: &App, name: Parsed<String>, uri: &Uri) -> Result<Begun, Failure> {
+async fn begin(app: &App, name: Parsed<String>, uri: &Uri) -> Result<Begun, Failure> {
     let log = app.registry.get(&parse(name)?)?;
     let refused = |error| Failure { error, next: log.durable() };
     let AppendQuery { from, acks, upload, at, total } = query(uri).map_err(refused)?;
     if let Some(part) = (PartQuery { upload, at, total }).part().map_err(refused)? {
         return Ok(Begun::Part(log, from, part));
     }
-    let append = app.registry.append(&log, from).map_err(refused)?;
+    let append = app.registry.append(&log, from).await.map_err(refused)?;
     Ok(Begun::Stream(Box::new(append), acks))
 }
 
@@ -145,9 +145,14 @@ async fn receive(app: &App, mut append: Append, mut body: Body) -> Received {
                 break;
             }
         };
-        let Some(Ok(frame)) = frame else {
-            // The end, or the connection broke: what came is judged all the same.
-            break;
+        let frame = match frame {
+            None => break,
+            Some(Ok(frame)) => frame,
+            // What is whole of it is kept all the same.
+            Some(Err(error)) => {
+                append.fail(Error::Truncated { offset: None, message: format!("the body broke off: {error}") });
+                break;
+            }
         };
         if let Ok(chunk) = frame.into_data() {
             let (before, bytes, received) = (append.boundary(), chunk.len(), Instant::now());

@@ -3,16 +3,15 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::http::Uri;
 use serde::Deserialize;
-use tokio::time::timeout;
 
-use super::native::{Parsed, blocking, parse, query, with_checkpoints};
+use super::body;
+use super::native::{Parsed, blocking, described, parse, query};
 use super::paths::App;
 use super::reply::Failure;
 use crate::api::{CheckpointOutcome, CheckpointPolicy, LogStatus};
-use crate::mirror::Error;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,14 +35,9 @@ pub(super) async fn set_policy(
     request: Request,
 ) -> Result<Json<LogStatus>, Failure> {
     let name = parse(name)?;
-    let body = timeout(app.timeouts.header, axum::body::Bytes::from_request(request, &()));
-    let late = |_elapsed| Error::Invalid("the body did not come in time (--header-timeout)".into());
-    let policy = body.await.map_err(late)?.map_err(|rejection| Error::Invalid(rejection.body_text()))?;
-    let policy: CheckpointPolicy = serde_json::from_slice(&policy).map_err(|error| {
-        let wanted = r#"{"policy":"keep"} or {"policy":"roll","frames":20000,"keep":2}"#;
-        Error::Invalid(format!("{error}; wanted is {wanted}"))
-    })?;
+    let example = r#"{"policy":"keep"} or {"policy":"roll","frames":20000,"keep":2}"#;
+    let policy: CheckpointPolicy = body::json(request, app.timeouts.header, example).await?;
     let registry = app.registry.clone();
     let log = blocking(move || registry.set_policy(&name, policy)).await?;
-    Ok(Json(with_checkpoints(&app, log.status())))
+    Ok(Json(described(&app, &log)))
 }

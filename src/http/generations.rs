@@ -7,11 +7,11 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::Uri;
 use axum::response::Response;
-use http_body_util::BodyExt;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
+use super::body;
 use super::libsql::base;
-use super::native::{GenerationQuery, Parsed, blocking, in_generation, parse, query};
+use super::native::{GenerationQuery, Parsed, blocking, described, in_generation, parse, query};
 use super::pace::Pace;
 use super::paths::App;
 use super::reply::{self, Failure, drain};
@@ -53,7 +53,18 @@ pub(super) async fn start(
     }
     let begun = begin(&app, path).await;
     let received = match begun {
-        Ok((log, draft)) => receive(&app, &mut body, &draft).await.map(|(file, bytes)| (log, draft, file, bytes)),
+        Ok((log, draft)) => match receive(&app, &mut body, &draft).await {
+            Ok((file, bytes)) => Ok((log, draft, file, bytes)),
+            Err(error) => {
+                // Removing its files blocks.
+                blocking(move || {
+                    drop(draft);
+                    Ok(())
+                })
+                .await?;
+                Err(error)
+            }
+        },
         Err(error) => Err(error),
     };
     let (log, draft, file, bytes) = match received {
@@ -64,7 +75,7 @@ pub(super) async fn start(
         }
     };
     let log = start_from(&app, log, Arc::new(draft), file, bytes).await?;
-    Ok(reply::created(true, log.status()))
+    Ok(reply::created(true, described(&app, &log)))
 }
 
 /// Starts the generation of a draft whose base was received: `bytes` bytes in `file`, if that is a database.
@@ -111,16 +122,8 @@ async fn receive(app: &App, body: &mut Body, draft: &Draft) -> Result<(Arc<dyn R
     let file: Arc<dyn RepoFile> = blocking(move || dir.create(name::BASE).map_err(failed)).await?;
     let mut at = 0;
     let mut pace = Pace::new(app.timeouts.commit, app.timeouts.min_rate);
-    loop {
-        let frame = timeout_at(pace.deadline(), body.frame()).await;
-        let cut = |message: String| Error::Truncated { offset: None, message };
-        let late = |_elapsed| cut("the base did not go on in time (--commit-timeout, --min-rate)".into());
-        let frame = match frame.map_err(late)? {
-            None => break,
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Err(cut(format!("the base broke off: {error}"))),
-        };
-        let Ok(data) = frame.into_data() else { continue };
+    let cut = |message| Error::Truncated { offset: None, message };
+    while let Some(data) = body::frame(body, &pace, "the base (--commit-timeout, --min-rate)").await.map_err(cut)? {
         let (bytes, received) = (data.len() as u64, Instant::now());
         let _share = app.registry.reserve(bytes).await?;
         write(&file, data, at).await.map_err(failed)?;

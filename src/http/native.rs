@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequest, Path, Query, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
     HeaderValue, LAST_MODIFIED, RANGE,
@@ -15,14 +15,14 @@ use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, stream};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
+use super::body;
 use super::conditional::{Outcome, Validators};
 use super::paths::App;
 use super::range::{self, Wanted};
 use super::reply::{self, Failure};
 use crate::api::{CreateLog, FRAMING_FIELD, LogStatus, SegmentStatus};
-use crate::format::{Framing, LogFormat};
 use crate::limits::BODY_ERROR_DELAY;
 use crate::mirror::{Error, Feed, Log, State as Health};
 use crate::offset::{Generation, Offset};
@@ -66,7 +66,7 @@ pub(super) struct GenerationQuery {
 pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Vec<LogStatus>>, Failure> {
     // What cannot be checked says so in its status.
     let _ = checked(&app).await?;
-    Ok(Json(app.registry.logs().iter().map(|log| with_checkpoints(&app, log.status())).collect()))
+    Ok(Json(app.registry.logs().iter().map(|log| described(&app, log)).collect()))
 }
 
 /// Has all logs checked. Err when their directory cannot be read.
@@ -84,7 +84,7 @@ pub(super) async fn status(
     let log = in_generation(&app, parse(name)?, generation).await?;
     let checked = log.clone();
     let _its_status_says_so = blocking(move || Ok(checked.check())).await?;
-    Ok(Json(with_checkpoints(&app, log.status())))
+    Ok(Json(described(&app, &log)))
 }
 
 pub(super) async fn create(
@@ -93,14 +93,10 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Response, Failure> {
     let name = parse(name)?;
-    let body = timeout(app.timeouts.header, axum::body::Bytes::from_request(request, &()));
-    let late = |_elapsed| Error::Invalid("the body did not come in time (--header-timeout)".into());
-    let wanted = body.await.map_err(late)?.map_err(|rejection| Error::Invalid(rejection.body_text()))?;
-    let wanted: CreateLog = serde_json::from_slice(&wanted)
-        .map_err(|error| Error::Invalid(format!("{error}; wanted is {{\"format\":\"commitlog\",\"first\":0}}")))?;
+    let wanted: CreateLog = body::json(request, app.timeouts.header, r#"{"format":"commitlog","first":0}"#).await?;
     let registry = app.registry.clone();
     let (log, new) = blocking(move || registry.create(&name, wanted)).await?;
-    Ok(reply::created(new, log.status()))
+    Ok(reply::created(new, described(&app, &log)))
 }
 
 pub(super) async fn read(State(app): State<Arc<App>>, name: Parsed<String>, uri: Uri) -> Result<Response, Failure> {
@@ -108,7 +104,7 @@ pub(super) async fn read(State(app): State<Arc<App>>, name: Parsed<String>, uri:
     let log = in_generation(&app, parse(name)?, generation).await?;
     let from = from.unwrap_or(log.first());
     let feed = app.registry.feed(&log, (from, to), follow).await?;
-    let framing = framing_at(&app, &log, from).await?;
+    let framing = app.registry.framing_at(&log, from).await?;
     let there = from < log.view().durable && to.is_none_or(|to| from < to);
     let body = body(log, feed, there).await?;
     let mut response = ([(CONTENT_TYPE, "application/octet-stream")], body).into_response();
@@ -220,18 +216,11 @@ fn problem(log: &Arc<Log>) -> Option<String> {
     }
 }
 
-async fn framing_at(app: &App, log: &Arc<Log>, from: Offset) -> Result<Framing, Error> {
-    if log.format() == LogFormat::Commitlog {
-        return log.framing_at(from);
-    }
-    app.registry.framing_at(log, from).await
-}
-
-/// A status, with how the log's checkpoints fare.
-pub(super) fn with_checkpoints(app: &App, status: LogStatus) -> LogStatus {
+/// The status of a log, with what only the service knows: which one it is, and how the log's checkpoints fare.
+pub(super) fn described(app: &App, log: &Log) -> LogStatus {
     let checkpoints = app.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
-    let checkpoint_failing = checkpoints.as_ref().and_then(|checkpoints| checkpoints.state_of(&status.log));
-    LogStatus { checkpoint_failing, ..status }
+    let checkpoint_failing = checkpoints.as_ref().and_then(|checkpoints| checkpoints.state_of(log.name()));
+    LogStatus { service: app.instance.clone(), checkpoint_failing, ..log.status() }
 }
 
 /// The log of that name, in an older generation if one is wanted.

@@ -64,6 +64,8 @@ pub struct App {
     pub sql: Arc<crate::sync::turso::sql::Sql>,
     /// Patience with clients.
     pub timeouts: Timeouts,
+    /// Which running service this is: whoever reaches it by two URLs sees it.
+    pub instance: String,
 }
 
 /// The API.

@@ -4,22 +4,24 @@
 //! the same bytes in one request would be. A part may be sent again, the last one too.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::response::{IntoResponse, Response};
-use http_body_util::BodyExt;
 use serde::Deserialize;
-use tokio::time::{Instant, timeout_at};
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
 
+use super::body;
 use super::generations;
-use super::native::blocking;
+use super::native::{blocking, described};
 use super::pace::Pace;
 use super::paths::App;
 use super::reply::{self, Failure};
 use crate::api::{AppendOutcome, PartReceived};
 use crate::limits::{EXPORT_BYTES_MAX, READ_BLOCK};
-use crate::mirror::{Draft, Error, Log, Staged, Upload, UploadProgress};
+use crate::mirror::{Draft, Error, LastPart, Log, Staged, Upload, UploadProgress};
 use crate::offset::{Generation, Offset};
 use crate::repo::RepoFile;
 
@@ -84,7 +86,9 @@ async fn take_commits(
     }
     let upload = app.uploads.get(log.id(), &part.upload)?;
     let mut progress = upload.turn().await;
-    if let UploadProgress::Done(Some(outcome)) = *progress {
+    if let UploadProgress::Done(last, Some(outcome)) = *progress
+        && is_again(app, &upload, last, (from.0, part), body, &mut progress).await?
+    {
         return Ok(Json(outcome).into_response());
     }
     // What stands before and after the commits of an upload is at most a header.
@@ -94,15 +98,17 @@ async fn take_commits(
         let log = log.clone();
         move || registry.stage(&log)
     };
-    if let Some(response) = receive(app, &upload, &mut progress, part, body, (bytes_max, "upload", draft)).await? {
-        return Ok(response);
-    }
+    let received = receive(app, &upload, &mut progress, part, body, (bytes_max, "upload", draft)).await?;
+    let last = match received {
+        Received::Part(received) => return Ok(reply::accepted(received)),
+        Received::Whole { total, digest } => LastPart { goal: from.0, at: part.at, total, digest },
+    };
     let UploadProgress::Staged(staged) = &*progress else {
         return Err(Error::PartMissing { received: 0 }.into());
     };
     let appended = append(app, log, from, &staged.file).await;
     match &appended {
-        Ok(outcome) => discard(std::mem::replace(&mut *progress, UploadProgress::Done(Some(*outcome)))).await,
+        Ok(outcome) => discard(std::mem::replace(&mut *progress, UploadProgress::Done(last, Some(*outcome)))).await,
         // The last part may be sent again: the others are kept for it.
         Err(Failure { error: Error::Unavailable(_) | Error::Failed(_), .. }) => {}
         Err(_) => discard(std::mem::replace(&mut *progress, UploadProgress::Empty)).await,
@@ -135,8 +141,10 @@ async fn take_base(
 ) -> Result<Response, Failure> {
     let upload = app.uploads.get(log.id(), &part.upload)?;
     let mut progress = upload.turn().await;
-    if let UploadProgress::Done(None) = *progress {
-        return Ok(reply::created(true, log.status()));
+    if let UploadProgress::Done(last, None) = *progress
+        && is_again(app, &upload, last, (generation.0, part), body, &mut progress).await?
+    {
+        return Ok(reply::created(true, described(app, log)));
     }
     let registry = app.registry.clone();
     let draft = {
@@ -145,16 +153,17 @@ async fn take_base(
     };
     let name = crate::format::name::BASE;
     let limits = (EXPORT_BYTES_MAX, name, draft);
-    if let Some(response) = receive(app, &upload, &mut progress, part, body, limits).await? {
-        return Ok(response);
-    }
+    let last = match receive(app, &upload, &mut progress, part, body, limits).await? {
+        Received::Part(received) => return Ok(reply::accepted(received)),
+        Received::Whole { total, digest } => LastPart { goal: generation.0, at: part.at, total, digest },
+    };
     let UploadProgress::Staged(Staged { draft, file, received }) = &*progress else {
         return Err(Error::PartMissing { received: 0 }.into());
     };
     let started = generations::start_from(app, log.clone(), draft.clone(), file.clone(), *received).await;
-    let next = if started.is_ok() { UploadProgress::Done(None) } else { UploadProgress::Empty };
+    let next = if started.is_ok() { UploadProgress::Done(last, None) } else { UploadProgress::Empty };
     discard(std::mem::replace(&mut *progress, next)).await;
-    Ok(reply::created(true, started?.status()))
+    Ok(reply::created(true, described(app, &*started?)))
 }
 
 /// Handles a part in a task of its own: a connection that breaks off ends its body, but never the work on what was received.
@@ -173,7 +182,52 @@ async fn discard(progress: UploadProgress) {
     let _ = tokio::task::spawn_blocking(move || drop(progress)).await;
 }
 
-/// Takes the bytes of a part. The answer, unless the upload is whole now. When they cannot be stored the upload is given up.
+/// What a part brought.
+enum Received {
+    /// More is to come.
+    Part(PartReceived),
+    /// All of it is here.
+    Whole { total: u64, digest: [u8; 32] },
+}
+
+/// Whether a part is the last one of an upload that is over, sent again. Any other part begins the upload anew, under the
+/// same name.
+///
+/// # Errors
+/// [`Error::Invalid`] for other bytes in its place; then, too, it begins anew.
+async fn is_again(
+    app: &App,
+    upload: &Upload,
+    last: LastPart,
+    (goal, part): (u64, &Part),
+    body: &mut Body,
+    progress: &mut UploadProgress,
+) -> Result<bool, Error> {
+    if (goal, part.at, part.total) != (last.goal, last.at, Some(last.total)) {
+        *progress = UploadProgress::Empty;
+        return Ok(false);
+    }
+    let (mut digest, mut pace) = (Sha256::new(), Pace::new(app.timeouts.commit, app.timeouts.min_rate));
+    while let Some(data) = next(body, &pace).await? {
+        digest.update(&data);
+        pace.received(data.len(), Duration::ZERO);
+        upload.touch();
+    }
+    if <[u8; 32]>::from(digest.finalize()) == last.digest {
+        return Ok(true);
+    }
+    *progress = UploadProgress::Empty;
+    let text = format!("the upload {} ended with other bytes: another upload needs another name", part.upload);
+    Err(Error::Invalid(text))
+}
+
+/// The next bytes of the body of a part; `None` at its end.
+async fn next(body: &mut Body, pace: &Pace) -> Result<Option<Bytes>, Error> {
+    let cut = |message| Error::Truncated { offset: None, message };
+    body::frame(body, pace, "the part (--commit-timeout, --min-rate)").await.map_err(cut)
+}
+
+/// Takes the bytes of a part. When they cannot be stored the upload is given up.
 async fn receive(
     app: &App,
     upload: &Upload,
@@ -181,7 +235,7 @@ async fn receive(
     part: &Part,
     body: &mut Body,
     (bytes_max, name, draft): (u64, &'static str, impl FnOnce() -> Result<Draft, Error> + Send + 'static),
-) -> Result<Option<Response>, Error> {
+) -> Result<Received, Error> {
     if part.total.is_some_and(|total| total > bytes_max) {
         return Err(Error::TooLarge(format!("an upload of more than {bytes_max} bytes")));
     }
@@ -201,20 +255,17 @@ async fn receive(
         return Err(Error::PartMissing { received: 0 });
     };
     let (mut pace, mut at) = (Pace::new(app.timeouts.commit, app.timeouts.min_rate), part.at);
-    let end_max = part.total.unwrap_or(bytes_max);
-    loop {
-        let cut = |message: String| Error::Truncated { offset: None, message };
-        let data = match timeout_at(pace.deadline(), body.frame()).await {
-            Err(_elapsed) => {
-                return Err(cut("the part did not go on in time (--commit-timeout, --min-rate)".into()));
-            }
-            Ok(None) => break,
-            Ok(Some(Err(error))) => return Err(cut(format!("the part broke off: {error}"))),
-            Ok(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
-        };
+    let mut digest = Sha256::new();
+    while let Some(data) = next(body, &pace).await? {
         let (bytes, received) = (data.len(), Instant::now());
-        let end = at.checked_add(bytes as u64).filter(|end| *end <= end_max);
-        let end = end.ok_or_else(|| Error::TooLarge(format!("the part goes on after byte {end_max}")))?;
+        let end = at.checked_add(bytes as u64).filter(|end| *end <= bytes_max);
+        let end = end.ok_or_else(|| Error::TooLarge(format!("an upload of more than {bytes_max} bytes")))?;
+        if let Some(total) = part.total.filter(|total| end > *total) {
+            return Err(Error::Invalid(format!("the part goes on after the {total} bytes that the upload has")));
+        }
+        if part.total.is_some() {
+            digest.update(&data);
+        }
         let share = app.registry.reserve(bytes as u64).await?;
         match write(staged, data, at).await {
             // A disk without space gets back what the upload took.
@@ -231,9 +282,9 @@ async fn receive(
     }
     let received = staged.received;
     match part.total {
-        Some(total) if received == total => Ok(None),
+        Some(total) if received == total => Ok(Received::Whole { total, digest: digest.finalize().into() }),
         Some(total) if at == total => Err(Error::Invalid(format!("the upload has {received} bytes, not {total}"))),
-        _ => Ok(Some(reply::accepted(PartReceived { received }))),
+        _ => Ok(Received::Part(PartReceived { received })),
     }
 }
 
@@ -249,7 +300,7 @@ async fn write(staged: &mut Staged, data: Bytes, at: u64) -> Result<(), Error> {
 
 /// Appends the commits in a file.
 async fn append(app: &App, log: &Arc<Log>, from: Offset, file: &Arc<dyn RepoFile>) -> Result<AppendOutcome, Failure> {
-    let mut append = app.registry.append(log, Some(from))?;
+    let mut append = app.registry.append(log, Some(from)).await?;
     let mut at = 0;
     loop {
         let file = file.clone();

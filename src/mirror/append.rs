@@ -9,7 +9,7 @@ use super::budget::{Budget, Share};
 use super::error::Error;
 use super::log::{Log, View};
 use super::shard::{Ended, Message, Session};
-use crate::format::LogFormat;
+use crate::format::{Framing, LogFormat};
 use crate::offset::{BytePos, Offset};
 use crate::stream::{Batch, Batcher};
 
@@ -35,12 +35,10 @@ impl Append {
         log: Arc<Log>,
         budget: Arc<Budget>,
         queue: mpsc::Sender<Message>,
-        from: Option<Offset>,
+        (from, framing): (Option<Offset>, Framing),
         commit_bytes_max: u64,
-    ) -> Result<Append, Error> {
+    ) -> Append {
         let view = log.view();
-        log.writable()?;
-        let framing = from.map_or(Ok(view.framing), |from| log.framing_at(from))?;
         // Without `from` the stream may start with any commit we hold; a wild first length is refused by its cap. A WAL
         // starts with its header then: its frames do not say which they are.
         let expected = match log.format() {
@@ -50,7 +48,7 @@ impl Append {
         let batcher = Batcher::new(framing, expected, commit_bytes_max);
         let next = from.or(Some(view.durable).filter(|durable| *durable == log.first()));
         let (session, share, error) = Default::default();
-        Ok(Append { log, budget, queue, session, batcher, share, from, next, error })
+        Append { log, budget, queue, session, batcher, share, from, next, error }
     }
 
     /// Whether the stream stands on a boundary: nothing of an unfinished commit is held.

@@ -15,7 +15,7 @@ use super::registry::Registry;
 #[cfg(feature = "turso")]
 use crate::block::Block;
 use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalStart};
-use crate::format::{Framing, name};
+use crate::format::{Framing, LogFormat, name};
 use crate::offset::{BytePos, Offset};
 use crate::repo::RepoFile;
 use crate::segment::SegmentReader;
@@ -149,8 +149,15 @@ impl Registry {
     /// The bytes of the base of a log's generation.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// [`Error::Format`] for a log without bases, and when it cannot be opened.
     pub fn base(&self, log: &Arc<Log>) -> Result<BaseFeed, Error> {
+        if log.format() != LogFormat::Wal {
+            return Err(Error::Format(format!(
+                "log {:?} is a {}: only a wal log has a base",
+                log.name(),
+                log.format()
+            )));
+        }
         let base = log.base()?;
         let bytes = base.as_ref().map_or(0, |(_, bytes)| *bytes);
         Ok(BaseFeed { file: base.map(|(file, _)| file), at: 0, bytes, budget: self.budget.clone(), _log: log.clone() })

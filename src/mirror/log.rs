@@ -514,6 +514,7 @@ impl Log {
             log: self.name.clone(),
             format: self.is_described().then_some(self.meta.format),
             id: self.meta.id.clone(),
+            service: String::new(),
             generation: self.is_described().then_some(self.meta.generation),
             epoch: known.then_some(view.epoch),
             first: view.opened.then_some(view.first),

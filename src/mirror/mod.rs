@@ -64,5 +64,5 @@ pub use plan::{Plan, plan};
 pub use registry::{Registry, Settings};
 pub use repair::{AcceptedLoss, accept_loss};
 pub use run::{Event, Progress, run};
-pub use upload::{Progress as UploadProgress, Staged, Upload, Uploads};
+pub use upload::{LastPart, Progress as UploadProgress, Staged, Upload, Uploads};
 pub use verify::verify_url;

@@ -275,12 +275,16 @@ impl Registry {
         if held.is_none() {
             return Err(Error::Unavailable("the service is shutting down".into()));
         }
-        let changing = {
-            let mut all = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-            all.entry(log_name.to_owned()).or_default().clone()
+        let all = || self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let changing = all().entry(log_name.to_owned()).or_default().clone();
+        let worked = {
+            let _alone = changing.lock().unwrap_or_else(PoisonError::into_inner);
+            work()
         };
-        let _alone = changing.lock().unwrap_or_else(PoisonError::into_inner);
-        work()
+        drop(changing);
+        // What nobody else waits for is not kept: there is no end of names.
+        all().retain(|_, changing| Arc::strong_count(changing) > 1);
+        worked
     }
 
     /// What it was opened with.
@@ -428,9 +432,14 @@ impl Registry {
     ///
     /// # Errors
     /// When the log takes none.
-    pub fn append(&self, log: &Arc<Log>, from: Option<Offset>) -> Result<Append, Error> {
+    pub async fn append(&self, log: &Arc<Log>, from: Option<Offset>) -> Result<Append, Error> {
+        log.writable()?;
+        let framing = match from {
+            None => log.view().framing,
+            Some(from) => self.framing_at(log, from).await?,
+        };
         let queue = self.shards.queue(log).clone();
-        Append::new(log.clone(), self.budget.clone(), queue, from, self.settings.commit_bytes_max)
+        Ok(Append::new(log.clone(), self.budget.clone(), queue, (from, framing), self.settings.commit_bytes_max))
     }
 
     /// Appends a stream that is here already, in chunks whose bytes `share` covers. All of it is verified before any of it
@@ -444,7 +453,7 @@ impl Registry {
         from: Option<Offset>,
         (chunks, share): (Vec<Bytes>, Share),
     ) -> Result<AppendOutcome, Error> {
-        self.append(log, from)?.take(chunks, share).await.map_err(|(error, _)| error)
+        self.append(log, from).await?.take(chunks, share).await.map_err(|(error, _)| error)
     }
 
     /// Raw bytes from the commit that holds the start of `range` up to the one before its end, or to the durable end; with
@@ -474,6 +483,9 @@ impl Registry {
     /// # Errors
     /// When the log cannot be read.
     pub async fn framing_at(&self, log: &Arc<Log>, offset: Offset) -> Result<Framing, Error> {
+        if log.format() == LogFormat::Commitlog {
+            return log.framing_at(offset);
+        }
         let log = log.clone();
         self.shards.files().opened(FILES_WAIT, move || log.find_framing(offset)).await
     }

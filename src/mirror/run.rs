@@ -203,7 +203,8 @@ pub(super) async fn are_two_logs(source: &Source, sink: &Sink) -> Result<(), Mir
     };
     let (from, to) = (source.find().await?, sink.find().await?);
     match (from, to) {
-        (Some(from), Some(to)) if from.id == to.id => Err(MirrorError::SameLog {
+        // A service that was set up with a copy of the other's files has a log of the same id.
+        (Some(from), Some(to)) if from.id == to.id && from.service == to.service => Err(MirrorError::SameLog {
             source_url: source.url().to_string(),
             sink_url: sink.url().to_string(),
             id: to.id,

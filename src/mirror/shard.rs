@@ -2,7 +2,7 @@
 //! sends messages. Appends that wait on one log share one sync, which runs elsewhere while the thread writes on.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
@@ -37,8 +37,8 @@ pub(super) struct Session {
     pub(super) stop: Notify,
     /// Told when commits were skipped: the end of this append moves then, and the log does not.
     pub(super) skipped: Notify,
-    /// Whether the log's slot knows of it.
-    joined: AtomicBool,
+    /// The number of the slot that knows of it; the log may have got another one since.
+    slot: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -550,7 +550,7 @@ impl Slot {
     }
 
     fn append(&mut self, session: &Arc<Session>, batch: &Batch, share: Share) {
-        if !session.joined.swap(true, Ordering::Relaxed) {
+        if session.slot.swap(self.serial, Ordering::Relaxed) != self.serial {
             self.sessions.retain(|session| session.strong_count() > 0);
             self.sessions.push(Arc::downgrade(session));
         }
@@ -700,10 +700,13 @@ impl Slot {
         };
         self.failed = true;
         self.postponed = None;
+        let durable = self.writer.durable();
         for session in self.sessions.drain(..).filter_map(|session| session.upgrade()) {
             session.fail(error.clone());
+            // Nothing of it after that will ever be durable.
+            let mut progress = session.progress();
+            (progress.end, progress.until) = (progress.end.min(durable), progress.until.min(durable));
         }
-        let durable = self.writer.durable();
         for (_, session, reply) in self.waiting.drain(..) {
             let error = session.progress().error.clone().unwrap_or(error.clone());
             let _nobody_waits = reply.send(Err((error, durable)));

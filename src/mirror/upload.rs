@@ -7,11 +7,12 @@
 
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::OwnedMutexGuard as Turn;
+use tokio::task::AbortHandle;
 
 use super::error::Error;
 use super::generation::Draft;
@@ -34,6 +35,16 @@ pub struct Upload {
     state: Arc<tokio::sync::Mutex<Progress>>,
     /// When a part of it was last received.
     touched: Mutex<Instant>,
+    /// What removes it when it is idle; ends with it.
+    reaper: OnceLock<AbortHandle>,
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(reaper) = self.reaper.get() {
+            reaper.abort();
+        }
+    }
 }
 
 /// How far an upload is.
@@ -43,8 +54,21 @@ pub enum Progress {
     Empty,
     /// Parts up to a byte were.
     Staged(Staged),
-    /// It was whole, and this is what became of it.
-    Done(Option<AppendOutcome>),
+    /// It was whole.
+    Done(LastPart, Option<AppendOutcome>),
+}
+
+/// The part that made an upload whole. The same part again gets the same answer, and nothing else does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastPart {
+    /// Where the upload goes: its first offset, or its generation.
+    pub goal: u64,
+    /// Its first byte in the upload.
+    pub at: u64,
+    /// How many bytes the upload has.
+    pub total: u64,
+    /// SHA-256 of its bytes.
+    pub digest: [u8; 32],
 }
 
 /// What was received of an upload. Its files are removed when it is dropped, which blocks.
@@ -91,7 +115,7 @@ impl Uploads {
             given_up.extend(all.remove_entry(&oldest));
         }
         let state = Arc::new(tokio::sync::Mutex::new(Progress::Empty));
-        let upload = Arc::new(Upload { state, touched: Mutex::new(Instant::now()) });
+        let upload = Arc::new(Upload { state, touched: Mutex::new(Instant::now()), reaper: OnceLock::new() });
         if !is_full {
             all.insert(key.clone(), upload.clone());
         }
@@ -108,12 +132,12 @@ impl Uploads {
 
     /// Removes the upload, and what was received of it, when no part is received for too long.
     fn forget_when_idle(&self, key: Key, upload: &Arc<Upload>) {
-        let (all, upload) = (Arc::downgrade(&self.all), Arc::downgrade(upload));
-        tokio::spawn(async move {
+        let (all, idle) = (Arc::downgrade(&self.all), Arc::downgrade(upload));
+        let reaper = tokio::spawn(async move {
             let mut wait = UPLOAD_IDLE;
             loop {
                 tokio::time::sleep(wait).await;
-                let (Some(all), Some(upload)) = (all.upgrade(), upload.upgrade()) else { return };
+                let (Some(all), Some(upload)) = (all.upgrade(), idle.upgrade()) else { return };
                 match UPLOAD_IDLE.checked_sub(upload.idle()).filter(|left| !left.is_zero()) {
                     Some(left) => wait = left,
                     None => {
@@ -125,6 +149,7 @@ impl Uploads {
                 }
             }
         });
+        upload.reaper.get_or_init(|| reaper.abort_handle());
     }
 }
 

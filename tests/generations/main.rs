@@ -86,7 +86,7 @@ fn send(registry: &Registry, history: &History, to: u64) -> Result<u64, Error> {
     let stream = [&frames.header.encode()[..], &frames.frames[..to as usize].concat()].concat();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
-        let mut append = registry.append(&log, None)?;
+        let mut append = registry.append(&log, None).await?;
         append.push(stream.into()).await;
         append.finish().await.map(|outcome| outcome.durable.0 - 1).map_err(|(error, _)| error)
     })

@@ -178,6 +178,35 @@ fn parts_that_are_refused_take_no_upload_its_place() {
 }
 
 #[test]
+fn the_answer_of_an_upload_that_is_over_is_for_the_same_part_only() {
+    let service = service(|_| {});
+    let (first, second) = ([header(), commits(0, 3, 900, 0)].concat(), [header(), commits(3, 3, 900, 0)].concat());
+    let send = |from: u64, at: usize, total: usize, body: &[u8]| {
+        service.append("app", &format!("?from={from}&upload=mine&at={at}&total={total}"), body)
+    };
+    assert_eq!(send(0, 0, first.len(), &first).json()["durable"], 3);
+    let mut other = first.clone();
+    other[100] ^= 1;
+    assert_eq!(send(0, 0, first.len(), &other).refusal(), (400, "invalid".into()));
+    assert_eq!(send(0, 0, first.len(), &other).refusal(), (422, "corrupt".into()), "as in one request");
+    assert_eq!(send(0, 0, first.len(), &first).json()["skipped"], 3);
+    // The same name for what follows, in one part and in two.
+    assert_eq!(send(3, 0, second.len(), &second).json()["durable"], 6, "its bytes are stored");
+    assert_eq!(send(3, 100, second.len() + 1, &second[100..]).refusal(), (409, "part-missing".into()));
+    let third = [header(), commits(6, 3, 900, 0)].concat();
+    let begun = service.append("app", "?from=6&upload=mine&at=0", &third[..500]);
+    assert_eq!(received(&begun), (202, 500));
+    assert_eq!(send(6, 500, third.len(), &third[500..]).json()["durable"], 9);
+    assert_eq!(service.stream("app"), [first, second, third].concat());
+}
+
+#[test]
+fn a_part_that_goes_on_after_its_own_total_is_invalid() {
+    let service = service(|_| {});
+    assert_eq!(part(&service, "a", 0, Some(400), &[7; 500]).refusal(), (400, "invalid".into()));
+}
+
+#[test]
 fn a_base_in_parts_starts_a_generation_when_it_is_whole() {
     let service = service(|_| {});
     assert_eq!(service.put("/logs/db", r#"{"format":"wal"}"#).status, 201);

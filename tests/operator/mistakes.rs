@@ -1,6 +1,7 @@
 //! Arguments that cannot have been meant.
 
 use std::fs;
+use std::path::Path;
 
 use crate::run;
 use crate::support::process::{Service, arg};
@@ -36,6 +37,28 @@ fn a_log_is_not_mirrored_into_itself_by_another_name() {
         assert_eq!(ended.code, Some(2), "{args:?}: {ended:?}");
         assert!(ended.errors.contains("are the same log"), "{ended:?}");
     }
+}
+
+/// What `cp -r` does.
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() { copy_all(&from, &to) } else { fs::copy(&from, &to).map(|_| ()).unwrap() }
+    }
+}
+
+#[test]
+fn a_service_that_began_with_a_copy_of_the_files_of_another_follows_it() {
+    let data = tempfile::tempdir().unwrap();
+    let (first, second) = (data.path().join("first"), data.path().join("second"));
+    fs::create_dir(&first).unwrap();
+    let service = Service::start(&first);
+    assert_eq!(run(&["mirror", arg(&specimen("whole")), &service.url("app")]).code, Some(0));
+    copy_all(&first, &second);
+    let copy = Service::start(&second);
+    let ended = run(&["mirror", &service.url("app"), &copy.url("app")]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
 }
 
 #[test]

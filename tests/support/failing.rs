@@ -8,6 +8,9 @@ use logmirror::repo::{Repo, RepoFile, RepoLock, RepoMap};
 
 use super::service::PATIENCE;
 
+/// The number of the error "too many open files".
+const EMFILE: i32 = 24;
+
 /// What goes wrong in a directory and those below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
@@ -21,6 +24,8 @@ pub enum Trouble {
     ReadOnly,
     /// Files cannot be read.
     ReadFails,
+    /// No file can be opened for reading: the process has as many as it may.
+    OutOfFiles,
     /// Syncs of files do not return while this lasts.
     SyncHangs,
     /// The next sync of a file hangs while this lasts, and fails then; all others work.
@@ -83,6 +88,7 @@ impl Plan {
     fn check(&self, path: &str, fails: &[Trouble]) -> io::Result<()> {
         match Plan::trouble(&self.state(), path).filter(|trouble| fails.contains(trouble)) {
             Some(Trouble::DiskFull) => Err(io::ErrorKind::StorageFull.into()),
+            Some(Trouble::OutOfFiles) => Err(io::Error::from_raw_os_error(EMFILE)),
             Some(Trouble::ReadOnly) => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
             Some(trouble) => Err(io::Error::other(format!("injected: {trouble:?}"))),
             None => Ok(()),
@@ -149,6 +155,7 @@ impl Repo for Failing {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn RepoFile>> {
+        self.check(&[Trouble::OutOfFiles])?;
         Ok(self.file(self.inner.open(name)?))
     }
 
