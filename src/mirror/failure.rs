@@ -9,7 +9,7 @@ use crate::client::ClientError;
 use crate::format::{FormatError, LogFormat, ScanError};
 use crate::offset::{BytePos, Generation, Offset};
 use crate::sqlite::SnapshotError;
-use crate::stream::{AppendError, OpenError, ReadError};
+use crate::stream::{AppendError, Fault, OpenError, ReadError};
 
 /// Why a mirror stopped. Everything before is kept; running it again resumes.
 #[derive(Debug, thiserror::Error)]
@@ -81,14 +81,14 @@ pub enum MirrorError {
     },
     /// Segments are missing between others in a directory that is the source. They may still be on their way.
     #[error(
-        "source: {place}: gap: no segment holds the offsets {from} to {}, and the next one starts at {to}; everything before was \
-         copied: bring the missing segments back", .to.0.saturating_sub(1)
+        "source: {fault}: no segment in {place} holds the offsets from {} on, up to where segment {to} starts; everything before \
+         was copied: bring the missing segments back", .fault.offset
     )]
     SegmentsMissing {
         /// The directory.
         place: String,
-        /// The first offset that is missing.
-        from: Offset,
+        /// Where they are missing.
+        fault: Fault,
         /// Where the next segment starts.
         to: Offset,
     },

@@ -230,7 +230,7 @@ fn judged(repo: &FsRepo, fault: Fault) -> Result<MirrorError, MirrorError> {
     let starts = segment_starts(repo).map_err(ReadError::Io)?;
     let is_between = found > fault.segment && starts.binary_search(&found).is_ok();
     Ok(match is_between {
-        true => MirrorError::SegmentsMissing { place: repo.place(), from: fault.offset, to: found },
+        true => MirrorError::SegmentsMissing { place: repo.place(), fault, to: found },
         false => ReadError::Damaged(fault).into(),
     })
 }

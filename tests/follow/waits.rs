@@ -168,7 +168,7 @@ fn a_sink_that_cannot_be_written_for_a_while_is_waited_for() {
 fn segments_that_are_still_being_brought_back_are_waited_for() {
     let whole = segments(&specimen("whole"));
     for (held, missing, reason) in [
-        (0, &[111][..], "no segment holds the offsets 111 to 221, and the next one starts at 222"),
+        (0, &[111][..], "holds the offsets from 111 on, up to where segment 222 starts"),
         (111, &[0, 111, 222], "the sink ends at offset 111, but the source starts at 333"),
     ] {
         let (source, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
