@@ -135,6 +135,9 @@ pub struct LogStatus {
     /// What an operator should know of a log that can be used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
+    /// The offsets at its start that it held once and that are gone: the first of them and the one after the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<(Offset, Offset)>,
     /// When a WAL is rolled over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointPolicy>,

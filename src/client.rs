@@ -243,6 +243,10 @@ impl Client {
     /// See [`ClientError`].
     pub async fn find(&self) -> Result<Option<LogStatus>, ClientError> {
         match self.status().await {
+            // The service's answer for a path at which there can be no log.
+            Err(ClientError::Refused { status: 404, body }) if body.message.starts_with("there is nothing at /") => {
+                Err(ClientError::Url { url: without_secrets(self.url.as_str()), reason: body.message })
+            }
             Err(ClientError::Refused { status: 404, body }) if body.error == "not-found" => Ok(None),
             status => status.map(Some),
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use logmirror::client::without_secrets;
+use logmirror::format::name;
 use logmirror::limits;
 use logmirror::mirror::{Mirror, MirrorError, Place, is_database, plan};
 use logmirror::repo::FsRepo;
@@ -92,7 +93,8 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     };
     // One that follows waits until the place is what it should be.
     if let Some(wrong) = wrong_place::not_a_log(&source).filter(|_| !args.follow) {
-        return Exit::Data.because(wrong);
+        let is_segment = Path::new(&source).file_name().and_then(|file| name::parse_segment(file.to_str()?)).is_some();
+        return if is_segment { Exit::Usage } else { Exit::Data }.because(wrong);
     }
     if let Some(wrong) = wrong_place::not_a_sink(&sink).filter(|_| !args.follow || Path::new(&sink).is_file()) {
         return Exit::Usage.because(wrong);
@@ -181,7 +183,7 @@ fn check_places(args: &MirrorArgs) -> Result<(), String> {
     let Ok(starts) = FsRepo::open(path).and_then(|repo| segment_starts(&repo)) else {
         return Ok(());
     };
-    if !starts.is_empty() || path.join(logmirror::format::name::BASE).exists() {
+    if !starts.is_empty() || path.join(name::BASE).exists() {
         return Ok(());
     }
     match place::hint(&args.source) {

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use logmirror::mirror::{Distance, Event, Plan, Progress};
+use logmirror::mirror::{Distance, Event, Plan, Progress, Warning};
 use logmirror::offset::Offset;
 use logmirror::stream::TornContent;
 use serde_json::{Value, json};
@@ -38,6 +38,14 @@ pub(super) struct Report {
     source_bytes: u64,
     /// What is waited for, and when that was printed.
     waiting: Option<(String, Instant)>,
+    /// Whether it is known where the sink is: it held a log, or was opened.
+    known: bool,
+    /// Whether the next attempt is announced: the first, and those after one that wrote.
+    announce: bool,
+    /// Warnings that were printed.
+    warned: Vec<String>,
+    /// What the sink lost at its start.
+    missing: Option<std::ops::Range<Offset>>,
     /// When the last attempt started.
     attempt: Option<Instant>,
     /// Which layout the bar has.
@@ -95,6 +103,10 @@ impl Report {
             distance,
             source_bytes: 0,
             waiting,
+            known: false,
+            announce: true,
+            warned: Vec::new(),
+            missing: None,
             attempt,
             layout,
         }
@@ -102,8 +114,10 @@ impl Report {
 
     pub(super) fn tell(&mut self, event: &Event) {
         match event {
-            Event::Started { from, source_bytes } => {
-                let first = self.attempt.replace(Instant::now()).is_none();
+            Event::Started { from, held, source_bytes } => {
+                self.attempt = Some(Instant::now());
+                let first = std::mem::take(&mut self.announce);
+                self.known |= held;
                 self.source_bytes = self.source_bytes.max(self.now.bytes + source_bytes);
                 (self.now.next, self.now.durable) = (*from, *from);
                 match &self.way {
@@ -115,6 +129,7 @@ impl Report {
             }
             Event::Moved(progress) => {
                 if self.now != *progress {
+                    self.announce |= progress.durable > self.now.durable;
                     (self.now, self.waiting) = (*progress, None);
                 }
                 self.tick();
@@ -124,6 +139,11 @@ impl Report {
                 self.distance = Some(*distance);
                 self.tick();
             }
+            Event::Opened { durable } => {
+                self.known = true;
+                self.now.durable = self.now.durable.max(*durable);
+            }
+            Event::Warning(warning) => self.warn(warning),
             Event::Cut(cut) => {
                 let aside = cut.aside.as_ref().map(|aside| format!(", kept in {aside}")).unwrap_or_default();
                 let (incomplete, with) = match cut.content {
@@ -157,6 +177,19 @@ impl Report {
         }
     }
 
+    fn warn(&mut self, warning: &Warning) {
+        self.missing = warning.missing.clone().or(self.missing.take());
+        if self.warned.contains(&warning.text) {
+            return;
+        }
+        let missing = warning.missing.as_ref().map(|missing| [missing.start, missing.end]);
+        match &self.way {
+            Way::Json => line(&json!({"event": "warning", "text": warning.text, "missing": missing})),
+            _ => self.note(format_args!("warning: {}", warning.text)),
+        }
+        self.warned.push(warning.text.clone());
+    }
+
     fn retrying(&mut self, error: &str, after: Duration) {
         let known = self.waiting.as_ref().filter(|(reason, since)| reason == error && since.elapsed() < WAITING_EVERY);
         let printed_at = known.map(|(_, since)| *since);
@@ -185,7 +218,7 @@ impl Report {
         match (&self.waiting, self.attempt) {
             (Some(_), _) => State::Waiting,
             (None, None) => State::Starting,
-            _ if self.follow && behind == 0 && self.lag() == 0 => State::Following,
+            _ if self.follow && self.known && behind == 0 && self.lag() == 0 => State::Following,
             _ => State::Copying,
         }
     }
@@ -234,14 +267,34 @@ impl Report {
         self.now.next.0.saturating_sub(self.now.durable.0)
     }
 
+    /// The distance as measured, brought up to where the sink is now.
+    fn current(&self) -> Option<Distance> {
+        let mut distance = self.distance?;
+        let durable = self.now.durable;
+        let (true, false, Some(next)) = (self.known, distance.is_short, distance.source_next) else {
+            return Some(distance);
+        };
+        let next = next.max(durable);
+        let offsets = next.0 - durable.0;
+        distance.bytes = match (distance.bytes, distance.offsets) {
+            (Some(bytes), Some(before)) if offsets > 0 && before > 0 => {
+                Some((bytes as f64 * offsets as f64 / before as f64) as u64)
+            }
+            (bytes, _) if offsets > 0 => bytes,
+            _ => Some(distance.unfinished),
+        };
+        if offsets == 0 {
+            distance.age = Duration::ZERO;
+        }
+        (distance.source_next, distance.offsets) = (Some(next), Some(offsets));
+        Some(distance)
+    }
+
     /// How far the sink is behind, in words.
     fn behind(&self) -> String {
-        let Some(Distance { source_next, offsets, bytes, unfinished, age, .. }) = self.distance else {
+        let Some(Distance { source_next, offsets, bytes, unfinished, age, is_short, .. }) = self.current() else {
             return format!("{} offsets to be durable", self.lag());
         };
-        // Where the sink is may be known only since the source was measured.
-        let compared = source_next.filter(|_| self.attempt.is_some());
-        let offsets = offsets.or(compared.and_then(|next| next.0.checked_sub(self.now.durable.0)));
         match (offsets, source_next) {
             (Some(offsets), _) => {
                 let bytes = HumanBytes(bytes.unwrap_or(0));
@@ -251,7 +304,7 @@ impl Report {
                 };
                 format!("{offsets} offsets, {bytes}, {:.1} s behind the source{tail}", age.as_secs_f64())
             }
-            (None, Some(next)) if compared.is_some() => {
+            (None, Some(next)) if is_short && self.attempt.is_some() => {
                 let end = self.now.durable;
                 format!("the source ends at offset {next}, before the end of the copy at offset {end}")
             }
@@ -261,20 +314,26 @@ impl Report {
     }
 
     fn line(&mut self, event: &str, over: Duration) {
-        let Progress { commits, bytes: total, next: Offset(next), durable: Offset(durable) } = self.now;
+        let Progress { commits, bytes: total, next, durable, .. } = self.now;
+        // One that is done left nothing to be known, also where there was nothing to open.
+        let known = self.known || event == "done";
+        let (next, durable) = (Some(next).filter(|_| known), Some(durable).filter(|_| known));
         let bytes = total.saturating_sub(if event == "progress" { self.before.0.bytes } else { 0 });
         let rate = (bytes as f64 / over.as_secs_f64().max(1e-6)) as u64;
         let (lag, state) = (self.lag(), self.state());
-        let source_next = self.distance.and_then(|distance| distance.source_next);
+        let distance = self.current().unwrap_or_default();
+        let source_next = distance.source_next;
         if let Way::Json = self.way {
             let seconds = self.start.elapsed().as_secs_f64();
             let rate = if event == "heartbeat" { 0 } else { rate };
             let mut value = json!({"event": event, "commits": commits, "bytes": total, "next": next, "durable": durable,
                 "bytes_per_second": rate, "lag": lag, "source_bytes": self.source_bytes, "seconds": seconds});
+            if let (Some(missing), Value::Object(fields)) = (&self.missing, &mut value) {
+                fields.insert("missing".into(), json!([missing.start, missing.end]));
+            }
             if self.follow
                 && let Value::Object(fields) = &mut value
             {
-                let distance = self.distance.unwrap_or_default();
                 let age = distance.offsets.map(|_| distance.age.as_secs_f64());
                 fields.insert("state".into(), json!(state.word()));
                 fields.insert("source_next".into(), json!(source_next));
@@ -295,11 +354,14 @@ impl Report {
                 (Some((reason, _)), "waiting") => format!("; {reason}"),
                 _ => String::new(),
             };
-            say(format_args!(
-                "{event}: {total} in {commits} commits{rate}, durable up to offset {durable}, {behind}{reason}"
-            ));
+            let durable = durable.map(|durable| format!(", durable up to offset {durable}")).unwrap_or_default();
+            say(format_args!("{event}: {total} in {commits} commits{rate}{durable}, {behind}{reason}"));
         }
-        (self.told, self.before) = (Instant::now(), (self.now, state, source_next));
+        if let ("waiting", Some((_, printed_at))) = (event, &mut self.waiting) {
+            *printed_at = Instant::now();
+        }
+        let measured = self.distance.and_then(|distance| distance.source_next);
+        (self.told, self.before) = (Instant::now(), (self.now, state, measured));
     }
 
     /// It ended: by itself or because it was asked to, well or with an error. Returns how the command ends.

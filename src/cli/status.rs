@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::Args;
 use logmirror::api::LastCommit;
 use logmirror::limits::COMMIT_BYTES_MAX;
-use logmirror::mirror::{Place, recorded_end};
+use logmirror::mirror::{Place, missing_start, recorded_end};
 use logmirror::stream::{SurveyError, Tail, TornContent, survey, torn_content};
 use serde_json::{Map, Value, json};
 
@@ -97,10 +97,14 @@ fn of_dir(path: &std::path::Path) -> Result<(Map<String, Value>, Exit), Exit> {
             (json!(text), Exit::Data)
         }
     };
+    let missing = missing_start(path).map_err(|error| Exit::Io.because_of(path.display(), error))?;
+    let exit = if missing.is_some() { Exit::Data } else { exit };
+    let missing =
+        missing.map(|missing| format!("offsets {} to {}: the first segments were removed", missing.start, missing.end));
     let status = json!({
         "path": place.to_string(), "format": found.format, "epoch": found.epoch, "first": found.first,
         "next": found.next, "segments": found.segments.len(),
-        "bytes": found.segments.iter().map(|segment| segment.bytes).sum::<u64>(), "last_commit": last, "tail": tail,
+        "bytes": found.segments.iter().map(|segment| segment.bytes).sum::<u64>(), "last_commit": last, "tail": tail, "missing": missing,
     });
     match status {
         Value::Object(status) => Ok((status, exit)),

@@ -205,6 +205,10 @@ fn remedy(fault: &FoundFault) -> String {
         "gap" => format!("bring back the segments from offset {offset} on from a sound copy"),
         "fork" => "two histories are mixed here: find out which is the real one and copy that".to_owned(),
         "stale-epoch" => "a writer that had lost the lead wrote here: compare with the source".to_owned(),
+        "missing" => format!(
+            "restore the segments from offset {offset} up to {segment} from a sound copy, or make a new mirror in another directory"
+        ),
+        "repeat" => "another process wrote it: compare with the source".to_owned(),
         "lost" => format!("bring back the commits from offset {offset} on from a sound copy"),
         _ => format!("replace segment {segment} by that of a sound copy"),
     }

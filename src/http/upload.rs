@@ -84,7 +84,8 @@ async fn take_commits(
     if from > durable {
         return Err((Error::Gap { expected: durable, found: from }, durable).into());
     }
-    let upload = app.uploads.get(log.id(), &part.upload)?;
+    // What was begun for one generation is nothing in the next.
+    let upload = app.uploads.get(&format!("{}/{}", log.id(), log.generation()), &part.upload)?;
     let mut progress = upload.turn().await;
     if let UploadProgress::Done(last, Some(outcome)) = *progress
         && is_again(app, &upload, last, (from.0, part), body, &mut progress).await?

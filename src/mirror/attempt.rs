@@ -88,9 +88,9 @@ async fn attempt_generation(
     }
     let status = sink.status(extent.format).await.map_err(|error| sink.own(error))?;
     let from = status.next().or(extent.first).unwrap_or_default();
-    (progress.next, progress.durable) = (from, from);
-    told(Event::Started { from, source_bytes: source.bytes_from(from, extent) });
-    let generation = extent.generation;
+    let (generation, held) = (extent.generation, status.next().is_some());
+    progress.begin(generation, from);
+    told(Event::Started { from, held, source_bytes: source.bytes_from(progress.uncounted(), extent) });
     let (held, reading) = meet(mirror, extent, sink, &status, from).await?;
     let pieces = source.stream(reading, mirror.commit_bytes_max);
     let mut delivery = Delivery::new(sink, status, format, generation);

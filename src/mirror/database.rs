@@ -117,8 +117,10 @@ pub(super) async fn attempt(
         let mut delivery = Delivery::new(sink, status, LogFormat::Wal, Generation::FIRST);
         delivery.open(None, told).await?;
         let from = reader.next;
-        (progress.next, progress.durable) = (from, from);
-        told(Event::Started { from, source_bytes: reader.bytes_left() });
+        progress.begin(Generation::FIRST, from);
+        // Frames of another generation start over at the first.
+        progress.counted.1 = progress.counted.1.min(from);
+        told(Event::Started { from, held: true, source_bytes: reader.bytes_left() });
         let pumped =
             pump(reader.start(watch, mirror.commit_bytes_max), &mut delivery, Overlap::default(), progress, told).await;
         // What came is sound and is kept, whatever became of the rest.
@@ -257,7 +259,7 @@ fn fits(snapshot: &Snapshot, standing: &Standing, theirs: Chain) -> Result<(), M
         Some(header) => chain_at(snapshot, &header, held)?,
         None => None,
     };
-    if ours == Some(theirs) { Ok(()) } else { Err(MirrorError::Fork { at: Offset(held) }) }
+    if ours == Some(theirs) { Ok(()) } else { Err(MirrorError::Fork { at: Offset(held), is_first: false }) }
 }
 
 /// The checksum up to and with a frame.

@@ -5,6 +5,7 @@ use tokio::sync::watch;
 use super::database::off;
 use super::failure::MirrorError;
 use super::feeding::Feeding;
+use super::missing::Warning;
 use super::run::Event;
 use super::sink::{OpenSink, Sink, SinkStatus};
 use crate::format::LogFormat;
@@ -48,6 +49,7 @@ impl<'a> Delivery<'a> {
         };
         let opened = self.sink.open(status, self.format, self.generation, first).await;
         let OpenSink { feeding, cut, emptied } = opened.map_err(|error| self.sink.own(error))?;
+        told(Event::Opened { durable: *feeding.durable().borrow() });
         self.feeding = Some(feeding);
         if let Some(durable) = emptied {
             told(Event::Emptied { durable });
@@ -90,6 +92,14 @@ impl<'a> Delivery<'a> {
             feeding.look();
         }
         Ok(())
+    }
+
+    /// What is to be known of a directory that is the sink, while it is open.
+    pub(super) async fn warning(&self) -> Result<Option<Warning>, MirrorError> {
+        match (self.sink, &self.feeding) {
+            (Sink::Dir(_), Some(_)) => self.sink.warning().await,
+            _ => Ok(None),
+        }
     }
 
     /// Returns when an open sink has ended by itself.

@@ -17,7 +17,9 @@ use crate::api::Positions;
 use crate::client::{Client, positions};
 use crate::format::wal::WalHeader;
 use crate::format::{Commit, Framing};
-use crate::limits::{MEASURE_COMMITS_MAX, MEASURE_EVERY, MEASURE_LATE, MEASURE_LOG_EVERY, MEASURE_TIME_MAX};
+use crate::limits::{
+    COMMIT_BYTES_MAX, MEASURE_COMMITS_MAX, MEASURE_EVERY, MEASURE_LATE, MEASURE_LOG_EVERY, MEASURE_TIME_MAX,
+};
 use crate::offset::{BytePos, Offset};
 use crate::repo::FsRepo;
 use crate::segment::{Entry, SegmentReader};
@@ -39,12 +41,18 @@ pub struct Distance {
     pub age: Duration,
     /// Bytes of the source that were moved since the start, or are still to be moved.
     pub source_bytes: u64,
+    /// Whether the source was found, more than once in a row, to end before the sink.
+    pub is_short: bool,
 }
 
 /// What happens, seen from outside: passes events on, and knows where source and sink were last.
 pub(super) struct Observer<F> {
     events: F,
     progress: Option<Progress>,
+    /// Whether the sink held a log or was opened once.
+    held: bool,
+    /// How often in a row the source was found to end before the sink.
+    short: u32,
     source: Option<Measured>,
     /// When the source was first seen to reach an offset, ascending.
     seen: VecDeque<(Offset, Instant)>,
@@ -63,15 +71,17 @@ struct Measured {
 
 impl<F: FnMut(Event)> Observer<F> {
     pub(super) fn new(events: F) -> Self {
-        Observer { events, progress: None, source: None, seen: VecDeque::new() }
+        Observer { events, progress: None, held: false, short: 0, source: None, seen: VecDeque::new() }
     }
 
     pub(super) fn tell(&mut self, event: Event) {
         match &event {
-            Event::Started { from, .. } => {
+            Event::Started { from, held, .. } => {
                 let before = self.progress.unwrap_or_default();
                 self.progress = Some(Progress { next: *from, durable: *from, ..before });
+                (self.held, self.short) = (self.held || *held, 0);
             }
+            Event::Opened { .. } => self.held = true,
             Event::Moved(progress) => {
                 self.saw(progress.next);
                 self.progress = Some(*progress);
@@ -109,7 +119,8 @@ impl<F: FnMut(Event)> Observer<F> {
         // What was durable before the source was looked at must be in it, unless it lost its end or was reset.
         let is_end = measured.unfinished.is_some();
         let is_short = is_end && measured.next.is_some_and(|found| before.is_some_and(|before| found < before.durable));
-        let known = self.progress.is_some() && !is_short;
+        self.short = if is_short { self.short + 1 } else { 0 };
+        let known = self.progress.is_some() && self.held && !is_short;
         let source_next = measured.next.map(|found| if known { found.max(next) } else { found });
         let offsets = source_next.filter(|_| known).map(|end| end.0.saturating_sub(durable.0));
         let unfinished = measured.unfinished.unwrap_or(0);
@@ -119,7 +130,10 @@ impl<F: FnMut(Event)> Observer<F> {
             _ => Duration::ZERO,
         };
         let source_bytes = bytes + measured.left;
-        (self.events)(Event::Measured(Distance { source_next, offsets, bytes: behind, unfinished, age, source_bytes }));
+        // What shows once may have been measured before the sink moved on.
+        let is_short = self.short > 1;
+        let distance = Distance { source_next, offsets, bytes: behind, unfinished, age, source_bytes, is_short };
+        (self.events)(Event::Measured(distance));
     }
 }
 
@@ -231,14 +245,16 @@ fn of_wal(seen: &SharedWal, progress: Option<Progress>) -> Option<Measured> {
     let next = Some(Offset(frames + 1)).filter(|_| header == seen.mirrored);
     let frame = header.map_or(0, |header| header.frame_len());
     let bytes = |from: Offset| next.map_or(0, |next| next.0.saturating_sub(from.0) * frame);
-    let Progress { next: sent, durable, .. } = progress.unwrap_or_default();
+    let progress = progress.unwrap_or_default();
+    let (sent, durable) = (progress.uncounted(), progress.durable);
     Some(Measured { next, behind: bytes(durable), left: bytes(sent), unfinished: Some(0) })
 }
 
 async fn of_log(client: &Client, progress: Option<Progress>) -> io::Result<Measured> {
     let status = client.status().await.map_err(io::Error::other)?;
     let Positions { first, durable: next, bytes, .. } = positions(&status).map_err(io::Error::other)?;
-    let Progress { next: sent, durable, .. } = progress.unwrap_or_default();
+    let progress = progress.unwrap_or_default();
+    let (sent, durable) = (progress.uncounted(), progress.durable);
     let share = |from: Offset| {
         let (all, wanted) = (next.0.saturating_sub(first.0), next.0.saturating_sub(from.max(first).0));
         if all == 0 { 0 } else { (bytes as f64 * wanted as f64 / all as f64) as u64 }
@@ -252,6 +268,14 @@ pub(super) fn measure_dir(path: PathBuf, commit_bytes_max: u64, from: Offset) ->
     let at = Progress { next: from, durable: from, ..Progress::default() };
     let Measured { next, behind, .. } = gauge.measure(Some(at))?;
     Ok((next.unwrap_or_default(), behind))
+}
+
+/// How many bytes of whole commits a directory has from `from` on; none where its end is not found at once.
+pub(super) fn bytes_in_dir(path: PathBuf, from: Offset) -> io::Result<Option<u64>> {
+    let mut gauge = DirGauge { path, commit_bytes_max: COMMIT_BYTES_MAX, known: None, wal: SharedWal::default() };
+    let at = Progress { next: from, durable: from, ..Progress::default() };
+    let Measured { behind, unfinished, .. } = gauge.measure(Some(at))?;
+    Ok(unfinished.map(|_| behind))
 }
 
 /// Measures a directory by its index and the little after its last entry.
@@ -272,7 +296,8 @@ impl DirGauge {
         };
         let end = self.end(&repo, last)?;
         self.known = Some((last, end));
-        let Progress { next: sent, durable, .. } = progress.unwrap_or_default();
+        let progress = progress.unwrap_or_default();
+        let (sent, durable) = (progress.uncounted(), progress.durable);
         let behind = self.bytes(&repo, &starts, durable, end)?;
         let left = if sent == durable { behind } else { self.bytes(&repo, &starts, sent, end)? };
         Ok(Measured { next: Some(end.key), behind, left, unfinished: self.unfinished(&repo, last, end)? })

@@ -40,11 +40,13 @@ pub enum MirrorError {
         /// Why.
         error: std::io::Error,
     },
-    /// The sink's last commit is another one in the source: the histories have parted.
-    #[error("fork: the commit at offset {at} in the sink is not the one in the source")]
+    /// A commit of the sink is another one in the source: the histories have parted.
+    #[error("fork: {}the commit at offset {at}", if *.is_first { "the copies differ first at " } else { "the copies differ at or before " })]
     Fork {
         /// Its offset.
         at: Offset,
+        /// Whether the commits before it are known to be the same.
+        is_first: bool,
     },
     /// The source holds another commit than the one that was read from it.
     #[error("fork: the source holds another commit at offset {at} than the one read there before: it was reset")]
@@ -292,6 +294,14 @@ pub enum MirrorError {
         sink_url: String,
         /// The log's id.
         id: String,
+    },
+    /// The sink lost the segments it began with. All that the source has after its end was copied.
+    #[error("sink: {}: what was new was copied, but the copy is not whole: {text}", .place.display())]
+    NotWhole {
+        /// The directory.
+        place: PathBuf,
+        /// What is missing, and what to do.
+        text: String,
     },
     /// The connection or a thread ended early.
     #[error("{0}")]

@@ -39,7 +39,13 @@ pub(super) fn write(
         match message {
             ToWriter::Batch(batch) => {
                 let before = done.bytes;
-                writer.append_batch(&batch, &mut done)?;
+                if let Err(refused) = writer.append_batch(&batch, &mut done) {
+                    // What came before is kept, unless the writer has failed.
+                    if let Ok(durable) = writer.sync() {
+                        told.send_replace(durable);
+                    }
+                    return Err(refused.into());
+                }
                 unsynced += done.bytes - before;
             }
             ToWriter::Synced(synced) => {

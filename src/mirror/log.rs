@@ -529,6 +529,7 @@ impl Log {
             warning: (view.opened && view.first > self.meta.first).then(|| {
                 format!("offsets {} to {} are missing: its first segments were removed", self.meta.first, view.first)
             }),
+            missing: (view.opened && view.first > self.meta.first).then_some((self.meta.first, view.first)),
             checkpoint: (self.is_described() && self.meta.format == LogFormat::Wal).then(|| self.policy()),
             checkpoint_failing: None,
         }

@@ -15,12 +15,14 @@ use crate::stream::{Batch, Cursor, OpenError, Part, SurveyError};
 pub(super) struct Overlap {
     next: Option<LastCommit>,
     rest: Option<Cursor>,
+    /// Whether one was compared, and was the same.
+    same: bool,
 }
 
 impl Overlap {
     /// The last commit of a sink and nothing before it.
     pub(super) fn only(last: Option<LastCommit>) -> Overlap {
-        Overlap { next: last, rest: None }
+        Overlap { next: last, rest: None, same: false }
     }
 
     /// Those of a directory from the last one that its record says is durable on; without a record, its last. None before
@@ -40,7 +42,7 @@ impl Overlap {
         off(move || {
             let mut cursor = Cursor::open(&repo, &segments, start, commit_bytes_max).map_err(damaged)?;
             let next = cursor.next().map_err(damaged)?.map(|placed| LastCommit::from(&placed.commit));
-            Ok(Overlap { next, rest: Some(cursor) })
+            Ok(Overlap { next, rest: Some(cursor), same: false })
         })
         .await?
     }
@@ -89,8 +91,10 @@ impl Overlap {
                     break;
                 };
                 if LastCommit::from(&found) != held {
-                    return Err(MirrorError::Fork { at: held.offset.min(found.first) });
+                    let (at, is_first) = (held.offset.min(found.first), self.same);
+                    return Err(MirrorError::Fork { at, is_first });
                 }
+                self.same = true;
                 self.next = match &mut self.rest {
                     Some(rest) => rest.next().map_err(damaged)?.map(|placed| LastCommit::from(&placed.commit)),
                     None => None,

@@ -152,6 +152,8 @@ async fn plan_log(mirror: &Mirror, source: &Source, sink: &Sink) -> Result<Plan,
             ));
         }
     }
+    let warnings = [source.warning().await?, sink.warning().await?];
+    plan.notes.extend(warnings.into_iter().flatten().map(|warning| warning.text));
     (plan.to, plan.bytes) = left(mirror, source, extent, plan.from.unwrap_or_default()).await?;
     Ok(plan)
 }

@@ -40,6 +40,9 @@ pub(super) async fn pump(
             error = delivery.failed() => return Err(error),
             _ = looks.tick() => {
                 delivery.look().await?;
+                if let Some(warning) = delivery.warning().await? {
+                    told(Event::Warning(warning));
+                }
                 continue;
             }
             Ok(durable) = moved => {
@@ -69,9 +72,7 @@ pub(super) async fn pump(
             }
         }
         for run in batch.runs() {
-            progress.commits += run.commits;
-            progress.bytes += run.bytes;
-            progress.next = run.end;
+            progress.count(run);
         }
         if !batch.is_empty() && !delivery.send(batch, told).await? {
             return Err(delivery.failed().await);

@@ -12,6 +12,7 @@ use super::database::{self, Database};
 use super::distance::{Distance, Observer, SharedWal, measure};
 use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
+use super::missing::{self, Warning};
 use super::ownership;
 use super::shorter;
 use super::sink::{DirSink, Sink};
@@ -19,19 +20,21 @@ use super::source::Source;
 use crate::blame::{Blame, Blamed, with_causes};
 use crate::client::{Client, without_secrets};
 use crate::limits::{ATTEMPTS_MAX, BACKOFF_LAST};
-use crate::offset::Offset;
+use crate::offset::{Generation, Offset};
 use crate::repo::FsRepo;
 use crate::retry::RECONNECT;
-use crate::stream::{CutTail, Options};
+use crate::stream::{CutTail, Options, Run};
 
 /// What happens while a mirror runs.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// An attempt starts.
     Started {
-        /// Where the sink stands.
+        /// Where the sink is, or what would be sent to it first while it holds no log.
         from: Offset,
-        /// Bytes in the source from there on, roughly.
+        /// Whether the sink holds a log.
+        held: bool,
+        /// Bytes in the source from there on, roughly, not counting those that were sent before.
         source_bytes: u64,
     },
     /// The incomplete end of a write of ours was cut off the sink when it was opened.
@@ -42,6 +45,13 @@ pub enum Event {
         /// What its record says.
         durable: Offset,
     },
+    /// The sink was opened for writing.
+    Opened {
+        /// Everything before is durable in it.
+        durable: Offset,
+    },
+    /// Something is to be known of the source or the sink. Reported with each attempt.
+    Warning(Warning),
     /// Something moved.
     Moved(Progress),
     /// The source was measured: how far the sink is behind it. Only while following.
@@ -65,14 +75,48 @@ pub enum Event {
 /// How far a mirror has come, counted from its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Commits handed to the sink.
+    /// Commits handed to the sink. What has to be sent again counts once.
     pub commits: u64,
     /// Their bytes, and those of bases.
     pub bytes: u64,
+    /// The generation and the offset up to which commits were counted.
+    pub(crate) counted: (Generation, Offset),
     /// The offset after the last one.
     pub next: Offset,
     /// The offset after the last commit durable in the sink.
     pub durable: Offset,
+}
+
+impl Progress {
+    /// An attempt begins with `generation` at `from`.
+    pub(super) fn begin(&mut self, generation: Generation, from: Offset) {
+        (self.next, self.durable) = (from, from);
+        if self.counted.0 != generation {
+            self.counted = (generation, from);
+        }
+    }
+
+    /// Counts a run that is handed to the sink, but for what was counted before.
+    pub(super) fn count(&mut self, run: &Run) {
+        self.next = run.end;
+        let counted = self.counted.1;
+        if run.end <= counted {
+            return;
+        }
+        if run.first >= counted {
+            (self.commits, self.bytes) = (self.commits + run.commits, self.bytes + run.bytes);
+        } else {
+            for (_, commit) in run.commits().filter(|(_, commit)| commit.first >= counted) {
+                (self.commits, self.bytes) = (self.commits + 1, self.bytes + commit.bytes);
+            }
+        }
+        self.counted.1 = run.end;
+    }
+
+    /// The offset from which the bytes of the source are not counted yet.
+    pub(super) fn uncounted(&self) -> Offset {
+        self.counted.1.max(self.next)
+    }
 }
 
 /// Runs a mirror until the source is copied, or without end if it follows.
@@ -101,15 +145,14 @@ async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) 
     let mut progress = Progress::default();
     let mut failures = 0;
     loop {
-        let (before, since) = (progress, Instant::now());
+        let since = Instant::now();
         // Only what this mirror wrote is progress: another writer may move the end of the sink too.
         let (mut began, mut wrote) = (None, false);
         let mut seen = |event| {
             match &event {
                 Event::Started { from, .. } => began = Some(*from),
                 Event::Moved(now) => {
-                    let grew = began.is_some_and(|began| now.durable > began);
-                    wrote |= grew && now.commits > before.commits;
+                    wrote |= began.is_some_and(|began| now.durable > began && now.next > began);
                 }
                 _ => {}
             }
@@ -181,6 +224,9 @@ impl Ends {
         match source {
             Origin::Log(source) => {
                 are_two_logs(source, sink).await?;
+                for warning in [source.warning().await?, sink.warning().await?].into_iter().flatten() {
+                    told(Event::Warning(warning));
+                }
                 match attempt(mirror, source, sink, progress, told).await {
                     Err(ahead @ MirrorError::Ahead { .. }) => {
                         Err(shorter::judged(source, sink, mirror.commit_bytes_max, ahead).await)
@@ -188,7 +234,21 @@ impl Ends {
                     ended => ended,
                 }
             }
-            Origin::Database(database) => database::attempt(mirror, database, sink, progress, told).await,
+            Origin::Database(database) => {
+                sink.warning().await?.into_iter().for_each(|warning| told(Event::Warning(warning)));
+                database::attempt(mirror, database, sink, progress, told).await
+            }
+        }?;
+        // It goes on with what is new, but a copy without its beginning is no good end.
+        let Sink::Dir(dir) = sink else {
+            return Ok(());
+        };
+        match sink.warning().await? {
+            Some(Warning { missing: Some(missing), .. }) => Err(MirrorError::NotWhole {
+                place: dir.path().to_owned(),
+                text: missing::in_words(dir.path(), &missing),
+            }),
+            _ => Ok(()),
         }
     }
 }
@@ -268,4 +328,38 @@ impl Sink {
 
 fn dir<T>(path: &Path, opened: io::Result<T>) -> Result<T, MirrorError> {
     opened.map_err(|error| MirrorError::Dir { place: path.display().to_string(), error })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::format::commitlog::Version;
+    use crate::format::{Framing, LogFormat};
+    use crate::stream::{Batch, Batcher};
+
+    #[test]
+    fn what_is_sent_again_counts_once() {
+        // Each of its commits holds three entries in 218 bytes, after a header of ten.
+        let bytes = fs::read("segments/commitlog/whole/00000000000000000000.stdb.log").unwrap();
+        let mut progress = Progress::default();
+        let mut send = |from: u64, to: u64| {
+            let cut = |offset: u64| 10 + (offset / 3 * 218) as usize;
+            let (mut batch, expected) = (Batch::default(), Some(Offset(from)));
+            let framing = if from == 0 { Framing::of(LogFormat::Commitlog) } else { Framing::Commitlog(Version::V1) };
+            let start = if from == 0 { 0 } else { cut(from) };
+            let mut batcher = Batcher::new(framing, expected.filter(|_| from > 0), 1 << 20);
+            batcher.push(bytes[start..cut(to)].to_vec().into(), &mut batch).unwrap();
+            progress.begin(Generation::FIRST, Offset(from));
+            batch.runs().for_each(|run| progress.count(run));
+            progress
+        };
+        let first = send(0, 60);
+        assert_eq!((first.commits, first.next), (20, Offset(60)));
+        let again = send(30, 90);
+        assert_eq!((again.commits, again.next), (30, Offset(90)));
+        assert_eq!(again.bytes - first.bytes, 10 * 218);
+        let within = send(30, 60);
+        assert_eq!((within.commits, within.bytes, within.next), (again.commits, again.bytes, Offset(60)));
+    }
 }

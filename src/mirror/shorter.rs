@@ -17,7 +17,7 @@ use crate::stream::{Cursor, OpenError, survey};
 /// sink. Otherwise, or where that cannot be found out, the same.
 pub(super) async fn judged(source: &Source, sink: &Sink, max: u64, ahead: MirrorError) -> MirrorError {
     match parted_at(source, sink, max).await {
-        Ok(Some(at)) => MirrorError::Fork { at },
+        Ok(Some(at)) => MirrorError::Fork { at, is_first: false },
         Ok(None) => ahead,
         Err(error) => {
             log::debug!("the last commit of the source cannot be compared: {error}");

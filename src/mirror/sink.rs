@@ -519,6 +519,15 @@ impl DirSink {
 
     fn create(&self) -> Result<FsRepo, MirrorError> {
         self.presence.check(&self.path)?;
+        let is_link = fs::symlink_metadata(&self.path).is_ok_and(|found| found.is_symlink());
+        if is_link && fs::metadata(&self.path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            let to = fs::read_link(&self.path).unwrap_or_default();
+            let text = format!(
+                "this is a link to {}, which does not exist: make that directory, or give another DST",
+                to.display()
+            );
+            return Err(self.at(io::Error::new(io::ErrorKind::NotFound, text)));
+        }
         let opened = if self.presence.is_bound() { FsRepo::open(&self.path) } else { FsRepo::create(&self.path) };
         let repo = opened.map_err(|error| self.at(error))?;
         let mut held = locked(&self.db_lock);
@@ -554,8 +563,10 @@ impl DirSink {
         let origin = *locked(&self.origin);
         let of_generation = recorded.as_ref().filter(|recorded| recorded.generation == generation);
         let base = origin.base.or(of_generation.and_then(|recorded| recorded.base));
+        // A directory that lost all of its segments begins again; one that lost some does not.
+        let begun = found.filter(|it| it.survey.first.is_some()).and_then(|it| it.record.as_ref()?.first);
         let claim = Claim {
-            record: MirrorRecord { id, log: origin.log, base, ..new },
+            record: MirrorRecord { id, first: begun, log: origin.log, base, ..new },
             // A directory that lost all of its segments starts over.
             floor: found.filter(|it| it.survey.first.is_some()).and_then(|it| it.record.as_ref()).map(|it| it.durable),
             seen: found.map(|found| LogEnd::of(&found.survey)).unwrap_or_default(),
@@ -569,8 +580,12 @@ impl DirSink {
                 self.lock(&repo)?.0
             }
         };
-        let writer =
-            StreamWriter::open_locked_mirror(Arc::new(repo), Options { format, ..self.options }, &claim, lock)?;
+        let options = Options { format, ..self.options };
+        let writer = StreamWriter::open_locked_mirror(Arc::new(repo), options, &claim, lock);
+        let writer = writer.map_err(|error| match error {
+            OpenError::Io(error) => self.at(error),
+            error => error.into(),
+        })?;
         self.presence.opened(id);
         Ok(writer)
     }

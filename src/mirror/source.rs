@@ -12,6 +12,7 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::distance::bytes_in_dir;
 use super::failure::MirrorError;
 use super::read_url;
 use super::still::{Stillness, Verdict};
@@ -114,6 +115,10 @@ impl Source {
             }
             (Source::Url(_), ..) => 0,
             (Source::Dir(repo), ..) => {
+                // Preallocated space is not counted.
+                if let Ok(Some(bytes)) = bytes_in_dir(repo.path().to_owned(), from) {
+                    return bytes;
+                }
                 let starts = segment_starts(repo).unwrap_or_default();
                 let held = starts.partition_point(|start| *start <= from).saturating_sub(1);
                 starts[held..].iter().map(|start| bytes_of(repo, *start, from).unwrap_or(0)).sum()

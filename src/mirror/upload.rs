@@ -20,7 +20,7 @@ use crate::api::AppendOutcome;
 use crate::limits::{UPLOAD_EVICT_AFTER, UPLOAD_ID_BYTES_MAX, UPLOAD_IDLE, UPLOADS_MAX, UPLOADS_PER_LOG_MAX};
 use crate::repo::RepoFile;
 
-/// Whose upload it is: the log's id, and the name that the sender gave to the upload.
+/// Whose upload it is: the log, and the name that the sender gave to the upload.
 type Key = (String, String);
 
 /// All uploads of a service that are not over, and the answers of those that were lately.
@@ -83,7 +83,7 @@ pub struct Staged {
 }
 
 impl Uploads {
-    /// The upload `id` of the log whose id is `log`, which may be a new one. Belongs to a runtime, whose blocking threads
+    /// The upload `id` of `log`, which names it and never another one. It may be new. Belongs to a runtime, whose blocking threads
     /// remove the files of uploads that are given up for it.
     ///
     /// # Errors

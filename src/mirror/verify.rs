@@ -8,7 +8,7 @@ use crate::format::name::parse_segment;
 use crate::format::{FormatError, Framing, ScanError};
 use crate::offset::{BytePos, Offset};
 use crate::stream::{Batch, Batcher, Fault, FaultKind, Part, Run};
-use crate::verify::{FoundFault, Report, SegmentReport};
+use crate::verify::{FoundFault, Note, Report, SegmentReport};
 
 /// Reads a log of a service from its first offset to its durable end and checks everything. What is behind the first
 /// fault is not looked at. `told` hears of bytes checked.
@@ -58,7 +58,13 @@ pub async fn verify_url(
         fault = cut.or(short).map(|kind| report.fault(kind));
     }
     // What it serves may be sound, but that is not all that it held.
-    report.faults = fault.as_ref().map(FoundFault::from).or(damage).into_iter().collect();
+    let missing = status.missing.filter(|_| damage.is_none()).map(|(offset, found)| {
+        FoundFault::from(&Fault { segment: found, offset, at: BytePos(0), kind: FaultKind::Missing { found } })
+    });
+    report.faults = missing.into_iter().chain(fault.as_ref().map(FoundFault::from).or(damage)).collect();
+    if let Some(message) = status.warning {
+        report.notes.push(Note { segment: first, message });
+    }
     report.error = report.faults.first().map(|fault| fault.message.clone());
     Ok(report)
 }

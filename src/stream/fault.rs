@@ -77,6 +77,16 @@ pub enum FaultKind {
         /// The offset up to which it was durable.
         durable: Offset,
     },
+    /// The segments that a mirror began with are gone.
+    Missing {
+        /// Where what is left starts; [`Fault::offset`] is where the mirror began.
+        found: Offset,
+    },
+    /// A whole commit is there twice, in a log that nobody but us writes.
+    Repeat {
+        /// Its offset.
+        found: Offset,
+    },
     /// A sealed segment does not decompress.
     Sealed {
         /// What the decoder says.
@@ -99,6 +109,8 @@ impl FaultKind {
             FaultKind::StaleEpoch { .. } => "stale-epoch",
             FaultKind::Torn { .. } => "torn",
             FaultKind::Lost { .. } => "lost",
+            FaultKind::Missing { .. } => "missing",
+            FaultKind::Repeat { .. } => "repeat",
         }
     }
 }
@@ -123,6 +135,10 @@ impl fmt::Display for Fault {
             FaultKind::StaleEpoch { current, found } => {
                 write!(f, "epoch falls from {current} to {found} at offset {offset}")?;
             }
+            FaultKind::Missing { found } => {
+                write!(f, "offsets {offset} to {found} are missing: the log began at offset {offset}")?;
+            }
+            FaultKind::Repeat { found } => write!(f, "the commit at offset {found} is there twice")?,
             FaultKind::Torn { bytes } => write!(f, "{bytes} torn bytes behind offset {offset}")?,
             FaultKind::Sealed { text } => write!(f, "{text} at offset {offset}")?,
         }

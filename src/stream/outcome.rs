@@ -66,7 +66,7 @@ pub enum AppendError {
         found: ForeignWrite,
     },
     /// A write, a sync or a read of our own failed, now or before. The log must be reopened, which recovers it.
-    #[error("the log is poisoned: {cause}")]
+    #[error("{cause}")]
     Poisoned {
         /// What failed.
         cause: Arc<str>,

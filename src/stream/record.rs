@@ -11,6 +11,7 @@
 //! commits after it may be another writer's: they count once they were compared with the source.
 
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -47,7 +48,7 @@ pub(crate) struct MirrorRecord {
     pub(crate) format: LogFormat,
     /// The source's generation its base is of.
     pub(crate) generation: Generation,
-    /// The offset it starts with, once that is known.
+    /// The lowest offset that it was known to start with, once that is known: what starts later has lost commits.
     pub(crate) first: Option<Offset>,
     /// Everything before it is durable.
     pub(crate) durable: Offset,
@@ -74,7 +75,13 @@ impl MirrorRecord {
     /// The same with other positions: everything before `durable`, which `last` ends at, is durable.
     pub(super) fn durable_up_to(self, first: Option<Offset>, durable: Offset, last: Option<Commit>) -> MirrorRecord {
         let last = last.map(|last| (last.first, last.entries, last.checksum));
+        let first = self.first.into_iter().chain(first).min();
         MirrorRecord { first, durable, last, ..self }
+    }
+
+    /// The offsets at its start that a mirror which begins with a segment at `found` has lost; none where that is not known.
+    pub(crate) fn missing(&self, found: Option<Offset>) -> Option<Range<Offset>> {
+        self.first.zip(found).map(|(first, found)| first..found).filter(|missing| !missing.is_empty())
     }
 
     /// What the record in `repo` says; `None` when there is none, or none that can be believed.
@@ -184,10 +191,13 @@ impl RecordFile {
         Ok(opened)
     }
 
-    /// Records that everything before `durable`, which `last` ends at, is durable. Not synced.
+    /// Records that everything before `durable`, which `last` ends at, is durable. Synced only when it begins.
     pub(super) fn note(&mut self, first: Option<Offset>, durable: Offset, last: Option<Commit>) -> io::Result<()> {
+        let begins = self.record.first.is_none() && first.is_some();
         self.record = self.record.clone().durable_up_to(first, durable, last);
-        self.write()
+        self.write()?;
+        // Where it begins is known for good once it is known.
+        if begins { self.file.sync() } else { Ok(()) }
     }
 
     fn write(&self) -> io::Result<()> {

@@ -133,14 +133,18 @@ pub(super) fn survey_into(
         if end.last.is_none() && (following.is_none() || fault.is_some()) {
             found.empty_head = Some(start);
         } else {
-            let (bytes, compressed) = (end.bytes.0, reader.is_compressed());
+            let end_at = end.repeat.filter(|_| following.is_none()).unwrap_or(end.bytes);
+            let (bytes, compressed) = (end_at.0, reader.is_compressed());
             found.segments.push(SegmentInfo { start, end: end.next, bytes, framing: end.framing, compressed });
         }
         if let Some(fault) = fault {
             return Err(SurveyError::Damaged(fault));
         }
         if following.is_none() {
-            found.tail = end.tail;
+            found.tail = match end.repeat {
+                Some(at) => Tail::Torn { bytes: reader.len()?.saturating_sub(at.0) },
+                None => end.tail,
+            };
             found.indexed = (last, marks);
         }
     }
@@ -174,6 +178,8 @@ pub(crate) struct SegmentEnd {
     pub(crate) last: Option<Commit>,
     /// What follows.
     pub(crate) tail: Tail,
+    /// Where it is there again, if it is: readers pass over that, but no writer of ours leaves it.
+    pub(crate) repeat: Option<BytePos>,
     /// Damage that is not a torn end.
     pub(crate) fault: Option<Fault>,
     /// How its commits are framed, from its first on.
@@ -184,7 +190,7 @@ impl SegmentEnd {
     /// Nothing was found behind the start of `span` yet.
     fn at(span: &Span) -> SegmentEnd {
         let (next, bytes, framing) = (span.from.key, span.from.value, span.framing);
-        SegmentEnd { next, bytes, last: None, tail: Tail::Clean, fault: None, framing }
+        SegmentEnd { next, bytes, last: None, tail: Tail::Clean, repeat: None, fault: None, framing }
     }
 }
 
@@ -192,6 +198,9 @@ impl SegmentEnd {
 pub(crate) trait Visit {
     /// A sound commit starts at `at`.
     fn commit(&mut self, at: BytePos, commit: &Commit);
+
+    /// A commit that was just there is there again at `at`.
+    fn repeated(&mut self, _at: BytePos, _commit: &Commit) {}
 
     /// So many bytes more were read.
     fn read(&mut self, _bytes: u64) {}
@@ -307,7 +316,11 @@ pub(crate) fn walk_span(
                 Err(error) => break 'read Some(error),
             };
             let kind = match item {
-                Item::Commit(commit) if is_repeat(end.last, &commit) => None,
+                Item::Commit(commit) if is_repeat(end.last, &commit) => {
+                    visit.repeated(at, &commit);
+                    end.repeat.get_or_insert(at);
+                    None
+                }
                 Item::Commit(commit) if commit.first > end.next => Some(FaultKind::Gap { found: commit.first }),
                 Item::Commit(commit) if commit.first < end.next => Some(FaultKind::Fork { found: commit.first }),
                 Item::Commit(commit) if commit.epoch < epoch => {
@@ -316,6 +329,7 @@ pub(crate) fn walk_span(
                 Item::Commit(commit) => {
                     visit.commit(at, &commit);
                     (end.next, end.last, epoch) = (commit.end(), Some(commit), commit.epoch);
+                    end.repeat = None;
                     None
                 }
                 Item::Header(_) => Some(FaultKind::Header),

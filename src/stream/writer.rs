@@ -558,7 +558,10 @@ impl StreamWriter {
 
     fn poisoning<T>(&mut self, what: &str, result: io::Result<T>) -> Result<T, AppendError> {
         result.map_err(|error| {
-            let cause: Arc<str> = format!("{what} failed: {error}").into();
+            // A service names its log otherwise.
+            let place =
+                self.foreign.as_ref().map(|_| format!(" of the log in {}", self.repo.place())).unwrap_or_default();
+            let cause: Arc<str> = format!("{what}{place} failed: {error}").into();
             AppendError::Poisoned { cause: self.poison.get_or_insert(cause).clone() }
         })
     }

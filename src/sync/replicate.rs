@@ -56,7 +56,7 @@ pub(super) struct Told<F> {
 impl<F: FnMut(Event)> Told<F> {
     pub(super) fn started(&mut self, from: Offset, source_bytes: u64) {
         (self.progress.next, self.progress.durable) = (from, from);
-        (self.tell)(Event::Started { from, source_bytes });
+        (self.tell)(Event::Started { from, held: true, source_bytes });
     }
 
     pub(super) fn moved(&mut self, commits: u64, bytes: u64, next: Offset) {

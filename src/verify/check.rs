@@ -47,6 +47,8 @@ pub(super) struct Checked {
     pub(super) tail: Tail,
     /// What is wrong, in order.
     pub(super) faults: Vec<Fault>,
+    /// Commits that are there twice, in a log that somebody else writes: readers pass over them.
+    pub(super) repeats: u64,
     /// Whether nothing sound was found behind the last fault, so that it explains all that is missing.
     pub(super) lost: bool,
     pub(super) framing: Framing,
@@ -84,6 +86,7 @@ impl Checked {
         self.sound.extend(&later.sound);
         self.all.extend(&later.all);
         (self.tail, self.faults, self.lost) = (later.tail, later.faults, later.lost);
+        self.repeats += later.repeats;
         if let (Some(ours), Some(theirs)) = (&mut self.index, &later.index) {
             ours.add(theirs);
         }
@@ -129,12 +132,13 @@ impl<R: Fn(u64), C: FnMut(Placed)> Checker<'_, R, C> {
         let from = piece.from.map_or(start, |(from, _)| from.key);
         let index = IndexCheck::open(self.repo, reader.format(), start, from);
         let (on_read, on_commit) = (&self.on_read, &mut self.on_commit);
-        let mut meter = Meter { segment: start, tally: Tally::default(), index, on_read, on_commit };
+        let repeats = Vec::new();
+        let mut meter = Meter { segment: start, tally: Tally::default(), index, repeats, on_read, on_commit };
         let to = piece.to.map(|to| to.value);
         let mut span = piece.from.map(|(from, framing)| Span { from, to, framing, epoch: piece.epoch });
         let mut sound: Option<Tally> = None;
         let mut faults: Vec<Fault> = Vec::new();
-        let (end, lost) = loop {
+        let (mut end, lost) = loop {
             let walked = match &span {
                 Some(span) => walk_span(reader, span, max, floor, &mut meter),
                 None => walk(reader, None, piece.epoch, max, floor, &mut meter),
@@ -168,6 +172,26 @@ impl<R: Fn(u64), C: FnMut(Placed)> Checker<'_, R, C> {
             };
             span = Some(Span { from, to: None, framing: end.framing, epoch });
         };
+        // What follows the end of a mirror or a service's log and repeats its last commit is not ours.
+        let is_last = piece.to.is_none() && piece.segment + 1 == self.starts.len();
+        let foreign = end.repeat.filter(|_| self.durable.is_some() && is_last && faults.is_empty());
+        if let Some(at) = foreign {
+            end.tail = Tail::Torn { bytes: reader.len()?.saturating_sub(at.0) };
+            meter.tally.at = at;
+            meter.repeats.retain(|(repeat, _)| *repeat < at);
+        }
+        let repeats = std::mem::take(&mut meter.repeats);
+        if self.durable.is_some() {
+            faults.extend(repeats.iter().map(|(at, found)| Fault {
+                segment: start,
+                offset: *found,
+                at: *at,
+                kind: FaultKind::Repeat { found: *found },
+            }));
+            faults.sort_by_key(|fault| fault.at);
+            faults.truncate(SEGMENT_FAULTS_MAX);
+        }
+        let repeats = if self.durable.is_some() { 0 } else { repeats.len() as u64 };
         let all = meter.tally;
         let until = piece.to.map(|to| to.key).or(lost.then_some(all.next));
         Ok(Checked {
@@ -175,6 +199,7 @@ impl<R: Fn(u64), C: FnMut(Placed)> Checker<'_, R, C> {
             all,
             tail: end.tail,
             faults,
+            repeats,
             lost,
             framing: end.framing,
             compressed: reader.is_compressed(),
@@ -188,6 +213,8 @@ struct Meter<'a, R, C> {
     segment: Offset,
     tally: Tally,
     index: Option<IndexCheck>,
+    /// Where commits are there again, and their offsets.
+    repeats: Vec<(BytePos, Offset)>,
     on_read: &'a R,
     on_commit: &'a mut C,
 }
@@ -209,6 +236,12 @@ impl<R: Fn(u64), C: FnMut(Placed)> Visit for &mut Meter<'_, R, C> {
         (self.on_commit)(Placed { commit: *commit, segment: self.segment, at });
     }
 
+    fn repeated(&mut self, at: BytePos, commit: &Commit) {
+        if self.repeats.len() < SEGMENT_FAULTS_MAX {
+            self.repeats.push((at, commit.first));
+        }
+    }
+
     fn read(&mut self, bytes: u64) {
         (self.on_read)(bytes);
     }
@@ -223,6 +256,7 @@ fn resume(reader: &mut SegmentReader, fault: &Fault, framing: Framing, max: u64)
         }
         FaultKind::StaleEpoch { .. } => return Ok(Some(Entry { key: fault.offset, value: fault.at })),
         FaultKind::Torn { .. } | FaultKind::Lost { .. } | FaultKind::Sealed { .. } => return Ok(None),
+        FaultKind::Missing { .. } | FaultKind::Repeat { .. } => return Ok(None),
         // Behind a header comes the very commit that was expected.
         FaultKind::Header => fault.offset,
         FaultKind::Format(_) | FaultKind::Length { .. } | FaultKind::Cut if fault.at == BytePos(0) => fault.offset,
@@ -244,6 +278,7 @@ fn unreadable(fault: Fault) -> Checked {
         all: nothing,
         tail: Tail::Clean,
         faults: vec![fault],
+        repeats: 0,
         lost: true,
         framing: Framing::default(),
         compressed: true,

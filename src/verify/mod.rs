@@ -16,6 +16,7 @@ pub use report::{FoundFault, Note, Report, SegmentReport};
 use std::fmt;
 use std::io;
 use std::num::{NonZeroU64, NonZeroUsize};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
@@ -108,7 +109,7 @@ pub fn verify(repo: Arc<dyn Repo>, options: &Options<'_>) -> io::Result<Report> 
         }
         (joined, rest) => joined.or(rest),
     });
-    Ok(stitch::stitch(&log.starts, segments.collect(), log.durable))
+    Ok(stitch::stitch(&log.starts, segments.collect(), log.durable, log.missing))
 }
 
 /// Verifies the log in `repo` in order, on this thread, and hands out each sound commit on the way.
@@ -125,7 +126,7 @@ pub fn verify_each(
     for segment in 0..log.starts.len() {
         whole.push(log.checker(options, |_| (), &mut on_commit).check(&Piece::whole(segment))?);
     }
-    Ok(stitch::stitch(&log.starts, whole, log.durable))
+    Ok(stitch::stitch(&log.starts, whole, log.durable, log.missing))
 }
 
 /// A log to verify.
@@ -135,14 +136,17 @@ struct Log {
     /// Up to where the log was durable once, when it keeps a mark of that. It is read before any segment, so a writer
     /// at work cannot move it past what we find.
     durable: Option<Offset>,
+    /// What a mirror lost at its start, as its record tells.
+    missing: Option<Range<Offset>>,
 }
 
 impl Log {
     fn open(repo: Arc<dyn Repo>) -> io::Result<Log> {
         let record = MirrorRecord::read(&*repo)?;
-        let durable = DurableMark::read(&*repo)?.or(record.map(|record| record.durable));
+        let durable = DurableMark::read(&*repo)?.or(record.as_ref().map(|record| record.durable));
         let starts = segment_starts(&*repo)?;
-        Ok(Log { repo, starts, durable })
+        let missing = record.and_then(|record| record.missing(starts.first().copied()));
+        Ok(Log { repo, starts, durable, missing })
     }
 
     fn checker<R: Fn(u64), C: FnMut(Placed)>(

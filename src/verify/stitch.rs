@@ -1,12 +1,20 @@
 //! From segments that were checked each on its own to a verdict on the log.
 
+use std::ops::Range;
+
 use super::check::{Checked, Tally};
 use super::{FoundFault, Note, Report, SegmentReport};
 use crate::offset::{BytePos, Epoch, Offset};
 use crate::stream::{Fault, FaultKind, Tail};
 
-/// Compares the ends of all segments in order. `durable` is the offset up to which the log was durable once.
-pub(super) fn stitch(starts: &[Offset], segments: Vec<Checked>, durable: Option<Offset>) -> Report {
+/// Compares the ends of all segments in order. `durable` is the offset up to which the log was durable once, and `missing`
+/// what it lost at its start.
+pub(super) fn stitch(
+    starts: &[Offset],
+    segments: Vec<Checked>,
+    durable: Option<Offset>,
+    missing: Option<Range<Offset>>,
+) -> Report {
     let mut report = Report { first: starts.first().copied(), ..Report::default() };
     report.next = report.first.unwrap_or_default();
     let mut faults: Vec<Fault> = Vec::new();
@@ -41,6 +49,12 @@ pub(super) fn stitch(starts: &[Offset], segments: Vec<Checked>, durable: Option<
     if let Some(durable) = durable.filter(|durable| faults.is_empty() && report.next < *durable) {
         let (segment, at) = before.map_or((report.next, BytePos(0)), |(start, checked)| (start, checked.all.at));
         faults.push(Fault { segment, offset: report.next, at, kind: FaultKind::Lost { durable } });
+    }
+    // What is left may be sound all the same.
+    if let Some(missing) = missing {
+        let (found, offset) = (missing.end, missing.start);
+        let lost = Fault { segment: found, offset, at: BytePos(0), kind: FaultKind::Missing { found } };
+        faults.insert(0, lost);
     }
     report.error = faults.first().map(Fault::to_string);
     report.faults = faults.iter().map(FoundFault::from).collect();
@@ -82,6 +96,9 @@ fn notes(segment: &Checked, following: Option<Offset>) -> Vec<String> {
             ));
         }
         _ => {}
+    }
+    if segment.repeats > 0 {
+        notes.push(format!("{} commits are there twice in a row: readers pass over the second", segment.repeats));
     }
     if !segment.faults.is_empty() {
         if segment.lost {

@@ -152,7 +152,7 @@ fn a_dry_run_says_what_would_be_done_and_changes_nothing() {
     forked.extend(commit(357));
     fs::write(crate::last_segment(&copy), &forked).unwrap();
     let ended = mirror(arg(source), arg(&copy), &["--dry-run"]);
-    assert!(ended.code == Some(1) && ended.error().contains("fork: the commit at offset 357"), "{ended:?}");
+    assert!(ended.code == Some(1) && ended.error().contains("the commit at offset 357"), "{ended:?}");
     assert!(fs::read(crate::last_segment(&copy)).unwrap() == forked && files(source) == before.1);
     let (code, text, errors) = run_in(Path::new("."), &["mirror", arg(source), &url, "--dry-run"]);
     assert_eq!(code, Some(0), "{errors}");

@@ -1,13 +1,14 @@
 //! What a mirror that follows says of its distance to the source, and how often.
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
-use crate::support::process::{Mirror, PATIENCE, Service, arg};
+use crate::support::process::{Mirror, PATIENCE, Service, arg, free_address, mirror};
 use crate::support::{copy_of, specimen};
 use crate::{append, commit, run_in};
 
@@ -107,4 +108,71 @@ fn quiet_prints_errors_only_and_a_usage_error_comes_without_a_line_before() {
         assert_eq!((code, out.as_str()), (Some(2), ""), "{errors}");
         assert!(errors.starts_with("error: ") && errors.lines().count() == 1, "{errors}");
     }
+}
+
+#[test]
+fn nothing_is_claimed_of_a_sink_that_was_not_reached() {
+    let source = copy_of("whole");
+    let push = Mirror::start(arg(source.path()), format!("http://{}/logs/x", free_address()), &["--follow"]);
+    let line = push.wait_for("a heartbeat", |line| line["event"] == "heartbeat");
+    assert_eq!(
+        (&line["durable"], &line["next"], &line["state"]),
+        (&Value::Null, &Value::Null, &"waiting".into()),
+        "{line}"
+    );
+    push.interrupt();
+}
+
+#[test]
+fn an_attempt_is_announced_again_only_after_one_that_wrote() {
+    let (source, dir) = (copy_of("whole"), tempfile::tempdir().unwrap());
+    let (link, target) = (dir.path().join("link"), dir.path().join("target"));
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_logmirror"))
+        .args(["mirror", arg(source.path()), arg(&link), "--follow"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let errors = child.stderr.take().unwrap();
+    let (say, said) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for line in BufReader::new(errors).lines() {
+            let _nobody_reads_on = say.send(line.unwrap());
+        }
+    });
+    let mut lines = Vec::new();
+    let mut wait_for = |words: &str| {
+        while let Ok(line) = said.recv_timeout(PATIENCE) {
+            lines.push(line);
+            if lines.last().is_some_and(|line| line.contains(words)) {
+                return true;
+            }
+        }
+        false
+    };
+    let waited = wait_for("which does not exist");
+    std::fs::create_dir(&target).unwrap();
+    let followed = wait_for("following:");
+    let _is_gone_already = kill_process(Pid::from_child(&child), Signal::TERM);
+    child.wait().unwrap();
+    reader.join().unwrap();
+    assert!(waited && followed, "{lines:?}");
+    let announced = lines.iter().filter(|line| line.contains("mirroring from offset 0")).count();
+    assert_eq!(announced, 1, "{lines:?}");
+    assert!(lines.iter().all(|line| !line.contains("durable up to offset 0")), "{lines:?}");
+}
+
+#[test]
+fn preallocated_space_is_not_to_be_moved() {
+    let (source, copy) = (copy_of("whole"), tempfile::tempdir().unwrap());
+    let last = source.path().join("00000000000000000333.stdb.log");
+    let bytes: u64 = std::fs::read_dir(source.path())
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .filter(|entry| entry.file_name().to_string_lossy().ends_with(".log"))
+        .map(|entry| entry.metadata().unwrap().len())
+        .sum();
+    std::fs::File::options().append(true).open(last).unwrap().set_len(64 << 20).unwrap();
+    let ended = mirror(arg(source.path()), arg(copy.path()), &[]);
+    assert_eq!(ended.last("done")["source_bytes"].as_u64(), Some(bytes), "{ended:?}");
 }

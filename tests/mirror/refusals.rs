@@ -42,7 +42,7 @@ fn a_fork_is_found_before_a_byte_of_the_log_is_sent() {
     let wire = Wire::to(service.address());
     for (at, fork) in forks().into_iter().enumerate() {
         let (sink, log) = (directory(&fork), format!("log-{at}"));
-        let is_fork = |ended: &Ended| is_refused(ended, 1, "fork: the commit at offset 35");
+        let is_fork = |ended: &Ended| is_refused(ended, 1, "the commit at offset 35");
         is_fork(&mirror(arg(&source), arg(sink.path()), &[]));
         assert!(segments(sink.path()) == fork);
 
@@ -238,7 +238,7 @@ fn places_that_are_not_there_or_cannot_be_read_are_named_with_the_cause() {
     }
     is_refused(&mirror(arg(&specimen("whole")), arg(&file), &[]), 2, "this is a file, and DST is a directory");
     is_refused(&mirror(service.url("none"), arg(&copy), &[]), 3, "there is no log \"none\"");
-    is_refused(&mirror(format!("http://{}/elsewhere", service.address()), arg(&copy), &[]), 3, "there is nothing at");
+    is_refused(&mirror(format!("http://{}/elsewhere", service.address()), arg(&copy), &[]), 2, "there is nothing at");
 }
 
 #[test]
@@ -255,4 +255,19 @@ fn a_commit_over_the_limit_is_refused_wherever_it_comes_from() {
         is_refused(&mirror(source, arg(copy.path()), &limit), 1, "commit length 5000 is over the limit of 4096 bytes");
     }
     is_done(&mirror(&url, arg(copy.path()), &[]), 1, 2);
+}
+
+#[test]
+fn what_comes_before_a_falling_epoch_is_kept() {
+    let commits: Vec<u8> = [(0, 5), (1, 5), (2, 4)]
+        .iter()
+        .flat_map(|&(at, epoch)| commit(Version::V1, at, epoch, 1, b"records"))
+        .collect();
+    let stream = [header(Version::V1), commits].concat();
+    let source = directory(&Segments::from([(segment_name(0), stream)]));
+    let sink = tempfile::tempdir().unwrap();
+    is_refused(&mirror(arg(source.path()), arg(sink.path()), &[]), 1, "epoch");
+    let kept = FsRepo::open(sink.path()).unwrap().open(&segment_name(0)).unwrap().bytes().unwrap();
+    let two = commit(Version::V1, 0, 5, 1, b"records").len() as u64 * 2;
+    assert_eq!(kept, two + header(Version::V1).len() as u64);
 }

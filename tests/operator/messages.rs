@@ -48,6 +48,32 @@ fn a_file_that_is_no_database_is_named_with_what_it_may_be() {
 }
 
 #[test]
+fn a_place_that_cannot_be_meant_is_usage_and_says_what_may_be() {
+    let (dir, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let segment = specimen("whole").join("00000000000000000000.stdb.log");
+    let sink = dir.path().join("sink");
+    fails(
+        &["mirror", arg(&segment), arg(&sink)],
+        2,
+        &["one segment of a log: give the directory", arg(&specimen("whole"))],
+    );
+    let service = Service::start(data.path());
+    let url = format!("http://{}/app", service.address());
+    for args in [["mirror", arg(&specimen("whole")), &url], ["mirror", &url, arg(&sink)]] {
+        fails(&args, 2, &["/app", "a log is at /logs/NAME"]);
+        // Nobody should wait for it.
+        fails(&[&args[..], &["--follow"]].concat(), 2, &["/app", "a log is at /logs/NAME"]);
+    }
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    fails(
+        &["mirror", arg(&specimen("whole")), arg(&link)],
+        3,
+        &[arg(&link), "a link to nowhere, which does not exist"],
+    );
+}
+
+#[test]
 fn a_missing_or_wrong_token_is_told_apart_with_how_to_give_it() {
     let data = tempfile::tempdir().unwrap();
     let service = Service::start_with(data.path(), &["--token", "right"]);

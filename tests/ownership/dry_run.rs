@@ -31,7 +31,7 @@ fn a_dry_run_is_refused_as_the_run_is() {
     refused(arg(&whole), &clog, &[], "db.lock is locked");
     let forked = with_record_of(240, 330);
     change(forked.path(), 300);
-    refused(arg(&whole), forked.path(), &[], "fork: the commit at offset 300");
+    refused(arg(&whole), forked.path(), &[], "the commit at offset 300");
     let changed = with_record_of(240, 330);
     change(changed.path(), 237);
     refused(arg(&whole), changed.path(), &[], "the commit at offset 237 was durable");

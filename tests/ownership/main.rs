@@ -5,6 +5,7 @@
 mod support;
 
 mod away;
+mod beginning;
 mod crashes;
 mod database;
 mod dry_run;

@@ -54,7 +54,7 @@ fn whole_commits_after_the_records_end_that_differ_stop_the_mirror() {
         change(copy.path(), changed);
         for source in [arg(&specimen("whole")), &service.url("x")] {
             let ended = untouched(copy.path(), || mirror(source, arg(copy.path()), &[]));
-            is_refused(&ended, 1, &format!("fork: the commit at offset {changed}"));
+            is_refused(&ended, 1, &format!("the commit at offset {changed}"));
         }
     }
 }

@@ -63,7 +63,7 @@ fn a_follower_whose_directory_another_process_writes_stops_and_changes_nothing()
         // The same command again finds out from the content.
         if matches!(way, 0 | 2) {
             let again = untouched(copy.path(), || mirror(arg(source.path()), arg(copy.path()), &["--follow"]));
-            is_refused(&again, 1, "fork: the commit at offset 240");
+            is_refused(&again, 1, "the commit at offset 240");
         }
     }
 }

@@ -1,0 +1,94 @@
+//! Mirrors that lost the segments they began with, and services that say so of a log.
+
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use super::failure::MirrorError;
+use super::sink::Sink;
+use super::source::Source;
+use crate::api::LogStatus;
+use crate::format::name;
+use crate::offset::Offset;
+use crate::repo::FsRepo;
+use crate::stream::{MirrorRecord, format_of, segment_starts};
+
+/// What is to be known of one side of a mirror, and does not stop it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// All of it in words, with the place.
+    pub text: String,
+    /// The offsets that the sink lost at its start; none where it is about something else.
+    pub missing: Option<Range<Offset>>,
+}
+
+/// The offsets at its start that the mirror in `dir` has lost; none for a whole one, for what is no mirror, and where the record
+/// does not say where it began. Blocks.
+///
+/// # Errors
+/// When the directory or its record cannot be read.
+pub fn missing_start(dir: &Path) -> io::Result<Option<Range<Offset>>> {
+    let repo = FsRepo::open(dir)?;
+    let starts = segment_starts(&repo)?;
+    Ok(MirrorRecord::read(&repo)?.and_then(|record| record.missing(starts.first().copied())))
+}
+
+/// What is missing in words, and what to do.
+pub(super) fn in_words(dir: &Path, missing: &Range<Offset>) -> String {
+    let format = FsRepo::open(dir).and_then(|repo| format_of(&repo)).ok().flatten().unwrap_or_default();
+    let (Range { start, end }, first) = (missing, name::segment(format, missing.start));
+    format!(
+        "offsets {start} to {end} are missing: the first segments were removed: restore {first} and those after it up to offset \
+         {end} from a sound copy, or mirror into a new directory"
+    )
+}
+
+/// What a service warns of.
+fn of_status(place: &str, status: &LogStatus) -> Option<Warning> {
+    let text = status.warning.as_ref()?;
+    Some(Warning { text: format!("{place}: {text}"), missing: None })
+}
+
+fn of_dir(place: &Path) -> Option<Range<Offset>> {
+    // What cannot be read is reported by those who need it.
+    missing_start(place).ok().flatten()
+}
+
+impl Source {
+    /// What is to be known of it.
+    pub(super) async fn warning(&self) -> Result<Option<Warning>, MirrorError> {
+        match self {
+            Source::Url(client) => {
+                Ok(client.find().await?.as_ref().and_then(|status| of_status(client.url().as_str(), status)))
+            }
+            Source::Dir(repo) => {
+                let place = repo.path().to_owned();
+                let found =
+                    super::database::off(move || of_dir(&place).map(|missing| (in_words(&place, &missing), place)));
+                Ok(found.await?.map(|(text, place)| {
+                    let text = format!("source: {}: {text}; the copy lacks them too", place.display());
+                    Warning { text, missing: None }
+                }))
+            }
+        }
+    }
+}
+
+impl Sink {
+    /// What is to be known of it.
+    pub(super) async fn warning(&self) -> Result<Option<Warning>, MirrorError> {
+        match self {
+            Sink::Url(client) => {
+                Ok(client.find().await?.as_ref().and_then(|status| of_status(client.url().as_str(), status)))
+            }
+            Sink::Dir(dir) => {
+                let place = dir.path().to_owned();
+                let found = super::database::off(move || of_dir(&place).map(|it| (in_words(&place, &it), place, it)));
+                Ok(found.await?.map(|(text, place, missing)| Warning {
+                    text: format!("sink: {}: {text}", place.display()),
+                    missing: Some(missing),
+                }))
+            }
+        }
+    }
+}
