@@ -23,11 +23,11 @@ use crate::stream::MirrorRecord;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Instead {
     /// There is none, or in a service the one that a log is created with.
-    OfNone,
+    Nothing,
     /// One of an older generation of the same log.
-    OfOlder,
+    Older,
     /// One that may be another log's: it is set aside.
-    OfAnother,
+    Another,
 }
 
 impl Sink {
@@ -79,7 +79,7 @@ impl Sink {
 async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<Option<Instead>, MirrorError> {
     let looking = dir.clone();
     let Some(found) = off(move || looking.status()).await?? else {
-        return Ok(Some(Instead::OfNone));
+        return Ok(Some(Instead::Nothing));
     };
     let record = found.record.as_ref();
     let same_log = record.is_some_and(|record| record.log.is_some() && record.log == extent.log);
@@ -104,7 +104,7 @@ async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<
         return if offered == held { Ok(None) } else { Err(other(&held, &offered, true)) };
     }
     if !found.based || (record.is_none() && !dir.adopts()) {
-        return Ok(Some(Instead::OfNone));
+        return Ok(Some(Instead::Nothing));
     }
     if same_log && recorded.is_some() {
         return Ok(None);
@@ -116,9 +116,9 @@ async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<
         return Ok(None);
     }
     match (ours && generation < extent.generation, same_log) {
-        (true, true) => Ok(Some(Instead::OfOlder)),
-        (true, false) => Ok(Some(Instead::OfAnother)),
-        (false, _) if dir.adopts() => Ok(Some(Instead::OfAnother)),
+        (true, true) => Ok(Some(Instead::Older)),
+        (true, false) => Ok(Some(Instead::Another)),
+        (false, _) if dir.adopts() => Ok(Some(Instead::Another)),
         (false, _) => Err(other(&held, &offered, false)),
     }
 }
@@ -131,7 +131,7 @@ async fn in_service(
 ) -> Result<Option<Instead>, MirrorError> {
     let status = match client.find().await? {
         Some(status) => status,
-        None if !create => return Ok(Some(Instead::OfNone)),
+        None if !create => return Ok(Some(Instead::Nothing)),
         None => client.create(LogFormat::Wal, None).await?,
     };
     let Positions { format, generation, first, durable, .. } = positions(&status)?;
@@ -142,12 +142,12 @@ async fn in_service(
         return Ok(None);
     }
     if generation < extent.generation {
-        return Ok(Some(Instead::OfNone));
+        return Ok(Some(Instead::Nothing));
     }
     // An attempt before may have ended right after the log was created.
     let held = sum_of_service(client, generation).await?;
     if held == unset() {
-        return Ok(Some(Instead::OfNone));
+        return Ok(Some(Instead::Nothing));
     }
     let offered = sum_of(source, generation).await?;
     if offered == held {

@@ -307,7 +307,7 @@ async fn bring(
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
-    let brought = base::put(blocks(snapshot.clone(), made), generation, sink, Instead::OfNone, progress, told).await;
+    let brought = base::put(blocks(snapshot.clone(), made), generation, sink, Instead::Nothing, progress, told).await;
     if brought.is_err() {
         // The reason, if it is ours.
         snapshot.check()?;

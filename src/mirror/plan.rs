@@ -111,7 +111,7 @@ async fn plan_log(mirror: &Mirror, source: &Source, sink: &Sink) -> Result<Plan,
     if base {
         plan.notes.push(format!("the base of generation {} is sent first", extent.generation));
     }
-    if instead == Some(Instead::OfAnother) {
+    if instead == Some(Instead::Another) {
         plan.notes.push("the base in DST is set aside before".to_owned());
     }
     if extent.generation < current.generation {

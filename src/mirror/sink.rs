@@ -459,10 +459,10 @@ impl DirSink {
         // Nobody else writes it from here on.
         let found = self.status_for_base()?;
         let (begun, based) = found.as_ref().map_or((false, false), |it| (it.survey.first.is_some(), it.based));
-        if begun || (based && instead == Instead::OfNone) {
+        if begun || (based && instead == Instead::Nothing) {
             return Err(OpenError::Changed { place: repo.place() }.into());
         }
-        if based && instead == Instead::OfAnother {
+        if based && instead == Instead::Another {
             self.set_base_aside(&repo)?;
         }
         locked(&self.origin).base = None;
