@@ -2,6 +2,7 @@
 
 mod options;
 mod patience;
+mod raw;
 mod refusal;
 mod way;
 
@@ -20,8 +21,8 @@ use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response, Url};
 
 use crate::api::{
-    AckLine, AppendOutcome, CheckpointOutcome, CreateLog, ErrorBody, FRAMING_FIELD, LogState, LogStatus, PartReceived,
-    Positions, SegmentStatus,
+    AckLine, AppendOutcome, CheckpointOutcome, CreateLog, ErrorBody, LogState, LogStatus, PartReceived, Positions,
+    SegmentStatus,
 };
 use crate::blame::{Blame, Blamed};
 use crate::format::{Framing, LogFormat};
@@ -30,6 +31,7 @@ use crate::offset::{Generation, Offset};
 use crate::token::Token;
 use crate::transport::explained;
 use patience::{begun, patience, steady, taken};
+use raw::{framing, raw};
 use refusal::checked;
 
 /// Why a call failed.
@@ -58,6 +60,12 @@ pub enum ClientError {
         status: u16,
         /// What it calls itself.
         who: Option<String>,
+    },
+    /// An answer to a request for bytes of a log that lacks the marks of the service, or that cannot be the answer to it.
+    #[error("{what}: something between us and the service, or in its place, gave or changed this answer")]
+    NotFromService {
+        /// What answered, and in what way.
+        what: String,
     },
     /// The service could not be reached, or the connection broke.
     #[error("{}", explained(.0))]
@@ -278,7 +286,7 @@ impl Client {
         generation: Generation,
     ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>, ClientError> {
         let response = begun(self.request(Method::GET, "base").query(&[("generation", generation)])).await?;
-        Ok(steady(checked(response).await?.bytes_stream()))
+        Ok(steady(raw(checked(response).await?)?.bytes_stream()))
     }
 
     /// Ends the current generation of the log and starts `generation` from the database in `base`.
@@ -331,7 +339,7 @@ impl Client {
         start: Offset,
     ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>, ClientError> {
         let response = begun(self.request(Method::GET, &format!("segments/{start}"))).await?;
-        Ok(steady(checked(response).await?.bytes_stream()))
+        Ok(steady(raw(checked(response).await?)?.bytes_stream()))
     }
 
     /// Raw log bytes from the commit that holds `from` to before `to` or the durable end, or without end.
@@ -364,11 +372,8 @@ impl Client {
             request = request.query(&[("follow", true)]);
         }
         let response = if follow { request.send().await? } else { begun(request).await? };
-        let response = checked(response).await?;
-        let framing = response.headers().get(FRAMING_FIELD).map_or(Ok(Framing::default()), |value| {
-            let framing = value.to_str().ok().and_then(|text| text.parse().ok());
-            framing.ok_or_else(|| ClientError::Protocol(format!("commits framed as {value:?}")))
-        })?;
+        let response = raw(checked(response).await?)?;
+        let framing = framing(&response)?;
         let bytes = response.bytes_stream();
         let bytes = if follow { bytes.map_err(ClientError::from).boxed() } else { steady(bytes).boxed() };
         Ok(Commits { framing, bytes })

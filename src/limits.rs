@@ -403,6 +403,8 @@ pub const REOPEN_FIRST: Duration = Duration::from_millis(100);
 pub const REOPEN_LAST: Duration = Duration::from_secs(5);
 /// Threads that open logs that failed again. One on a disk that hangs keeps its thread.
 pub const REOPEN_THREADS: usize = 4;
+/// How long a segment that is gone under a running service is waited for before the log is opened as a restart would.
+pub const MISSING_PATIENCE: Duration = Duration::from_secs(5);
 /// The wait between two attempts to open a damaged log in whose directory no file was added or removed: each may read all
 /// of a segment.
 pub const REOPEN_DAMAGED: Duration = Duration::from_secs(300);

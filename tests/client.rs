@@ -191,7 +191,9 @@ fn a_service_that_falls_silent_is_given_up() {
         assert!(is_given_up(mute.base(Generation(1))).await, "base");
         assert!(is_given_up(mute.read(Offset(0), None, false)).await, "a read that ends");
         tokio::time::resume();
-        let half = Client::new(&silent_after("HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nhalf")).unwrap();
+        let half =
+            Client::new(&silent_after("HTTP/1.1 200 OK\r\nlog-format-version: 1\r\ncontent-length: 1000\r\n\r\nhalf"))
+                .unwrap();
         let base = half.base(Generation(1)).await.unwrap();
         let segment = half.segment(Offset(0)).await.unwrap();
         let read = half.read(Offset(0), None, false).await.unwrap();

@@ -228,7 +228,7 @@ fn survey(source: &dyn Repo, to: Option<Offset>) -> Result<State, FoldError> {
     if to == Some(Offset(0)) {
         return Ok(State::default());
     }
-    let durable = DurableMark::read(source)?;
+    let durable = DurableMark::read(source)?.offset();
     let mut state = State { starts: segment_starts(source)?, ..State::default() };
     let mut from = None;
     let mut next = FIRST_FRAME;

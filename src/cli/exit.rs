@@ -1,7 +1,7 @@
 //! How a command ends.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,8 +15,15 @@ pub fn errors_as_json() {
     AS_JSON.store(true, Ordering::Relaxed);
 }
 
+/// Whether this command was asked for JSON.
+pub fn is_json() -> bool {
+    AS_JSON.load(Ordering::Relaxed)
+}
+
 pub use logmirror::blame::with_causes;
 use logmirror::blame::{Blame, Blamed};
+
+use super::output;
 
 /// What the exit code says, the same for every command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +64,7 @@ impl Exit {
     /// The same with a code that says more than the exit code, and with more members of the JSON.
     pub fn because_code(self, code: &str, what: impl fmt::Display, more: Value) -> Exit {
         let text = what.to_string();
-        eprintln!("error: {text}");
+        output::err().put(format!("error: {text}"));
         self.write_json(code, &text, more)
     }
 
@@ -67,15 +74,20 @@ impl Exit {
     }
 
     fn write_json(self, code: &str, text: &str, more: Value) -> Exit {
-        if AS_JSON.load(Ordering::Relaxed) {
+        if is_json() {
             let mut line = json!({"event": "error", "error": code, "message": text});
             if let (Value::Object(line), Value::Object(more)) = (&mut line, more) {
                 line.extend(more);
             }
-            // A reader that went away does not miss the line.
-            let _ = writeln!(io::stdout(), "{line}");
+            output::out().put(line.to_string());
         }
         self
+    }
+
+    /// Ends the process now, whatever it is busy with.
+    pub fn at_once(self) -> ! {
+        output::finish_soon();
+        std::process::exit(self as i32)
     }
 
     /// One word for it.

@@ -1,16 +1,17 @@
 //! The log of a process on standard error: from which level on, and as what.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use clap::{Args, ValueEnum};
-use env_logger::Builder;
 use env_logger::fmt::Formatter;
+use env_logger::{Builder, Target, WriteStyle};
 use log::{LevelFilter, Record};
 use logmirror::http::REQUESTS;
 use serde_json::{Map, Value, json};
 
 use super::exit::Exit;
+use super::output;
 
 /// Characters of a message that are written. Longer ones are cut.
 const MESSAGE_CHARS_MAX: usize = 4000;
@@ -59,14 +60,31 @@ impl LogArgs {
         for (target, level) in &filters {
             builder.filter(target.as_deref(), *level);
         }
-        builder.parse_write_style(&std::env::var("LOGMIRROR_LOG_STYLE").unwrap_or_default());
+        match std::env::var("LOGMIRROR_LOG_STYLE").unwrap_or_default().as_str() {
+            "always" => builder.write_style(WriteStyle::Always),
+            "auto" | "" if is_coloured() => builder.write_style(WriteStyle::Always),
+            _ => builder.write_style(WriteStyle::Never),
+        };
+        builder.target(Target::Pipe(Box::new(output::LogLines)));
         match self.log_format {
             LogFormat::Text => builder.format(as_text),
-            LogFormat::Json => builder.format(as_json),
+            LogFormat::Json => {
+                output::log_in_json();
+                builder.format(as_json)
+            }
         };
         builder.init();
         Ok(())
     }
+}
+
+/// Whether colours suit standard error.
+fn is_coloured() -> bool {
+    let is = |name: &str, wanted: fn(&str) -> bool| std::env::var(name).is_ok_and(|value| wanted(&value));
+    let refused = is("NO_COLOR", |value| !value.is_empty());
+    let forced = is("CLICOLOR_FORCE", |value| !value.is_empty() && value != "0");
+    let is_able = io::stderr().is_terminal() && is("TERM", |term| !term.is_empty() && term != "dumb");
+    !refused && (forced || is_able && !is("CLICOLOR", |value| value == "0"))
 }
 
 type Filter = (Option<String>, LevelFilter);

@@ -145,7 +145,7 @@ fn advice(error: &MirrorError, source: &str, sink: &str) -> String {
             "; SRC is {source}, DST is {sink}; nothing more was written: bring the commits between back from another copy, or mirror \
              SRC into a new directory or log, and keep DST for what it holds"
         ),
-        MirrorError::NoLog { place, .. } => place.to_str().map(place::hint).unwrap_or_default(),
+        MirrorError::NoLog { place, .. } => place.to_str().map(place::sink_hint).unwrap_or_default(),
         _ => String::new(),
     }
 }

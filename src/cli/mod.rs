@@ -9,6 +9,7 @@ mod inspect;
 mod libsql;
 mod logging;
 mod mirror;
+mod output;
 mod place;
 mod repair;
 #[cfg(feature = "turso")]
@@ -61,20 +62,27 @@ fn usage(error: &clap::Error) -> exit::Exit {
 }
 
 pub(crate) fn main() -> ExitCode {
+    output::report_panics();
+    let exit = run();
+    output::finish();
+    exit.into()
+}
+
+fn run() -> exit::Exit {
     // Before the arguments are parsed: what is wrong with them is an error like any other.
     if std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == "--json") {
         exit::errors_as_json();
     }
     let Cli { command, log } = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() => return usage(&error).into(),
+        Err(error) if error.use_stderr() => return usage(&error),
         // Help, or the version.
         Err(error) => error.exit(),
     };
     if let Err(exit) = log.start() {
-        return exit.into();
+        return exit;
     }
-    let exit = match command {
+    match command {
         Command::Serve(args) => serve::run(args),
         Command::Mirror(args) => mirror::run(args),
         Command::Verify(args) => verify::run(&args),
@@ -86,6 +94,5 @@ pub(crate) fn main() -> ExitCode {
         Command::Checkpoint(args) => checkpoint::run(args),
         #[cfg(feature = "turso")]
         Command::Replica(args) => replica::run(args),
-    };
-    exit.into()
+    }
 }

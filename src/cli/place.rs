@@ -56,7 +56,17 @@ pub fn hint(path: &str) -> String {
     if let Some(url) = url_meant(path) {
         return format!("; did you mean {url}?");
     }
-    let logs = logs_near(Path::new(path));
+    hint_of(&logs_near(Path::new(path)))
+}
+
+/// The same for a path that is to be written: without the logs of a service, which alone writes them.
+pub fn sink_hint(path: &str) -> String {
+    let mut logs = logs_near(Path::new(path));
+    logs.retain(|dir| logmirror::mirror::service_data(dir).is_none());
+    hint_of(&logs)
+}
+
+fn hint_of(logs: &[PathBuf]) -> String {
     let shown: Vec<_> = logs.iter().take(HINTS_MAX).map(|dir| dir.display().to_string()).collect();
     let more = logs.len() - shown.len();
     match (&shown[..], more) {

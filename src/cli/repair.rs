@@ -1,10 +1,11 @@
 //! `logmirror repair`: let a damaged log go on from the end of what is sound.
 
+use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use logmirror::mirror::accept_loss;
+use logmirror::mirror::{NewDescription, accept_loss, describe_again, on_opening};
 
 use super::exit::{Exit, printed};
 
@@ -23,6 +24,17 @@ pub(crate) struct RepairArgs {
 
 pub(crate) fn run(args: &RepairArgs) -> Exit {
     let place = args.dir.display();
+    match describe_again(&args.dir, args.accept_loss) {
+        Ok(None) => {}
+        Ok(Some(described)) => {
+            let told = tell_description(args, &described);
+            if !args.accept_loss || told.is_err() {
+                return printed(told.map(|()| Exit::Data));
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Exit::Usage.because(error),
+        Err(error) => return Exit::Io.because_of(place, error),
+    }
     let loss = match accept_loss(&args.dir, args.accept_loss) {
         Ok(loss) => loss,
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Exit::Usage.because(error),
@@ -30,7 +42,14 @@ pub(crate) fn run(args: &RepairArgs) -> Exit {
     };
     let mut out = io::stdout();
     let Some(loss) = loss else {
-        let told = if args.json { writeln!(out, "null") } else { writeln!(out, "{place}: nothing to repair") };
+        let told = if args.json {
+            writeln!(out, "null")
+        } else {
+            match on_opening_of(&args.dir) {
+                Some(text) => writeln!(out, "{place}: nothing to repair; the service, when it starts, {text}"),
+                None => writeln!(out, "{place}: nothing to repair"),
+            }
+        };
         return printed(told.map(|()| Exit::Done));
     };
     let exit = if args.accept_loss { Exit::Done } else { Exit::Data };
@@ -52,4 +71,29 @@ pub(crate) fn run(args: &RepairArgs) -> Exit {
         }
     };
     printed(told.map(|()| exit))
+}
+
+fn tell_description(args: &RepairArgs, described: &NewDescription) -> io::Result<()> {
+    let mut out = io::stdout();
+    if args.json {
+        serde_json::to_writer(&mut out, described)?;
+        return writeln!(out);
+    }
+    let NewDescription { reason, format, generation, first, id, .. } = described;
+    let (verb, end) = match args.accept_loss {
+        true => ("was", ""),
+        false => ("can be", "; nothing was changed, --accept-loss does it"),
+    };
+    let id = if args.accept_loss { format!("the new id {id}") } else { "a new id".to_owned() };
+    writeln!(
+        out,
+        "{reason}: it {verb} written again from the files: a {format}, generation {generation}, first offset {first}, with {id} and \
+         no checkpoint policy{end}"
+    )
+}
+
+/// What a service would do with the current generation of the log in `dir`.
+fn on_opening_of(dir: &Path) -> Option<String> {
+    let found = fs::read_dir(dir).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    found.filter(|path| path.is_dir()).find_map(|path| on_opening(&path).ok().flatten())
 }

@@ -10,6 +10,7 @@ use logmirror::replica::{Action, Options, Rounds};
 
 use super::access::AccessArgs;
 use super::exit::{Exit, with_causes};
+use super::output;
 use super::rounds::Teller;
 
 /// Keep an offline-first replica: bring the changes of a database here to a remote, and the remote's home
@@ -61,6 +62,9 @@ pub(crate) fn run(args: ReplicaArgs) -> Exit {
         Ok(remote) => remote,
         Err(exit) => return exit,
     };
+    if every.is_some() {
+        output::end_promptly();
+    }
     let options = Options { client_name, wal_pull_batch_size: batch, rebuild, ..Options::default() };
     let rounds = Rounds { path, remote, options, action, every };
     let teller = Arc::new(Teller::new(action, json));

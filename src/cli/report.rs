@@ -3,13 +3,14 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use logmirror::mirror::{Distance, Event, Plan, Progress, Warning};
 use logmirror::offset::Offset;
 use logmirror::stream::TornContent;
 use serde_json::{Value, json};
 
 use super::exit::{Exit, printed};
+use super::output;
 
 /// Lines about progress are at least this far apart.
 const LINE_EVERY: Duration = Duration::from_secs(1);
@@ -83,11 +84,14 @@ impl Report {
             (true, _) => Way::Json,
             (false, false) => Way::Lines,
             (false, true) => {
-                let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+                let bar = ProgressBar::with_draw_target(None, output::bar());
                 bar.set_style(style(COPYING));
                 Way::Bar(bar)
             }
         };
+        if follow {
+            output::end_promptly();
+        }
         let (start, now) = (Instant::now(), Progress::default());
         let before = (now, State::Starting, None);
         let (distance, waiting, attempt) = (None, None, None);
@@ -164,6 +168,12 @@ impl Report {
                 Way::Json => line(&json!({"event": "emptied", "durable": durable})),
                 _ => self.note(format_args!(
                     "DST was durable up to offset {durable}, but holds no segment any more: it is filled again"
+                )),
+            },
+            Event::Refetched { from, to } => match &self.way {
+                Way::Json => line(&json!({"event": "refetched", "from": from, "to": to, "offsets": to.0 - from.0})),
+                _ => self.note(format_args!(
+                    "DST was durable up to offset {to}, but ends at {from}: offsets {from} to {to} are fetched again"
                 )),
             },
             Event::SourceLive { next, bytes } => match &self.way {
@@ -366,6 +376,7 @@ impl Report {
 
     /// It ended: by itself or because it was asked to, well or with an error. Returns how the command ends.
     pub(super) fn end(mut self, ended: bool, failed: Option<(Exit, String)>) -> Exit {
+        output::last_lines();
         if let Way::Bar(bar) = &self.way {
             bar.finish_and_clear();
             self.way = Way::Lines;
@@ -417,13 +428,12 @@ fn style(template: &str) -> ProgressStyle {
 /// A line for people, with the time unless it goes to a terminal.
 fn say(text: std::fmt::Arguments<'_>) {
     if std::io::stderr().is_terminal() {
-        eprintln!("{text}");
+        output::err().offer(text.to_string());
     } else {
-        eprintln!("{:.0} {text}", jiff::Timestamp::now());
+        output::err().offer(format!("{:.0} {text}", jiff::Timestamp::now()));
     }
 }
 
 fn line(value: &Value) {
-    // A reader that has gone does not miss the line.
-    let _ = writeln!(std::io::stdout(), "{value}");
+    output::out().offer(value.to_string());
 }

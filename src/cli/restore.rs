@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::access::AccessArgs;
 use super::exit::{Exit, printed};
 use super::place::is_url;
+use super::stop::unless_stopped;
 
 /// Write the database of a WAL log as of a transaction into a plain file that SQLite opens
 #[derive(Args)]
@@ -53,7 +54,10 @@ pub(crate) fn run(args: RestoreArgs) -> Exit {
         }
     });
     match result {
-        Ok(Ok(Ok((generation, folded)))) => printed(tell(&wanted.out, generation, &folded, json)),
+        Ok(Ok(Ok((generation, folded)))) => {
+            let told = unless_stopped(move || tell(&wanted.out, generation, &folded, json));
+            told.map_or_else(|| Exit::Io.because("interrupted: the database was restored"), printed)
+        }
         Ok(Ok(Err(error))) => failed(&error),
         Ok(Err(exit)) | Err(exit) => exit,
     }
@@ -77,7 +81,7 @@ fn interrupted<T>(out: &Path) -> Result<T, Exit> {
     if let Ok(draft) = draft_path(out) {
         let _ = std::fs::remove_file(draft);
     }
-    std::process::exit(Exit::Io.because("interrupted: nothing was restored") as i32)
+    Exit::Io.because("interrupted: nothing was restored").at_once()
 }
 
 fn tell(out: &Path, generation: Option<Generation>, folded: &Folded, as_json: bool) -> std::io::Result<Exit> {

@@ -1,15 +1,16 @@
 //! How the rounds of a replica are told.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use logmirror::replica::{Action, Event, Outcome, Report};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::exit::with_causes;
+use super::output;
 
 /// Lines of progress come at most this often.
 const LINE_EVERY: Duration = Duration::from_secs(1);
@@ -47,7 +48,7 @@ impl Teller {
             (true, _) => Way::Json,
             (false, false) => Way::Lines(Mutex::new(None)),
             (false, true) => {
-                let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+                let bar = ProgressBar::with_draw_target(None, output::bar());
                 let style = "{spinner} {bytes} at {binary_bytes_per_sec}, {elapsed}";
                 bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_spinner()));
                 Way::Bar(bar)
@@ -73,7 +74,7 @@ impl Teller {
                 let ms = u64::try_from(after.as_millis()).unwrap_or(u64::MAX);
                 match &self.way {
                     Way::Json => self.json(json!({"error": text, "after_ms": ms})),
-                    _ => eprintln!("{text}; trying again in {ms} ms"),
+                    _ => output::err().offer(format!("{text}; trying again in {ms} ms")),
                 }
             }
         }
@@ -94,7 +95,7 @@ impl Teller {
                 let since = came.told.elapsed();
                 if since >= LINE_EVERY {
                     let rate = ((came.bytes - came.before) as f64 / since.as_secs_f64()) as u64;
-                    eprintln!("{} came, at {}/s", HumanBytes(came.bytes), HumanBytes(rate));
+                    output::err().offer(format!("{} came, at {}/s", HumanBytes(came.bytes), HumanBytes(rate)));
                     (came.before, came.told) = (came.bytes, Instant::now());
                 }
             }
@@ -141,6 +142,5 @@ fn stands(status: &impl Serialize) {
 }
 
 fn line(text: &str) {
-    // A reader that has gone does not miss the line.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    output::out().result(text);
 }

@@ -1,6 +1,6 @@
 //! `logmirror serve`: the service.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use logmirror::server::Server;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::exit::Exit;
+use super::output;
 use super::wrong_place;
 
 /// Run the service: keep logs in a directory, take appends and serve them
@@ -25,6 +26,7 @@ pub(crate) struct ServeArgs {
 }
 
 pub(crate) fn run(args: ServeArgs) -> Exit {
+    output::end_promptly();
     let config = match Config::resolve(args.settings, args.config.as_deref()) {
         Ok(config) => config,
         Err(error) => return Exit::Usage.because(error),
@@ -42,6 +44,7 @@ pub(crate) fn run(args: ServeArgs) -> Exit {
         Ok(registry) => Arc::new(registry),
         Err(error) => return Exit::Io.because(data_error(&place, &error)),
     };
+    output::count_in(registry.counters().lines_dropped.clone());
     super::block_on(serve(config, registry)).unwrap_or_else(|exit| exit)
 }
 
@@ -50,10 +53,7 @@ async fn serve(config: Config, registry: Arc<Registry>) -> Exit {
     let server = match server.and_then(|server| Ok((server.address()?, server))) {
         Ok((address, server)) => {
             let server = server.with_token(config.token).with_routing(config.routing);
-            let mut out = std::io::stdout();
-            if writeln!(out, "listening on http://{address}").and_then(|()| out.flush()).is_err() {
-                log::debug!("nobody reads our standard output");
-            }
+            output::out().put(format!("listening on http://{address}"));
             log::info!("{} logs in {}", registry.logs().len(), config.data.display());
             server
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::Exit;
+use super::output;
 
 /// How long a command waits at its end for threads that are in the middle of a call, such as a write to a disk that hangs.
 const THREADS_WAIT: Duration = Duration::from_secs(1);
@@ -92,6 +93,7 @@ fn asked(busy_wait: Option<Duration>) -> Result<impl Future<Output = ()>, Exit> 
     // A task of its own: the command may be too busy to look.
     tokio::spawn(async move {
         signals.received().await;
+        output::end_promptly();
         asked.send_replace(true);
         let too_late = async {
             match busy_wait {
@@ -100,14 +102,34 @@ fn asked(busy_wait: Option<Duration>) -> Result<impl Future<Output = ()>, Exit> 
             }
         };
         tokio::select! {
-            () = insisted(&mut signals) => std::process::exit(Exit::Io.because("ended by a second signal") as i32),
-            () = too_late => std::process::exit(Exit::Io.because("interrupted while busy") as i32),
+            () = insisted(&mut signals) => Exit::Io.because("ended by a second signal").at_once(),
+            () = too_late => Exit::Io.because("interrupted while busy").at_once(),
         }
     });
     Ok(async move {
         // The task only ends with the process.
         let _ = is_asked.wait_for(|asked| *asked).await;
     })
+}
+
+/// Does work that blocks, until it is done or a signal asks the command to end: None. Then the work goes on until the process
+/// ends.
+pub(crate) fn unless_stopped<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+        return Some(work());
+    };
+    let done = runtime.block_on(async {
+        let mut signals = Signals::listen().ok()?;
+        tokio::select! {
+            done = tokio::task::spawn_blocking(work) => done.ok(),
+            () = signals.received() => None,
+        }
+    });
+    runtime.shutdown_background();
+    if done.is_none() {
+        output::end_promptly();
+    }
+    done
 }
 
 #[cfg(test)]

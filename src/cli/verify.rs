@@ -9,7 +9,7 @@ use clap::Args;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use logmirror::client::without_secrets;
 use logmirror::limits::COMMIT_BYTES_MAX;
-use logmirror::mirror::{DbLock, db_lock_state, is_mirror, recorded_end, verify_url};
+use logmirror::mirror::{DbLock, db_lock_state, is_mirror, on_opening, recorded_end, verify_url};
 use logmirror::repo::{FsRepo, Repo};
 use logmirror::stream::{TornContent, survey, torn_content};
 use logmirror::verify::{FoundFault, Options, Progress, Report, verify};
@@ -135,6 +135,9 @@ fn in_words(out: &mut impl Write, report: &Report, args_path: &str) -> io::Resul
                 writeln!(out, "torn: {bytes} bytes after offset {next} are no whole commit: {advice}")?;
             }
         }
+    }
+    if let Ok(Some(text)) = on_opening(Path::new(args_path)) {
+        writeln!(out, "serve: a service, when it starts, {text}")?;
     }
     for note in &report.notes {
         writeln!(out, "note: segment {}: {}", note.segment, note.message)?;

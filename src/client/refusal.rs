@@ -1,6 +1,6 @@
 //! What an answer that is no success says: words of the service, or of something between us and it.
 
-use reqwest::header::{HeaderMap, SERVER, VIA};
+use reqwest::header::{HeaderMap, HeaderValue, SERVER, VIA};
 use reqwest::{Response, StatusCode};
 
 use super::{ClientError, whole};
@@ -23,10 +23,15 @@ pub(super) async fn checked(response: Response) -> Result<Response, ClientError>
 }
 
 /// What the answer calls itself: `nginx/1.22.1` of the field `Server`, or the last of `Via`; nothing that could upset a terminal.
-fn who(headers: &HeaderMap) -> Option<String> {
-    let named = headers.get(SERVER).or_else(|| headers.get(VIA))?.to_str().ok()?;
-    let plain: String = named.chars().filter(|char| char.is_ascii_graphic() || *char == ' ').take(60).collect();
-    Some(plain).filter(|plain| !plain.is_empty())
+pub(super) fn who(headers: &HeaderMap) -> Option<String> {
+    let named = headers.get(SERVER).or_else(|| headers.get(VIA))?;
+    Some(plain(named)).filter(|plain| !plain.is_empty())
+}
+
+/// A field of an answer as text, cut, and without anything that could upset a terminal.
+pub(super) fn plain(value: &HeaderValue) -> String {
+    let text = String::from_utf8_lossy(value.as_bytes());
+    text.chars().filter(|char| char.is_ascii_graphic() || *char == ' ').take(60).collect()
 }
 
 impl Blamed for ClientError {
@@ -43,7 +48,9 @@ impl Blamed for ClientError {
             ClientError::Intermediary { status, .. } if is_passing_status(*status) => Blame::Transient,
             ClientError::Intermediary { .. } => Blame::Io,
             ClientError::Transport(error) if error.is_builder() => Blame::Usage,
-            ClientError::Transport(_) | ClientError::Silent { .. } => Blame::Transient,
+            ClientError::Transport(_) | ClientError::Silent { .. } | ClientError::NotFromService { .. } => {
+                Blame::Transient
+            }
             ClientError::Protocol(_) => Blame::Io,
         }
     }

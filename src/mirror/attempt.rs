@@ -50,6 +50,7 @@ pub(super) async fn attempt(
 /// When source and sink do not fit each other, as far as shows without reading the source.
 pub(super) async fn meet(
     mirror: &Mirror,
+    source: &Source,
     extent: &Extent,
     sink: &Sink,
     status: &SinkStatus,
@@ -62,6 +63,9 @@ pub(super) async fn meet(
     let held = status.held(extent.first, mirror.commit_bytes_max).await?;
     if let Some(source_end) = extent.end.filter(|end| held.next().is_some_and(|at| *end <= at)) {
         return Err(MirrorError::Ahead { sink: from, source_end });
+    }
+    if let (Sink::Dir(dir), SinkStatus::Dir(Some(found))) = (sink, status) {
+        dir.check_lost_end(found, source, extent, mirror.commit_bytes_max).await?;
     }
     if status.last().is_some() {
         sink.check_uncompared(status, extent, mirror.adopt)?;
@@ -91,7 +95,7 @@ async fn attempt_generation(
     let (generation, held) = (extent.generation, status.next().is_some());
     progress.begin(generation, from);
     told(Event::Started { from, held, source_bytes: source.bytes_from(progress.uncounted(), extent) });
-    let (held, reading) = meet(mirror, extent, sink, &status, from).await?;
+    let (held, reading) = meet(mirror, source, extent, sink, &status, from).await?;
     let pieces = source.stream(reading, mirror.commit_bytes_max);
     let mut delivery = Delivery::new(sink, status, format, generation);
     let pumped = pump(pieces, &mut delivery, held, progress, told).await;

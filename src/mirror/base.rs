@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use sha2::{Digest, Sha256};
@@ -17,6 +17,7 @@ use super::failure::MirrorError;
 use super::run::{Event, Progress};
 use super::sink::Sink;
 use super::source::Source;
+use crate::client::{Client, ClientError};
 use crate::format::{LogFormat, database, name};
 use crate::limits::{BASE_PROGRESS_EVERY, LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::offset::Generation;
@@ -37,7 +38,7 @@ pub(super) async fn bring(
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
     let blocks = match source {
-        Source::Url(client) => client.base(generation).await?.map_err(io::Error::other).boxed(),
+        Source::Url(client) => of_url(client, generation).await?,
         Source::Dir(repo) => of_dir(repo)?,
     };
     put(blocks, generation, sink, instead, progress, told).await
@@ -106,6 +107,26 @@ pub(super) fn is_in(repo: &FsRepo) -> Result<bool, MirrorError> {
     }
 }
 
+/// The base that a service sends, once it has begun as a database does.
+///
+/// # Errors
+/// [`ClientError::NotFromService`] when it is none: the service has no other.
+pub(super) async fn of_url(client: &Client, generation: Generation) -> Result<Blocks, MirrorError> {
+    let mut blocks = client.base(generation).await?.boxed();
+    let mut head = BytesMut::new();
+    while head.len() < database::MAGIC.len()
+        && let Some(block) = blocks.try_next().await?
+    {
+        head.extend_from_slice(&block);
+    }
+    if !head.is_empty() && !head.starts_with(database::MAGIC) {
+        let what = "the answer to a request for the base of the log is no SQLite database".to_owned();
+        return Err(ClientError::NotFromService { what }.into());
+    }
+    let head = stream::iter((!head.is_empty()).then(|| Ok(head.freeze())));
+    Ok(head.chain(blocks.map_err(io::Error::other)).boxed())
+}
+
 /// The base in a directory; nothing where there is none.
 pub(super) fn of_dir(repo: &FsRepo) -> Result<Blocks, MirrorError> {
     match repo.open(name::BASE) {
@@ -131,7 +152,7 @@ fn of_file(file: Arc<dyn RepoFile>) -> Blocks {
 }
 
 /// The checksum of a base, as it is stored: no database is an empty one.
-pub(super) async fn sum<E>(mut blocks: BoxStream<'static, Result<Bytes, E>>) -> Result<BaseSum, E> {
+pub(super) async fn sum(mut blocks: Blocks) -> io::Result<BaseSum> {
     let (mut sum, mut is_empty) = (Sha256::new(), true);
     while let Some(block) = blocks.try_next().await? {
         is_empty &= block.is_empty();

@@ -4,7 +4,6 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt};
 use uuid::Uuid;
 
 use super::base::{self, BaseSum};
@@ -169,7 +168,8 @@ async fn sum_of(source: &Source, generation: Generation) -> Result<BaseSum, Mirr
 }
 
 async fn sum_of_service(client: &Client, generation: Generation) -> Result<BaseSum, MirrorError> {
-    base::sum(client.base(generation).await?.map_err(MirrorError::from).boxed()).await
+    let summed = base::sum(base::of_url(client, generation).await?).await;
+    summed.map_err(|error| MirrorError::Interrupted(format!("the base of {}: {error}", client.url())))
 }
 
 /// That of the base that a log is created with.

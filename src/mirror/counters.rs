@@ -52,6 +52,8 @@ pub struct Counters {
     pub cuts: Family<LogLabels, Counter>,
     /// Their bytes.
     pub cut_bytes: Family<LogLabels, Counter>,
+    /// Ends that held whole commits and were kept aside when they were cut.
+    pub kept_aside: Family<LogLabels, Counter>,
     /// Commits that were sent although the log held them: compared, and not stored again.
     pub skipped_commits: Family<LogLabels, Counter>,
     /// Times that a log failed: a write, a sync, or its opening.
@@ -60,6 +62,8 @@ pub struct Counters {
     pub reopenings: Family<LogLabels, Counter>,
     /// Idle connections that were closed to make room for others.
     pub connections_closed: Counter,
+    /// Lines of the log and of standard output that were dropped, because they could not be written.
+    pub lines_dropped: Counter,
 }
 
 impl Counters {
@@ -93,10 +97,14 @@ impl Counters {
         registry.register("generations_deleted", "Generations deleted", self.generations_deleted.clone());
         registry.register("cuts", "Torn ends cut when a log was opened", self.cuts.clone());
         registry.register_with_unit("cut", "Bytes of torn ends cut", Unit::Bytes, self.cut_bytes.clone());
+        let kept = self.kept_aside.clone();
+        registry.register("kept_aside", "Ends with whole commits that were cut and kept aside", kept);
         registry.register("skipped_commits", "Commits sent again and skipped", self.skipped_commits.clone());
         registry.register("failures", "Times a log failed to be opened, written or synced", self.failures.clone());
         registry.register("reopenings", "Times a log that had failed was opened again", self.reopenings.clone());
         let closed = self.connections_closed.clone();
         registry.register("connections_closed", "Idle connections closed to make room for others", closed);
+        let help = "Lines of output dropped because nothing read them, or they could not be written";
+        registry.register("lines_dropped", help, self.lines_dropped.clone());
     }
 }

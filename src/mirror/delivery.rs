@@ -21,11 +21,13 @@ pub(super) struct Delivery<'a> {
     /// Headers that came before the sink was opened.
     early: Vec<Part>,
     feeding: Option<Feeding>,
+    /// Whether it was compared, and is not opened before there is something to write: it has no mirror record yet.
+    unclaimed: bool,
 }
 
 impl<'a> Delivery<'a> {
     pub(super) fn new(sink: &'a Sink, status: SinkStatus, format: LogFormat, generation: Generation) -> Delivery<'a> {
-        Delivery { sink, status: Some(status), format, generation, early: Vec::new(), feeding: None }
+        Delivery { sink, status: Some(status), format, generation, early: Vec::new(), feeding: None, unclaimed: false }
     }
 
     /// Whether the sink holds a log already, be it empty.
@@ -38,6 +40,15 @@ impl<'a> Delivery<'a> {
         matches!(&self.status, Some(SinkStatus::Dir(Some(found))) if found.based)
     }
 
+    /// Opens the sink once it was compared; but one without a mirror record only when there is something to write.
+    pub(super) async fn compared(&mut self, told: &mut impl FnMut(Event)) -> Result<(), MirrorError> {
+        self.unclaimed = match (self.sink, &self.status) {
+            (Sink::Dir(dir), Some(SinkStatus::Dir(Some(found)))) => dir.is_unclaimed(found),
+            _ => false,
+        };
+        if self.unclaimed { Ok(()) } else { self.open(None, told).await }
+    }
+
     /// Opens the sink, if it is not open. `first` is where a log that is created starts.
     pub(super) async fn open(
         &mut self,
@@ -48,9 +59,12 @@ impl<'a> Delivery<'a> {
             return Ok(());
         };
         let opened = self.sink.open(status, self.format, self.generation, first).await;
-        let OpenSink { feeding, cut, emptied } = opened.map_err(|error| self.sink.own(error))?;
+        let OpenSink { feeding, cut, emptied, refetched } = opened.map_err(|error| self.sink.own(error))?;
         told(Event::Opened { durable: *feeding.durable().borrow() });
         self.feeding = Some(feeding);
+        if let Some((from, to)) = refetched {
+            told(Event::Refetched { from, to });
+        }
         if let Some(durable) = emptied {
             told(Event::Emptied { durable });
         }
@@ -91,7 +105,17 @@ impl<'a> Delivery<'a> {
             off(move || dir.is_present()).await??;
             feeding.look();
         }
+        self.report_unclaimed();
         Ok(())
+    }
+
+    /// Says that a sink without a mirror record holds all that the source has, so that nothing was written.
+    pub(super) fn report_unclaimed(&self) {
+        if let (Sink::Dir(dir), Some(SinkStatus::Dir(Some(found)))) = (self.sink, &self.status)
+            && self.unclaimed
+        {
+            dir.report_unclaimed(found);
+        }
     }
 
     /// What is to be known of a directory that is the sink, while it is open.

@@ -20,6 +20,14 @@ pub enum MirrorError {
     /// What the source sent is not a sound log.
     #[error("source: {0}")]
     Received(ScanError),
+    /// The same, found in two answers from the same offset on: it is no accident of the network.
+    #[error("source: {place} sent the same fault in two answers, on two connections: {error}")]
+    ReceivedTwice {
+        /// The log's URL.
+        place: String,
+        /// The fault.
+        error: ScanError,
+    },
     /// The sink cannot be opened.
     #[error("sink: {0}")]
     Open(#[from] OpenError),
@@ -235,14 +243,56 @@ pub enum MirrorError {
     },
     /// The source has a mirror record that says that it is a copy of the sink.
     #[error(
-        "SRC is a copy of DST: are the arguments swapped? The mirror record in {} names {} as its source; nothing was changed \
-         (--adopt takes DST over all the same)", .source_place.display(), .sink.display()
+        "SRC is a copy of DST: are the arguments swapped? The mirror record in {} names {} as its source; nothing was changed; \
+         if SRC is the original again, remove {}", .source_place.display(), .sink.display(),
+        .source_place.join(crate::stream::RECORD).display()
     )]
     Swapped {
         /// The source.
         source_place: PathBuf,
         /// The sink.
         sink: PathBuf,
+    },
+    /// A sink is in the data directory of a service. Nothing was changed.
+    #[error(
+        "sink: {} is in the data directory of a service, {}, which alone writes there: mirror to the log's URL \
+         (http://HOST/logs/NAME), or choose another directory", .place.display(), .data.display()
+    )]
+    ServiceData {
+        /// The directory.
+        place: PathBuf,
+        /// The data directory.
+        data: PathBuf,
+    },
+    /// A mirror lost durable commits at its end, and the source does not hold them now. Nothing was changed.
+    #[error(
+        "sink: {}: its mirror record says that it was durable up to offset {durable}, but it ends at {next}, and the source ends \
+         at offset {source_end}, before that: put the files back, or mirror into a new directory", .place.display()
+    )]
+    LostEnd {
+        /// The directory.
+        place: PathBuf,
+        /// Up to where it was durable.
+        durable: Offset,
+        /// Where it ends.
+        next: Offset,
+        /// Where the source ends.
+        source_end: Offset,
+    },
+    /// A segment of the directory that is the sink is missing before others. Nothing was changed.
+    #[error(
+        "sink: {}: offsets {from} to {to} are missing: put the file of the segment that starts at {from} back ({file}), or mirror \
+         into a new directory", .place.display()
+    )]
+    MissingSegment {
+        /// The directory.
+        place: PathBuf,
+        /// The first offset that is missing.
+        from: Offset,
+        /// The offset after the last one that is missing.
+        to: Offset,
+        /// The name of the first file that is missing.
+        file: String,
     },
     /// A directory holds no log, but something else: it may be the one above the log. Nothing was changed.
     #[error(
@@ -256,7 +306,9 @@ pub enum MirrorError {
         holds: String,
     },
     /// The log of a service that is the sink is damaged. What the source holds is sound, and nothing of it was lost.
-    #[error("sink: {place} is damaged: {reason}: repair or remove it in the service; nothing is sent to it until then")]
+    #[error(
+        "sink: {place} is damaged: {reason}: its operator must put its files back or repair it; nothing is sent to it until then"
+    )]
     SinkDamaged {
         /// The log's URL.
         place: String,
@@ -329,13 +381,12 @@ impl MirrorError {
             MirrorError::Ahead { .. } | MirrorError::SinkDamaged { .. } => true,
             // Files may be missing while the source is restored from a backup.
             MirrorError::Gap { .. } | MirrorError::SegmentsMissing { .. } => true,
+            MirrorError::LostEnd { .. } | MirrorError::MissingSegment { .. } => true,
             MirrorError::Read(error) => matches!(error, ReadError::Missing { .. } | ReadError::Ahead { .. }),
             MirrorError::Refused(body) => is_passing(body),
             MirrorError::Client(ClientError::Refused { body, .. }) => is_passing(body),
             // SQLite rolls it back when the application opens its database again.
             MirrorError::Snapshot(SnapshotError::HotJournal { .. }) => true,
-            // Its directory is not ours to wait for.
-            MirrorError::DatabaseRuns { .. } => return true,
             _ => false,
         };
         !unproven && matches!(self.blame(), Blame::Usage | Blame::Data)
@@ -372,6 +423,7 @@ impl Blamed for MirrorError {
             MirrorError::Restore(error) if !error.is_data() => Blame::Io,
             MirrorError::NoBase { .. } | MirrorError::Absent { .. } | MirrorError::SamePlace { .. } => Blame::Usage,
             MirrorError::SameLog { .. } | MirrorError::Swapped { .. } | MirrorError::NoLog { .. } => Blame::Usage,
+            MirrorError::ServiceData { .. } => Blame::Usage,
             MirrorError::DatabaseRuns { .. } | MirrorError::Away { .. } => Blame::Io,
             _ => Blame::Data,
         }

@@ -5,7 +5,7 @@ use tokio::sync::{mpsc, watch};
 use super::failure::MirrorError;
 use crate::limits::SYNC_EVERY;
 use crate::offset::Offset;
-use crate::stream::{Appended, Batch, StreamWriter, SyncJob, Synced};
+use crate::stream::{Appended, Batch, MirrorRecord, StreamWriter, SyncJob, Synced};
 
 #[derive(Debug)]
 pub(super) enum ToWriter {
@@ -16,9 +16,26 @@ pub(super) enum ToWriter {
     End,
 }
 
-/// Writes batches and syncs them, on another thread, while it goes on writing.
+/// Writes batches and syncs them, on another thread, while it goes on writing. Calls `left` with the record, as it was written
+/// last, when the writer has ended.
 pub(super) fn write(
     mut writer: StreamWriter,
+    messages: mpsc::Receiver<ToWriter>,
+    back: mpsc::WeakSender<ToWriter>,
+    told: &watch::Sender<Offset>,
+    left: impl FnOnce(MirrorRecord),
+) -> Result<Offset, MirrorError> {
+    let written = write_all(&mut writer, messages, back, told);
+    let record = writer.mirror_record().cloned();
+    drop(writer);
+    if let Some(record) = record {
+        left(record);
+    }
+    written
+}
+
+fn write_all(
+    writer: &mut StreamWriter,
     mut messages: mpsc::Receiver<ToWriter>,
     back: mpsc::WeakSender<ToWriter>,
     told: &watch::Sender<Offset>,

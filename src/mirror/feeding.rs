@@ -8,7 +8,7 @@ use super::feed_url;
 use crate::client::Client;
 use crate::limits::BATCHES_UNDER_WAY;
 use crate::offset::Offset;
-use crate::stream::{Batch, StreamWriter};
+use crate::stream::{Batch, MirrorRecord, StreamWriter};
 
 /// A sink that is being fed. It runs by itself; [`send`](Feeding::send) waits only while too much is under way.
 #[derive(Debug)]
@@ -26,14 +26,15 @@ enum Input {
 }
 
 impl Feeding {
-    pub(super) fn dir(writer: StreamWriter) -> Feeding {
+    /// Feeds a directory. `left` is called with its record, as it was written last, when the writer has ended.
+    pub(super) fn dir(writer: StreamWriter, left: impl FnOnce(MirrorRecord) + Send + 'static) -> Feeding {
         let (input, messages) = mpsc::channel(BATCHES_UNDER_WAY);
         let (told, durable) = watch::channel(writer.durable());
         let (end, ended) = oneshot::channel();
         // Weak, so that the channel closes when the feeder is gone.
         let back = input.downgrade();
         tokio::task::spawn_blocking(move || {
-            let _nobody_waits = end.send(write(writer, messages, back, &told));
+            let _nobody_waits = end.send(write(writer, messages, back, &told, left));
         });
         Feeding { input: Input::Dir(input), durable, ended: Some(ended) }
     }

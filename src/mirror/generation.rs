@@ -21,7 +21,7 @@ use crate::format::{LogFormat, database, name};
 use crate::limits::{GENERATION_MAX, LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::offset::Generation;
 use crate::repo::{Repo, read_small, replace};
-use crate::stream::{SurveyError, survey};
+use crate::stream::{DurableMark, SurveyError, survey};
 
 /// Ending of a directory that is no generation: one in the making, or one being deleted.
 const DRAFT: &str = ".draft";
@@ -178,7 +178,16 @@ impl Registry {
         let failed = |error: io::Error| NotBegun::Certain(Error::Unavailable(text(error)));
         let unknown = |error: io::Error| NotBegun::Unknown(text(error).into());
         dir.sync_dir().map_err(failed)?;
-        let meta = Meta { generation: *generation, checkpoint: log.policy(), ..log.meta().clone() };
+        let begun = Meta { generation: *generation, ..log.described() };
+        let meta = match *generation == log.generation() {
+            true => begun,
+            false => {
+                // Before `log.json` says so, and in a directory that is none of the log before.
+                DurableMark::open(&**dir, log.meta().first).map_err(failed)?;
+                dir.sync_dir().map_err(failed)?;
+                Meta { durable_mark: true, ..begun }
+            }
+        };
         let repo = log.repo();
         if *generation == log.generation() {
             let held = same(&**dir, &**repo).map_err(failed)?;

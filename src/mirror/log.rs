@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
@@ -16,11 +16,11 @@ use super::pages::Pages;
 use super::shard::Message;
 use crate::api::{CheckpointPolicy, Damage, LastCommit, LogState, LogStatus, SegmentStatus};
 use crate::format::{Commit, Framing, LogFormat, name};
-use crate::limits::READ_BLOCK;
+use crate::limits::{MISSING_PATIENCE, READ_BLOCK};
 use crate::offset::{BytePos, Epoch, Generation, Offset};
 use crate::repo::{Repo, is_out_of_files};
 use crate::segment::SegmentReader;
-use crate::stream::{SegmentInfo, SoundPrefix, StreamWriter, Survey};
+use crate::stream::{ASIDE, SegmentInfo, SoundPrefix, StreamWriter, Survey, holds_cut_commits};
 
 /// Whether a log can be used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -170,6 +170,9 @@ pub(super) struct Meta {
     pub(super) first: Offset,
     #[serde(default)]
     pub(super) checkpoint: CheckpointPolicy,
+    /// Whether the generation has a durable mark for good. Logs of earlier versions do not say so before they were opened.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) durable_mark: bool,
 }
 
 /// One generation of a log of a service. When it ends, another takes its place under the log's name.
@@ -191,6 +194,14 @@ pub struct Log {
     queue: WeakSender<Message>,
     /// Whether `log.json` must be read again before anything else: it could not be, or which generation it names is not known.
     unloaded: AtomicBool,
+    /// What [`Meta::durable_mark`] says now.
+    marked: AtomicBool,
+    /// The directory of its data directory's logs.
+    logs: Arc<dyn Repo>,
+    /// Since when files of it are missing that were there when it was opened.
+    missing_since: Mutex<Option<Instant>>,
+    /// Directories with commits that were cut from its end.
+    kept_aside: Mutex<Vec<String>>,
     pub(super) shard: usize,
 }
 
@@ -204,13 +215,14 @@ impl Log {
     pub(super) fn new(
         name: String,
         meta: Meta,
-        repo: Arc<dyn Repo>,
+        (logs, repo): (Arc<dyn Repo>, Arc<dyn Repo>),
         (shard, queue): (usize, WeakSender<Message>),
     ) -> Self {
         let (first, framing) = (meta.first, Framing::of(meta.format));
         let view = View { first, durable: first, framing, ..View::default() };
         let appended = AtomicU64::new(meta.first.0);
         let (policy, since) = (Mutex::new(meta.checkpoint), OnceLock::new());
+        let marked = AtomicBool::new(meta.durable_mark);
         Log {
             name,
             meta,
@@ -224,12 +236,81 @@ impl Log {
             folded_from: OnceLock::new(),
             queue,
             unloaded: AtomicBool::new(false),
+            marked,
+            logs,
+            missing_since: Mutex::default(),
+            kept_aside: Mutex::default(),
             shard,
         }
     }
 
     pub(super) fn meta(&self) -> &Meta {
         &self.meta
+    }
+
+    /// What `log.json` is to say now.
+    pub(super) fn described(&self) -> Meta {
+        Meta { checkpoint: self.policy(), durable_mark: self.is_marked(), ..self.meta.clone() }
+    }
+
+    /// Whether it is known to have a durable mark.
+    pub(super) fn is_marked(&self) -> bool {
+        self.marked.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_marked(&self) {
+        self.marked.store(true, Ordering::Release);
+    }
+
+    /// The directory of all of it.
+    pub(super) fn dir(&self) -> io::Result<Arc<dyn Repo>> {
+        self.logs.dir(&self.name)
+    }
+
+    /// Records that files of it are missing. Returns for how long they have been.
+    pub(super) fn note_missing(&self) -> Duration {
+        let mut since = self.missing_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.get_or_insert_with(Instant::now).elapsed()
+    }
+
+    /// Records that none is missing.
+    pub(super) fn note_present(&self) {
+        *self.missing_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Looks which directories hold commits that were cut from its end. Blocks.
+    pub(super) fn look_aside(&self) {
+        let found = self.dir().and_then(|dir| dir.dir(ASIDE)).and_then(|aside| Ok((aside.list()?, aside.place())));
+        let mut kept = match found {
+            Ok((names, place)) => {
+                let kept = names.into_iter().filter(|name| holds_cut_commits(name));
+                kept.map(|name| format!("{place}/{name}")).collect()
+            }
+            Err(_) => Vec::new(),
+        };
+        kept.sort_unstable();
+        *self.kept_aside.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+    }
+
+    fn keeps_aside(&self) -> Vec<String> {
+        self.kept_aside.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is to be looked at although the log works.
+    fn warning(&self, view: &View) -> Option<String> {
+        let (first, start) = (view.first, self.meta.first);
+        let pruned = (view.opened && first > start)
+            .then(|| format!("offsets {start} to {first} are missing: its first segments were removed"));
+        let kept = self.keeps_aside();
+        let kept = (!kept.is_empty()).then(|| {
+            format!(
+                "commits that do not continue this log, or came after damage, were cut from its end and are kept in {}: look \
+                 whether they are needed, then remove or move them",
+                kept.join(", ")
+            )
+        });
+        let all: Vec<String> = pruned.into_iter().chain(kept).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     /// Whether `log.json` could be read. Before that, format, generation and first offset are not known.
@@ -407,6 +488,9 @@ impl Log {
     /// # Errors
     /// What is wrong with it, now or before.
     pub fn check(self: &Arc<Self>) -> Result<(), Error> {
+        if !self.keeps_aside().is_empty() {
+            self.look_aside();
+        }
         if let Some((state, seen)) = self.lost()
             && self.publish_lost(state.clone(), &seen)
         {
@@ -440,6 +524,7 @@ impl Log {
         self.view.send_if_modified(|view| {
             let same = view.state == State::Ok && view.openings == seen.openings;
             if same {
+                self.note_missing();
                 view.state = state;
             }
             same
@@ -458,8 +543,10 @@ impl Log {
         let file_of = |segment: &SegmentInfo| name::segment(self.format(), segment.start);
         if let Some(file) = view.segments().map(file_of).find(|file| !names.contains(file)) {
             let text = format!(
-                "segment {file} in {} is missing: it was there when the service opened the log",
-                self.repo.place()
+                "segment {} is missing: it was there when the service opened the log; put it back: if it stays away for {} s \
+                 the log is opened without it, as by a restart",
+                format_args!("{}/{file}", self.repo.place()),
+                MISSING_PATIENCE.as_secs()
             );
             return Some(State::Failed(text.into()));
         }
@@ -526,9 +613,7 @@ impl Log {
             state,
             error,
             damage: view.damage.clone(),
-            warning: (view.opened && view.first > self.meta.first).then(|| {
-                format!("offsets {} to {} are missing: its first segments were removed", self.meta.first, view.first)
-            }),
+            warning: self.warning(&view),
             missing: (view.opened && view.first > self.meta.first).then_some((self.meta.first, view.first)),
             checkpoint: (self.is_described() && self.meta.format == LogFormat::Wal).then(|| self.policy()),
             checkpoint_failing: None,
@@ -589,9 +674,14 @@ mod tests {
     fn what_was_found_missing_says_nothing_of_a_log_that_was_opened_again_since() {
         let (format, id) = (LogFormat::Commitlog, "id".to_owned());
         let (generation, first, checkpoint) = (Generation::FIRST, Offset::ZERO, CheckpointPolicy::Keep);
-        let meta = Meta { format, id, generation, first, checkpoint };
+        let meta = Meta { format, id, generation, first, checkpoint, durable_mark: true };
         let (queue, _messages) = tokio::sync::mpsc::channel(1);
-        let log = Log::new("app".to_owned(), meta, Arc::new(MemRepo::default()), (0, queue.downgrade()));
+        let log = Log::new(
+            "app".to_owned(),
+            meta,
+            (Arc::new(MemRepo::default()), Arc::new(MemRepo::default())),
+            (0, queue.downgrade()),
+        );
         log.publish(|view| view.opened = true);
         let (lost, seen) = (State::Failed("gone".into()), log.view());
         log.publish(|view| view.openings += 1);

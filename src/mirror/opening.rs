@@ -7,8 +7,10 @@ use super::log::{Log, State};
 use super::registry::Settings;
 use crate::api::Damage;
 use crate::format::name;
-use crate::limits::REOPEN_DAMAGED;
-use crate::stream::{OnTrailing, OpenError, Options, SoundPrefix, StreamWriter, sound_prefix};
+use crate::limits::{MISSING_PATIENCE, REOPEN_DAMAGED};
+use crate::stream::{
+    DurableMark, Fault, FaultKind, OnTrailing, OpenError, Options, SoundPrefix, StreamWriter, sound_prefix,
+};
 
 /// A damaged log when it was opened last.
 #[derive(Clone, Debug)]
@@ -46,9 +48,10 @@ pub(super) fn open(log: &Arc<Log>, settings: &Settings) -> Result<StreamWriter, 
         // The files of a log that was open before must still hold what was acknowledged.
         durable: log.durable().filter(|durable| *durable > log.first()),
         durable_mark: true,
+        durable_mark_expected: log.is_marked(),
         ..Options::default()
     };
-    StreamWriter::open(log.repo().clone(), options)
+    StreamWriter::open_in(log.repo().clone(), options, log.dir()?)
 }
 
 /// Tries to open a log that failed or is damaged. Changes nothing that readers see. The caller makes sure that the log has
@@ -62,6 +65,7 @@ pub(super) fn open_again(log: &Arc<Log>, settings: &Settings, damaged: Option<&D
     if view.opened
         && !view.cut_short
         && let Some(state) = log.missing(&view)
+        && !is_given_up(log)
     {
         return Attempt::Unusable(Box::new(Unusable { state, sound: None, damage: None }));
     }
@@ -71,11 +75,32 @@ pub(super) fn open_again(log: &Arc<Log>, settings: &Settings, damaged: Option<&D
     }
 }
 
+/// Whether files that are gone have been waited for long enough: a restart would decide without them. Where the durable mark
+/// is gone too it is the directory that is away.
+fn is_given_up(log: &Log) -> bool {
+    log.note_missing() >= MISSING_PATIENCE && DurableMark::read(&**log.repo()).is_ok_and(|mark| mark.offset().is_some())
+}
+
+/// What is wrong with a log; a segment that is missing is named.
+fn named(log: &Log, fault: &Fault) -> String {
+    let FaultKind::Gap { found } = fault.kind else {
+        return fault.to_string();
+    };
+    let file = |start| name::segment(log.format(), start);
+    let (names, missing) = (log.names().unwrap_or_default(), file(fault.offset));
+    if names.contains(&missing) || !names.contains(&file(found)) {
+        return fault.to_string();
+    }
+    let place = log.repo().place();
+    format!("{fault}: {place}/{missing} is missing: put it back")
+}
+
 impl Unusable {
     /// Finds what can be served of a log that could not be opened.
     pub(super) fn of(log: &Log, settings: &Settings, error: OpenError) -> Unusable {
         let view = log.view();
         let sound = sound_prefix(&**log.repo(), settings.commit_bytes_max).ok();
+        let mark_is_at_fault = matches!(error, OpenError::Mark { .. });
         let (fault, error) = match error {
             OpenError::Io(_) | OpenError::Locked { .. } | OpenError::Changed { .. } => {
                 // What is known of a log that was open still holds.
@@ -86,7 +111,11 @@ impl Unusable {
                 };
                 return Unusable { state: State::Failed(cause.into()), sound, damage: None };
             }
-            OpenError::Damaged(fault) | OpenError::Torn(fault) => (Some(fault.clone()), fault.to_string()),
+            OpenError::Damaged(fault) | OpenError::Torn(fault) => (Some(fault.clone()), named(log, &fault)),
+            OpenError::Mark { path, what } => (
+                None,
+                format!("the durable mark {path} {what}: commits that were acknowledged may be missing at the end"),
+            ),
             OpenError::Lost { next, durable } => {
                 (None, format!("the durable mark says {durable}, but the files end at offset {next}"))
             }
@@ -95,13 +124,15 @@ impl Unusable {
             return Unusable { state: State::Damaged(error.into()), sound: None, damage: None };
         };
         let (next, mark) = (sound.found.next, sound.mark);
-        let copied = mark.filter(|mark| *mark > next).map_or(String::new(), |mark| {
-            format!(
+        let command = format!("stop the service and run `logmirror repair {} --accept-loss`", log.directory());
+        let copied = match mark.filter(|mark| *mark > next) {
+            _ if mark_is_at_fault => format!("; put the mark back, or to go on with what is sound {command}"),
+            Some(mark) => format!(
                 "; commits up to offset {mark} were durable, so this is a copy made while the service ran, or lost data; to \
-                 go on without them stop the service and run `logmirror repair {} --accept-loss`",
-                log.directory()
-            )
-        });
+                 go on without them {command}"
+            ),
+            None => String::new(),
+        };
         let text = format!("{error}: what is before offset {next} is sound and served{copied}");
         let damage = fault.map(|fault| Damage {
             segment: name::segment(log.format(), fault.segment),

@@ -6,10 +6,11 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::failure::MirrorError;
+use super::registry::{LOGS, META};
 use crate::format::name;
 use crate::offset::Offset;
 use crate::repo::{FsRepo, Repo, open_regular};
-use crate::stream::{MirrorRecord, RECORD, segment_starts};
+use crate::stream::{MirrorRecord, RECORD, Survey, Tail, segment_starts, survey};
 
 /// The directory of a SpacetimeDB's commitlog.
 const CLOG: &str = "clog";
@@ -174,19 +175,72 @@ pub(super) fn are_apart(source: &Path, sink: &Path) -> Result<(), MirrorError> {
     Ok(())
 }
 
-/// Checks that a source is not a copy of the log in the sink, as it is when the arguments were swapped.
+/// Checks that a source is not a copy of the log in the sink, as it is when the arguments were swapped. One that was restored
+/// from the sink and has grown since is the original again.
 ///
 /// # Errors
 /// [`MirrorError::Swapped`].
-pub(super) fn are_not_swapped(source: &Path, sink: &Path) -> Result<(), MirrorError> {
+pub(super) fn are_not_swapped(source: &Path, sink: &Path, commit_bytes_max: u64) -> Result<(), MirrorError> {
     let record = FsRepo::open(source).and_then(|repo| MirrorRecord::read(&repo));
-    let is_copy = record.is_ok_and(|record| record.is_some_and(|record| record.names(&source_identity(sink))));
+    let Some(record) = record.ok().flatten().filter(|record| record.names(&source_identity(sink))) else {
+        return Ok(());
+    };
     // A copy may well be brought back to where its original was lost.
     let holds_log = || FsRepo::open(sink).and_then(|repo| segment_starts(&repo)).is_ok_and(|starts| !starts.is_empty());
-    if is_copy && holds_log() {
+    if holds_log() && !was_restored(source, &record, sink, commit_bytes_max) {
         return Err(MirrorError::Swapped { source_place: source.to_owned(), sink: sink.to_owned() });
     }
     Ok(())
+}
+
+/// Whether the source, whose record names the sink, was restored from it and has grown since: the sink is a mirror of the source
+/// in turn, and ends where it was durable.
+fn was_restored(source: &Path, record: &MirrorRecord, sink: &Path, commit_bytes_max: u64) -> bool {
+    let end = |dir: &Path, durable: Offset| -> Option<Survey> {
+        survey(&FsRepo::open(dir).ok()?, commit_bytes_max, Some(durable)).ok()
+    };
+    let held = FsRepo::open(sink).and_then(|repo| MirrorRecord::read(&repo));
+    let Some(held) = held.ok().flatten().filter(|held| held.names(&source_identity(source))) else {
+        return false;
+    };
+    let is_as_left = |found: Survey| found.next == held.durable && found.tail == Tail::Clean;
+    end(source, record.durable).is_some_and(|found| found.next > record.durable)
+        && end(sink, held.durable).is_some_and(is_as_left)
+}
+
+/// The data directory of a service that a path is, or that has it among its logs; `None` for any other path.
+#[must_use]
+pub fn service_data(path: &Path) -> Option<PathBuf> {
+    let path = real(path);
+    if holds_logs(&path.join(LOGS)) {
+        return Some(path);
+    }
+    let logs = path.ancestors().find(|at| at.file_name().is_some_and(|name| name == LOGS) && holds_logs(at))?;
+    logs.parent().map(Path::to_owned)
+}
+
+/// Whether a directory holds a log of a service: its description, or a generation where that is lost.
+fn holds_logs(dir: &Path) -> bool {
+    let names = |dir: &Path| dir.read_dir().into_iter().flatten().filter_map(Result::ok).collect::<Vec<_>>();
+    let is_generation = |entry: &fs::DirEntry| {
+        let is_named = entry.file_name().to_str().is_some_and(|name| name::parse_generation(name).is_some());
+        is_named && entry.path().is_dir()
+    };
+    names(dir)
+        .iter()
+        .map(fs::DirEntry::path)
+        .any(|log| log.is_dir() && (log.join(META).is_file() || names(&log).iter().any(is_generation)))
+}
+
+/// Checks that a sink is not in the data directory of a service, which alone writes there.
+///
+/// # Errors
+/// [`MirrorError::ServiceData`].
+pub(super) fn is_not_of_a_service(sink: &Path) -> Result<(), MirrorError> {
+    match service_data(sink) {
+        Some(data) => Err(MirrorError::ServiceData { place: sink.to_owned(), data }),
+        None => Ok(()),
+    }
 }
 
 /// Names that a directory without a log may hold: what a new file system has, our record, and a base, which is judged with it.
@@ -243,7 +297,11 @@ pub(super) fn real(path: &Path) -> PathBuf {
     }
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
+/// Device and inode of a directory.
+pub(super) type DirIdentity = (u64, u64);
+
+/// What is at a path now; `None` when nothing is, or that is not known.
+pub(super) fn identity(path: &Path) -> Option<DirIdentity> {
     fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 

@@ -10,7 +10,7 @@ use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
 use super::pump::compare;
 use super::run::Origin;
-use super::sink::{Sink, SinkStatus};
+use super::sink::{LostEnd, Sink, SinkStatus};
 use super::source::{Extent, Source};
 use crate::client::ClientError;
 use crate::format::LogFormat;
@@ -122,7 +122,7 @@ async fn plan_log(mirror: &Mirror, source: &Source, sink: &Sink) -> Result<Plan,
     plan.from = next.or(extent.first);
     if !base {
         let from = plan.from.unwrap_or_default();
-        let (held, reading) = meet(mirror, extent, sink, &status, from).await?;
+        let (held, reading) = meet(mirror, source, extent, sink, &status, from).await?;
         if reading.held {
             plan.compares = status.last().map(|last| last.offset);
             compare(source.stream(reading, mirror.commit_bytes_max), held, from).await?;
@@ -142,6 +142,15 @@ async fn plan_log(mirror: &Mirror, source: &Source, sink: &Sink) -> Result<Plan,
                     "DST ends in {bytes} bytes with commits that do not continue it: they are cut off and kept aside"
                 ),
             });
+        }
+        if let Some(LostEnd { durable, .. }) = found.lost {
+            let next = found.survey.next;
+            plan.notes.push(format!(
+                "DST was durable up to offset {durable}, but ends at {next}: SRC holds what is missing, and it is fetched again"
+            ));
+        }
+        if let (None, Some(_)) = (&found.record, found.survey.first) {
+            plan.notes.push("DST has no mirror record: it is taken over once there is something to send".to_owned());
         }
         if let (None, Some(record)) = (found.survey.first, &found.record)
             && record.durable > Offset::ZERO

@@ -23,7 +23,7 @@ pub(super) async fn pump(
 ) -> Result<Tail, MirrorError> {
     let sink = progress.next;
     if held.next().is_none() && (delivery.has_log() || delivery.has_base()) {
-        delivery.open(None, told).await?;
+        delivery.compared(told).await?;
     }
     let mut durable = delivery.durable();
     let mut looks = interval_at(Instant::now() + SINK_LOOK_EVERY, SINK_LOOK_EVERY);
@@ -62,13 +62,17 @@ pub(super) async fn pump(
                 told(Event::SourceLive { next, bytes });
                 continue;
             }
-            Some(Ok(Piece::End(tail))) => return ended_at(&held, sink).map(|()| tail),
+            Some(Ok(Piece::End(tail))) => {
+                ended_at(&held, sink)?;
+                delivery.report_unclaimed();
+                return Ok(tail);
+            }
             Some(Ok(Piece::Batch(batch))) => batch,
         };
         if held.next().is_some() {
             batch = held.without(batch).await?;
             if held.next().is_none() {
-                delivery.open(None, told).await?;
+                delivery.compared(told).await?;
             }
         }
         for run in batch.runs() {

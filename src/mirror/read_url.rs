@@ -9,7 +9,7 @@ use super::failure::MirrorError;
 use super::source::{Out, Piece, Reading};
 use crate::api::LogState;
 use crate::client::{Client, ClientError, Commits};
-use crate::format::LogFormat;
+use crate::format::{Commit, LogFormat};
 use crate::limits::{FOLLOW_POLL, HELD_BACK_AFTER, SILENCE_FIRST, SILENCE_LAST, STALL_TIMEOUT};
 use crate::offset::Offset;
 use crate::stream::{Batch, Batcher, Tail};
@@ -82,6 +82,7 @@ async fn stream(
         }
     };
     let mut batcher = batcher(&commits, reading.from, max);
+    let mut is_first = true;
     loop {
         let chunk = match timeout(silence.patience(reading.follow), commits.try_next()).await {
             Ok(Ok(chunk)) => chunk,
@@ -94,18 +95,48 @@ async fn stream(
         let Some(chunk) = chunk else { break };
         let mut batch = Batch::default();
         let sound = batcher.push(chunk, &mut batch);
+        if is_first && let Some(first) = batch.runs().next().and_then(|run| run.commits().next()) {
+            is_first = false;
+            starts_at(&first.1, reading.from)?;
+        }
         *next = batch.runs().last().map_or(*next, |run| run.end);
         silence = Silence::new(*next);
         if !batch.is_empty() && out.send(Ok(Piece::Batch(batch))).await.is_err() {
             return Ok(Ended::Over);
         }
-        sound.map_err(MirrorError::Received)?;
+        if let Err(error) = sound {
+            return Err(added(client, reading, *next).await.unwrap_or(MirrorError::Received(error)));
+        }
     }
     if let Some(damaged) = damage(client, reading, *next).await {
         return Err(damaged);
     }
     batcher.finish().map_err(MirrorError::Received)?;
     Ok(Ended::Over)
+}
+
+/// That an answer starts with the commit that was asked for: the one that holds `from`.
+///
+/// # Errors
+/// [`ClientError::NotFromService`]: the service never answers otherwise.
+fn starts_at(first: &Commit, from: Offset) -> Result<(), ClientError> {
+    if first.first <= from && from < first.end() {
+        return Ok(());
+    }
+    let (first, end) = (first.first, first.end());
+    let what = format!(
+        "the answer to a request for the log from offset {from} on starts with the commit at offsets {first} to {end}"
+    );
+    Err(ClientError::NotFromService { what })
+}
+
+/// What is wrong with an answer whose bytes after `next` are not sound, when the service has no commit there: none of it sent
+/// them. None when it may have sent them, or cannot be asked.
+async fn added(client: &Client, reading: &Reading, next: Offset) -> Option<MirrorError> {
+    let status = timeout(HELD_BACK_AFTER, client.status_of(reading.generation)).await.ok()?.ok()?;
+    let is_end = status.state == LogState::Ok && status.durable.is_some_and(|durable| durable <= next);
+    let what = format!("the answer went on after offset {next}, where the log ends");
+    is_end.then(|| MirrorError::Client(ClientError::NotFromService { what }))
 }
 
 /// What the service says of an answer that ended or broke off at `next`: that the log is damaged there, so that nothing sound is
@@ -199,7 +230,10 @@ mod tests {
             let reading = Reading { generation: Generation::FIRST, from: Offset(0), held: false, follow: true };
             let reader = tokio::spawn(async move { read(&client, reading, 1 << 20, &out).await });
             let (mut stream, _) = listener.accept().await.unwrap();
-            stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nlog-format-version: 1\r\ntransfer-encoding: chunked\r\n\r\n")
+                .await
+                .unwrap();
             drop(pieces);
             let ended = timeout(Duration::from_secs(10), reader).await;
             assert!(matches!(ended, Ok(Ok(Ok(())))), "{ended:?}");

@@ -33,7 +33,7 @@ use crate::offset::{Generation, Offset};
 use crate::repo::{Repo, RepoLock, is_out_of_files, persist_names, read_small, replace};
 use crate::stream::DurableMark;
 
-const LOGS: &str = "logs";
+pub(super) const LOGS: &str = "logs";
 pub(super) const META: &str = "log.json";
 pub(super) const META_BYTES_MAX: u64 = 64 << 10;
 
@@ -138,6 +138,9 @@ impl Registry {
             // A shard that is gone has said why.
             let _ = opened.blocking_recv();
         }
+        for log in registry.logs() {
+            registry.note_mark(&log);
+        }
         Ok(registry)
     }
 
@@ -157,8 +160,7 @@ impl Registry {
         let Some(text) = read_small(&*dir, META, META_BYTES_MAX)? else {
             return used_generation(&*dir)?.map_or(Ok(None), |found| Err(undescribed(&*dir, &found)));
         };
-        let meta: Meta = serde_json::from_slice(&text)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("{META}: {error}")))?;
+        let meta = parse_meta(&dir.place(), &text)?;
         // The generation that it names may have been put there by a process that ended before that was durable.
         persist_names(&*dir)?;
         // Whatever cannot be removed now is in nobody's way until the next generation begins.
@@ -169,16 +171,21 @@ impl Registry {
             self.held_back.lock().unwrap_or_else(PoisonError::into_inner).insert(log_name.to_owned());
         }
         let generation = name::generation(meta.generation);
-        let repo =
-            dir.dir(&generation).map_err(|error| io::Error::new(error.kind(), format!("{generation}: {error}")))?;
+        let repo = dir.dir(&generation).map_err(|error| no_generation(&dir.place(), &generation, error))?;
         Ok(Some(self.log(log_name, meta, repo)))
     }
 
     /// Keeps the name of a log that cannot be opened, so that nobody takes it for absent and creates it anew.
     fn keep(&self, log_name: &str, error: &io::Error) {
         let (format, id) = (LogFormat::Commitlog, String::new());
-        let meta =
-            Meta { format, id, generation: Generation::FIRST, first: Offset::ZERO, checkpoint: CheckpointPolicy::Keep };
+        let meta = Meta {
+            format,
+            id,
+            generation: Generation::FIRST,
+            first: Offset::ZERO,
+            checkpoint: CheckpointPolicy::Keep,
+            durable_mark: false,
+        };
         let log = self.log(log_name, meta, self.logs_repo.clone());
         let cause: Arc<str> = format!("cannot open the log: {error}").into();
         log::error!("{log_name}: {cause}");
@@ -246,7 +253,7 @@ impl Registry {
     pub(super) fn log(&self, log_name: &str, meta: Meta, repo: Arc<dyn Repo>) -> Log {
         let shard = crc32c::crc32c(log_name.as_bytes()) as usize % self.shards.count();
         let queue = self.shards.queue_of(shard).downgrade();
-        Log::new(log_name.to_owned(), meta, repo, (shard, queue))
+        Log::new(log_name.to_owned(), meta, (self.logs_repo.clone(), repo), (shard, queue))
     }
 
     /// Has the shard of a log open it.
@@ -263,7 +270,24 @@ impl Registry {
         let log = Arc::new(log);
         // A shard that is gone has said why.
         let _ = self.open_in_shard(&log).blocking_recv();
+        self.note_mark(&log);
         self.add(log);
+    }
+
+    /// A log that was opened has a durable mark from there on: `log.json` says so, so that the loss of it is noticed. Blocks.
+    fn note_mark(&self, log: &Log) {
+        if log.is_marked() || log.view().state != State::Ok {
+            return;
+        }
+        let meta = Meta { durable_mark: true, ..log.described() };
+        let noted = serde_json::to_string_pretty(&meta)
+            .map_err(io::Error::from)
+            .and_then(|text| replace(&*log.dir()?, META, text.as_bytes()));
+        match noted {
+            Ok(()) => log.set_marked(),
+            // The next start notes it.
+            Err(error) => log::warn!("{}: {META} could not be written again: {error}", log.name()),
+        }
     }
 
     /// Does what changes a log, while nobody else does so to the same one and the data directory is held.
@@ -374,7 +398,7 @@ impl Registry {
         let id = uuid::Uuid::new_v4().to_string();
         let CreateLog { format, checkpoint, .. } = wanted;
         let checkpoint = checkpoint.unwrap_or_default();
-        let meta = Meta { format, id, generation: Generation::FIRST, first, checkpoint };
+        let meta = Meta { format, id, generation: Generation::FIRST, first, checkpoint, durable_mark: false };
         let is_new = self.logs_repo.dir(log_name).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         let dir = ensure_dir(&*self.logs_repo, log_name)?;
         let make = || -> io::Result<_> {
@@ -420,7 +444,7 @@ impl Registry {
     fn store_policy(&self, log_name: &str, policy: CheckpointPolicy) -> Result<Arc<Log>, Error> {
         let log = self.get(log_name)?;
         let failed = |error: io::Error| Error::Unavailable(format!("cannot change log {log_name:?}: {error}"));
-        let meta = Meta { checkpoint: policy, ..log.meta().clone() };
+        let meta = Meta { checkpoint: policy, ..log.described() };
         let text = serde_json::to_string_pretty(&meta).map_err(io::Error::from).map_err(failed)?;
         let dir = self.logs_repo.dir(log_name).map_err(failed)?;
         replace(&*dir, META, text.as_bytes()).map_err(failed)?;
@@ -542,10 +566,37 @@ fn used_generation(dir: &dyn Repo) -> io::Result<Option<String>> {
 fn undescribed(dir: &dyn Repo, generation: &str) -> io::Error {
     let place = dir.place();
     let text = format!(
-        "{META} is missing in {place}, and {generation} holds a log: put {META} back from a backup, or move {place} away and \
-         mirror {generation} into a new log"
+        "{META} is missing in {place}, and {generation} holds a log: put {META} back from a backup, stop the service and run \
+         `logmirror repair {place}`, or move {place} away and mirror {generation} into a new log"
     );
     io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+/// What the content of the `log.json` in `place` says.
+pub(super) fn parse_meta(place: &str, text: &[u8]) -> io::Result<Meta> {
+    serde_json::from_slice(text).map_err(|error| {
+        let found = match text {
+            text if text.iter().all(|byte| matches!(byte, 0 | b' ' | b'\n' | b'\r')) => "is empty".to_owned(),
+            _ => format!("is damaged, or of another version of logmirror ({error})"),
+        };
+        let text = format!(
+            "{place}/{META} {found}: put it back from a backup, or stop the service and run `logmirror repair {place}`, which says \
+             whether it can be written again; or move {place} away and mirror its last generation into a new log"
+        );
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    })
+}
+
+/// The error for a generation that `log.json` names and that cannot be opened.
+pub(super) fn no_generation(place: &str, generation: &str, error: io::Error) -> io::Error {
+    let text = match error.kind() {
+        io::ErrorKind::NotFound => format!(
+            "{place}/{generation} is missing, and {place}/{META} says that the log is there: put it back from a backup; if it is \
+             lost, move {place} away and mirror the source into a new log"
+        ),
+        _ => format!("{place}/{generation}: {error}"),
+    };
+    io::Error::new(error.kind(), text)
 }
 
 /// Not to be there is what was wanted.

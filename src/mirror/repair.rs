@@ -8,11 +8,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::log::Meta;
-use super::registry::{META, META_BYTES_MAX};
-use crate::format::name;
+use super::registry::{META, META_BYTES_MAX, no_generation, parse_meta};
+use crate::api::CheckpointPolicy;
+use crate::format::{LogFormat, name};
+use crate::limits::COMMIT_BYTES_MAX;
 use crate::offset::{Generation, Offset};
-use crate::repo::{FsRepo, Repo, read_small};
-use crate::stream::{DurableMark, SurveyError, sound_prefix, survey};
+use crate::repo::{FsRepo, Repo, RepoLock, read_small, replace};
+use crate::stream::{
+    ASIDE, DurableMark, SurveyError, Tail, TornContent, format_of, segment_starts, sound_prefix, survey, torn_commits,
+};
 
 /// What is missing of a log: the record beside what was set aside.
 #[derive(Clone, Debug, Serialize)]
@@ -43,29 +47,24 @@ pub struct AcceptedLoss {
 /// When the service runs, the directory is not that of a log, or a file cannot be read or written. A log that was not yet
 /// repaired is as damaged as before then.
 pub fn accept_loss(dir: &Path, accepted: bool) -> io::Result<Option<AcceptedLoss>> {
-    let dir = dir.canonicalize()?;
-    let data = dir.parent().filter(|logs| logs.file_name().is_some_and(|name| name == "logs")).and_then(Path::parent);
-    let (Some(data), Some(log)) = (data, dir.file_name().and_then(|name| name.to_str())) else {
-        return Err(invalid(format!("{} is not the directory of a log: give DATA/logs/NAME", dir.display())));
-    };
-    let _lock = FsRepo::open(data)?.lock().map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock => {
-            io::Error::new(error.kind(), format!("{} is in use: stop the service first", data.display()))
-        }
-        _ => error,
-    })?;
+    let (dir, log, _lock) = hold(dir)?;
     let text = read_small(&FsRepo::open(&dir)?, META, META_BYTES_MAX)?;
-    let text =
-        text.ok_or_else(|| invalid(format!("{} is not the directory of a log: it lacks {META}", dir.display())))?;
-    let meta: Meta = serde_json::from_slice(&text).map_err(|error| invalid(format!("{META}: {error}")))?;
-    let segments = dir.join(name::generation(meta.generation));
-    let repo = FsRepo::open(&segments)?;
-    let mark = DurableMark::read(&repo)?;
-    let reason = match survey(&repo, u64::MAX, mark) {
-        Ok(found) if mark.is_none_or(|mark| found.first.map_or(meta.first, |_| found.next) >= mark) => return Ok(None),
-        Ok(found) => format!("the log ended at offset {}", found.next),
-        Err(SurveyError::Damaged(fault)) => fault.to_string(),
-        Err(SurveyError::Io(error)) => return Err(error),
+    let text = text.ok_or_else(|| lacks_description(&dir))?;
+    let place = dir.display().to_string();
+    let meta = parse_meta(&place, &text)?;
+    let generation = name::generation(meta.generation);
+    let segments = dir.join(&generation);
+    let repo = FsRepo::open(&segments).map_err(|error| no_generation(&place, &generation, error))?;
+    let read = DurableMark::read(&repo)?;
+    let (mark, unmarked) = (read.offset(), read.fault(meta.durable_mark));
+    let reason = match (survey(&repo, u64::MAX, mark), &unmarked) {
+        (Err(SurveyError::Io(error)), _) => return Err(error),
+        (Err(SurveyError::Damaged(fault)), _) => fault.to_string(),
+        (Ok(_), Some(what)) => format!("the durable mark {}/{} {what}", segments.display(), DurableMark::NAME),
+        (Ok(found), None) if mark.is_none_or(|mark| found.first.map_or(meta.first, |_| found.next) >= mark) => {
+            return Ok(None);
+        }
+        (Ok(found), None) => format!("the log ended at offset {}", found.next),
     };
     let found = sound_prefix(&repo, u64::MAX)?.found;
     let mut from = if found.first.is_some() { found.next } else { meta.first };
@@ -85,16 +84,196 @@ pub fn accept_loss(dir: &Path, accepted: bool) -> io::Result<Option<AcceptedLoss
             after.push(segments.join(found));
         }
     }
+    if unmarked.is_some() && segments.join(DurableMark::NAME).exists() {
+        after.push(segments.join(DurableMark::NAME));
+    }
     after.sort();
     let affected = cut.iter().map(|(path, _)| path).chain(&after);
     let aside = affected.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect();
     let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (generation, log) = (meta.generation, log.to_owned());
+    let generation = meta.generation;
     let loss = AcceptedLoss { log, generation, from, to: mark, reason, aside, unix_seconds };
     if accepted {
         carry_out(&dir, &repo, &loss, cut, &after)?;
     }
     Ok(Some(loss))
+}
+
+/// Holds the data directory of the log in `dir`, which is returned as it is called, with the log's name.
+fn hold(dir: &Path) -> io::Result<(PathBuf, String, RepoLock)> {
+    let dir = dir.canonicalize()?;
+    let data = dir.parent().filter(|logs| logs.file_name().is_some_and(|name| name == "logs")).and_then(Path::parent);
+    let (Some(data), Some(log)) = (data, dir.file_name().and_then(|name| name.to_str())) else {
+        return Err(invalid(format!("{} is not the directory of a log: give DATA/logs/NAME", dir.display())));
+    };
+    let lock = FsRepo::open(data)?.lock().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => {
+            io::Error::new(error.kind(), format!("{} is in use: stop the service first", data.display()))
+        }
+        _ => error,
+    })?;
+    let log = log.to_owned();
+    Ok((dir, log, lock))
+}
+
+fn lacks_description(dir: &Path) -> io::Error {
+    invalid(format!("{} is not the directory of a log: it lacks {META}", dir.display()))
+}
+
+/// A `log.json` that takes the place of one that is lost or damaged.
+#[derive(Clone, Debug, Serialize)]
+pub struct NewDescription {
+    /// The log.
+    pub log: String,
+    /// What was wrong with `log.json`.
+    pub reason: String,
+    /// Its format, as its files tell.
+    pub format: LogFormat,
+    /// Its generation, as its directories tell.
+    pub generation: Generation,
+    /// Its first offset, as its files tell.
+    pub first: Offset,
+    /// A new id: the old one is lost.
+    pub id: String,
+}
+
+/// Finds out whether the `log.json` of the log in `dir` (`DATA/logs/NAME`) can be written again, if it is missing or makes no
+/// sense, and does so if `accepted`: where the files say all that it said, but for the id, which is a new one, and the
+/// checkpoint policy, which is none. `None` when nothing is wrong with it. After Ok with `accepted` it is durable, and what was
+/// there before is kept in `aside/TIME-log.json/`.
+///
+/// # Errors
+/// When the service runs, the directory is not that of a log, something would have to be guessed, or files cannot be read or
+/// written.
+pub fn describe_again(dir: &Path, accepted: bool) -> io::Result<Option<NewDescription>> {
+    let (dir, log, _lock) = hold(dir)?;
+    let (repo, place) = (FsRepo::open(&dir)?, dir.display().to_string());
+    let text = read_small(&repo, META, META_BYTES_MAX);
+    let reason = match &text {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => error.to_string(),
+        Err(_) => return text.map(|_| None),
+        Ok(None) => format!("{place}/{META} is missing"),
+        Ok(Some(text)) => match parse_meta(&place, text) {
+            Ok(_) => return Ok(None),
+            Err(_) if text.is_empty() => format!("{place}/{META} is empty"),
+            Err(_) => format!("{place}/{META} is damaged, or of another version of logmirror"),
+        },
+    };
+    let mut generations: Vec<_> = repo.list()?.iter().filter_map(|found| name::parse_generation(found)).collect();
+    generations.sort_unstable();
+    let Some(generation) = generations.last().copied() else {
+        return Err(match text {
+            Ok(None) => lacks_description(&dir),
+            _ => invalid(format!(
+                "{reason}, and there is no directory of a generation beside it: put both back from a backup, or move {place} away \
+                 and mirror the source into a new log"
+            )),
+        });
+    };
+    let segments = repo.dir(&name::generation(generation))?;
+    let unclear = |what: &str| {
+        invalid(format!(
+            "{reason}, and it cannot be written again without guessing: {what}. Put it back from a backup, or move {place} away \
+             (mv {place} SOMEWHERE) and mirror SOMEWHERE/{} into a new log",
+            name::generation(generation)
+        ))
+    };
+    let start = segment_starts(&*segments)?.first().copied();
+    let format = match format_of(&*segments)? {
+        Some(format) => format,
+        None if segments.list()?.iter().any(|file| file == name::BASE) => LogFormat::Wal,
+        None => return Err(unclear("no segment says which format it has")),
+    };
+    if generations.len() > 1 && start.is_none() {
+        return Err(unclear("the last generation holds nothing, so it may not have begun"));
+    }
+    let first = format.first().unwrap_or_default();
+    if let Some(start) = start.filter(|start| *start != first) {
+        return Err(unclear(&format!(
+            "its first segment starts at offset {start}, and whether it began there is not known"
+        )));
+    }
+    let id = uuid::Uuid::new_v4().to_string();
+    let durable_mark = DurableMark::read(&*segments)?.offset().is_some();
+    let described = NewDescription { log, reason, format, generation, first, id: id.clone() };
+    if accepted {
+        if !matches!(text, Ok(None)) {
+            let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            let aside = FsRepo::create(dir.join("aside").join(format!("{seconds}-{META}")))?;
+            let copy = aside.path().join(META);
+            fs::copy(dir.join(META), &copy)?;
+            fs::File::open(&copy)?.sync_all()?;
+            aside.sync_dir()?;
+            FsRepo::open(dir.join("aside"))?.sync_dir()?;
+        }
+        let meta = Meta { format, id, generation, first, checkpoint: CheckpointPolicy::Keep, durable_mark };
+        replace(&repo, META, serde_json::to_string_pretty(&meta)?.as_bytes())?;
+    }
+    Ok(Some(described))
+}
+
+/// What a service would do when it opens the log whose current generation is the directory `dir`, in words, if that is more
+/// than to go on where it ends; `None` also where `dir` is no such directory. Reads only.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn on_opening(dir: &Path) -> io::Result<Option<String>> {
+    let dir = dir.canonicalize()?;
+    let (Some(log_dir), Some(generation)) = (dir.parent(), dir.file_name().and_then(|name| name.to_str())) else {
+        return Ok(None);
+    };
+    let (place, Some(generation)) = (log_dir.display().to_string(), name::parse_generation(generation)) else {
+        return Ok(None);
+    };
+    let Some(text) = read_small(&FsRepo::open(log_dir)?, META, META_BYTES_MAX)? else {
+        return Ok(None);
+    };
+    let meta = match parse_meta(&place, &text) {
+        Ok(meta) if meta.generation == generation => meta,
+        Ok(_) => return Ok(None),
+        Err(error) => return Ok(Some(format!("does not open this log: {error}"))),
+    };
+    let repo = FsRepo::open(&dir)?;
+    let mark = DurableMark::read(&repo)?;
+    if let Some(what) = mark.fault(meta.durable_mark) {
+        return Ok(Some(format!(
+            "opens this log as damaged and takes no appends: the durable mark {}/{} {what}",
+            dir.display(),
+            DurableMark::NAME
+        )));
+    }
+    let damaged = |what: String| Ok(Some(format!("opens this log as damaged and takes no appends: {what}")));
+    let found = match survey(&repo, COMMIT_BYTES_MAX, mark.offset()) {
+        Ok(found) => found,
+        Err(SurveyError::Damaged(fault)) => return damaged(fault.to_string()),
+        Err(SurveyError::Io(error)) => return Err(error),
+    };
+    let next = found.first.map_or(meta.first, |_| found.next);
+    if let Some(mark) = mark.offset().filter(|mark| *mark > next) {
+        return damaged(format!("the durable mark says {mark}, but the files end at offset {next}"));
+    }
+    let mut all = Vec::new();
+    if let Tail::Torn { .. } = found.tail {
+        all.push(match torn_commits(&repo, &found, COMMIT_BYTES_MAX)? {
+            (TornContent::Incomplete, _, bytes) => {
+                format!("cuts {bytes} incomplete bytes off its end and goes on with offset {next}")
+            }
+            (content, commits, bytes) => {
+                let what = match content {
+                    TornContent::OtherCommit(..) => "that do not continue the log",
+                    _ => "that come after damage",
+                };
+                format!(
+                    "cuts {bytes} bytes with {commits} whole commits {what} off its end, keeps them in {place}/{ASIDE}/, and goes \
+                     on with offset {next}"
+                )
+            }
+        });
+    }
+    if let Some(first) = found.first.filter(|first| *first > meta.first) {
+        all.push(format!("warns that offsets {} to {first} are missing: its first segments were removed", meta.first));
+    }
+    Ok((!all.is_empty()).then(|| all.join("; ")))
 }
 
 /// Each step leaves a log that is as damaged as before, until the mark, the last one, makes it sound.
@@ -127,8 +306,7 @@ fn carry_out(
     }
     aside.sync_dir()?;
     repo.sync_dir()?;
-    DurableMark::open(repo, loss.from)?;
-    repo.sync_dir()
+    DurableMark::reset(repo, loss.from)
 }
 
 fn invalid(text: String) -> io::Error {

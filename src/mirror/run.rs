@@ -10,6 +10,7 @@ use tokio::time::sleep;
 use super::attempt::attempt;
 use super::database::{self, Database};
 use super::distance::{Distance, Observer, SharedWal, measure};
+use super::doubt::{self, Doubt};
 use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
 use super::missing::{self, Warning};
@@ -44,6 +45,13 @@ pub enum Event {
     Emptied {
         /// What its record says.
         durable: Offset,
+    },
+    /// The sink is a directory that lost durable commits at its end, which the source holds: they are fetched again.
+    Refetched {
+        /// Where it ends.
+        from: Offset,
+        /// Up to where its record says that it was durable.
+        to: Offset,
     },
     /// The sink was opened for writing.
     Opened {
@@ -143,6 +151,7 @@ pub async fn run(mirror: &Mirror, events: impl FnMut(Event)) -> Result<Progress,
 async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) -> Result<Progress, MirrorError> {
     let mut ends = Ends { source: None, sink: None, found: false, wal };
     let mut progress = Progress::default();
+    let mut doubt = Doubt::default();
     let mut failures = 0;
     loop {
         let since = Instant::now();
@@ -166,6 +175,16 @@ async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) 
             failures = 0;
         }
         failures += 1;
+        if doubt.is_first(mirror, &error, progress.next) && (mirror.follow || failures < ATTEMPTS_MAX) {
+            ends.connect_again();
+            let error =
+                format!("{}; the network may have changed it: asking again on a new connection", with_causes(&error));
+            let after = RECONNECT.after(1);
+            told(Event::Retrying { error, after });
+            sleep(after).await;
+            continue;
+        }
+        let error = doubt::found_twice(mirror, error);
         let ends = match mirror.follow {
             true => error.ends_follower(),
             false => error.blame() != Blame::Transient || failures >= ATTEMPTS_MAX,
@@ -189,6 +208,12 @@ struct Ends {
 }
 
 impl Ends {
+    /// Forgets the connections to services.
+    fn connect_again(&mut self) {
+        self.source = self.source.take().filter(|source| !matches!(source, Origin::Log(Source::Url(_))));
+        self.sink = self.sink.take().filter(|sink| !matches!(sink, Sink::Url(_)));
+    }
+
     async fn attempt(
         &mut self,
         mirror: &Mirror,
@@ -204,11 +229,13 @@ impl Ends {
             Some(source) => source,
             None => self.source.insert(Origin::find(mirror, &self.wal)?),
         };
+        // What this process writes was compared with the source before.
+        let is_opened = matches!(sink, Sink::Dir(dir) if dir.is_opened());
         // A source that was not there before may be a link to the sink, or mounted on it, now.
         if let (Place::Dir(source), Place::Dir(sink)) = (&mirror.source, &mirror.sink) {
             ownership::are_apart(source, sink)?;
-            if !mirror.adopt {
-                ownership::are_not_swapped(source, sink)?;
+            if !mirror.adopt && !is_opened {
+                ownership::are_not_swapped(source, sink, mirror.commit_bytes_max)?;
             }
         }
         if !mirror.create {
@@ -299,12 +326,13 @@ impl Sink {
             Place::Dir(source) => {
                 ownership::are_apart(source, path)?;
                 if !mirror.adopt {
-                    ownership::are_not_swapped(source, path)?;
+                    ownership::are_not_swapped(source, path, mirror.commit_bytes_max)?;
                 }
                 ownership::source_identity(source)
             }
             Place::Url(url) => without_secrets(url),
         };
+        ownership::is_not_of_a_service(path)?;
         if !mirror.adopt {
             ownership::is_log_or_empty(path)?;
         }

@@ -24,7 +24,7 @@ use crate::limits::{
 };
 use crate::offset::{Generation, Offset};
 use crate::repo::is_out_of_files;
-use crate::stream::{AppendError, Appended, Batch, OpenError, SegmentInfo, StreamWriter, SyncJob, Synced};
+use crate::stream::{AppendError, Appended, Batch, OpenError, SegmentInfo, StreamWriter, SyncJob, Synced, TornContent};
 
 /// How an append ended: what it did, or why it stopped and where the log goes on.
 pub(super) type Ended = Result<AppendOutcome, (Error, Offset)>;
@@ -465,6 +465,8 @@ impl Shard {
     fn publish_opened(&mut self, log: &Arc<Log>, writer: &StreamWriter) {
         self.reopenings.opened(log);
         self.report_cut(log, writer);
+        log.look_aside();
+        log.note_present();
         log.set_appended(writer.next());
         log.publish(|view| view.reopen(writer));
     }
@@ -492,6 +494,9 @@ impl Shard {
                 self.publish_opened(log, &writer);
                 self.counters.count(&self.counters.reopenings, log.name());
                 log::info!("{}: reopened, durable up to offset {}", log.name(), writer.durable());
+                if let Some(warning) = log.status().warning {
+                    log::warn!("{}: {warning}", log.name());
+                }
                 self.add_slot(log, *writer);
             }
             Attempt::Unusable(unusable) => {
@@ -507,11 +512,27 @@ impl Shard {
     /// Reports what opening a log cut off its end.
     fn report_cut(&self, log: &Log, writer: &StreamWriter) {
         if let Some(cut) = writer.cut_tail() {
-            let (bytes, at, file) = (cut.bytes, cut.at, &cut.file);
-            log::warn!(
-                "log {}: cut {bytes} incomplete bytes at byte {at} of {file}: a write that did not end",
-                log.name()
-            );
+            let (name, bytes, at, file, commits) = (log.name(), cut.bytes, cut.at, &cut.file, cut.commits);
+            let aside = cut.aside.as_deref().unwrap_or_default();
+            match cut.content {
+                TornContent::Incomplete => {
+                    log::warn!(
+                        "log {name}: cut {bytes} incomplete bytes at byte {at} of {file}: a write that did not end"
+                    );
+                }
+                TornContent::CommitsAfterDamage => log::warn!(
+                    "log {name}: cut {bytes} bytes with {commits} whole commits that come after damage at byte {at} of {file}, and \
+                     kept them in {aside}: a power failure may leave that, or another process wrote them"
+                ),
+                TornContent::OtherCommit(_, first) => log::warn!(
+                    "log {name}: cut {bytes} bytes with {commits} whole commits that do not continue the log at byte {at} of {file}, \
+                     the first at offset {}, and kept them in {aside}: another process wrote them",
+                    first.first
+                ),
+            }
+            if cut.content != TornContent::Incomplete {
+                self.counters.count(&self.counters.kept_aside, name);
+            }
             self.counters.cut(log.name(), bytes);
         }
     }

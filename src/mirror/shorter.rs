@@ -68,8 +68,18 @@ async fn last_in_dir(repo: FsRepo, max: u64) -> Result<Option<LastCommit>, Mirro
 }
 
 async fn held_by_log(client: &Client, at: Offset, max: u64) -> Result<Option<LastCommit>, MirrorError> {
-    let reading = Reading { generation: Generation::FIRST, from: at, held: true, follow: false };
-    let mut pieces = Source::Url(client.clone()).stream(reading, max);
+    commit_at(&Source::Url(client.clone()), Generation::FIRST, at, max).await
+}
+
+/// The commit at `at` in a source; `None` when it ends before.
+pub(super) async fn commit_at(
+    source: &Source,
+    generation: Generation,
+    at: Offset,
+    max: u64,
+) -> Result<Option<LastCommit>, MirrorError> {
+    let reading = Reading { generation, from: at, held: true, follow: false };
+    let mut pieces = source.stream(reading, max);
     while let Some(piece) = pieces.recv().await {
         if let Piece::Batch(batch) = piece?
             && let Some((_, commit)) = batch.runs().flat_map(|run| run.commits()).next()

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
@@ -15,17 +16,18 @@ use super::database::off;
 use super::failure::MirrorError;
 use super::feeding::Feeding;
 use super::overlap::Overlap;
-use super::ownership::{self, DbLockGuard};
+use super::ownership::{self, DbLockGuard, DirIdentity};
 use super::presence::Presence;
-use super::source::Extent;
+use super::shorter;
+use super::source::{Extent, Source};
 use crate::api::{LastCommit, Positions};
 use crate::client::{Client, positions};
 use crate::format::{LogFormat, name};
 use crate::offset::{Generation, Offset};
 use crate::repo::{FsRepo, Repo, RepoLock};
 use crate::stream::{
-    Claim, Cursor, CutTail, LogEnd, MirrorRecord, OnTrailing, OpenError, Options, RECORD, RecordFile, StreamWriter,
-    Survey, Tail, TornContent, survey, torn_content,
+    Claim, Cursor, CutTail, Fault, FaultKind, LogEnd, MirrorRecord, OnTrailing, OpenError, Options, RECORD, ReadError,
+    RecordFile, StreamWriter, Survey, SurveyError, Tail, TornContent, format_of, survey, torn_content,
 };
 
 /// Where to write to, and how it is reached.
@@ -196,7 +198,9 @@ impl Sink {
                 let opening = dir.clone();
                 let writer = off(move || opening.open(found.as_deref(), format, generation)).await??;
                 let (cut, emptied) = (writer.cut_tail().cloned(), locked(&dir.emptied).take());
-                Ok(OpenSink { feeding: Feeding::dir(writer), cut, emptied })
+                let (refetched, left) = (locked(&dir.refetched).take(), dir.clone());
+                let feeding = Feeding::dir(writer, move |record| left.presence.left(record));
+                Ok(OpenSink { feeding, cut, emptied, refetched })
             }
             (Sink::Url(client), SinkStatus::Url(Some(status))) => {
                 Ok(OpenSink::of(Feeding::url(client.clone(), status.durable)))
@@ -218,11 +222,13 @@ pub(super) struct OpenSink {
     pub(super) cut: Option<CutTail>,
     /// Up to where it was durable once, if it lost all of its segments since.
     pub(super) emptied: Option<Offset>,
+    /// The offsets that it lost at its end, and that are fetched again.
+    pub(super) refetched: Option<(Offset, Offset)>,
 }
 
 impl OpenSink {
     fn of(feeding: Feeding) -> OpenSink {
-        OpenSink { feeding, cut: None, emptied: None }
+        OpenSink { feeding, cut: None, emptied: None, refetched: None }
     }
 }
 
@@ -245,6 +251,10 @@ pub(super) struct DirSink {
     origin: Mutex<Origin>,
     /// Held from when it is given a base until it is opened, with the directory's device and inode.
     lock: Mutex<Option<(RepoLock, (u64, u64))>>,
+    /// The offsets that it lost at its end, and that are fetched again. Reported when it is opened.
+    refetched: Mutex<Option<(Offset, Offset)>>,
+    /// Whether it was reported that nothing was written, since it has no mirror record.
+    unclaimed_reported: AtomicBool,
 }
 
 /// What is known of where the content of a directory comes from: a part of its record.
@@ -252,6 +262,15 @@ pub(super) struct DirSink {
 struct Origin {
     log: Option<Uuid>,
     base: Option<BaseSum>,
+}
+
+/// Durable commits that a mirror lost at its end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LostEnd {
+    /// Up to where its record says that it was durable.
+    pub(super) durable: Offset,
+    /// The last commit before that.
+    last: LastCommit,
 }
 
 /// What a directory holds.
@@ -264,6 +283,10 @@ pub(super) struct DirStatus {
     pub(super) torn: TornContent,
     /// Whether there is a base in it.
     pub(super) based: bool,
+    /// What it lost at its end, if the source may hold that.
+    pub(super) lost: Option<LostEnd>,
+    /// Which directory it is.
+    identity: Option<DirIdentity>,
 }
 
 impl DirSink {
@@ -271,8 +294,20 @@ impl DirSink {
     pub(super) fn new(path: &Path, options: Options, adopt: bool, source: String) -> DirSink {
         let options = Options { on_trailing: OnTrailing::Trim, ..options };
         let (path, db_lock, presence) = (path.to_owned(), Mutex::default(), Presence::default());
-        let (origin, lock) = (Mutex::default(), Mutex::default());
-        DirSink { path, options, adopt, source, db_lock, presence, emptied: Mutex::default(), origin, lock }
+        let (emptied, refetched, unclaimed_reported, origin, lock) = Default::default();
+        DirSink {
+            path,
+            options,
+            adopt,
+            source,
+            db_lock,
+            presence,
+            emptied,
+            refetched,
+            unclaimed_reported,
+            origin,
+            lock,
+        }
     }
 
     /// Whether a directory may be taken that is not ours by itself.
@@ -295,6 +330,28 @@ impl DirSink {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether this process has opened it for writing.
+    pub(super) fn is_opened(&self) -> bool {
+        self.presence.is_opened()
+    }
+
+    /// Whether it is not ours yet, as it was found: it is opened only when there is something to write.
+    pub(super) fn is_unclaimed(&self, found: &DirStatus) -> bool {
+        found.record.is_none() && !self.adopt
+    }
+
+    /// Says, once, that nothing was written since there was nothing to write.
+    pub(super) fn report_unclaimed(&self, found: &DirStatus) {
+        if !self.unclaimed_reported.swap(true, Ordering::Relaxed) {
+            log::info!(
+                "{}: it has no mirror record, and holds all that the source has, up to offset {}: nothing was written, and it is \
+                 taken over only once the source has more",
+                self.path.display(),
+                found.survey.next
+            );
+        }
     }
 
     /// Checks that the directory that was opened is still there. Blocks.
@@ -321,7 +378,11 @@ impl DirSink {
     /// # Errors
     /// [`MirrorError::Away`] while it is not the directory that was opened before.
     pub(super) fn status(&self) -> Result<Option<DirStatus>, MirrorError> {
+        if let Some(record) = self.presence.lost_record(&self.path) {
+            self.restore_record(record)?;
+        }
         self.presence.check(&self.path)?;
+        let identity = ownership::identity(&self.path);
         match fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.at(error)),
@@ -339,25 +400,43 @@ impl DirSink {
         let mut record = MirrorRecord::read(&repo).map_err(|error| self.at(error))?;
         let floor = record.as_ref().map(|record| record.durable);
         let max = self.options.commit_bytes_max;
-        let mut found = survey(&repo, max, floor).map_err(OpenError::from)?;
+        let (mut found, cut) = self.survey(&repo, record.as_ref())?;
         let contradiction = match &record {
             Some(record) => contradiction(&repo, record, &found, max)?,
             None => None,
         };
+        if record.is_some() || found.first.is_some() {
+            self.presence.seen(record.as_ref().map(|record| record.id), identity);
+        }
+        if let Some(record) = record.as_ref().filter(|it| found.first.is_none() && it.durable > Offset::ZERO)
+            && self.presence.is_returning(&self.path, found.next)
+        {
+            let what = format!("it was durable up to offset {}, but holds no segment", record.durable);
+            return Err(MirrorError::Away { place: self.path.display().to_string(), what });
+        }
+        let mut lost = None;
         if let Some(reason) = contradiction {
+            // Who adopts a directory accepts what it lost.
+            let goes_on = !self.adopt || self.presence.is_opened();
+            lost = record.as_ref().filter(|_| goes_on).and_then(|record| self.lost_end(record, &found));
             // Of a directory that was opened, something may be away, or be on its way back.
-            if self.presence.is_bound() && floor.is_some_and(|floor| found.next < floor) {
-                return Err(MirrorError::Away { place: self.path.display().to_string(), what: reason });
-            }
-            if !self.adopt {
+            let is_short = floor.is_some_and(|floor| found.next < floor);
+            if is_short && self.presence.is_opened() {
+                if lost.is_none() || self.presence.is_returning(&self.path, found.next) {
+                    return Err(MirrorError::Away { place: self.path.display().to_string(), what: reason });
+                }
+            } else if lost.is_none() && !self.adopt {
                 return Err(self.not_ours(reason));
             }
-            record = None;
-            found = survey(&repo, max, None).map_err(OpenError::from)?;
+            // What is cut then is set aside.
+            record = record.filter(|_| lost.is_some());
+            if !cut {
+                found = survey(&repo, max, None).map_err(OpenError::from)?;
+            }
         }
         let based = base::is_in(&repo)?;
         let torn = torn_content(&repo, &found, max).map_err(OpenError::from)?;
-        Ok(Some(DirStatus { repo, record, survey: found, based, torn }))
+        Ok(Some(DirStatus { repo, record, survey: found, based, torn, lost, identity }))
     }
 
     /// Checks that a directory as it was found may be written: that it is new, or ours, or that whoever wrote it left nothing
@@ -381,6 +460,104 @@ impl DirSink {
                 )))
             }
             _ => found.map_or(Ok(()), |found| self.check_names(found)),
+        }
+    }
+
+    /// Surveys it up to the durable end of its record. A mirror of this source that was cut inside a commit before that end is
+    /// surveyed like one without a record; the flag says so.
+    fn survey(&self, repo: &FsRepo, record: Option<&MirrorRecord>) -> Result<(Survey, bool), MirrorError> {
+        let max = self.options.commit_bytes_max;
+        let error = match survey(repo, max, record.map(|record| record.durable)) {
+            Ok(found) => return Ok((found, false)),
+            Err(error) => error,
+        };
+        match &error {
+            SurveyError::Damaged(Fault { kind: FaultKind::Gap { found }, offset, .. }) if found > offset => {
+                let format = format_of(repo).map_err(|error| self.at(error))?.unwrap_or_default();
+                let (place, file) = (self.path.clone(), name::segment(format, *offset));
+                Err(MirrorError::MissingSegment { place, from: *offset, to: *found, file })
+            }
+            SurveyError::Damaged(Fault { kind: FaultKind::Cut, .. }) if record.is_some_and(|it| self.is_ours(it)) => {
+                let found = survey(repo, max, None).ok().filter(|found| {
+                    let is_incomplete = torn_content(repo, found, max).is_ok_and(|it| it == TornContent::Incomplete);
+                    is_incomplete && record.is_some_and(|record| found.next < record.durable)
+                });
+                found.map(|found| (found, true)).ok_or_else(|| OpenError::from(error).into())
+            }
+            _ => Err(OpenError::from(error).into()),
+        }
+    }
+
+    /// Whether a record says that its directory is a mirror of this source, or is that of the directory that was opened; never
+    /// of a WAL, whose frames do not say what they belong to.
+    fn is_ours(&self, record: &MirrorRecord) -> bool {
+        record.format == LogFormat::Commitlog && (record.names(&self.source) || self.presence.is_of(record.id))
+    }
+
+    /// What a mirror of this source lost at its end.
+    fn lost_end(&self, record: &MirrorRecord, found: &Survey) -> Option<LostEnd> {
+        let (offset, entries, checksum) =
+            record.last.filter(|_| found.next < record.durable && self.is_ours(record))?;
+        Some(LostEnd { durable: record.durable, last: LastCommit { offset, entries, checksum } })
+    }
+
+    /// Checks that the source holds the commits that the directory lost at its end.
+    pub(super) async fn check_lost_end(
+        &self,
+        found: &DirStatus,
+        source: &Source,
+        extent: &Extent,
+        commit_bytes_max: u64,
+    ) -> Result<(), MirrorError> {
+        let Some(LostEnd { durable, last }) = found.lost else {
+            return Ok(());
+        };
+        let next = found.survey.next;
+        let short = |source_end| MirrorError::LostEnd { place: self.path.clone(), durable, next, source_end };
+        if let Some(end) = extent.end.filter(|end| *end < durable) {
+            return Err(short(end));
+        }
+        match shorter::commit_at(source, extent.generation, last.offset, commit_bytes_max).await {
+            Ok(Some(held)) if held == last => Ok(()),
+            Ok(Some(_)) => Err(self.not_ours(format!(
+                "its mirror record says that it was durable up to offset {durable}, but it ends at {next}, and the source holds \
+                 another commit at offset {} than the record",
+                last.offset
+            ))),
+            Ok(None) => Err(short(extent.end.unwrap_or(last.offset))),
+            Err(MirrorError::Read(ReadError::Ahead { next: end, .. })) => Err(short(end)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes the record of the directory that was opened again, if its files are as they were left.
+    fn restore_record(&self, record: MirrorRecord) -> Result<(), MirrorError> {
+        let repo = FsRepo::open(&self.path).map_err(|error| self.at(error))?;
+        let (found, cut) = self.survey(&repo, Some(&record))?;
+        let is_as_left = !cut && contradiction(&repo, &record, &found, self.options.commit_bytes_max)?.is_none();
+        if is_as_left && found.first.is_some() && record.first <= found.first {
+            Presence::restore(&self.path, &repo, record)?;
+        }
+        Ok(())
+    }
+
+    /// Reports a directory that becomes ours, or that lost commits which are fetched again, when it is opened.
+    fn report_claimed(&self, found: Option<&DirStatus>) {
+        let Some(found) = found else { return };
+        let (path, next) = (self.path.display(), found.survey.next);
+        if let Some(LostEnd { durable, .. }) = found.lost {
+            log::warn!(
+                "{path}: its mirror record says that it was durable up to offset {durable}, but it ends at {next}: offsets {next} to \
+                 {durable} are fetched again from the source, which holds them"
+            );
+            *locked(&self.refetched) = Some((next, durable));
+        }
+        if let (None, Some(last)) = (&found.record, &found.survey.last) {
+            log::warn!(
+                "{path}: taken over as a mirror of {}: its last commit, at offset {}, is the source's",
+                self.source,
+                last.first
+            );
         }
     }
 
@@ -473,7 +650,7 @@ impl DirSink {
         }
         let id = record.id;
         RecordFile::open(&repo, record).and_then(|_| repo.sync_dir()).map_err(|error| self.at(error))?;
-        self.presence.opened(id);
+        self.presence.opened(id, &self.path);
         *locked(&self.lock) = Some(lock);
         Ok(repo)
     }
@@ -567,8 +744,11 @@ impl DirSink {
         let begun = found.filter(|it| it.survey.first.is_some()).and_then(|it| it.record.as_ref()?.first);
         let claim = Claim {
             record: MirrorRecord { id, first: begun, log: origin.log, base, ..new },
-            // A directory that lost all of its segments starts over.
-            floor: found.filter(|it| it.survey.first.is_some()).and_then(|it| it.record.as_ref()).map(|it| it.durable),
+            // A directory that lost all of its segments starts over, and one that lost its end goes on from what is left.
+            floor: found
+                .filter(|it| it.survey.first.is_some() && it.lost.is_none())
+                .and_then(|it| it.record.as_ref())
+                .map(|it| it.durable),
             seen: found.map(|found| LogEnd::of(&found.survey)).unwrap_or_default(),
         };
         let held = locked(&self.lock).take();
@@ -581,12 +761,17 @@ impl DirSink {
             }
         };
         let options = Options { format, ..self.options };
-        let writer = StreamWriter::open_locked_mirror(Arc::new(repo), options, &claim, lock);
-        let writer = writer.map_err(|error| match error {
-            OpenError::Io(error) => self.at(error),
-            error => error.into(),
-        })?;
-        self.presence.opened(id);
+        let writer =
+            StreamWriter::open_locked_mirror(Arc::new(repo), options, &claim, lock).map_err(|error| match error {
+                OpenError::Changed { .. } if found.and_then(|it| it.identity) != ownership::identity(&self.path) => {
+                    let what = "it is another directory than the one that was compared with the source".to_owned();
+                    MirrorError::Away { place: self.path.display().to_string(), what }
+                }
+                OpenError::Io(error) => self.at(error),
+                error => error.into(),
+            })?;
+        self.presence.opened(id, &self.path);
+        self.report_claimed(found);
         Ok(writer)
     }
 

@@ -213,7 +213,7 @@ pub fn read_small(repo: &dyn Repo, name: &str, bytes_max: u64) -> io::Result<Opt
     };
     let bytes = file.bytes()?;
     if bytes > bytes_max {
-        let text = format!("{name} has {bytes} bytes, more than the {bytes_max} it may have");
+        let text = format!("{}/{name} has {bytes} bytes, more than the {bytes_max} it may have", repo.place());
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     let mut content = vec![0; bytes as usize];

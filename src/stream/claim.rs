@@ -3,7 +3,8 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::fault::Tail;
 use super::record::MirrorRecord;
@@ -11,7 +12,7 @@ use super::recover::{SegmentInfo, Survey, segment_starts, sound_commit_behind};
 use crate::format::{Commit, Framing, LogFormat, name};
 use crate::limits::READ_BLOCK;
 use crate::offset::{BytePos, Offset};
-use crate::repo::{Repo, RepoFile};
+use crate::repo::{Repo, RepoFile, persist_names};
 use crate::segment::{SegmentReader, SegmentWriter};
 
 /// What gives the right to write a directory: its record, and what it held when that was compared with the source.
@@ -42,7 +43,7 @@ impl LogEnd {
     }
 }
 
-/// What was cut off the end of a mirror when it was opened.
+/// What was cut off the end of a log when it was opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CutTail {
     /// The segment's file.
@@ -55,7 +56,28 @@ pub struct CutTail {
     pub aside: Option<String>,
     /// What they are.
     pub content: TornContent,
+    /// How many whole commits were found in them.
+    pub commits: u64,
 }
+
+/// Where bytes are kept that are cut and may be another writer's.
+#[derive(Debug)]
+pub(crate) enum Aside {
+    /// In the directory of the segments, as `FILE.aside-BYTE-NUMBER`.
+    Beside,
+    /// In `aside/TIME-REASON/` of the directory of a log, under the name of the file.
+    Under(Arc<dyn Repo>),
+}
+
+/// The directory for what is kept aside, in that of a log.
+pub(crate) const ASIDE: &str = "aside";
+
+/// Whether a directory in [`ASIDE`] holds commits that were cut when the log was opened.
+pub(crate) fn holds_cut_commits(name: &str) -> bool {
+    [TornContent::CommitsAfterDamage.reason(), OTHER_COMMITS].iter().any(|reason| name.contains(&format!("-{reason}")))
+}
+
+const OTHER_COMMITS: &str = "other-commits";
 
 /// What the bytes are that a log ends in after its last commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,29 +90,80 @@ pub enum TornContent {
     OtherCommit(BytePos, Commit),
 }
 
+impl TornContent {
+    /// What a directory that holds them is named after.
+    fn reason(self) -> &'static str {
+        match self {
+            TornContent::Incomplete => "incomplete",
+            TornContent::CommitsAfterDamage => "commits-after-damage",
+            TornContent::OtherCommit(..) => OTHER_COMMITS,
+        }
+    }
+}
+
 /// Finds out what the bytes are that a log ends in. Reads them all.
 ///
 /// # Errors
 /// As the repo says.
 pub fn torn_content(repo: &dyn Repo, found: &Survey, commit_bytes_max: u64) -> io::Result<TornContent> {
-    let (Tail::Torn { .. }, Some(format)) = (found.tail, found.format) else {
-        return Ok(TornContent::Incomplete);
+    torn_commits(repo, found, commit_bytes_max).map(|(content, ..)| content)
+}
+
+/// The same, and how many whole commits there are, in how many bytes.
+pub(crate) fn torn_commits(
+    repo: &dyn Repo,
+    found: &Survey,
+    commit_bytes_max: u64,
+) -> io::Result<(TornContent, u64, u64)> {
+    let (Tail::Torn { bytes }, Some(format)) = (found.tail, found.format) else {
+        return Ok((TornContent::Incomplete, 0, 0));
     };
     let Some(CutTail { at, .. }) = torn_tail(found, format) else {
-        return Ok(TornContent::Incomplete);
+        return Ok((TornContent::Incomplete, 0, bytes));
     };
     let segment = found.empty_head.or(found.segments.last().map(|last| last.start)).unwrap_or(found.next);
     let mut reader = SegmentReader::open(repo, segment)?;
+    // With the header of a segment that is nothing else.
+    let bytes = reader.len()?.saturating_sub(at.0);
     let framing = reader.header()?.ok().flatten().unwrap_or(Framing::of(reader.format()));
+    // Also those of another history, which may go back.
+    let from = Offset(found.next.0.saturating_sub(u64::from(u32::MAX / 2)));
     // The frames of a WAL say nothing of where they belong.
     if let Framing::Commitlog(_) = framing {
         let first = at.max(BytePos(framing.header_len() as u64));
         if let Some(commit) = reader.commit_at(first, framing, commit_bytes_max)? {
-            return Ok(TornContent::OtherCommit(first, commit));
+            let count = count_commits(&mut reader, (first, commit), from, framing, commit_bytes_max)?;
+            return Ok((TornContent::OtherCommit(first, commit), count, bytes));
         }
     }
-    let later = sound_commit_behind(&mut reader, at, found.next, framing, commit_bytes_max)?;
-    Ok(later.map_or(TornContent::Incomplete, |_| TornContent::CommitsAfterDamage))
+    let Some(later) = sound_commit_behind(&mut reader, at, from, framing, commit_bytes_max)? else {
+        return Ok((TornContent::Incomplete, 0, bytes));
+    };
+    let count = count_commits(&mut reader, later, from, framing, commit_bytes_max)?;
+    Ok((TornContent::CommitsAfterDamage, count, bytes))
+}
+
+/// Counts the whole commits from one on.
+fn count_commits(
+    reader: &mut SegmentReader,
+    first: (BytePos, Commit),
+    from: Offset,
+    framing: Framing,
+    commit_bytes_max: u64,
+) -> io::Result<u64> {
+    // Each search may read all that is left.
+    const SEARCHES_MAX: u32 = 16;
+    let (mut count, mut searches, mut next) = (0, 0, Some(first));
+    while let Some((at, commit)) = next {
+        count += 1;
+        let end = at.plus(commit.bytes);
+        next = reader.commit_at(end, framing, commit_bytes_max)?.map(|commit| (end, commit));
+        if next.is_none() && searches < SEARCHES_MAX {
+            searches += 1;
+            next = sound_commit_behind(reader, BytePos(end.0 - 1), from, framing, commit_bytes_max)?;
+        }
+    }
+    Ok(count)
 }
 
 /// What opening a log for writing would cut.
@@ -108,34 +181,76 @@ pub(super) fn torn_tail(found: &Survey, format: LogFormat) -> Option<CutTail> {
         bytes,
         aside: None,
         content: TornContent::Incomplete,
+        commits: 0,
     })
 }
 
-/// Copies what is about to be cut into a file beside, if it may be more than the incomplete end of our own write: without a
-/// record anything may be another writer's, and with one whole commits may be. After Ok the copy is durable.
+/// Copies what is about to be cut into a file of its own, if it may be more than the incomplete end of our own write: unless
+/// the log is known to be `ours` anything may be another writer's, and otherwise whole commits may be. After Ok the copy is
+/// durable.
 pub(super) fn set_aside(
     repo: &dyn Repo,
     found: &Survey,
     cut: &mut CutTail,
-    floor: Option<Offset>,
+    (ours, aside): (bool, &Aside),
     commit_bytes_max: u64,
 ) -> io::Result<()> {
     if matches!(found.tail, Tail::Zeros { .. }) {
         return Ok(());
     }
-    cut.content = torn_content(repo, found, commit_bytes_max)?;
-    if floor.is_some() && cut.content == TornContent::Incomplete {
+    (cut.content, cut.commits, cut.bytes) = torn_commits(repo, found, commit_bytes_max)?;
+    if ours && cut.content == TornContent::Incomplete {
         return Ok(());
     }
     let file = repo.open(&cut.file)?;
-    remove_draft(repo)?;
-    let copied = copy_aside(repo, &*file, cut);
+    let Aside::Under(log_dir) = aside else {
+        remove_draft(repo)?;
+        let copied = copy_aside(repo, &*file, cut, || free_aside(repo, &cut.file, cut.at));
+        if copied.is_err() {
+            // The error of the copy is the one to report; the next attempt removes what this could not.
+            let _ = remove_draft(repo);
+        }
+        cut.aside = Some(copied?);
+        return Ok(());
+    };
+    let all = existing_or_new(&**log_dir, ASIDE)?;
+    let (name, dir) = new_aside(&*all, cut.content.reason())?;
+    let copied = copy_aside(&*dir, &*file, cut, || Ok(cut.file.clone())).and_then(|name| {
+        persist_names(&*all)?;
+        Ok(name)
+    });
     if copied.is_err() {
-        // The error of the copy is the one to report; the next attempt removes what this could not.
-        let _ = remove_draft(repo);
+        // The error of the copy is the one to report.
+        let _ = remove_draft(&*dir).and_then(|()| all.remove(&name));
     }
-    cut.aside = Some(copied?);
+    cut.aside = Some(format!("{}/{}", dir.place(), copied?));
     Ok(())
+}
+
+fn existing_or_new(parent: &dyn Repo, name: &str) -> io::Result<Arc<dyn Repo>> {
+    let dir = match parent.dir(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => parent.create_dir(name)?,
+        dir => dir?,
+    };
+    persist_names(parent)?;
+    Ok(dir)
+}
+
+/// Creates a directory `TIME-REASON` that is not there yet.
+fn new_aside(all: &dyn Repo, reason: &str) -> io::Result<(String, Arc<dyn Repo>)> {
+    const NUMBERS_MAX: u32 = 1000;
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    for number in 1..NUMBERS_MAX {
+        let name = match number {
+            1 => format!("{seconds}-{reason}"),
+            number => format!("{seconds}-{reason}-{number}"),
+        };
+        match all.create_dir(&name) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            dir => return Ok((name, dir?)),
+        }
+    }
+    Err(io::Error::other(format!("{} has {NUMBERS_MAX} directories of one second", all.place())))
 }
 
 /// The name of a copy that is being made: always the same, so that copies that fail do not pile up.
@@ -148,8 +263,13 @@ fn remove_draft(repo: &dyn Repo) -> io::Result<()> {
     }
 }
 
-/// Copies `file` from where it is cut on. Returns the copy's name, which it gets when it is whole and synced.
-fn copy_aside(repo: &dyn Repo, file: &dyn RepoFile, cut: &CutTail) -> io::Result<String> {
+/// Copies `file` from where it is cut on. Returns the copy's name, which it gets from `name` when it is whole and synced.
+fn copy_aside(
+    repo: &dyn Repo,
+    file: &dyn RepoFile,
+    cut: &CutTail,
+    name: impl FnOnce() -> io::Result<String>,
+) -> io::Result<String> {
     let copy = repo.create(ASIDE_DRAFT)?;
     let (mut block, mut done) = (vec![0; READ_BLOCK], 0);
     loop {
@@ -161,7 +281,7 @@ fn copy_aside(repo: &dyn Repo, file: &dyn RepoFile, cut: &CutTail) -> io::Result
         done += count as u64;
     }
     copy.sync()?;
-    let name = free_aside(repo, &cut.file, cut.at)?;
+    let name = name()?;
     repo.rename(ASIDE_DRAFT, &name)?;
     if let Err(error) = repo.sync_dir() {
         let _ = repo.remove(&name);

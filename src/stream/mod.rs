@@ -27,7 +27,7 @@ pub use recover::{SegmentInfo, Survey, SurveyError, format_of, segment_starts, s
 pub use sync::{SyncJob, Synced};
 pub use writer::StreamWriter;
 
-pub(crate) use claim::{Claim, LogEnd};
+pub(crate) use claim::{ASIDE, Claim, LogEnd, holds_cut_commits, torn_commits};
 pub(crate) use mark::DurableMark;
 pub(crate) use record::{MirrorRecord, NAME as RECORD, RecordFile};
 pub(crate) use recover::{Span, Visit, sound_commit_behind, walk, walk_span};

@@ -37,6 +37,8 @@ pub struct Options {
     /// Whether to keep a durable mark beside the segments. It makes recovery certain where the shape of the damage
     /// would have to be interpreted; a directory that must hold nothing but SpacetimeDB's files goes without.
     pub durable_mark: bool,
+    /// Whether the log is known to have had a durable mark: then one that is missing or empty is damage.
+    pub durable_mark_expected: bool,
     /// Whether what is durable need not stay in the page cache: for a copy that nobody reads at once. It leaves the
     /// memory to those who need it, and is written into the same few pages over and over.
     pub forget: bool,
@@ -52,6 +54,7 @@ impl Default for Options {
             first: None,
             durable: None,
             durable_mark: false,
+            durable_mark_expected: false,
             forget: false,
         }
     }
@@ -80,6 +83,14 @@ pub enum OpenError {
         next: Offset,
         /// What the durable mark says.
         durable: Offset,
+    },
+    /// The durable mark is missing or damaged: up to where the log was durable is not known.
+    #[error("the durable mark {path} {what}")]
+    Mark {
+        /// Its file.
+        path: String,
+        /// What is wrong with it.
+        what: String,
     },
     /// A mirror's directory changed after it was compared with the source.
     #[error("{place} was written by another process while it was compared with the source: nothing was changed")]

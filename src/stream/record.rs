@@ -191,6 +191,11 @@ impl RecordFile {
         Ok(opened)
     }
 
+    /// What it says.
+    pub(super) fn record(&self) -> &MirrorRecord {
+        &self.record
+    }
+
     /// Records that everything before `durable`, which `last` ends at, is durable. Synced only when it begins.
     pub(super) fn note(&mut self, first: Option<Offset>, durable: Offset, last: Option<Commit>) -> io::Result<()> {
         let begins = self.record.first.is_none() && first.is_some();

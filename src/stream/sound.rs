@@ -26,10 +26,13 @@ pub(crate) struct SoundPrefix {
 /// When the directory or the mark cannot be read: nothing is known then.
 pub(crate) fn sound_prefix(repo: &dyn Repo, commit_bytes_max: u64) -> io::Result<SoundPrefix> {
     segment_starts(repo)?;
-    let mark = DurableMark::read(repo)?;
+    let read = DurableMark::read(repo)?;
+    let mark = read.offset();
     let mut found = Survey::default();
     let surveyed = survey_into(&mut found, repo, commit_bytes_max, mark);
-    let mut whole = surveyed.is_ok() && mark.is_none_or(|mark| mark == found.next || found.first.is_none());
+    let mut whole = surveyed.is_ok()
+        && read.fault(false).is_none()
+        && mark.is_none_or(|mark| mark == found.next || found.first.is_none());
     if let Some(end) = mark.filter(|mark| *mark < found.next) {
         whole &= end_at(&mut found, repo, end, commit_bytes_max).is_ok();
     }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::batch::{Batch, Batcher, Part, Run};
-use super::claim::{Claim, CutTail, ForeignWriteCheck, LogEnd, set_aside, torn_tail};
+use super::claim::{Aside, Claim, CutTail, ForeignWriteCheck, LogEnd, set_aside, torn_tail};
 use super::cursor::Cursor;
 use super::fault::{Fault, FaultKind, Tail};
 use super::mark::DurableMark;
 use super::open::{OnTrailing, OpenError, Options};
 use super::outcome::{AppendError, Appended, Progress};
-use super::record::RecordFile;
+use super::record::{MirrorRecord, RecordFile};
 use super::recover::{SegmentInfo, SurveyError, survey};
 use super::rewrite::make_durable;
 use super::sync::{Frontier, SyncJob, SyncLatch, Synced};
@@ -83,13 +83,26 @@ impl std::fmt::Debug for StreamWriter {
 
 impl StreamWriter {
     /// Opens the log in `repo` and takes its lock. After Ok, all that it holds is durable and nothing torn is left; what is
-    /// not known to be durable, because a sync may have failed before, was written again for that.
+    /// not known to be durable, because a sync may have failed before, was written again for that. What was cut off its end
+    /// and is more than the incomplete end of a write is kept in a file beside: see [`cut_tail`](Self::cut_tail).
     ///
     /// # Errors
     /// See [`OpenError`], which says when something may have been changed.
     pub fn open(repo: Arc<dyn Repo>, options: Options) -> Result<StreamWriter, OpenError> {
         let lock = lock(&*repo)?;
-        let mut writer = StreamWriter::open_claimed(repo, options, None)?;
+        let mut writer = StreamWriter::open_claimed(repo, options, None, &Aside::Beside)?;
+        writer._lock = Some(lock);
+        Ok(writer)
+    }
+
+    /// As [`open`](Self::open), for a log of a service: what is kept of its end goes below `log_dir`.
+    pub(crate) fn open_in(
+        repo: Arc<dyn Repo>,
+        options: Options,
+        log_dir: Arc<dyn Repo>,
+    ) -> Result<StreamWriter, OpenError> {
+        let lock = lock(&*repo)?;
+        let mut writer = StreamWriter::open_claimed(repo, options, None, &Aside::Under(log_dir))?;
         writer._lock = Some(lock);
         Ok(writer)
     }
@@ -114,15 +127,26 @@ impl StreamWriter {
         claim: &Claim,
         lock: RepoLock,
     ) -> Result<StreamWriter, OpenError> {
-        let mut writer = StreamWriter::open_claimed(repo, options, Some(claim))?;
+        let mut writer = StreamWriter::open_claimed(repo, options, Some(claim), &Aside::Beside)?;
         writer._lock = Some(lock);
         Ok(writer)
     }
 
-    fn open_claimed(repo: Arc<dyn Repo>, options: Options, claim: Option<&Claim>) -> Result<StreamWriter, OpenError> {
+    fn open_claimed(
+        repo: Arc<dyn Repo>,
+        options: Options,
+        claim: Option<&Claim>,
+        aside: &Aside,
+    ) -> Result<StreamWriter, OpenError> {
         let floor = match claim {
             Some(claim) => claim.floor,
-            None if options.durable_mark => DurableMark::read(&*repo)?,
+            None if options.durable_mark => {
+                let mark = DurableMark::read(&*repo)?;
+                if let Some(what) = mark.fault(options.durable_mark_expected) {
+                    return Err(OpenError::Mark { path: format!("{}/{}", repo.place(), DurableMark::NAME), what });
+                }
+                mark.offset()
+            }
             None => None,
         };
         let floor = floor.max(options.durable);
@@ -144,8 +168,9 @@ impl StreamWriter {
             return Err(OpenError::Lost { next: found.next, durable });
         }
         let mut cut = torn_tail(&found, found.format.unwrap_or(options.format));
-        if let (Some(cut), Some(_)) = (&mut cut, claim) {
-            set_aside(&*repo, &found, cut, floor, options.commit_bytes_max)?;
+        if let Some(cut) = &mut cut {
+            let ours = floor.is_some() || claim.is_none();
+            set_aside(&*repo, &found, cut, (ours, aside), options.commit_bytes_max)?;
         }
         let empty_head = found.empty_head;
         let head = open_head(&repo, &mut found)?;
@@ -245,6 +270,14 @@ impl StreamWriter {
 
     pub(crate) fn durable_frontier(&self) -> &Frontier {
         &self.durable
+    }
+
+    /// The mirror record of its directory, as it was written last; `None` without one.
+    pub(crate) fn mirror_record(&self) -> Option<&MirrorRecord> {
+        match &self.mark {
+            Some(Mark::Record(file)) => Some(file.record()),
+            Some(Mark::Durable(_)) | None => None,
+        }
     }
 
     /// The sealed segments; all of them are durable.

@@ -143,7 +143,7 @@ struct Log {
 impl Log {
     fn open(repo: Arc<dyn Repo>) -> io::Result<Log> {
         let record = MirrorRecord::read(&*repo)?;
-        let durable = DurableMark::read(&*repo)?.or(record.as_ref().map(|record| record.durable));
+        let durable = DurableMark::read(&*repo)?.offset().or(record.as_ref().map(|record| record.durable));
         let starts = segment_starts(&*repo)?;
         let missing = record.and_then(|record| record.missing(starts.first().copied()));
         Ok(Log { repo, starts, durable, missing })

@@ -12,16 +12,16 @@ use crate::support::assert_bytes;
 use crate::support::log::{commits, header};
 use crate::support::service::Service;
 
-const SEGMENTS: [&str; 3] =
+pub const SEGMENTS: [&str; 3] =
     ["00000000000000000000.stdb.log", "00000000000000000003.stdb.log", "00000000000000000006.stdb.log"];
 
 /// The segment from commit `first` on.
-fn segment(first: u64) -> Vec<u8> {
+pub fn segment(first: u64) -> Vec<u8> {
     [header(), commits(first, 3, 50, 0)].concat()
 }
 
 /// A service with the logs `app`, of three segments, and `other`.
-fn start(data: &Path) -> Service {
+pub fn start(data: &Path) -> Service {
     let service = Service::start(Arc::new(FsRepo::open(data).unwrap()));
     for log in ["app", "other"] {
         service.create(log);
@@ -30,11 +30,11 @@ fn start(data: &Path) -> Service {
     service
 }
 
-fn again(data: &Path) -> Service {
+pub fn again(data: &Path) -> Service {
     Service::start(Arc::new(FsRepo::open(data).unwrap()))
 }
 
-fn file(data: &Path, at: usize) -> PathBuf {
+pub fn file(data: &Path, at: usize) -> PathBuf {
     data.join("logs/app/0000000001").join(SEGMENTS[at])
 }
 

@@ -5,5 +5,8 @@
 mod support;
 
 mod damage;
+mod description;
 mod descriptors;
 mod disks;
+mod kept;
+mod mark;

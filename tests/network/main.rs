@@ -6,6 +6,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod answers;
+mod changing;
 mod fields;
 mod follow;
 mod gate;

@@ -11,6 +11,7 @@ mod messages;
 mod mistakes;
 mod odd_files;
 mod signals;
+mod unread;
 
 use std::process::{Command, Stdio};
 

@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
 use crate::support::process::{Mirror, arg, mirror, until};
 use crate::support::segments;
-use crate::{directory, grow, is_refused, put, segment_name, whole_up_to};
+use crate::{directory, grow, is_done, is_refused, put, segment_name, whole_up_to};
 
 const AWAY: &str = "is not there now";
 
@@ -97,4 +99,68 @@ fn a_directory_that_was_brought_back_from_a_copy_goes_on_if_it_holds_the_same() 
     assert_eq!(follower.terminate().code, Some(0));
     assert!(segments(&copy) == whole_up_to(360));
     assert!(segments(&aside) == moved && moved.contains_key(&segment_name(222)), "what was moved away is not written");
+}
+
+#[test]
+fn a_directory_that_was_compared_and_never_opened_is_waited_for_too() {
+    let instead: [fn(&Path); 2] = [|_| {}, |replica| fs::create_dir_all(replica.join("clog")).unwrap()];
+    for with_record in [true, false] {
+        for instead in instead {
+            let (source, root) = (directory(&whole_up_to(240)), tempfile::tempdir().unwrap());
+            let [replica, aside] = ["replica", "aside"].map(|name| root.path().join(name));
+            let (clog, lock) = (replica.join("clog"), replica.join("db.lock"));
+            match with_record {
+                true => is_done(&mirror(arg(source.path()), arg(&clog), &[]), 240),
+                false => put(&clog, &whole_up_to(240)),
+            }
+            // It can be read, and its lock cannot be taken.
+            let _ = fs::remove_file(&lock);
+            mknodat(CWD, &lock, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+            grow(source.path(), &whole_up_to(300));
+            let follower = Mirror::start(arg(source.path()), arg(&clog), &["--follow"]);
+            let is_fifo = |line: &serde_json::Value| line["error"].as_str().is_some_and(|text| text.contains("FIFO"));
+            follower.wait_for("the lock cannot be taken", is_fifo);
+            fs::rename(&replica, &aside).unwrap();
+            instead(&replica);
+            waits(&follower);
+            assert!(!clog.exists() || fs::read_dir(&clog).unwrap().count() == 0, "nothing is made in its place");
+            let _ = fs::remove_dir_all(&replica);
+            fs::remove_file(aside.join("db.lock")).unwrap();
+            fs::rename(&aside, &replica).unwrap();
+            follower.wait_durable(300);
+            assert_eq!(follower.terminate().code, Some(0));
+            assert!(segments(&clog) == whole_up_to(300));
+        }
+    }
+}
+
+#[test]
+fn a_record_that_is_removed_under_a_follower_is_written_again_if_the_files_are_as_they_were_left() {
+    let (source, root) = (directory(&whole_up_to(240)), tempfile::tempdir().unwrap());
+    let copy = root.path().join("copy");
+    let follower = following(source.path(), &copy, &[]);
+    let record = copy.join(".logmirror");
+    let id = fs::read(&record).unwrap()[16..32].to_vec();
+    for (end, damaged) in [(300, false), (330, true)] {
+        match damaged {
+            true => fs::write(&record, "not a record").unwrap(),
+            false => fs::remove_file(&record).unwrap(),
+        }
+        grow(source.path(), &whole_up_to(end));
+        until("a record", || fs::read(&record).ok().filter(|bytes| bytes.len() == 512));
+        follower.wait_durable(end);
+        assert!(fs::read(&record).unwrap()[16..32] == id);
+    }
+    // What is no longer as it was left is not taken for ours: the reason names the record.
+    let away = source.path().with_extension("away");
+    fs::rename(source.path(), &away).unwrap();
+    follower.wait_for("a wait", |line| line["error"].as_str().is_some_and(|text| text.contains(arg(source.path()))));
+    fs::remove_file(&record).unwrap();
+    crate::record::change(&copy, 327);
+    fs::rename(&away, source.path()).unwrap();
+    let names = |line: &serde_json::Value| line["error"].as_str().is_some_and(|text| text.contains(arg(&record)));
+    follower.wait_for("the record is named", names);
+    assert!(!record.exists());
+    let ended = follower.terminate();
+    assert!(ended.errors.contains("the mirror record was missing, and is written again"), "{ended:?}");
 }

@@ -7,7 +7,10 @@ use std::process::Command;
 use logmirror::mirror::{DbLock, db_lock_state};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use crate::support::process::{Mirror, arg, mirror};
+use logmirror::format::commitlog::Version;
+
+use crate::support::commitlog::commit;
+use crate::support::process::{Mirror, arg, mirror, until};
 use crate::support::segments;
 use crate::{directory, grow, is_done, is_refused, put, segment_name, untouched, whole_up_to};
 
@@ -26,10 +29,10 @@ fn is_locked(path: &Path) -> bool {
 }
 
 #[test]
-fn a_sink_whose_database_runs_is_refused_and_named() {
+fn a_sink_whose_database_runs_is_refused_and_named_and_waited_for_by_a_follower() {
     let (root, clog, lock) = replica(&whole_up_to(240));
     let source = directory(&whole_up_to(360));
-    for flags in [&[][..], &["--adopt"], &["--follow", "--trim"]] {
+    for flags in [&[][..], &["--adopt"], &["--trim"]] {
         let ended = untouched(root.path(), || untouched(&clog, || mirror(arg(source.path()), arg(&clog), flags)));
         is_refused(&ended, 3, "SpacetimeDB or another mirror");
         is_refused(&ended, 3, "has it open: ");
@@ -40,9 +43,57 @@ fn a_sink_whose_database_runs_is_refused_and_named() {
         }
         is_refused(&ended, 3, "db.lock is locked");
     }
+    let follower = Mirror::start(arg(source.path()), arg(&clog), &["--follow"]);
+    untouched(root.path(), || untouched(&clog, || waits_for_lock(&follower)));
     drop(lock);
-    is_done(&mirror(arg(source.path()), arg(&clog), &[]), 360);
+    follower.wait_durable(360);
+    assert_eq!(follower.terminate().code, Some(0));
     assert!(segments(&clog) == whole_up_to(360));
+}
+
+/// Waits until `follower` has waited twice for the lock of a database.
+fn waits_for_lock(follower: &Mirror) {
+    let held = |line: &&serde_json::Value| {
+        line["event"] == "retrying" && line["error"].as_str().is_some_and(|error| error.contains("db.lock is locked"))
+    };
+    until("the lock is waited for", || (follower.lines().iter().filter(held).count() >= 2).then_some(()));
+}
+
+#[test]
+fn a_second_follower_waits_and_goes_on_when_the_first_has_ended() {
+    let (source, root) = (directory(&whole_up_to(240)), tempfile::tempdir().unwrap());
+    let clog = root.path().join("clog");
+    let start = || Mirror::start(arg(source.path()), arg(&clog), &["--follow"]);
+    let first = start();
+    first.wait_durable(240);
+    let second = start();
+    waits_for_lock(&second);
+    assert_eq!(first.terminate().code, Some(0));
+    grow(source.path(), &whole_up_to(360));
+    second.wait_durable(360);
+    assert_eq!(second.terminate().code, Some(0));
+    assert!(segments(&clog) == whole_up_to(360));
+}
+
+#[test]
+fn what_a_database_wrote_while_it_was_waited_for_is_found() {
+    let (source, root) = (directory(&whole_up_to(240)), tempfile::tempdir().unwrap());
+    let clog = root.path().join("clog");
+    is_done(&mirror(arg(source.path()), arg(&clog), &[]), 240);
+    let lock = File::open(root.path().join("db.lock")).unwrap();
+    lock.try_lock().unwrap();
+    let follower = Mirror::start(arg(source.path()), arg(&clog), &["--follow"]);
+    waits_for_lock(&follower);
+    let path = clog.join(segment_name(222));
+    let other = commit(Version::V1, 240, 0, 3, b"the database that was started here");
+    fs::write(&path, [fs::read(&path).unwrap(), other].concat()).unwrap();
+    grow(source.path(), &whole_up_to(300));
+    let ended = untouched(&clog, || {
+        drop(lock);
+        follower.ended()
+    });
+    is_refused(&ended, 1, "fork: ");
+    is_refused(&ended, 1, "240");
 }
 
 #[test]
@@ -93,12 +144,12 @@ fn a_directory_that_another_was_put_in_place_of_is_locked_again() {
     let lock = File::create(replica.join("db.lock")).unwrap();
     lock.try_lock().unwrap();
     grow(&away, &whole_up_to(300));
-    let ended = untouched(&clog, || {
+    untouched(&clog, || {
         fs::rename(&away, &source).unwrap();
-        follower.ended()
+        waits_for_lock(&follower);
     });
-    is_refused(&ended, 3, "db.lock is locked");
     assert!(!is_locked(&moved.join("db.lock")));
+    assert_eq!(follower.terminate().code, Some(0));
 }
 
 #[test]

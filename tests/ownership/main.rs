@@ -12,6 +12,7 @@ mod dry_run;
 mod foreign;
 mod record;
 mod swapped;
+mod unclaimed;
 mod writers;
 
 use std::collections::BTreeMap;

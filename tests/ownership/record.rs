@@ -100,16 +100,118 @@ fn a_copy_without_a_record_is_adopted_only_if_nothing_speaks_against_it() {
     }
 }
 
-#[test]
-fn a_mirror_that_lost_durable_commits_is_refused_until_it_is_adopted() {
-    let whole = specimen("whole");
+/// A mirror of `source` that was durable up to 360 and lost its end: its last segment is cut to `len` bytes, or removed.
+fn short_of(source: &Path, len: Option<u64>) -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
-    is_done(&mirror(arg(&whole), arg(copy.path()), &[]), 360);
-    fs::remove_file(copy.path().join(segment_name(333))).unwrap();
-    let ended = untouched(copy.path(), || mirror(arg(&whole), arg(copy.path()), &[]));
-    is_refused(&ended, 1, "was durable up to offset 360, but it ends at 333");
-    is_done(&mirror(arg(&whole), arg(copy.path()), &["--adopt"]), 360);
+    is_done(&mirror(arg(source), arg(copy.path()), &[]), 360);
+    lose(copy.path(), len);
+    copy
+}
+
+fn lose(dir: &Path, len: Option<u64>) {
+    let last = dir.join(segment_name(333));
+    match len {
+        Some(len) => fs::File::options().write(true).open(&last).unwrap().set_len(len).unwrap(),
+        None => fs::remove_file(&last).unwrap(),
+    }
+}
+
+/// Lengths of a last segment that lost its end: between commits, inside one, empty, and none.
+const LOST: [Option<u64>; 5] = [Some(10 + 2 * COMMIT_BYTES), Some(10 + 2 * COMMIT_BYTES + 50), Some(10), Some(0), None];
+
+#[test]
+fn commits_that_a_mirror_lost_at_its_end_are_fetched_again_and_that_is_reported() {
+    let source = directory(&whole_up_to(360));
+    for len in LOST {
+        let next = if len > Some(10) { 339 } else { 333 };
+        let copy = short_of(source.path(), len);
+        let dry = untouched(copy.path(), || run_dry(source.path(), copy.path()));
+        assert!(dry.contains(&format!("durable up to offset 360, but ends at {next}")), "{dry}");
+        let ended = mirror(arg(source.path()), arg(copy.path()), &[]);
+        is_done(&ended, 360);
+        let found = ended.last("refetched");
+        assert_eq!(
+            (&found["from"], &found["to"], &found["offsets"]),
+            (&next.into(), &360.into(), &(360 - next).into())
+        );
+        assert!(ended.errors.contains(&format!("offsets {next} to 360 are fetched again")), "{ended:?}");
+        assert!(segments(copy.path()) == whole_up_to(360), "{len:?}");
+        let again = mirror(arg(source.path()), arg(copy.path()), &[]);
+        assert!(!again.lines.iter().any(|line| line["event"] == "refetched"), "{again:?}");
+    }
+}
+
+fn run_dry(source: &Path, copy: &Path) -> String {
+    let args = ["mirror", arg(source), arg(copy), "--dry-run"];
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_logmirror")).args(args).output().unwrap();
+    String::from_utf8([out.stdout, out.stderr].concat()).unwrap()
+}
+
+#[test]
+fn commits_that_a_mirror_lost_while_it_is_followed_are_fetched_again() {
+    for len in [Some(10 + 2 * COMMIT_BYTES), None] {
+        let (source, copy) = (directory(&whole_up_to(345)), tempfile::tempdir().unwrap());
+        let follower = Mirror::start(arg(source.path()), arg(copy.path()), &["--follow"]);
+        follower.wait_durable(345);
+        // Away and back, so that no writer has the file open that is cut.
+        let away = source.path().with_extension("away");
+        fs::rename(source.path(), &away).unwrap();
+        follower.wait_for("a wait", |line| line["event"] == "retrying");
+        lose(copy.path(), len);
+        fs::rename(&away, source.path()).unwrap();
+        grow(source.path(), &whole_up_to(360));
+        follower.wait_durable(360);
+        assert_eq!(follower.terminate().last("refetched")["to"], 345);
+        assert!(segments(copy.path()) == whole_up_to(360));
+    }
+}
+
+#[test]
+fn commits_that_a_mirror_lost_are_waited_for_while_the_source_lacks_them_too() {
+    let source = directory(&whole_up_to(360));
+    let copy = short_of(source.path(), None);
+    // The source lost more than that, or holds something else.
+    let longer = directory(&whole_up_to(360));
+    lose(source.path(), Some(10 + 2 * COMMIT_BYTES));
+    let ended = untouched(copy.path(), || mirror(arg(source.path()), arg(copy.path()), &[]));
+    is_refused(&ended, 1, "its mirror record says that it was durable up to offset 360, but it ends at 333");
+    let follower = Mirror::start(arg(source.path()), arg(copy.path()), &["--follow"]);
+    untouched(copy.path(), || follower.wait_for("a wait", |line| line["event"] == "retrying"));
+    grow(source.path(), &segments(longer.path()));
+    follower.wait_durable(360);
+    assert_eq!(follower.terminate().code, Some(0));
     assert!(segments(copy.path()) == whole_up_to(360));
+    for (changed, words) in [(357, "the source holds another commit at offset 357"), (330, "fork: ")] {
+        lose(copy.path(), None);
+        let before = fs::read(source.path().join(segment_name(changed - changed % SEGMENT_ENTRIES))).unwrap();
+        change(source.path(), changed);
+        let ended = untouched(copy.path(), || mirror(arg(source.path()), arg(copy.path()), &["--follow"]));
+        is_refused(&ended, 1, words);
+        fs::write(source.path().join(segment_name(changed - changed % SEGMENT_ENTRIES)), before).unwrap();
+        is_done(&mirror(arg(source.path()), arg(copy.path()), &[]), 360);
+    }
+    // A mirror of another source is no mirror of this one.
+    let copy = short_of(longer.path(), None);
+    let ended = untouched(copy.path(), || mirror(arg(source.path()), arg(copy.path()), &[]));
+    is_refused(&ended, 1, "was durable up to offset 360, but it ends at 333");
+    is_done(&mirror(arg(source.path()), arg(copy.path()), &["--adopt"]), 360);
+}
+
+#[test]
+fn a_segment_that_is_missing_in_the_middle_is_named_and_waited_for() {
+    let source = directory(&whole_up_to(360));
+    let copy = tempfile::tempdir().unwrap();
+    is_done(&mirror(arg(source.path()), arg(copy.path()), &[]), 360);
+    let (segment, away) = (copy.path().join(segment_name(111)), copy.path().join("away"));
+    fs::rename(&segment, &away).unwrap();
+    let ended = untouched(copy.path(), || mirror(arg(source.path()), arg(copy.path()), &[]));
+    is_refused(&ended, 1, &format!("{}: offsets 111 to 222 are missing", copy.path().display()));
+    is_refused(&ended, 1, &segment_name(111));
+    let follower = Mirror::start(arg(source.path()), arg(copy.path()), &["--follow"]);
+    follower.wait_for("a wait", |line| line["event"] == "retrying");
+    fs::rename(&away, &segment).unwrap();
+    follower.wait_for("the rest", |line| line["state"] == "following");
+    assert_eq!(follower.terminate().code, Some(0));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use crate::support::commitlog::{Draw, seed};
 use crate::support::live_writer::LiveWriter;
 use crate::support::process::{Mirror, arg, mirror};
 use crate::support::segments;
-use crate::{directory, fingerprint, is_done, is_refused, rounds, segment_name, untouched, whole_up_to};
+use crate::{directory, fingerprint, grow, is_done, is_refused, rounds, segment_name, untouched, whole_up_to};
 
 /// Calls that write, truncate, create, rename or remove.
 const CHANGES: &str = "trace=openat,open,creat,write,pwrite64,writev,pwritev,pwritev2,truncate,ftruncate,fallocate,rename,renameat,\
@@ -195,6 +195,40 @@ fn a_source_that_becomes_a_link_to_the_mirror_while_it_is_waited_for_is_refused(
         follower.ended()
     });
     is_refused(&ended, 2, "are the same directory, or one is inside the other");
+}
+
+#[test]
+fn a_source_that_was_restored_from_its_mirror_is_the_original_again_once_it_has_grown() {
+    let (live, copy) = (directory(&whole_up_to(240)), tempfile::tempdir().unwrap());
+    let [from, to] = [arg(live.path()), arg(copy.path())];
+    is_done(&mirror(from, to, &[]), 240);
+    fs::remove_dir_all(live.path()).unwrap();
+    is_done(&mirror(to, from, &[]), 240);
+    let swapped = |end: u64| {
+        for flags in [&[][..], &["--follow"], &["--dry-run"]] {
+            let ended = untouched(copy.path(), || untouched(live.path(), || mirror(from, to, flags)));
+            is_refused(&ended, 2, "are the arguments swapped?");
+            is_refused(&ended, 2, &format!("if SRC is the original again, remove {from}/.logmirror"));
+        }
+        assert!(segments(copy.path()) == whole_up_to(end));
+    };
+    // Nothing shows yet which of the two is the original.
+    swapped(240);
+    grow(live.path(), &whole_up_to(270));
+    untouched(live.path(), || is_done(&mirror(from, to, &[]), 270));
+    let follower = Mirror::start(from, to, &["--follow"]);
+    grow(live.path(), &whole_up_to(300));
+    follower.wait_durable(300);
+    assert_eq!(follower.terminate().code, Some(0));
+    assert!(segments(copy.path()) == whole_up_to(300));
+    // The copy is not mirrored into it meanwhile.
+    is_refused(&untouched(live.path(), || mirror(to, from, &[])), 2, "are the arguments swapped?");
+    // A mirror that does not end where it was durable may be the one that was written.
+    grow(copy.path(), &whole_up_to(303));
+    grow(live.path(), &whole_up_to(360));
+    swapped(303);
+    fs::remove_file(live.path().join(".logmirror")).unwrap();
+    is_done(&mirror(from, to, &[]), 360);
 }
 
 #[test]

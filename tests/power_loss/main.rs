@@ -233,9 +233,52 @@ fn a_mark_that_power_loss_left_empty_is_not_believed() {
     let source = Source::of(&[100; 5]);
     let repo = MemRepo::default();
     source.store(&repo);
-    for content in [&[][..], &[0; 12], &[7; 12], &[0; 11]] {
+    for content in [&[][..], &[0; 12], &[0; 11]] {
         put(&repo, "durable", content);
         let writer = StreamWriter::open(Arc::new(repo.clone()), marked()).unwrap();
         assert_eq!(writer.next().0, source.next);
+    }
+}
+
+#[test]
+fn a_mark_that_power_loss_cannot_have_left_is_damage() {
+    let source = Source::of(&[100; 5]);
+    let repo = MemRepo::default();
+    source.store(&repo);
+    let expected = Options { durable_mark_expected: true, ..marked() };
+    for (content, options) in [
+        (Some(&[7; 12][..]), marked()),
+        (Some(&[0; 25]), marked()),
+        (Some(&[7; 24]), marked()),
+        (Some(&[]), expected),
+        (Some(&[0; 12]), expected),
+        (None, expected),
+    ] {
+        match content {
+            Some(content) => put(&repo, "durable", content),
+            None => repo.remove("durable").unwrap(),
+        }
+        let error = StreamWriter::open(Arc::new(repo.clone()), options).unwrap_err();
+        assert!(matches!(error, OpenError::Mark { .. }), "{content:?}: {error}");
+    }
+}
+
+#[test]
+fn power_loss_at_every_step_of_the_creation_of_a_mark_leaves_none_or_a_whole_one() {
+    let source = Source::of(&[100; 5]);
+    for step in 0.. {
+        let repo = MemRepo::default();
+        source.store(&repo);
+        repo.sync_dir().unwrap();
+        repo.set_faults(Faults { power_loss_at: Some(step), ..Faults::default() });
+        let opened = StreamWriter::open(Arc::new(repo.clone()), marked()).is_ok();
+        for loss in (0..8).map(|seed| Loss::Torn { seed }).chain([Loss::All, Loss::Nothing]) {
+            let found = repo.after_power_loss(loss);
+            let content = found.list().unwrap().contains(&"durable".to_owned()).then(|| get(&found, "durable"));
+            assert!(content.is_none_or(|content| content.len() == 24 && content != [0; 24]), "step {step}, {loss:?}");
+        }
+        if opened {
+            break;
+        }
     }
 }

@@ -1,0 +1,44 @@
+//! Whether an answer with bytes of a log is one of the service: what it always sends of them, and nothing else does.
+
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use reqwest::{Response, StatusCode};
+
+use super::ClientError;
+use super::refusal::{plain, who};
+use crate::api::FRAMING_FIELD;
+use crate::format::Framing;
+
+/// What the service calls bytes.
+const BYTES: &str = "application/octet-stream";
+
+/// The response if it carries bytes as the service sends them: as such, and not encoded by anything.
+pub(super) fn raw(response: Response) -> Result<Response, ClientError> {
+    let headers = response.headers();
+    let text = |name| headers.get(name).map(plain).filter(|text| !text.is_empty());
+    let kind = text(CONTENT_TYPE).filter(|kind| !kind.to_ascii_lowercase().starts_with(BYTES));
+    let encoding = text(CONTENT_ENCODING).filter(|encoding| !encoding.eq_ignore_ascii_case("identity"));
+    let what = match (encoding, kind) {
+        (Some(encoding), _) => format!("encoded as {encoding}"),
+        (None, Some(kind)) => format!("of type {kind}"),
+        (None, None) if response.status() != StatusCode::OK => "which is a part of an answer or none".to_owned(),
+        (None, None) => return Ok(response),
+    };
+    Err(foreign(&response, &what))
+}
+
+/// How the commits in the answer are framed.
+pub(super) fn framing(response: &Response) -> Result<Framing, ClientError> {
+    let Some(value) = response.headers().get(FRAMING_FIELD) else {
+        return Err(foreign(response, &format!("without the field {FRAMING_FIELD}")));
+    };
+    let framing = value.to_str().ok().and_then(|text| text.parse().ok());
+    framing.ok_or_else(|| ClientError::Protocol(format!("commits framed as {value:?}")))
+}
+
+fn foreign(response: &Response, what: &str) -> ClientError {
+    let who = who(response.headers()).map_or_else(String::new, |who| format!(" ({who})"));
+    let status = response.status().as_u16();
+    ClientError::NotFromService {
+        what: format!("the answer to a request for bytes of the log was {status}{who}, {what}"),
+    }
+}

@@ -1,0 +1,59 @@
+//! [`Doubt`]: a fault in what was received over a network, of which one alone proves nothing about the other end.
+
+use std::mem::{Discriminant, discriminant};
+
+use super::endpoint::{Mirror, Place};
+use super::failure::MirrorError;
+use crate::blame::{Blame, Blamed};
+use crate::client::{ClientError, without_secrets};
+use crate::format::ScanError;
+use crate::offset::Offset;
+
+/// The last fault that a network may have caused, until it is found a second time at the same offset.
+#[derive(Debug, Default)]
+pub(super) struct Doubt {
+    last: Option<(Discriminant<MirrorError>, Offset)>,
+}
+
+impl Doubt {
+    /// Whether what failed has to be tried again on a new connection before it proves anything: bytes that passed a network
+    /// were not sound, or not those expected, at `next` or where the error says. False the second time in a row.
+    pub(super) fn is_first(&mut self, mirror: &Mirror, error: &MirrorError, next: Offset) -> bool {
+        let found = offset(mirror, error, next).map(|at| (discriminant(error), at));
+        let is_known = self.last == found;
+        if found.is_some() {
+            self.last = found;
+        }
+        found.is_some() && !is_known
+    }
+}
+
+/// Where the fault is, if a network can have caused it.
+fn offset(mirror: &Mirror, error: &MirrorError, next: Offset) -> Option<Offset> {
+    let (is_received, is_sent) = (is_url(&mirror.source), is_url(&mirror.sink));
+    match error {
+        MirrorError::Received(ScanError::Corrupt { offset, .. }) if is_received => Some(offset.unwrap_or(next)),
+        MirrorError::Fork { at, .. } if is_received => Some(*at),
+        MirrorError::Append(_) if is_received && error.blame() == Blame::Data => Some(next),
+        MirrorError::Refused(body) | MirrorError::Client(ClientError::Refused { body, .. })
+            if is_sent && matches!(body.error.as_str(), "corrupt" | "fork") =>
+        {
+            Some(body.next.unwrap_or(next))
+        }
+        _ => None,
+    }
+}
+
+fn is_url(place: &Place) -> bool {
+    matches!(place, Place::Url(_))
+}
+
+/// The error to end with after the same fault was found in two answers of the source.
+pub(super) fn found_twice(mirror: &Mirror, error: MirrorError) -> MirrorError {
+    match (&mirror.source, error) {
+        (Place::Url(url), MirrorError::Received(error)) => {
+            MirrorError::ReceivedTwice { place: without_secrets(url), error }
+        }
+        (_, error) => error,
+    }
+}
