@@ -26,11 +26,11 @@ use crate::api::{
 };
 use crate::blame::{Blame, Blamed};
 use crate::format::{Framing, LogFormat};
-use crate::limits::{ACK_LINE_BYTES_MAX, ANSWER_BYTES_MAX, ANSWER_TIMEOUT};
+use crate::limits::{ACK_LINE_BYTES_MAX, ANSWER_BYTES_MAX, ANSWER_TIMEOUT, CHECKPOINT_TIMEOUT, COMMIT_TIMEOUT};
 use crate::offset::{Generation, Offset};
 use crate::token::Token;
 use crate::transport::explained;
-use patience::{begun, patience, steady};
+use patience::{begun, patience, steady, taken};
 use raw::{framing, raw};
 use refusal::checked;
 
@@ -299,7 +299,7 @@ impl Client {
         base: impl Into<Body>,
     ) -> Result<LogStatus, ClientError> {
         let request = self.request(Method::PUT, &format!("generations/{generation}"));
-        json(request.body(base).send().await?).await
+        taken(request, base.into(), COMMIT_TIMEOUT, json).await
     }
 
     /// Rolls the log over into its next generation; a dry run only tells what that would do.
@@ -307,7 +307,8 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn checkpoint(&self, dry_run: bool) -> Result<CheckpointOutcome, ClientError> {
-        json(self.request(Method::POST, "checkpoint").query(&[("dry_run", dry_run)]).send().await?).await
+        let request = self.request(Method::POST, "checkpoint").query(&[("dry_run", dry_run)]);
+        json(request.timeout(CHECKPOINT_TIMEOUT).send().await?).await
     }
 
     /// Creates the log, or finds it there with that format and first offset.

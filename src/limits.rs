@@ -142,6 +142,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for an answer that is not a stream and costs the service little, such as a status.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Longest wait for the answer to a checkpoint on request: a service folds some hundred MB a second.
+pub const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(3600);
+
 /// Longest answer of a service that is not a stream: the segments of a log of some 100 TiB.
 pub const ANSWER_BYTES_MAX: usize = 16 << 20;
 

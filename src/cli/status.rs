@@ -102,7 +102,7 @@ fn of_dir(path: &std::path::Path) -> Result<(Map<String, Value>, Exit), Exit> {
     let missing =
         missing.map(|missing| format!("offsets {} to {}: the first segments were removed", missing.start, missing.end));
     let status = json!({
-        "path": place.to_string(), "format": "commitlog", "epoch": found.epoch, "first": found.first,
+        "path": place.to_string(), "format": found.format, "epoch": found.epoch, "first": found.first,
         "next": found.next, "segments": found.segments.len(),
         "bytes": found.segments.iter().map(|segment| segment.bytes).sum::<u64>(), "last_commit": last, "tail": tail, "missing": missing,
     });

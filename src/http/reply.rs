@@ -69,6 +69,7 @@ fn status(error: &Error) -> StatusCode {
         Error::NotFound(_) => StatusCode::NOT_FOUND,
         Error::Gap { .. }
         | Error::Fork { .. }
+        | Error::OtherBase { .. }
         | Error::StaleEpoch { .. }
         | Error::Ahead { .. }
         | Error::Format(_)

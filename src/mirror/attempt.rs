@@ -23,11 +23,18 @@ pub(super) async fn attempt(
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
     let extent = source.extent(None).await?;
+    sink.comes_from(&extent);
     let begun = sink.generation().await.map_err(|error| sink.own(error))?.unwrap_or(extent.generation);
     for generation in (begun.0..extent.generation.0).map(Generation) {
         let older = match source.extent(Some(generation)).await {
             // What the sink holds of it stays as it is.
-            Err(MirrorError::Client(ClientError::Refused { body, .. })) if body.error == "pruned" => continue,
+            Err(MirrorError::Client(ClientError::Refused { body, .. })) if body.error == "pruned" => {
+                if generation == begun {
+                    let may_go_on = sink.check_generation_gone(begun, &extent, mirror.adopt).await;
+                    may_go_on.map_err(|error| sink.own(error))?;
+                }
+                continue;
+            }
             older => older?,
         };
         let once = Mirror { follow: false, ..mirror.clone() };
@@ -61,7 +68,7 @@ pub(super) async fn meet(
         dir.check_lost_end(found, source, extent, mirror.commit_bytes_max).await?;
     }
     if status.last().is_some() {
-        sink.check_uncompared(status, extent.first)?;
+        sink.check_uncompared(status, extent, mirror.adopt)?;
     }
     let start = held.next().unwrap_or(from);
     let is_held = held.next().is_some();
@@ -78,8 +85,10 @@ async fn attempt_generation(
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
     let format = extent.format.unwrap_or_default();
-    if format == LogFormat::Wal && sink.lacks_base(extent, true).await.map_err(|error| sink.own(error))? {
-        base::bring(source, extent.generation, sink, progress, told).await?;
+    if format == LogFormat::Wal
+        && let Some(instead) = sink.base_due(source, extent, true).await.map_err(|error| sink.own(error))?
+    {
+        base::bring(source, extent.generation, sink, instead, progress, told).await?;
     }
     let status = sink.status(extent.format).await.map_err(|error| sink.own(error))?;
     let from = status.next().or(extent.first).unwrap_or_default();

@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
+use sha2::{Digest, Sha256};
 use tokio::time::sleep;
 
+use super::base_due::Instead;
 use super::base_url;
 use super::database::off;
 use super::failure::MirrorError;
@@ -23,11 +25,15 @@ use crate::repo::{FsRepo, Repo, RepoFile};
 
 pub(super) type Blocks = BoxStream<'static, io::Result<Bytes>>;
 
+/// The SHA-256 of a base.
+pub(super) type BaseSum = [u8; 32];
+
 /// Copies the base of `generation` from `source` to `sink`. After Ok it is durable there, and the sink has that generation.
 pub(super) async fn bring(
     source: &Source,
     generation: Generation,
     sink: &Sink,
+    instead: Instead,
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
@@ -35,7 +41,7 @@ pub(super) async fn bring(
         Source::Url(client) => of_url(client, generation).await?,
         Source::Dir(repo) => of_dir(repo)?,
     };
-    put(blocks, generation, sink, progress, told).await
+    put(blocks, generation, sink, instead, progress, told).await
 }
 
 /// Makes `blocks` the base of `generation` of `sink`, once they came to a good end, and counts their bytes. A directory is one
@@ -44,6 +50,7 @@ pub(super) async fn put(
     blocks: Blocks,
     generation: Generation,
     sink: &Sink,
+    instead: Instead,
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
@@ -52,7 +59,7 @@ pub(super) async fn put(
     let counted = blocks.inspect_ok(move |block| {
         count.fetch_add(block.len() as u64, Ordering::Relaxed);
     });
-    let mut storing = std::pin::pin!(put_counted(counted.boxed(), generation, sink));
+    let mut storing = std::pin::pin!(put_counted(counted.boxed(), generation, sink, instead));
     loop {
         let ended = tokio::select! {
             ended = storing.as_mut() => Some(ended),
@@ -69,19 +76,25 @@ pub(super) async fn put(
     }
 }
 
-async fn put_counted(blocks: Blocks, generation: Generation, sink: &Sink) -> Result<(), MirrorError> {
+async fn put_counted(blocks: Blocks, generation: Generation, sink: &Sink, instead: Instead) -> Result<(), MirrorError> {
     match sink {
         Sink::Url(client) => base_url::put(client, generation, blocks).await.map_err(|error| sink.own(error))?,
         Sink::Dir(dir) => {
-            let dir = dir.clone();
-            let repo = off(move || dir.prepare(LogFormat::Wal, generation)).await??;
-            store(&repo, blocks).await.map_err(|error| at(&repo, error))?;
+            let preparing = dir.clone();
+            let repo = off(move || preparing.prepare(LogFormat::Wal, generation, instead)).await??;
+            match store(&repo, blocks).await {
+                Ok(sum) => dir.has_base(sum),
+                Err(error) => {
+                    dir.let_go();
+                    return Err(at(&repo, error));
+                }
+            }
         }
     }
     Ok(())
 }
 
-fn at(repo: &FsRepo, error: io::Error) -> MirrorError {
+pub(super) fn at(repo: &FsRepo, error: io::Error) -> MirrorError {
     MirrorError::Dir { place: repo.place(), error }
 }
 
@@ -98,7 +111,7 @@ pub(super) fn is_in(repo: &FsRepo) -> Result<bool, MirrorError> {
 ///
 /// # Errors
 /// [`ClientError::NotFromService`] when it is none: the service has no other.
-async fn of_url(client: &Client, generation: Generation) -> Result<Blocks, MirrorError> {
+pub(super) async fn of_url(client: &Client, generation: Generation) -> Result<Blocks, MirrorError> {
     let mut blocks = client.base(generation).await?.boxed();
     let mut head = BytesMut::new();
     while head.len() < database::MAGIC.len()
@@ -114,7 +127,8 @@ async fn of_url(client: &Client, generation: Generation) -> Result<Blocks, Mirro
     Ok(head.chain(blocks.map_err(io::Error::other)).boxed())
 }
 
-fn of_dir(repo: &FsRepo) -> Result<Blocks, MirrorError> {
+/// The base in a directory; nothing where there is none.
+pub(super) fn of_dir(repo: &FsRepo) -> Result<Blocks, MirrorError> {
     match repo.open(name::BASE) {
         Ok(file) => Ok(of_file(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(stream::empty().boxed()),
@@ -137,8 +151,22 @@ fn of_file(file: Arc<dyn RepoFile>) -> Blocks {
     blocks.boxed()
 }
 
-/// Writes a base beside, and gives it its name when it is whole and synced. After Err nothing of it is left.
-async fn store(repo: &FsRepo, blocks: Blocks) -> io::Result<()> {
+/// The checksum of a base, as it is stored: no database is an empty one.
+pub(super) async fn sum(mut blocks: Blocks) -> io::Result<BaseSum> {
+    let (mut sum, mut is_empty) = (Sha256::new(), true);
+    while let Some(block) = blocks.try_next().await? {
+        is_empty &= block.is_empty();
+        sum.update(&block);
+    }
+    Ok(if is_empty { sum_of_bytes(&database::empty(LIBSQL_PAGE_SIZE)) } else { sum.finalize().into() })
+}
+
+pub(super) fn sum_of_bytes(bytes: &[u8]) -> BaseSum {
+    Sha256::digest(bytes).into()
+}
+
+/// Writes a base beside, and gives it its name when it is whole and synced. Returns its checksum. After Err nothing of it is left.
+async fn store(repo: &FsRepo, blocks: Blocks) -> io::Result<BaseSum> {
     let draft = format!("{}.tmp", name::BASE);
     remove(repo, &draft)?;
     let stored = store_as(repo, &draft, blocks).await;
@@ -157,13 +185,16 @@ fn remove(repo: &FsRepo, draft: &str) -> io::Result<()> {
     }
 }
 
-async fn store_as(repo: &FsRepo, draft: &str, mut blocks: Blocks) -> io::Result<()> {
-    let (file, mut at) = (repo.create(draft)?, 0);
+async fn store_as(repo: &FsRepo, draft: &str, mut blocks: Blocks) -> io::Result<BaseSum> {
+    let (file, mut at, mut sum) = (repo.create(draft)?, 0, Sha256::new());
     while let Some(block) = blocks.try_next().await? {
+        sum.update(&block);
         at = write(&file, block, at).await?;
     }
     if at == 0 {
-        write(&file, database::empty(LIBSQL_PAGE_SIZE).into(), 0).await?;
+        let empty = database::empty(LIBSQL_PAGE_SIZE);
+        sum.update(&empty);
+        write(&file, empty.into(), 0).await?;
     }
     let (repo, draft) = (repo.clone(), draft.to_owned());
     let named = tokio::task::spawn_blocking(move || {
@@ -171,7 +202,8 @@ async fn store_as(repo: &FsRepo, draft: &str, mut blocks: Blocks) -> io::Result<
         repo.rename(&draft, name::BASE)?;
         repo.sync_dir()
     });
-    named.await.map_err(io::Error::other)?
+    named.await.map_err(io::Error::other)??;
+    Ok(sum.finalize().into())
 }
 
 async fn write(file: &Arc<dyn RepoFile>, block: Bytes, at: u64) -> io::Result<u64> {

@@ -26,6 +26,7 @@ use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 
 use super::base::{self, Blocks};
+use super::base_due::Instead;
 use super::delivery::Delivery;
 use super::distance::SharedWal;
 use super::endpoint::Mirror;
@@ -306,7 +307,7 @@ async fn bring(
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
-    let brought = base::put(blocks(snapshot.clone(), made), generation, sink, progress, told).await;
+    let brought = base::put(blocks(snapshot.clone(), made), generation, sink, Instead::Nothing, progress, told).await;
     if brought.is_err() {
         // The reason, if it is ours.
         snapshot.check()?;

@@ -35,6 +35,11 @@ impl<'a> Delivery<'a> {
         self.status.as_ref().is_none_or(|status| status.next().is_some())
     }
 
+    /// Whether the sink is a directory with a base, which nobody else may give frames to from now on.
+    pub(super) fn has_base(&self) -> bool {
+        matches!(&self.status, Some(SinkStatus::Dir(Some(found))) if found.based)
+    }
+
     /// Opens the sink once it was compared; but one without a mirror record only when there is something to write.
     pub(super) async fn compared(&mut self, told: &mut impl FnMut(Event)) -> Result<(), MirrorError> {
         self.unclaimed = match (self.sink, &self.status) {

@@ -71,6 +71,15 @@ pub enum Error {
         /// The one that ended.
         generation: Generation,
     },
+    /// The sender's database is not the one that the generation starts from: somebody must decide.
+    #[error(
+        "generation {generation} of this log starts from another base than the one that was sent: it stays as it is; send to another \
+         log, or start the next generation"
+    )]
+    OtherBase {
+        /// The generation.
+        generation: Generation,
+    },
     /// The reader asks for a generation that was deleted.
     #[error("generation {generation} is no longer here: this log is in generation {current}")]
     GenerationGone {
@@ -117,7 +126,7 @@ impl Error {
             Error::Invalid(_) => "invalid",
             Error::NotFound(_) => "not-found",
             Error::Gap { .. } => "gap",
-            Error::Fork { .. } => "fork",
+            Error::Fork { .. } | Error::OtherBase { .. } => "fork",
             Error::StaleEpoch { .. } => "stale-epoch",
             Error::Ahead { .. } => "ahead",
             Error::PartMissing { .. } => "part-missing",

@@ -9,7 +9,7 @@ use crate::client::ClientError;
 use crate::format::{FormatError, LogFormat, ScanError};
 use crate::offset::{BytePos, Generation, Offset};
 use crate::sqlite::SnapshotError;
-use crate::stream::{AppendError, OpenError, ReadError};
+use crate::stream::{AppendError, Fault, OpenError, ReadError};
 
 /// Why a mirror stopped. Everything before is kept; running it again resumes.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +89,19 @@ pub enum MirrorError {
         /// Where the source starts.
         source_first: Offset,
     },
+    /// Segments are missing between others in a directory that is the source. They may still be on their way.
+    #[error(
+        "source: {fault}: no segment in {place} holds the offsets from {} on, up to where segment {to} starts; everything before \
+         was copied: bring the missing segments back", .fault.offset
+    )]
+    SegmentsMissing {
+        /// The directory.
+        place: String,
+        /// Where they are missing.
+        fault: Fault,
+        /// Where the next segment starts.
+        to: Offset,
+    },
     /// The source ends in torn bytes; everything before them was copied.
     #[error("the source ends in {bytes} torn bytes behind offset {next}; if nobody is writing it, --trim accepts that")]
     Torn {
@@ -158,6 +171,30 @@ pub enum MirrorError {
     NotOurs {
         /// The directory.
         place: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// The sink holds the base of another log than the source. Nothing was changed.
+    #[error("sink: {place} holds the base of another log: {held}; {offered}; nothing was changed: {advice}")]
+    OtherBase {
+        /// The directory or URL.
+        place: String,
+        /// What is known of the base that is there.
+        held: String,
+        /// What is known of that of the source.
+        offered: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// Nothing shows that the log of a service that is the sink is a copy of the source: they have no commit in common. Nothing was
+    /// changed.
+    #[error(
+        "sink: {place}: not known to be a mirror of the source: {reason}; nothing was changed; a service does not know what its log \
+         is a copy of: if it is one of this source, --adopt says so and goes on"
+    )]
+    Unproven {
+        /// The URL.
+        place: String,
         /// Why not.
         reason: String,
     },
@@ -342,7 +379,8 @@ impl MirrorError {
     pub fn ends_follower(&self) -> bool {
         let unproven = match self {
             MirrorError::Ahead { .. } | MirrorError::SinkDamaged { .. } => true,
-            // Files may be put back.
+            // Files may be missing while the source is restored from a backup.
+            MirrorError::Gap { .. } | MirrorError::SegmentsMissing { .. } => true,
             MirrorError::LostEnd { .. } | MirrorError::MissingSegment { .. } => true,
             MirrorError::Read(error) => matches!(error, ReadError::Missing { .. } | ReadError::Ahead { .. }),
             MirrorError::Refused(body) => is_passing(body),

@@ -17,8 +17,8 @@ use super::error::Error;
 use super::log::{Log, Meta, State};
 use super::registry::{META, META_BYTES_MAX, Registry};
 use super::shard::Message;
-use crate::format::{LogFormat, name};
-use crate::limits::{GENERATION_MAX, READ_BLOCK};
+use crate::format::{LogFormat, database, name};
+use crate::limits::{GENERATION_MAX, LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::offset::Generation;
 use crate::repo::{Repo, read_small, replace};
 use crate::stream::{DurableMark, SurveyError, survey};
@@ -93,7 +93,7 @@ impl Registry {
                 "generation {generation} is too large: the last one is {GENERATION_MAX}"
             )));
         }
-        // A generation that nothing was put into may still be given another base.
+        // A generation that nothing was put into may still be given its base.
         let unused = generation == log.generation() && log.view().durable == log.first();
         if generation <= log.generation() && !unused {
             return Err(Error::Ended { generation });
@@ -190,6 +190,13 @@ impl Registry {
         };
         let repo = log.repo();
         if *generation == log.generation() {
+            let held = same(&**dir, &**repo).map_err(failed)?;
+            if held == Held::Another {
+                return Err(NotBegun::Certain(Error::OtherBase { generation: *generation }));
+            }
+            if held == Held::Same {
+                return Ok(self.log(log.name(), meta, repo.clone()));
+            }
             copy(&**dir, &**repo, name::BASE, BASE_DRAFT).map_err(|error| {
                 // What is left of it is in the way of nothing, and removed with the next attempt.
                 let _ = repo.remove(BASE_DRAFT);
@@ -288,6 +295,35 @@ enum NotBegun {
     Certain(Error),
     /// Which one a restart finds is not known.
     Unknown(Arc<str>),
+}
+
+/// The base of a log, compared with the one that it is to be given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    /// None, or the one that a log is created with.
+    Unset,
+    Same,
+    Another,
+}
+
+/// Compares the base in `draft` with that of the log in `repo`.
+fn same(draft: &dyn Repo, repo: &dyn Repo) -> io::Result<Held> {
+    let held = match repo.open(name::BASE) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Held::Unset),
+        held => held?,
+    };
+    let (offered, unset) = (draft.open(name::BASE)?, database::empty(LIBSQL_PAGE_SIZE));
+    let (mut ours, mut theirs, mut at) = (vec![0; READ_BLOCK], vec![0; READ_BLOCK], 0);
+    loop {
+        let (held_bytes, offered_bytes) = (held.read_at(&mut ours, at)?, offered.read_at(&mut theirs, at)?);
+        if ours[..held_bytes] != theirs[..offered_bytes] {
+            return Ok(if at == 0 && ours[..held_bytes] == unset[..] { Held::Unset } else { Held::Another });
+        }
+        if held_bytes == 0 {
+            return Ok(Held::Same);
+        }
+        at += held_bytes as u64;
+    }
 }
 
 /// The files of a generation that has not begun.

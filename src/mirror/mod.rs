@@ -4,6 +4,7 @@
 mod append;
 mod attempt;
 mod base;
+mod base_due;
 mod base_url;
 mod budget;
 mod checkpoint;

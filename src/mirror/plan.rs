@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::attempt::meet;
+use super::base_due::Instead;
 use super::database::{Database, find_start, off};
 use super::distance::{SharedWal, measure_dir};
 use super::endpoint::{Mirror, Place};
@@ -90,17 +91,28 @@ async fn plan_database(database: &Database, sink: &Sink) -> Result<Plan, MirrorE
 
 async fn plan_log(mirror: &Mirror, source: &Source, sink: &Sink) -> Result<Plan, MirrorError> {
     let current = source.extent(None).await?;
+    sink.comes_from(&current);
     let begun = sink.generation().await.map_err(|error| sink.own(error))?.unwrap_or(current.generation);
     let extent = &match oldest_held(source, begun, current.generation).await? {
         Some(older) => older,
         None => current,
     };
-    let base = extent.format == Some(LogFormat::Wal)
-        && sink.lacks_base(extent, false).await.map_err(|error| sink.own(error))?;
+    if extent.generation > begun {
+        let may_go_on = sink.check_generation_gone(begun, extent, mirror.adopt).await;
+        may_go_on.map_err(|error| sink.own(error))?;
+    }
+    let instead = match extent.format {
+        Some(LogFormat::Wal) => sink.base_due(source, extent, false).await.map_err(|error| sink.own(error))?,
+        _ => None,
+    };
+    let base = instead.is_some();
     let status = sink.status(extent.format).await.map_err(|error| sink.own(error))?;
     let mut plan = Plan::of(sink, &status);
     if base {
         plan.notes.push(format!("the base of generation {} is sent first", extent.generation));
+    }
+    if instead == Some(Instead::Another) {
+        plan.notes.push("the base in DST is set aside before".to_owned());
     }
     if extent.generation < current.generation {
         plan.notes.push(format!("the generations of SRC up to {} are sent after it", current.generation));

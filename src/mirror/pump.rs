@@ -22,7 +22,7 @@ pub(super) async fn pump(
     told: &mut impl FnMut(Event),
 ) -> Result<Tail, MirrorError> {
     let sink = progress.next;
-    if held.next().is_none() && delivery.has_log() {
+    if held.next().is_none() && (delivery.has_log() || delivery.has_base()) {
         delivery.compared(told).await?;
     }
     let mut durable = delivery.durable();

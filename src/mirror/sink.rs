@@ -3,11 +3,15 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::base;
+use uuid::Uuid;
+
+use super::base::{self, BaseSum};
+use super::base_due::Instead;
 use super::database::off;
 use super::failure::MirrorError;
 use super::feeding::Feeding;
@@ -20,7 +24,7 @@ use crate::api::{LastCommit, Positions};
 use crate::client::{Client, positions};
 use crate::format::{LogFormat, name};
 use crate::offset::{Generation, Offset};
-use crate::repo::{FsRepo, Repo};
+use crate::repo::{FsRepo, Repo, RepoLock};
 use crate::stream::{
     Claim, Cursor, CutTail, Fault, FaultKind, LogEnd, MirrorRecord, OnTrailing, OpenError, Options, RECORD, ReadError,
     RecordFile, StreamWriter, Survey, SurveyError, Tail, TornContent, format_of, survey, torn_content,
@@ -122,35 +126,10 @@ impl Sink {
         }
     }
 
-    /// Whether it must be given the base of a source's generation before frames. With `create` a service's log that is not there
-    /// is created.
-    pub(super) async fn lacks_base(&self, extent: &Extent, create: bool) -> Result<bool, MirrorError> {
-        match self {
-            Sink::Dir(dir) => {
-                let reading = dir.clone();
-                Ok(match off(move || reading.status()).await?? {
-                    Some(found) if found.survey.first.is_some() => false,
-                    // What an attempt before brought may be of another generation.
-                    Some(DirStatus { based: true, record: Some(record), .. }) => {
-                        record.generation != extent.generation || record.source != dir.source
-                    }
-                    _ => true,
-                })
-            }
-            Sink::Url(client) => {
-                let status = match client.find().await? {
-                    Some(status) => status,
-                    None if !create => return Ok(true),
-                    None => client.create(LogFormat::Wal, None).await?,
-                };
-                let Positions { format, generation: sink, first, durable, .. } = positions(&status)?;
-                let source_generation = extent.generation;
-                if sink > source_generation {
-                    return Err(MirrorError::LaterGeneration { sink, source_generation });
-                }
-                // An attempt before may have ended right after the log was created.
-                Ok(format == LogFormat::Wal && (sink < source_generation || durable == first))
-            }
+    /// Notes which log of a service the content comes from, if it comes from one.
+    pub(super) fn comes_from(&self, extent: &Extent) {
+        if let Sink::Dir(dir) = self {
+            locked(&dir.origin).log = extent.log;
         }
     }
 
@@ -166,15 +145,26 @@ impl Sink {
         }
     }
 
-    /// That a sink may go on of which a source that starts at `source_first` has pruned what would have to be compared: a
-    /// directory must be ours up to there.
+    /// That a sink may go on of which the source has pruned what would have to be compared: a directory must be ours up to there,
+    /// and say that it is a mirror of this source.
     pub(super) fn check_uncompared(
         &self,
         status: &SinkStatus,
-        source_first: Option<Offset>,
+        extent: &Extent,
+        adopt: bool,
     ) -> Result<(), MirrorError> {
         match (self, status) {
-            (Sink::Dir(dir), SinkStatus::Dir(Some(found))) => dir.check_uncompared(found, source_first),
+            (Sink::Dir(dir), SinkStatus::Dir(Some(found))) => dir.check_uncompared(found, extent),
+            (Sink::Url(client), SinkStatus::Url(Some(found)))
+                if !adopt && found.last_commit.is_some() && extent.first == Some(found.durable) =>
+            {
+                let next = found.durable;
+                let reason = format!(
+                    "it ends at offset {next}, where the source starts, so they have no commit in common; so it is too when \
+                     the source was pruned right up to there"
+                );
+                Err(MirrorError::Unproven { place: client.url().to_string(), reason })
+            }
             _ => Ok(()),
         }
     }
@@ -257,10 +247,21 @@ pub(super) struct DirSink {
     presence: Presence,
     /// Up to where it was durable, if it was found without segments. Reported when it is opened.
     emptied: Mutex<Option<Offset>>,
+    /// What is known of where its content comes from.
+    origin: Mutex<Origin>,
+    /// Held from when it is given a base until it is opened, with the directory's device and inode.
+    lock: Mutex<Option<(RepoLock, (u64, u64))>>,
     /// The offsets that it lost at its end, and that are fetched again. Reported when it is opened.
     refetched: Mutex<Option<(Offset, Offset)>>,
     /// Whether it was reported that nothing was written, since it has no mirror record.
     unclaimed_reported: AtomicBool,
+}
+
+/// What is known of where the content of a directory comes from: a part of its record.
+#[derive(Clone, Copy, Debug, Default)]
+struct Origin {
+    log: Option<Uuid>,
+    base: Option<BaseSum>,
 }
 
 /// Durable commits that a mirror lost at its end.
@@ -293,8 +294,38 @@ impl DirSink {
     pub(super) fn new(path: &Path, options: Options, adopt: bool, source: String) -> DirSink {
         let options = Options { on_trailing: OnTrailing::Trim, ..options };
         let (path, db_lock, presence) = (path.to_owned(), Mutex::default(), Presence::default());
-        let (emptied, refetched, unclaimed_reported) = Default::default();
-        DirSink { path, options, adopt, source, db_lock, presence, emptied, refetched, unclaimed_reported }
+        let (emptied, refetched, unclaimed_reported, origin, lock) = Default::default();
+        DirSink {
+            path,
+            options,
+            adopt,
+            source,
+            db_lock,
+            presence,
+            emptied,
+            refetched,
+            unclaimed_reported,
+            origin,
+            lock,
+        }
+    }
+
+    /// Whether a directory may be taken that is not ours by itself.
+    pub(super) fn adopts(&self) -> bool {
+        self.adopt
+    }
+
+    /// Whether a record says that the content comes from this source, whose log has the id `log` if it is a service's.
+    pub(super) fn is_named_by(&self, record: &MirrorRecord, log: Option<Uuid>) -> bool {
+        match (record.log, log) {
+            (Some(recorded), Some(log)) => recorded == log,
+            _ => record.names(&self.source),
+        }
+    }
+
+    /// Notes the checksum of the base in it, for its record.
+    pub(super) fn has_base(&self, sum: BaseSum) {
+        locked(&self.origin).base = Some(sum);
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -334,8 +365,7 @@ impl DirSink {
 
     /// The generation of the source that its frames are of, where its record says so.
     fn generation(&self, found: &DirStatus) -> Option<Generation> {
-        let ours =
-            found.record.as_ref().filter(|record| record.source == self.source && record.format == LogFormat::Wal);
+        let ours = found.record.as_ref().filter(|record| record.names(&self.source) && record.format == LogFormat::Wal);
         ours.filter(|_| found.survey.first.is_some()).map(|record| record.generation)
     }
 
@@ -531,8 +561,8 @@ impl DirSink {
         }
     }
 
-    fn check_uncompared(&self, found: &DirStatus, source_first: Option<Offset>) -> Result<(), MirrorError> {
-        let (first, next) = (source_first.unwrap_or_default(), found.survey.next);
+    fn check_uncompared(&self, found: &DirStatus, extent: &Extent) -> Result<(), MirrorError> {
+        let (first, next) = (extent.first.unwrap_or_default(), found.survey.next);
         let reason = match &found.record {
             _ if self.adopt => return Ok(()),
             None if first >= next => {
@@ -542,6 +572,12 @@ impl DirSink {
                 "its mirror record ends at offset {}, and the source, which starts at {first}, does not hold all commits from \
                  there up to {next} any more",
                 record.durable
+            ),
+            Some(record) if first >= next && !self.is_named_by(record, extent.log) => format!(
+                "it ends at offset {next}, where the source starts, so they have no commit in common, and its mirror record names \
+                 another source ({}{})",
+                record.source,
+                record.log.map_or(String::new(), |log| format!(", log {log}"))
             ),
             _ => return Ok(()),
         };
@@ -584,9 +620,29 @@ impl DirSink {
 
     /// Makes the directory ours before anything else is put into it: it exists then with its record, and no SpacetimeDB can
     /// start on it. Blocks.
-    pub(super) fn prepare(&self, format: LogFormat, generation: Generation) -> Result<FsRepo, MirrorError> {
-        let found = self.status_for_base()?;
+    ///
+    /// # Errors
+    /// When it holds frames, or another base than `instead` says; when another process writes it.
+    pub(super) fn prepare(
+        &self,
+        format: LogFormat,
+        generation: Generation,
+        instead: Instead,
+    ) -> Result<FsRepo, MirrorError> {
+        self.status_for_base()?;
         let repo = self.create()?;
+        *locked(&self.lock) = None;
+        let lock = self.lock(&repo)?;
+        // Nobody else writes it from here on.
+        let found = self.status_for_base()?;
+        let (begun, based) = found.as_ref().map_or((false, false), |it| (it.survey.first.is_some(), it.based));
+        if begun || (based && instead == Instead::Nothing) {
+            return Err(OpenError::Changed { place: repo.place() }.into());
+        }
+        if based && instead == Instead::Another {
+            self.set_base_aside(&repo)?;
+        }
+        locked(&self.origin).base = None;
         self.report_emptied(found.as_ref());
         let mut record = MirrorRecord::new(&self.source, format, generation);
         if let Some(recorded) = found.and_then(|found| found.record) {
@@ -595,7 +651,35 @@ impl DirSink {
         let id = record.id;
         RecordFile::open(&repo, record).and_then(|_| repo.sync_dir()).map_err(|error| self.at(error))?;
         self.presence.opened(id, &self.path);
+        *locked(&self.lock) = Some(lock);
         Ok(repo)
+    }
+
+    /// Lets the next one write it, of which [`prepare`](Self::prepare) kept all others away.
+    pub(super) fn let_go(&self) {
+        *locked(&self.lock) = None;
+    }
+
+    fn lock(&self, repo: &FsRepo) -> Result<(RepoLock, (u64, u64)), MirrorError> {
+        let lock = repo.lock().map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => OpenError::Locked { place: repo.place() }.into(),
+            _ => self.at(error),
+        })?;
+        let found = fs::metadata(&self.path).map_err(|error| self.at(error))?;
+        Ok((lock, (found.dev(), found.ino())))
+    }
+
+    /// Renames the base in it, so that it is kept. After Ok that is durable.
+    fn set_base_aside(&self, repo: &FsRepo) -> Result<(), MirrorError> {
+        const ASIDE_MAX: u32 = 1000;
+        let names = repo.list().map_err(|error| self.at(error))?;
+        let mut numbered = (1..ASIDE_MAX).map(|number| format!("{}.aside-{number}", name::BASE));
+        let Some(aside) = numbered.find(|aside| !names.contains(aside)) else {
+            return Err(self.at(io::Error::other(format!("{} bases are set aside in it", ASIDE_MAX - 1))));
+        };
+        repo.rename(name::BASE, &aside).and_then(|()| repo.sync_dir()).map_err(|error| self.at(error))?;
+        log::warn!("{}: {} was of another log, and is kept as {aside}", self.path.display(), name::BASE);
+        Ok(())
     }
 
     /// What it holds, checked for being given a base.
@@ -645,7 +729,7 @@ impl DirSink {
         let recorded = MirrorRecord::read(&repo).map_err(|error| self.at(error))?;
         let new = MirrorRecord::new(&self.source, format, generation);
         let id = recorded.as_ref().map_or(new.id, |recorded| recorded.id);
-        if let Some(before) = recorded.filter(|recorded| recorded.source != self.source) {
+        if let Some(before) = recorded.as_ref().filter(|recorded| !recorded.names(&self.source)) {
             log::info!(
                 "{} was a mirror of {} before, and is one of {} now",
                 self.path.display(),
@@ -653,10 +737,13 @@ impl DirSink {
                 self.source
             );
         }
+        let origin = *locked(&self.origin);
+        let of_generation = recorded.as_ref().filter(|recorded| recorded.generation == generation);
+        let base = origin.base.or(of_generation.and_then(|recorded| recorded.base));
         // A directory that lost all of its segments begins again; one that lost some does not.
         let begun = found.filter(|it| it.survey.first.is_some()).and_then(|it| it.record.as_ref()?.first);
         let claim = Claim {
-            record: MirrorRecord { id, first: begun, ..new },
+            record: MirrorRecord { id, first: begun, log: origin.log, base, ..new },
             // A directory that lost all of its segments starts over, and one that lost its end goes on from what is left.
             floor: found
                 .filter(|it| it.survey.first.is_some() && it.lost.is_none())
@@ -664,15 +751,25 @@ impl DirSink {
                 .map(|it| it.durable),
             seen: found.map(|found| LogEnd::of(&found.survey)).unwrap_or_default(),
         };
-        let options = Options { format, ..self.options };
-        let writer = StreamWriter::open_mirror(Arc::new(repo), options, &claim).map_err(|error| match error {
-            OpenError::Changed { .. } if found.and_then(|it| it.identity) != ownership::identity(&self.path) => {
-                let what = "it is another directory than the one that was compared with the source".to_owned();
-                MirrorError::Away { place: self.path.display().to_string(), what }
+        let held = locked(&self.lock).take();
+        let here = fs::metadata(&self.path).map_err(|error| self.at(error))?;
+        let lock = match held {
+            Some((lock, dir)) if dir == (here.dev(), here.ino()) => lock,
+            held => {
+                drop(held);
+                self.lock(&repo)?.0
             }
-            OpenError::Io(error) => self.at(error),
-            error => error.into(),
-        })?;
+        };
+        let options = Options { format, ..self.options };
+        let writer =
+            StreamWriter::open_locked_mirror(Arc::new(repo), options, &claim, lock).map_err(|error| match error {
+                OpenError::Changed { .. } if found.and_then(|it| it.identity) != ownership::identity(&self.path) => {
+                    let what = "it is another directory than the one that was compared with the source".to_owned();
+                    MirrorError::Away { place: self.path.display().to_string(), what }
+                }
+                OpenError::Io(error) => self.at(error),
+                error => error.into(),
+            })?;
         self.presence.opened(id, &self.path);
         self.report_claimed(found);
         Ok(writer)

@@ -10,6 +10,7 @@ use std::time::Duration;
 use notify::event::AccessKind;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
+use uuid::Uuid;
 
 use super::distance::bytes_in_dir;
 use super::failure::MirrorError;
@@ -46,6 +47,8 @@ pub(super) struct Extent {
     pub(super) end: Option<Offset>,
     /// The bytes of a service's log.
     pub(super) bytes: u64,
+    /// The id of a service's log.
+    pub(super) log: Option<Uuid>,
 }
 
 /// What to read from a source.
@@ -89,14 +92,16 @@ impl Source {
                 let Positions { format, generation, first, durable, bytes, .. } = positions(&status)?;
                 // A damaged log may have held more: reading on from there says what is wrong.
                 let end = (status.state != LogState::Damaged).then_some(durable);
-                Ok(Extent { generation, format: Some(format), first: Some(first), end, bytes })
+                let log = Uuid::parse_str(&status.id).ok();
+                Ok(Extent { generation, format: Some(format), first: Some(first), end, bytes, log })
             }
             Source::Dir(repo) => {
                 let unreadable = |error| MirrorError::Dir { place: repo.place(), error };
                 let starts = segment_starts(repo).map_err(unreadable)?;
                 let end = starts.is_empty().then_some(Offset::ZERO);
                 let format = format_of(repo).map_err(unreadable)?;
-                Ok(Extent { generation: Generation::FIRST, format, first: starts.first().copied(), end, bytes: 0 })
+                let (generation, first) = (Generation::FIRST, starts.first().copied());
+                Ok(Extent { generation, format, first, end, bytes: 0, log: None })
             }
         }
     }
@@ -213,12 +218,26 @@ fn read_dir(repo: &FsRepo, reading: Reading, max: u64, out: &Out) -> Result<(), 
                 looks += 1;
                 std::thread::sleep(DAMAGE_LOOK_AGAIN);
             }
+            (Err(ReadError::Damaged(fault)), _) => return Err(judged(repo, fault)?),
             (Err(error), _) => return Err(error.into()),
         }
         if out.is_closed() {
             return Ok(());
         }
     }
+}
+
+/// A fault, as that of a whole directory: a hole in front of a segment is that of others, which are missing.
+fn judged(repo: &FsRepo, fault: Fault) -> Result<MirrorError, MirrorError> {
+    let FaultKind::Gap { found } = fault.kind else {
+        return Ok(ReadError::Damaged(fault).into());
+    };
+    let starts = segment_starts(repo).map_err(ReadError::Io)?;
+    let is_between = found > fault.segment && starts.binary_search(&found).is_ok();
+    Ok(match is_between {
+        true => MirrorError::SegmentsMissing { place: repo.place(), fault, to: found },
+        false => ReadError::Damaged(fault).into(),
+    })
 }
 
 /// Wakes when something changes in a directory, or at the latest when it is time to look anyway.

@@ -1,8 +1,8 @@
 //! The mirror record: the file in a plain directory that says that it is a mirror of ours, of which source, and up to where it is durable.
 //!
 //! ```text
-//! 0       8         12      14      16     32        40      48        56        64         72        76       78       508
-//! | magic | version | kind  | flags | id   | durable | first | last at | last sum | generation| entries | length | source | crc32c |
+//! 0       8         12     14      16   32        40      48        56         64           72        76       78       460      476    508
+//! | magic | version | kind | flags | id | durable | first | last at | last sum | generation | entries | length | source | log id | base | crc32c |
 //! ```
 //!
 //! One sector, little-endian; the checksum covers all before it. It is written in place after each sync of the log, and synced
@@ -28,10 +28,15 @@ const VERSION: u32 = 1;
 const SECTOR: usize = 512;
 const CHECKSUM_AT: usize = SECTOR - 4;
 const SOURCE_AT: usize = 78;
-const SOURCE_MAX: usize = CHECKSUM_AT - SOURCE_AT;
+const LOG_AT: usize = 460;
+const BASE_AT: usize = 476;
+const SOURCE_MAX: usize = LOG_AT - SOURCE_AT;
 
 const HAS_FIRST: u16 = 1;
 const HAS_LAST: u16 = 2;
+/// Without these two the source may reach up to the checksum, as records had it before there was a log id.
+const HAS_LOG: u16 = 4;
+const HAS_BASE: u16 = 8;
 
 /// What a directory says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,17 +54,22 @@ pub(crate) struct MirrorRecord {
     pub(crate) durable: Offset,
     /// The last commit before `durable`: its offset, entries and checksum.
     pub(crate) last: Option<(Offset, u32, u64)>,
+    /// The id of the log of a service that its content comes from; none where that is not known.
+    pub(crate) log: Option<Uuid>,
+    /// The SHA-256 of its base; none where that is not known.
+    pub(crate) base: Option<[u8; 32]>,
 }
 
 impl MirrorRecord {
     pub(crate) fn new(source: &str, format: LogFormat, generation: Generation) -> MirrorRecord {
-        let (id, source) = (Uuid::new_v4(), source.to_owned());
-        MirrorRecord { id, source, format, generation, first: None, durable: Offset::ZERO, last: None }
+        let (id, source, durable) = (Uuid::new_v4(), source.to_owned(), Offset::ZERO);
+        MirrorRecord { id, source, format, generation, first: None, durable, last: None, log: None, base: None }
     }
 
-    /// Whether it says that `source` is where its content comes from.
+    /// Whether it says that `source` is where its content comes from, of which it holds only the start if it is long.
     pub(crate) fn names(&self, source: &str) -> bool {
-        self.source == source[..source.floor_char_boundary(SOURCE_MAX)]
+        let cut_at = source.floor_char_boundary(SOURCE_MAX);
+        source == self.source || (self.source.len() >= cut_at && source.starts_with(&self.source))
     }
 
     /// The same with other positions: everything before `durable`, which `last` ends at, is durable.
@@ -94,7 +104,10 @@ impl MirrorRecord {
         let mut sector = [0; SECTOR];
         let mut put = |at: usize, bytes: &[u8]| sector[at..at + bytes.len()].copy_from_slice(bytes);
         let (at, entries, checksum) = self.last.unwrap_or_default();
-        let flags = self.first.map_or(0, |_| HAS_FIRST) | self.last.map_or(0, |_| HAS_LAST);
+        let flags = self.first.map_or(0, |_| HAS_FIRST)
+            | self.last.map_or(0, |_| HAS_LAST)
+            | self.log.map_or(0, |_| HAS_LOG)
+            | self.base.map_or(0, |_| HAS_BASE);
         let kind: u16 = match self.format {
             LogFormat::Commitlog => 0,
             LogFormat::Wal => 1,
@@ -113,6 +126,8 @@ impl MirrorRecord {
         put(72, &entries.to_le_bytes());
         put(76, &(source.len() as u16).to_le_bytes());
         put(SOURCE_AT, source);
+        put(LOG_AT, self.log.unwrap_or_default().as_bytes());
+        put(BASE_AT, &self.base.unwrap_or_default());
         let checksum = crc32c::crc32c(&sector[..CHECKSUM_AT]);
         sector[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
         sector
@@ -125,7 +140,9 @@ impl MirrorRecord {
         if &sector[..8] != MAGIC || word(CHECKSUM_AT) != crc32c::crc32c(&sector[..CHECKSUM_AT]) {
             return Ok(None);
         }
-        let (version, length) = (word(8), usize::from(half(76)).min(SOURCE_MAX));
+        let (version, flags) = (word(8), half(14));
+        let source_end = if flags & (HAS_LOG | HAS_BASE) == 0 { CHECKSUM_AT } else { LOG_AT };
+        let source_end = source_end.min(SOURCE_AT + usize::from(half(76)));
         let format = match half(12) {
             0 => LogFormat::Commitlog,
             1 => LogFormat::Wal,
@@ -134,15 +151,16 @@ impl MirrorRecord {
         if version != VERSION {
             return Err(later(version));
         }
-        let flags = half(14);
         Ok(Some(MirrorRecord {
             id: Uuid::from_bytes(std::array::from_fn(|i| sector[16 + i])),
-            source: String::from_utf8_lossy(&sector[SOURCE_AT..SOURCE_AT + length]).into_owned(),
+            source: String::from_utf8_lossy(&sector[SOURCE_AT..source_end]).into_owned(),
             format,
             generation: Generation(long(64)),
             first: (flags & HAS_FIRST != 0).then(|| Offset(long(40))),
             durable: Offset(long(32)),
             last: (flags & HAS_LAST != 0).then(|| (Offset(long(48)), word(72), long(56))),
+            log: (flags & HAS_LOG != 0).then(|| Uuid::from_bytes(std::array::from_fn(|i| sector[LOG_AT + i]))),
+            base: (flags & HAS_BASE != 0).then(|| std::array::from_fn(|i| sector[BASE_AT + i])),
         }))
     }
 }
@@ -209,7 +227,8 @@ mod tests {
     #[test]
     fn a_record_is_read_as_it_was_written() {
         let none = MirrorRecord { first: None, last: None, ..record() };
-        for record in [record(), none] {
+        let of_a_service = MirrorRecord { log: Some(Uuid::new_v4()), base: Some([7; 32]), ..record() };
+        for record in [record(), none, of_a_service] {
             assert_eq!(MirrorRecord::decode(&record.encode()).unwrap(), Some(record));
         }
     }
@@ -228,6 +247,23 @@ mod tests {
         let long = MirrorRecord { source: "ä".repeat(400), ..record() };
         let read = MirrorRecord::decode(&long.encode()).unwrap().unwrap();
         assert_eq!(read.source, "ä".repeat(SOURCE_MAX / 2));
+    }
+
+    #[test]
+    fn a_record_names_a_source_of_any_length_that_was_written_into_it_by_any_version() {
+        for length in [1, SOURCE_MAX / 2 - 1, SOURCE_MAX / 2, SOURCE_MAX / 2 + 1, 215, 400] {
+            let source = "ä".repeat(length);
+            let written = MirrorRecord { source: source.clone(), ..record() };
+            let read = MirrorRecord::decode(&written.encode()).unwrap().unwrap();
+            // As they were cut before there were log ids.
+            let cut = source.floor_char_boundary(CHECKSUM_AT - SOURCE_AT);
+            let older = MirrorRecord { source: source[..cut].to_owned(), ..record() };
+            for record in [written, read, older] {
+                assert!(record.names(&source), "{length}");
+                assert!(!record.names(&format!("x{source}")) && !record.names(""), "{length}");
+            }
+            assert_eq!(record().names(&format!("{}/a", record().source)), false);
+        }
     }
 
     #[test]

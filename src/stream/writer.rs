@@ -114,8 +114,19 @@ impl StreamWriter {
     /// # Errors
     /// [`OpenError::Changed`] when the directory is not as it was seen, before anything is changed; see [`OpenError`] for the
     /// others.
+    #[cfg(test)]
     pub(crate) fn open_mirror(repo: Arc<dyn Repo>, options: Options, claim: &Claim) -> Result<StreamWriter, OpenError> {
         let lock = lock(&*repo)?;
+        StreamWriter::open_locked_mirror(repo, options, claim, lock)
+    }
+
+    /// The same with the lock of the directory, which the caller holds already.
+    pub(crate) fn open_locked_mirror(
+        repo: Arc<dyn Repo>,
+        options: Options,
+        claim: &Claim,
+        lock: RepoLock,
+    ) -> Result<StreamWriter, OpenError> {
         let mut writer = StreamWriter::open_claimed(repo, options, Some(claim), &Aside::Beside)?;
         writer._lock = Some(lock);
         Ok(writer)

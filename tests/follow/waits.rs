@@ -165,6 +165,37 @@ fn a_sink_that_cannot_be_written_for_a_while_is_waited_for() {
 }
 
 #[test]
+fn segments_that_are_still_being_brought_back_are_waited_for() {
+    let whole = segments(&specimen("whole"));
+    for (held, missing, reason) in [
+        (0, &[111][..], "holds the offsets from 111 on, up to where segment 222 starts"),
+        (111, &[0, 111, 222], "the sink ends at offset 111, but the source starts at 333"),
+    ] {
+        let (source, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let put = |start: &u64| {
+            let name = format!("{start:020}.stdb.log");
+            fs::write(source.path().join(&name), &whole[&name]).unwrap();
+        };
+        for start in (0..held).step_by(111) {
+            put(&start);
+        }
+        if held > 0 {
+            assert_eq!(mirror(arg(source.path()), arg(copy.path()), &[]).code, Some(0));
+            fs::remove_file(source.path().join(format!("{:020}.stdb.log", 0))).unwrap();
+        }
+        [0, 111, 222, 333].iter().filter(|start| !missing.contains(start)).for_each(put);
+        let once = mirror(arg(source.path()), arg(copy.path()), &[]);
+        assert_eq!(once.code, Some(1), "{once:?}");
+        assert!(once.error().contains(reason), "{once:?}");
+        let follower = Mirror::start(arg(source.path()), arg(copy.path()), &["--follow"]);
+        waits_for(&follower, reason);
+        missing.iter().rev().for_each(put);
+        goes_on_to(follower, 360);
+        assert!(segments(copy.path()) == whole);
+    }
+}
+
+#[test]
 fn damage_and_usage_end_a_follower() {
     let copy = tempfile::tempdir().unwrap();
     let ended = mirror(arg(&specimen("bit-flip")), arg(copy.path()), &["--follow"]);

@@ -9,6 +9,7 @@ use logmirror::offset::{Generation, Offset};
 
 use crate::support::frames::FrameLog;
 use crate::support::process::{Mirror, Service, arg, mirror, until};
+use crate::untouched;
 
 /// What a log holds of a generation: base and raw stream.
 fn generation(service: &Service, client: &Client, generation: u64) -> (Vec<u8>, Vec<u8>) {
@@ -146,4 +147,113 @@ fn a_generation_after_the_last_one_is_refused_and_the_log_goes_on() {
     }
     service.call(client.append(None, history(1).stream(&[]))).unwrap();
     assert!(service.call(client.checkpoint(false)).unwrap().done);
+}
+
+/// Two logs of a service with a base each, and no frame.
+fn two_bases(service: &Service) -> [(Client, FrameLog); 2] {
+    [(1, 4), (2, 5)].map(|(number, pages)| {
+        let (client, log) = (service.client(&format!("log-{number}")), history(number).with_base(pages));
+        service.call(client.create(LogFormat::Wal, None)).unwrap();
+        service.call(client.start_generation(Generation(1), log.base.clone())).unwrap();
+        (client, log)
+    })
+}
+
+fn base_in(dir: &Path) -> Vec<u8> {
+    std::fs::read(dir.join("base.db")).unwrap()
+}
+
+fn is_refused(ended: &crate::support::process::Ended, words: &str) {
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.error().contains(words), "{words:?} in {ended:?}");
+}
+
+#[test]
+fn the_base_of_another_log_is_never_replaced_also_while_there_are_no_frames() {
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start(data.path());
+    let [(first, log), (second, other)] = two_bases(&service);
+    let (to, from) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    store(&other.files(&[]).into_iter().filter(|(name, _)| name == "base.db").collect(), from.path());
+    std::fs::write(from.path().join("00000000000000000001.wal"), []).unwrap();
+    assert_eq!(mirror(first.url(), arg(to.path()), &[]).code, Some(0));
+    assert!(base_in(to.path()) == log.base);
+    for source in [second.url().as_str(), arg(from.path())] {
+        for flags in [&[][..], &["--dry-run"]] {
+            let refused = untouched(to.path(), || mirror(source, arg(to.path()), flags));
+            assert_eq!(refused.code, Some(1), "{refused:?}");
+            assert!(refused.errors.contains("holds the base of another log"), "{refused:?}");
+        }
+    }
+    // A service keeps it too, and takes the same one again.
+    is_refused(&mirror(arg(from.path()), first.url(), &[]), "holds the base of another log");
+    let refused = service.call(first.start_generation(Generation(1), other.base.clone())).unwrap_err();
+    assert!(refused.to_string().contains("starts from another base"), "{refused}");
+    service.call(first.start_generation(Generation(1), log.base.clone())).unwrap();
+    assert!(generation(&service, &first, 1).0 == log.base);
+    // Only an operator can say so, and what was there is kept.
+    assert_eq!(mirror(second.url(), arg(to.path()), &["--adopt"]).code, Some(0));
+    assert!(base_in(to.path()) == other.base);
+    assert!(std::fs::read(to.path().join("base.db.aside-1")).unwrap() == log.base);
+    // The log that was there before is another one now.
+    is_refused(&mirror(first.url(), arg(to.path()), &[]), "holds the base of another log");
+}
+
+#[test]
+fn a_follower_holds_its_directory_also_while_there_are_no_frames() {
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start(data.path());
+    let [(first, log), (second, _)] = two_bases(&service);
+    let to = tempfile::tempdir().unwrap();
+    let follower = Mirror::start(first.url(), arg(to.path()), &["--follow"]);
+    follower.wait_for("its start", |line| line["event"] == "started");
+    let locked = until("it holds the directory", || {
+        let ended = mirror(second.url(), arg(to.path()), &["--adopt"]);
+        ended.errors.contains("in use by another writer").then_some(ended)
+    });
+    assert_eq!(locked.code, Some(3), "{locked:?}");
+    service.call(first.append(None, log.stream(&[]))).unwrap();
+    follower.wait_durable(log.frames.len() as u64 + 1);
+    follower.terminate();
+    assert!(base_in(to.path()) == log.base);
+    assert!(std::fs::read(to.path().join("00000000000000000001.wal")).unwrap() == log.stream(&[]));
+}
+
+#[test]
+fn another_log_at_the_same_url_is_told_apart_by_its_base() {
+    let (data, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut service = Service::start(data.path());
+    let [(first, log), (second, other)] = two_bases(&service);
+    // With frames, without one in common, and without frames.
+    for frames in [true, false] {
+        let to = to.path().join(frames.to_string());
+        if frames {
+            service.call(first.append(None, log.stream(&[]))).unwrap();
+            assert_eq!(mirror(first.url(), arg(&to), &[]).last("done")["durable"], log.frames.len() as u64 + 1);
+        } else {
+            assert_eq!(mirror(second.url(), arg(&to), &[]).code, Some(0));
+        }
+    }
+    service.kill();
+    let (one, two) = (data.path().join("logs/log-1"), data.path().join("logs/log-2"));
+    std::fs::rename(&one, data.path().join("logs/log-3")).unwrap();
+    std::fs::rename(&two, &one).unwrap();
+    std::fs::rename(data.path().join("logs/log-3"), &two).unwrap();
+    service.restart();
+    for (client, held, name) in [(&first, &log, "true"), (&second, &other, "false")] {
+        let to = to.path().join(name);
+        let refused = untouched(&to, || mirror(client.url(), arg(&to), &[]));
+        is_refused(&refused, "holds the base of another log");
+        assert_eq!(refused.error().matches("(log ").count(), 2, "both are named: {refused:?}");
+        assert!(base_in(&to) == held.base);
+    }
+}
+
+#[test]
+fn the_status_of_a_directory_says_its_format() {
+    let dir = tempfile::tempdir().unwrap();
+    store(&history(1).files(&[]), dir.path());
+    let out =
+        std::process::Command::new(env!("CARGO_BIN_EXE_logmirror")).arg("status").arg(dir.path()).output().unwrap();
+    assert!(String::from_utf8_lossy(&out.stdout).contains("format       wal"), "{out:?}");
 }

@@ -10,7 +10,9 @@ use crate::support::live_writer::compress;
 use crate::support::process::{Service, arg, mirror};
 use crate::support::wire::Wire;
 use crate::support::{copy_of, segments, specimen};
-use crate::{COMMIT_BYTES, COMMITS, ENTRIES, SEGMENT_ENTRIES, Segments, directory, is_done, segment_name, whole_up_to};
+use crate::{
+    COMMIT_BYTES, COMMITS, ENTRIES, SEGMENT_ENTRIES, Segments, directory, is_done, segment_name, untouched, whole_up_to,
+};
 
 fn copy(service: &Service, source: &str, sink: &str) -> Progress {
     service.call(run(&Mirror::new(Place::parse(source), Place::parse(sink)), |_| {})).unwrap()
@@ -89,16 +91,32 @@ fn a_source_that_was_pruned_is_mirrored_from_where_it_starts() {
 }
 
 #[test]
-fn a_source_that_was_pruned_up_to_the_end_of_the_sink_goes_on_there() {
+fn a_source_without_a_commit_in_common_goes_on_only_where_the_record_names_it_or_an_operator_says_so() {
     let data = tempfile::tempdir().unwrap();
     let service = Service::start(data.path());
-    let (source, held) = (directory(&pruned()), directory(&whole_up_to(SEGMENT_ENTRIES)));
-    let url = service.url("x");
-    is_done(&mirror(arg(held.path()), &url, &[]), 37, 111);
-    is_done(&mirror(arg(source.path()), &url, &[]), 83, 360);
-    let ours = directory(&whole_up_to(SEGMENT_ENTRIES));
-    is_done(&mirror(arg(ours.path()), arg(held.path()), &[]), 0, 111);
+    let (source, held) = (directory(&whole_up_to(SEGMENT_ENTRIES)), tempfile::tempdir().unwrap());
+    let [url, from] = [service.url("x"), service.url("from")];
+    for sink in [&url, &from] {
+        is_done(&mirror(arg(source.path()), sink, &[]), 37, 111);
+    }
+    is_done(&mirror(arg(source.path()), arg(held.path()), &[]), 37, 111);
+    // One that is pruned right up to there, and is or is not the one before.
+    let other = directory(&pruned());
+    for (from, sink) in [(&other, &url), (&other, &arg(held.path()).to_owned())] {
+        let refused = untouched(held.path(), || mirror(arg(from.path()), sink, &[]));
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.error().contains("ends at offset 111, where the source starts"), "{refused:?}");
+        assert!(refused.error().contains("--adopt"), "{refused:?}");
+    }
+    std::fs::remove_file(source.path().join(segment_name(0))).unwrap();
+    for (name, bytes) in pruned() {
+        std::fs::write(source.path().join(name), bytes).unwrap();
+    }
     is_done(&mirror(arg(source.path()), arg(held.path()), &[]), 83, 360);
+    is_done(&mirror(arg(source.path()), &url, &["--adopt"]), 83, 360);
+    let adopted = directory(&whole_up_to(SEGMENT_ENTRIES));
+    is_done(&mirror(arg(other.path()), arg(adopted.path()), &["--adopt"]), 83, 360);
+    assert!(segments(adopted.path()) == whole_up_to(360));
     for dir in [held.path(), &service.segments_of("x")] {
         assert!(segments(dir) == whole_up_to(360));
     }

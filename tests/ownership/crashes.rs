@@ -73,6 +73,12 @@ fn a_first_wal_segment_that_was_cut_in_its_header_is_begun_again() {
     fs::write(copy.path().join(&segment), &header).unwrap();
     is_done(&mirror(arg(source.path()), arg(copy.path()), &[]), end);
     assert!(fs::read(copy.path().join(&segment)).unwrap() == log.files(&[])[&segment]);
+    // As it was when nothing but the record was stored.
+    let copy = tempfile::tempdir().unwrap();
+    assert_eq!(mirror(arg(empty.path()), arg(copy.path()), &[]).code, Some(0));
+    fs::remove_file(copy.path().join("base.db")).unwrap();
+    is_done(&mirror(arg(source.path()), arg(copy.path()), &[]), end);
+    assert!(fs::read(copy.path().join("base.db")).unwrap() == log.base);
     // As a log of the library, or of a service.
     let dir = directory(&crate::Segments::from([(segment.clone(), header)]));
     let options = Options { on_trailing: OnTrailing::Trim, format: LogFormat::Wal, ..Options::default() };

@@ -267,9 +267,14 @@ fn commits_after_the_records_end_that_the_source_does_not_hold_any_more_are_not_
         is_refused(&ended, 1, "--adopt");
         is_done(&mirror(arg(source.path()), arg(copy.path()), &["--adopt"]), 360);
     }
-    // Where the record ends with the directory, there is nothing to compare.
+    // Where the record ends with the directory, there is nothing to compare, and it names another source.
     let copy = with_record_of(333, 333);
-    is_done(&mirror(arg(source.path()), arg(copy.path()), &[]), 360);
+    is_refused(
+        &untouched(copy.path(), || mirror(arg(source.path()), arg(copy.path()), &[])),
+        1,
+        "names another source",
+    );
+    is_done(&mirror(arg(source.path()), arg(copy.path()), &["--adopt"]), 360);
     assert!(segments(copy.path()) == whole_up_to(360));
     // What was pruned does not matter where the source holds all from the record's end on.
     let (source, copy) = (pruned_to(222), with_record_of(240, 330));

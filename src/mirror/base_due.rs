@@ -1,0 +1,208 @@
+//! Whether a sink must be given the base of a generation, and what becomes of the one it has: that of another log is never
+//! replaced, since the frames of one log would then follow the base of the other.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::base::{self, BaseSum};
+use super::database::off;
+use super::failure::MirrorError;
+use super::sink::{DirSink, Sink};
+use super::source::{Extent, Source};
+use crate::api::Positions;
+use crate::client::{Client, positions};
+use crate::format::{LogFormat, database};
+use crate::limits::LIBSQL_PAGE_SIZE;
+use crate::offset::Generation;
+use crate::stream::MirrorRecord;
+
+/// In whose place a base is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Instead {
+    /// There is none, or in a service the one that a log is created with.
+    Nothing,
+    /// One of an older generation of the same log.
+    Older,
+    /// One that may be another log's: it is set aside.
+    Another,
+}
+
+impl Sink {
+    /// In whose place the base of a source's generation must be put before frames of it; none where it is there. With `create`
+    /// a service's log that is not there is created.
+    ///
+    /// # Errors
+    /// [`MirrorError::OtherBase`] when the base of another log is there.
+    pub(super) async fn base_due(
+        &self,
+        source: &Source,
+        extent: &Extent,
+        create: bool,
+    ) -> Result<Option<Instead>, MirrorError> {
+        match self {
+            Sink::Dir(dir) => in_dir(dir, source, extent).await,
+            Sink::Url(client) => in_service(client, source, extent, create).await,
+        }
+    }
+
+    /// That a sink which is in generation `begun`, of which the source holds nothing any more to compare, is one of this source.
+    ///
+    /// # Errors
+    /// [`MirrorError::Unproven`]. A directory says so itself.
+    pub(super) async fn check_generation_gone(
+        &self,
+        begun: Generation,
+        extent: &Extent,
+        adopt: bool,
+    ) -> Result<(), MirrorError> {
+        let Sink::Url(client) = self else {
+            return Ok(());
+        };
+        let found = client.find().await?.as_ref().map(positions).transpose()?;
+        let Some(Positions { first, durable, .. }) = found.filter(|_| !adopt) else {
+            return Ok(());
+        };
+        if durable == first && sum_of_service(client, begun).await? == unset() {
+            return Ok(());
+        }
+        let reason = format!(
+            "it is in generation {begun}, of which the source holds nothing any more: the source is in generation {}",
+            extent.generation
+        );
+        Err(MirrorError::Unproven { place: client.url().to_string(), reason })
+    }
+}
+
+async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<Option<Instead>, MirrorError> {
+    let looking = dir.clone();
+    let Some(found) = off(move || looking.status()).await?? else {
+        return Ok(Some(Instead::Nothing));
+    };
+    let record = found.record.as_ref();
+    let same_log = record.is_some_and(|record| record.log.is_some() && record.log == extent.log);
+    let ours = record.is_some_and(|record| dir.is_named_by(record, extent.log));
+    let generation = record.map_or(extent.generation, |record| record.generation);
+    let recorded = record.and_then(|record| record.base).filter(|_| generation == extent.generation);
+    let other = |held: &BaseSum, offered: &BaseSum, frames: bool| MirrorError::OtherBase {
+        place: dir.path().display().to_string(),
+        held: described(record, held),
+        offered: offer(source, extent, offered),
+        advice: match frames {
+            true => "mirror SRC into a new directory",
+            false => "mirror SRC into a new directory, or give --adopt to set the base that is there aside",
+        },
+    };
+    if found.survey.first.is_some() {
+        // Frames are compared themselves, where both sides hold some.
+        let Some(held) = recorded.filter(|_| !(ours && (same_log || matches!(source, Source::Dir(_))))) else {
+            return Ok(None);
+        };
+        let offered = sum_of(source, extent.generation).await?;
+        return if offered == held { Ok(None) } else { Err(other(&held, &offered, true)) };
+    }
+    if !found.based || (record.is_none() && !dir.adopts()) {
+        return Ok(Some(Instead::Nothing));
+    }
+    if same_log && recorded.is_some() {
+        return Ok(None);
+    }
+    let held = base::sum(base::of_dir(&found.repo)?).await.map_err(|error| base::at(&found.repo, error))?;
+    let offered = sum_of(source, extent.generation).await?;
+    if offered == held {
+        dir.has_base(held);
+        return Ok(None);
+    }
+    match (ours && generation < extent.generation, same_log) {
+        (true, true) => Ok(Some(Instead::Older)),
+        (true, false) => Ok(Some(Instead::Another)),
+        (false, _) if dir.adopts() => Ok(Some(Instead::Another)),
+        (false, _) => Err(other(&held, &offered, false)),
+    }
+}
+
+async fn in_service(
+    client: &Client,
+    source: &Source,
+    extent: &Extent,
+    create: bool,
+) -> Result<Option<Instead>, MirrorError> {
+    let status = match client.find().await? {
+        Some(status) => status,
+        None if !create => return Ok(Some(Instead::Nothing)),
+        None => client.create(LogFormat::Wal, None).await?,
+    };
+    let Positions { format, generation, first, durable, .. } = positions(&status)?;
+    if generation > extent.generation {
+        return Err(MirrorError::LaterGeneration { sink: generation, source_generation: extent.generation });
+    }
+    if format != LogFormat::Wal || (generation == extent.generation && durable > first) {
+        return Ok(None);
+    }
+    if generation < extent.generation {
+        return Ok(Some(Instead::Nothing));
+    }
+    // An attempt before may have ended right after the log was created.
+    let held = sum_of_service(client, generation).await?;
+    if held == unset() {
+        return Ok(Some(Instead::Nothing));
+    }
+    let offered = sum_of(source, generation).await?;
+    if offered == held {
+        return Ok(None);
+    }
+    Err(MirrorError::OtherBase {
+        place: client.url().to_string(),
+        held: format!("the base of its generation {generation} has the SHA-256 {}", short(&held)),
+        offered: offer(source, extent, &offered),
+        advice: "mirror SRC into a new log",
+    })
+}
+
+async fn sum_of(source: &Source, generation: Generation) -> Result<BaseSum, MirrorError> {
+    match source {
+        Source::Url(client) => sum_of_service(client, generation).await,
+        Source::Dir(repo) => base::sum(base::of_dir(repo)?).await.map_err(|error| base::at(repo, error)),
+    }
+}
+
+async fn sum_of_service(client: &Client, generation: Generation) -> Result<BaseSum, MirrorError> {
+    let summed = base::sum(base::of_url(client, generation).await?).await;
+    summed.map_err(|error| MirrorError::Interrupted(format!("the base of {}: {error}", client.url())))
+}
+
+/// That of the base that a log is created with.
+fn unset() -> BaseSum {
+    base::sum_of_bytes(&database::empty(LIBSQL_PAGE_SIZE))
+}
+
+fn described(record: Option<&MirrorRecord>, held: &BaseSum) -> String {
+    let Some(record) = record else {
+        return format!("there is one without a mirror record, with the SHA-256 {}", short(held));
+    };
+    format!("the one there is of {}{}, with the SHA-256 {}", record.source, log_id(record.log), short(held))
+}
+
+fn offer(source: &Source, extent: &Extent, offered: &BaseSum) -> String {
+    let place = match source {
+        Source::Url(client) => client.url().to_string(),
+        Source::Dir(repo) => repo.path().display().to_string(),
+    };
+    format!("that of SRC is of {place}{}, with the SHA-256 {}", log_id(extent.log), short(offered))
+}
+
+fn log_id(log: Option<Uuid>) -> String {
+    log.map_or(String::new(), |log| format!(" (log {log})"))
+}
+
+/// The start of a checksum, for people.
+fn short(sum: &BaseSum) -> String {
+    let mut text = sum[..6].iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    });
+    text.push('…');
+    text
+}
