@@ -148,7 +148,7 @@ impl Bench {
     fn fill(&self, writer: &mut Writer, changes: bool) {
         let log = self.registry.get("app").expect("the log");
         let from = changes.then(|| log.view().durable);
-        let mut append = self.registry.append(&log, from).expect("an append");
+        let mut append = self.runtime.block_on(self.registry.append(&log, from)).expect("an append");
         self.runtime.block_on(async {
             if changes {
                 for nth in 0..CHANGES {
