@@ -182,7 +182,7 @@ fn a_log_is_created_once() {
     assert_eq!(create(r#"{"format":"wal"}"#).refusal(), (409, "format".to_owned()));
     assert_eq!(create(r#"{"format":"wal","first":7}"#).refusal(), (400, "invalid".to_owned()));
     assert_eq!(create(r#"{"format":"commitlog","first":-1}"#).refusal().0, 400);
-    assert_eq!(create(&" ".repeat(100_000)).refusal(), (400, "invalid".to_owned()));
+    assert_eq!(create(&" ".repeat(100_000)).refusal(), (413, "too-large".to_owned()));
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn what_is_not_there_is_said_in_json() {
 fn status_health_and_metrics_agree() {
     let (_data, service) = start();
     service.create("empty");
-    let status = service.status("app");
+    let mut status = service.status("app");
     let last = &support::stream_of("whole");
     let checksum = u32::from_le_bytes(last[last.len() - 4..].try_into().unwrap());
     let wanted = json!({
@@ -241,10 +241,12 @@ fn status_health_and_metrics_agree() {
         "next": 360, "durable": 360, "segments": 4, "bytes": last.len(),
         "last_commit": {"offset": 357, "entries": 3, "checksum": checksum}, "state": "ok", "error": null,
     });
+    assert_eq!(service.get("/logs").json()[0], status);
+    let instance = status.as_object_mut().unwrap().remove("service").unwrap();
+    assert_eq!(instance, service.status("empty")["service"], "another one in each process");
     assert_eq!(status, wanted);
     let empty = service.status("empty");
     assert_eq!((&empty["segments"], &empty["bytes"], &empty["last_commit"]), (&0.into(), &0.into(), &Value::Null));
-    assert_eq!(service.get("/logs").json()[0], status);
     let health = service.get("/health");
     assert_eq!((health.status, &*health.text()), (200, "ok\n"));
     let metrics = service.get("/metrics");

@@ -398,15 +398,23 @@ impl Log {
         self.find_framing(offset)?
     }
 
-    /// The same; Err when a file cannot be read.
-    pub(super) fn find_framing(&self, offset: Offset) -> io::Result<Result<Framing, Error>> {
+    /// The same where that is known without reading a file.
+    pub(super) fn known_framing(&self, offset: Offset) -> Option<Framing> {
         let view = self.view();
         let Some(segment) = view.segment_of(offset).filter(|_| offset < view.durable) else {
-            return Ok(Ok(view.framing));
+            return Some(view.framing);
         };
-        if self.format() == LogFormat::Commitlog || offset <= segment.start {
-            return Ok(Ok(segment.framing));
+        (self.format() == LogFormat::Commitlog || offset <= segment.start).then_some(segment.framing)
+    }
+
+    /// The same; Err when a file cannot be read.
+    pub(super) fn find_framing(&self, offset: Offset) -> io::Result<Result<Framing, Error>> {
+        if let Some(known) = self.known_framing(offset) {
+            return Ok(Ok(known));
         }
+        let Some(segment) = self.view().segment_of(offset) else {
+            return Ok(Err(Error::Unavailable("the log was just reopened: try again".into())));
+        };
         let mut reader = SegmentReader::open(&*self.repo, segment.start)?;
         let found = reader.seek(offset, BytePos(segment.bytes), segment.framing, u64::MAX)?;
         match found {

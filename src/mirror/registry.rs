@@ -509,8 +509,8 @@ impl Registry {
     /// # Errors
     /// When the log cannot be read.
     pub async fn framing_at(&self, log: &Arc<Log>, offset: Offset) -> Result<Framing, Error> {
-        if log.format() == LogFormat::Commitlog {
-            return log.framing_at(offset);
+        if let Some(known) = log.known_framing(offset) {
+            return Ok(known);
         }
         let log = log.clone();
         self.shards.files().opened(FILES_WAIT, move || log.find_framing(offset)).await

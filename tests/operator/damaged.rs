@@ -72,8 +72,8 @@ fn what_was_sent_before_an_answer_breaks_off_is_received() {
     let copy = dir.path().join("copy");
     fs::remove_file(service.segments_of("app").join(SECOND)).unwrap();
     let ended = Mirror::start(service.url("app"), arg(&copy), &[]).ended();
-    // It may come back.
-    assert_eq!(ended.code, Some(3), "{ended:?}");
+    // It may come back, until it has been away for some seconds.
+    assert!(matches!(ended.code, Some(1 | 3)), "{ended:?}");
     let first = "00000000000000000000.stdb.log";
     let whole = copy_of("whole");
     assert_bytes(&files(&copy)[first], &files(whole.path())[first], "the segment before the one that is missing");
