@@ -119,7 +119,7 @@ fn a_revision_of_another_history_is_refused() {
 }
 
 #[test]
-fn a_base_that_was_replaced_before_its_first_frame_is_another_history() {
+fn a_base_that_is_put_before_the_first_frame_is_another_history_and_stays() {
     let rig = Rig::new();
     let empty = rig.bootstrap().revision;
     rig.start(1, &short().state(7));
@@ -130,8 +130,9 @@ fn a_base_that_was_replaced_before_its_first_frame_is_another_history() {
     assert_bytes(&first.applied(&[]), &short().state(7), "the base");
     let mut other = short().state(7);
     other[PAGE + 9] ^= 1;
-    rig.start(1, &other);
-    assert_eq!(refusal(&rig, &first.revision, "").0, 400);
+    let refused = rig.service.call("PUT", "/logs/app/generations/1", "", &other);
+    assert_eq!(refused.refusal(), (409, "fork".into()));
+    assert_eq!(rig.between(&first.revision, "").pages, []);
 }
 
 #[test]
