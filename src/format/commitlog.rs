@@ -253,7 +253,7 @@ impl Format for Commitlog {
     const HEAD_MAX: usize = COMMIT_HEADER_LEN_V1;
     type Header = SegmentHeader;
 
-    #[inline]
+    #[inline(always)]
     fn begin(&mut self, head: &[u8]) -> Result<Begin<SegmentHeader>, FormatError> {
         let Some(start) = head.first_chunk::<HEADER_LEN>() else {
             return Ok(Begin::Need(HEADER_LEN));
@@ -285,7 +285,7 @@ impl Format for Commitlog {
         Ok(Begin::Unit(self.unit_len))
     }
 
-    #[inline]
+    #[inline(always)]
     fn absorb(&mut self, piece: &[u8]) {
         // Most commits come in one piece, and short ones by the million: no arithmetic on what was seen, no copy loop.
         if piece.len() as u64 == self.unit_len
@@ -307,7 +307,7 @@ impl Format for Commitlog {
         self.seen += piece.len() as u64;
     }
 
-    #[inline]
+    #[inline(always)]
     fn end(&mut self) -> Result<Option<Commit>, FormatError> {
         let stored = u32::from_le_bytes(self.checksum);
         if stored != self.crc {

@@ -257,7 +257,8 @@ impl Format for Walk {
     };
     type Header = Framing;
 
-    #[inline]
+    // Once a commit, and left out of line now and then.
+    #[inline(always)]
     fn begin(&mut self, head: &[u8]) -> Result<Begin<Framing>, FormatError> {
         Ok(match self {
             Walk::Commitlog(walk) => match walk.begin(head)? {
@@ -273,7 +274,7 @@ impl Format for Walk {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn absorb(&mut self, piece: &[u8]) {
         match self {
             Walk::Commitlog(walk) => walk.absorb(piece),
@@ -281,7 +282,7 @@ impl Format for Walk {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn end(&mut self) -> Result<Option<Commit>, FormatError> {
         match self {
             Walk::Commitlog(walk) => walk.end(),
