@@ -300,10 +300,13 @@ impl Report {
         Some(distance)
     }
 
-    /// How far the sink is behind, in words.
+    /// How far the sink is behind, in words; none when that was not measured, and all that was received is durable.
     fn behind(&self) -> String {
         let Some(Distance { source_next, offsets, bytes, unfinished, age, is_short, .. }) = self.current() else {
-            return format!("{} offsets to be durable", self.lag());
+            return match self.lag() {
+                0 => String::new(),
+                lag => format!("{lag} offsets are not durable yet"),
+            };
         };
         match (offsets, source_next) {
             (Some(offsets), _) => {
@@ -319,7 +322,9 @@ impl Report {
                 format!("the source ends at offset {next}, before the end of the copy at offset {end}")
             }
             (None, Some(next)) => format!("the source ends at offset {next}"),
-            (None, None) => format!("the distance to the source is unknown, {} offsets to be durable", self.lag()),
+            (None, None) => {
+                format!("the distance to the source is unknown, {} offsets are not durable yet", self.lag())
+            }
         }
     }
 
@@ -365,7 +370,8 @@ impl Report {
                 _ => String::new(),
             };
             let durable = durable.map(|durable| format!(", durable up to offset {durable}")).unwrap_or_default();
-            say(format_args!("{event}: {total} in {commits} commits{rate}{durable}, {behind}{reason}"));
+            let behind = if behind.is_empty() { behind } else { format!(", {behind}") };
+            say(format_args!("{event}: {total} in {commits} commits{rate}{durable}{behind}{reason}"));
         }
         if let ("waiting", Some((_, printed_at))) = (event, &mut self.waiting) {
             *printed_at = Instant::now();
