@@ -348,10 +348,10 @@ pub enum MirrorError {
         id: String,
     },
     /// The sink lost the segments it began with. All that the source has after its end was copied.
-    #[error("sink: {}: what was new was copied, but the copy is not whole: {text}", .place.display())]
+    #[error("sink: {place}: what was new was copied, but the copy is not whole: {text}")]
     NotWhole {
         /// The directory.
-        place: PathBuf,
+        place: String,
         /// What is missing, and what to do.
         text: String,
     },

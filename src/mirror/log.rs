@@ -546,7 +546,17 @@ impl Log {
         if view.state != State::Ok || !view.opened {
             return None;
         }
-        Some((self.missing(&view)?, view))
+        let state = self.missing(&view).or_else(|| self.back(&view))?;
+        Some((state, view))
+    }
+
+    /// The state of a log that was opened without its first segments, if some of them are back: it is opened again with them.
+    fn back(&self, view: &View) -> Option<State> {
+        let is_back = |start: &Offset| (self.meta.first..view.first).contains(start);
+        let back = (view.first > self.meta.first).then(|| self.names()).flatten()?.into_iter().find(|file| {
+            name::parse_segment(file).is_some_and(|(format, start)| format == self.format() && is_back(&start))
+        })?;
+        Some(State::Failed(format!("segment {}/{back} is back: the log is opened with it", self.repo.place()).into()))
     }
 
     /// Publishes the state of a log whose files were compared with the view `seen`; false when it is no longer in that

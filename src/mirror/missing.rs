@@ -43,6 +43,14 @@ pub(super) fn in_words(dir: &Path, missing: &Range<Offset>) -> String {
     )
 }
 
+/// The same of a log of a service.
+pub(super) fn in_a_service(missing: &Range<Offset>) -> String {
+    let Range { start, end } = missing;
+    format!(
+        "offsets {start} to {end} are missing: put its first segments back in the service, or mirror into another log"
+    )
+}
+
 /// What a service warns of.
 fn of_status(place: &str, status: &LogStatus) -> Option<Warning> {
     let text = status.warning.as_ref()?;
@@ -78,9 +86,10 @@ impl Sink {
     /// What is to be known of it.
     pub(super) async fn warning(&self) -> Result<Option<Warning>, MirrorError> {
         match self {
-            Sink::Url(client) => {
-                Ok(client.find().await?.as_ref().and_then(|status| of_status(client.url().as_str(), status)))
-            }
+            Sink::Url(client) => Ok(client.find().await?.as_ref().and_then(|status| {
+                let missing = status.missing.map(|(start, end)| start..end);
+                Some(Warning { missing, ..of_status(client.url().as_str(), status)? })
+            })),
             Sink::Dir(dir) => {
                 let place = dir.path().to_owned();
                 let found = super::database::off(move || of_dir(&place).map(|it| (in_words(&place, &it), place, it)));

@@ -267,16 +267,14 @@ impl Ends {
             }
         }?;
         // It goes on with what is new, but a copy without its beginning is no good end.
-        let Sink::Dir(dir) = sink else {
+        let Some(Warning { missing: Some(missing), .. }) = sink.warning().await? else {
             return Ok(());
         };
-        match sink.warning().await? {
-            Some(Warning { missing: Some(missing), .. }) => Err(MirrorError::NotWhole {
-                place: dir.path().to_owned(),
-                text: missing::in_words(dir.path(), &missing),
-            }),
-            _ => Ok(()),
-        }
+        let (place, text) = match sink {
+            Sink::Dir(dir) => (dir.path().display().to_string(), missing::in_words(dir.path(), &missing)),
+            Sink::Url(client) => (client.url().to_string(), missing::in_a_service(&missing)),
+        };
+        Err(MirrorError::NotWhole { place, text })
     }
 }
 

@@ -355,7 +355,14 @@ impl ForeignWriteCheck {
                 || sealed.binary_search_by_key(&start, |segment| segment.start).is_ok()
         };
         let now = SystemTime::now();
-        if let Some(start) = segment_starts(repo)?.into_iter().find(|start| !ours(*start)) {
+        let starts = segment_starts(repo)?;
+        // The first ones may have been removed on purpose.
+        let is_lost = |start: &Offset| starts.first().is_some_and(|first| first < start) && !starts.contains(start);
+        if let Some(lost) = sealed.iter().map(|segment| segment.start).find(is_lost) {
+            let text = format!("segment {lost} is missing: it was there when the directory was opened");
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        }
+        if let Some(start) = starts.into_iter().find(|start| !ours(*start)) {
             let known = head.map(SegmentWriter::framing).or(sealed.last().map(|segment| segment.framing));
             let format = known.map_or(LogFormat::default(), |framing| framing.format());
             return Ok(Err((name::segment(format, start), ForeignWrite::Segment)));

@@ -110,6 +110,7 @@ fn commits_that_continue_the_log_are_kept_and_incomplete_ones_are_cut() {
 fn one_state_has_one_verdict_where_the_first_segments_are_removed_under_the_service() {
     let data = tempfile::tempdir().unwrap();
     let service = start(data.path());
+    let first = fs::read(file(data.path(), 0)).unwrap();
     fs::remove_file(file(data.path(), 0)).unwrap();
     let status = service.status("app");
     assert_eq!(status["state"], "failed", "{status}");
@@ -128,6 +129,14 @@ fn one_state_has_one_verdict_where_the_first_segments_are_removed_under_the_serv
         assert_eq!(restarted[field], running[field], "{restarted}");
     }
     assert_eq!(service.append("app", "", &commits(9, 1, 50, 0)).json()["durable"], 10);
+    // And it is whole again as soon as they are back, also beside a sender.
+    let _live = service.begin_append("app", "?acks=stream");
+    fs::write(file(data.path(), 0), first).unwrap();
+    assert_eq!(service.status("app")["state"], "failed");
+    service.wait_state("app", "ok");
+    let whole = service.status("app");
+    assert_eq!((&whole["first"], &whole["durable"]), (&0.into(), &10.into()), "{whole}");
+    assert!(whole["warning"].is_null() && whole["missing"].is_null(), "{whole}");
 }
 
 #[test]

@@ -211,6 +211,12 @@ fn a_segment_that_is_missing_in_the_middle_is_named_and_waited_for() {
     follower.wait_for("a wait", |line| line["event"] == "retrying");
     fs::rename(&away, &segment).unwrap();
     follower.wait_for("the rest", |line| line["state"] == "following");
+    // And while it follows.
+    fs::rename(&segment, &away).unwrap();
+    let reason = |line: &serde_json::Value| line["reason"].as_str().is_some_and(|text| text.contains("missing"));
+    follower.wait_for("a wait that says why", reason);
+    fs::rename(&away, &segment).unwrap();
+    follower.wait_for("the rest again", |line| line["state"] == "following");
     assert_eq!(follower.terminate().code, Some(0));
 }
 
