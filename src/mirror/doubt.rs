@@ -1,30 +1,40 @@
 //! [`Doubt`]: a fault in what was received over a network, of which one alone proves nothing about the other end.
 
-use std::mem::{Discriminant, discriminant};
-
 use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
 use crate::blame::{Blame, Blamed};
 use crate::client::{ClientError, without_secrets};
 use crate::format::ScanError;
 use crate::offset::Offset;
+use crate::stream::AppendError;
 
-/// The last fault that a network may have caused, until it is found a second time at the same offset.
+/// The last fault that a network may have caused, until it is found a second time: the same one, at the same offset.
 #[derive(Debug, Default)]
 pub(super) struct Doubt {
-    last: Option<(Discriminant<MirrorError>, Offset)>,
+    last: Option<(String, Offset)>,
 }
 
 impl Doubt {
     /// Whether what failed has to be tried again on a new connection before it proves anything: bytes that passed a network
     /// were not sound, or not those expected, at `next` or where the error says. False the second time in a row.
     pub(super) fn is_first(&mut self, mirror: &Mirror, error: &MirrorError, next: Offset) -> bool {
-        let found = offset(mirror, error, next).map(|at| (discriminant(error), at));
+        let Some(at) = offset(mirror, error, next) else {
+            return false;
+        };
+        // With all that was found: other bytes are another fault, and show that it is the network's.
+        let found = Some((fault(error), at));
         let is_known = self.last == found;
-        if found.is_some() {
-            self.last = found;
-        }
-        found.is_some() && !is_known
+        self.last = found;
+        !is_known
+    }
+}
+
+/// What the fault is, but for where in the answer: that is another place in the next one.
+fn fault(error: &MirrorError) -> String {
+    match error {
+        MirrorError::Received(ScanError::Corrupt { error, .. })
+        | MirrorError::Append(AppendError::Stream(ScanError::Corrupt { error, .. })) => format!("{error:?}"),
+        error => format!("{:?}", std::mem::discriminant(error)),
     }
 }
 

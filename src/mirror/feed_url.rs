@@ -133,6 +133,11 @@ impl Sent {
         self.taken.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
+    /// How far an answer can be believed that says what is durable: no further than was sent.
+    fn believed(&self, durable: Offset) -> Offset {
+        durable.min(Offset(self.next.load(Ordering::Relaxed)))
+    }
+
     /// How long nothing was taken.
     fn silent(&self) -> Duration {
         self.start.elapsed().saturating_sub(Duration::from_millis(self.taken.load(Ordering::Relaxed)))
@@ -161,13 +166,13 @@ async fn feed_live(
     match first {
         Some(AckLine::Durable { durable: first }) => {
             sent.is_heard.store(true, Ordering::Relaxed);
-            durable.send_replace(first);
+            durable.send_replace(sent.believed(first));
         }
-        Some(line) => return ended(line, durable),
+        Some(line) => return ended(line, sent, durable),
         None => return Err(broken()),
     }
     tokio::select! {
-        ended = take_acks(acks, durable) => ended,
+        ended = take_acks(acks, sent, durable) => ended,
         () = stalled(sent, durable.subscribe()) => Err(MirrorError::HeldBack {
             reason: format!("the answer does not go on, and nothing moved for {} s", LIVE_STALL.as_secs()),
         }),
@@ -222,23 +227,31 @@ fn body(
     futures::stream::poll_fn(move |cx| (pieces_of.lock().unwrap_or_else(PoisonError::into_inner))(cx))
 }
 
-async fn take_acks(mut acks: Acks, durable: &watch::Sender<Offset>) -> Result<Offset, MirrorError> {
+async fn take_acks(mut acks: Acks, sent: &Sent, durable: &watch::Sender<Offset>) -> Result<Offset, MirrorError> {
     loop {
         match acks.next().await? {
-            Some(AckLine::Durable { durable: next }) => durable.send_replace(next),
-            Some(line) => return ended(line, durable),
+            Some(AckLine::Durable { durable: next }) => durable.send_replace(sent.believed(next)),
+            Some(line) => return ended(line, sent, durable),
             None => return Err(broken()),
         };
     }
 }
 
-/// The last line of an answer.
-fn ended(line: AckLine, durable: &watch::Sender<Offset>) -> Result<Offset, MirrorError> {
+/// The last line of an answer: a good end only if all that was to be sent was, and is durable. Something between may have given
+/// an answer of its own, or an old one.
+fn ended(line: AckLine, sent: &Sent, durable: &watch::Sender<Offset>) -> Result<Offset, MirrorError> {
     match line {
-        AckLine::Durable { durable: end } => Ok(end),
+        AckLine::Durable { durable: end } => Ok(sent.believed(end)),
         AckLine::Outcome(outcome) => {
-            durable.send_replace(outcome.durable);
-            Ok(outcome.durable)
+            let (end, wanted) = (sent.believed(outcome.durable), Offset(sent.next.load(Ordering::Relaxed)));
+            durable.send_replace(end);
+            if end == wanted && sent.is_ended.load(Ordering::Relaxed) {
+                return Ok(end);
+            }
+            let said = outcome.durable;
+            Err(MirrorError::Interrupted(format!(
+                "the answer ended with offset {said} when commits up to {wanted} were sent"
+            )))
         }
         AckLine::Error(body) => Err(MirrorError::Refused(Box::new(body))),
     }
@@ -252,6 +265,7 @@ fn broken() -> MirrorError {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::api::AppendOutcome;
 
     #[test]
     fn an_answer_that_does_not_end_after_the_body_is_given_up_and_one_at_rest_is_not() {
@@ -264,5 +278,21 @@ mod tests {
             let ended = timeout(LIVE_STALL * 2, stalled(&sent, durable)).await;
             assert!(ended.is_ok(), "the answer must end");
         });
+    }
+
+    #[test]
+    fn an_answer_is_a_good_end_only_when_all_was_sent_and_all_of_that_is_durable() {
+        let outcome = |durable| AckLine::Outcome(AppendOutcome { next: durable, durable, appended: 1, skipped: 0 });
+        let (sent, (acks, durable)) = (Sent::new(Offset(5)), watch::channel(Offset(5)));
+        sent.take(100, 30);
+        assert!(ended(outcome(Offset(30)), &sent, &acks).is_err(), "more was to come");
+        sent.is_ended.store(true, Ordering::Relaxed);
+        for early in [3, 5, 12] {
+            assert!(ended(outcome(Offset(early)), &sent, &acks).is_err(), "{early}");
+        }
+        for end in [30, 1000] {
+            assert_eq!(ended(outcome(Offset(end)), &sent, &acks).unwrap(), Offset(30), "{end}");
+            assert_eq!(*durable.borrow(), Offset(30));
+        }
     }
 }

@@ -175,16 +175,31 @@ impl Upload {
 }
 
 impl Staged {
-    /// Takes bytes that start at byte `at` of the upload; of those that are here already only what is beyond them. Blocks.
+    /// Takes bytes that start at byte `at` of the upload. Those that are here already must be the same. Blocks.
     ///
     /// # Errors
-    /// [`Error::PartMissing`] when bytes before them are missing, [`Error::Unavailable`] when they cannot be written.
+    /// [`Error::PartMissing`] when bytes before them are missing, [`Error::Invalid`] for others than are here,
+    /// [`Error::Unavailable`] when they cannot be written.
     pub fn write(&mut self, bytes: &Bytes, at: u64) -> Result<(), Error> {
         let here = self.received.checked_sub(at).ok_or(Error::PartMissing { received: self.received })?;
-        let Some(new) = bytes.get(here.try_into().unwrap_or(usize::MAX)..).filter(|new| !new.is_empty()) else {
-            return Ok(());
-        };
+        let (again, new) = bytes.split_at(usize::try_from(here).unwrap_or(usize::MAX).min(bytes.len()));
         let failed = |error: io::Error| Error::Unavailable(format!("cannot store the part: {error}"));
+        let mut held = vec![0; again.len()];
+        let mut read = 0;
+        while read < held.len() {
+            match self.file.read_at(&mut held[read..], at + read as u64).map_err(failed)? {
+                0 => break,
+                count => read += count,
+            }
+        }
+        if held != again {
+            return Err(Error::Invalid(
+                "other bytes were sent for this part before: another upload needs another name".into(),
+            ));
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
         self.file.write_at(&mut [IoSlice::new(new)], self.received).map_err(failed)?;
         self.received += new.len() as u64;
         Ok(())

@@ -86,12 +86,12 @@ fn segment(dir: &Path) -> PathBuf {
 }
 
 /// Flips one bit in the record of the commit at offset 6.
-fn flip(answer: &mut Answer) {
+fn flip(answer: &mut Answer, bit: u8) {
     let six = commits(6, 1, 9, 0);
     if answer.is_of("/commits")
         && let Some(at) = answer.body.windows(six.len()).position(|bytes| bytes == six)
     {
-        answer.body[at + six.len() - 1] ^= 1;
+        answer.body[at + six.len() - 1] ^= bit;
     }
 }
 
@@ -159,14 +159,16 @@ fn a_page_in_place_of_commits_is_no_fault_of_the_data_in_the_end() {
 }
 
 #[test]
-fn a_bit_that_a_network_flipped_once_is_asked_for_again() {
+fn bits_that_a_network_flipped_are_asked_for_again_while_each_answer_has_others() {
     for follow in [true, false] {
         let scene = Scene::new();
         let asked = Arc::new(AtomicUsize::new(0));
         let count = asked.clone();
         let proxy = Changing::start(scene.service.address, move |answer| {
-            if answer.is_of("/commits") && count.fetch_add(1, Ordering::SeqCst) == 0 {
-                flip(answer);
+            // Other bits in the second answer: no source has those.
+            let nth = if answer.is_of("/commits") { count.fetch_add(1, Ordering::SeqCst) } else { 2 };
+            if nth < 2 {
+                flip(answer, 1 << nth);
             }
         });
         let (mirror, mut reasons) = (scene.mirror(&proxy, follow), Vec::new());
@@ -204,7 +206,7 @@ fn a_fault_in_two_answers_is_the_sources_and_nothing_of_it_is_stored() {
             if answer.is_of("/commits") {
                 paths.lock().unwrap().push(answer.path.clone());
             }
-            flip(answer);
+            flip(answer, 1);
         });
         let error = scene.service.runtime.block_on(run(&scene.mirror(&proxy, follow), |_| ())).unwrap_err();
         assert_eq!(error.blame(), Blame::Data, "{error}");

@@ -201,6 +201,20 @@ fn the_answer_of_an_upload_that_is_over_is_for_the_same_part_only() {
 }
 
 #[test]
+fn a_part_that_is_sent_again_with_other_bytes_is_refused_and_the_upload_goes_on() {
+    let service = service(|_| {});
+    let bytes = [header(), commits(0, 3, 9_000, 0)].concat();
+    let other = [header(), commits(0, 3, 9_000, 1)].concat();
+    assert_eq!(received(&part(&service, "a", 0, None, &bytes[..10_000])), (202, 10_000));
+    for (at, end) in [(0, 5_000), (0, 10_000), (500, 12_000)] {
+        assert_eq!(part(&service, "a", at, None, &other[at..end]).refusal(), (400, "invalid".into()), "{at}..{end}");
+    }
+    let answer = part(&service, "a", 9_000, Some(bytes.len()), &bytes[9_000..]);
+    assert_eq!((answer.status, &answer.json()["durable"]), (200, &3.into()), "{}", answer.text());
+    assert_eq!(service.stream("app"), bytes);
+}
+
+#[test]
 fn a_part_that_goes_on_after_its_own_total_is_invalid() {
     let service = service(|_| {});
     assert_eq!(part(&service, "a", 0, Some(400), &[7; 500]).refusal(), (400, "invalid".into()));
