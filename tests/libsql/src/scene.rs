@@ -175,6 +175,7 @@ impl Scene {
     pub fn cut_to_transactions(&mut self, keep: usize) -> Result<u64> {
         self.stop()?;
         let frames = cut_to_transactions(&self.log_directory().join("0000000001"), keep)?;
+        self.program.accept_loss(&self.log_directory())?;
         self.boot()?;
         Ok(frames)
     }

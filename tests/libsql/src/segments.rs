@@ -10,7 +10,6 @@ use crate::FRAME_BYTES;
 const WAL_HEADER_BYTES: u64 = 32;
 /// Made from the segments, and therefore wrong once one is cut.
 const DERIVED: [&str; 2] = ["ofs", "idx"];
-const DURABLE_MARK: &str = "durable";
 
 /// Keep the first `keep` transactions of the newest segment in `generation`, a directory, and return the frames it
 /// still has.
@@ -21,7 +20,7 @@ pub fn cut_to_transactions(generation: &Path, keep: usize) -> Result<u64> {
         let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
         if extension == "wal" {
             segments.push(path);
-        } else if DERIVED.contains(&extension) || path.file_name().is_some_and(|name| name == DURABLE_MARK) {
+        } else if DERIVED.contains(&extension) {
             fs::remove_file(path)?;
         }
     }

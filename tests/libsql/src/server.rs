@@ -61,6 +61,13 @@ impl Program {
         Ok(())
     }
 
+    /// Let a log whose files say less than it was durable up to go on from there.
+    pub fn accept_loss(&self, log: &Path) -> Result<()> {
+        let output = Command::new(&self.path).arg("repair").arg(log).arg("--accept-loss").output()?;
+        ensure!(output.status.success(), "repair: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
     /// Start the service on `data` and a free port, and wait until it is ready.
     pub fn serve(&self, data: &Path, token: Option<&str>) -> Result<Server> {
         let mut command = Command::new(&self.path);
