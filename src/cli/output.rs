@@ -182,6 +182,7 @@ impl Output {
     }
 
     /// Writes a line of a result soon: only a command that runs until it is stopped may drop it. Does not block.
+    #[cfg(feature = "turso")]
     pub(super) fn result(&'static self, line: &str) {
         self.queue(ended(line.into()), LAST.load(Ordering::Relaxed) || !PROMPT.load(Ordering::Relaxed));
     }
