@@ -31,7 +31,7 @@ pub(super) async fn json<T: DeserializeOwned>(request: Request, patience: Durati
 /// # Errors
 /// [`Error::Invalid`] when it is late, or broke off.
 pub(super) async fn next(body: &mut Body, pace: &mut Pace, setting: &str) -> Result<Option<Bytes>, Error> {
-    let data = frame(body, pace, &format!("the body ({setting}, --min-rate)")).await.map_err(Error::Invalid)?;
+    let data = frame(body, pace, ("the body", setting)).await.map_err(Error::Invalid)?;
     if let Some(data) = &data {
         pace.received(data.len(), Duration::ZERO);
     }
@@ -41,11 +41,15 @@ pub(super) async fn next(body: &mut Body, pace: &mut Pace, setting: &str) -> Res
 /// The next bytes of a body, without counting them for its pace; `None` at its end.
 ///
 /// # Errors
-/// What became of `what`: it is late, or broke off.
-pub(super) async fn frame(body: &mut Body, pace: &Pace, what: &str) -> Result<Option<Bytes>, String> {
+/// `what` is late, which `setting` decides, or broke off.
+pub(super) async fn frame(
+    body: &mut Body,
+    pace: &Pace,
+    (what, setting): (&str, &str),
+) -> Result<Option<Bytes>, String> {
     loop {
         match timeout_at(pace.deadline(), body.frame()).await {
-            Err(_elapsed) => return Err(format!("{what} did not go on in time")),
+            Err(_elapsed) => return Err(format!("{what} did not go on in time ({setting}, --min-rate)")),
             Ok(None) => return Ok(None),
             Ok(Some(Err(error))) => return Err(format!("{what} broke off: {error}")),
             Ok(Some(Ok(frame))) => {

@@ -123,7 +123,7 @@ async fn receive(app: &App, body: &mut Body, draft: &Draft) -> Result<(Arc<dyn R
     let mut at = 0;
     let mut pace = Pace::new(app.timeouts.commit, app.timeouts.min_rate);
     let cut = |message| Error::Truncated { offset: None, message };
-    while let Some(data) = body::frame(body, &pace, "the base (--commit-timeout, --min-rate)").await.map_err(cut)? {
+    while let Some(data) = body::frame(body, &pace, ("the base", "--commit-timeout")).await.map_err(cut)? {
         let (bytes, received) = (data.len() as u64, Instant::now());
         let _share = app.registry.reserve(bytes).await?;
         write(&file, data, at).await.map_err(failed)?;

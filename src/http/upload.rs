@@ -225,7 +225,7 @@ async fn is_again(
 /// The next bytes of the body of a part; `None` at its end.
 async fn next(body: &mut Body, pace: &Pace) -> Result<Option<Bytes>, Error> {
     let cut = |message| Error::Truncated { offset: None, message };
-    body::frame(body, pace, "the part (--commit-timeout, --min-rate)").await.map_err(cut)
+    body::frame(body, pace, ("the part", "--commit-timeout")).await.map_err(cut)
 }
 
 /// Takes the bytes of a part. When they cannot be stored the upload is given up.
