@@ -60,6 +60,13 @@ pub(crate) fn run(args: &RepairArgs) -> Exit {
         let (from, reason, files) = (loss.from, &loss.reason, loss.aside.join(", "));
         let files = if files.is_empty() { "no file".to_owned() } else { files };
         match args.accept_loss {
+            true if loss.lossless => {
+                writeln!(out, "{place}: {reason}: set aside: {files}; nothing is missing, the log ends with {from}")
+            }
+            false if loss.lossless => writeln!(
+                out,
+                "{place}: {reason}: {files}: the log is whole without; nothing was changed, --accept-loss sets it aside"
+            ),
             true => writeln!(
                 out,
                 "{place}: {reason}: offsets {from} to {to} are missing, set aside: {files}; the log goes on with {from}"

@@ -6,8 +6,9 @@ use std::time::Instant;
 use super::log::{Log, State};
 use super::registry::Settings;
 use crate::api::Damage;
-use crate::format::name;
+use crate::format::{LogFormat, name};
 use crate::limits::{MISSING_PATIENCE, REOPEN_DAMAGED};
+use crate::repo::Repo;
 use crate::stream::{
     DurableMark, Fault, FaultKind, OnTrailing, OpenError, Options, SoundPrefix, StreamWriter, sound_prefix,
 };
@@ -81,18 +82,28 @@ fn is_given_up(log: &Log) -> bool {
     log.note_missing() >= MISSING_PATIENCE && DurableMark::read(&**log.repo()).is_ok_and(|mark| mark.offset().is_some())
 }
 
-/// What is wrong with a log; a segment that is missing is named.
-fn named(log: &Log, fault: &Fault) -> String {
+/// What is wrong with a log; a segment that is missing is named, and a file that is none of its segments.
+pub(super) fn named(repo: &dyn Repo, format: LogFormat, fault: &Fault) -> String {
     let FaultKind::Gap { found } = fault.kind else {
         return fault.to_string();
     };
-    let file = |start| name::segment(log.format(), start);
-    let (names, missing) = (log.names().unwrap_or_default(), file(fault.offset));
-    if names.contains(&missing) || !names.contains(&file(found)) {
+    let file = |start| name::segment(format, start);
+    let (names, place) = (repo.list().unwrap_or_default(), repo.place());
+    let (missing, found_in) = (file(fault.offset), file(found));
+    if !names.contains(&found_in) {
         return fault.to_string();
     }
-    let place = log.repo().place();
-    format!("{fault}: {place}/{missing} is missing: put it back")
+    if found < fault.offset {
+        let (start, end) = (fault.segment, fault.offset);
+        return format!(
+            "{place}/{found_in} is no segment of this log: it would start inside segment {start}, which goes up to offset {end}: \
+             move it away"
+        );
+    }
+    match names.contains(&missing) {
+        true => fault.to_string(),
+        false => format!("{fault}: {place}/{missing} is missing: put it back"),
+    }
 }
 
 impl Unusable {
@@ -111,7 +122,9 @@ impl Unusable {
                 };
                 return Unusable { state: State::Failed(cause.into()), sound, damage: None };
             }
-            OpenError::Damaged(fault) | OpenError::Torn(fault) => (Some(fault.clone()), named(log, &fault)),
+            OpenError::Damaged(fault) | OpenError::Torn(fault) => {
+                (Some(fault.clone()), named(&**log.repo(), log.format(), &fault))
+            }
             OpenError::Mark { path, what } => (
                 None,
                 format!("the durable mark {path} {what}: commits that were acknowledged may be missing at the end"),

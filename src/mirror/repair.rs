@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::log::Meta;
+use super::opening::named;
 use super::registry::{META, META_BYTES_MAX, no_generation, parse_meta};
 use crate::api::CheckpointPolicy;
 use crate::format::{LogFormat, name};
@@ -15,31 +16,37 @@ use crate::limits::COMMIT_BYTES_MAX;
 use crate::offset::{Generation, Offset};
 use crate::repo::{FsRepo, Repo, RepoLock, read_small, replace};
 use crate::stream::{
-    ASIDE, DurableMark, SurveyError, Tail, TornContent, format_of, segment_starts, sound_prefix, survey, torn_commits,
+    ASIDE, DurableMark, SegmentFiles, SurveyError, Tail, TornContent, existing_or_new, format_of, new_aside,
+    segment_files, segment_starts, sound_prefix_of, survey, survey_segments, torn_commits,
 };
 
-/// What is missing of a log: the record beside what was set aside.
+/// What is missing of a log, and what was taken out of it: the record beside what was set aside.
 #[derive(Clone, Debug, Serialize)]
 pub struct AcceptedLoss {
     /// The log.
     pub log: String,
     /// Its generation.
     pub generation: Generation,
-    /// The first offset that is missing: the log goes on with it.
+    /// The first offset that is missing, if any is: the log goes on with it.
     pub from: Offset,
     /// The offset after the last one known to have been durable; none when no mark says so.
     pub to: Option<Offset>,
     /// What was wrong.
     pub reason: String,
-    /// Segment files that were set aside, whole.
+    /// Files that were set aside, whole.
     pub aside: Vec<String>,
+    /// Those of them that were none of its segments, by their names and where they start.
+    pub strays: Vec<String>,
+    /// Whether the log is whole without those, and nothing else was taken out.
+    pub lossless: bool,
     /// When, in seconds since 1970.
     pub unix_seconds: u64,
 }
 
-/// Finds what would be lost if the log in `dir` (`DATA/logs/NAME`) went on from the end of what is sound, and does so if
-/// `accepted`; `None` when nothing is wrong with it. After Ok with `accepted`, every segment file that was shortened or taken
-/// out is kept whole in `aside/TIME-lost/`, with `loss.json` beside them, and the durable mark says the new end.
+/// Finds what would be lost if the log in `dir` (`DATA/logs/NAME`) went on from the end of what is sound, without the files
+/// that are none of its segments, and does so if `accepted`; `None` when nothing is wrong with it. After Ok with `accepted`,
+/// every segment file that was shortened or taken out is kept whole in `aside/TIME-lost/` (`aside/TIME-strays/` when nothing is
+/// lost), with `loss.json` beside them, and the durable mark says the new end.
 ///
 /// The data directory must not be in use: its lock is held meanwhile.
 ///
@@ -57,48 +64,72 @@ pub fn accept_loss(dir: &Path, accepted: bool) -> io::Result<Option<AcceptedLoss
     let repo = FsRepo::open(&segments).map_err(|error| no_generation(&place, &generation, error))?;
     let read = DurableMark::read(&repo)?;
     let (mark, unmarked) = (read.offset(), read.fault(meta.durable_mark));
-    let reason = match (survey(&repo, u64::MAX, mark), &unmarked) {
+    let SegmentFiles { starts, strays } = segment_files(&repo, meta.format, u64::MAX, mark)?;
+    let surveyed = survey_segments(&repo, &starts, u64::MAX, mark);
+    let end = surveyed.as_ref().ok().and_then(|found| found.first.map(|_| found.next));
+    let fault = match (surveyed, &unmarked) {
         (Err(SurveyError::Io(error)), _) => return Err(error),
-        (Err(SurveyError::Damaged(fault)), _) => fault.to_string(),
-        (Ok(_), Some(what)) => format!("the durable mark {}/{} {what}", segments.display(), DurableMark::NAME),
-        (Ok(found), None) if mark.is_none_or(|mark| found.first.map_or(meta.first, |_| found.next) >= mark) => {
-            return Ok(None);
-        }
-        (Ok(found), None) => format!("the log ended at offset {}", found.next),
+        (Err(SurveyError::Damaged(fault)), _) => Some(named(&repo, meta.format, &fault)),
+        (Ok(_), Some(what)) => Some(format!("the durable mark {}/{} {what}", segments.display(), DurableMark::NAME)),
+        (Ok(_), None) if mark.is_none_or(|mark| end.unwrap_or(meta.first) >= mark) => None,
+        (Ok(found), None) => Some(format!("the log ended at offset {}", found.next)),
     };
-    let found = sound_prefix(&repo, u64::MAX)?.found;
-    let mut from = if found.first.is_some() { found.next } else { meta.first };
+    let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let none_of_it = match strays.len() {
+        0 => None,
+        1 => Some("a file that is none of its segments".to_owned()),
+        count => Some(format!("{count} files that are none of its segments")),
+    };
+    let all = none_of_it.iter().chain(&fault).cloned();
+    let Some(reason) = all.reduce(|reason, more| format!("{reason}; {more}")) else {
+        return Ok(None);
+    };
+    let mut loss = AcceptedLoss {
+        log,
+        generation: meta.generation,
+        from: end.unwrap_or(meta.first),
+        to: mark,
+        reason,
+        aside: strays.clone(),
+        strays,
+        lossless: fault.is_none(),
+        unix_seconds,
+    };
+    if loss.lossless {
+        if accepted {
+            let aside = set_aside(&dir, &loss, "strays")?;
+            carry_out(&repo, &aside, None, &loss.aside)?;
+        }
+        return Ok(Some(loss));
+    }
+    let found = sound_prefix_of(&repo, &starts, u64::MAX)?.found;
+    loss.from = if found.first.is_some() { found.next } else { meta.first };
     let mut cut = None;
     for segment in found.segments.iter().rev().take(1) {
-        let path = segments.join(name::segment(meta.format, segment.start));
+        let file = name::segment(meta.format, segment.start);
+        let path = segments.join(&file);
         if segment.compressed {
             // It cannot be shortened: what is sound of it is kept aside with the rest.
-            from = if path.exists() { segment.start } else { from };
+            loss.from = if path.exists() { segment.start } else { loss.from };
         } else if fs::metadata(&path)?.len() > segment.bytes {
-            cut = Some((path, segment.bytes));
+            cut = Some((file, segment.bytes));
         }
     }
-    let mut after: Vec<PathBuf> = Vec::new();
-    for found in repo.list()? {
-        if name::parse_segment(&found).is_some_and(|(_, start)| start >= from) {
-            after.push(segments.join(found));
-        }
-    }
+    let mut after = loss.strays.clone();
+    after.extend(starts.iter().filter(|start| **start >= loss.from).map(|start| name::segment(meta.format, *start)));
     if unmarked.is_some() && segments.join(DurableMark::NAME).exists() {
-        after.push(segments.join(DurableMark::NAME));
+        after.push(DurableMark::NAME.to_owned());
     }
     after.sort();
-    let affected = cut.iter().map(|(path, _)| path).chain(&after);
-    let aside = affected.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect();
-    let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let generation = meta.generation;
-    let loss = AcceptedLoss { log, generation, from, to: mark, reason, aside, unix_seconds };
+    loss.aside = cut.iter().map(|(file, _)| file).chain(&after).cloned().collect();
     if accepted {
         // First: a crash in the middle leaves a log that is still damaged, and no reader takes its new bytes for the old ones.
         let described =
             serde_json::to_string_pretty(&Meta { losses: meta.losses + 1, ..meta }).map_err(io::Error::other)?;
         replace(&FsRepo::open(&dir)?, META, described.as_bytes())?;
-        carry_out(&dir, &repo, &loss, cut, &after)?;
+        let aside = set_aside(&dir, &loss, "lost")?;
+        carry_out(&repo, &aside, cut, &after)?;
+        DurableMark::reset(&repo, loss.from)?;
     }
     Ok(Some(loss))
 }
@@ -202,13 +233,13 @@ pub fn describe_again(dir: &Path, accepted: bool) -> io::Result<Option<NewDescri
     let described = NewDescription { log, reason, format, generation, first, id: id.clone() };
     if accepted {
         if !matches!(text, Ok(None)) {
-            let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-            let aside = FsRepo::create(dir.join("aside").join(format!("{seconds}-{META}")))?;
-            let copy = aside.path().join(META);
+            let all = existing_or_new(&repo, ASIDE)?;
+            let (name, aside) = new_aside(&*all, META)?;
+            let copy = dir.join(ASIDE).join(name).join(META);
             fs::copy(dir.join(META), &copy)?;
             fs::File::open(&copy)?.sync_all()?;
             aside.sync_dir()?;
-            FsRepo::open(dir.join("aside"))?.sync_dir()?;
+            all.sync_dir()?;
         }
         let meta = Meta { format, id, generation, first, checkpoint: CheckpointPolicy::Keep, durable_mark, losses: 0 };
         replace(&repo, META, serde_json::to_string_pretty(&meta)?.as_bytes())?;
@@ -249,7 +280,7 @@ pub fn on_opening(dir: &Path) -> io::Result<Option<String>> {
     let damaged = |what: String| Ok(Some(format!("opens this log as damaged and takes no appends: {what}")));
     let found = match survey(&repo, COMMIT_BYTES_MAX, mark.offset()) {
         Ok(found) => found,
-        Err(SurveyError::Damaged(fault)) => return damaged(fault.to_string()),
+        Err(SurveyError::Damaged(fault)) => return damaged(named(&repo, meta.format, &fault)),
         Err(SurveyError::Io(error)) => return Err(error),
     };
     let next = found.first.map_or(meta.first, |_| found.next);
@@ -280,37 +311,36 @@ pub fn on_opening(dir: &Path) -> io::Result<Option<String>> {
     Ok((!all.is_empty()).then(|| all.join("; ")))
 }
 
-/// Each step leaves a log that is as damaged as before, until the mark, the last one, makes it sound.
-fn carry_out(
-    dir: &Path,
-    repo: &FsRepo,
-    loss: &AcceptedLoss,
-    cut: Option<(PathBuf, u64)>,
-    after: &[PathBuf],
-) -> io::Result<()> {
-    let aside = FsRepo::create(dir.join("aside").join(format!("{}-lost", loss.unix_seconds)))?;
+/// Creates a directory for what is set aside, with the record of it. After Ok they are durable.
+fn set_aside(dir: &Path, loss: &AcceptedLoss, reason: &str) -> io::Result<FsRepo> {
+    let all = existing_or_new(&FsRepo::open(dir)?, ASIDE)?;
+    let (name, _) = new_aside(&*all, reason)?;
+    let aside = FsRepo::open(dir.join(ASIDE).join(name))?;
     let mut record = fs::File::create_new(aside.path().join("loss.json"))?;
     record.write_all(serde_json::to_string_pretty(loss)?.as_bytes())?;
     record.sync_all()?;
-    let kept = |path: &Path| path.file_name().map(|name| aside.path().join(name));
-    if let Some((path, bytes)) = cut {
-        if let Some(copy) = kept(&path) {
-            fs::copy(&path, &copy)?;
-            fs::File::open(&copy)?.sync_all()?;
-        }
+    aside.sync_dir()?;
+    all.sync_dir()?;
+    Ok(aside)
+}
+
+/// Cuts `cut` to a length and takes `after` out of the log, keeping them in `aside`. Each step leaves a log that is as damaged
+/// as before.
+fn carry_out(repo: &FsRepo, aside: &FsRepo, cut: Option<(String, u64)>, after: &[String]) -> io::Result<()> {
+    if let Some((file, bytes)) = cut {
+        let copy = aside.path().join(&file);
+        fs::copy(repo.path().join(&file), &copy)?;
+        fs::File::open(&copy)?.sync_all()?;
         aside.sync_dir()?;
-        let file = fs::OpenOptions::new().write(true).open(&path)?;
+        let file = fs::OpenOptions::new().write(true).open(repo.path().join(&file))?;
         file.set_len(bytes)?;
         file.sync_all()?;
     }
-    for path in after.iter().rev() {
-        if let Some(to) = kept(path) {
-            fs::rename(path, to)?;
-        }
+    for file in after.iter().rev() {
+        fs::rename(repo.path().join(file), aside.path().join(file))?;
     }
     aside.sync_dir()?;
-    repo.sync_dir()?;
-    DurableMark::reset(repo, loss.from)
+    repo.sync_dir()
 }
 
 fn invalid(text: String) -> io::Error {

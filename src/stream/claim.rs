@@ -227,7 +227,8 @@ pub(super) fn set_aside(
     Ok(())
 }
 
-fn existing_or_new(parent: &dyn Repo, name: &str) -> io::Result<Arc<dyn Repo>> {
+/// The directory `name` in `parent`; its name is durable after Ok.
+pub(crate) fn existing_or_new(parent: &dyn Repo, name: &str) -> io::Result<Arc<dyn Repo>> {
     let dir = match parent.dir(name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => parent.create_dir(name)?,
         dir => dir?,
@@ -236,8 +237,8 @@ fn existing_or_new(parent: &dyn Repo, name: &str) -> io::Result<Arc<dyn Repo>> {
     Ok(dir)
 }
 
-/// Creates a directory `TIME-REASON` that is not there yet.
-fn new_aside(all: &dyn Repo, reason: &str) -> io::Result<(String, Arc<dyn Repo>)> {
+/// Creates a directory `TIME-REASON` that is not there yet in `all`, the [`ASIDE`] of a log.
+pub(crate) fn new_aside(all: &dyn Repo, reason: &str) -> io::Result<(String, Arc<dyn Repo>)> {
     const NUMBERS_MAX: u32 = 1000;
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     for number in 1..NUMBERS_MAX {

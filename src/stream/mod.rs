@@ -27,8 +27,8 @@ pub use recover::{SegmentInfo, Survey, SurveyError, format_of, segment_starts, s
 pub use sync::{SyncJob, Synced};
 pub use writer::StreamWriter;
 
-pub(crate) use claim::{ASIDE, Claim, LogEnd, holds_cut_commits, torn_commits};
+pub(crate) use claim::{ASIDE, Claim, LogEnd, existing_or_new, holds_cut_commits, new_aside, torn_commits};
 pub(crate) use mark::DurableMark;
 pub(crate) use record::{MirrorRecord, NAME as RECORD, RecordFile};
-pub(crate) use recover::{Span, Visit, sound_commit_behind, walk, walk_span};
-pub(crate) use sound::{SoundPrefix, sound_prefix};
+pub(crate) use recover::{Span, Visit, sound_commit_behind, survey_segments, walk, walk_span};
+pub(crate) use sound::{SegmentFiles, SoundPrefix, segment_files, sound_prefix, sound_prefix_of};

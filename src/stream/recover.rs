@@ -78,7 +78,7 @@ pub fn format_of(repo: &dyn Repo) -> io::Result<Option<LogFormat>> {
     Ok(segments_in(repo)?.map(|(format, _)| format).next())
 }
 
-fn segments_in(repo: &dyn Repo) -> io::Result<impl Iterator<Item = (LogFormat, Offset)>> {
+pub(super) fn segments_in(repo: &dyn Repo) -> io::Result<impl Iterator<Item = (LogFormat, Offset)>> {
     Ok(repo.list()?.into_iter().filter_map(|file| name::parse_segment(&file)))
 }
 
@@ -90,19 +90,32 @@ fn segments_in(repo: &dyn Repo) -> io::Result<impl Iterator<Item = (LogFormat, O
 /// # Errors
 /// When a segment is damaged other than at the torn end of the log, or offsets are missing between segments.
 pub fn survey(repo: &dyn Repo, commit_bytes_max: u64, floor: Option<Offset>) -> Result<Survey, SurveyError> {
+    survey_segments(repo, &segment_starts(repo)?, commit_bytes_max, floor)
+}
+
+/// As [`survey`], of a log that has only the segments that start at `starts`.
+///
+/// # Errors
+/// As [`survey`].
+pub(crate) fn survey_segments(
+    repo: &dyn Repo,
+    starts: &[Offset],
+    commit_bytes_max: u64,
+    floor: Option<Offset>,
+) -> Result<Survey, SurveyError> {
     let mut found = Survey::default();
-    survey_into(&mut found, repo, commit_bytes_max, floor)?;
+    survey_into(&mut found, repo, starts, commit_bytes_max, floor)?;
     Ok(found)
 }
 
-/// As [`survey`]. After Err `found` has what is sound before the fault.
+/// As [`survey_segments`]. After Err `found` has what is sound before the fault.
 pub(super) fn survey_into(
     found: &mut Survey,
     repo: &dyn Repo,
+    starts: &[Offset],
     commit_bytes_max: u64,
     floor: Option<Offset>,
 ) -> Result<(), SurveyError> {
-    let starts = segment_starts(repo)?;
     let indexed_to = floor.map_or(Offset(u64::MAX), |floor| Offset(floor.0.saturating_sub(1)));
     found.first = starts.first().copied();
     found.next = found.first.unwrap_or_default();

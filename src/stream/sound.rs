@@ -1,9 +1,12 @@
-//! What can be served of a log that cannot be opened for writing: everything durable before its first fault.
+//! What is sound of a log that cannot be opened for writing: everything durable before its first fault, and which of its
+//! segment files are none of it.
 
 use std::io;
 
+use super::fault::{Fault, FaultKind};
 use super::mark::DurableMark;
-use super::recover::{Survey, segment_starts, survey_into};
+use super::recover::{Survey, SurveyError, segment_starts, segments_in, survey_into, survey_segments};
+use crate::format::{LogFormat, name};
 use crate::offset::{BytePos, Offset};
 use crate::repo::Repo;
 use crate::segment::SegmentReader;
@@ -25,11 +28,18 @@ pub(crate) struct SoundPrefix {
 /// # Errors
 /// When the directory or the mark cannot be read: nothing is known then.
 pub(crate) fn sound_prefix(repo: &dyn Repo, commit_bytes_max: u64) -> io::Result<SoundPrefix> {
-    segment_starts(repo)?;
+    sound_prefix_of(repo, &segment_starts(repo)?, commit_bytes_max)
+}
+
+/// As [`sound_prefix`], of a log that has only the segments that start at `starts`.
+///
+/// # Errors
+/// When the mark cannot be read.
+pub(crate) fn sound_prefix_of(repo: &dyn Repo, starts: &[Offset], commit_bytes_max: u64) -> io::Result<SoundPrefix> {
     let read = DurableMark::read(repo)?;
     let mark = read.offset();
     let mut found = Survey::default();
-    let surveyed = survey_into(&mut found, repo, commit_bytes_max, mark);
+    let surveyed = survey_into(&mut found, repo, starts, commit_bytes_max, mark);
     let mut whole = surveyed.is_ok()
         && read.fault(false).is_none()
         && mark.is_none_or(|mark| mark == found.next || found.first.is_none());
@@ -37,6 +47,53 @@ pub(crate) fn sound_prefix(repo: &dyn Repo, commit_bytes_max: u64) -> io::Result
         whole &= end_at(&mut found, repo, end, commit_bytes_max).is_ok();
     }
     Ok(SoundPrefix { found, mark, whole })
+}
+
+/// The segment files in the directory of a log.
+#[derive(Debug, Default)]
+pub(crate) struct SegmentFiles {
+    /// Starts of those that may be its segments, ascending.
+    pub(crate) starts: Vec<Offset>,
+    /// Names of those that are none, whatever they hold.
+    pub(crate) strays: Vec<String>,
+}
+
+/// Finds the segment files that fit nowhere in a log of the format `format` that was durable up to `mark`: of another
+/// format, or starting inside a sound segment, or after a gap where nothing durable is missing. Reads only.
+///
+/// # Errors
+/// When the directory or a segment cannot be read.
+pub(crate) fn segment_files(
+    repo: &dyn Repo,
+    format: LogFormat,
+    commit_bytes_max: u64,
+    mark: Option<Offset>,
+) -> io::Result<SegmentFiles> {
+    let mut files = SegmentFiles::default();
+    for (found, start) in segments_in(repo)? {
+        match found == format {
+            true => files.starts.push(start),
+            false => files.strays.push(name::segment(found, start)),
+        }
+    }
+    files.starts.sort_unstable();
+    loop {
+        let fault = match survey_segments(repo, &files.starts, commit_bytes_max, mark) {
+            Ok(_) => break,
+            Err(SurveyError::Io(error)) => return Err(error),
+            Err(SurveyError::Damaged(fault)) => fault,
+        };
+        let Fault { offset: next, kind: FaultKind::Gap { found }, .. } = fault else { break };
+        let is_stray = found < next || mark.is_some_and(|mark| mark <= next);
+        let Ok(at) = files.starts.binary_search(&found) else { break };
+        if !is_stray {
+            break;
+        }
+        files.starts.remove(at);
+        files.strays.push(name::segment(format, found));
+    }
+    files.strays.sort_unstable();
+    Ok(files)
 }
 
 /// Shortens what was found to the commits before `end`.

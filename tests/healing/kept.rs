@@ -19,13 +19,13 @@ fn stopped(data: &Path) -> Vec<u8> {
     [segment(0), segment(3), segment(6), last].concat()
 }
 
-fn run(args: &[&str]) -> (Option<i32>, String) {
+pub fn run(args: &[&str]) -> (Option<i32>, String) {
     let ended = Command::new(env!("CARGO_BIN_EXE_logmirror")).args(args).output().unwrap();
     (ended.status.code(), String::from_utf8(ended.stdout).unwrap() + &String::from_utf8(ended.stderr).unwrap())
 }
 
 /// The content of the files that were kept aside, with the name of their directory.
-fn kept(data: &Path) -> Vec<(String, Vec<u8>)> {
+pub fn kept(data: &Path) -> Vec<(String, Vec<u8>)> {
     let Ok(all) = fs::read_dir(data.join("logs/app/aside")) else {
         return Vec::new();
     };

@@ -10,3 +10,4 @@ mod descriptors;
 mod disks;
 mod kept;
 mod mark;
+mod strays;
