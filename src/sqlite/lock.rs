@@ -79,6 +79,37 @@ pub(super) fn share_index(file: &File) -> io::Result<bool> {
     Ok(false)
 }
 
+/// The read marks that keep a WAL from being started anew, from the one that SQLite takes last.
+pub(super) const SLOTS: [usize; 4] = [4, 3, 2, 1];
+/// Every connection holds it: whoever opens the database and finds it free takes the wal-index for a dead one's.
+const SWITCH: Bytes = Bytes(128, 1);
+
+/// Says that somebody uses the wal-index. False while one who opens the database makes it anew.
+pub(super) fn share_switch(index: &File) -> io::Result<bool> {
+    try_share(index, SWITCH)
+}
+
+/// Whether a connection has the wal-index in use.
+pub(super) fn is_in_use(index: &File) -> io::Result<bool> {
+    let mut asked = flock(SWITCH, libc::F_WRLCK);
+    fcntl(index, FcntlArg::F_OFD_GETLK(&mut asked))?;
+    Ok(i32::from(asked.l_type) != libc::F_UNLCK)
+}
+
+/// Takes a read mark, of which 0 keeps checkpoints from the database file. False when somebody has it for himself.
+pub(super) fn share_mark(index: &File, slot: usize) -> io::Result<bool> {
+    try_share(index, mark(slot))
+}
+
+/// Gives a read mark back.
+pub(super) fn release_mark(index: &File, slot: usize) -> io::Result<()> {
+    set(index, mark(slot), libc::F_UNLCK).map(drop)
+}
+
+fn mark(slot: usize) -> Bytes {
+    Bytes(READ_DATABASE.0 + slot as i64, 1)
+}
+
 /// Looks again and again until there is something, or none came before the deadline. It looks at least once.
 pub(super) fn before<T, E>(deadline: Instant, mut look: impl FnMut() -> Result<Option<T>, E>) -> Result<Option<T>, E> {
     loop {

@@ -5,12 +5,16 @@
 //! - [`btree`], [`record`]: the trees of a database and their rows, without an engine.
 
 pub mod btree;
+mod follow;
 mod lock;
+pub mod page_sums;
 pub mod record;
 mod snapshot;
 mod source;
+mod wal_index;
 mod walk;
 
+pub use follow::{Follower, Held, Moved, WalPosition};
 pub use snapshot::{Snapshot, take};
 pub use source::{BaseVersion, SnapshotError};
 pub use walk::{Place, Verdict};

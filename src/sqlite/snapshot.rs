@@ -293,7 +293,7 @@ enum InTheWay {
 }
 
 /// Takes SHARED on a database when no rollback-mode transaction is in it.
-fn hold(places: &Places, database: &Opened, deadline: Instant) -> Result<(), SnapshotError> {
+pub(super) fn hold(places: &Places, database: &Opened, deadline: Instant) -> Result<(), SnapshotError> {
     let (mut in_the_way, mut hot) = (InTheWay::Exclusive, 0);
     let held = lock::before(deadline, || {
         if !database.ask(lock::share_database)? {

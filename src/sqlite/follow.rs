@@ -1,0 +1,345 @@
+//! [`Follower`]: all transactions of a database in use, in order, through every reset of its WAL, without writing to it.
+//!
+//! SQLite resets its WAL once all of it is in the database file; whoever was not looking then cannot tell what he missed, and
+//! salts do not say. Locks do. A follower holds one of these at any time, never none:
+//!
+//! - a **slot**: one of the read marks 1 to 4, shared. The WAL can grow and be copied, but not be reset;
+//! - **zero**: read mark 0, shared, taken while all frames were copied and read. Nothing can be copied any more, so the WAL
+//!   either grows behind our position, or was reset exactly there: then the first frame of the new WAL follows our last one.
+//!
+//! From the slot to zero: take zero, look again; frames and copied frames are as they were, so nothing was added, and the slot
+//! can go. From zero to a slot: take the slot first, then let go of zero, then look. Both by [`Follower::look`].
+//!
+//! Besides it holds SHARED on the database file (whoever closes last does not remove the WAL) and the wal-index's byte that
+//! says that it is in use (whoever opens next does not make it anew). All with descriptors opened for reading.
+//!
+//! What others feel: while zero is held a PASSIVE checkpoint copies nothing, and while a slot is held a RESTART or TRUNCATE
+//! waits, each until the follower looks again. Changes of the journal mode are refused. Facts: <https://sqlite.org/walformat.html>
+//! section 2.3, and SQLite's wal.c.
+
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::lock;
+use super::snapshot;
+use super::source::{Opened, Places, SnapshotError, read_at};
+use super::wal_index::WalIndex;
+use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
+use crate::limits::READ_BLOCK;
+use crate::segment::frames::check_frame;
+
+/// How far the WAL of a database was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalPosition {
+    /// What tells the WAL from those before and after it.
+    pub salts: [u32; 2],
+    /// Frames that were read, from the first on.
+    pub frames: u64,
+    /// The checksum after them; means nothing while there are none.
+    pub chain: Chain,
+}
+
+/// Which of the locks is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// A read mark: the WAL is not reset.
+    Slot(usize),
+    /// Read mark 0: nothing is copied into the database file.
+    Zero,
+}
+
+/// What a look found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// Nothing new.
+    Not,
+    /// There are frames up to this one, which ends a transaction.
+    To(u64),
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Follower {
+    database: Opened,
+    wal: Opened,
+    index: Opened,
+    held: Held,
+    at: WalPosition,
+    header: Option<WalHeader>,
+    /// Frames of the WAL up to its last commit, when it was looked at last.
+    seen: WalIndex,
+}
+
+/// Why a follower must let go: what happened to the files since is not known.
+fn broken(what: &'static str) -> SnapshotError {
+    SnapshotError::Changed { what }
+}
+
+impl Follower {
+    /// Attaches to the database at `path` while somebody has it open in WAL mode; `None` when nobody has. It stands before the
+    /// first frame of the WAL. Locks that are in the way are waited for until `patience` is over.
+    ///
+    /// # Errors
+    /// See [`SnapshotError`].
+    pub fn attach(path: &Path, patience: Duration) -> Result<Option<Follower>, SnapshotError> {
+        let places = Places::of(path);
+        let deadline = Instant::now() + patience;
+        let Some(database) = Opened::find(&places.database)? else {
+            return Err(SnapshotError::Io { path: places.database, error: io::ErrorKind::NotFound.into() });
+        };
+        snapshot::hold(&places, &database, deadline)?;
+        let (Some(index), Some(wal)) = (Opened::find(&places.index)?, Opened::find(&places.wal)?) else {
+            return Ok(None);
+        };
+        // A wal-index that nobody uses may be a dead one's: it says nothing.
+        let busy = || SnapshotError::Checkpoint { path: places.database.clone() };
+        if !index.ask(lock::is_in_use)? {
+            return Ok(None);
+        }
+        let share = || index.ask(lock::share_switch).map(|shared| shared.then_some(()));
+        lock::before(deadline, share)?.ok_or_else(busy)?;
+        let taken = lock::before(deadline, || take_slot(&index, None))?;
+        let (slot, seen) = taken.ok_or_else(busy)?;
+        let at = WalPosition { salts: seen.salts, frames: 0, chain: Chain::default() };
+        let follower = Follower { database, wal, index, held: Held::Slot(slot), at, header: None, seen };
+        follower.check_files()?;
+        Ok(Some(follower))
+    }
+
+    /// Which lock is held.
+    #[must_use]
+    pub fn held(&self) -> Held {
+        self.held
+    }
+
+    /// How far it was read.
+    #[must_use]
+    pub fn position(&self) -> WalPosition {
+        self.at
+    }
+
+    /// Bytes of a page.
+    #[must_use]
+    pub fn page_size(&self) -> u32 {
+        self.seen.page_size
+    }
+
+    /// Pages of the database after the last commit.
+    #[must_use]
+    pub fn db_pages(&self) -> u32 {
+        self.seen.db_pages
+    }
+
+    /// Bytes of the WAL that are not in the database file.
+    #[must_use]
+    pub fn uncopied_bytes(&self) -> u64 {
+        self.seen.frames.saturating_sub(self.seen.copied) * (FRAME_HEADER_LEN as u64 + u64::from(self.seen.page_size))
+    }
+
+    /// Frames up to the last commit that are not read yet.
+    #[must_use]
+    pub fn frames_left(&self) -> u64 {
+        self.seen.frames.saturating_sub(self.at.frames)
+    }
+
+    /// Looks whether there are more frames, and moves from lock to lock where that is due: after it every transaction up to the
+    /// returned one follows the position without a gap.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Changed`] when that cannot be known any more: the follower must be dropped, and pages be compared.
+    pub fn look(&mut self) -> Result<Moved, SnapshotError> {
+        self.check_files()?;
+        let Some(now) = self.index.ask(WalIndex::read)? else {
+            // It is being written; whoever does that wakes us again.
+            return Ok(Moved::Not);
+        };
+        if let Held::Zero = self.held {
+            if now.salts == self.at.salts && now.frames == self.at.frames {
+                self.seen = now;
+                return Ok(Moved::Not);
+            }
+            // Nothing was copied since, and nothing can be until zero goes: the slot comes first.
+            let Some((slot, now)) = take_slot(&self.index, None)? else {
+                return Ok(Moved::Not);
+            };
+            self.held = Held::Slot(slot);
+            self.index.ask(|file| lock::release_mark(file, 0))?;
+            if now.salts != self.at.salts {
+                self.at = WalPosition { salts: now.salts, frames: 0, chain: Chain::default() };
+                self.header = None;
+            }
+            self.seen = now;
+            return self.moved();
+        }
+        if now.salts != self.at.salts {
+            if self.seen.frames > 0 {
+                return Err(broken("the WAL was started anew although it was held"));
+            }
+            // The first to write into an empty WAL may draw new salts: no frame went before.
+            self.at = WalPosition { salts: now.salts, frames: 0, chain: Chain::default() };
+            self.header = None;
+        }
+        self.seen = now;
+        self.change_used_slot(&now)?;
+        if now.frames == self.at.frames && now.is_copied() {
+            self.take_zero(&now)?;
+        }
+        self.moved()
+    }
+
+    fn moved(&self) -> Result<Moved, SnapshotError> {
+        match self.seen.frames.checked_sub(self.at.frames) {
+            None => Err(broken("the WAL lost frames")),
+            Some(0) => Ok(Moved::Not),
+            Some(_) => Ok(Moved::To(self.seen.frames)),
+        }
+    }
+
+    /// From a slot to zero, if nothing moved meanwhile.
+    fn take_zero(&mut self, seen: &WalIndex) -> Result<(), SnapshotError> {
+        let Held::Slot(slot) = self.held else {
+            return Ok(());
+        };
+        if !self.index.ask(|file| lock::share_mark(file, 0))? {
+            return Ok(());
+        }
+        let now = self.index.ask(WalIndex::read)?;
+        let same = |now: &WalIndex| (now.salts, now.frames, now.copied) == (seen.salts, seen.frames, seen.copied);
+        if now.as_ref().is_some_and(same) {
+            self.held = Held::Zero;
+            self.index.ask(|file| lock::release_mark(file, slot))
+        } else {
+            self.index.ask(|file| lock::release_mark(file, 0))
+        }
+    }
+
+    /// A slot whose mark is in use limits checkpoints to it: another one is taken first.
+    fn change_used_slot(&mut self, now: &WalIndex) -> Result<(), SnapshotError> {
+        let Held::Slot(slot) = self.held else {
+            return Ok(());
+        };
+        if now.is_unused(slot) {
+            return Ok(());
+        }
+        if let Some((other, _)) = take_slot(&self.index, Some(slot))? {
+            self.held = Held::Slot(other);
+            self.index.ask(|file| lock::release_mark(file, slot))?;
+        }
+        Ok(())
+    }
+
+    /// The files that are held are still those of the database.
+    fn check_files(&self) -> Result<(), SnapshotError> {
+        if !self.database.is_in_place()? {
+            return Err(broken("the database file was replaced"));
+        }
+        if !self.index.is_in_place()? {
+            return Err(broken("the -shm file was replaced"));
+        }
+        if !self.wal.is_in_place()? {
+            return Err(broken("the WAL was replaced"));
+        }
+        Ok(())
+    }
+
+    /// Reads frames up to `to`, which must have been seen, and gives each to `take`, verified: what it says, its bytes, and the
+    /// checksum before it. The position moves behind each that was taken; `take` answers false when it wants no more.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Changed`] when a frame is not what it should be.
+    pub fn read(
+        &mut self,
+        to: u64,
+        mut take: impl FnMut(&WalHeader, &FrameHeader, &[u8]) -> bool,
+    ) -> Result<(), SnapshotError> {
+        let header = self.header()?;
+        let frame_len = header.frame_len() as usize;
+        let mut block = vec![0; (READ_BLOCK / frame_len).max(1) * frame_len];
+        while self.at.frames < to {
+            let wanted = usize::try_from(to - self.at.frames).unwrap_or(usize::MAX).min(block.len() / frame_len);
+            let at = HEADER_LEN as u64 + self.at.frames * frame_len as u64;
+            let part = &mut block[..wanted * frame_len];
+            if self.wal.ask(|file| read_at(file, part, at))? < part.len() {
+                return Err(broken("the WAL was cut"));
+            }
+            for frame in block[..wanted * frame_len].chunks_exact(frame_len) {
+                let (head, page) = frame.split_first_chunk().ok_or_else(|| broken("the WAL was cut"))?;
+                let before = if self.at.frames == 0 { header.seed() } else { self.at.chain };
+                let claim = check_frame(&header, before, head, page)
+                    .map_err(|_| broken("a frame of the WAL is damaged or was written over"))?;
+                let more = take(&header, &claim, frame);
+                (self.at.frames, self.at.chain) = (self.at.frames + 1, claim.chain);
+                if !more {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves to a position that was held before, if the WAL holds it: the same WAL, with that checksum after that frame.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn go_on_from(&mut self, position: &WalPosition) -> Result<bool, SnapshotError> {
+        if position.salts != self.seen.salts || position.frames > self.seen.frames {
+            return Ok(false);
+        }
+        if position.frames > 0 {
+            let header = self.header()?;
+            let at = HEADER_LEN as u64 + (position.frames - 1) * header.frame_len();
+            let mut head = [0; FRAME_HEADER_LEN];
+            let read = self.wal.ask(|file| read_at(file, &mut head, at))?;
+            let last = FrameHeader::decode(&head);
+            if read < head.len() || last.salts != position.salts || last.chain != position.chain {
+                return Ok(false);
+            }
+        }
+        self.at = *position;
+        Ok(true)
+    }
+
+    /// The header of the WAL that is being read.
+    fn header(&mut self) -> Result<WalHeader, SnapshotError> {
+        if let Some(header) = self.header {
+            return Ok(header);
+        }
+        let mut head = [0; HEADER_LEN];
+        let read = self.wal.ask(|file| read_at(file, &mut head, 0))?;
+        let header = WalHeader::decode(&head).ok().filter(|header| read == HEADER_LEN && header.salts == self.at.salts);
+        let header = header.ok_or_else(|| broken("the header of the WAL is not the one that was held"))?;
+        self.header = Some(header);
+        Ok(header)
+    }
+
+    /// Reads a page of the database file, which others may be copying frames into; fewer bytes at its end.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_database(&self, at: u64, buf: &mut [u8]) -> Result<usize, SnapshotError> {
+        self.database.ask(|file| read_at(file, buf, at))
+    }
+}
+
+/// Takes a slot, if possible one that limits no checkpoint, and looks: what it shows stays in the WAL from then on. None when
+/// all are taken, or the wal-index is being written.
+fn take_slot(index: &Opened, but: Option<usize>) -> Result<Option<(usize, WalIndex)>, SnapshotError> {
+    let Some(before) = index.ask(WalIndex::read)? else {
+        return Ok(None);
+    };
+    let free = |slot: &&usize| Some(**slot) != but && before.is_unused(**slot);
+    // One that is in use will do where no other is there: it is changed at the next look.
+    let used = |slot: &&usize| but.is_none() && !before.is_unused(**slot);
+    for slot in lock::SLOTS.iter().filter(free).chain(lock::SLOTS.iter().filter(used)) {
+        if !index.ask(|file| lock::share_mark(file, *slot))? {
+            continue;
+        }
+        match index.ask(WalIndex::read)? {
+            // Somebody may have begun to use it in between.
+            Some(now) if now.is_unused(*slot) || !before.is_unused(*slot) => return Ok(Some((*slot, now))),
+            _ => index.ask(|file| lock::release_mark(file, *slot))?,
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,291 @@
+//! A follower of databases that the real SQLite writes, checkpoints and closes: no commit is missed, and nobody waits for it.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use logmirror::sqlite::{Follower, Held, Moved, SnapshotError};
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use support::commitlog::{Draw, seed};
+use support::sqlite::Sqlite;
+use tempfile::TempDir;
+
+/// The processes of [`Sqlite`], and that they can be had.
+#[test]
+fn sqlite_process() {
+    support::sqlite::process();
+}
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A database in WAL mode that a process has open.
+fn in_use() -> (TempDir, PathBuf, Sqlite) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let mut sqlite = Sqlite::open(&path);
+    sqlite.run(&["PRAGMA journal_mode = WAL", "CREATE TABLE t (n INTEGER PRIMARY KEY, x)"]);
+    (dir, path, sqlite)
+}
+
+fn attach(path: &Path) -> Follower {
+    Follower::attach(path, PATIENCE).unwrap().expect("somebody has it open")
+}
+
+/// A database put together from the frames that a follower reads.
+#[derive(Default)]
+struct Image {
+    pages: BTreeMap<u32, Vec<u8>>,
+    open: BTreeMap<u32, Vec<u8>>,
+    commits: u64,
+    resets: u64,
+}
+
+impl Image {
+    /// Takes all there is; whether anything was.
+    fn take(&mut self, follower: &mut Follower) -> Result<bool, SnapshotError> {
+        let salts = follower.position().salts;
+        let moved = follower.look()?;
+        self.resets += u64::from(follower.position().salts != salts);
+        let Moved::To(frame) = moved else {
+            return Ok(false);
+        };
+        follower.read(frame, |_, head, frame| {
+            self.open.insert(head.page, frame[24..].to_vec());
+            if head.size > 0 {
+                self.pages.append(&mut self.open);
+                self.pages.retain(|page, _| *page <= head.size);
+                self.commits += 1;
+            }
+            true
+        })?;
+        assert!(self.open.is_empty(), "it ends with a commit");
+        Ok(true)
+    }
+
+    fn take_all(&mut self, follower: &mut Follower) {
+        while self.take(follower).unwrap() {}
+    }
+
+    fn rows(&self) -> Vec<i64> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image.db");
+        fs::write(&path, self.pages.values().flatten().copied().collect::<Vec<u8>>()).unwrap();
+        let db = Connection::open(&path).unwrap();
+        let sound: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(sound, "ok");
+        let mut rows = db.prepare("SELECT n FROM t ORDER BY n").unwrap();
+        rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+}
+
+fn numbers(rows: &Value) -> Vec<i64> {
+    rows.as_array().unwrap().iter().map(|row| row[0].as_i64().unwrap()).collect()
+}
+
+/// Waits until a follower has moved on to read mark 0.
+fn settle(follower: &mut Follower) {
+    assert_eq!(follower.look().unwrap(), Moved::Not);
+    assert_eq!(follower.held(), Held::Zero);
+}
+
+#[test]
+fn the_first_frame_of_a_new_wal_follows_the_last_of_the_old_one() {
+    let (_dir, path, mut app) = in_use();
+    let (mut follower, mut image) = (attach(&path), Image::default());
+    assert!(matches!(follower.held(), Held::Slot(_)));
+    image.take_all(&mut follower);
+    for round in 0..5_i64 {
+        app.rows("INSERT INTO t (x) VALUES (randomblob(3000))");
+        image.take_all(&mut follower);
+        app.rows("PRAGMA wal_checkpoint(PASSIVE)");
+        settle(&mut follower);
+        // The next writer resets the WAL: nothing holds it back.
+        app.rows("INSERT INTO t (x) VALUES (randomblob(3000))");
+        image.take_all(&mut follower);
+        assert_eq!(image.resets, round as u64 + 1, "the WAL was reset");
+        assert_eq!(image.rows(), (1..=2 * round + 2).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_wal_is_not_reset_while_frames_of_it_are_not_read() {
+    let (_dir, path, mut app) = in_use();
+    let (mut follower, mut image) = (attach(&path), Image::default());
+    app.rows("INSERT INTO t (x) VALUES (1)");
+    // All of it is copied, and the writer would start anew.
+    assert_eq!(app.rows("PRAGMA wal_checkpoint(PASSIVE)")[0][0], 0);
+    app.rows("INSERT INTO t (x) VALUES (2)");
+    assert_eq!(app.rows("PRAGMA wal_checkpoint(RESTART)")[0][0], 1, "it is held");
+    let salts = follower.position().salts;
+    image.take_all(&mut follower);
+    assert_eq!((image.rows(), follower.position().salts), (vec![1, 2], salts));
+    settle(&mut follower);
+    assert_eq!(app.rows("PRAGMA wal_checkpoint(RESTART)")[0][0], 0, "it goes on as soon as they are");
+    app.rows("INSERT INTO t (x) VALUES (3)");
+    image.take_all(&mut follower);
+    assert_eq!((image.rows(), image.resets), (vec![1, 2, 3], 1));
+}
+
+#[test]
+fn nothing_is_copied_between_the_last_look_and_a_reset() {
+    let (_dir, path, mut app) = in_use();
+    let (mut follower, mut image) = (attach(&path), Image::default());
+    image.take_all(&mut follower);
+    app.rows("PRAGMA wal_checkpoint(TRUNCATE)");
+    image.take_all(&mut follower);
+    settle(&mut follower);
+    // Frames that come now cannot be copied, and so not be lost in a reset, before they were seen.
+    app.rows("INSERT INTO t (x) VALUES (1)");
+    app.rows("PRAGMA wal_checkpoint(TRUNCATE)");
+    app.rows("INSERT INTO t (x) VALUES (2)");
+    app.rows("PRAGMA wal_checkpoint(PASSIVE)");
+    app.rows("INSERT INTO t (x) VALUES (3)");
+    image.take_all(&mut follower);
+    assert_eq!(image.rows(), vec![1, 2, 3]);
+    assert_eq!(image.commits, 4);
+}
+
+#[test]
+fn a_slot_that_nobody_else_uses_limits_no_checkpoint() {
+    let (_dir, path, mut app) = in_use();
+    let mut follower = attach(&path);
+    for _ in 0..3 {
+        app.rows("INSERT INTO t (x) VALUES (randomblob(3000))");
+        let said = app.rows("PRAGMA wal_checkpoint(PASSIVE)");
+        assert_eq!(said[0][1], said[0][2], "all frames are copied: {said}");
+    }
+    assert!(matches!(follower.look().unwrap(), Moved::To(_)));
+    assert!(matches!(follower.held(), Held::Slot(_)));
+}
+
+#[test]
+fn applications_that_open_write_and_close_are_followed_too() {
+    let (_dir, path, mut app) = in_use();
+    let (mut follower, mut image) = (attach(&path), Image::default());
+    image.take_all(&mut follower);
+    for n in 1..=40_i64 {
+        app.rows("INSERT INTO t (x) VALUES (randomblob(5000))");
+        app.reopen();
+        if n % 3 == 0 {
+            image.take_all(&mut follower);
+            assert_eq!(image.rows().len() as i64, n);
+        }
+        if n % 7 == 0 {
+            app.rows("PRAGMA wal_checkpoint");
+            image.take_all(&mut follower);
+        }
+    }
+    image.take_all(&mut follower);
+    assert_eq!(image.rows(), (1..=40).collect::<Vec<_>>());
+    assert!(image.resets > 2, "{} resets", image.resets);
+}
+
+#[test]
+fn a_killed_writer_is_recovered_by_the_next_and_nothing_is_missed() {
+    let (_dir, path, mut app) = in_use();
+    let (mut follower, mut image) = (attach(&path), Image::default());
+    for n in 1..=10_i64 {
+        app.rows("INSERT INTO t (x) VALUES (randomblob(5000))");
+        app.rows("BEGIN; INSERT INTO t (x) VALUES (randomblob(50000))");
+        app.kill();
+        app = Sqlite::open_within(&path, 5);
+        if n % 2 == 0 {
+            image.take_all(&mut follower);
+        }
+        app.rows("INSERT INTO t (x) VALUES (1)");
+        app.rows("PRAGMA wal_checkpoint");
+    }
+    image.take_all(&mut follower);
+    assert_eq!(image.rows(), numbers(&app.rows("SELECT n FROM t ORDER BY n")));
+}
+
+#[test]
+fn no_commit_is_missed_whatever_writers_and_checkpoints_do_meanwhile() {
+    for _ in 0..4 {
+        let mut draw = Draw(seed());
+        let (_dir, path, app) = in_use();
+        let mut apps = [app, Sqlite::open(&path)];
+        let (mut follower, mut image) = (attach(&path), Image::default());
+        image.take_all(&mut follower);
+        let before = image.commits;
+        let mut written = 0;
+        for _ in 0..400 {
+            let app = &mut apps[draw.below(2) as usize];
+            match draw.below(12) {
+                0..=5 => {
+                    let bytes = draw.below(20_000);
+                    app.rows(&format!("INSERT INTO t (x) VALUES (randomblob({bytes}))"));
+                    written += 1;
+                }
+                6 => drop(app.ask("PRAGMA wal_checkpoint(PASSIVE)")),
+                7 => drop(app.ask("PRAGMA wal_checkpoint(TRUNCATE)")),
+                8 => app.reopen(),
+                _ => image.take_all(&mut follower),
+            }
+        }
+        image.take_all(&mut follower);
+        assert_eq!(image.rows(), numbers(&apps[0].rows("SELECT n FROM t ORDER BY n")));
+        assert_eq!(image.commits - before, written, "each commit is there once");
+        assert!(image.resets > 0);
+    }
+}
+
+#[test]
+fn what_cannot_be_known_any_more_is_an_error_and_no_guess() {
+    let (_dir, path, mut app) = in_use();
+    let (mut follower, mut image) = (attach(&path), Image::default());
+    image.take_all(&mut follower);
+    let position = follower.position();
+    assert!(follower.go_on_from(&position).unwrap());
+    app.rows("INSERT INTO t (x) VALUES (1)");
+    drop(follower);
+    app.rows("PRAGMA wal_checkpoint(RESTART)");
+    app.rows("INSERT INTO t (x) VALUES (2)");
+    let mut follower = attach(&path);
+    assert!(!follower.go_on_from(&position).unwrap(), "the WAL is another one");
+    fs::copy(&path, path.with_extension("copy")).unwrap();
+    fs::rename(path.with_extension("copy"), &path).unwrap();
+    assert!(matches!(follower.look(), Err(SnapshotError::Changed { .. })));
+    drop(follower);
+    app.close();
+    assert!(Follower::attach(&path, Duration::ZERO).unwrap().is_none(), "nobody has it open");
+}
+
+#[test]
+fn checkpoints_and_writers_do_not_wait_for_a_follower_that_looks() {
+    let (_dir, path, _first) = in_use();
+    let mut app = Sqlite::open_within(&path, 5);
+    app.rows("PRAGMA wal_autocheckpoint = 100");
+    let mut follower = attach(&path);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let mut waits = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut image = Image::default();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                image.take(&mut follower).unwrap();
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        });
+        let mut waits = Vec::new();
+        for n in 0..600 {
+            app.rows("INSERT INTO t (x) VALUES (randomblob(9000))");
+            let mode = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"][n % 4];
+            let since = Instant::now();
+            let said = app.rows(&format!("PRAGMA wal_checkpoint({mode})"));
+            waits.push(since.elapsed());
+            assert!(n % 4 == 0 || said[0][0] == json!(0), "{mode} gave up: {said}");
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        waits
+    });
+    waits.sort_unstable();
+    let p99 = waits[waits.len() * 99 / 100];
+    println!("checkpoints: p50 {:?}, p99 {p99:?}, longest {:?}", waits[waits.len() / 2], waits.last().unwrap());
+    assert!(p99 < Duration::from_millis(500), "{p99:?}");
+}
