@@ -138,12 +138,36 @@ pub struct LogStatus {
     /// The offsets at its start that it held once and that are gone: the first of them and the one after the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<(Offset, Offset)>,
+    /// The database that a mirror feeds it from, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<LogSource>,
     /// When a WAL is rolled over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointPolicy>,
     /// How that fares; none while all is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_failing: Option<CheckpointState>,
+}
+
+/// The SQLite database that a mirror feeds a WAL log from, and how far it was read: a position in its WAL, and the offset in
+/// the log that stands for the same state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogSource {
+    /// The database: its host and path.
+    pub identity: String,
+    /// The generation of the log that `offset` is in.
+    pub generation: Generation,
+    /// All before this offset came from before the position in the WAL.
+    pub offset: Offset,
+    /// The salts of the WAL.
+    pub salts: [u32; 2],
+    /// Frames of the WAL before the position.
+    pub frames: u64,
+    /// The checksum after them, in hexadecimal.
+    pub checksum: String,
+    /// The checksum of the log before `offset`, in hexadecimal; that of its header where that is its first.
+    pub log_checksum: String,
 }
 
 /// Where a log is damaged.

@@ -21,8 +21,8 @@ use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response, Url};
 
 use crate::api::{
-    AckLine, AppendOutcome, CheckpointOutcome, CreateLog, ErrorBody, LogState, LogStatus, PartReceived, Positions,
-    SegmentStatus,
+    AckLine, AppendOutcome, CheckpointOutcome, CreateLog, ErrorBody, LogSource, LogState, LogStatus, PartReceived,
+    Positions, SegmentStatus,
 };
 use crate::blame::{Blame, Blamed};
 use crate::format::{Framing, LogFormat};
@@ -287,6 +287,28 @@ impl Client {
     ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>, ClientError> {
         let response = begun(self.request(Method::GET, "base").query(&[("generation", generation)])).await?;
         Ok(steady(raw(checked(response).await?)?.bytes_stream()))
+    }
+
+    /// The checksums of the pages of the database that a WAL log holds, as of its last durable commit, under `key`, as
+    /// [`PageSums`](crate::sqlite::page_sums::PageSums) makes them: the offset after that commit, bytes of a page, how many
+    /// pages, and a sum each, little-endian.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn page_sums(
+        &self,
+        key: u64,
+    ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>, ClientError> {
+        let response = begun(self.request(Method::GET, "page-sums").query(&[("key", key)])).await?;
+        Ok(steady(raw(checked(response).await?)?.bytes_stream()))
+    }
+
+    /// Notes which database the log is fed from, and how far it was read. After Ok that is durable.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn set_source(&self, source: &LogSource) -> Result<LogStatus, ClientError> {
+        json(self.request(Method::PUT, "source").json(source).timeout(ANSWER_TIMEOUT).send().await?).await
     }
 
     /// Ends the current generation of the log and starts `generation` from the database in `base`.

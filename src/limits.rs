@@ -195,6 +195,16 @@ pub const DAMAGE_LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// How often they are looked at meanwhile: nobody tells when one is given back.
 pub const LOCK_LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// How often a database that is followed is looked at while its WAL is held, after something moved: whoever waits to reset the
+/// WAL waits for that.
+pub const LOOK_BUSY: Duration = Duration::from_millis(5);
+/// For how long after that.
+pub const LOOK_BUSY_FOR: Duration = Duration::from_secs(2);
+/// How often it is looked at then.
+pub const LOOK_IDLE: Duration = Duration::from_millis(25);
+/// The largest WAL of a database that is followed which may have grown because of us: it is let go of then.
+pub const HELD_WAL_BYTES_MAX: u64 = 64 << 20;
+
 /// Times a SQLite database is read anew because it changed while it was read. What SQLite does can make it change at
 /// most twice: it is opened, and its WAL is started anew; then there are locks to hold it.
 pub const SNAPSHOT_ROUNDS: u32 = 5;

@@ -244,27 +244,29 @@ fn only_new_frames_travel_and_a_source_that_ends_earlier_is_refused() {
 }
 
 #[test]
-fn new_salts_are_a_new_generation_and_a_directory_holds_only_one() {
+fn a_wal_that_was_started_anew_unseen_is_one_transaction_of_the_pages_that_differ() {
     let (_data, service) = service();
     let (url, dir) = (service.url("app"), tempfile::tempdir().unwrap());
     let (_dir, app) = copy_of("plain");
-    is_done(&mirror(arg(&app), &url, &[]), 21);
-    is_done(&mirror(arg(&app), arg(dir.path()), &[]), 21);
-    put("restarted", &app);
-    let held = files(dir.path());
-    is_done(&mirror(arg(&app), &url, &[]), 3);
-    is_done(&mirror(arg(&app), &url, &[]), 0);
-    assert_eq!(stands(&service, "app"), (2, 3));
-    is_refused(&mirror(arg(&app), arg(dir.path()), &[]), 1, &["another generation", "a new directory"]);
-    assert_eq!(files(dir.path()), held);
     let work = tempfile::tempdir().unwrap();
+    for sink in [url.as_str(), arg(dir.path())] {
+        put("plain", &app);
+        is_done(&mirror(arg(&app), sink, &[]), 21);
+        put("restarted", &app);
+        let compared = mirror(arg(&app), sink, &[]);
+        is_done(&compared, 1);
+        assert!(compared.last("compared")["pages"].as_u64().unwrap() > 0, "{compared:?}");
+        is_done(&mirror(arg(&app), sink, &[]), 0);
+    }
+    assert_eq!(stands(&service, "app").0, 1);
     let (source, out) = (source_in(work.path(), &app), work.path().join("out.db"));
     restored(&service, "app", &out);
-    same(&[&source, &out]);
-    // The one before is still there.
+    let (of_dir, _) = opened_in(work.path(), dir.path(), "direct.db");
+    same(&[&source, &out, &of_dir]);
+    // What was before is still there.
     let (_plain, plain) = copy_of("plain");
     let out = work.path().join("first.db");
-    let output = logmirror(&["restore", &url, arg(&out), "--generation", "1"]);
+    let output = logmirror(&["restore", &url, arg(&out), "--to", "50"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let first = work.path().join("first");
     fs::create_dir(&first).unwrap();
@@ -293,7 +295,7 @@ fn a_wal_alone_makes_a_log_only_if_its_first_transaction_has_every_page() {
 }
 
 #[test]
-fn a_checkpointed_database_starts_a_generation_only_if_it_changed() {
+fn a_database_that_was_checkpointed_and_closed_goes_on_in_the_same_generation() {
     let (_data, service) = service();
     let url = service.url("app");
     let dir = tempfile::tempdir().unwrap();
@@ -317,15 +319,15 @@ fn a_checkpointed_database_starts_a_generation_only_if_it_changed() {
     let mut sqlite = Sqlite::open(&app);
     sqlite.run(&["INSERT INTO t VALUES ('unseen')"]);
     sqlite.close();
-    for _ in 0..2 {
-        is_done(&mirror(arg(&app), &url, &[]), 0);
-        assert_eq!(stands(&service, "app"), (2, 0));
+    for commits in [1, 0] {
+        is_done(&mirror(arg(&app), &url, &[]), commits);
+        assert_eq!(stands(&service, "app").0, 1);
     }
     compare(2);
     let mut sqlite = Sqlite::open(&app);
     sqlite.run(&["INSERT INTO t VALUES ('seen')"]);
     is_done(&mirror(arg(&app), &url, &[]), 1);
-    assert_eq!(stands(&service, "app").0, 2, "its base is the one that generation 2 has");
+    assert_eq!(stands(&service, "app").0, 1);
     compare(3);
 }
 
@@ -367,47 +369,58 @@ fn write(sqlite: &mut Sqlite, draw: &mut Draw, commits: u32) {
     }
 }
 
-/// Waits until the log holds what the database does.
+/// Waits until the log holds what the database does, which nobody writes meanwhile.
 fn caught_up(service: &Service, app: &Path) {
-    let snapshot = Snapshot::open(app).unwrap();
-    let (frames, end) = (snapshot.frames(), snapshot.end().unwrap());
-    drop(snapshot);
+    let work = tempfile::tempdir().unwrap();
+    let content = dump(&connect(&source_in(work.path(), app)));
+    let out = work.path().join("out.db");
     until("the mirror to catch up", || {
-        let status = service.status(&service.client("app")).unwrap()?;
-        let last = status.last_commit.map(|last| last.checksum);
-        (status.durable.is_some_and(|durable| durable.0 == frames + 1) && last == Some(end.chain.number()))
-            .then_some(())
+        let output = logmirror(&["restore", &service.url("app"), arg(&out), "--force"]);
+        (output.status.success() && dump(&connect(&out)) == content).then_some(())
     });
 }
 
 #[test]
-fn a_follower_goes_with_a_database_in_use_from_generation_to_generation() {
+fn a_follower_goes_through_every_reset_of_the_wal_without_missing_a_commit() {
     let (_data, service) = service();
     let dir = tempfile::tempdir().unwrap();
     let app = dir.path().join("app.db");
     let (mut writer, mut draw) = (writer(&app), Draw(7));
     let follower = Mirror::start(arg(&app), service.url("app"), &["--follow"]);
-    for round in 0..6 {
+    // From here on it holds the locks: what was before is in the base or in the WAL.
+    caught_up(&service, &app);
+    write(&mut writer, &mut draw, 1);
+    caught_up(&service, &app);
+    let before = frames_written(&app);
+    let (generation, start) = stands(&service, "app");
+    let mut written = 0;
+    for _ in 0..6 {
+        let frames = frames_written(&app);
         write(&mut writer, &mut draw, 40);
-        if round % 2 == 0 {
-            caught_up(&service, &app);
-        }
-        // The next commit starts the WAL from its beginning. Whoever looks into the database just now is waited for.
-        until("the checkpoint", || (writer.rows("PRAGMA wal_checkpoint(RESTART)")[0][0] == 0).then_some(()));
+        written += frames_written(&app) - if written == 0 { before } else { frames };
+        // The next commit starts the WAL from its beginning, as soon as the follower has all of it.
+        until("the checkpoint", || (writer.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 0).then_some(()));
     }
     write(&mut writer, &mut draw, 25);
+    written += frames_written(&app);
     caught_up(&service, &app);
-    let (generation, frames) = stands(&service, "app");
-    assert!(generation >= 3 && frames >= 25, "generation {generation} with {frames} frames");
+    assert_eq!(stands(&service, "app"), (generation, start + written), "each frame is there once");
     let work = tempfile::tempdir().unwrap();
     let (source, out) = (source_in(work.path(), &app), work.path().join("out.db"));
     restored(&service, "app", &out);
     same(&[&source, &out]);
     // Closed, the database is as the log has it.
     writer.close();
-    assert_eq!(follower.interrupt().code, Some(0));
+    let ended = follower.interrupt();
+    assert_eq!(ended.code, Some(0));
+    assert!(ended.lines.iter().all(|line| line["event"] != "compared"), "nothing was missed: {ended:?}");
     is_done(&mirror(arg(&app), service.url("app"), &[]), 0);
-    assert_eq!(stands(&service, "app"), (generation, frames));
+    assert_eq!(stands(&service, "app"), (generation, start + written));
+}
+
+/// Frames of the WAL that count.
+fn frames_written(app: &Path) -> u64 {
+    Snapshot::open(app).unwrap().frames()
 }
 
 /// Writes the same rows into two tables, checkpoints in every way, closes and opens, and waits for nobody, until it is
@@ -458,7 +471,7 @@ fn last_row(database: &Path) -> u64 {
 }
 
 #[test]
-fn every_generation_of_a_database_that_waits_for_nobody_is_sound() {
+fn every_commit_of_a_database_that_waits_for_nobody_is_sound() {
     let (_data, service) = service();
     let dir = tempfile::tempdir().unwrap();
     let app = dir.path().join("app.db");
@@ -470,28 +483,35 @@ fn every_generation_of_a_database_that_waits_for_nobody_is_sound() {
     });
     is_ready.recv().unwrap();
     let follower = Mirror::start(arg(&app), service.url("app"), &["--follow"]);
-    until("five generations", || {
-        let status = service.status(&service.client("app")).unwrap();
-        status.filter(|status| status.generation.unwrap().0 >= 5)
+    let mut resets = 0;
+    let mut salts = None;
+    until("five resets", || {
+        let source = service.status(&service.client("app")).unwrap()?.source?;
+        resets += u32::from(salts.replace(source.salts) != Some(source.salts));
+        (resets > 5).then_some(())
     });
     stop.store(true, Ordering::Relaxed);
     let writer = writer.join().unwrap();
     caught_up(&service, &app);
-    let (generations, _) = stands(&service, "app");
+    let (generation, frames) = stands(&service, "app");
+    assert_eq!(generation, 1);
     let work = tempfile::tempdir().unwrap();
     let (source, out) = (source_in(work.path(), &app), work.path().join("out.db"));
     restored(&service, "app", &out);
     same(&[&source, &out]);
-    let mut before = 0;
-    for generation in (1..=generations).map(|generation| generation.to_string()) {
-        let out = work.path().join(format!("{generation}.db"));
-        let output = logmirror(&["restore", &service.url("app"), arg(&out), "--generation", &generation]);
-        assert_eq!(output.status.code(), Some(0), "generation {generation}: {output:?}");
-        let rows = last_row(&out);
-        assert!(rows >= before, "generation {generation} goes back from {before} to {rows}, seed {seed}");
-        before = rows;
+    let (mut before, mut tried) = (0, 0);
+    for frame in (frames / 40..=frames).step_by((frames / 40).max(1) as usize) {
+        let out = work.path().join(format!("{frame}.db"));
+        let output = logmirror(&["restore", &service.url("app"), arg(&out), "--to", &frame.to_string()]);
+        // Not every frame ends a transaction.
+        if output.status.code() == Some(0) {
+            let rows = last_row(&out);
+            assert!(rows >= before, "frame {frame} goes back from {before} to {rows}, seed {seed}");
+            (before, tried) = (rows, tried + 1);
+        }
     }
-    eprintln!("{generations} generations, {before} rows");
+    eprintln!("{frames} frames, {before} rows, {tried} restored");
+    assert!(tried > 0);
     assert_eq!(follower.interrupt().code, Some(0));
     drop(writer);
 }

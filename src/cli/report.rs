@@ -183,6 +183,12 @@ impl Report {
                      yet were left out"
                 )),
             },
+            Event::Compared { reason, pages } => match &self.way {
+                Way::Json => line(&json!({"event": "compared", "reason": reason, "pages": pages})),
+                _ => self.note(format_args!(
+                    "{reason}: compared pages, and what was committed meanwhile is one transaction of {pages} pages"
+                )),
+            },
             Event::Retrying { error, after } => self.retrying(error, *after),
         }
     }

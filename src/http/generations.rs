@@ -3,19 +3,23 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::http::Uri;
 use axum::response::Response;
+use futures::stream;
+use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::body;
-use super::libsql::base;
+use super::libsql::{base, sized};
 use super::native::{GenerationQuery, Parsed, blocking, described, in_generation, parse, query};
 use super::pace::Pace;
 use super::paths::App;
 use super::reply::{self, Failure, drain};
 use super::upload::{self, PartQuery};
+use crate::api::{LogSource, LogStatus};
 use crate::format::{database, name};
 use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::mirror::{Draft, Error, Log};
@@ -30,6 +34,45 @@ pub(super) async fn read_base(
     let GenerationQuery { generation } = query(&uri)?;
     let log = in_generation(&app, parse(name)?, generation).await?;
     Ok(base(app.registry.base(&log)?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SumsQuery {
+    key: u64,
+    generation: Option<Generation>,
+}
+
+/// The checksums of the pages of the database as of the last durable commit.
+pub(super) async fn page_sums(
+    State(app): State<Arc<App>>,
+    name: Parsed<String>,
+    uri: Uri,
+) -> Result<Response, Failure> {
+    let SumsQuery { key, generation } = query(&uri)?;
+    let log = in_generation(&app, parse(name)?, generation).await?;
+    let sums = blocking(move || log.page_sums(key)).await?;
+    let bytes = sums.bytes();
+    let body = Body::from_stream(stream::try_unfold(sums, |mut sums| async move {
+        let next = blocking(move || Ok((sums.next()?, sums))).await;
+        let (next, sums) = next.inspect_err(|error| log::error!("summing up pages: {error}"))?;
+        Ok::<_, Error>(next.map(|bytes| (bytes, sums)))
+    }));
+    Ok(sized(bytes, body))
+}
+
+/// Notes which database a mirror feeds the log from, and how far it was read.
+pub(super) async fn set_source(
+    State(app): State<Arc<App>>,
+    name: Parsed<String>,
+    request: Request,
+) -> Result<Json<LogStatus>, Failure> {
+    let name = parse(name)?;
+    let example = r#"{"identity":"host:/srv/app.db","generation":1,"offset":1,"salts":[1,2],"frames":0,"checksum":"0123456789abcdef","log_checksum":"0123456789abcdef"}"#;
+    let source: LogSource = body::json(request, app.timeouts.header, example).await?;
+    let registry = app.registry.clone();
+    let log = blocking(move || registry.set_source(&name, source)).await?;
+    Ok(Json(described(&app, &log)))
 }
 
 /// Starts a generation from the database in the body.

@@ -47,7 +47,8 @@ pub(super) fn base(feed: BaseFeed) -> Response {
     sized(bytes, body)
 }
 
-fn sized(bytes: u64, body: Body) -> Response {
+/// A body of so many bytes.
+pub(super) fn sized(bytes: u64, body: Body) -> Response {
     let kind = HeaderValue::from_static("application/octet-stream");
     ([(CONTENT_TYPE, kind), (CONTENT_LENGTH, HeaderValue::from(bytes))], body).into_response()
 }

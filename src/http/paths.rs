@@ -81,6 +81,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/logs/{log}/segments/{start}", get(native::segment))
         .route("/logs/{log}/checkpoint", post(checkpoint::roll).put(checkpoint::set_policy))
         .route("/logs/{log}/base", get(generations::read_base))
+        .route("/logs/{log}/page-sums", get(generations::page_sums))
+        .route("/logs/{log}/source", put(generations::set_source))
         .route("/logs/{log}/generations/{generation}", put(generations::start))
         .route("/logs/{log}/info", get(libsql::info))
         .route("/logs/{log}/export/{generation}", get(libsql::export))

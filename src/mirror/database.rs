@@ -1,25 +1,20 @@
-//! A SQLite database of this machine as the source of a mirror: its file is the base of a generation, its WAL the frames.
+//! A SQLite database of this machine as the source of a mirror: its file is the base of a generation, its transactions the frames.
 //!
 //! What keeps a wrong byte from being stored while the database is in use:
 //!
 //! - **The base** is read through a [`Snapshot`], whose locks keep SQLite from changing it. What does not heed them shows in
 //!   `check`, which is asked after the last byte was read and before the stream of them ends: a base whose stream ends with
 //!   an error is never given its name by the sink.
-//! - **Frames** are verified on the way: each continues the checksum of the one before, from the header on, so whatever
-//!   comes through is a prefix of the WAL with that header. A base goes with the frames of the same snapshot. Frames behind
-//!   the last commit are not part of a snapshot, and no whole commit.
-//! - **Going on** takes the header of the sink, salts included, and at the sink's last frame the checksum it has: that one
-//!   tells all frames before apart from any others. Any other header is another generation, with a base of its own.
-//!
-//! While a base and the frames behind it are sent, SQLite's readers and writers go on, but nobody checkpoints; between two
-//! looks of a mirror that follows, everybody may. Commits that are checkpointed away before they were seen are in the base of
-//! the next generation.
+//! - **Frames** are verified on the way, each by the checksum that runs on from the header of its WAL. In the log they get
+//!   checksums that run on from those of the log, through every reset of the source's WAL.
+//! - **Going on** takes a proof that nothing was missed: the WAL of the sink's header with its checksum at the sink's last frame,
+//!   or what the sink [notes](super::fed) of the source. Without it the pages that differ become one transaction, if the sink
+//!   says that this database feeds it.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -31,21 +26,25 @@ use super::delivery::Delivery;
 use super::distance::SharedWal;
 use super::endpoint::Mirror;
 use super::failure::MirrorError;
+use super::fed;
+use super::live::{Live, Rest};
+use super::outlet::Outlet;
 use super::overlap::Overlap;
+use super::ownership::source_identity;
 use super::pump::pump;
 use super::run::{Event, Progress};
 use super::sink::Sink;
-use super::source::{Out, Piece, Pieces, Watch};
-use super::standing::{Likeness, Standing};
+use super::source::{Piece, Pieces, Watch};
+use super::standing::Standing;
+use crate::format::LogFormat;
+use crate::format::database;
 use crate::format::wal::{Chain, FIRST_FRAME, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader, WalStart};
-use crate::format::{Framing, LogFormat, database};
-use crate::limits::{
-    BATCHES_UNDER_WAY, COMPARE_BYTES_MAX, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, LIBSQL_PAGE_SIZE, READ_BLOCK,
-};
+use crate::limits::{BATCHES_UNDER_WAY, LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::offset::{Generation, Offset};
 use crate::repo::open_regular;
-use crate::sqlite::{BaseVersion, Snapshot, SnapshotError, Verdict};
-use crate::stream::{Batch, Batcher, Tail};
+use crate::sqlite::page_sums::PageSums;
+use crate::sqlite::{Snapshot, SnapshotError, Verdict, WalPosition, each_difference, holds};
+use crate::stream::Tail;
 
 /// Whether a path is that of a SQLite database, which an empty file is too, or by its name that of a WAL. Whether they are
 /// sound shows when they are read.
@@ -67,28 +66,68 @@ pub fn is_database(path: &Path) -> bool {
 #[derive(Debug)]
 pub(super) struct Database {
     path: PathBuf,
-    /// A generation that was given a base, and which state of the file that was.
-    brought: Mutex<Option<(Generation, Option<BaseVersion>)>>,
-    /// What was last seen of its WAL.
+    /// Whether a log may be taken over that nothing says is fed from it.
+    adopt: bool,
+    /// Where it ends, as last seen.
     wal: SharedWal,
 }
 
 impl Database {
-    pub(super) fn new(path: &Path, wal: SharedWal) -> Database {
-        Database { path: path.to_owned(), brought: Mutex::default(), wal }
+    pub(super) fn new(path: &Path, adopt: bool, wal: SharedWal) -> Database {
+        Database { path: path.to_owned(), adopt, wal }
     }
 
     pub(super) async fn snapshot(&self) -> Result<Arc<Snapshot>, MirrorError> {
         open(&self.path).await
     }
 
-    /// Whether a generation is known to start from the base of this snapshot. Not asked of small bases: two writes may
-    /// leave the same time behind, but not while gigabytes are read in between.
-    fn has_brought(&self, generation: Generation, snapshot: &Snapshot) -> bool {
-        let large = snapshot.base_bytes().is_some_and(|bytes| bytes > COMPARE_BYTES_MAX);
-        let brought = *self.brought.lock().unwrap_or_else(PoisonError::into_inner);
-        large && brought == Some((generation, snapshot.base_version()))
+    /// What a sink notes as its source.
+    fn identity(&self) -> String {
+        source_identity(&database_of(&self.path))
     }
+
+    /// Reads it on a thread of its own.
+    fn read(
+        &self,
+        mirror: &Mirror,
+        snapshot: Arc<Snapshot>,
+        start: Start,
+        generation: Generation,
+        watch: Option<Watch>,
+    ) -> Pieces {
+        let (out, pieces) = mpsc::channel(BATCHES_UNDER_WAY);
+        let (at, sums, reason) = match start.from {
+            From::Position(at) => (at, None, String::new()),
+            From::Pages { sums, reason } => (None, Some(*sums), reason),
+        };
+        let outlet = Outlet::new(out.clone(), start.end, start.next, mirror.commit_bytes_max, sums);
+        let is_base = at.is_none() && reason.is_empty();
+        let live = Live {
+            path: self.path.clone(),
+            outlet,
+            watch,
+            at,
+            committed: at,
+            reason,
+            feeds: (self.identity(), generation),
+            wal: self.wal.clone(),
+            hold: true,
+            // The base that was just given is all there is.
+            seen: is_base.then(|| Rest::of(&snapshot)),
+        };
+        tokio::task::spawn_blocking(move || {
+            let end = live.run(snapshot).map(|()| Piece::End(Tail::Clean));
+            // The other end is gone when it has stopped for a reason of its own.
+            let _ = out.blocking_send(end);
+        });
+        pieces
+    }
+}
+
+/// The database that a path of it or of its WAL names.
+fn database_of(path: &Path) -> PathBuf {
+    let path = path.to_str().and_then(|path| path.strip_suffix("-wal")).map_or(path, Path::new);
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Mirrors what is missing of a database, and then follows if that is wanted.
@@ -99,30 +138,24 @@ pub(super) async fn attempt(
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
-    let path = &database.path;
     loop {
         // Watch first: what is written between the look and the first wait must wake us.
-        let watch = mirror.follow.then(|| watch(path));
-        let snapshot = open(path).await?;
-        saw(&database.wal, &snapshot);
+        let watch = mirror.follow.then(|| watch(&database.path));
+        let snapshot = open(&database.path).await?;
+        sink.status(Some(LogFormat::Wal)).await.map_err(|error| sink.own(error))?;
+        let start = begin(database, &snapshot, sink, progress, told).await?;
+        // What the sink holds may be new with this generation.
         let status = sink.status(Some(LogFormat::Wal)).await.map_err(|error| sink.own(error))?;
-        let reader = begin(database, snapshot, sink, progress, told).await?;
-        database.wal.lock().unwrap_or_else(PoisonError::into_inner).mirrored = reader.snapshot.header();
-        // What a service holds may be new with this generation; a directory must hold what was compared.
-        let status = if let Sink::Url(_) = sink {
-            sink.status(Some(LogFormat::Wal)).await.map_err(|error| sink.own(error))?
-        } else {
-            status
-        };
+        let standing = sink.standing(false).await.map_err(|error| sink.own(error))?;
         let mut delivery = Delivery::new(sink, status, LogFormat::Wal, Generation::FIRST);
         delivery.open(None, told).await?;
-        let from = reader.next;
+        let from = start.next;
         progress.begin(Generation::FIRST, from);
         // Frames of another generation start over at the first.
         progress.counted.1 = progress.counted.1.min(from);
-        told(Event::Started { from, held: true, source_bytes: reader.bytes_left() });
-        let pumped =
-            pump(reader.start(watch, mirror.commit_bytes_max), &mut delivery, Overlap::default(), progress, told).await;
+        told(Event::Started { from, held: true, source_bytes: bytes_left(&snapshot, &start) });
+        let pieces = database.read(mirror, snapshot, start, standing.generation, watch);
+        let pumped = pump(pieces, &mut delivery, Overlap::default(), progress, told).await;
         // What came is sound and is kept, whatever became of the rest.
         let ended = delivery.end().await;
         if let Ok(Some(durable)) = &ended {
@@ -134,12 +167,17 @@ pub(super) async fn attempt(
         if !mirror.follow {
             return Ok(());
         }
-        log::debug!("{} was checkpointed, or its WAL started anew", path.display());
+        log::debug!("{}: asking what the sink holds", database.path.display());
     }
 }
 
-fn saw(wal: &SharedWal, snapshot: &Snapshot) {
-    wal.lock().unwrap_or_else(PoisonError::into_inner).found = Some((snapshot.header(), snapshot.frames()));
+/// Bytes of the frames of a snapshot that are to be sent.
+fn bytes_left(snapshot: &Snapshot, start: &Start) -> u64 {
+    let sent = match &start.from {
+        From::Position(at) => at.map_or(0, |at| at.frames),
+        From::Pages { .. } => snapshot.frames(),
+    };
+    snapshot.header().map_or(0, |header| snapshot.frames().saturating_sub(sent) * header.frame_len())
 }
 
 async fn open(path: &Path) -> Result<Arc<Snapshot>, MirrorError> {
@@ -153,8 +191,7 @@ pub(super) async fn off<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
 }
 
 fn watch(path: &Path) -> Watch {
-    let path = path.to_str().and_then(|path| path.strip_suffix("-wal")).map_or(path, Path::new);
-    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = database_of(path);
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Watch::new(dir, path.file_name())
 }
@@ -163,12 +200,22 @@ fn watch(path: &Path) -> Watch {
 pub(super) struct Start {
     /// The frame to send first.
     pub(super) next: Offset,
-    /// How the sink goes on there; none where it starts with the header.
+    /// How the log goes on there; none where it starts with the header.
     pub(super) end: Option<WalStart>,
     /// The generation that must be given the snapshot's base before.
     pub(super) generation: Option<Generation>,
     /// The base to give instead of the database file.
     made: Option<Vec<u8>>,
+    /// What the sink holds, and what goes on.
+    from: From,
+}
+
+/// What is read first.
+enum From {
+    /// What follows this position in the WAL; with none, what follows the base.
+    Position(Option<WalPosition>),
+    /// The pages that differ from these.
+    Pages { sums: Box<PageSums>, reason: String },
 }
 
 /// Finds out how a sink goes on with a snapshot. Changes nothing.
@@ -182,84 +229,148 @@ pub(super) async fn find_start(
     standing: &Standing,
 ) -> Result<Start, MirrorError> {
     let path = &source.path;
-    if let (Some(theirs), Some(ours)) = (standing.end, snapshot.header())
-        && theirs.header == ours
+    let noted = sink.source().await.map_err(|error| sink.own(error))?;
+    let ours = noted.as_ref().is_some_and(|noted| noted.identity == source.identity());
+    let go_on =
+        |at| Start { next: standing.next, end: standing.end, generation: None, made: None, from: From::Position(at) };
+    if let Some(at) = noted.as_ref().and_then(|noted| fed::position(noted, standing)) {
+        let looking = snapshot.clone();
+        if off(move || holds(&*looking, &at)).await?? {
+            return Ok(go_on(Some(at)));
+        }
+    }
+    if let (Some(theirs), Some(header)) = (standing.end, snapshot.header())
+        && theirs.header == header
     {
-        // What damage has taken away is told as that.
-        fits(snapshot, standing, theirs.chain).map_err(|error| damage(path, snapshot).unwrap_or(error))?;
-        return Ok(Start { next: standing.next, end: Some(theirs), generation: None, made: None });
+        match fits(snapshot, standing, theirs.chain) {
+            Ok(at) => return Ok(go_on(Some(at))),
+            // What damage has taken away is told as that.
+            Err(error) => match damage(path, snapshot) {
+                Some(damage) => return Err(damage),
+                None if !ours => return Err(error),
+                None => {}
+            },
+        }
     }
     if let (Some(_), Verdict::Header(error)) = (standing.end, snapshot.verdict()) {
         return Err(MirrorError::WalHeader { path: path.to_owned(), error: error.clone() });
     }
-    let frames = snapshot.frames() > 0;
     let made = match snapshot.base_bytes() {
         Some(0) => Some(database::empty(LIBSQL_PAGE_SIZE)),
         Some(_) => None,
         None => Some(base_of_wal(path, snapshot)?),
     };
-    let likeness = match (standing.end, frames) {
-        // Whatever it holds, these frames continue something else.
-        (Some(_), true) => Likeness::Other,
-        (None, _) if source.has_brought(standing.generation, snapshot) => Likeness::Same,
-        _ => sink.is_like(standing, snapshot.clone(), made.clone()).await?,
+    let brings = |generation| Start {
+        next: FIRST_FRAME,
+        end: None,
+        generation: Some(generation),
+        made: made.clone(),
+        from: From::Position(None),
     };
-    let generation = match (likeness, sink) {
-        (Likeness::Same, _) => None,
-        (Likeness::Unset, _) => Some(standing.generation),
-        (Likeness::Other, Sink::Dir(dir)) => {
-            return Err(MirrorError::OtherGeneration { place: dir.path().to_owned() });
+    if sink.is_unset(standing).await? {
+        return Ok(brings(standing.generation));
+    }
+    // Without a base to compare, the WAL must be the one that is there.
+    if let Some(sums) = sink.page_sums(standing, snapshot.page_size()).await?
+        && snapshot.base_bytes().is_some_and(|bytes| bytes > 0)
+    {
+        let reason = "it was not known what was committed since this database was mirrored last".to_owned();
+        if ours {
+            return Ok(Start { from: From::Pages { sums: Box::new(sums), reason }, ..go_on(None) });
         }
-        (Likeness::Other, Sink::Url(_)) => Some(Generation(standing.generation.0 + 1)),
-    };
-    // While there are no frames, those of the sink, if it has any, are in the base.
-    let next = if frames || generation.is_some() { FIRST_FRAME } else { standing.next };
-    Ok(Start { next, end: None, generation, made })
+        let looking = snapshot.clone();
+        let (same, sums) = off(move || Ok::<_, SnapshotError>((is_same(&looking, &sums)?, sums))).await??;
+        if same {
+            return Ok(Start { from: From::Pages { sums: Box::new(sums), reason }, ..go_on(None) });
+        }
+    }
+    match sink {
+        Sink::Dir(dir) => Err(MirrorError::OtherGeneration { place: dir.path().to_owned() }),
+        Sink::Url(_) if ours || source.adopt || noted.is_none() && standing.end.is_none() => {
+            Ok(brings(Generation(standing.generation.0 + 1)))
+        }
+        Sink::Url(client) => {
+            let held = match &noted {
+                Some(noted) => format!("it is fed from {}, and holds other pages", noted.identity),
+                None => "it holds other pages, and nothing says that they came from this database".to_owned(),
+            };
+            Err(MirrorError::Unproven { place: client.url().to_string(), reason: held })
+        }
+    }
 }
 
-/// Brings the sink to where it can take frames of the snapshot, with a new generation if that needs one.
+/// Whether the database of a snapshot has exactly these pages.
+fn is_same(snapshot: &Snapshot, sums: &PageSums) -> Result<bool, SnapshotError> {
+    let mut differ = false;
+    let (_, pages) = each_difference(snapshot, sums, |_, _, _| {
+        differ = true;
+        Ok::<_, SnapshotError>(())
+    })?;
+    snapshot.check()?;
+    Ok(!differ && pages == sums.pages())
+}
+
+/// Brings the sink to where it can take what a snapshot holds, with a new generation if that needs one.
 async fn begin(
     source: &Database,
-    snapshot: Arc<Snapshot>,
+    snapshot: &Arc<Snapshot>,
     sink: &Sink,
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
-) -> Result<Reader, MirrorError> {
-    let (path, wal) = (&source.path, &source.wal);
+) -> Result<Start, MirrorError> {
+    let path = &source.path;
     let standing = sink.standing(true).await?;
-    let Start { next, end, generation, made } = find_start(source, &snapshot, sink, &standing).await?;
-    let reader = Reader { path: path.to_owned(), snapshot: snapshot.clone(), next, start: end, wal: wal.clone() };
-    if let Some(generation) = generation {
-        bring(snapshot.clone(), made, generation, sink, progress, told).await?;
-        *source.brought.lock().unwrap_or_else(PoisonError::into_inner) = Some((generation, snapshot.base_version()));
-        log::info!("{} starts generation {generation}", path.display());
+    let mut start = find_start(source, snapshot, sink, &standing).await?;
+    let Some(generation) = start.generation else {
+        // From now on it is this database that feeds it.
+        let noted = sink.source().await?;
+        if noted.as_ref().is_none_or(|noted| noted.identity != source.identity()) {
+            let note = match &start.from {
+                From::Position(Some(at)) => {
+                    let ours = standing.end.map_or(at.chain, |end| end.chain);
+                    fed::note((&source.identity(), standing.generation), at, (at.chain, ours), standing.next)
+                }
+                _ => fed::name(&source.identity(), standing.generation, standing.next),
+            };
+            sink.note_source(&note).await?;
+        }
+        return Ok(start);
+    };
+    let made = start.made.take();
+    bring(snapshot.clone(), made, generation, sink, progress, told).await?;
+    log::info!("{} starts generation {generation}", path.display());
+    sink.note_source(&fed::name(&source.identity(), generation, FIRST_FRAME)).await?;
+    if let Some(header) = snapshot.header().filter(|_| snapshot.frames() > 0) {
+        let at = WalPosition { salts: header.salts, frames: 0, chain: header.seed() };
+        start.from = From::Position(Some(at));
+        let note = fed::note((&source.identity(), generation), &at, (header.seed(), header.seed()), FIRST_FRAME);
+        sink.note_source(&note).await?;
+        let folding = snapshot.clone();
+        let folded = off(move || folding.folded()).await??;
+        if folded > 0 {
+            log::warn!(
+                "{}: frames up to {folded} may be in the database already, so this generation is only sure to be restored to \
+                 frame {folded} and later",
+                path.display()
+            );
+        }
     }
-    if end.is_some() || snapshot.frames() == 0 {
-        return Ok(reader);
-    }
-    let folding = snapshot.clone();
-    let folded = off(move || folding.folded()).await??;
-    if folded > 0 {
-        log::warn!(
-            "{}: frames up to {folded} may be in the database already, so this generation is only sure to be restored to \
-             frame {folded} and later",
-            path.display()
-        );
-    }
-    Ok(reader)
+    Ok(start)
 }
 
-/// Whether a snapshot with the header of the sink holds what the sink holds.
-fn fits(snapshot: &Snapshot, standing: &Standing, theirs: Chain) -> Result<(), MirrorError> {
+/// The position of the sink in a snapshot whose WAL has its header.
+fn fits(snapshot: &Snapshot, standing: &Standing, theirs: Chain) -> Result<WalPosition, MirrorError> {
     let (held, next) = (standing.next.0.saturating_sub(1), standing.next);
     if snapshot.frames() < held {
         return Err(MirrorError::Ahead { sink: next, source_end: Offset(snapshot.frames() + 1) });
     }
-    let ours = match snapshot.header() {
-        Some(header) => chain_at(snapshot, &header, held)?,
-        None => None,
+    let Some(header) = snapshot.header().filter(|_| snapshot.frames() > 0) else {
+        return Err(MirrorError::Fork { at: Offset(held), is_first: false });
     };
-    if ours == Some(theirs) { Ok(()) } else { Err(MirrorError::Fork { at: Offset(held), is_first: false }) }
+    match chain_at(snapshot, &header, held)? {
+        Some(chain) if chain == theirs => Ok(WalPosition { salts: header.salts, frames: held, chain }),
+        _ => Err(MirrorError::Fork { at: Offset(held), is_first: false }),
+    }
 }
 
 /// The checksum up to and with a frame.
@@ -338,108 +449,8 @@ fn blocks(snapshot: Arc<Snapshot>, made: Option<Vec<u8>>) -> Blocks {
     blocks.boxed()
 }
 
-/// What decides whether a database goes on from where it was: the header of its WAL, or while that holds nothing, the base.
-#[derive(Debug, PartialEq, Eq)]
-enum Identity {
-    Wal(WalHeader),
-    Base(Option<BaseVersion>),
-}
-
-impl Identity {
-    fn of(snapshot: &Snapshot) -> Identity {
-        match snapshot.header().filter(|_| snapshot.frames() > 0) {
-            Some(header) => Identity::Wal(header),
-            None => Identity::Base(snapshot.base_version()),
-        }
-    }
-}
-
-/// Reads the frames of a database from one on, on a thread of its own.
-struct Reader {
-    path: PathBuf,
-    snapshot: Arc<Snapshot>,
-    /// The frame to read next.
-    next: Offset,
-    /// How it goes on there; none at the start.
-    start: Option<WalStart>,
-    /// Where to note what was seen.
-    wal: SharedWal,
-}
-
-impl Reader {
-    fn bytes_left(&self) -> u64 {
-        let header = self.snapshot.header();
-        let frames = (self.snapshot.frames() + 1).saturating_sub(self.next.0);
-        header.map_or(0, |header| frames * header.frame_len())
-    }
-
-    fn start(self, watch: Option<Watch>, commit_bytes_max: u64) -> Pieces {
-        let (out, pieces) = mpsc::channel(BATCHES_UNDER_WAY);
-        tokio::task::spawn_blocking(move || {
-            let end = match self.read(watch, commit_bytes_max, &out) {
-                Ok(()) => Ok(Piece::End(Tail::Clean)),
-                Err(error) => Err(error),
-            };
-            // The other end is gone when it has stopped for a reason of its own.
-            let _ = out.blocking_send(end);
-        });
-        pieces
-    }
-
-    /// Sends what is there, and if it is watched what comes, until the database goes on with another WAL.
-    fn read(self, watch: Option<Watch>, max: u64, out: &Out) -> Result<(), MirrorError> {
-        let Reader { path, snapshot, mut next, mut start, wal } = self;
-        let identity = Identity::of(&snapshot);
-        let (mut snapshot, mut looks, mut took) = (Some(snapshot), 0, Duration::ZERO);
-        loop {
-            if let Some(found) = snapshot.take() {
-                if let Identity::Wal(_) = identity
-                    && !send(&found, &mut next, &mut start, max, out)?
-                {
-                    return Ok(());
-                }
-                match (damage(&path, &found), &watch) {
-                    (Some(error), Some(_)) if looks < DAMAGE_LOOKS => {
-                        looks += 1;
-                        log::debug!("looking again ({looks}): {error}");
-                        took = took.max(DAMAGE_LOOK_AGAIN);
-                    }
-                    (Some(error), _) => return Err(error),
-                    (None, _) => looks = 0,
-                }
-            }
-            let Some(watch) = &watch else {
-                return Ok(());
-            };
-            // A look reads the whole WAL: at most half of the time.
-            std::thread::sleep(took);
-            if looks == 0 {
-                watch.wait();
-            }
-            if out.is_closed() {
-                return Ok(());
-            }
-            let since = Instant::now();
-            match Snapshot::open(&path) {
-                Ok(found) if Identity::of(&found) != identity => return Ok(()),
-                Ok(found) => {
-                    saw(&wal, &found);
-                    snapshot = Some(Arc::new(found));
-                }
-                Err(error @ (SnapshotError::Changed { .. } | SnapshotError::Unsettled { .. })) => {
-                    log::debug!("looking again: {error}");
-                }
-                // Somebody may have it for himself for ever.
-                Err(error) if error.is_transient() => log::warn!("looking again: {error}"),
-                Err(error) => return Err(error.into()),
-            }
-            took = since.elapsed();
-        }
-    }
-}
-
 /// What is wrong with the WAL behind its committed part, if anything is.
-fn damage(path: &Path, snapshot: &Snapshot) -> Option<MirrorError> {
+pub(super) fn damage(path: &Path, snapshot: &Snapshot) -> Option<MirrorError> {
     let path = path.to_owned();
     match snapshot.verdict() {
         Verdict::Whole | Verdict::Leftover { .. } => None,
@@ -449,58 +460,6 @@ fn damage(path: &Path, snapshot: &Snapshot) -> Option<MirrorError> {
             Some(MirrorError::WalDamaged { path, frame, at, sound })
         }
     }
-}
-
-/// Sends the frames of a snapshot from `next` on; false when nobody takes them any more.
-fn send(
-    snapshot: &Snapshot,
-    next: &mut Offset,
-    start: &mut Option<WalStart>,
-    max: u64,
-    out: &Out,
-) -> Result<bool, MirrorError> {
-    let Some(header) = snapshot.header() else {
-        return Ok(true);
-    };
-    let held = next.0.saturating_sub(1);
-    if let Some(start) = start {
-        // Only the header is the same so far.
-        if snapshot.frames() < held || chain_at(snapshot, &header, held)? != Some(start.chain) {
-            snapshot.check()?;
-            return Err(MirrorError::Reset { at: Offset(held) });
-        }
-    }
-    let mut at = if start.is_some() { HEADER_LEN as u64 + held * header.frame_len() } else { 0 };
-    let mut batcher = Batcher::new(Framing::Wal(*start), Some(*next), max);
-    while at < snapshot.wal_bytes() {
-        let mut block = vec![0; READ_BLOCK];
-        let count = snapshot.read_wal(at, &mut block)?;
-        block.truncate(count);
-        at += count as u64;
-        let mut batch = Batch::default();
-        let sound = batcher.push(block.into(), &mut batch);
-        let sound = if count == 0 { sound.and_then(|()| batcher.finish()) } else { sound };
-        if let Some(end) = batch.runs().last().map(|run| run.end) {
-            *next = end;
-            if let Framing::Wal(framing) = batcher.framing() {
-                *start = framing;
-            }
-        }
-        if !batch.is_empty() && out.blocking_send(Ok(Piece::Batch(batch))).is_err() {
-            return Ok(false);
-        }
-        if let Err(error) = sound {
-            // It was sound when the snapshot was taken.
-            snapshot.check()?;
-            return Err(MirrorError::Received(error));
-        }
-        if count == 0 {
-            snapshot.check()?;
-            return Err(MirrorError::Interrupted(format!("the WAL ends at byte {at} of {}", snapshot.wal_bytes())));
-        }
-    }
-    snapshot.check()?;
-    Ok(true)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::feeding::Feeding;
 use super::missing::Warning;
 use super::run::Event;
 use super::sink::{OpenSink, Sink, SinkStatus};
+use crate::api::LogSource;
 use crate::format::LogFormat;
 use crate::offset::{Generation, Offset};
 use crate::stream::{Batch, Part};
@@ -124,6 +125,14 @@ impl<'a> Delivery<'a> {
             (Sink::Dir(_), Some(_)) => self.sink.warning().await,
             _ => Ok(None),
         }
+    }
+
+    /// Notes in the sink which database feeds it, and how far that was read. After Ok it is durable.
+    ///
+    /// # Errors
+    /// When the sink cannot be reached or written.
+    pub(super) async fn note_source(&self, source: &LogSource) -> Result<(), MirrorError> {
+        self.sink.note_source(source).await.map_err(|error| self.sink.own(error))
     }
 
     /// Returns when an open sink has ended by itself.

@@ -15,7 +15,6 @@ use super::endpoint::{Mirror, Place};
 use super::run::{Event, Progress};
 use crate::api::Positions;
 use crate::client::{Client, positions};
-use crate::format::wal::WalHeader;
 use crate::format::{Commit, Framing};
 use crate::limits::{
     COMMIT_BYTES_MAX, MEASURE_COMMITS_MAX, MEASURE_EVERY, MEASURE_LATE, MEASURE_LOG_EVERY, MEASURE_TIME_MAX,
@@ -179,15 +178,15 @@ pub(super) async fn measure<F: FnMut(Event)>(
     }
 }
 
-/// The WAL of a source as it was last read: its header, its committed frames, and the header of what is being mirrored.
-#[derive(Debug, Default)]
+/// Where a database ends, as it was last seen.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct WalSeen {
-    pub(super) found: Option<(Option<WalHeader>, u64)>,
-    pub(super) mirrored: Option<WalHeader>,
+    /// The offset in the log after the frames it has.
+    pub(super) next: Offset,
+    pub(super) frame_bytes: u64,
 }
 
-/// Shared by the reader of a database, which takes the locks, and who measures.
-pub(super) type SharedWal = Arc<Mutex<WalSeen>>;
+pub(super) type SharedWal = Arc<Mutex<Option<WalSeen>>>;
 
 enum Gauge {
     Dir(Box<DirGauge>),
@@ -240,14 +239,11 @@ impl Gauge {
 
 /// Of a database, if the source is one and was read.
 fn of_wal(seen: &SharedWal, progress: Option<Progress>) -> Option<Measured> {
-    let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-    let (header, frames) = seen.found?;
-    let next = Some(Offset(frames + 1)).filter(|_| header == seen.mirrored);
-    let frame = header.map_or(0, |header| header.frame_len());
-    let bytes = |from: Offset| next.map_or(0, |next| next.0.saturating_sub(from.0) * frame);
+    let WalSeen { next, frame_bytes } = (*seen.lock().unwrap_or_else(PoisonError::into_inner))?;
+    let bytes = |from: Offset| next.0.saturating_sub(from.0) * frame_bytes;
     let progress = progress.unwrap_or_default();
     let (sent, durable) = (progress.uncounted(), progress.durable);
-    Some(Measured { next, behind: bytes(durable), left: bytes(sent), unfinished: Some(0) })
+    Some(Measured { next: Some(next), behind: bytes(durable), left: bytes(sent), unfinished: Some(0) })
 }
 
 async fn of_log(client: &Client, progress: Option<Progress>) -> io::Result<Measured> {

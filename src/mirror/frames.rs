@@ -23,7 +23,7 @@ use crate::segment::frames::{read_head, segment_name};
 use crate::stream::SegmentInfo;
 
 /// A base and its length.
-type BaseFile = (Arc<dyn RepoFile>, u64);
+pub(super) type BaseFile = (Arc<dyn RepoFile>, u64);
 
 /// A run of bytes in one segment.
 type Piece = (SegmentInfo, Range<u64>);
@@ -39,7 +39,7 @@ impl Log {
     }
 
     /// Where the durable frames of `range` are.
-    fn pieces(&self, range: &Range<Offset>) -> Vec<Piece> {
+    pub(super) fn pieces(&self, range: &Range<Offset>) -> Vec<Piece> {
         let view = self.view();
         let Framing::Wal(Some(WalStart { header, .. })) = view.framing else {
             return Vec::new();

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use super::error::Error;
 use super::pages::Pages;
 use super::shard::Message;
-use crate::api::{CheckpointPolicy, Damage, LastCommit, LogState, LogStatus, SegmentStatus};
+use crate::api::{CheckpointPolicy, Damage, LastCommit, LogSource, LogState, LogStatus, SegmentStatus};
 use crate::format::{Commit, Framing, LogFormat, name};
 use crate::limits::{MISSING_PATIENCE, READ_BLOCK};
 use crate::offset::{BytePos, Epoch, Generation, Offset};
@@ -178,6 +178,9 @@ pub(super) struct Meta {
     /// How often a loss was accepted. Offsets after it were given to other commits since.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) losses: u32,
+    /// The database that a mirror feeds it from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) source: Option<LogSource>,
 }
 
 fn is_zero(losses: &u32) -> bool {
@@ -194,6 +197,7 @@ pub struct Log {
     /// SHA-256 of sealed segments, by their starts.
     digests: Mutex<HashMap<Offset, String>>,
     policy: Mutex<CheckpointPolicy>,
+    source: Mutex<Option<LogSource>>,
     pages: Mutex<Pages>,
     /// When the first frame of the generation came, or was found.
     since: OnceLock<Instant>,
@@ -231,6 +235,7 @@ impl Log {
         let view = View { first, durable: first, framing, ..View::default() };
         let appended = AtomicU64::new(meta.first.0);
         let (policy, since) = (Mutex::new(meta.checkpoint), OnceLock::new());
+        let source = Mutex::new(meta.source.clone());
         let marked = AtomicBool::new(meta.durable_mark);
         Log {
             name,
@@ -240,6 +245,7 @@ impl Log {
             view: watch::Sender::new(view),
             digests: Mutex::default(),
             policy,
+            source,
             pages: Mutex::default(),
             since,
             folded_from: OnceLock::new(),
@@ -259,7 +265,8 @@ impl Log {
 
     /// What `log.json` is to say now.
     pub(super) fn described(&self) -> Meta {
-        Meta { checkpoint: self.policy(), durable_mark: self.is_marked(), ..self.meta.clone() }
+        let (checkpoint, durable_mark, source) = (self.policy(), self.is_marked(), self.source());
+        Meta { checkpoint, durable_mark, source, ..self.meta.clone() }
     }
 
     /// Whether it is known to have a durable mark.
@@ -431,6 +438,16 @@ impl Log {
 
     pub(super) fn set_policy(&self, policy: CheckpointPolicy) {
         *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = policy;
+    }
+
+    /// The database that a mirror feeds it from.
+    #[must_use]
+    pub fn source(&self) -> Option<LogSource> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_source(&self, source: Option<LogSource>) {
+        *self.source.lock().unwrap_or_else(PoisonError::into_inner) = source;
     }
 
     /// Since when the generation has frames, as far as this process knows.
@@ -656,6 +673,7 @@ impl Log {
             damage: view.damage.clone(),
             warning: self.warning(&view),
             missing: (view.opened && view.first > self.meta.first).then_some((self.meta.first, view.first)),
+            source: self.source(),
             checkpoint: (self.is_described() && self.meta.format == LogFormat::Wal).then(|| self.policy()),
             checkpoint_failing: None,
         }
@@ -715,7 +733,7 @@ mod tests {
     fn what_was_found_missing_says_nothing_of_a_log_that_was_opened_again_since() {
         let (format, id) = (LogFormat::Commitlog, "id".to_owned());
         let (generation, first, checkpoint) = (Generation::FIRST, Offset::ZERO, CheckpointPolicy::Keep);
-        let meta = Meta { format, id, generation, first, checkpoint, durable_mark: true, losses: 0 };
+        let meta = Meta { format, id, generation, first, checkpoint, durable_mark: true, losses: 0, source: None };
         let (queue, _messages) = tokio::sync::mpsc::channel(1);
         let log = Log::new(
             "app".to_owned(),

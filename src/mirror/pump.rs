@@ -62,6 +62,14 @@ pub(super) async fn pump(
                 told(Event::SourceLive { next, bytes });
                 continue;
             }
+            Some(Ok(Piece::Mark(source))) => {
+                delivery.note_source(&source).await?;
+                continue;
+            }
+            Some(Ok(Piece::Compared { reason, pages })) => {
+                told(Event::Compared { reason, pages });
+                continue;
+            }
             Some(Ok(Piece::End(tail))) => {
                 ended_at(&held, sink)?;
                 delivery.report_unclaimed();
@@ -94,7 +102,7 @@ pub(super) async fn compare(mut pieces: Pieces, mut held: Overlap, sink: Offset)
         match pieces.recv().await {
             None => return Err(source_is_gone()),
             Some(Err(error)) => return Err(of_reading(error, sink)),
-            Some(Ok(Piece::Live { .. })) => {}
+            Some(Ok(Piece::Live { .. } | Piece::Mark(_) | Piece::Compared { .. })) => {}
             Some(Ok(Piece::End(_))) => return ended_at(&held, sink),
             Some(Ok(Piece::Batch(batch))) => {
                 held.without(batch).await?;

@@ -23,7 +23,7 @@ use super::feed::Feed;
 use super::generation::{remove_after, remove_dir, remove_unbegun};
 use super::log::{Log, Meta, State};
 use super::shard::{Message, Shards};
-use crate::api::{AppendOutcome, CheckpointPolicy, CreateLog};
+use crate::api::{AppendOutcome, CheckpointPolicy, CreateLog, LogSource};
 use crate::format::{Framing, LogFormat, database, name};
 use crate::limits::{
     CHECKPOINT_CONCURRENCY, COMMIT_BYTES_MAX, FILES_WAIT, LIBSQL_PAGE_SIZE, MEMORY_MAX, WAL_SEGMENT_BYTES,
@@ -186,6 +186,7 @@ impl Registry {
             checkpoint: CheckpointPolicy::Keep,
             durable_mark: false,
             losses: 0,
+            source: None,
         };
         let log = self.log(log_name, meta, self.logs_repo.clone());
         let cause: Arc<str> = format!("cannot open the log: {error}").into();
@@ -399,8 +400,16 @@ impl Registry {
         let id = uuid::Uuid::new_v4().to_string();
         let CreateLog { format, checkpoint, .. } = wanted;
         let checkpoint = checkpoint.unwrap_or_default();
-        let meta =
-            Meta { format, id, generation: Generation::FIRST, first, checkpoint, durable_mark: false, losses: 0 };
+        let meta = Meta {
+            format,
+            id,
+            generation: Generation::FIRST,
+            first,
+            checkpoint,
+            durable_mark: false,
+            losses: 0,
+            source: None,
+        };
         let is_new = self.logs_repo.dir(log_name).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         let dir = ensure_dir(&*self.logs_repo, log_name)?;
         let make = || -> io::Result<_> {
@@ -445,13 +454,40 @@ impl Registry {
 
     fn store_policy(&self, log_name: &str, policy: CheckpointPolicy) -> Result<Arc<Log>, Error> {
         let log = self.get(log_name)?;
-        let failed = |error: io::Error| Error::Unavailable(format!("cannot change log {log_name:?}: {error}"));
-        let meta = Meta { checkpoint: policy, ..log.described() };
-        let text = serde_json::to_string_pretty(&meta).map_err(io::Error::from).map_err(failed)?;
-        let dir = self.logs_repo.dir(log_name).map_err(failed)?;
-        replace(&*dir, META, text.as_bytes()).map_err(failed)?;
+        self.store_meta(&log, &Meta { checkpoint: policy, ..log.described() })?;
         log.set_policy(policy);
         Ok(log)
+    }
+
+    /// Notes how far a database was read that a mirror feeds a WAL log from. After Ok that survives power loss. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when it is no WAL log, [`Error::GenerationEnded`] when it is in another generation than that says.
+    pub fn set_source(&self, log_name: &str, source: LogSource) -> Result<Arc<Log>, Error> {
+        self.exclusively(log_name, || {
+            let log = self.get(log_name)?;
+            log.writable()?;
+            if log.format() != LogFormat::Wal {
+                return Err(Error::Format(format!(
+                    "log {log_name:?} is a {}: it has no SQLite database as its source",
+                    log.format()
+                )));
+            }
+            if source.generation != log.generation() {
+                return Err(Error::Ended { generation: source.generation });
+            }
+            let source = Some(source);
+            self.store_meta(&log, &Meta { source: source.clone(), ..log.described() })?;
+            log.set_source(source);
+            Ok(log)
+        })
+    }
+
+    fn store_meta(&self, log: &Log, meta: &Meta) -> Result<(), Error> {
+        let failed = |error: io::Error| Error::Unavailable(format!("cannot change log {:?}: {error}", log.name()));
+        let text = serde_json::to_string_pretty(meta).map_err(io::Error::from).map_err(failed)?;
+        let dir = self.logs_repo.dir(log.name()).map_err(failed)?;
+        replace(&*dir, META, text.as_bytes()).map_err(failed)
     }
 
     /// Starts an append to `log`. `from`, if the sender knows it, is the offset of its first commit.

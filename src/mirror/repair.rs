@@ -241,7 +241,8 @@ pub fn describe_again(dir: &Path, accepted: bool) -> io::Result<Option<NewDescri
             aside.sync_dir()?;
             all.sync_dir()?;
         }
-        let meta = Meta { format, id, generation, first, checkpoint: CheckpointPolicy::Keep, durable_mark, losses: 0 };
+        let checkpoint = CheckpointPolicy::Keep;
+        let meta = Meta { format, id, generation, first, checkpoint, durable_mark, losses: 0, source: None };
         replace(&repo, META, serde_json::to_string_pretty(&meta)?.as_bytes())?;
     }
     Ok(Some(described))

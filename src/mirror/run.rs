@@ -71,6 +71,14 @@ pub enum Event {
         /// Bytes after it.
         bytes: u64,
     },
+    /// What a database went through was not seen, so its pages were compared with those of the sink: what was committed in between
+    /// is one transaction.
+    Compared {
+        /// Why it was not seen.
+        reason: String,
+        /// How many pages differed.
+        pages: u64,
+    },
     /// An attempt failed, and another will be made.
     Retrying {
         /// Why it failed: what is waited for.
@@ -308,7 +316,9 @@ impl Origin {
     pub(super) fn find(mirror: &Mirror, wal: &SharedWal) -> Result<Origin, MirrorError> {
         Ok(match &mirror.source {
             Place::Url(url) => Origin::Log(Source::Url(Client::with_options(url, &mirror.http)?)),
-            Place::Dir(path) if database::is_database(path) => Origin::Database(Database::new(path, wal.clone())),
+            Place::Dir(path) if database::is_database(path) => {
+                Origin::Database(Database::new(path, mirror.adopt, wal.clone()))
+            }
             Place::Dir(path) => Origin::Log(Source::Dir(dir(path, FsRepo::open(path))?)),
         })
     }

@@ -16,7 +16,7 @@ use super::distance::bytes_in_dir;
 use super::failure::MirrorError;
 use super::read_url;
 use super::still::{Stillness, Verdict};
-use crate::api::{LogState, Positions};
+use crate::api::{LogSource, LogState, Positions};
 use crate::client::{Client, positions};
 use crate::format::{Framing, LogFormat};
 use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED, STILL_LOOK};
@@ -72,6 +72,13 @@ pub(super) enum Piece {
     Live {
         next: Offset,
         bytes: u64,
+    },
+    /// How far a database was read, to be noted before what comes next.
+    Mark(Box<LogSource>),
+    /// Pages were compared: what was committed since is one transaction.
+    Compared {
+        reason: String,
+        pages: u64,
     },
     /// The source ends here.
     End(Tail),
@@ -282,8 +289,17 @@ impl Watch {
 
     /// Blocks until something changed, or for so long that it is time to look.
     pub(super) fn wait(&self) {
-        if let Err(RecvTimeoutError::Disconnected) = self.changes.recv_timeout(self.every) {
-            std::thread::sleep(self.every);
+        self.wait_at_most(self.every);
+    }
+
+    /// The same, but no longer than `longest`. Whether something changed.
+    pub(super) fn wait_at_most(&self, longest: Duration) -> bool {
+        let wait = longest.min(self.every);
+        match self.changes.recv_timeout(wait) {
+            Ok(()) => return true,
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(wait),
+            Err(RecvTimeoutError::Timeout) => {}
         }
+        false
     }
 }

@@ -3,21 +3,23 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
 
+use bytes::{Buf, BytesMut};
 use futures::TryStreamExt;
+use uuid::Uuid;
 
 use super::database::off;
 use super::failure::MirrorError;
+use super::page_sums::HEAD_LEN;
 use super::sink::{DirSink, DirStatus, Sink};
 use crate::api::Positions;
-use crate::checkpoint::{RestoreError, Wanted, restore_dir, restore_url};
+use crate::checkpoint::{Wanted, restore_dir};
 use crate::client::{Client, positions};
 use crate::format::wal::{Chain, FIRST_FRAME, WalStart};
 use crate::format::{Framing, LogFormat, database};
-use crate::limits::{COMPARE_BYTES_MAX, LIBSQL_PAGE_SIZE, READ_BLOCK};
+use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::offset::{Generation, Offset};
-use crate::sqlite::Snapshot;
+use crate::sqlite::page_sums::PageSums;
 
 /// Where a sink stands with its generation of a WAL.
 #[derive(Clone, Copy, Debug)]
@@ -34,17 +36,6 @@ pub(super) struct Standing {
 impl Standing {
     /// Of a sink that does not exist.
     const NONE: Standing = Standing { generation: Generation::FIRST, next: FIRST_FRAME, end: None, based: false };
-}
-
-/// How the database of a sink compares with that of a source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Likeness {
-    /// They are the same, byte by byte.
-    Same,
-    /// Nothing was stored there yet.
-    Unset,
-    /// They differ, or it would take too long to tell.
-    Other,
 }
 
 impl Sink {
@@ -79,59 +70,87 @@ impl Sink {
         }
     }
 
-    /// How its database, as of its last frame, compares with the base of a snapshot, or with what was made up instead.
-    pub(super) async fn is_like(
+    /// Whether nothing was stored there yet.
+    pub(super) async fn is_unset(&self, standing: &Standing) -> Result<bool, MirrorError> {
+        match self {
+            _ if standing.end.is_some() => Ok(false),
+            _ if !standing.based => Ok(true),
+            Sink::Url(client) => is_unset(client, standing.generation).await,
+            Sink::Dir(..) => Ok(false),
+        }
+    }
+
+    /// The sums of the pages of its database as of its last frame; none when its pages have another size.
+    pub(super) async fn page_sums(
         &self,
         standing: &Standing,
-        snapshot: Arc<Snapshot>,
-        made: Option<Vec<u8>>,
-    ) -> Result<Likeness, MirrorError> {
-        let unset = match self {
-            _ if standing.end.is_some() => false,
-            _ if !standing.based => true,
-            Sink::Url(client) => is_unset(client, standing.generation).await?,
-            Sink::Dir(..) => false,
+        page_size: Option<u32>,
+    ) -> Result<Option<PageSums>, MirrorError> {
+        let Some(page_size) = page_size else {
+            return Ok(None);
         };
-        if unset {
-            return Ok(Likeness::Unset);
-        }
-        if snapshot.base_bytes().is_some_and(|bytes| bytes > COMPARE_BYTES_MAX) {
-            return Ok(Likeness::Other);
-        }
-        let dir = tempfile::tempdir().map_err(|error| at("a temporary directory", error))?;
-        let out = dir.path().join("sink.db");
+        let key = Uuid::new_v4().as_u64_pair().0;
         match self {
-            Sink::Url(client) => download(client, standing.generation, &out).await?,
+            Sink::Url(client) => sums_of_service(client, standing.next, (key, page_size)).await,
             Sink::Dir(dir) => {
-                let (place, wanted) = (dir.path().to_owned(), wanted(&out, None));
-                off(move || restore_dir(&place, &wanted)).await??;
+                let place = dir.path().to_owned();
+                off(move || sums_of_dir(&place, (key, page_size))).await?
             }
         }
-        off(move || {
-            let file = File::open(&out).map_err(|error| at("a temporary file", error))?;
-            let same = same(&file, &snapshot, made.as_deref())?;
-            // Its files were there until now.
-            drop(dir);
-            Ok(if same { Likeness::Same } else { Likeness::Other })
-        })
-        .await?
     }
+}
+
+/// Asks a service whose log ends at `next`.
+async fn sums_of_service(
+    client: &Client,
+    next: Offset,
+    (key, page_size): (u64, u32),
+) -> Result<Option<PageSums>, MirrorError> {
+    let mut pieces = std::pin::pin!(client.page_sums(key).await?);
+    let (mut bytes, mut sums, mut page, mut head) = (BytesMut::new(), PageSums::new(key), 0, None);
+    while let Some(piece) = pieces.try_next().await? {
+        bytes.extend_from_slice(&piece);
+        if head.is_none() && bytes.len() >= HEAD_LEN {
+            let found = (Offset(bytes.get_u64_le()), bytes.get_u32_le(), bytes.get_u32_le());
+            if found.1 != page_size && found.2 > 0 {
+                return Ok(None);
+            }
+            head = Some(found);
+        }
+        while head.is_some() && bytes.len() >= 8 {
+            page += 1;
+            sums.set(page, bytes.get_u64_le()).map_err(|error| at("a temporary file", error))?;
+        }
+    }
+    match head {
+        Some((found, _, pages)) if found == next && pages == page => Ok(Some(sums)),
+        Some((found, ..)) if found != next => {
+            Err(MirrorError::Interrupted(format!("the sink moved from offset {next} to {found} meanwhile")))
+        }
+        _ => Err(MirrorError::Interrupted("the checksums of the sink's pages broke off".to_owned())),
+    }
+}
+
+fn sums_of_dir(place: &Path, (key, page_size): (u64, u32)) -> Result<Option<PageSums>, MirrorError> {
+    let dir = tempfile::tempdir().map_err(|error| at("a temporary directory", error))?;
+    let out = dir.path().join("sink.db");
+    let folded = restore_dir(place, &Wanted { to: None, generation: None, out: out.clone(), overwrite: false })?;
+    if folded.1.page_size.is_some_and(|found| found != page_size) {
+        return Ok(None);
+    }
+    let failed = |error| at("a temporary file", error);
+    let file = File::open(&out).map_err(failed)?;
+    let (mut sums, mut page) = (PageSums::new(key), vec![0; page_size as usize]);
+    let pages = u32::try_from(file.metadata().map_err(failed)?.len() / u64::from(page_size)).unwrap_or(u32::MAX);
+    for number in 1..=pages {
+        file.read_exact_at(&mut page, u64::from(number - 1) * u64::from(page_size)).map_err(failed)?;
+        sums.set(number, sums.sum_of(&page)).map_err(failed)?;
+    }
+    Ok(Some(sums))
 }
 
 fn at(place: &str, error: std::io::Error) -> MirrorError {
     MirrorError::Dir { place: place.to_owned(), error }
-}
-
-fn wanted(out: &Path, generation: Option<Generation>) -> Wanted {
-    Wanted { to: None, generation, out: out.to_owned(), overwrite: false }
-}
-
-async fn download(client: &Client, generation: Generation, out: &Path) -> Result<(), MirrorError> {
-    match restore_url(client, &wanted(out, Some(generation))).await {
-        Ok(_) => Ok(()),
-        Err(RestoreError::Client(error)) => Err(error.into()),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// Whether a generation has the base that a log is created with, and no other.
@@ -161,30 +180,4 @@ fn of_dir(dir: &DirSink) -> Result<Standing, MirrorError> {
     };
     let next = if end.is_some() { found.next } else { FIRST_FRAME };
     Ok(Standing { generation: Generation::FIRST, next, end, based })
-}
-
-/// Whether a file holds the base of a snapshot, or what was made up instead.
-fn same(file: &File, snapshot: &Snapshot, made: Option<&[u8]>) -> Result<bool, MirrorError> {
-    let failed = |error| at("a temporary file", error);
-    let bytes = file.metadata().map_err(failed)?.len();
-    let wanted = made.map_or(snapshot.base_bytes(), |made| Some(made.len() as u64));
-    if wanted != Some(bytes) {
-        return Ok(false);
-    }
-    let (mut ours, mut theirs, mut done) = (vec![0; READ_BLOCK], vec![0; READ_BLOCK], 0);
-    while done < bytes {
-        let want = usize::try_from(bytes - done).unwrap_or(READ_BLOCK).min(READ_BLOCK);
-        file.read_exact_at(&mut theirs[..want], done).map_err(failed)?;
-        let equal = match made {
-            Some(made) => made.get(done as usize..).is_some_and(|rest| rest.starts_with(&theirs[..want])),
-            None => snapshot.read_base(done, &mut ours[..want])? == want && ours[..want] == theirs[..want],
-        };
-        if !equal {
-            return Ok(false);
-        }
-        done += want as u64;
-    }
-    // What was compared must have been one state.
-    snapshot.check()?;
-    Ok(true)
 }

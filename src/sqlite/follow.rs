@@ -21,13 +21,12 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::held::{HeldDatabase, broken, each_frame, holds};
 use super::lock;
 use super::snapshot;
 use super::source::{Opened, Places, SnapshotError, read_at};
 use super::wal_index::WalIndex;
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
-use crate::limits::READ_BLOCK;
-use crate::segment::frames::check_frame;
 
 /// How far the WAL of a database was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,14 +65,8 @@ pub struct Follower {
     index: Opened,
     held: Held,
     at: WalPosition,
-    header: Option<WalHeader>,
     /// Frames of the WAL up to its last commit, when it was looked at last.
     seen: WalIndex,
-}
-
-/// Why a follower must let go: what happened to the files since is not known.
-fn broken(what: &'static str) -> SnapshotError {
-    SnapshotError::Changed { what }
 }
 
 impl Follower {
@@ -102,7 +95,7 @@ impl Follower {
         let taken = lock::before(deadline, || take_slot(&index, None))?;
         let (slot, seen) = taken.ok_or_else(busy)?;
         let at = WalPosition { salts: seen.salts, frames: 0, chain: Chain::default() };
-        let follower = Follower { database, wal, index, held: Held::Slot(slot), at, header: None, seen };
+        let follower = Follower { database, wal, index, held: Held::Slot(slot), at, seen };
         follower.check_files()?;
         Ok(Some(follower))
     }
@@ -119,28 +112,10 @@ impl Follower {
         self.at
     }
 
-    /// Bytes of a page.
+    /// Bytes of the WAL up to its last commit.
     #[must_use]
-    pub fn page_size(&self) -> u32 {
-        self.seen.page_size
-    }
-
-    /// Pages of the database after the last commit.
-    #[must_use]
-    pub fn db_pages(&self) -> u32 {
-        self.seen.db_pages
-    }
-
-    /// Bytes of the WAL that are not in the database file.
-    #[must_use]
-    pub fn uncopied_bytes(&self) -> u64 {
-        self.seen.frames.saturating_sub(self.seen.copied) * (FRAME_HEADER_LEN as u64 + u64::from(self.seen.page_size))
-    }
-
-    /// Frames up to the last commit that are not read yet.
-    #[must_use]
-    pub fn frames_left(&self) -> u64 {
-        self.seen.frames.saturating_sub(self.at.frames)
+    pub fn wal_bytes(&self) -> u64 {
+        HEADER_LEN as u64 + self.seen.frames * (FRAME_HEADER_LEN as u64 + u64::from(self.seen.page_size))
     }
 
     /// Looks whether there are more frames, and moves from lock to lock where that is due: after it every transaction up to the
@@ -167,7 +142,6 @@ impl Follower {
             self.index.ask(|file| lock::release_mark(file, 0))?;
             if now.salts != self.at.salts {
                 self.at = WalPosition { salts: now.salts, frames: 0, chain: Chain::default() };
-                self.header = None;
             }
             self.seen = now;
             return self.moved();
@@ -178,7 +152,6 @@ impl Follower {
             }
             // The first to write into an empty WAL may draw new salts: no frame went before.
             self.at = WalPosition { salts: now.salts, frames: 0, chain: Chain::default() };
-            self.header = None;
         }
         self.seen = now;
         self.change_used_slot(&now)?;
@@ -243,81 +216,79 @@ impl Follower {
         Ok(())
     }
 
-    /// Reads frames up to `to`, which must have been seen, and gives each to `take`, verified: what it says, its bytes, and the
-    /// checksum before it. The position moves behind each that was taken; `take` answers false when it wants no more.
+    /// Reads frames up to `to`, which must have been seen: see [`each_frame`].
     ///
     /// # Errors
     /// [`SnapshotError::Changed`] when a frame is not what it should be.
     pub fn read(
         &mut self,
         to: u64,
-        mut take: impl FnMut(&WalHeader, &FrameHeader, &[u8]) -> bool,
+        take: impl FnMut(&WalHeader, &FrameHeader, &[u8], Chain) -> bool,
     ) -> Result<(), SnapshotError> {
-        let header = self.header()?;
-        let frame_len = header.frame_len() as usize;
-        let mut block = vec![0; (READ_BLOCK / frame_len).max(1) * frame_len];
-        while self.at.frames < to {
-            let wanted = usize::try_from(to - self.at.frames).unwrap_or(usize::MAX).min(block.len() / frame_len);
-            let at = HEADER_LEN as u64 + self.at.frames * frame_len as u64;
-            let part = &mut block[..wanted * frame_len];
-            if self.wal.ask(|file| read_at(file, part, at))? < part.len() {
-                return Err(broken("the WAL was cut"));
-            }
-            for frame in block[..wanted * frame_len].chunks_exact(frame_len) {
-                let (head, page) = frame.split_first_chunk().ok_or_else(|| broken("the WAL was cut"))?;
-                let before = if self.at.frames == 0 { header.seed() } else { self.at.chain };
-                let claim = check_frame(&header, before, head, page)
-                    .map_err(|_| broken("a frame of the WAL is damaged or was written over"))?;
-                let more = take(&header, &claim, frame);
-                (self.at.frames, self.at.chain) = (self.at.frames + 1, claim.chain);
-                if !more {
-                    return Ok(());
-                }
-            }
-        }
-        Ok(())
+        let mut at = self.at;
+        let read = each_frame(self, &mut at, to.min(self.seen.frames), take);
+        self.at = at;
+        read
     }
 
-    /// Moves to a position that was held before, if the WAL holds it: the same WAL, with that checksum after that frame.
+    /// Moves to a position that was read up to, in the WAL that is held.
+    pub fn advance(&mut self, at: WalPosition) {
+        self.at = at;
+    }
+
+    /// Bytes of a page.
+    #[must_use]
+    pub fn page_bytes(&self) -> usize {
+        self.seen.page_size as usize
+    }
+
+    /// Moves to a position that was reached before, if the WAL holds it. What was read up to there must be all that was
+    /// committed up to there.
     ///
     /// # Errors
     /// When it cannot be read.
     pub fn go_on_from(&mut self, position: &WalPosition) -> Result<bool, SnapshotError> {
-        if position.salts != self.seen.salts || position.frames > self.seen.frames {
-            return Ok(false);
+        let there = if position.frames == 0 { position.salts == self.seen.salts } else { holds(self, position)? };
+        if there {
+            self.at = *position;
         }
-        if position.frames > 0 {
-            let header = self.header()?;
-            let at = HEADER_LEN as u64 + (position.frames - 1) * header.frame_len();
-            let mut head = [0; FRAME_HEADER_LEN];
-            let read = self.wal.ask(|file| read_at(file, &mut head, at))?;
-            let last = FrameHeader::decode(&head);
-            if read < head.len() || last.salts != position.salts || last.chain != position.chain {
-                return Ok(false);
-            }
-        }
-        self.at = *position;
-        Ok(true)
+        Ok(there)
     }
+}
 
-    /// The header of the WAL that is being read.
-    fn header(&mut self) -> Result<WalHeader, SnapshotError> {
-        if let Some(header) = self.header {
-            return Ok(header);
+impl HeldDatabase for Follower {
+    fn wal_header(&self) -> Result<Option<WalHeader>, SnapshotError> {
+        if self.seen.frames == 0 {
+            return Ok(None);
         }
         let mut head = [0; HEADER_LEN];
         let read = self.wal.ask(|file| read_at(file, &mut head, 0))?;
-        let header = WalHeader::decode(&head).ok().filter(|header| read == HEADER_LEN && header.salts == self.at.salts);
-        let header = header.ok_or_else(|| broken("the header of the WAL is not the one that was held"))?;
-        self.header = Some(header);
-        Ok(header)
+        let header =
+            WalHeader::decode(&head).ok().filter(|header| read == HEADER_LEN && header.salts == self.seen.salts);
+        header.map(Some).ok_or_else(|| broken("the header of the WAL is not the one that was held"))
     }
 
-    /// Reads a page of the database file, which others may be copying frames into; fewer bytes at its end.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn read_database(&self, at: u64, buf: &mut [u8]) -> Result<usize, SnapshotError> {
+    fn wal_frames(&self) -> u64 {
+        self.seen.frames
+    }
+
+    fn bytes_of_page(&self) -> Option<u32> {
+        Some(self.seen.page_size)
+    }
+
+    fn page_count(&self) -> Result<u32, SnapshotError> {
+        if self.seen.frames > 0 && self.seen.db_pages > 0 {
+            return Ok(self.seen.db_pages);
+        }
+        let bytes = self.database.stamp()?.bytes;
+        Ok(u32::try_from(bytes / u64::from(self.seen.page_size)).unwrap_or(u32::MAX))
+    }
+
+    fn read_frames(&self, at: u64, buf: &mut [u8]) -> Result<usize, SnapshotError> {
+        self.wal.ask(|file| read_at(file, buf, at))
+    }
+
+    fn read_database(&self, at: u64, buf: &mut [u8]) -> Result<usize, SnapshotError> {
         self.database.ask(|file| read_at(file, buf, at))
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod btree;
 mod follow;
+mod held;
 mod lock;
 pub mod page_sums;
 pub mod record;
@@ -15,6 +16,7 @@ mod wal_index;
 mod walk;
 
 pub use follow::{Follower, Held, Moved, WalPosition};
+pub use held::{HeldDatabase, each_difference, each_frame, holds};
 pub use snapshot::{Snapshot, take};
 pub use source::{BaseVersion, SnapshotError};
 pub use walk::{Place, Verdict};

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::held::HeldDatabase;
 use super::lock;
 use super::source::{BaseVersion, Opened, Places, SnapshotError, Stamp, page_size, read_at};
 use super::walk::{Verdict, Walk, walk};
@@ -276,6 +277,32 @@ impl Snapshot {
             }
         }
         Ok(folded)
+    }
+}
+
+impl HeldDatabase for Snapshot {
+    fn wal_header(&self) -> Result<Option<WalHeader>, SnapshotError> {
+        Ok(self.header().filter(|_| self.frames() > 0))
+    }
+
+    fn wal_frames(&self) -> u64 {
+        self.frames()
+    }
+
+    fn bytes_of_page(&self) -> Option<u32> {
+        self.page_size()
+    }
+
+    fn page_count(&self) -> Result<u32, SnapshotError> {
+        Ok(u32::try_from(self.db_pages()).unwrap_or(u32::MAX))
+    }
+
+    fn read_frames(&self, at: u64, buf: &mut [u8]) -> Result<usize, SnapshotError> {
+        self.read_wal(at, buf)
+    }
+
+    fn read_database(&self, at: u64, buf: &mut [u8]) -> Result<usize, SnapshotError> {
+        self.read_base(at, buf)
     }
 }
 

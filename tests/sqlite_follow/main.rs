@@ -55,7 +55,7 @@ impl Image {
         let Moved::To(frame) = moved else {
             return Ok(false);
         };
-        follower.read(frame, |_, head, frame| {
+        follower.read(frame, |_, head, frame, _| {
             self.open.insert(head.page, frame[24..].to_vec());
             if head.size > 0 {
                 self.pages.append(&mut self.open);

@@ -1,0 +1,108 @@
+//! What a sink notes of the database that feeds it: which one, and how far it was read. Only with it a mirror that was restarted
+//! knows that it missed nothing: the frames of a log have salts of their own.
+
+use std::io;
+use std::path::Path;
+
+use super::database::off;
+use super::failure::MirrorError;
+use super::sink::Sink;
+use super::standing::Standing;
+use crate::api::LogSource;
+use crate::client::ClientError;
+use crate::format::wal::{Chain, WalStart};
+use crate::limits::JSON_BYTES_MAX;
+use crate::offset::{Generation, Offset};
+use crate::repo::{FsRepo, read_small, replace};
+use crate::sqlite::WalPosition;
+
+/// The file beside the mirror record that says it in a directory.
+const FILE: &str = ".logmirror-source";
+
+/// The note that after so many frames of a WAL, with the checksum `theirs`, the log is at `offset` with the checksum `ours`.
+pub(super) fn note(
+    (identity, generation): (&str, Generation),
+    at: &WalPosition,
+    (theirs, ours): (Chain, Chain),
+    offset: Offset,
+) -> LogSource {
+    LogSource {
+        identity: identity.to_owned(),
+        generation,
+        offset,
+        salts: at.salts,
+        frames: at.frames,
+        checksum: format!("{:016x}", theirs.number()),
+        log_checksum: format!("{:016x}", ours.number()),
+    }
+}
+
+/// The note that a database feeds the log from `offset` on, of whose WAL nothing is known.
+pub(super) fn name(identity: &str, generation: Generation, offset: Offset) -> LogSource {
+    let nowhere = WalPosition { salts: [0, 0], frames: 0, chain: Chain::default() };
+    note((identity, generation), &nowhere, (Chain::default(), Chain::default()), offset)
+}
+
+/// The position in the WAL of the source that stands for the end of the sink, if what was noted tells.
+pub(super) fn position(noted: &LogSource, standing: &Standing) -> Option<WalPosition> {
+    let number = |text: &str| u64::from_str_radix(text, 16).ok().map(Chain::from_number);
+    let (theirs, ours) = (number(&noted.checksum)?, number(&noted.log_checksum)?);
+    if noted.generation != standing.generation || noted.salts == [0, 0] {
+        return None;
+    }
+    let since = standing.next.0.checked_sub(noted.offset.0)?;
+    let chain = match standing.end {
+        // The same frames followed on both sides: what the sums differ by was carried along.
+        Some(WalStart { header, chain }) => {
+            chain.minus(ours.minus(theirs).carried(since * (8 + u64::from(header.page_size))))
+        }
+        None if since == 0 => theirs,
+        None => return None,
+    };
+    Some(WalPosition { salts: noted.salts, frames: noted.frames.checked_add(since)?, chain })
+}
+
+impl Sink {
+    /// What it notes of the database that feeds it.
+    pub(super) async fn source(&self) -> Result<Option<LogSource>, MirrorError> {
+        match self {
+            Sink::Url(client) => Ok(client.find().await?.and_then(|status| status.source)),
+            Sink::Dir(dir) => {
+                let path = dir.path().to_owned();
+                off(move || read(&path).map_err(|error| at(&path, error))).await?
+            }
+        }
+    }
+
+    /// Notes which database feeds it, and how far that was read. After Ok it is durable.
+    pub(super) async fn note_source(&self, source: &LogSource) -> Result<(), MirrorError> {
+        match self {
+            Sink::Url(client) => match client.set_source(source).await {
+                // Of a version that knows no such thing: its pages will be compared after a restart.
+                Err(ClientError::Refused { status, .. }) if status == 404 || status == 405 => Ok(()),
+                noted => Ok(noted.map(drop)?),
+            },
+            Sink::Dir(dir) => {
+                let (path, source) = (dir.path().to_owned(), source.clone());
+                off(move || write(&path, &source).map_err(|error| at(&path, error))).await?
+            }
+        }
+    }
+}
+
+fn at(path: &Path, error: io::Error) -> MirrorError {
+    MirrorError::Dir { place: path.display().to_string(), error }
+}
+
+fn read(path: &Path) -> io::Result<Option<LogSource>> {
+    let repo = match FsRepo::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        repo => repo?,
+    };
+    // What cannot be read is as good as none: pages are compared then.
+    Ok(read_small(&repo, FILE, JSON_BYTES_MAX as u64)?.and_then(|text| serde_json::from_slice(&text).ok()))
+}
+
+fn write(path: &Path, source: &LogSource) -> io::Result<()> {
+    replace(&FsRepo::open(path)?, FILE, &serde_json::to_vec_pretty(source)?)
+}

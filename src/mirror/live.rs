@@ -1,0 +1,444 @@
+//! A SQLite database in use, read for a log: its transactions one by one while its locks are held hand over hand, and where they
+//! could not be, the pages that differ as one transaction. On a thread of its own.
+
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::database::damage;
+use super::distance::{SharedWal, WalSeen};
+use super::failure::MirrorError;
+use super::fed;
+use super::outlet::{Handed, Outlet};
+use super::source::{Piece, Watch};
+use crate::format::wal::{Chain, WalHeader};
+use crate::limits::{
+    DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, HELD_WAL_BYTES_MAX, LOCK_PATIENCE, LOOK_BUSY, LOOK_BUSY_FOR, LOOK_IDLE,
+};
+use crate::offset::Generation;
+use crate::sqlite::{
+    BaseVersion, Follower, Held, HeldDatabase, Moved, Snapshot, SnapshotError, WalPosition, each_difference,
+    each_frame, holds,
+};
+
+/// How long a WAL that grew because of us is let go of.
+const LET_GO: Duration = Duration::from_millis(20);
+/// How often at most.
+const LET_GO_EVERY: Duration = Duration::from_secs(5);
+
+/// See the [module](self).
+pub(super) struct Live {
+    pub(super) path: PathBuf,
+    pub(super) outlet: Outlet,
+    /// None for a mirror that does not follow.
+    pub(super) watch: Option<Watch>,
+    /// The position in the WAL that was read last, and the one at the last commit.
+    pub(super) at: Option<WalPosition>,
+    pub(super) committed: Option<WalPosition>,
+    /// Why pages must be compared when there is no position.
+    pub(super) reason: String,
+    /// The database, and the generation of the log that it feeds.
+    pub(super) feeds: (String, Generation),
+    pub(super) wal: SharedWal,
+    /// Whether locks are held between two looks.
+    pub(super) hold: bool,
+    /// The state of a database that nobody had open when it was looked at last.
+    pub(super) seen: Option<Rest>,
+}
+
+/// What tells whether a database that nobody has open has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rest {
+    base: Option<BaseVersion>,
+    header: Option<WalHeader>,
+    frames: u64,
+}
+
+impl Rest {
+    pub(super) fn of(snapshot: &Snapshot) -> Rest {
+        Rest { base: snapshot.base_version(), header: snapshot.header(), frames: snapshot.frames() }
+    }
+}
+
+/// How a look ended.
+enum Looked {
+    /// All there is was handed over.
+    Done,
+    /// The files must be looked at anew.
+    Again,
+    /// Nobody takes anything any more, or it cannot go on without what the sink holds.
+    End,
+}
+
+impl Live {
+    /// Hands over what `first` holds, and then what comes, if it is watched; until nobody takes it any more, or pages must be
+    /// compared whose sums are not known.
+    pub(super) fn run(mut self, first: Arc<Snapshot>) -> Result<(), MirrorError> {
+        let looked = self.take_snapshot(&first)?;
+        // With its locks.
+        drop(first);
+        if let (Looked::End, _) | (_, None) = (&looked, &self.watch) {
+            return Ok(());
+        }
+        let mut damaged = 0;
+        loop {
+            let since = Instant::now();
+            let ended = match self.look() {
+                Ok(Looked::End) => return Ok(()),
+                Ok(Looked::Again) => continue,
+                Ok(Looked::Done) => {
+                    damaged = 0;
+                    Duration::ZERO
+                }
+                Err(error) => {
+                    let waits = self.waits_for(&error, &mut damaged);
+                    self.give_up();
+                    if waits { DAMAGE_LOOK_AGAIN } else { return Err(error) }
+                }
+            };
+            if self.outlet_is_closed() {
+                return Ok(());
+            }
+            // A look may read the whole database: at most half of the time.
+            std::thread::sleep(ended.max(since.elapsed().min(Duration::from_secs(10))));
+            if let (Some(watch), Duration::ZERO) = (&self.watch, ended) {
+                watch.wait();
+            }
+        }
+    }
+
+    /// Whether what a look failed for may pass.
+    fn waits_for(&self, error: &MirrorError, damaged: &mut u32) -> bool {
+        match error {
+            MirrorError::Snapshot(SnapshotError::Changed { .. } | SnapshotError::Unsettled { .. }) => {
+                log::debug!("looking again: {error}");
+                true
+            }
+            // Somebody may have it for himself for ever.
+            MirrorError::Snapshot(error) if error.is_transient() => {
+                log::warn!("looking again: {error}");
+                true
+            }
+            MirrorError::WalDamaged { .. } | MirrorError::WalHeader { .. } if *damaged < DAMAGE_LOOKS => {
+                *damaged += 1;
+                log::debug!("looking again ({damaged}): {error}");
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn outlet_is_closed(&mut self) -> bool {
+        matches!(self.outlet.wait(Duration::ZERO), Handed::Gone)
+    }
+
+    /// Goes back to the last commit.
+    fn give_up(&mut self) {
+        self.outlet.give_up();
+        self.at = self.committed;
+    }
+
+    fn look(&mut self) -> Result<Looked, MirrorError> {
+        if self.hold
+            && let Some(follower) = Follower::attach(&self.path, LOCK_PATIENCE)?
+        {
+            return self.follow(follower);
+        }
+        let snapshot = Snapshot::open(&self.path)?;
+        if self.seen == Some(Rest::of(&snapshot)) {
+            return Ok(Looked::Done);
+        }
+        self.take_snapshot(&snapshot)
+    }
+
+    /// Hands over what a snapshot holds behind our position; without one, the pages that differ.
+    fn take_snapshot(&mut self, snapshot: &Snapshot) -> Result<Looked, MirrorError> {
+        let rest = Rest::of(snapshot);
+        if self.seen == Some(rest) {
+            return Ok(Looked::Done);
+        }
+        // What is sound before damage is handed over first.
+        let whole = || damage(&self.path, snapshot).map_or(Ok(()), Err);
+        let at = match self.at {
+            Some(at) if holds(snapshot, &at)? => at,
+            _ => {
+                whole()?;
+                let Some((position, committed)) = self.compare(snapshot)? else {
+                    return Ok(Looked::End);
+                };
+                snapshot.check()?;
+                let looked = self.compared(position, committed)?;
+                if let (Looked::Done, Some(at)) = (&looked, position)
+                    && let Some(ended) = self.mark(snapshot, &at)?
+                {
+                    return Ok(ended);
+                }
+                self.seen = Some(rest);
+                return Ok(looked);
+            }
+        };
+        self.at = Some(at);
+        loop {
+            let before = self.at;
+            self.read(snapshot, snapshot.frames())?;
+            self.note_seen(snapshot);
+            if let Some(ended) = self.hand_over()? {
+                return Ok(ended);
+            }
+            if self.at == before || self.at.is_none_or(|at| at.frames >= snapshot.frames()) {
+                snapshot.check()?;
+                damage(&self.path, snapshot).map_or(Ok(()), Err)?;
+                self.seen = Some(rest);
+                return Ok(Looked::Done);
+            }
+        }
+    }
+
+    /// Follows a database that others have open, until they are gone or something breaks.
+    fn follow(&mut self, mut follower: Follower) -> Result<Looked, MirrorError> {
+        self.seen = None;
+        let goes_on = match self.at {
+            Some(at) => follower.go_on_from(&at)?,
+            None => false,
+        };
+        if !goes_on {
+            self.give_up();
+            if self.at.is_some() {
+                self.reason = "the WAL was started anew while it was not held".to_owned();
+            }
+            match self.compare_with(&mut follower)? {
+                Looked::Done => {}
+                ended => return Ok(ended),
+            }
+        }
+        let (mut busy, mut let_go) = (Instant::now(), Instant::now());
+        loop {
+            let moved = match follower.look() {
+                Err(error @ SnapshotError::Changed { .. }) => {
+                    log::debug!("{}: {error}", self.path.display());
+                    self.reason = error.to_string();
+                    return Ok(Looked::Again);
+                }
+                moved => moved?,
+            };
+            self.note_seen(&follower);
+            if let Moved::To(frame) = moved {
+                busy = Instant::now();
+                let at = follower.position();
+                if at.frames == 0
+                    && let Some(ended) = self.mark(&follower, &at)?
+                {
+                    return Ok(ended);
+                }
+                self.at = Some(at);
+                if let Err(error) = self.read_on(&mut follower, frame) {
+                    self.reason = error.to_string();
+                    self.give_up();
+                    return Ok(Looked::Again);
+                }
+                match self.hand_over()? {
+                    Some(ended) => return Ok(ended),
+                    None => continue,
+                }
+            }
+            self.at = Some(follower.position());
+            self.committed = self.at;
+            if self.outlet_is_closed() {
+                return Ok(Looked::End);
+            }
+            let Some(watch) = &self.watch else {
+                return Ok(Looked::Done);
+            };
+            let longest = match follower.held() {
+                Held::Zero => Duration::MAX,
+                Held::Slot(_) if follower.wal_bytes() > HELD_WAL_BYTES_MAX && let_go.elapsed() > LET_GO_EVERY => {
+                    log::info!("{}: letting go of its WAL of {} bytes", self.path.display(), follower.wal_bytes());
+                    drop(follower);
+                    std::thread::sleep(LET_GO);
+                    return Ok(Looked::Again);
+                }
+                Held::Slot(_) if busy.elapsed() < LOOK_BUSY_FOR => LOOK_BUSY,
+                Held::Slot(_) => LOOK_IDLE,
+            };
+            if follower.wal_bytes() <= HELD_WAL_BYTES_MAX {
+                let_go = Instant::now();
+            }
+            if watch.wait_at_most(longest) {
+                busy = Instant::now();
+            }
+        }
+    }
+
+    /// Reads frames up to `to` into the outlet, until it is full.
+    fn read(&mut self, held: &impl HeldDatabase, to: u64) -> Result<(), SnapshotError> {
+        let Some(mut at) = self.at else {
+            return Ok(());
+        };
+        let (outlet, committed) = (&mut self.outlet, &mut self.committed);
+        let mut number = at.frames;
+        let read = each_frame(held, &mut at, to, |header, claim, frame, before| {
+            outlet.frame(header, claim, frame, before);
+            number += 1;
+            if claim.size > 0 {
+                *committed = Some(WalPosition { salts: header.salts, frames: number, chain: claim.chain });
+            }
+            !outlet.is_full()
+        });
+        self.at = Some(at);
+        read
+    }
+
+    fn read_on(&mut self, follower: &mut Follower, to: u64) -> Result<(), SnapshotError> {
+        self.read(follower, to)?;
+        if let Some(at) = self.at {
+            follower.advance(at);
+        }
+        Ok(())
+    }
+
+    /// Hands over what was read; some way to end when that does not go through at once.
+    fn hand_over(&mut self) -> Result<Option<Looked>, MirrorError> {
+        let handed = self.outlet.hand_over()?;
+        Ok(self.ended(handed))
+    }
+
+    fn ended(&mut self, handed: Handed) -> Option<Looked> {
+        match handed {
+            Handed::Over => None,
+            Handed::Gone => Some(Looked::End),
+            // The caller lets go of all locks before it waits.
+            Handed::Stalled => Some(Looked::Again),
+        }
+    }
+
+    /// Notes that the log's next frame follows this position.
+    fn mark(&mut self, held: &impl HeldDatabase, at: &WalPosition) -> Result<Option<Looked>, MirrorError> {
+        let (end, next) = self.outlet.committed();
+        let theirs = match held.wal_header()? {
+            _ if at.frames > 0 => at.chain,
+            Some(header) => header.seed(),
+            None => return Ok(None),
+        };
+        let ours = end.map_or(theirs, |end| end.chain);
+        let (identity, generation) = &self.feeds;
+        let mark = fed::note((identity, *generation), at, (theirs, ours), next);
+        let handed = self.outlet.piece(Piece::Mark(Box::new(mark)));
+        Ok(self.ended(handed))
+    }
+
+    /// Hands over the pages that differ, without the last, which ends the transaction: see [`compared`](Self::compared). None
+    /// when it is not known what the log holds.
+    fn compare(&mut self, held: &impl HeldDatabase) -> Result<Option<(Option<WalPosition>, Difference)>, MirrorError> {
+        self.give_up();
+        let Some(sums) = self.outlet.sums.take() else {
+            return Ok(None);
+        };
+        let header = held.wal_header()?.unwrap_or_else(|| fresh_header(held.bytes_of_page().unwrap_or(4096)));
+        let mut found = Difference { header, last: None, count: 0, pages: 0, before: sums.pages(), first: None };
+        let outlet = &mut self.outlet;
+        let walked = each_difference(held, &sums, |page, content, sum| {
+            found.add(outlet, page, content, Some(sum));
+            if outlet.is_full() {
+                outlet.hand_over()?;
+            }
+            Ok::<_, MirrorError>(())
+        });
+        self.outlet.sums = Some(sums);
+        let (position, pages) = walked?;
+        found.pages = pages;
+        if found.last.is_none() && found.before != pages && pages > 0 {
+            let mut first = vec![0; held.bytes_of_page().unwrap_or(4096) as usize];
+            held.read_database(0, &mut first)?;
+            found.first = Some(first);
+        }
+        Ok(Some((position, found)))
+    }
+
+    fn compare_with(&mut self, follower: &mut Follower) -> Result<Looked, MirrorError> {
+        let since = Instant::now();
+        let Some((position, mut found)) = self.compare(follower)? else {
+            return Ok(Looked::End);
+        };
+        let at = position.unwrap_or(WalPosition { frames: 0, chain: Chain::default(), ..follower.position() });
+        follower.advance(at);
+        // What was copied into the database file meanwhile is in these frames: with them it is one state again.
+        if let Moved::To(frame) = follower.look()? {
+            let (mut at, outlet) = (follower.position(), &mut self.outlet);
+            each_frame(follower, &mut at, frame, |_, claim, frame, _| {
+                found.add(outlet, claim.page, &frame[frame.len() - follower.page_bytes()..], None);
+                if claim.size > 0 {
+                    found.pages = claim.size;
+                }
+                true
+            })?;
+            follower.advance(at);
+        }
+        log::debug!("{}: compared in {:?}", self.path.display(), since.elapsed());
+        let at = follower.position();
+        let looked = self.compared(Some(at), found)?;
+        if let Looked::Done = looked
+            && let Some(ended) = self.mark(follower, &at)?
+        {
+            return Ok(ended);
+        }
+        Ok(looked)
+    }
+
+    /// Ends the transaction of the pages that differ: the log stands at `position` then.
+    fn compared(&mut self, position: Option<WalPosition>, found: Difference) -> Result<Looked, MirrorError> {
+        let Difference { header, last, count, pages, first, .. } = found;
+        let last = last.or_else(|| first.map(|first| (1, first, None)));
+        let (next, reason) = (self.outlet.committed().1, std::mem::take(&mut self.reason));
+        if let Some((page, content, sum)) = last {
+            let sum = sum.or_else(|| self.outlet.sums.as_ref().map(|sums| sums.sum_of(&content)));
+            self.outlet.page(&header, page, pages, (&content, sum));
+        }
+        (self.at, self.committed) = (position, position);
+        self.reason = "it was not open".to_owned();
+        log::debug!("{}: {count} pages differ at frame {next}: {reason}", self.path.display());
+        if count > 0
+            && let Handed::Gone = self.outlet.piece(Piece::Compared { reason, pages: count })
+        {
+            return Ok(Looked::End);
+        }
+        Ok(self.hand_over()?.unwrap_or(Looked::Done))
+    }
+
+    /// Notes where the source ends, for the distance to it.
+    fn note_seen(&self, held: &impl HeldDatabase) {
+        let left = held.wal_frames().saturating_sub(self.at.map_or(0, |at| at.frames));
+        let next = crate::offset::Offset(self.outlet.next().0 + left);
+        let frame_bytes = held.bytes_of_page().map_or(0, |bytes| u64::from(bytes) + 24);
+        *self.wal.lock().unwrap_or_else(PoisonError::into_inner) = Some(WalSeen { next, frame_bytes });
+    }
+}
+
+/// Pages that differ, on their way.
+struct Difference {
+    /// For a log that has none.
+    header: WalHeader,
+    /// The one found last: it is held back, since it may be the one to end the transaction.
+    last: Option<(u32, Vec<u8>, Option<u64>)>,
+    count: u64,
+    /// Pages of the database now, and in the log.
+    pages: u32,
+    before: u32,
+    /// Page 1, when no page differs but their number does.
+    first: Option<Vec<u8>>,
+}
+
+impl Difference {
+    fn add(&mut self, outlet: &mut Outlet, page: u32, content: &[u8], sum: Option<u64>) {
+        let sum = sum.or_else(|| outlet.sums.as_ref().map(|sums| sums.sum_of(content)));
+        self.count += 1;
+        if let Some((page, content, sum)) = self.last.replace((page, content.to_vec(), sum)) {
+            outlet.page(&self.header, page, 0, (&content, sum));
+        }
+    }
+}
+
+/// The header of a log whose source has no WAL, with salts like no other's.
+fn fresh_header(page_size: u32) -> WalHeader {
+    let (a, b) = uuid::Uuid::new_v4().as_u64_pair();
+    WalHeader { big_endian: false, page_size, sequence: 0, salts: [a as u32, (b >> 32) as u32 ^ b as u32] }
+}

@@ -1,0 +1,158 @@
+//! [`HeldDatabase`]: a database file and the frames of its WAL that count, held still enough to be read.
+
+use std::collections::HashMap;
+
+use super::follow::WalPosition;
+use super::page_sums::PageSums;
+use super::source::SnapshotError;
+use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
+use crate::limits::READ_BLOCK;
+use crate::segment::frames::check_frame;
+
+/// What both a [`Snapshot`](super::Snapshot) and a [`Follower`](super::Follower) can read.
+pub trait HeldDatabase {
+    /// The header of the WAL; none when there is no frame in it.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not the one that is held.
+    fn wal_header(&self) -> Result<Option<WalHeader>, SnapshotError>;
+
+    /// Frames of the WAL up to its last commit.
+    fn wal_frames(&self) -> u64;
+
+    /// Bytes of a page; none for a database without any.
+    fn bytes_of_page(&self) -> Option<u32>;
+
+    /// Pages of the database after the last commit.
+    ///
+    /// # Errors
+    /// When the file cannot be asked.
+    fn page_count(&self) -> Result<u32, SnapshotError>;
+
+    /// Reads the WAL from a byte on; fewer bytes than asked for only at its end.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn read_frames(&self, at: u64, buf: &mut [u8]) -> Result<usize, SnapshotError>;
+
+    /// Reads the database file from a byte on; fewer bytes than asked for only at its end.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn read_database(&self, at: u64, buf: &mut [u8]) -> Result<usize, SnapshotError>;
+}
+
+/// Why what is held cannot be read on.
+pub(super) fn broken(what: &'static str) -> SnapshotError {
+    SnapshotError::Changed { what }
+}
+
+/// Reads the frames of a WAL behind `at` up to frame `to`, and gives each to `take`, verified: the header of the WAL, what the
+/// frame says, its bytes, and the checksum before it. The position moves behind each; `take` answers false to stop.
+///
+/// # Errors
+/// [`SnapshotError::Changed`] when a frame is not what it should be.
+pub fn each_frame(
+    held: &(impl HeldDatabase + ?Sized),
+    at: &mut WalPosition,
+    to: u64,
+    mut take: impl FnMut(&WalHeader, &FrameHeader, &[u8], Chain) -> bool,
+) -> Result<(), SnapshotError> {
+    if at.frames >= to {
+        return Ok(());
+    }
+    let header = held.wal_header()?.filter(|header| header.salts == at.salts);
+    let header = header.ok_or_else(|| broken("the header of the WAL is not the one that was held"))?;
+    let frame_len = header.frame_len() as usize;
+    let mut block = vec![0; (READ_BLOCK / frame_len).max(1) * frame_len];
+    while at.frames < to {
+        let wanted = usize::try_from(to - at.frames).unwrap_or(usize::MAX).min(block.len() / frame_len) * frame_len;
+        let from = HEADER_LEN as u64 + at.frames * frame_len as u64;
+        if held.read_frames(from, &mut block[..wanted])? < wanted {
+            return Err(broken("the WAL was cut"));
+        }
+        for frame in block[..wanted].chunks_exact(frame_len) {
+            let (head, page) = frame.split_first_chunk().ok_or_else(|| broken("the WAL was cut"))?;
+            let before = if at.frames == 0 { header.seed() } else { at.chain };
+            let claim = check_frame(&header, before, head, page)
+                .map_err(|_| broken("a frame of the WAL is damaged or was written over"))?;
+            let more = take(&header, &claim, frame, before);
+            (at.frames, at.chain) = (at.frames + 1, claim.chain);
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the WAL holds this position: the same salts, and after that frame that checksum.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn holds(held: &(impl HeldDatabase + ?Sized), position: &WalPosition) -> Result<bool, SnapshotError> {
+    if position.frames > held.wal_frames() {
+        return Ok(false);
+    }
+    let Some(header) = held.wal_header()?.filter(|header| header.salts == position.salts) else {
+        return Ok(false);
+    };
+    let Some(before) = position.frames.checked_sub(1) else {
+        return Ok(true);
+    };
+    let mut head = [0; FRAME_HEADER_LEN];
+    let read = held.read_frames(HEADER_LEN as u64 + before * header.frame_len(), &mut head)?;
+    let last = FrameHeader::decode(&head);
+    Ok(read == head.len() && last.salts == position.salts && last.chain == position.chain)
+}
+
+/// Gives `take` each page that differs from what `sums` say, with its content and its sum, ascending. Returns the position in
+/// the WAL up to which frames were counted (none when there are no frames) and the number of pages.
+///
+/// While frames are copied into the database file meanwhile, pages that are in frames behind that position may be newer.
+///
+/// # Errors
+/// When what is held cannot be read.
+pub fn each_difference<E: From<SnapshotError>>(
+    held: &(impl HeldDatabase + ?Sized),
+    sums: &PageSums,
+    mut take: impl FnMut(u32, &[u8], u64) -> Result<(), E>,
+) -> Result<(Option<WalPosition>, u32), E> {
+    let Some(page_size) = held.bytes_of_page() else {
+        return Ok((None, 0));
+    };
+    let (mut newest, mut position) = (HashMap::new(), None);
+    if let Some(header) = held.wal_header()? {
+        let mut at = WalPosition { salts: header.salts, frames: 0, chain: Chain::default() };
+        let mut number = 0;
+        each_frame(held, &mut at, held.wal_frames(), |_, claim, _, _| {
+            newest.insert(claim.page, number);
+            number += 1;
+            true
+        })?;
+        position = Some(at);
+    }
+    let (pages, page_bytes) = (held.page_count()?, u64::from(page_size));
+    let mut block = vec![0; (READ_BLOCK / page_size as usize).max(1) * page_size as usize];
+    let mut first = 1;
+    while first <= pages {
+        let count = (block.len() / page_size as usize).min((pages - first) as usize + 1);
+        let part = &mut block[..count * page_size as usize];
+        let read = held.read_database(u64::from(first - 1) * page_bytes, part)?;
+        part[read..].fill(0);
+        for (page, content) in (first..).zip(part.chunks_exact_mut(page_size as usize)) {
+            if let Some(frame) = newest.get(&page) {
+                let at = HEADER_LEN as u64 + frame * (FRAME_HEADER_LEN as u64 + page_bytes) + FRAME_HEADER_LEN as u64;
+                if held.read_frames(at, content)? < content.len() {
+                    return Err(broken("the WAL was cut").into());
+                }
+            }
+            let sum = sums.sum_of(content);
+            if sums.get(page) != Some(sum) {
+                take(page, content, sum)?;
+            }
+        }
+        first += count as u32;
+    }
+    Ok((position, pages))
+}
