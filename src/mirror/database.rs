@@ -11,8 +11,8 @@
 //!   or what the sink [notes](super::fed) of the source. Without it the pages that differ become one transaction, if the sink
 //!   says that this database feeds it.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,10 +38,10 @@ use super::source::{Piece, Pieces, Watch};
 use super::standing::Standing;
 use crate::format::LogFormat;
 use crate::format::database;
-use crate::format::wal::{Chain, FIRST_FRAME, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader, WalStart};
+use crate::format::wal::{Chain, FIRST_FRAME, FRAME_HEADER_LEN, FrameHeader, WalHeader, WalStart};
 use crate::limits::{BATCHES_UNDER_WAY, LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::offset::{Generation, Offset};
-use crate::repo::open_regular;
+use crate::sqlite::names::{WAL, database_of_wal, looks_like_a_database};
 use crate::sqlite::page_sums::PageSums;
 use crate::sqlite::{Snapshot, SnapshotError, Verdict, WalPosition, each_difference, holds};
 use crate::stream::Tail;
@@ -53,13 +53,7 @@ pub fn is_database(path: &Path) -> bool {
     if path.is_dir() {
         return false;
     }
-    let starts_like_one = || {
-        let mut head = Vec::new();
-        let read = open_regular(path, File::options().read(true))
-            .and_then(|file| file.take(database::MAGIC.len() as u64).read_to_end(&mut head));
-        read.is_ok() && (head.is_empty() || head == database::MAGIC)
-    };
-    path.to_str().is_some_and(|path| path.ends_with("-wal")) || (path.is_file() && starts_like_one())
+    path.to_str().is_some_and(|path| path.ends_with(WAL)) || looks_like_a_database(path).unwrap_or(false)
 }
 
 /// A database to mirror.
@@ -126,7 +120,7 @@ impl Database {
 
 /// The database that a path of it or of its WAL names.
 fn database_of(path: &Path) -> PathBuf {
-    let path = path.to_str().and_then(|path| path.strip_suffix("-wal")).map_or(path, Path::new);
+    let path = database_of_wal(path).unwrap_or(path);
     fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
@@ -379,7 +373,7 @@ fn chain_at(snapshot: &Snapshot, header: &WalHeader, frame: u64) -> Result<Optio
         return Ok(Some(header.seed()));
     };
     let mut head = [0; FRAME_HEADER_LEN];
-    let read = snapshot.read_wal(HEADER_LEN as u64 + before * header.frame_len(), &mut head)?;
+    let read = snapshot.read_wal(header.byte_after(before), &mut head)?;
     Ok((read == head.len()).then(|| FrameHeader::decode(&head).chain))
 }
 
@@ -392,7 +386,7 @@ fn base_of_wal(path: &Path, snapshot: &Snapshot) -> Result<Vec<u8>, MirrorError>
     let mut pages = std::collections::BTreeSet::new();
     for frame in 0..snapshot.frames() {
         let mut head = [0; FRAME_HEADER_LEN];
-        if snapshot.read_wal(HEADER_LEN as u64 + frame * header.frame_len(), &mut head)? < head.len() {
+        if snapshot.read_wal(header.byte_after(frame), &mut head)? < head.len() {
             break;
         }
         let FrameHeader { page, size, .. } = FrameHeader::decode(&head);

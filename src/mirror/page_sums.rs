@@ -18,8 +18,9 @@ use super::error::Error;
 use super::frames::BaseFile;
 use super::log::Log;
 use super::pages::Sought;
+use crate::format::database::{self, DatabaseHeader};
 use crate::format::wal::FRAME_HEADER_LEN;
-use crate::format::{Framing, LogFormat, database};
+use crate::format::{Framing, LogFormat};
 use crate::limits::READ_BLOCK;
 use crate::offset::{BytePos, Offset};
 use crate::segment::SegmentReader;
@@ -69,9 +70,10 @@ impl Log {
         let of_base = |(file, bytes): &BaseFile| -> Result<(u32, u32), Error> {
             let mut head = [0; database::HEADER_LEN];
             let count = file.read_at(&mut head, 0)?;
-            let page_size = database::check(&head[..count], bytes / 512 * 512)
-                .map_err(|error| Error::Damaged(format!("the base: {error}").into()))?;
-            Ok((page_size, u32::try_from(bytes / u64::from(page_size)).unwrap_or(u32::MAX)))
+            let header = DatabaseHeader::decode(&head[..count]);
+            let header = header.map_err(|error| Error::Damaged(format!("the base is no database: {error}").into()))?;
+            let in_file = u32::try_from(bytes / u64::from(header.page_size)).unwrap_or(u32::MAX);
+            Ok((header.page_size, header.stated_pages().unwrap_or(in_file)))
         };
         let (page_size, in_base) = match (&base, view.framing) {
             (_, Framing::Wal(Some(start))) if pages.is_some() => (start.header.page_size, 0),

@@ -22,11 +22,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::held::{HeldDatabase, broken, each_frame, holds};
-use super::lock;
+use super::lock::beside_users::before;
+use super::lock::hand_over_hand as lock;
 use super::snapshot;
-use super::source::{Opened, Places, SnapshotError, read_at};
+use super::source::{Opened, Places, SnapshotError};
 use super::wal_index::WalIndex;
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
+use crate::repo::read_at;
 
 /// How far the WAL of a database was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,9 +92,9 @@ impl Follower {
         if !index.ask(lock::is_in_use)? {
             return Ok(None);
         }
-        let share = || index.ask(lock::share_switch).map(|shared| shared.then_some(()));
-        lock::before(deadline, share)?.ok_or_else(busy)?;
-        let taken = lock::before(deadline, || take_slot(&index, None))?;
+        let share = || index.ask(lock::share_in_use).map(|shared| shared.then_some(()));
+        before(deadline, share)?.ok_or_else(busy)?;
+        let taken = before(deadline, || take_slot(&index, None))?;
         let (slot, seen) = taken.ok_or_else(busy)?;
         let at = WalPosition { salts: seen.salts, frames: 0, chain: Chain::default() };
         let follower = Follower { database, wal, index, held: Held::Slot(slot), at, seen };

@@ -7,7 +7,6 @@ use super::page_sums::PageSums;
 use super::source::SnapshotError;
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
 use crate::limits::READ_BLOCK;
-use crate::segment::frames::check_frame;
 
 /// What both a [`Snapshot`](super::Snapshot) and a [`Follower`](super::Follower) can read.
 pub trait HeldDatabase {
@@ -67,14 +66,15 @@ pub fn each_frame(
     let mut block = vec![0; (READ_BLOCK / frame_len).max(1) * frame_len];
     while at.frames < to {
         let wanted = usize::try_from(to - at.frames).unwrap_or(usize::MAX).min(block.len() / frame_len) * frame_len;
-        let from = HEADER_LEN as u64 + at.frames * frame_len as u64;
+        let from = header.byte_after(at.frames);
         if held.read_frames(from, &mut block[..wanted])? < wanted {
             return Err(broken("the WAL was cut"));
         }
         for frame in block[..wanted].chunks_exact(frame_len) {
             let (head, page) = frame.split_first_chunk().ok_or_else(|| broken("the WAL was cut"))?;
             let before = if at.frames == 0 { header.seed() } else { at.chain };
-            let claim = check_frame(&header, before, head, page)
+            let claim = header
+                .check(before, head, page)
                 .map_err(|_| broken("a frame of the WAL is damaged or was written over"))?;
             let more = take(&header, &claim, frame, before);
             (at.frames, at.chain) = (at.frames + 1, claim.chain);
@@ -101,7 +101,7 @@ pub fn holds(held: &(impl HeldDatabase + ?Sized), position: &WalPosition) -> Res
         return Ok(true);
     };
     let mut head = [0; FRAME_HEADER_LEN];
-    let read = held.read_frames(HEADER_LEN as u64 + before * header.frame_len(), &mut head)?;
+    let read = held.read_frames(header.byte_after(before), &mut head)?;
     let last = FrameHeader::decode(&head);
     Ok(read == head.len() && last.salts == position.salts && last.chain == position.chain)
 }

@@ -14,8 +14,8 @@
 use std::fs::File;
 use std::io;
 
-use super::source::read_at;
 use crate::format::wal::Chain;
+use crate::repo::read_at;
 
 const HEADER_LEN: usize = 48;
 const COPIED_AT: usize = 96;

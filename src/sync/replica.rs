@@ -17,11 +17,15 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::error::SyncError;
-use super::local::{LocalError, LocalLog, Look, blank, check_database, io_at, offset};
+use super::local::{LocalError, LocalLog, Look, check_database, io_at, offset};
 use super::metadata::{Known, MetadataFile};
-use super::{FRAME_LEN, PAGE_LEN, Position, beside, lock};
+use super::{FRAME_LEN, PAGE_LEN, Position};
+use crate::format::database;
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, WalHeader};
+use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::repo::{FsRepo, open_regular};
+use crate::sqlite::lock::alone as lock;
+use crate::sqlite::names::{SHM, WAL, beside};
 
 /// What became of frames handed to a replica.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -150,7 +154,7 @@ impl Replica {
             return Ok(());
         }
         let busy = || LocalError::Busy { path: self.path.clone(), pid: lock::holder(&self.database) };
-        if !lock::exclusive(&self.database).map_err(|error| self.io("locking", error))? {
+        if !lock::take(&self.database).map_err(|error| self.io("locking", error))? {
             return Err(busy());
         }
         // Whoever made us wait may have put another file in its place.
@@ -172,17 +176,17 @@ impl Replica {
     /// When the file system refuses.
     pub fn unlock(&mut self) -> Result<(), LocalError> {
         self.alone = false;
-        lock::shared(&self.database).map(drop).map_err(|error| self.io("unlocking", error))
+        lock::stay(&self.database).map(drop).map_err(|error| self.io("unlocking", error))
     }
 
     /// An index of the WAL that a crash left would be one of another WAL.
     fn remove_shm(&self) -> Result<(), LocalError> {
-        let path = beside(&self.path, "-shm");
+        let path = beside(&self.path, SHM);
         let shm = match OpenOptions::new().read(true).write(true).open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             file => file.map_err(|error| io_at("opening", &path, error))?,
         };
-        if !lock::idle(&shm).map_err(|error| io_at("locking", &path, error))? {
+        if !lock::take_index(&shm).map_err(|error| io_at("locking", &path, error))? {
             return Err(LocalError::Busy { path: self.path.clone(), pid: None });
         }
         fs::remove_file(&path).map_err(|error| io_at("removing", &path, error))
@@ -264,7 +268,7 @@ impl Replica {
             self.begin_wal()?;
         }
         if self.wal.is_none() {
-            let path = beside(&self.path, "-wal");
+            let path = beside(&self.path, WAL);
             let file = open_regular(&path, OpenOptions::new().read(true).write(true));
             let file = file.map_err(|error| self.log.io("opening", error))?;
             file.set_len(offset(self.frames() as usize)).map_err(|error| self.log.io("cutting", error))?;
@@ -285,11 +289,11 @@ impl Replica {
         let salts = [u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])];
         let sequence = self.position.generation.saturating_sub(1);
         let header = WalHeader { big_endian: false, page_size: PAGE_LEN as u32, sequence, salts };
-        let path = beside(&self.path, "-wal");
+        let path = beside(&self.path, WAL);
         let made = || -> io::Result<File> {
             // Beside a database without any page SQLite would throw the WAL away.
             if self.database.metadata()?.len() == 0 {
-                self.database.write_all_at(&blank(), 0)?;
+                self.database.write_all_at(&database::empty(LIBSQL_PAGE_SIZE), 0)?;
                 self.database.sync_all()?;
             }
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
@@ -384,7 +388,7 @@ impl Replica {
     }
 
     fn empty_wal(&mut self) -> Result<(), LocalError> {
-        let path = beside(&self.path, "-wal");
+        let path = beside(&self.path, WAL);
         match OpenOptions::new().write(true).open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             file => {
