@@ -223,6 +223,11 @@ impl Repo for FsRepo {
     }
 }
 
+/// A file that was opened without a [`FsRepo`].
+pub(crate) fn opened(file: File) -> impl RepoFile + 'static {
+    FsFile { file }
+}
+
 #[derive(Debug)]
 struct FsFile {
     file: File,

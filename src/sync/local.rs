@@ -256,12 +256,6 @@ impl LocalLog {
         }
     }
 
-    /// The file was made anew with this header.
-    pub(super) fn begin(&mut self, file: Option<File>, header: Option<WalHeader>) {
-        (self.file, self.header) = (file, header);
-        self.chains.clear();
-    }
-
     /// The checksum that a further frame continues.
     pub(super) fn last_chain(&self) -> Option<Chain> {
         self.chains.last().copied().or(self.header.map(|header| header.seed()))
@@ -339,7 +333,7 @@ pub(super) fn blank() -> [u8; PAGE_LEN] {
 }
 
 /// Where a frame starts in a log that holds so many before it.
-pub(super) fn offset(frames_before: usize) -> u64 {
+fn offset(frames_before: usize) -> u64 {
     (HEADER_LEN + frames_before * FRAME_LEN) as u64
 }
 
