@@ -237,6 +237,11 @@ pub(crate) fn read_at(file: &File, buf: &mut [u8], at: u64) -> io::Result<usize>
     Ok(done)
 }
 
+/// A file that was opened without a [`FsRepo`].
+pub(crate) fn opened(file: File) -> impl RepoFile + 'static {
+    FsFile { file }
+}
+
 #[derive(Debug)]
 struct FsFile {
     file: File,
