@@ -93,7 +93,7 @@ async fn take_commits(
         return Ok(Json(outcome).into_response());
     }
     // What stands before and after the commits of an upload is at most a header.
-    let bytes_max = app.registry.settings().commit_bytes_max + READ_BLOCK as u64;
+    let bytes_max = app.registry.settings().commit_bytes_max.saturating_add(READ_BLOCK as u64);
     let registry = app.registry.clone();
     let draft = {
         let log = log.clone();
@@ -301,7 +301,7 @@ async fn write(staged: &mut Staged, data: Bytes, at: u64) -> Result<(), Error> {
 
 /// Appends the commits in a file.
 async fn append(app: &App, log: &Arc<Log>, from: Offset, file: &Arc<dyn RepoFile>) -> Result<AppendOutcome, Failure> {
-    let mut append = app.registry.append(log, Some(from)).await?;
+    let mut append = app.registry.append_file(log, Some(from), file.clone()).await?;
     let mut at = 0;
     loop {
         let file = file.clone();

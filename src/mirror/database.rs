@@ -40,12 +40,13 @@ use super::standing::{Likeness, Standing};
 use crate::format::wal::{Chain, FIRST_FRAME, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader, WalStart};
 use crate::format::{Framing, LogFormat, database};
 use crate::limits::{
-    BATCHES_UNDER_WAY, COMPARE_BYTES_MAX, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, LIBSQL_PAGE_SIZE, READ_BLOCK,
+    BATCHES_UNDER_WAY, COMMIT_HELD_MAX, COMPARE_BYTES_MAX, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, LIBSQL_PAGE_SIZE,
+    READ_BLOCK,
 };
 use crate::offset::{Generation, Offset};
 use crate::repo::open_regular;
 use crate::sqlite::{BaseVersion, Snapshot, SnapshotError, Verdict};
-use crate::stream::{Batch, Batcher, Tail};
+use crate::stream::{Batch, BatchError, Batcher, LargeCommits, ReadAt, Tail};
 
 /// Whether a path is that of a SQLite database, which an empty file is too, or by its name that of a WAL. Whether they are
 /// sound shows when they are read.
@@ -451,9 +452,19 @@ fn damage(path: &Path, snapshot: &Snapshot) -> Option<MirrorError> {
     }
 }
 
+/// The bytes of a snapshot's WAL, for those who read a large transaction again. What they read may have changed, and is checked.
+#[derive(Debug)]
+struct WalBytes(Arc<Snapshot>);
+
+impl ReadAt for WalBytes {
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        self.0.read_wal(at, buf).map_err(io::Error::other)
+    }
+}
+
 /// Sends the frames of a snapshot from `next` on; false when nobody takes them any more.
 fn send(
-    snapshot: &Snapshot,
+    snapshot: &Arc<Snapshot>,
     next: &mut Offset,
     start: &mut Option<WalStart>,
     max: u64,
@@ -471,7 +482,8 @@ fn send(
         }
     }
     let mut at = if start.is_some() { HEADER_LEN as u64 + held * header.frame_len() } else { 0 };
-    let mut batcher = Batcher::new(Framing::Wal(*start), Some(*next), max);
+    let large = LargeCommits::InSource { bytes: Arc::new(WalBytes(snapshot.clone())), start: at };
+    let mut batcher = Batcher::new(Framing::Wal(*start), Some(*next), max).keeping(large, COMMIT_HELD_MAX);
     while at < snapshot.wal_bytes() {
         let mut block = vec![0; READ_BLOCK];
         let count = snapshot.read_wal(at, &mut block)?;
@@ -479,7 +491,7 @@ fn send(
         at += count as u64;
         let mut batch = Batch::default();
         let sound = batcher.push(block.into(), &mut batch);
-        let sound = if count == 0 { sound.and_then(|()| batcher.finish()) } else { sound };
+        let sound = if count == 0 { sound.and_then(|()| Ok(batcher.finish()?)) } else { sound };
         if let Some(end) = batch.runs().last().map(|run| run.end) {
             *next = end;
             if let Framing::Wal(framing) = batcher.framing() {
@@ -492,7 +504,10 @@ fn send(
         if let Err(error) = sound {
             // It was sound when the snapshot was taken.
             snapshot.check()?;
-            return Err(MirrorError::Received(error));
+            return Err(match error {
+                BatchError::Stream(error) => MirrorError::Received(error),
+                error @ BatchError::Spool { .. } => MirrorError::Interrupted(error.to_string()),
+            });
         }
         if count == 0 {
             snapshot.check()?;

@@ -9,8 +9,8 @@ mod map;
 mod mem;
 
 pub use durable::{persist_names, replace};
-pub(crate) use fs::is_out_of_files;
 pub use fs::{FsRepo, open_regular};
+pub(crate) use fs::{is_out_of_files, temporary_dir};
 pub use mem::{Faults, Loss, MemRepo, Op};
 
 use std::fmt;

@@ -167,6 +167,10 @@ impl Service {
         &self.address
     }
 
+    pub fn id(&self) -> u32 {
+        self.process.child.id()
+    }
+
     pub fn url(&self, log: &str) -> String {
         format!("http://{}/logs/{log}", self.address)
     }

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::format::LogFormat;
 use crate::format::wal::{WalHeader, WalStart};
-use crate::limits::{BODIES_KEPT, JUDGED_AT_ONCE, LIBSQL_PAGE_SIZE, STAGED_WAIT};
+use crate::limits::{BODIES_KEPT, JUDGED_AT_ONCE, LIBSQL_PAGE_SIZE, STAGED_TRANSACTION_BYTES_MAX, STAGED_WAIT};
 use crate::mirror::{Error, Frames, Log, Registry, Share};
 use crate::offset::{Generation, Offset};
 use pushed::{Pushed, chained, is_big_endian, whole_frames};
@@ -81,7 +81,8 @@ impl LibSql {
     #[must_use]
     pub fn new(registry: Arc<Registry>) -> LibSql {
         let (stages, bodies) = Default::default();
-        LibSql { commit_bytes_max: registry.settings().commit_bytes_max, registry, stages, bodies }
+        let commit_bytes_max = registry.settings().commit_bytes_max.min(STAGED_TRANSACTION_BYTES_MAX);
+        LibSql { commit_bytes_max, registry, stages, bodies }
     }
 
     fn log(&self, log_name: &str) -> Result<Arc<Log>, Error> {
