@@ -7,7 +7,8 @@ use std::time::Duration;
 /// [`COMMIT_HELD_MAX`].
 pub const COMMIT_BYTES_MAX: u64 = u64::MAX;
 
-/// A commit that claims to be larger than this is not believed when its offset is nowhere near the one expected.
+/// A commit that claims to be larger than this is not believed when its offset is nowhere near the one expected, or when its
+/// segment ends before it and nothing says that it was not durable.
 pub const COMMIT_BYTES_DOUBTED: u64 = 64 << 20;
 
 /// Bytes of a commit held in memory until it is whole. More are kept in a file: SpacetimeDB's own commits are a few KiB to a
