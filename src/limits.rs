@@ -24,8 +24,6 @@ pub const LARGE_COPY_BYTES: usize = 1 << 20;
 
 /// Largest transaction of the SQL engine: it writes one into memory.
 pub const SQL_TRANSACTION_BYTES_MAX: u64 = 64 << 20;
-/// Largest transaction that a libSQL client pushes: its frames are in memory until the last was received.
-pub const STAGED_TRANSACTION_BYTES_MAX: u64 = 64 << 20;
 
 /// A segment of a WAL is followed by another from this length on: short enough to be folded, indexed and fetched as one
 /// piece, long enough that the files of a large log stay few.

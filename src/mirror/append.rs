@@ -1,5 +1,6 @@
 //! [`Append`]: one stream into one log.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,8 +14,9 @@ use super::error::Error;
 use super::log::{Log, View};
 use super::shard::{Ended, Message, Session};
 use crate::format::{Framing, LogFormat};
-use crate::limits::ACK_REPEAT;
+use crate::limits::{ACK_REPEAT, READ_BLOCK};
 use crate::offset::{BytePos, Offset};
+use crate::repo::RepoFile;
 use crate::stream::{Batch, Batcher, LargeCommits};
 
 /// One stream of raw log bytes into a log, in progress. It verifies here, on the caller's thread; the log's writer
@@ -137,6 +139,35 @@ impl Append {
         let gone = || (Error::Unavailable("the service is shutting down".into()), self.log.view().durable);
         self.queue.send(Message::Whole { log, session, batch, share, reply }).await.map_err(|_| gone())?;
         ended.await.map_err(|_| gone())?
+    }
+
+    /// Takes all that is in a file and ends the stream; after Ok it is durable.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub async fn take_file(mut self, file: Arc<dyn RepoFile>) -> Ended {
+        let mut at = 0;
+        loop {
+            let file = file.clone();
+            let read = tokio::task::spawn_blocking(move || {
+                let mut block = vec![0; READ_BLOCK];
+                let count = file.read_at(&mut block, at)?;
+                block.truncate(count);
+                Ok::<_, io::Error>(Bytes::from(block))
+            });
+            let block = match read.await.map_err(io::Error::other).flatten() {
+                Ok(block) => block,
+                Err(error) => {
+                    self.fail(Error::Unavailable(format!("cannot read what was received: {error}")));
+                    break;
+                }
+            };
+            at += block.len() as u64;
+            if block.is_empty() || !self.push(block).await {
+                break;
+            }
+        }
+        self.finish().await
     }
 
     /// The name of the log.

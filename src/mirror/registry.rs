@@ -54,7 +54,7 @@ pub struct Settings {
 
 impl Settings {
     /// Bytes of a commit held in memory until it is whole; more are kept in a file.
-    pub(super) fn commit_held_max(&self) -> u64 {
+    pub(crate) fn commit_held_max(&self) -> u64 {
         (self.memory_max / COMMIT_HELD_PART).clamp(COMMIT_HELD_MIN, COMMIT_HELD_MAX)
     }
 }

@@ -78,7 +78,10 @@ pub enum LargeCommits {
 const SPOOL_SUFFIX: &str = ".spool";
 
 /// Creates a file without a name.
-fn create_spool(repo: &dyn Repo) -> io::Result<Arc<dyn RepoFile>> {
+///
+/// # Errors
+/// As the repo says.
+pub(crate) fn create_spool(repo: &dyn Repo) -> io::Result<Arc<dyn RepoFile>> {
     let name = format!("{}{SPOOL_SUFFIX}", uuid::Uuid::new_v4());
     let file = repo.create(&name)?;
     match repo.remove(&name) {

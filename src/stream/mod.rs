@@ -30,6 +30,7 @@ pub use sync::{SyncJob, Synced};
 pub use writer::StreamWriter;
 
 pub(crate) use claim::{ASIDE, Claim, LogEnd, existing_or_new, holds_cut_commits, new_aside, torn_commits};
+pub(crate) use large::create_spool;
 pub(crate) use mark::DurableMark;
 pub(crate) use record::{MirrorRecord, NAME as RECORD, RecordFile};
 pub(crate) use recover::{Span, Visit, sound_commit_behind, survey_segments, walk, walk_span};

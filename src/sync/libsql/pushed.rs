@@ -57,6 +57,11 @@ fn header_of(frame: &[u8]) -> FrameHeader {
     FrameHeader::decode(frame.first_chunk().unwrap_or(&[0; FRAME_HEADER_LEN]))
 }
 
+/// The checksum of the last of these frames.
+pub(super) fn last_chain(frames: &[u8]) -> Option<Chain> {
+    Some(header_of(frames.get(frames.len().checked_sub(FRAME_LEN)?..)?).chain)
+}
+
 /// How many of these frames there are up to the last that ends a transaction.
 pub(super) fn whole_frames(frames: &[u8]) -> usize {
     frames.chunks(FRAME_LEN).rposition(|frame| header_of(frame).size > 0).map_or(0, |last| last + 1)
