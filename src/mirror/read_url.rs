@@ -1,6 +1,5 @@
 //! Reading a log of a service: as one stream; or, where something between holds that back, in ranges that end.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
@@ -14,7 +13,7 @@ use crate::client::{Client, ClientError, Commits};
 use crate::format::{Commit, LogFormat};
 use crate::limits::{COMMIT_HELD_MAX, FOLLOW_POLL, HELD_BACK_AFTER, SILENCE_FIRST, SILENCE_LAST, STALL_TIMEOUT};
 use crate::offset::Offset;
-use crate::repo::{FsRepo, temporary_dir};
+use crate::repo::temporary_dir;
 use crate::stream::{Batch, BatchError, Batcher, LargeCommits, Tail};
 
 /// How a stream of commits went.
@@ -84,7 +83,7 @@ async fn stream(
             Err(_elapsed) => {}
         }
     };
-    let mut batcher = batcher(&commits, reading.from, max)?;
+    let mut batcher = batcher(&commits, reading.from, max);
     let mut is_first = true;
     loop {
         let chunk = match timeout(silence.patience(reading.follow), commits.try_next()).await {
@@ -112,7 +111,9 @@ async fn stream(
             Err(BatchError::Stream(error)) => {
                 return Err(added(client, reading, *next).await.unwrap_or(MirrorError::Received(error)));
             }
-            Err(error @ BatchError::Spool { .. }) => return Err(MirrorError::Spool { place: spool_place(), error }),
+            Err(error @ BatchError::Spool { .. }) => {
+                return Err(MirrorError::Spool { place: temporary_dir().display().to_string(), error });
+            }
         }
     }
     if let Some(damaged) = damage(client, reading, *next).await {
@@ -166,17 +167,10 @@ async fn damage(client: &Client, reading: &Reading, next: Offset) -> Option<Mirr
     is_here.then(|| MirrorError::SourceDamaged { place: client.url().to_string(), next, reason })
 }
 
-/// The directory for large commits that are not whole yet.
-fn spool_place() -> String {
-    temporary_dir().display().to_string()
-}
-
-fn batcher(commits: &Commits, from: Offset, max: u64) -> Result<Batcher, MirrorError> {
+fn batcher(commits: &Commits, from: Offset, max: u64) -> Batcher {
     // The frames of a WAL do not say which they are.
     let expected = (commits.framing.format() == LogFormat::Wal).then_some(from);
-    let spools = FsRepo::open(temporary_dir()).map_err(|error| MirrorError::Dir { place: spool_place(), error })?;
-    let large = LargeCommits::Spooled(Arc::new(spools));
-    Ok(Batcher::new(commits.framing, expected, max).keeping(large, COMMIT_HELD_MAX))
+    Batcher::new(commits.framing, expected, max).keeping(LargeCommits::Temporary, COMMIT_HELD_MAX)
 }
 
 /// A stream that brings nothing, and what the service says meanwhile.

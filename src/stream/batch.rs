@@ -160,7 +160,7 @@ impl Batcher {
     #[must_use]
     pub fn may_block(&self, bytes: usize) -> bool {
         let is_large = self.spill.is_some() || self.scanner.trailing() + bytes as u64 > self.held_max;
-        is_large && matches!(self.large, LargeCommits::Spooled(_))
+        is_large && matches!(self.large, LargeCommits::Spooled(_) | LargeCommits::Temporary)
     }
 
     /// Where the last whole commit or header ended, counted from the start of the stream.

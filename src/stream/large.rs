@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::format::{Commit, Framing, Item, Scanner, Walk};
 use crate::limits::LARGE_COPY_BYTES;
 use crate::offset::{BytePos, Offset};
-use crate::repo::{Repo, RepoFile};
+use crate::repo::{FsRepo, Repo, RepoFile, temporary_dir};
 use crate::segment::SegmentReader;
 
 /// Bytes that can be read from any position, again and again.
@@ -72,6 +72,8 @@ pub enum LargeCommits {
     },
     /// In a file of its own in a directory. The file has no name, so a crash leaves nothing of it.
     Spooled(Arc<dyn Repo>),
+    /// The same, in the directory for temporary files.
+    Temporary,
 }
 
 /// What names of spool files end in, for the moment in which they have one.
@@ -108,7 +110,9 @@ pub(super) fn remove_spools(repo: &dyn Repo) -> io::Result<()> {
 /// The front of a large commit, received so far and no longer in memory.
 #[derive(Debug)]
 pub(super) struct Spill {
-    into: Option<(Arc<dyn ReadAt>, u64)>,
+    /// Where its bytes can be read, and from which position on; none if only whether they are sound matters.
+    from: Option<(Arc<dyn ReadAt>, u64)>,
+    /// The file of its own that it is written to.
     file: Option<Arc<dyn RepoFile>>,
     bytes: u64,
 }
@@ -116,15 +120,17 @@ pub(super) struct Spill {
 impl Spill {
     /// For a commit that starts at byte `at` of its stream.
     pub(super) fn begin(place: &LargeCommits, at: u64) -> io::Result<Spill> {
-        let (into, file) = match place {
-            LargeCommits::InMemory | LargeCommits::Nowhere => (None, None),
-            LargeCommits::InSource { bytes, start } => (Some((bytes.clone(), start + at)), None),
-            LargeCommits::Spooled(repo) => {
-                let file = create_spool(&**repo)?;
-                (Some((Arc::new(file.clone()) as Arc<dyn ReadAt>, 0)), Some(file))
-            }
+        let file = match place {
+            LargeCommits::InMemory | LargeCommits::Nowhere | LargeCommits::InSource { .. } => None,
+            LargeCommits::Spooled(repo) => Some(create_spool(&**repo)?),
+            LargeCommits::Temporary => Some(create_spool(&FsRepo::open(temporary_dir())?)?),
         };
-        Ok(Spill { into, file, bytes: 0 })
+        let from = match (place, &file) {
+            (LargeCommits::InSource { bytes, start }, _) => Some((bytes.clone(), start + at)),
+            (_, Some(file)) => Some((Arc::new(file.clone()) as Arc<dyn ReadAt>, 0)),
+            (_, None) => None,
+        };
+        Ok(Spill { from, file, bytes: 0 })
     }
 
     /// Takes the next bytes of the commit.
@@ -143,7 +149,7 @@ impl Spill {
 
     /// The commit, whose last byte was taken; none if it was only to be checked.
     pub(super) fn finish(self) -> Option<LargeCommit> {
-        self.into.map(|(file, at)| LargeCommit { file, at, bytes: self.bytes })
+        self.from.map(|(file, at)| LargeCommit { file, at, bytes: self.bytes })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use logmirror::limits::UNSYNCED_MAX;
 use logmirror::repo::{FsRepo, MemRepo, Repo};
 
 use crate::support::failing::{Failing, Trouble};
@@ -101,6 +102,37 @@ fn without_space_for_a_large_commit_the_log_goes_on_and_the_commit_may_be_sent_a
     assert_eq!(service.status("app")["state"], "ok", "nothing of the log was touched");
     plan.clear();
     assert_eq!(service.append_chunked("app", "?from=3", &large, 9000).json()["durable"], 4);
+}
+
+#[test]
+fn while_a_large_commit_is_copied_other_logs_go_on_and_other_senders_of_its_log_wait() {
+    let (repo, plan) = Failing::new(Arc::new(MemRepo::default()));
+    let mut setup = setup();
+    // One thread owns all logs.
+    setup.settings.writer_threads = 1;
+    let service = Service::start_with(repo, setup);
+    service.create("app");
+    service.create("other");
+    plan.set("logs/app/0000000001", Trouble::SyncHangs);
+    // It is synced once on the way.
+    let large = [header(), commit(0, 0, 1, &vec![7; UNSYNCED_MAX as usize + LARGE])].concat();
+    let mut sender = service.begin_append("app", "?from=0");
+    for part in large.chunks(1 << 20) {
+        sender.send_chunk(part);
+    }
+    sender.send_chunk(b"");
+    plan.wait_hanging(1);
+    assert_eq!(service.append("other", "?from=0", &[header(), commits(0, 3, 9, 0)].concat()).json()["durable"], 3);
+    assert_eq!(service.status("app")["next"], 0, "nothing of it is visible");
+    let mut next = service.begin_append("app", "?from=0");
+    next.send_chunk(&large[..10]);
+    next.send_chunk(&large[10..]);
+    next.send_chunk(b"");
+    plan.clear();
+    for (sender, appended) in [(&mut sender, 1), (&mut next, 0)] {
+        let answer = sender.answer().json();
+        assert_eq!((&answer["durable"], &answer["appended"]), (&1.into(), &appended.into()), "{answer}");
+    }
 }
 
 #[test]
