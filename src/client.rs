@@ -450,8 +450,9 @@ impl Client {
         if let Some(total) = part.total {
             request = request.query(&[("total", total)]);
         }
-        let patience = patience(body.len());
-        let response = checked(request.timeout(patience).body(body).send().await?).await?;
+        // All of it is checked and stored before the last part is answered.
+        let bytes = part.total.map_or(body.len(), |total| usize::try_from(total).unwrap_or(usize::MAX));
+        let response = checked(request.timeout(patience(bytes)).body(body).send().await?).await?;
         Ok(match response.status() {
             reqwest::StatusCode::ACCEPTED => PartAnswer::Received(json::<PartReceived>(response).await?.received),
             _ => PartAnswer::Whole(json(response).await?),

@@ -32,7 +32,7 @@ pub struct Layer {
     /// Log bytes in memory at once, over all clients [default: 256MiB]
     #[arg(long, value_name = "BYTES", env = "LOGMIRROR_MEMORY_MAX")]
     memory_max: Option<ByteSize>,
-    /// Largest commit taken; at most a quarter of --memory-max [default: 64MiB]
+    /// Largest commit taken [default: any]
     #[arg(long, value_name = "BYTES", env = "LOGMIRROR_COMMIT_BYTES_MAX")]
     commit_bytes_max: Option<ByteSize>,
     /// Threads that write; 0 for one a core, at most 4 [default: 0]
@@ -134,16 +134,6 @@ impl Config {
             wal_segment_bytes: bytes(flags.wal_segment_bytes, file.wal_segment_bytes, defaults.wal_segment_bytes),
             writer_threads: flags.writer_threads.or(file.writer_threads).unwrap_or(defaults.writer_threads),
         };
-        if settings.commit_bytes_max > settings.memory_max / 4 {
-            return Err(format!(
-                "a commit of {} bytes ({}) needs {} of at least {}, not {}",
-                settings.commit_bytes_max,
-                named("commit-bytes-max", flags.commit_bytes_max.is_some(), file.commit_bytes_max.is_some()),
-                named("memory-max", flags.memory_max.is_some(), file.memory_max.is_some()),
-                settings.commit_bytes_max.saturating_mul(4),
-                settings.memory_max,
-            ));
-        }
         let connections_max = flags.connections_max.or(file.connections_max).unwrap_or(limits::CONNECTIONS_MAX);
         if connections_max == 0 {
             let named = named("connections-max", flags.connections_max.is_some(), true);

@@ -3,9 +3,27 @@
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
-/// Largest commit taken unless the user says otherwise. A commit is held in memory until its checksum is known, so
-/// this bounds what one sender can make us hold. SpacetimeDB's own commits are a few KiB to a few MiB.
-pub const COMMIT_BYTES_MAX: u64 = 64 << 20;
+/// Largest commit taken unless the user says otherwise: any. It is a policy; what a commit takes of the memory is bounded by
+/// [`COMMIT_HELD_MAX`].
+pub const COMMIT_BYTES_MAX: u64 = u64::MAX;
+
+/// A commit that claims to be larger than this is not believed when its offset is nowhere near the one expected, or when its
+/// segment ends before it and nothing says that it was not durable.
+pub const COMMIT_BYTES_DOUBTED: u64 = 64 << 20;
+
+/// Bytes of a commit held in memory until it is whole. More are kept in a file: SpacetimeDB's own commits are a few KiB to a
+/// few MiB, and a transaction of SQLite, such as VACUUM, is as large as its database.
+pub const COMMIT_HELD_MAX: u64 = 8 << 20;
+/// What of it is held at least where the memory budget is small, of which it is [a part](COMMIT_HELD_PART) otherwise.
+pub const COMMIT_HELD_MIN: u64 = 16 << 10;
+/// See [`COMMIT_HELD_MIN`].
+pub const COMMIT_HELD_PART: u64 = 16;
+
+/// A commit in a file is copied into a segment in blocks of this size.
+pub const LARGE_COPY_BYTES: usize = 1 << 20;
+
+/// Largest transaction of the SQL engine: it writes one into memory.
+pub const SQL_TRANSACTION_BYTES_MAX: u64 = 64 << 20;
 
 /// A segment of a WAL is followed by another from this length on: short enough to be folded, indexed and fetched as one
 /// piece, long enough that the files of a large log stay few.
@@ -111,6 +129,9 @@ pub const FIRST_ACK_WAIT: Duration = Duration::from_secs(3);
 pub const FIRST_ACK_DOUBLINGS: u32 = 4;
 /// How long a live append under way may neither send nor be acknowledged anything.
 pub const LIVE_STALL: Duration = Duration::from_secs(15);
+/// How often an append repeats its last acknowledgement while a large commit is copied into the log: a third of what a sender
+/// waits for.
+pub const ACK_REPEAT: Duration = Duration::from_secs(5);
 /// A live append that breaks off within this time breaks off early.
 pub const LIVE_EARLY: Duration = Duration::from_secs(60);
 /// A live append is tried again so long after it was found to be held back, and twice as long each time.

@@ -15,9 +15,9 @@ use tokio::sync::Semaphore;
 use crate::api::AckLine;
 use crate::client::{Client, ClientError, HttpOptions};
 use crate::format::commitlog::{SegmentHeader, Version, encode_commit};
-use crate::format::{Commit, LogFormat, ScanError};
+use crate::format::{Commit, LogFormat};
 use crate::offset::{Epoch, Offset};
-use crate::stream::{Batch, Batcher};
+use crate::stream::{Batch, BatchError, Batcher};
 
 /// Latencies are kept from a microsecond to a minute, to two digits.
 const LATENCY_US_MAX: u64 = 60_000_000;
@@ -47,7 +47,7 @@ pub enum LoadError {
     Client(#[from] ClientError),
     /// A follower got what is no sound log.
     #[error("a follower received a damaged stream: {0}")]
-    Received(#[from] ScanError),
+    Received(#[from] BatchError),
     /// An append was refused.
     #[error("the service ended an append: {0}")]
     Ended(String),

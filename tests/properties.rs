@@ -11,7 +11,7 @@ use logmirror::limits::COMMIT_BYTES_MAX;
 use logmirror::offset::{BytePos, Offset};
 use logmirror::repo::{MemRepo, Repo};
 use logmirror::segment::{Entry, OffsetIndex, SegmentReader};
-use logmirror::stream::{Batch, Batcher, StreamWriter, survey};
+use logmirror::stream::{Batch, BatchError, Batcher, StreamWriter, survey};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -143,7 +143,7 @@ fn what_a_batcher_cuts_is_what_it_was_given_up_to_the_boundary() {
         prop_assert_eq!(&cut, &bytes[..batcher.boundary().0 as usize]);
         let (items, end) = scan([&bytes[..]].into_iter());
         prop_assert_eq!(items.last().map_or(0, |(at, _)| at.0), batcher.boundary().0);
-        prop_assert_eq!(result.and_then(|()| batcher.finish()), end);
+        prop_assert_eq!(result.and_then(|()| Ok(batcher.finish()?)), end.map_err(BatchError::from));
         for run in batch.runs() {
             let commits: Vec<_> = run.commits().collect();
             prop_assert_eq!(commits.len() as u64, run.commits);

@@ -60,9 +60,9 @@ pub(crate) struct MirrorArgs {
     /// Print no progress, only what is waited for and errors
     #[arg(long, short)]
     pub(super) quiet: bool,
-    /// Largest commit taken
-    #[arg(long, value_name = "BYTES", env = "LOGMIRROR_COMMIT_BYTES_MAX", default_value_t = ByteSize(limits::COMMIT_BYTES_MAX))]
-    commit_bytes_max: ByteSize,
+    /// Largest commit taken; any unless this is given
+    #[arg(long, value_name = "BYTES", env = "LOGMIRROR_COMMIT_BYTES_MAX")]
+    commit_bytes_max: Option<ByteSize>,
     #[command(flatten)]
     pub(super) access: AccessArgs,
     /// Frames in one request to a libSQL sync server
@@ -102,7 +102,7 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     let mut mirror = Mirror::new(Place::parse(&source), Place::parse(&sink));
     (mirror.follow, mirror.trim, mirror.create) = (args.follow, args.trim, args.create == Create::Auto);
     mirror.adopt = args.adopt;
-    mirror.commit_bytes_max = args.commit_bytes_max.as_u64();
+    mirror.commit_bytes_max = args.commit_bytes_max.map_or(limits::COMMIT_BYTES_MAX, |bytes| bytes.as_u64());
     mirror.http = match args.access.http() {
         Ok(http) => http,
         Err(exit) => return exit,

@@ -13,7 +13,9 @@ use super::io::{DATABASE, LogIo};
 use super::programs::{Programs, SchemaAge};
 use super::wal::{FRAME_LEN, Wal};
 use crate::format::wal::FrameHeader;
-use crate::limits::{ENGINE_CACHE_PAGES, SETTLE_WAIT, SPARE_CONNECTIONS_MAX, WRITE_TURN_WAIT};
+use crate::limits::{
+    ENGINE_CACHE_PAGES, SETTLE_WAIT, SPARE_CONNECTIONS_MAX, SQL_TRANSACTION_BYTES_MAX, WRITE_TURN_WAIT,
+};
 use crate::mirror::{Error, Log, Registry, State};
 use crate::offset::Offset;
 use crate::sync::libsql::syncable;
@@ -70,7 +72,8 @@ impl Engine {
     /// Opens the database of a log as it is now. Blocks; costs a reading of the whole WAL.
     pub(super) fn open(registry: Arc<Registry>, log: Arc<Log>) -> Result<Engine, Error> {
         syncable(&log, "Turso")?;
-        let wal = Arc::new(Wal::of(log.clone(), registry.settings().commit_bytes_max));
+        let transaction_max = registry.settings().commit_bytes_max.min(SQL_TRANSACTION_BYTES_MAX);
+        let wal = Arc::new(Wal::of(log.clone(), transaction_max));
         let machine = Database::io_for_path(DATABASE).map_err(|error| of_engine(&error))?;
         let io = Arc::new(LogIo::new(log.base()?, wal.clone(), machine));
         let options = OpenOptions::new(Arc::new(SqliteDialect));

@@ -25,7 +25,7 @@ pub(super) struct Wal {
     log: Arc<Log>,
     written: Mutex<Written>,
     files: Mutex<BTreeMap<Offset, Arc<dyn RepoFile>>>,
-    /// Most bytes that the log takes as one transaction, and so most that are kept of one.
+    /// Most bytes that are kept of one transaction.
     commit_bytes_max: u64,
 }
 
@@ -163,7 +163,11 @@ impl Wal {
         };
         let begun = at;
         if at as u64 > self.commit_bytes_max {
-            let text = format!("a transaction of more than {} bytes (--commit-bytes-max)", self.commit_bytes_max);
+            let text = format!(
+                "a transaction of more than {} bytes, the most that the SQL engine takes (it is less with a lower \
+                 --commit-bytes-max): write it in several, or with SQLite or a libSQL client",
+                self.commit_bytes_max
+            );
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
         }
         for slice in slices {

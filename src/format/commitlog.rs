@@ -18,7 +18,7 @@
 //! checked against files of the published writer.
 
 use super::{Begin, Commit, Format, FormatError};
-use crate::limits::COMMIT_BYTES_MAX;
+use crate::limits::{COMMIT_BYTES_DOUBTED, COMMIT_BYTES_MAX};
 use crate::offset::{Epoch, Offset};
 
 /// First bytes of every segment.
@@ -181,6 +181,8 @@ pub fn encode_commit(version: Version, first: Offset, epoch: Epoch, entries: u16
 pub struct Commitlog {
     version: Version,
     commit_bytes_max: u64,
+    /// What a commit may claim to have without a second look.
+    undoubted_max: u64,
     expected: Option<Offset>,
     /// It is a commit that comes next: a header came last.
     headed: bool,
@@ -207,6 +209,7 @@ impl Commitlog {
         Commitlog {
             version,
             commit_bytes_max,
+            undoubted_max: commit_bytes_max.min(COMMIT_BYTES_DOUBTED),
             expected,
             headed: false,
             unit,
@@ -229,9 +232,18 @@ impl Commitlog {
         self.version
     }
 
-    /// Refuses what no checksum is needed to refuse.
+    /// Refuses what no checksum is needed to refuse. So a large commit is whose offset is nowhere near the one expected: all but
+    /// certainly it is something else, such as a page of HTML.
     #[cold]
-    fn refuse(&self, head: &[u8]) -> FormatError {
+    fn refuse(&self, head: &[u8]) -> Option<FormatError> {
+        let unit = &self.unit;
+        let is_far = self.expected.is_some_and(|expected| expected.0.abs_diff(unit.first.0) > u64::from(u32::MAX));
+        let overflows = unit.first.0.checked_add(unit.entries.into()).is_none();
+        let is_refused = self.unit_len > self.commit_bytes_max || unit.entries == 0 || overflows || is_far;
+        is_refused.then(|| self.reason(head))
+    }
+
+    fn reason(&self, head: &[u8]) -> FormatError {
         let unit = &self.unit;
         if head[..self.version.commit_header_len()].iter().all(|byte| *byte == 0) {
             return FormatError::Zeros;
@@ -278,8 +290,10 @@ impl Format for Commitlog {
         self.unit = unit;
         self.unit_len = unit.commit_len(self.version);
         let fits = unit.first.0.checked_add(unit.entries.into()).is_some();
-        if self.unit_len > self.commit_bytes_max || unit.entries == 0 || !fits {
-            return Err(self.refuse(head));
+        if (self.unit_len > self.undoubted_max || unit.entries == 0 || !fits)
+            && let Some(error) = self.refuse(head)
+        {
+            return Err(error);
         }
         (self.seen, self.crc) = (0, 0);
         Ok(Begin::Unit(self.unit_len))

@@ -19,11 +19,10 @@ use super::native::{blocking, described};
 use super::pace::Pace;
 use super::paths::App;
 use super::reply::{self, Failure};
-use crate::api::{AppendOutcome, PartReceived};
+use crate::api::PartReceived;
 use crate::limits::{EXPORT_BYTES_MAX, READ_BLOCK};
 use crate::mirror::{Draft, Error, LastPart, Log, Staged, Upload, UploadProgress};
 use crate::offset::{Generation, Offset};
-use crate::repo::RepoFile;
 
 /// What a query says of a part.
 #[derive(Clone, Debug, Deserialize)]
@@ -93,7 +92,7 @@ async fn take_commits(
         return Ok(Json(outcome).into_response());
     }
     // What stands before and after the commits of an upload is at most a header.
-    let bytes_max = app.registry.settings().commit_bytes_max + READ_BLOCK as u64;
+    let bytes_max = app.registry.settings().commit_bytes_max.saturating_add(READ_BLOCK as u64);
     let registry = app.registry.clone();
     let draft = {
         let log = log.clone();
@@ -107,7 +106,10 @@ async fn take_commits(
     let UploadProgress::Staged(staged) = &*progress else {
         return Err(Error::PartMissing { received: 0 }.into());
     };
-    let appended = append(app, log, from, &staged.file).await;
+    let appended = match app.registry.append_file(log, Some(from), staged.file.clone()).await {
+        Ok(append) => append.take_file(staged.file.clone()).await.map_err(Failure::from),
+        Err(error) => Err(error.into()),
+    };
     match &appended {
         Ok(outcome) => discard(std::mem::replace(&mut *progress, UploadProgress::Done(last, Some(*outcome)))).await,
         // The last part may be sent again: the others are kept for it.
@@ -297,25 +299,4 @@ async fn write(staged: &mut Staged, data: Bytes, at: u64) -> Result<(), Error> {
     })
     .await?;
     Ok(())
-}
-
-/// Appends the commits in a file.
-async fn append(app: &App, log: &Arc<Log>, from: Offset, file: &Arc<dyn RepoFile>) -> Result<AppendOutcome, Failure> {
-    let mut append = app.registry.append(log, Some(from)).await?;
-    let mut at = 0;
-    loop {
-        let file = file.clone();
-        let block = blocking(move || {
-            let mut block = vec![0; READ_BLOCK];
-            let count = file.read_at(&mut block, at)?;
-            block.truncate(count);
-            Ok(block)
-        })
-        .await?;
-        at += block.len() as u64;
-        if block.is_empty() || !append.push(block.into()).await {
-            break;
-        }
-    }
-    Ok(append.finish().await?)
 }

@@ -1,17 +1,23 @@
 //! [`Append`]: one stream into one log.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, interval_at};
 
+use super::batching;
 use super::budget::{Budget, Share};
 use super::error::Error;
 use super::log::{Log, View};
 use super::shard::{Ended, Message, Session};
 use crate::format::{Framing, LogFormat};
+use crate::limits::{ACK_REPEAT, READ_BLOCK};
 use crate::offset::{BytePos, Offset};
-use crate::stream::{Batch, Batcher};
+use crate::repo::RepoFile;
+use crate::stream::{Batch, Batcher, LargeCommits};
 
 /// One stream of raw log bytes into a log, in progress. It verifies here, on the caller's thread; the log's writer
 /// thread checks each commit against the log when its turn comes, so two appends to one log are safe.
@@ -36,7 +42,8 @@ impl Append {
         budget: Arc<Budget>,
         queue: mpsc::Sender<Message>,
         (from, framing): (Option<Offset>, Framing),
-        commit_bytes_max: u64,
+        (commit_bytes_max, held_max): (u64, u64),
+        large: LargeCommits,
     ) -> Append {
         let view = log.view();
         // Without `from` the stream may start with any commit we hold; a wild first length is refused by its cap. A WAL
@@ -45,16 +52,16 @@ impl Append {
             LogFormat::Commitlog => Some(from.unwrap_or(view.durable)),
             LogFormat::Wal => from,
         };
-        let batcher = Batcher::new(framing, expected, commit_bytes_max);
+        let batcher = Batcher::new(framing, expected, commit_bytes_max).keeping(large, held_max);
         let next = from.or(Some(view.durable).filter(|durable| *durable == log.first()));
         let (session, share, error) = Default::default();
         Append { log, budget, queue, session, batcher, share, from, next, error }
     }
 
-    /// Whether the stream stands on a boundary: nothing of an unfinished commit is held.
+    /// Whether the stream is on a boundary: nothing of an unfinished commit was received.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.batcher.held() == 0
+        self.batcher.is_whole()
     }
 
     /// Where the last whole commit or header ended, in bytes of the stream.
@@ -68,7 +75,8 @@ impl Append {
     pub fn acks(&self) -> Acks {
         let (view, session) = (self.log.watch(), self.session.clone());
         let durable = view.borrow().durable;
-        Acks { view, session, durable: self.from.map_or(durable, |from| from.min(durable)) }
+        let copied = (self.log.copied().clone(), self.log.copied().load(Ordering::Relaxed));
+        Acks { view, session, copied, durable: self.from.map_or(durable, |from| from.min(durable)) }
     }
 
     /// Returns when the append has failed and more bytes are of no use.
@@ -91,7 +99,7 @@ impl Append {
             return false;
         }
         let mut batch = Batch::default();
-        let pushed = self.batcher.push(chunk, &mut batch);
+        let pushed = batching::push(&mut self.batcher, chunk, &mut batch).await;
         self.next = batch.runs().last().map(|run| run.end).or(self.next);
         if let Err(error) = pushed {
             self.fail(error.into());
@@ -107,6 +115,9 @@ impl Append {
             if let Err(error) = self.budget.cover(&mut self.share, self.batcher.held()).await {
                 self.fail(error);
             }
+        } else if self.batcher.held() < bytes {
+            // The front of a large commit went to a file.
+            drop(self.share.split(self.batcher.held()));
         }
         self.error.is_none()
     }
@@ -119,14 +130,44 @@ impl Append {
     pub(super) async fn take(mut self, chunks: Vec<Bytes>, share: Share) -> Ended {
         let mut batch = Batch::default();
         let scanned = chunks.into_iter().try_for_each(|chunk| self.batcher.push(chunk, &mut batch));
-        if let Err(error) = scanned.and_then(|()| self.batcher.finish()) {
-            return Err((error.into(), self.log.view().durable));
+        let scanned = scanned.map_err(Error::from).and_then(|()| self.batcher.finish().map_err(Error::from));
+        if let Err(error) = scanned {
+            return Err((error, self.log.view().durable));
         }
         let (reply, ended) = oneshot::channel();
         let (log, session) = (self.log.clone(), self.session);
         let gone = || (Error::Unavailable("the service is shutting down".into()), self.log.view().durable);
         self.queue.send(Message::Whole { log, session, batch, share, reply }).await.map_err(|_| gone())?;
         ended.await.map_err(|_| gone())?
+    }
+
+    /// Takes all that is in a file and ends the stream; after Ok it is durable.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub async fn take_file(mut self, file: Arc<dyn RepoFile>) -> Ended {
+        let mut at = 0;
+        loop {
+            let file = file.clone();
+            let read = tokio::task::spawn_blocking(move || {
+                let mut block = vec![0; READ_BLOCK];
+                let count = file.read_at(&mut block, at)?;
+                block.truncate(count);
+                Ok::<_, io::Error>(Bytes::from(block))
+            });
+            let block = match read.await.map_err(io::Error::other).flatten() {
+                Ok(block) => block,
+                Err(error) => {
+                    self.fail(Error::Unavailable(format!("cannot read what was received: {error}")));
+                    break;
+                }
+            };
+            at += block.len() as u64;
+            if block.is_empty() || !self.push(block).await {
+                break;
+            }
+        }
+        self.finish().await
     }
 
     /// The name of the log.
@@ -168,6 +209,8 @@ impl Append {
 pub struct Acks {
     view: watch::Receiver<View>,
     session: Arc<Session>,
+    /// Bytes of large commits that were copied into the log, and how many when that was last asked.
+    copied: (Arc<AtomicU64>, u64),
     durable: Offset,
 }
 
@@ -178,8 +221,10 @@ impl Acks {
         self.durable
     }
 
-    /// Waits until more is durable.
+    /// Waits until more is durable, or until a large commit has been copied into the log for a while: the same end again says
+    /// then that work goes on.
     pub async fn advanced(&mut self) -> Offset {
+        let mut repeats = interval_at(Instant::now() + ACK_REPEAT, ACK_REPEAT);
         loop {
             let durable = self.view.borrow_and_update().durable;
             let durable = self.session.end().map_or(self.durable, |end| end.min(durable));
@@ -191,6 +236,12 @@ impl Acks {
                 // The log goes with the service: its last word is the append's own answer.
                 changed = self.view.changed() => if changed.is_err() { std::future::pending::<()>().await },
                 () = self.session.skipped.notified() => {}
+                _ = repeats.tick() => {
+                    let copied = self.copied.0.load(Ordering::Relaxed);
+                    if std::mem::replace(&mut self.copied.1, copied) != copied {
+                        return self.durable;
+                    }
+                }
             }
         }
     }

@@ -37,7 +37,7 @@ pub(super) async fn put(client: &Client, generation: Generation, blocks: Blocks)
 
 async fn put_in_parts(client: &Client, generation: Generation, mut blocks: Blocks) -> Result<(), MirrorError> {
     let upload = uuid::Uuid::new_v4().to_string();
-    let (mut at, mut held, mut ended) = (0, BytesMut::new(), false);
+    let (mut at, mut held, mut ended) = (0_u64, BytesMut::new(), false);
     loop {
         let bytes_max = client.way().request_bytes();
         // One byte more shows whether a part is the last.
@@ -47,9 +47,9 @@ async fn put_in_parts(client: &Client, generation: Generation, mut blocks: Block
             held.extend_from_slice(&block.unwrap_or_default());
         }
         let piece = Bytes::copy_from_slice(&held[..held.len().min(bytes_max)]);
-        let end = at + piece.len();
-        let total = (ended && piece.len() == held.len()).then_some(end as u64);
-        let part = UploadPart { upload: &upload, at: at as u64, total };
+        let end = at + piece.len() as u64;
+        let total = (ended && piece.len() == held.len()).then_some(end);
+        let part = UploadPart { upload: &upload, at, total };
         let send = || client.start_generation_part(generation, part, piece.clone());
         match send_part(client, piece.len(), send).await? {
             None => {}

@@ -13,13 +13,13 @@ const UNIT: u64 = 1024;
 
 /// Half of it is for senders, half for readers, so that neither can starve the other.
 ///
-/// A sender holds what it has while it waits for more, so senders of large commits could all wait for each other. Of their
-/// half, one commit's worth is therefore set aside: whoever gets it can finish the commit it is in, and then gives back
-/// all it has.
+/// A sender holds what it has while it waits for more, so senders of commits could all wait for each other. Of their half, as
+/// much as is held of one commit is therefore set aside: the sender that gets it can finish its commit, or put the front of
+/// it into a file, and then gives back all it has.
 #[derive(Debug)]
 pub struct Budget {
     incoming: Arc<Semaphore>,
-    /// One permit, for as much as a commit may take.
+    /// One permit, for as much as is held of a commit.
     spare: Arc<Semaphore>,
     outgoing: Arc<Semaphore>,
     outgoing_max: usize,
@@ -61,11 +61,11 @@ fn units(bytes: u64) -> usize {
 }
 
 impl Budget {
-    /// A budget of `bytes`, for commits of up to `commit_bytes_max`.
+    /// A budget of `bytes`, where up to `commit_held_max` are held of a commit.
     #[must_use]
-    pub fn new(bytes: u64, commit_bytes_max: u64) -> Self {
+    pub fn new(bytes: u64, commit_held_max: u64) -> Self {
         let half = units(bytes / 2).min(Semaphore::MAX_PERMITS);
-        let incoming = half.saturating_sub(units(commit_bytes_max));
+        let incoming = half.saturating_sub(units(commit_held_max));
         Budget {
             incoming: Arc::new(Semaphore::new(incoming)),
             spare: Arc::new(Semaphore::new(1)),

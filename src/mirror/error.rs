@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::format::{FormatError, ScanError, wal};
 use crate::offset::{Epoch, Generation, Offset};
-use crate::stream::AppendError;
+use crate::stream::{AppendError, BatchError};
 
 /// Few kinds, each telling the caller what to do.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -156,10 +156,21 @@ impl From<ScanError> for Error {
     }
 }
 
+impl From<BatchError> for Error {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::Stream(error) => error.into(),
+            error @ BatchError::Spool { .. } => Error::Unavailable(error.to_string()),
+        }
+    }
+}
+
 impl From<AppendError> for Error {
     fn from(error: AppendError) -> Self {
         match error {
             AppendError::Stream(error) => error.into(),
+            AppendError::Spool(error) => error.into(),
+            error @ AppendError::Unread { .. } => Error::Unavailable(error.to_string()),
             AppendError::NoHeader { found } => {
                 Error::Corrupt { offset: Some(found), message: AppendError::NoHeader { found }.to_string() }
             }

@@ -9,7 +9,7 @@ use crate::client::ClientError;
 use crate::format::{FormatError, LogFormat, ScanError};
 use crate::offset::{BytePos, Generation, Offset};
 use crate::sqlite::SnapshotError;
-use crate::stream::{AppendError, Fault, OpenError, ReadError};
+use crate::stream::{AppendError, BatchError, Fault, OpenError, ReadError};
 
 /// Why a mirror stopped. Everything before is kept; running it again resumes.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +27,14 @@ pub enum MirrorError {
         place: String,
         /// The fault.
         error: ScanError,
+    },
+    /// A large commit cannot be kept until it is whole.
+    #[error("{place}: {error}")]
+    Spool {
+        /// The directory of the file for it.
+        place: String,
+        /// Why not.
+        error: BatchError,
     },
     /// The sink cannot be opened.
     #[error("sink: {0}")]
@@ -413,7 +421,10 @@ impl Blamed for MirrorError {
             MirrorError::HeldBack { .. } | MirrorError::Interrupted(_) => Blame::Transient,
             MirrorError::Open(OpenError::Io(_) | OpenError::Locked { .. }) | MirrorError::Dir { .. } => Blame::Io,
             // A write or sync of ours failed.
-            MirrorError::Append(AppendError::Poisoned { .. }) => Blame::Io,
+            MirrorError::Append(AppendError::Poisoned { .. } | AppendError::Spool(_)) => Blame::Io,
+            MirrorError::Spool { .. } => Blame::Io,
+            // A source that was written while it was copied.
+            MirrorError::Append(AppendError::Unread { .. }) => Blame::Transient,
             MirrorError::Client(error) => error.blame(),
             MirrorError::Refused(body) => body.blame(),
             MirrorError::Snapshot(error) if error.is_transient() => Blame::Transient,

@@ -2,24 +2,29 @@
 //! parts. Works through anything that passes on requests whole, as nginx does with its defaults.
 
 use std::collections::VecDeque;
+use std::io;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
+use super::database::off;
 use super::failure::MirrorError;
 use crate::api::AppendOutcome;
 use crate::client::{Client, ClientError, PartAnswer, UploadPart};
 use crate::limits::PART_ATTEMPTS;
 use crate::offset::Offset;
 use crate::retry::RECONNECT;
-use crate::stream::{Batch, Part};
+use crate::stream::{Batch, LargeCommit, Part};
 
 /// Commits that belong together, with the headers before them: a header alone would be lost at the end of a request.
 #[derive(Debug)]
 struct Piece {
     slices: Vec<Bytes>,
+    /// The commit after them, if it is a large one.
+    large: Option<LargeCommit>,
+    /// What is in memory of it.
     bytes: usize,
     end: Offset,
 }
@@ -43,20 +48,25 @@ impl Queue {
                     slices.extend(run.slices);
                     let bytes = slices.iter().map(Bytes::len).sum();
                     self.bytes += bytes;
-                    self.pieces.push_back(Piece { slices, bytes, end: run.end });
+                    self.pieces.push_back(Piece { slices, large: run.large, bytes, end: run.end });
                 }
             }
         }
     }
 
-    /// How many pieces fit into a request of so many bytes: at least one.
+    /// How many pieces fit into a request of so many bytes: at least one. A large commit is alone.
     fn fitting(&self, bytes_max: usize) -> usize {
         let mut bytes = 0;
         let fit = self.pieces.iter().take_while(|piece| {
             bytes += piece.bytes;
-            bytes <= bytes_max
+            bytes <= bytes_max && piece.large.is_none()
         });
         fit.count().max(1)
+    }
+
+    /// The large commit that is first, if one is.
+    fn large(&self) -> Option<LargeCommit> {
+        self.pieces.front()?.large.clone()
     }
 
     /// The bytes of the first pieces, and where they end.
@@ -98,9 +108,11 @@ pub(super) async fn feed(
         let bytes_max = client.way().request_bytes();
         let count = queue.fitting(bytes_max);
         let (body, end) = queue.body(count);
-        let outcome = if body.len() > bytes_max {
-            send_in_parts(client, next, body).await?
+        let upload = Upload { front: body.clone(), large: queue.large() };
+        let outcome = if upload.bytes() > bytes_max as u64 {
+            send_in_parts(client, next, upload).await?
         } else {
+            let body = upload.part(0, bytes_max).await?;
             let (bytes, start) = (body.len(), Instant::now());
             match client.append_bounded(next, body).await {
                 Err(error) if error.is_about_size() && client.way().refused(bytes) => continue,
@@ -121,15 +133,43 @@ pub(super) async fn feed(
     }
 }
 
+/// What is sent in parts: bytes in memory, and perhaps a large commit after them.
+#[derive(Debug)]
+struct Upload {
+    front: Bytes,
+    large: Option<LargeCommit>,
+}
+
+impl Upload {
+    fn bytes(&self) -> u64 {
+        self.front.len() as u64 + self.large.as_ref().map_or(0, LargeCommit::bytes)
+    }
+
+    /// The bytes from `at` on, at most so many.
+    async fn part(&self, at: u64, bytes_max: usize) -> Result<Bytes, MirrorError> {
+        let front = self.front.len();
+        let from = usize::try_from(at).unwrap_or(usize::MAX).min(front);
+        let held = self.front.slice(from..front.min(from.saturating_add(bytes_max)));
+        let Some(large) = self.large.clone().filter(|_| held.len() < bytes_max) else {
+            return Ok(held);
+        };
+        let (at, left) = (at.saturating_sub(front as u64), bytes_max - held.len());
+        let unread =
+            |error: io::Error| MirrorError::Interrupted(format!("a large commit cannot be read again: {error}"));
+        let rest = off(move || large.block(at, left)).await?.map_err(unread)?;
+        Ok(if held.is_empty() { rest } else { [held, rest].concat().into() })
+    }
+}
+
 /// Sends commits that are too large for one request.
-async fn send_in_parts(client: &Client, from: Offset, bytes: Bytes) -> Result<AppendOutcome, MirrorError> {
+async fn send_in_parts(client: &Client, from: Offset, commits: Upload) -> Result<AppendOutcome, MirrorError> {
     let upload = uuid::Uuid::new_v4().to_string();
     let mut at = 0;
     loop {
-        let end = bytes.len().min(at + client.way().request_bytes());
-        let total = (end == bytes.len()).then_some(bytes.len() as u64);
-        let part = UploadPart { upload: &upload, at: at as u64, total };
-        let piece = bytes.slice(at..end);
+        let piece = commits.part(at, client.way().request_bytes()).await?;
+        let end = at + piece.len() as u64;
+        let total = Some(commits.bytes()).filter(|total| *total == end);
+        let part = UploadPart { upload: &upload, at, total };
         match send_part(client, piece.len(), || client.append_part(from, part, piece.clone())).await? {
             // Something takes only smaller ones.
             None => {}
@@ -168,9 +208,9 @@ where
 }
 
 /// Where an upload goes on whose part up to `end` was sent.
-pub(super) fn after(received: u64, end: usize) -> Result<usize, MirrorError> {
-    match usize::try_from(received) {
-        Ok(received) if received == end => Ok(end),
-        _ => Err(MirrorError::Interrupted(format!("the service has {received} bytes of an upload, not {end}"))),
+pub(super) fn after(received: u64, end: u64) -> Result<u64, MirrorError> {
+    match received == end {
+        true => Ok(end),
+        false => Err(MirrorError::Interrupted(format!("the service has {received} bytes of an upload, not {end}"))),
     }
 }

@@ -1,13 +1,17 @@
 //! Feeding a log of a service: as one live stream whose acknowledgements come back while it goes on; or, where something
 //! between holds that back, in requests of bounded size, each durable when it is answered.
 
+use std::collections::VecDeque;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval, timeout};
 
 use super::failure::MirrorError;
@@ -16,7 +20,7 @@ use crate::api::AckLine;
 use crate::client::{Acks, Client, ClientError};
 use crate::limits::{LIVE_EARLY, LIVE_PIECE, LIVE_STALL, REQUEST_BYTES_START};
 use crate::offset::Offset;
-use crate::stream::Batch;
+use crate::stream::{Batch, LargeCommit, Part};
 
 /// Feeds `client`'s log with what goes on at `from` until `batches` ends; reports in `durable` how far it is durable.
 ///
@@ -201,30 +205,69 @@ fn body(
     mut batches: mpsc::Receiver<Batch>,
     sent: Arc<Sent>,
 ) -> impl futures::Stream<Item = Result<Bytes, io::Error>> + Send + 'static {
-    let mut pieces: std::collections::VecDeque<Bytes> = std::collections::VecDeque::new();
+    let mut pieces: VecDeque<Piece> = VecDeque::new();
     let mut end = 0;
-    let pieces_of = move |cx: &mut std::task::Context<'_>| loop {
-        if let Some(mut piece) = pieces.pop_front() {
-            if piece.len() > LIVE_PIECE {
-                let rest = piece.split_off(LIVE_PIECE);
-                pieces.push_front(rest);
-            }
-            sent.take(piece.len(), end);
-            return std::task::Poll::Ready(Some(Ok(piece)));
+    let mut reading: Option<JoinHandle<io::Result<Bytes>>> = None;
+    let pieces_of = move |cx: &mut Context<'_>| loop {
+        if let Some(block) = &mut reading {
+            let read = ready!(Pin::new(block).poll(cx)).map_err(io::Error::other).flatten();
+            reading = None;
+            let piece = read.inspect(|piece| sent.take(piece.len(), end));
+            return Poll::Ready(Some(piece));
         }
-        match std::task::ready!(batches.poll_recv(cx)) {
+        match pieces.pop_front() {
+            Some(Piece::Held(mut piece)) => {
+                if piece.len() > LIVE_PIECE {
+                    let rest = piece.split_off(LIVE_PIECE);
+                    pieces.push_front(Piece::Held(rest));
+                }
+                sent.take(piece.len(), end);
+                return Poll::Ready(Some(Ok(piece)));
+            }
+            Some(Piece::Large(large, at)) if at < large.bytes() => {
+                pieces.push_front(Piece::Large(large.clone(), at + LIVE_PIECE as u64));
+                reading = Some(tokio::task::spawn_blocking(move || large.block(at, LIVE_PIECE)));
+                continue;
+            }
+            Some(Piece::Large(..)) => continue,
+            None => {}
+        }
+        match ready!(batches.poll_recv(cx)) {
             Some(batch) => {
                 end = batch.runs().last().map_or(end, |run| run.end.0);
-                pieces.extend(batch.slices().cloned());
+                pieces.extend(Piece::all_of(batch));
             }
             None => {
                 sent.is_ended.store(true, Ordering::Relaxed);
-                return std::task::Poll::Ready(None);
+                return Poll::Ready(None);
             }
         }
     };
     let pieces_of = Mutex::new(pieces_of);
     futures::stream::poll_fn(move |cx| (pieces_of.lock().unwrap_or_else(PoisonError::into_inner))(cx))
+}
+
+/// A part of what is sent.
+enum Piece {
+    Held(Bytes),
+    /// A large commit from a byte of it on.
+    Large(LargeCommit, u64),
+}
+
+impl Piece {
+    fn all_of(batch: Batch) -> Vec<Piece> {
+        let mut pieces = Vec::new();
+        for part in batch.parts {
+            match part {
+                Part::Header(_, bytes) => pieces.push(Piece::Held(bytes)),
+                Part::Run(run) => {
+                    pieces.extend(run.slices.into_iter().map(Piece::Held));
+                    pieces.extend(run.large.map(|large| Piece::Large(large, 0)));
+                }
+            }
+        }
+        pieces
+    }
 }
 
 async fn take_acks(mut acks: Acks, sent: &Sent, durable: &watch::Sender<Offset>) -> Result<Offset, MirrorError> {

@@ -193,6 +193,8 @@ pub struct Log {
     meta: Meta,
     repo: Arc<dyn Repo>,
     appended: AtomicU64,
+    /// Bytes of large commits that were copied into it.
+    copied: Arc<AtomicU64>,
     view: watch::Sender<View>,
     /// SHA-256 of sealed segments, by their starts.
     digests: Mutex<HashMap<Offset, String>>,
@@ -242,6 +244,7 @@ impl Log {
             meta,
             repo,
             appended,
+            copied: Arc::default(),
             view: watch::Sender::new(view),
             digests: Mutex::default(),
             policy,
@@ -257,6 +260,11 @@ impl Log {
             kept_aside: Mutex::default(),
             shard,
         }
+    }
+
+    /// Counts bytes of large commits as they are copied into it.
+    pub(super) fn copied(&self) -> &Arc<AtomicU64> {
+        &self.copied
     }
 
     pub(super) fn meta(&self) -> &Meta {

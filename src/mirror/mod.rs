@@ -6,6 +6,7 @@ mod attempt;
 mod base;
 mod base_due;
 mod base_url;
+mod batching;
 mod budget;
 mod checkpoint;
 mod counters;

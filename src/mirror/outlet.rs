@@ -8,10 +8,10 @@ use super::failure::MirrorError;
 use super::source::{Out, Piece};
 use crate::format::Framing;
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, WalHeader, WalStart};
-use crate::limits::READ_BLOCK;
+use crate::limits::{COMMIT_HELD_MAX, READ_BLOCK};
 use crate::offset::Offset;
 use crate::sqlite::page_sums::PageSums;
-use crate::stream::{Batch, Batcher};
+use crate::stream::{Batch, BatchError, Batcher, LargeCommits};
 
 /// How long a sink may take nothing before what is held for it is let go.
 const STALL: Duration = Duration::from_millis(100);
@@ -53,7 +53,7 @@ impl Outlet {
         commit_bytes_max: u64,
         sums: Option<PageSums>,
     ) -> Outlet {
-        let batcher = Batcher::new(Framing::Wal(end), Some(next), commit_bytes_max);
+        let batcher = batcher(end, next, commit_bytes_max);
         let (bytes, touched, waiting) = (Vec::new(), Vec::new(), Vec::new());
         Outlet { out, batcher, commit_bytes_max, end, next, committed: (end, next), bytes, touched, sums, waiting }
     }
@@ -73,7 +73,7 @@ impl Outlet {
         (self.end, self.next) = self.committed;
         self.bytes.clear();
         self.touched.clear();
-        self.batcher = Batcher::new(Framing::Wal(self.end), Some(self.next), self.commit_bytes_max);
+        self.batcher = batcher(self.end, self.next, self.commit_bytes_max);
     }
 
     /// Adds a frame of a WAL with this header, as it is there after the checksum `before`.
@@ -151,7 +151,10 @@ impl Outlet {
         if !self.bytes.is_empty() {
             let mut batch = Batch::default();
             let sound = self.batcher.push(std::mem::take(&mut self.bytes).into(), &mut batch);
-            sound.map_err(MirrorError::Received)?;
+            sound.map_err(|error| match error {
+                BatchError::Stream(error) => MirrorError::Received(error),
+                error @ BatchError::Spool { .. } => MirrorError::Interrupted(error.to_string()),
+            })?;
             if !batch.is_empty() {
                 self.waiting.push(Piece::Batch(batch));
             }
@@ -182,4 +185,9 @@ impl Outlet {
         }
         if self.out.is_closed() { Handed::Gone } else { Handed::Over }
     }
+}
+
+/// A large transaction is kept in a temporary file until it is whole: where it comes from it may be written over.
+fn batcher(end: Option<WalStart>, next: Offset, commit_bytes_max: u64) -> Batcher {
+    Batcher::new(Framing::Wal(end), Some(next), commit_bytes_max).keeping(LargeCommits::Temporary, COMMIT_HELD_MAX)
 }

@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 use futures::TryStreamExt;
 use tokio::time::{sleep, timeout};
 
+use super::batching;
 use super::failure::MirrorError;
 use super::source::{Out, Piece, Reading};
 use crate::api::LogState;
 use crate::client::{Client, ClientError, Commits};
 use crate::format::{Commit, LogFormat};
-use crate::limits::{FOLLOW_POLL, HELD_BACK_AFTER, SILENCE_FIRST, SILENCE_LAST, STALL_TIMEOUT};
+use crate::limits::{COMMIT_HELD_MAX, FOLLOW_POLL, HELD_BACK_AFTER, SILENCE_FIRST, SILENCE_LAST, STALL_TIMEOUT};
 use crate::offset::Offset;
-use crate::stream::{Batch, Batcher, Tail};
+use crate::repo::temporary_dir;
+use crate::stream::{Batch, BatchError, Batcher, LargeCommits, Tail};
 
 /// How a stream of commits went.
 enum Ended {
@@ -94,7 +96,7 @@ async fn stream(
         };
         let Some(chunk) = chunk else { break };
         let mut batch = Batch::default();
-        let sound = batcher.push(chunk, &mut batch);
+        let sound = batching::push(&mut batcher, chunk, &mut batch).await;
         if is_first && let Some(first) = batch.runs().next().and_then(|run| run.commits().next()) {
             is_first = false;
             starts_at(&first.1, reading.from)?;
@@ -104,8 +106,14 @@ async fn stream(
         if !batch.is_empty() && out.send(Ok(Piece::Batch(batch))).await.is_err() {
             return Ok(Ended::Over);
         }
-        if let Err(error) = sound {
-            return Err(added(client, reading, *next).await.unwrap_or(MirrorError::Received(error)));
+        match sound {
+            Ok(()) => {}
+            Err(BatchError::Stream(error)) => {
+                return Err(added(client, reading, *next).await.unwrap_or(MirrorError::Received(error)));
+            }
+            Err(error @ BatchError::Spool { .. }) => {
+                return Err(MirrorError::Spool { place: temporary_dir().display().to_string(), error });
+            }
         }
     }
     if let Some(damaged) = damage(client, reading, *next).await {
@@ -162,7 +170,7 @@ async fn damage(client: &Client, reading: &Reading, next: Offset) -> Option<Mirr
 fn batcher(commits: &Commits, from: Offset, max: u64) -> Batcher {
     // The frames of a WAL do not say which they are.
     let expected = (commits.framing.format() == LogFormat::Wal).then_some(from);
-    Batcher::new(commits.framing, expected, max)
+    Batcher::new(commits.framing, expected, max).keeping(LargeCommits::Temporary, COMMIT_HELD_MAX)
 }
 
 /// A stream that brings nothing, and what the service says meanwhile.

@@ -26,12 +26,12 @@ use super::shard::{Message, Shards};
 use crate::api::{AppendOutcome, CheckpointPolicy, CreateLog, LogSource};
 use crate::format::{Framing, LogFormat, database, name};
 use crate::limits::{
-    CHECKPOINT_CONCURRENCY, COMMIT_BYTES_MAX, FILES_WAIT, LIBSQL_PAGE_SIZE, MEMORY_MAX, WAL_SEGMENT_BYTES,
-    WRITER_THREADS_MAX,
+    CHECKPOINT_CONCURRENCY, COMMIT_BYTES_MAX, COMMIT_HELD_MAX, COMMIT_HELD_MIN, COMMIT_HELD_PART, FILES_WAIT,
+    LIBSQL_PAGE_SIZE, MEMORY_MAX, WAL_SEGMENT_BYTES, WRITER_THREADS_MAX,
 };
 use crate::offset::{Generation, Offset};
-use crate::repo::{Repo, RepoLock, is_out_of_files, persist_names, read_small, replace};
-use crate::stream::DurableMark;
+use crate::repo::{Repo, RepoFile, RepoLock, is_out_of_files, persist_names, read_small, replace};
+use crate::stream::{DurableMark, LargeCommits};
 
 pub(super) const LOGS: &str = "logs";
 pub(super) const META: &str = "log.json";
@@ -50,6 +50,13 @@ pub struct Settings {
     pub wal_segment_bytes: u64,
     /// Writer threads; 0 for as many as there are cores, up to a limit.
     pub writer_threads: usize,
+}
+
+impl Settings {
+    /// Bytes of a commit held in memory until it is whole; more are kept in a file.
+    pub(crate) fn commit_held_max(&self) -> u64 {
+        (self.memory_max / COMMIT_HELD_PART).clamp(COMMIT_HELD_MIN, COMMIT_HELD_MAX)
+    }
 }
 
 impl Default for Settings {
@@ -117,7 +124,7 @@ impl Registry {
             older: Mutex::default(),
             held_back: Mutex::default(),
             shards: Shards::start(threads, &settings, &counters)?,
-            budget: Arc::new(Budget::new(settings.memory_max, settings.commit_bytes_max)),
+            budget: Arc::new(Budget::new(settings.memory_max, settings.commit_held_max())),
             settings,
             counters,
             stop: watch::Sender::new(false),
@@ -490,18 +497,37 @@ impl Registry {
         replace(&*dir, META, text.as_bytes()).map_err(failed)
     }
 
-    /// Starts an append to `log`. `from`, if the sender knows it, is the offset of its first commit.
+    /// Starts an append to `log`. `from`, if the sender knows it, is the offset of its first commit. A commit that is too large
+    /// to be held in memory is kept in a file without a name until it is whole.
     ///
     /// # Errors
     /// When the log takes none.
     pub async fn append(&self, log: &Arc<Log>, from: Option<Offset>) -> Result<Append, Error> {
+        self.append_keeping(log, from, LargeCommits::Spooled(log.repo().clone())).await
+    }
+
+    /// Starts an append of what is in a file, all of it, which must not change before it ends.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub async fn append_file(
+        &self,
+        log: &Arc<Log>,
+        from: Option<Offset>,
+        file: Arc<dyn RepoFile>,
+    ) -> Result<Append, Error> {
+        self.append_keeping(log, from, LargeCommits::InSource { bytes: Arc::new(file), start: 0 }).await
+    }
+
+    async fn append_keeping(&self, log: &Arc<Log>, from: Option<Offset>, large: LargeCommits) -> Result<Append, Error> {
         log.writable()?;
         let framing = match from {
             None => log.view().framing,
             Some(from) => self.framing_at(log, from).await?,
         };
         let queue = self.shards.queue(log).clone();
-        Ok(Append::new(log.clone(), self.budget.clone(), queue, (from, framing), self.settings.commit_bytes_max))
+        let sizes = (self.settings.commit_bytes_max, self.settings.commit_held_max());
+        Ok(Append::new(log.clone(), self.budget.clone(), queue, (from, framing), sizes, large))
     }
 
     /// Appends a stream that is here already, in chunks whose bytes `share` covers. All of it is verified before any of it
@@ -515,7 +541,8 @@ impl Registry {
         from: Option<Offset>,
         (chunks, share): (Vec<Bytes>, Share),
     ) -> Result<AppendOutcome, Error> {
-        self.append(log, from).await?.take(chunks, share).await.map_err(|(error, _)| error)
+        let append = self.append_keeping(log, from, LargeCommits::InMemory).await?;
+        append.take(chunks, share).await.map_err(|(error, _)| error)
     }
 
     /// Raw bytes from the commit that holds the start of `range` up to the one before its end, or to the durable end; with

@@ -121,6 +121,8 @@ pub(super) enum Message {
         log: Arc<Log>,
         attempt: Attempt,
     },
+    /// A slot comes back from the thread that appended a large commit for it.
+    Back(Box<Slot>),
     /// Let go of the files of logs that are not written just now: the process can open no more.
     LetGo,
     Stop,
@@ -139,6 +141,8 @@ enum Job {
     Sync { job: SyncJob, log: Arc<Log>, slot: u64, queue: mpsc::Sender<Message> },
     /// The page index of a segment that was sealed just now.
     Index { log: Arc<Log>, segment: SegmentInfo },
+    /// A batch with a large commit, whose bytes are copied from a file, for a slot that goes back to its shard.
+    Append { slot: Box<Slot>, session: Arc<Session>, batch: Batch, share: Share, queue: mpsc::Sender<Message> },
 }
 
 /// An attempt to open a log again, for a shard.
@@ -175,6 +179,7 @@ impl Shards {
                 counters: counters.clone(),
                 alone: (0, Instant::now()),
                 reopenings: Reopenings::default(),
+                away: HashMap::new(),
             };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
             let thread = std::thread::Builder::new().name(format!("writer-{n}"));
@@ -226,6 +231,13 @@ fn sync_loop(todo: &jobs::Receiver<Job>) {
                 }
             }
             Job::Index { log, segment } => log.index_pages(&segment),
+            Job::Append { mut slot, session, batch, share, queue } => {
+                slot.append(&session, &batch, share);
+                drop(batch);
+                if queue.blocking_send(Message::Back(slot)).is_err() {
+                    return;
+                }
+            }
         }
     }
 }
@@ -239,7 +251,7 @@ fn reopen_loop(todo: &jobs::Receiver<Reopen>) {
 }
 
 /// A log with its writer open.
-struct Slot {
+pub(super) struct Slot {
     log: Arc<Log>,
     serial: u64,
     writer: StreamWriter,
@@ -280,6 +292,20 @@ struct Shard {
     /// The slot that alone got messages, and since when.
     alone: (u64, Instant),
     reopenings: Reopenings,
+    /// The logs whose slots are with a thread that appends a large commit, and the messages that wait for them.
+    away: HashMap<String, VecDeque<Message>>,
+}
+
+impl Message {
+    /// The log that it is about.
+    fn log(&self) -> Option<&Arc<Log>> {
+        match self {
+            Message::Open { log, .. } | Message::Append { log, .. } | Message::Whole { log, .. } => Some(log),
+            Message::End { log, .. } | Message::Synced { log, .. } | Message::Close { log, .. } => Some(log),
+            Message::Reopen { log } | Message::Reopened { log, .. } => Some(log),
+            Message::Back(_) | Message::LetGo | Message::Stop => None,
+        }
+    }
 }
 
 impl Shard {
@@ -309,8 +335,9 @@ impl Shard {
                 slot.settle(&self.jobs, &self.queue, here);
             }
             if stopping {
-                // An attempt to open a log may write to its directory, which is let go of after this.
-                while self.reopening > 0
+                // An attempt to open a log may write to its directory, which is let go of after this; and so does what appends a
+                // large commit.
+                while (self.reopening > 0 || !self.away.is_empty())
                     && let Some(message) = messages.recv().await
                 {
                     self.take(message);
@@ -331,8 +358,13 @@ impl Shard {
 
     /// Takes one message; true when it was the last.
     fn take(&mut self, message: Message) -> bool {
+        if let Some(waiting) = message.log().and_then(|log| self.away.get_mut(log.name())) {
+            waiting.push_back(message);
+            return false;
+        }
         match message {
             Message::Stop => return true,
+            Message::Back(slot) => self.back(*slot),
             Message::Open { log, reply } => {
                 // Only its position is wanted; the writer is opened again with the first append.
                 if self.slot(&log).is_ok() {
@@ -355,6 +387,9 @@ impl Shard {
             Message::Append { log, session, batch, share } => {
                 if !session.is_stopped() {
                     match self.slot(&log) {
+                        Ok(_) if batch.runs().any(|run| run.large.is_some()) => {
+                            self.send_away(&log, session, batch, share);
+                        }
                         Ok(slot) => slot.append(&session, &batch, share),
                         Err(error) => session.fail(error),
                     }
@@ -392,6 +427,33 @@ impl Shard {
         false
     }
 
+    /// Has another thread append a batch with a large commit: the other logs of the shard go on meanwhile.
+    fn send_away(&mut self, log: &Arc<Log>, session: Arc<Session>, batch: Batch, share: Share) {
+        let (Some(slot), Some(queue)) = (self.slots.remove(log.name()), self.queue.upgrade()) else {
+            return session.fail(Error::Unavailable("the service is shutting down".into()));
+        };
+        let failed = session.clone();
+        if self.jobs.send(Job::Append { slot: Box::new(slot), session, batch, share, queue }).is_err() {
+            return failed.fail(Error::Failed("the threads that append are gone".into()));
+        }
+        self.away.insert(log.name().to_owned(), VecDeque::new());
+    }
+
+    /// Takes back a slot that was away, and the messages that waited for it.
+    fn back(&mut self, mut slot: Slot) {
+        (slot.touched, slot.used) = (true, Instant::now());
+        let log = slot.log.clone();
+        self.slots.insert(log.name().to_owned(), slot);
+        let mut waiting = self.away.remove(log.name()).unwrap_or_default();
+        while let Some(message) = waiting.pop_front() {
+            self.take(message);
+            // It may be away again.
+            if let Some(again) = self.away.get_mut(log.name()) {
+                again.append(&mut waiting);
+            }
+        }
+    }
+
     /// The log with its writer, opened if need be.
     fn slot(&mut self, log: &Arc<Log>) -> Result<&mut Slot, Error> {
         log.writable()?;
@@ -407,7 +469,8 @@ impl Shard {
         Ok(slot)
     }
 
-    fn add_slot(&mut self, log: &Arc<Log>, writer: StreamWriter) {
+    fn add_slot(&mut self, log: &Arc<Log>, mut writer: StreamWriter) {
+        writer.count_copied(log.copied().clone());
         let (waiting, sessions, shares, used) = (VecDeque::new(), Vec::new(), Vec::new(), Instant::now());
         self.opened += 1;
         let slot = Slot {
@@ -575,9 +638,12 @@ impl Slot {
             self.sessions.retain(|session| session.strong_count() > 0);
             self.sessions.push(Arc::downgrade(session));
         }
+        // Others look at the progress, and a large commit takes long.
+        let before = session.progress().done;
+        let mut done = before;
+        let result = self.writer.append_batch(batch, &mut done);
         let mut progress = session.progress();
-        let before = progress.done;
-        let result = self.writer.append_batch(batch, &mut progress.done);
+        progress.done = done;
         self.unsynced += progress.done.bytes - before.bytes;
         self.shares.push(share);
         match result {

@@ -215,6 +215,12 @@ fn read_dir(repo: &FsRepo, reading: Reading, max: u64, out: &Out) -> Result<(), 
                 looks = 0;
                 watch.wait();
             }
+            // A large commit takes its time to be written, and a damaged length looks like one.
+            (Err(ReadError::Damaged(Fault { kind: FaultKind::Length { .. }, .. })), Some(_))
+                if stillness.verdict(repo) != Verdict::Still =>
+            {
+                std::thread::sleep(DAMAGE_LOOK_AGAIN);
+            }
             (Err(ReadError::Damaged(fault)), Some(_)) if looks < DAMAGE_LOOKS => {
                 looks += 1;
                 log::debug!("looking again ({looks}): {fault}");

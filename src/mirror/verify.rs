@@ -6,8 +6,9 @@ use crate::api::{LogState, LogStatus, Positions};
 use crate::client::{Client, ClientError, positions};
 use crate::format::name::parse_segment;
 use crate::format::{FormatError, Framing, ScanError};
+use crate::limits::COMMIT_HELD_MAX;
 use crate::offset::{BytePos, Offset};
-use crate::stream::{Batch, Batcher, Fault, FaultKind, Part, Run};
+use crate::stream::{Batch, BatchError, Batcher, Fault, FaultKind, LargeCommits, Part, Run};
 use crate::verify::{FoundFault, Note, Report, SegmentReport};
 
 /// Reads a log of a service from its first offset to its durable end and checks everything. What is behind the first
@@ -24,7 +25,8 @@ pub async fn verify_url(
     let Positions { format, first, durable, .. } = positions(&status)?;
     let mut report = Report { first: Some(first), next: first, ..Report::default() };
     let mut bytes = client.read(first, Some(durable), false).await?;
-    let mut batcher = Batcher::new(Framing::of(format), None, commit_bytes_max);
+    let batcher = Batcher::new(Framing::of(format), None, commit_bytes_max);
+    let mut batcher = batcher.keeping(LargeCommits::Nowhere, COMMIT_HELD_MAX);
     let (mut fault, mut broken) = (None, None);
     loop {
         let chunk = match bytes.try_next().await {
@@ -39,7 +41,12 @@ pub async fn verify_url(
         let mut batch = Batch::default();
         let sound = batcher.push(chunk, &mut batch);
         fault = batch.parts.iter().find_map(|part| report.take(part).err());
-        fault = fault.or_else(|| sound.err().map(|error| report.fault(kind_of(error))));
+        let unsound = sound.err().and_then(|error| match error {
+            BatchError::Stream(error) => Some(kind_of(error)),
+            // Nothing is kept.
+            BatchError::Spool { .. } => None,
+        });
+        fault = fault.or_else(|| unsound.map(|kind| report.fault(kind)));
         if fault.is_some() {
             break;
         }

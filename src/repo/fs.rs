@@ -84,6 +84,14 @@ impl FsRepo {
     }
 }
 
+/// Where large files are put for a while: `TMPDIR`, else a directory that is on a disk where there is one. `/tmp` may be in
+/// memory.
+pub(crate) fn temporary_dir() -> PathBuf {
+    let on_disk = || Some(PathBuf::from("/var/tmp")).filter(|dir| dir.is_dir());
+    let chosen = std::env::var_os("TMPDIR").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    chosen.or_else(on_disk).unwrap_or_else(std::env::temp_dir)
+}
+
 /// Whether the process, or the system, can open no more files just now.
 pub(crate) fn is_out_of_files(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))

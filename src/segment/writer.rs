@@ -138,6 +138,29 @@ impl SegmentWriter {
         Ok(())
     }
 
+    /// Writes a part of a commit `at` bytes after the end, which it does not move: nobody reads there, and recovery cuts it.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub(crate) fn write_ahead(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.file.write_at(&mut [IoSlice::new(bytes)], self.end.0 + at).inspect_err(|_| {
+            let _reopening_cuts_it = self.cut_ahead();
+        })
+    }
+
+    /// Counts `bytes` that were [written ahead](Self::write_ahead), which must be whole, verified commits.
+    pub(crate) fn advance(&mut self, bytes: u64) {
+        self.end = self.end.plus(bytes);
+    }
+
+    /// Cuts what was written ahead.
+    ///
+    /// # Errors
+    /// As the repo says.
+    pub(crate) fn cut_ahead(&self) -> io::Result<()> {
+        self.file.truncate(self.end.0)
+    }
+
     /// Offers commits to the index, which takes them once they are durable.
     pub fn note(&mut self, entries: impl IntoIterator<Item = Entry>) {
         for entry in entries {

@@ -1,11 +1,14 @@
 //! [`Batcher`]: verified runs of commits cut out of chunks of a stream, without copying them.
 
 use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::format::{Commit, Framing, Item, ScanError, Scanner, Walk};
-use crate::limits::INDEX_INTERVAL;
+use super::large::{LargeCommit, LargeCommits, Spill};
+use crate::format::{Commit, Format, Framing, Item, ScanError, Scanner, Walk};
+use crate::limits::{COMMIT_HELD_MAX, INDEX_INTERVAL, READ_BLOCK};
 use crate::offset::{BytePos, Epoch, Offset};
 use crate::segment::Entry;
 
@@ -34,8 +37,10 @@ pub struct Run {
     pub epoch_first: Epoch,
     /// How many commits.
     pub commits: u64,
-    /// Their bytes, as they came in from the network or a file.
+    /// Their bytes, as they came in from the network or a file; none of a large commit.
     pub slices: Vec<Bytes>,
+    /// The only commit of the run, when it is too large for its bytes to be in memory.
+    pub large: Option<LargeCommit>,
     /// How many bytes that is.
     pub bytes: u64,
     /// Where some of the commits start within the run: the first, then one in every 4 KiB or so.
@@ -70,7 +75,7 @@ impl Batch {
         })
     }
 
-    /// The raw bytes of all of it, in order.
+    /// The raw bytes of all of it that are in memory, in order: those of a [large](Run::large) commit are not.
     pub fn slices(&self) -> impl Iterator<Item = &Bytes> {
         self.parts.iter().flat_map(|part| match part {
             Part::Header(_, bytes) => std::slice::from_ref(bytes),
@@ -79,10 +84,34 @@ impl Batch {
     }
 }
 
+/// Why a stream cannot be cut into batches any further.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// It is not a sound log.
+    #[error(transparent)]
+    Stream(#[from] ScanError),
+    /// A large commit cannot be kept until it is whole: there is no space for it.
+    #[error("cannot keep a commit that is not whole yet, {received} bytes of it so far: {reason}")]
+    Spool {
+        /// How much of it was received.
+        received: u64,
+        /// Why not.
+        reason: Arc<str>,
+    },
+}
+
 /// Cuts a stream into [`Batch`]es. Chunks are kept, not copied, until the commits in them are whole.
 #[derive(Debug)]
 pub struct Batcher {
     scanner: Scanner<Walk>,
+    /// Where large commits are kept.
+    large: LargeCommits,
+    /// A commit is large from here on.
+    held_max: u64,
+    /// The front of a large commit; the rope goes on after it.
+    spill: Option<Spill>,
+    /// Why a large commit could not be kept.
+    failed: Option<BatchError>,
     /// The bytes from the last cut on.
     rope: VecDeque<Bytes>,
     /// How many pieces at the end of the rope are small.
@@ -99,13 +128,39 @@ impl Batcher {
     #[must_use]
     pub fn new(framing: impl Into<Framing>, expected: Option<Offset>, commit_bytes_max: u64) -> Self {
         let scanner = Scanner::new(Walk::new(framing.into(), expected, commit_bytes_max));
-        Batcher { scanner, rope: VecDeque::new(), small: 0, cut: 0, header: None }
+        let (large, held_max) = (LargeCommits::InMemory, COMMIT_HELD_MAX);
+        let (rope, spill, failed, header) = Default::default();
+        Batcher { scanner, large, held_max, spill, failed, rope, small: 0, cut: 0, header }
     }
 
-    /// Bytes held of a commit or header that is not whole yet; 0 on a boundary.
+    /// Keeps commits elsewhere than in memory of which more than `held_max` bytes are received before they are whole.
+    #[must_use]
+    pub fn keeping(self, large: LargeCommits, held_max: u64) -> Batcher {
+        // Up to that it may be a header.
+        let held_max = held_max.max(Walk::HEAD_MAX as u64);
+        Batcher { large, held_max, ..self }
+    }
+
+    /// Bytes held in memory of a commit or header that is not whole yet.
     #[must_use]
     pub fn held(&self) -> u64 {
-        self.scanner.trailing()
+        match &self.failed {
+            Some(_) => 0,
+            None => self.scanner.trailing() - self.spill.as_ref().map_or(0, Spill::bytes),
+        }
+    }
+
+    /// Whether the stream is on a boundary: nothing of an unfinished commit or header was received.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.scanner.trailing() == 0
+    }
+
+    /// Whether taking a chunk of `bytes` may write to a file, and so block.
+    #[must_use]
+    pub fn may_block(&self, bytes: usize) -> bool {
+        let is_large = self.spill.is_some() || self.scanner.trailing() + bytes as u64 > self.held_max;
+        is_large && matches!(self.large, LargeCommits::Spooled(_) | LargeCommits::Temporary)
     }
 
     /// Where the last whole commit or header ended, counted from the start of the stream.
@@ -123,8 +178,25 @@ impl Batcher {
     /// Takes a chunk and adds to `batch` what became whole with it.
     ///
     /// # Errors
-    /// When the chunk is not a sound continuation; `batch` holds all that was sound before it.
-    pub fn push(&mut self, chunk: Bytes, batch: &mut Batch) -> Result<(), ScanError> {
+    /// When the chunk is not a sound continuation, or a large commit cannot be kept; `batch` holds all that was sound before.
+    pub fn push(&mut self, chunk: Bytes, batch: &mut Batch) -> Result<(), BatchError> {
+        if let Some(failed) = &self.failed {
+            return Err(failed.clone());
+        }
+        let sound = self.scan(chunk, batch)?;
+        sound?;
+        self.spill().map_err(|error| self.fail(&error))
+    }
+
+    /// Remembers that a large commit could not be kept: the stream cannot go on without it.
+    fn fail(&mut self, error: &io::Error) -> BatchError {
+        let failed = BatchError::Spool { received: self.scanner.trailing(), reason: error.to_string().into() };
+        self.spill = None;
+        self.failed.insert(failed).clone()
+    }
+
+    /// Adds to `batch` what becomes whole with a chunk.
+    fn scan(&mut self, chunk: Bytes, batch: &mut Batch) -> Result<Result<(), ScanError>, BatchError> {
         self.hold(chunk.clone());
         let mut input = &chunk[..];
         let mut open: Option<Run> = None;
@@ -141,6 +213,10 @@ impl Batcher {
                     framing = header;
                     batch.parts.push(Part::Header(header, bytes));
                 }
+                Ok(Some(Item::Commit(commit))) if self.spill.is_some() => {
+                    self.close_large(commit, framing, batch).map_err(|error| self.fail(&error))?;
+                    framing = self.framing();
+                }
                 Ok(Some(Item::Commit(commit))) => {
                     let run = match &mut open {
                         Some(run) if run.end == commit.first && run.last.epoch <= commit.epoch => run,
@@ -154,7 +230,38 @@ impl Batcher {
             }
         };
         self.close(open, self.scanner.boundary().0, batch);
-        result
+        Ok(result)
+    }
+
+    /// Puts what is held of a large commit where that is kept, a block at a time.
+    fn spill(&mut self) -> io::Result<()> {
+        let is_due = match &self.spill {
+            Some(_) => self.held() >= READ_BLOCK as u64,
+            None => self.held() > self.held_max && !matches!(self.large, LargeCommits::InMemory),
+        };
+        if is_due { self.spill_to(self.cut + self.held()) } else { Ok(()) }
+    }
+
+    fn spill_to(&mut self, end: u64) -> io::Result<()> {
+        let mut spill = match self.spill.take() {
+            Some(spill) => spill,
+            None => Spill::begin(&self.large, self.cut)?,
+        };
+        let pieces = self.split_to(end);
+        spill.write(&pieces)?;
+        self.spill = Some(spill);
+        Ok(())
+    }
+
+    /// Ends a large commit, whose last bytes are at the front of the rope.
+    fn close_large(&mut self, commit: Commit, framing: Framing, batch: &mut Batch) -> io::Result<()> {
+        self.spill_to(self.scanner.boundary().0)?;
+        let mut run = Run::new(&commit, framing, self.header.take());
+        run.extend(commit, 0);
+        run.bytes = commit.bytes;
+        run.large = self.spill.take().and_then(Spill::finish);
+        batch.parts.push(Part::Run(run));
+        Ok(())
     }
 
     /// Says whether the stream may end here.
@@ -219,6 +326,7 @@ impl Run {
             epoch_first: first.epoch,
             commits: 0,
             slices: Vec::new(),
+            large: None,
             bytes: 0,
             marks: Vec::new(),
             last: *first,
@@ -242,7 +350,12 @@ impl Run {
         let mut scanner = Scanner::new(Walk::new(self.framing, Some(self.first), u64::MAX));
         let mut slices = self.slices.iter();
         let mut input: &[u8] = &[];
+        // A large one is checked again by those who read its bytes.
+        let mut large = self.slices.is_empty().then_some((BytePos(0), self.last));
         std::iter::from_fn(move || {
+            if let Some(large) = large.take() {
+                return Some(large);
+            }
             loop {
                 let at = scanner.boundary();
                 match scanner.next(&mut input) {
@@ -281,6 +394,7 @@ impl Run {
             epoch_first: next.epoch,
             commits: self.commits - skipped,
             slices,
+            large: self.large.clone().filter(|_| at == BytePos(0)),
             bytes: self.bytes - at.0,
             marks,
             framing,
@@ -306,7 +420,8 @@ impl Run {
                 }
                 let marks = self.marks.iter().copied().filter(|mark| mark.value < pos).collect();
                 let (end, header, commits) = (commit.first, self.header.clone(), commits as u64);
-                let front = Run { end, commits, slices, bytes: pos.0, marks, last, header, ..*self };
+                let large = None;
+                let front = Run { end, commits, slices, large, bytes: pos.0, marks, last, header, ..*self };
                 return Some((front, self.after(pos, &commit, commits)));
             }
             last = Some(commit);

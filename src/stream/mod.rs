@@ -5,6 +5,7 @@ mod batch;
 mod claim;
 mod cursor;
 mod fault;
+mod large;
 mod mark;
 mod open;
 mod outcome;
@@ -16,10 +17,11 @@ mod sound;
 mod sync;
 mod writer;
 
-pub use batch::{Batch, Batcher, Part, Run};
+pub use batch::{Batch, BatchError, Batcher, Part, Run};
 pub use claim::{CutTail, ForeignWrite, TornContent, torn_content};
 pub use cursor::{Cursor, Placed};
 pub use fault::{Fault, FaultKind, Tail};
+pub use large::{LargeCommit, LargeCommits, ReadAt};
 pub use open::{OnTrailing, OpenError, Options};
 pub use outcome::{AppendError, Appended, Progress};
 pub use reader::{Read, ReadError, StreamReader};
@@ -28,6 +30,7 @@ pub use sync::{SyncJob, Synced};
 pub use writer::StreamWriter;
 
 pub(crate) use claim::{ASIDE, Claim, LogEnd, existing_or_new, holds_cut_commits, new_aside, torn_commits};
+pub(crate) use large::create_spool;
 pub(crate) use mark::DurableMark;
 pub(crate) use record::{MirrorRecord, NAME as RECORD, RecordFile};
 pub(crate) use recover::{Span, Visit, sound_commit_behind, survey_segments, walk, walk_span};

@@ -5,7 +5,7 @@ use std::io;
 use super::fault::Fault;
 use super::recover::SurveyError;
 use crate::format::LogFormat;
-use crate::limits::{COMMIT_BYTES_MAX, WAL_SEGMENT_BYTES};
+use crate::limits::{COMMIT_BYTES_MAX, COMMIT_HELD_MAX, WAL_SEGMENT_BYTES};
 use crate::offset::Offset;
 
 /// What to do with torn bytes at the end of a log.
@@ -27,6 +27,8 @@ pub struct Options {
     pub format: LogFormat,
     /// Largest commit taken.
     pub commit_bytes_max: u64,
+    /// Bytes of a commit that [`StreamWriter::append`](super::StreamWriter::append) holds in memory until it is whole.
+    pub commit_held_max: u64,
     /// From this length on a segment of a WAL is followed by another. A commitlog rotates where its source did.
     pub segment_bytes_max: u64,
     /// The offset an empty log starts with; `None` takes it from the first commit that comes.
@@ -50,6 +52,7 @@ impl Default for Options {
             on_trailing: OnTrailing::Error,
             format: LogFormat::default(),
             commit_bytes_max: COMMIT_BYTES_MAX,
+            commit_held_max: COMMIT_HELD_MAX,
             segment_bytes_max: WAL_SEGMENT_BYTES,
             first: None,
             durable: None,

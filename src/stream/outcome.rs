@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::batch::BatchError;
 use super::claim::ForeignWrite;
 use super::fault::Fault;
 use crate::format::ScanError;
@@ -13,6 +14,17 @@ pub enum AppendError {
     /// The stream is not a sound log.
     #[error(transparent)]
     Stream(#[from] ScanError),
+    /// A large commit cannot be read where it is kept, or is another one there now. It may be sent again.
+    #[error("cannot read the commit at offset {at} where it is kept: {reason}")]
+    Unread {
+        /// Its offset.
+        at: Offset,
+        /// Why not.
+        reason: Arc<str>,
+    },
+    /// There is no space to keep a large commit until it is whole. It may be sent again.
+    #[error("{0}")]
+    Spool(BatchError),
     /// The stream starts with a commit, and there is no open segment of its version to put it into.
     #[error("no segment is open for the commit at offset {found}: a segment header must come first")]
     NoHeader {
@@ -71,6 +83,15 @@ pub enum AppendError {
         /// What failed.
         cause: Arc<str>,
     },
+}
+
+impl From<BatchError> for AppendError {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::Stream(error) => AppendError::Stream(error),
+            error @ BatchError::Spool { .. } => AppendError::Spool(error),
+        }
+    }
 }
 
 /// What appends did.

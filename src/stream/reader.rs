@@ -3,12 +3,13 @@
 use std::io;
 use std::sync::Arc;
 
-use super::batch::{Batch, Batcher, Part, Run};
+use super::batch::{Batch, BatchError, Batcher, Part, Run};
 use super::fault::{Fault, FaultKind, Tail};
+use super::large::{LargeCommits, SegmentBytes};
 use super::recover::{Edge, SurveyError, is_repeat, judge, segment_starts, walk};
 use crate::block::BlockPool;
 use crate::format::{Commit, FormatError, Framing, LogFormat, ScanError};
-use crate::limits::READ_BLOCK;
+use crate::limits::{COMMIT_HELD_MAX, READ_BLOCK};
 use crate::offset::{BytePos, Epoch, Offset};
 use crate::repo::Repo;
 use crate::segment::SegmentReader;
@@ -294,7 +295,9 @@ impl StreamReader {
                 let expected = (place.at.0 > 0).then_some(self.next);
                 let framing = self.framing_of(&mut reader, place).map_err(|error| self.unreadable(place, error))?;
                 let expected = expected.or((reader.format() == LogFormat::Wal).then_some(place.segment));
-                let batcher = Batcher::new(framing, expected, self.commit_bytes_max);
+                let bytes = Arc::new(SegmentBytes::new(self.repo.clone(), place.segment));
+                let large = LargeCommits::InSource { bytes, start: place.at.0 };
+                let batcher = Batcher::new(framing, expected, self.commit_bytes_max).keeping(large, COMMIT_HELD_MAX);
                 Open { reader, batcher, read: place.at, taken: place.at }
             }
         };
@@ -313,8 +316,12 @@ impl StreamReader {
                     break;
                 }
             }
-            if let Err(error) = scanned {
-                self.stuck.get_or_insert(Stuck::Stream(error));
+            match scanned {
+                Ok(()) => {}
+                Err(BatchError::Stream(error)) => {
+                    self.stuck.get_or_insert(Stuck::Stream(error));
+                }
+                Err(error @ BatchError::Spool { .. }) => return Err(ReadError::Io(io::Error::other(error))),
             }
         }
         self.open = Some(open);

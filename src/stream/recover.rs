@@ -6,7 +6,7 @@ use super::fault::{Fault, FaultKind, Tail};
 use crate::format::commitlog::{CommitHeader, Version};
 use crate::format::wal::{self, SoundRun, WalStart};
 use crate::format::{Commit, FormatError, Framing, Item, LogFormat, ScanError, Scanner, Walk, name};
-use crate::limits::{INDEX_INTERVAL, READ_BLOCK};
+use crate::limits::{COMMIT_BYTES_DOUBTED, INDEX_INTERVAL, READ_BLOCK};
 use crate::offset::{BytePos, Epoch, Offset};
 use crate::repo::Repo;
 use crate::segment::{Entry, SegmentReader};
@@ -416,7 +416,11 @@ pub(crate) fn judge(
         }
         _ if floor.is_some_and(|floor| next >= floor) => return Ok(torn),
         ScanError::Corrupt { error, .. } => FaultKind::Format(error.clone()),
-        ScanError::Truncated { .. } => FaultKind::Cut,
+        ScanError::Truncated { .. } => match claimed_len(reader, at, framing)? {
+            // Of two that are rare, a damaged length is the likelier one.
+            Some(len) if len > COMMIT_BYTES_DOUBTED => return Ok((Tail::Clean, Some(FaultKind::Length { len }))),
+            _ => FaultKind::Cut,
+        },
     };
     // Where a segment's header is damaged, its first commit is behind that.
     let later = Offset(next.0.saturating_add(u64::from(at.0 > 0)));
@@ -427,6 +431,16 @@ pub(crate) fn judge(
         return Ok((Tail::Clean, Some(kind)));
     }
     Ok(torn)
+}
+
+/// How many bytes of records the commit at `at` claims to have, in a format in which a commit says so.
+fn claimed_len(reader: &mut SegmentReader, at: BytePos, framing: Framing) -> io::Result<Option<u64>> {
+    let Framing::Commitlog(version) = framing else {
+        return Ok(None);
+    };
+    let mut head = vec![0; version.commit_header_len()];
+    let count = reader.read_at(&mut head, at)?;
+    Ok(CommitHeader::decode(version, &head[..count]).map(|unit| unit.len.into()))
 }
 
 /// Whether a segment holds nothing but zeros from `at` on, as far as `look` bytes tell.

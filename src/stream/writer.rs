@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -9,6 +10,7 @@ use super::batch::{Batch, Batcher, Part, Run};
 use super::claim::{Aside, Claim, CutTail, ForeignWriteCheck, LogEnd, set_aside, torn_tail};
 use super::cursor::Cursor;
 use super::fault::{Fault, FaultKind, Tail};
+use super::large::{self, CopyError, LargeCommit, LargeCommits};
 use super::mark::DurableMark;
 use super::open::{OnTrailing, OpenError, Options};
 use super::outcome::{AppendError, Appended, Progress};
@@ -17,6 +19,7 @@ use super::recover::{SegmentInfo, SurveyError, survey};
 use super::rewrite::make_durable;
 use super::sync::{Frontier, SyncJob, SyncLatch, Synced};
 use crate::format::{Commit, Framing, LogFormat, name};
+use crate::limits::UNSYNCED_MAX;
 use crate::offset::{BytePos, Offset};
 use crate::repo::{Repo, RepoLock, persist_names};
 use crate::segment::{Entry, SegmentReader, SegmentWriter};
@@ -69,6 +72,8 @@ pub struct StreamWriter {
     foreign: Option<ForeignWriteCheck>,
     cut: Option<CutTail>,
     latch: SyncLatch,
+    /// Bytes of large commits that were copied.
+    copied: Arc<AtomicU64>,
     poison: Option<Arc<str>>,
     on_progress: Option<OnProgress>,
 }
@@ -179,7 +184,7 @@ impl StreamWriter {
         let reached = Frontier { next: found.next, epoch: found.epoch, last: found.last, segment };
         let format = found.format.unwrap_or(options.format);
         let framing = framing_behind(head.as_ref(), found.last.as_ref(), format);
-        let batcher = Batcher::new(framing, first.map(|_| found.next), options.commit_bytes_max);
+        let batcher = batcher(&repo, &options, framing, first.map(|_| found.next));
         make_durable(&*repo, format, (&found, head.as_ref()), floor, options.commit_bytes_max)?;
         if floor.is_some_and(|floor| floor < found.next) {
             // What was written again was read again, and a page whose write had failed may have left the cache meanwhile.
@@ -222,10 +227,14 @@ impl StreamWriter {
             foreign: claim.map(|_| ForeignWriteCheck::new(empty_head)),
             cut,
             latch: SyncLatch::default(),
+            copied: Arc::default(),
             poison: None,
             on_progress: None,
         };
         writer.settle();
+        if let Err(error) = large::remove_spools(&*writer.repo) {
+            log::warn!("{}: files that a crash left cannot be removed: {error}", writer.repo.place());
+        }
         Ok(writer)
     }
 
@@ -233,6 +242,11 @@ impl StreamWriter {
     #[must_use]
     pub fn cut_tail(&self) -> Option<&CutTail> {
         self.cut.as_ref()
+    }
+
+    /// Adds the bytes of large commits to `copied` as they are copied.
+    pub(crate) fn count_copied(&mut self, copied: Arc<AtomicU64>) {
+        self.copied = copied;
     }
 
     /// Calls `told` after each batch of commits that was handed to the operating system.
@@ -304,7 +318,7 @@ impl StreamWriter {
     }
 
     /// Appends the next chunk of a stream, of any size. After Ok its whole commits are handed to the operating system;
-    /// bytes of a commit that is not whole yet are kept in memory.
+    /// bytes of a commit that is not whole yet are kept in memory, or if they are many in a file without a name.
     ///
     /// # Errors
     /// See [`AppendError`]. All commits before the offending one are stored. The stream cannot go on after that; a new
@@ -328,14 +342,14 @@ impl StreamWriter {
     pub fn restart(&mut self) {
         self.stopped = None;
         let expected = self.first.map(|_| self.reached.next);
-        self.batcher = Batcher::new(self.framing(), expected, self.options.commit_bytes_max);
+        self.batcher = batcher(&self.repo, &self.options, self.framing(), expected);
     }
 
     /// The same for a stream that tells by itself where it starts: a commitlog anywhere, a WAL with its header and so with
     /// its first frame. What is held already is skipped if it is the same.
     pub fn restart_from_header(&mut self) {
         self.stopped = None;
-        self.batcher = Batcher::new(self.framing(), None, self.options.commit_bytes_max);
+        self.batcher = batcher(&self.repo, &self.options, self.framing(), None);
     }
 
     /// Ends the stream: checks that it stops on a boundary, and syncs. Returns the durable end.
@@ -491,6 +505,9 @@ impl StreamWriter {
                 return self.append_run(&rest, done);
             }
         }
+        if let Some(large) = &run.large {
+            return self.append_large(run, large, done);
+        }
         self.staged_marks.extend(run.marks.iter().map(|m| Entry { key: m.key, value: m.value.plus(base) }));
         self.staged.extend(run.slices.iter().cloned());
         self.staged_bytes += run.bytes;
@@ -500,6 +517,49 @@ impl StreamWriter {
         self.reached = Frontier { next: run.end, epoch: run.last.epoch, last: Some(run.last), segment };
         done.commits += run.commits;
         done.bytes += run.bytes;
+        Ok(())
+    }
+
+    /// Appends the one commit of a run, whose bytes are in a file. They are written after the end of the open segment, synced on
+    /// the way so that the next sync is short, and count once all of them were checked again.
+    fn append_large(&mut self, run: &Run, large: &LargeCommit, done: &mut Appended) -> Result<(), AppendError> {
+        self.flush()?;
+        self.check_foreign()?;
+        let Some(head) = self.head.as_mut() else {
+            return Err(AppendError::NoHeader { found: run.first });
+        };
+        let base = head.end().0;
+        let (latch, copied, mut unsynced) = (&self.latch, &self.copied, 0);
+        let write = |bytes: &[u8], at| {
+            head.write_ahead(bytes, at)?;
+            copied.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            unsynced += bytes.len() as u64;
+            if unsynced < UNSYNCED_MAX {
+                return Ok(());
+            }
+            unsynced = 0;
+            latch.sync(&**head.file())
+        };
+        match large::copy(large, run.framing, &run.last, write) {
+            Ok(()) => {}
+            Err(CopyError::Write(error)) => return self.poisoning("write", Err(error)),
+            Err(CopyError::Source(error)) => {
+                let cut = head.cut_ahead();
+                self.poisoning("write", cut)?;
+                return Err(AppendError::Unread { at: run.first, reason: error.to_string().into() });
+            }
+        }
+        head.advance(run.bytes);
+        head.note(run.marks.iter().map(|mark| Entry { key: mark.key, value: mark.value.plus(base) }));
+        let segment = Some((head.start(), head.end()));
+        self.first.get_or_insert(run.first);
+        self.reached = Frontier { next: run.end, epoch: run.last.epoch, last: Some(run.last), segment };
+        done.commits += run.commits;
+        done.bytes += run.bytes;
+        if let Some(told) = &mut self.on_progress {
+            let (commits, bytes) = (run.commits, run.bytes);
+            told(&Progress { commits, bytes, next: self.reached.next, durable: self.durable.next });
+        }
         Ok(())
     }
 
@@ -613,6 +673,12 @@ impl StreamWriter {
 enum Mark {
     Durable(DurableMark),
     Record(RecordFile),
+}
+
+/// What cuts a stream for a log in `repo` that goes on with `framing`, at offset `expected` if that is known.
+fn batcher(repo: &Arc<dyn Repo>, options: &Options, framing: Framing, expected: Option<Offset>) -> Batcher {
+    let large = LargeCommits::Spooled(repo.clone());
+    Batcher::new(framing, expected, options.commit_bytes_max).keeping(large, options.commit_held_max)
 }
 
 fn lock(repo: &dyn Repo) -> Result<RepoLock, OpenError> {

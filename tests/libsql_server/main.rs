@@ -6,6 +6,7 @@
 mod support;
 
 mod faults;
+mod large;
 mod pulls;
 mod pushes;
 mod senders;

@@ -115,6 +115,12 @@ fn after_every_failed_sync_of_a_directory_what_is_acknowledged_survives_power_lo
 }
 
 #[test]
+fn after_every_failed_sync_beside_large_commits_what_is_acknowledged_survives_power_loss() {
+    let cases = fail_every_sync(Op::Sync, Options { commit_held_max: 800, ..marked() }, &MemRepo::default());
+    assert!(cases > 1000, "{cases}");
+}
+
+#[test]
 fn without_a_durable_mark_a_failed_sync_loses_nothing_acknowledged_either() {
     let cases = fail_every_sync(Op::Sync, trim(), &MemRepo::default());
     assert!(cases > 500, "{cases}");

@@ -182,6 +182,16 @@ fn power_loss_at_every_step_of_rotation_and_trim_keeps_what_was_acknowledged() {
 }
 
 #[test]
+fn power_loss_at_every_step_of_large_commits_keeps_what_was_acknowledged() {
+    // Most of its commits are kept in files without a name until they are whole, and copied then.
+    let held = |options| Options { commit_held_max: 800, ..options };
+    let cases = at_every_step(rotate_and_trim, held(marked()), &rotating(), &MemRepo::default(), 3, 5);
+    assert!(cases > 500, "{cases}");
+    let cases = at_every_step(rotate_and_trim, held(trim()), &rotating(), &MemRepo::default(), 3, 0);
+    assert!(cases > 200, "{cases}");
+}
+
+#[test]
 fn power_loss_at_every_step_of_index_growth_keeps_what_was_acknowledged() {
     let source = growing();
     let start = prepared(marked(), &source, GROWN);

@@ -17,6 +17,12 @@ use serde_json::Value;
 /// How long anything may take before the test gives up: far more than it ever does.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The same, or so many seconds as `LOGMIRROR_TEST_PATIENCE` says, for those who let a test do more than it does by itself.
+fn patience() -> Duration {
+    let given = std::env::var("LOGMIRROR_TEST_PATIENCE").ok().map(|text| text.parse().unwrap());
+    given.map_or(PATIENCE, Duration::from_secs)
+}
+
 /// Pause between two looks at something that tells nobody when it changes.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
@@ -30,7 +36,7 @@ pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = look() {
             return found;
         }
-        assert!(start.elapsed() < PATIENCE, "waited in vain: {what}");
+        assert!(start.elapsed() < patience(), "waited in vain: {what}");
         std::thread::sleep(LOOK_EVERY);
     }
 }
@@ -104,7 +110,7 @@ impl Process {
             if output.ended {
                 return None;
             }
-            let left = PATIENCE.checked_sub(start.elapsed()).unwrap_or_else(|| panic!("waited in vain: {what}"));
+            let left = patience().checked_sub(start.elapsed()).unwrap_or_else(|| panic!("waited in vain: {what}"));
             output = self.out.changed.wait_timeout(output, left).unwrap().0;
         }
     }
@@ -165,6 +171,10 @@ impl Service {
 
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.child.id()
     }
 
     pub fn url(&self, log: &str) -> String {

@@ -9,6 +9,7 @@ mod sequence;
 mod stage;
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -20,6 +21,7 @@ use crate::format::wal::WalStart;
 use crate::limits::{BODIES_KEPT, JUDGED_AT_ONCE, LIBSQL_PAGE_SIZE, STAGED_WAIT};
 use crate::mirror::{Error, Frames, Log, Registry, Share};
 use crate::offset::{Generation, Offset};
+use crate::repo::RepoFile;
 use crate::sqlite::wal_append::new_header;
 use crate::sqlite::wal_frames::committed_frames;
 use pushed::{Pushed, chained, is_big_endian};
@@ -59,7 +61,7 @@ pub struct LibSql {
     registry: Arc<Registry>,
     /// What senders have staged, by the id of the log and its generation. Pushes to one log come one after the other.
     stages: SyncMutex<AllStages>,
-    commit_bytes_max: u64,
+    sizes: Sizes,
     /// Memory of bodies that were stored: to give it back and take it anew costs as much as to sum them up.
     bodies: SyncMutex<Vec<BytesMut>>,
 }
@@ -76,6 +78,19 @@ enum Judged {
         from: Option<Offset>,
         rest: Option<Stage>,
     },
+    /// The same, with the bytes in a file.
+    AppendFile {
+        file: Arc<dyn RepoFile>,
+        from: Option<Offset>,
+        rest: Option<Stage>,
+    },
+}
+
+/// How large a transaction may be, and how much of it is held in memory.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    commit_bytes_max: u64,
+    held_max: u64,
 }
 
 impl LibSql {
@@ -83,7 +98,9 @@ impl LibSql {
     #[must_use]
     pub fn new(registry: Arc<Registry>) -> LibSql {
         let (stages, bodies) = Default::default();
-        LibSql { commit_bytes_max: registry.settings().commit_bytes_max, registry, stages, bodies }
+        let settings = registry.settings();
+        let sizes = Sizes { commit_bytes_max: settings.commit_bytes_max, held_max: settings.commit_held_max() };
+        LibSql { registry, stages, sizes, bodies }
     }
 
     fn log(&self, log_name: &str) -> Result<Arc<Log>, Error> {
@@ -203,13 +220,13 @@ impl LibSql {
         }
         let stages = self.stages_of(&log);
         let mut stages = stages.lock_owned().await;
-        let (ours, max, salts) = (log.clone(), self.commit_bytes_max, pushed.salts);
-        let (mut stages, judged) = if is_usual(&log, &stages, &pushed) {
-            let judged = judge(&log, &mut stages, (pushed, share), max);
+        let (ours, sizes, salts) = (log.clone(), self.sizes, pushed.salts);
+        let (mut stages, judged) = if is_usual(&log, &stages, &pushed, sizes) {
+            let judged = judge(&log, &mut stages, (pushed, share), sizes);
             (stages, judged)
         } else {
             let judging = move || {
-                let judged = judge(&ours, &mut stages, (pushed, share), max);
+                let judged = judge(&ours, &mut stages, (pushed, share), sizes);
                 (stages, judged)
             };
             let judged = tokio::task::spawn_blocking(judging).await;
@@ -219,14 +236,21 @@ impl LibSql {
             log::info!("{log_name}: frames {start} to {} conflict: {why}", end.0 - 1);
             Ok(answer(true, log.view().durable.0.saturating_sub(1)))
         };
-        let (stream, from, rest) = match judged? {
+        let (appended, rest) = match judged? {
             Judged::Conflict => return conflict("they are of another history"),
             Judged::Held(max_frame_no) => return Ok(answer(false, max_frame_no)),
-            Judged::Append { stream, from, rest } => (stream, from, rest),
+            Judged::Append { stream, from, rest } => {
+                let body = stream.0.last().cloned().unwrap_or_default();
+                let appended = self.registry.append_whole(&log, from, stream).await;
+                (appended.map(|_| Some(body)), rest)
+            }
+            Judged::AppendFile { file, from, rest } => {
+                let append = self.registry.append_file(&log, from, file.clone()).await?;
+                (append.take_file(file).await.map(|_| None).map_err(|(error, _)| error), rest)
+            }
         };
-        let body = stream.0.last().cloned().unwrap_or_default();
-        match self.registry.append_whole(&log, from, stream).await {
-            Ok(_) => self.keep_body(body),
+        match appended {
+            Ok(body) => body.into_iter().for_each(|body| self.keep_body(body)),
             // Wrong checksums, or somebody else was first.
             Err(error @ (Error::Corrupt { .. } | Error::Fork { .. } | Error::Gap { .. } | Error::Ended { .. })) => {
                 stages.forget(salts);
@@ -276,9 +300,12 @@ fn range((start, end): (u64, u64)) -> Result<(Offset, Offset), Error> {
 /// Whether a push can be judged without a read: it goes on from the end of our log or from what its sender has staged, and
 /// is short. Nothing else is judged on an async thread, since one stray frame of another history could make it read all of
 /// ours.
-fn is_usual(log: &Log, stages: &Stages, pushed: &Pushed) -> bool {
+fn is_usual(log: &Log, stages: &Stages, pushed: &Pushed, sizes: Sizes) -> bool {
     let durable = log.view().durable;
-    let staged = |stage: &Stage| stage.base() == durable && pushed.start > durable && pushed.start <= stage.end();
+    let staged = |stage: &Stage| {
+        let is_large = stage.is_large_with(pushed.body.len() as u64, sizes.held_max);
+        stage.base() == durable && pushed.start > durable && pushed.start <= stage.end() && !is_large
+    };
     pushed.body.len() <= JUDGED_AT_ONCE
         && (pushed.start == durable && pushed.sum_like(log, &stages.sequences, log.wal_end()).is_some()
             || stages.of(pushed.salts).is_some_and(staged))
@@ -290,7 +317,7 @@ fn judge(
     log: &Arc<Log>,
     stages: &mut Stages,
     (pushed, share): (Pushed, Share),
-    commit_bytes_max: u64,
+    Sizes { commit_bytes_max, held_max }: Sizes,
 ) -> Result<Judged, Error> {
     let (durable, salts) = (log.view().durable, pushed.salts);
     // A stage begun at another end of the log can never be appended.
@@ -339,21 +366,31 @@ fn judge(
     }
     let known = durable.0.saturating_sub(pushed.start.0) as usize;
     let stage = stage.unwrap_or_else(|| Stage::new(durable, before.told_by(&pushed.body, known)));
-    let Extended { whole, origin, share, rest } = stage.extended(pushed, share);
-    if rest.bytes() > commit_bytes_max {
+    let header = stage.header();
+    let Extended { whole, spool, origin, share, mut rest } = stage.extended(pushed, share);
+    if rest.bytes_in_all() > commit_bytes_max {
         return Err(Error::TooLarge(format!(
             "a transaction of more than {commit_bytes_max} bytes (--commit-bytes-max)"
         )));
     }
+    let (start, from) = match ours {
+        Some(ours) => (ours, Some(durable)),
+        None => (WalStart::first(header.unwrap_or_else(|| new_header(LIBSQL_PAGE_SIZE, 0))), None),
+    };
+    let unstored = |error: io::Error| Error::Unavailable(format!("cannot keep a large transaction: {error}"));
     if whole.is_empty() {
+        rest.spill(&**log.repo(), held_max, (start, from.is_none())).map_err(unstored)?;
         stages.put(salts, rest);
         return Ok(Judged::Held(end.0 - 1));
     }
-    let (start, from) =
-        ours.map_or_else(|| (WalStart::first(new_header(LIBSQL_PAGE_SIZE, 0)), None), |ours| (ours, Some(durable)));
+    let rest = Some(rest).filter(|rest| rest.bytes() > 0);
+    if let Some(spool) = spool {
+        let file = spool.finish(whole, same_order.then_some(origin.chain)).map_err(unstored)?;
+        return Ok(Judged::AppendFile { file, from, rest });
+    }
     let mut stream = chained(start, same_order.then_some(origin.chain), whole);
     if from.is_none() {
         stream.insert(0, Bytes::copy_from_slice(&start.header.encode()));
     }
-    Ok(Judged::Append { stream: (stream, share), from, rest: Some(rest).filter(|rest| rest.bytes() > 0) })
+    Ok(Judged::Append { stream: (stream, share), from, rest })
 }

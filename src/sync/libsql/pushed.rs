@@ -58,6 +58,11 @@ fn header_of(frame: &[u8]) -> FrameHeader {
     FrameHeader::decode(frame.first_chunk().unwrap_or(&[0; FRAME_HEADER_LEN]))
 }
 
+/// The checksum of the last of these frames.
+pub(super) fn last_chain(frames: &[u8]) -> Option<Chain> {
+    Some(header_of(frames.get(frames.len().checked_sub(FRAME_LEN)?..)?).chain)
+}
+
 impl Pushed {
     /// Reads what was sent as frames `start..end`.
     ///

@@ -1,35 +1,78 @@
 //! Frames of transactions that are not whole yet, per sender. They are in no log and are not pulled; a crash may lose them,
-//! and the sender is asked for them again.
+//! and the sender is asked for them again. Of a large transaction all but the last frames are in a file without a name, as the
+//! log would hold them.
 
+use std::io::{self, IoSlice};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::pushed::{FRAME_LEN, OtherOrder, Pushed, Sum};
+use super::pushed::{FRAME_LEN, OtherOrder, Pushed, Sum, chained, last_chain};
 use super::sequence::Sequences;
+use crate::format::wal::{Chain, WalHeader, WalStart};
 use crate::limits::{LIBSQL_PAGE_SIZE, STAGE_IDLE, STAGED_BYTES_MAX, STAGED_SENDERS_MAX};
 use crate::mirror::Share;
 use crate::offset::Offset;
+use crate::repo::{Repo, RepoFile};
 use crate::sqlite::wal_frames::committed_frames;
+use crate::stream::create_spool;
 
 /// The unfinished transaction of one sender.
 #[derive(Debug)]
 pub(super) struct Stage {
     /// The end of the log when it began.
     base: Offset,
-    /// The sender's checksum there.
+    /// The frames in front, if it is large.
+    spool: Option<StageSpool>,
+    /// The number of the first frame in memory.
+    first: Offset,
+    /// The sender's checksum before that.
     origin: Sum,
-    /// Its frames, header and page each, with checksums that are right.
+    /// The frames in memory, header and page each, with checksums that are right.
     frames: BytesMut,
     /// The memory they take.
     share: Share,
     used: Instant,
 }
 
+/// The front of a large transaction, in a file: the bytes of a stream for the log.
+#[derive(Debug)]
+pub(super) struct StageSpool {
+    file: Arc<dyn RepoFile>,
+    bytes: u64,
+    /// How the log goes on after them.
+    end: WalStart,
+}
+
+impl StageSpool {
+    /// Adds frames in which the checksums of the sender go on from `theirs`, if it sums up words of the order of the log.
+    fn append(&mut self, frames: BytesMut, theirs: Option<Chain>) -> io::Result<()> {
+        for piece in chained(self.end, theirs, vec![frames]) {
+            self.file.write_at(&mut [IoSlice::new(&piece)], self.bytes)?;
+            self.bytes += piece.len() as u64;
+            self.end.chain = last_chain(&piece).unwrap_or(self.end.chain);
+        }
+        Ok(())
+    }
+
+    /// The file, with `whole` at its end: a stream of transactions, where the sender's checksum is `theirs` before them.
+    pub(super) fn finish(mut self, whole: Vec<BytesMut>, mut theirs: Option<Chain>) -> io::Result<Arc<dyn RepoFile>> {
+        for piece in whole {
+            let next = theirs.and(last_chain(&piece)).or(theirs);
+            self.append(piece, theirs)?;
+            theirs = next;
+        }
+        Ok(self.file)
+    }
+}
+
 /// What became of a stage with more frames.
 pub(super) struct Extended {
     /// The transactions that are whole now, one piece after the other.
     pub(super) whole: Vec<BytesMut>,
+    /// What comes before them, if that is in a file.
+    pub(super) spool: Option<StageSpool>,
     /// The sender's checksum before them.
     pub(super) origin: Sum,
     /// The memory that they take.
@@ -41,7 +84,8 @@ pub(super) struct Extended {
 impl Stage {
     /// Without a frame yet.
     pub(super) fn new(base: Offset, origin: Sum) -> Stage {
-        Stage { base, origin, frames: BytesMut::new(), share: Share::default(), used: Instant::now() }
+        let (spool, first, frames, share) = (None, base, BytesMut::new(), Share::default());
+        Stage { base, spool, first, origin, frames, share, used: Instant::now() }
     }
 
     pub(super) fn base(&self) -> Offset {
@@ -50,24 +94,28 @@ impl Stage {
 
     /// The number after its last frame.
     pub(super) fn end(&self) -> Offset {
-        Offset(self.base.0 + (self.frames.len() / FRAME_LEN) as u64)
+        Offset(self.first.0 + (self.frames.len() / FRAME_LEN) as u64)
     }
 
-    /// The bytes of its frames.
+    /// The bytes of its frames in memory.
     pub(super) fn bytes(&self) -> u64 {
         self.frames.len() as u64
     }
 
-    /// The sender's checksum before the frame `number`, which must be one of its own or the next.
+    /// The sender's checksum before the frame `number`, which must be one in memory or the next.
     pub(super) fn sum_before(&self, number: Offset) -> Sum {
-        self.origin.told_by(&self.frames, number.0.saturating_sub(self.base.0) as usize)
+        self.origin.told_by(&self.frames, number.0.saturating_sub(self.first.0) as usize)
     }
 
-    /// Whether what is pushed once more of it is the same. Where it is not, the sender has begun anew.
+    /// Whether what is pushed once more of it is the same. Where it is not, the sender has begun anew; so it has when it pushes
+    /// frames again that are in a file.
     pub(super) fn holds(&self, pushed: &Pushed) -> bool {
+        if self.spool.is_some() && pushed.start < self.first {
+            return false;
+        }
         let from = |frames: u64| frames as usize * FRAME_LEN;
-        let ours = self.frames.get(from(pushed.start.0.saturating_sub(self.base.0))..).unwrap_or(&[]);
-        let theirs = pushed.body.get(from(self.base.0.saturating_sub(pushed.start.0))..).unwrap_or(&[]);
+        let ours = self.frames.get(from(pushed.start.0.saturating_sub(self.first.0))..).unwrap_or(&[]);
+        let theirs = pushed.body.get(from(self.first.0.saturating_sub(pushed.start.0))..).unwrap_or(&[]);
         // The sender's own frames are equal in all their bytes.
         let both = ours.len().min(theirs.len());
         ours[..both] == theirs[..both]
@@ -80,19 +128,68 @@ impl Stage {
         drop(added.split_to(added.len().min(held * FRAME_LEN)));
         self.share.merge(share);
         self.used = Instant::now();
-        let (origin, mut whole) = (self.origin, Vec::new());
+        let (origin, mut whole, mut spool) = (self.origin, Vec::new(), None);
         // What was there before ended no transaction.
         let count = committed_frames(&added, LIBSQL_PAGE_SIZE);
         if count > 0 {
             let front = added.split_to(count * FRAME_LEN);
             self.origin = origin.told_by(&front, count);
             self.base.0 = self.end().0 + count as u64;
+            self.first = self.base;
+            spool = self.spool.take();
             whole.extend([std::mem::take(&mut self.frames), front].into_iter().filter(|piece| !piece.is_empty()));
         }
         // The body that these are of may be long, and they are kept for longer.
         self.frames.extend_from_slice(&added);
         let share = self.share.split(self.bytes());
-        Extended { whole, origin, share, rest: self }
+        Extended { whole, spool, origin, share, rest: self }
+    }
+
+    /// The bytes of all of its frames.
+    pub(super) fn bytes_in_all(&self) -> u64 {
+        (self.end().0 - self.base.0) * FRAME_LEN as u64
+    }
+
+    /// Whether so many bytes more make it so large that frames of it go to a file.
+    pub(super) fn is_large_with(&self, bytes: u64, held_max: u64) -> bool {
+        self.bytes() + bytes > held_max
+    }
+
+    /// Puts all but the last frames in a file in `dir`, if more than `held_max` bytes of them are in memory. `start` is how the
+    /// log went on when the transaction began; `is_new` says that its header comes first then. Blocks.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub(super) fn spill(&mut self, dir: &dyn Repo, held_max: u64, (start, is_new): (WalStart, bool)) -> io::Result<()> {
+        if !self.is_large_with(0, held_max) {
+            return Ok(());
+        }
+        let mut spool = match self.spool.take() {
+            Some(spool) => spool,
+            None => {
+                let (file, header) =
+                    (create_spool(dir)?, if is_new { start.header.encode().to_vec() } else { Vec::new() });
+                file.write_at(&mut [IoSlice::new(&header)], 0)?;
+                StageSpool { file, bytes: header.len() as u64, end: start }
+            }
+        };
+        // A push that is sent again is compared with those.
+        let kept = (held_max / 2) as usize / FRAME_LEN;
+        let count = (self.frames.len() / FRAME_LEN).saturating_sub(kept);
+        let front = self.frames.split_to(count * FRAME_LEN);
+        let after = self.origin.told_by(&front, count);
+        let theirs = (self.origin.big_endian == start.header.big_endian).then_some(self.origin.chain);
+        spool.append(front, theirs)?;
+        (self.origin, self.first.0, self.spool) = (after, self.first.0 + count as u64, Some(spool));
+        // What is left must not keep alive the memory of all.
+        self.frames = BytesMut::from(&self.frames[..]);
+        drop(self.share.split(self.bytes()));
+        Ok(())
+    }
+
+    /// How the log went on when the transaction began, if that was fixed by frames in a file.
+    pub(super) fn header(&self) -> Option<WalHeader> {
+        self.spool.as_ref().map(|spool| spool.end.header)
     }
 }
 

@@ -1,0 +1,132 @@
+//! [`StreamWriter`] and [`StreamReader`] with large commits.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use logmirror::format::commitlog::Version;
+use logmirror::limits::{COMMIT_BYTES_MAX, COMMIT_HELD_MAX};
+use logmirror::offset::Offset;
+use logmirror::repo::{MemRepo, Repo};
+use logmirror::stream::{
+    AppendError, Appended, Batch, Batcher, LargeCommits, Options, Read, ReadAt, StreamReader, StreamWriter,
+};
+
+use crate::support::commitlog::{Source, open, seal, trim};
+use crate::support::repo_segments;
+
+/// Small and large commits, where a commit of more than 1,000 bytes is large.
+fn source() -> Source {
+    let mut source = Source::new(0);
+    source.segment(Version::V1).commits(&[10, 3000, 900, 900, 5000, 5000]);
+    source.segment(Version::V0).commits(&[7000, 1]);
+    source
+}
+
+fn held(commit_held_max: u64) -> Options {
+    Options { commit_held_max, ..trim() }
+}
+
+#[test]
+fn how_a_stream_is_cut_and_how_much_of_a_commit_is_held_changes_nothing_that_is_stored() {
+    let source = source();
+    for held_max in [0, 1, 1000, 6000] {
+        for size in [1, 7, 100, 999, 4096, source.stream.len()] {
+            let repo = MemRepo::default();
+            let mut writer = StreamWriter::open(Arc::new(repo.clone()), held(held_max)).unwrap();
+            let mut done = Appended::default();
+            for chunk in source.stream.chunks(size) {
+                done.commits += writer.append(chunk.to_vec()).unwrap().commits;
+            }
+            assert_eq!((writer.finish().unwrap().0, done.commits), (source.next, 8), "{held_max}, {size}");
+            drop(writer);
+            source.assert_is(&repo, &format!("held {held_max}, chunks of {size}"));
+            let others: Vec<_> = repo.list().unwrap().into_iter().filter(|name| name.ends_with(".spool")).collect();
+            assert!(others.is_empty(), "{others:?}");
+        }
+    }
+}
+
+#[test]
+fn a_large_commit_that_is_held_already_is_skipped_and_another_one_is_a_fork() {
+    let source = source();
+    let repo = MemRepo::default();
+    source.store(&repo);
+    let mut writer = StreamWriter::open(Arc::new(repo.clone()), held(1000)).unwrap();
+    writer.restart_from_header();
+    let mut skipped = 0;
+    for chunk in source.stream.chunks(500) {
+        skipped += writer.append(chunk.to_vec()).unwrap().skipped;
+    }
+    assert_eq!(skipped, 8);
+    let mut other = Source::new(0);
+    other.segment(Version::V1).commits(&[10, 3001]);
+    writer.restart_from_header();
+    let refused = other.stream.chunks(500).find_map(|chunk| writer.append(chunk.to_vec()).err());
+    assert!(matches!(refused, Some(AppendError::Fork { at: Offset(3) })), "{refused:?}");
+    source.assert_is(&repo, "after a fork");
+}
+
+/// A file that changes after it was read once.
+#[derive(Debug)]
+struct Changing(Vec<u8>, AtomicBool);
+
+impl ReadAt for Changing {
+    fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
+        let count = buf.len().min(self.0.len() - at as usize);
+        buf[..count].copy_from_slice(&self.0[at as usize..at as usize + count]);
+        if self.1.load(Ordering::Relaxed) {
+            buf[count - 1] ^= 1;
+        }
+        Ok(count)
+    }
+}
+
+#[test]
+fn a_source_that_changes_before_a_large_commit_was_copied_leaves_nothing_of_it() {
+    let source = source();
+    let bytes = Arc::new(Changing(source.stream.clone(), AtomicBool::new(true)));
+    let large = LargeCommits::InSource { bytes: bytes.clone(), start: 0 };
+    let mut batch = Batch::default();
+    let mut batcher = Batcher::new(Version::V1, None, COMMIT_BYTES_MAX).keeping(large, 1000);
+    for chunk in source.stream.chunks(500) {
+        batcher.push(chunk.to_vec().into(), &mut batch).unwrap();
+    }
+    assert_eq!(batch.runs().filter(|run| run.large.is_some()).count(), 4);
+    let repo = MemRepo::default();
+    let mut writer = open(&repo).unwrap();
+    let error = writer.append_batch(&batch, &mut Appended::default()).unwrap_err();
+    assert!(matches!(error, AppendError::Unread { at: Offset(3), .. }), "{error}");
+    assert_eq!(writer.sync().unwrap(), Offset(3));
+    source.assert_holds(&repo, 3, "after it changed");
+    // It is sent again, and the log goes on.
+    bytes.1.store(false, Ordering::Relaxed);
+    let mut done = Appended::default();
+    writer.append_batch(&batch, &mut done).unwrap();
+    assert_eq!((writer.finish().unwrap().0, done.commits, done.skipped), (source.next, 7, 1));
+    source.assert_is(&repo, "after it was sent again");
+}
+
+#[test]
+fn a_reader_hands_out_a_large_commit_of_a_plain_and_of_a_sealed_segment_whole() {
+    let large = usize::try_from(COMMIT_HELD_MAX).unwrap() + 600_000;
+    let mut source = Source::new(0);
+    source.segment(Version::V1).commits(&[10, large, 10]);
+    let (plain, sealed, copy) = (MemRepo::default(), MemRepo::default(), MemRepo::default());
+    source.store(&plain);
+    for (name, bytes) in source.files() {
+        crate::support::commitlog::put(&sealed, &name, &seal(&bytes));
+    }
+    for repo in [plain, sealed] {
+        let mut reader = StreamReader::open(Arc::new(repo), Offset(0), COMMIT_BYTES_MAX).unwrap();
+        let mut writer = open(&copy).unwrap();
+        let (mut done, mut larges) = (Appended::default(), 0);
+        while let Read::Batch(batch) = reader.read().unwrap() {
+            larges += batch.runs().filter(|run| run.large.is_some()).count();
+            writer.append_batch(&batch, &mut done).unwrap();
+        }
+        assert_eq!((reader.next().0, larges), (source.next, 1));
+        assert_eq!(writer.finish().unwrap().0, source.next);
+    }
+    assert!(repo_segments(&copy) == source.files(), "the copy is the source");
+}
