@@ -216,12 +216,16 @@ pub const DAMAGE_LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 /// How often they are looked at meanwhile: nobody tells when one is given back.
 pub const LOCK_LOOK_AGAIN: Duration = Duration::from_millis(2);
-/// How often a database that is followed is looked at while its WAL is held, after something moved: whoever waits to reset the
-/// WAL waits for that.
+/// How often a database that is followed is looked at right after something moved: a checkpoint that wants our lock waits for
+/// the next look.
+pub const LOOK_AT_ONCE: Duration = Duration::from_millis(1);
+/// For how long.
+pub const LOOK_AT_ONCE_FOR: Duration = Duration::from_millis(100);
+/// How often it is looked at after that while its WAL is held.
 pub const LOOK_BUSY: Duration = Duration::from_millis(5);
-/// For how long after that.
+/// For how long.
 pub const LOOK_BUSY_FOR: Duration = Duration::from_secs(2);
-/// How often it is looked at then.
+/// How often after that.
 pub const LOOK_IDLE: Duration = Duration::from_millis(25);
 /// The largest WAL of a database that is followed which may have grown because of us: it is let go of then.
 pub const HELD_WAL_BYTES_MAX: u64 = 64 << 20;

@@ -13,7 +13,7 @@ use super::outlet::{Handed, Outlet};
 use super::source::{Piece, Watch};
 use crate::format::wal::{Chain, WalHeader};
 use crate::limits::{
-    DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, HELD_WAL_BYTES_MAX, LOCK_PATIENCE, LOOK_BUSY, LOOK_BUSY_FOR, LOOK_IDLE,
+    DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, HELD_WAL_BYTES_MAX, LOCK_PATIENCE, LOOK_AT_ONCE, LOOK_AT_ONCE_FOR, LOOK_BUSY, LOOK_BUSY_FOR, LOOK_IDLE,
 };
 use crate::offset::Generation;
 use crate::sqlite::{
@@ -250,6 +250,8 @@ impl Live {
                 return Ok(Looked::Done);
             };
             let longest = match follower.held() {
+                // Frames are in the WAL a moment before they count.
+                _ if busy.elapsed() < LOOK_AT_ONCE_FOR => LOOK_AT_ONCE,
                 Held::Zero => Duration::MAX,
                 Held::Slot(_) if follower.wal_bytes() > HELD_WAL_BYTES_MAX && let_go.elapsed() > LET_GO_EVERY => {
                     log::info!("{}: letting go of its WAL of {} bytes", self.path.display(), follower.wal_bytes());

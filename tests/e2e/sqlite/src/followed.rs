@@ -1,0 +1,117 @@
+//! A service, a mirror that follows a database into it, and what that costs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use logmirror_e2e_support::process::{Process, Program, free_address};
+use logmirror_e2e_support::wait_for;
+use rusqlite::Connection;
+
+use crate::app;
+
+/// For everything that should not take long.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A directory that goes when all went well.
+pub struct Work(pub PathBuf);
+
+impl Work {
+    /// Of this workload.
+    pub fn create(what: &str) -> Result<Work> {
+        let path = std::env::temp_dir().join(format!("logmirror-sqlite-{what}-{}", std::process::id()));
+        fs::create_dir_all(&path)?;
+        Ok(Work(path))
+    }
+
+    /// Its database.
+    pub fn app(&self) -> PathBuf {
+        self.0.join("app.db")
+    }
+
+    /// Removes it.
+    pub fn remove(self) -> Result<()> {
+        Ok(fs::remove_dir_all(&self.0)?)
+    }
+}
+
+/// A service with a log that follows a database.
+pub struct Followed {
+    program: Program,
+    work: PathBuf,
+    url: String,
+    /// The service.
+    pub service: Process,
+    /// The mirror.
+    pub mirror: Process,
+}
+
+impl Followed {
+    /// Starts both, and waits until the log has what the database holds now.
+    pub fn start(work: &Work) -> Result<Followed> {
+        let program = Program::find()?;
+        let (address, data) = (free_address()?, work.0.join("data"));
+        let text = |path: &Path| path.to_str().map(str::to_owned).context("a path in plain UTF-8");
+        let data = text(&data)?;
+        let mut service = program.start(&["serve", "--data", &data, "--listen", &address], &work.0, "service")?;
+        service.listening(LIMIT)?;
+        let url = format!("http://{address}/logs/app");
+        let app = text(&work.app())?;
+        let mirror = program.start(&["mirror", &app, &url, "--follow", "--json"], &work.0, "mirror")?;
+        Ok(Followed { program, work: work.0.clone(), url, service, mirror })
+    }
+
+    /// Waits until the log holds the rows of the database, which nobody writes meanwhile. The connection stays open.
+    pub fn caught_up(&mut self, db: &Connection) -> Result<()> {
+        let wanted = app::content(db)?;
+        let out = self.work.join("restored.db");
+        let text = out.to_str().context("a path in plain UTF-8")?.to_owned();
+        let (program, url, work) = (self.program.clone(), self.url.clone(), self.work.clone());
+        wait_for("the log to hold what the database holds", LIMIT, || {
+            let status = program.run(&["restore", &url, &text, "--force"], &work, "restore", LIMIT)?;
+            if !status.success() {
+                return Ok(None);
+            }
+            // It may not have the table yet.
+            Ok(app::content(&Connection::open(&out)?).is_ok_and(|found| found == wanted).then_some(()))
+        })
+        .with_context(|| self.mirror.errors())?;
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = fs::remove_file(format!("{text}{suffix}"));
+        }
+        Ok(())
+    }
+
+    /// Bytes of the log on disk, but for bases: segments and indexes; of bases; and how many generations.
+    pub fn disk(&self) -> Result<(u64, u64, u64)> {
+        let (mut log, mut bases, mut generations) = (0, 0, 0);
+        for entry in fs::read_dir(self.work.join("data/logs/app"))? {
+            let path = entry?.path();
+            if !path.is_dir() {
+                continue;
+            }
+            generations += 1;
+            for file in fs::read_dir(path)? {
+                let file = file?;
+                let bytes = file.metadata()?.len();
+                if file.file_name() == "base.db" { bases += bytes } else { log += bytes }
+            }
+        }
+        Ok((log, bases, generations))
+    }
+
+    /// How often pages were compared.
+    pub fn compared(&mut self) -> Result<u64> {
+        let lines = self.mirror.json_lines()?;
+        Ok(lines.iter().filter(|line| line["event"] == "compared").count() as u64)
+    }
+
+    /// Ends the mirror, so that what it sent is counted.
+    pub fn end(mut self) -> Result<()> {
+        self.mirror.signal(rustix::process::Signal::INT)?;
+        let ended = self.mirror.ended(LIMIT)?;
+        ensure!(ended.success(), "the mirror ended with {ended}: {}", self.mirror.errors());
+        Ok(())
+    }
+}
