@@ -139,6 +139,20 @@ fn damage_is_named_by_segment_frame_and_byte() {
 }
 
 #[test]
+fn frames_that_no_commit_ends_behind_a_damaged_one_are_torn() {
+    let mut log = eventful(512, false);
+    let last = log.frames.len() as u64;
+    log.push(&[1, 2, 3], 0);
+    let (name, at) = (segment_name(Offset(1)), 32 + last * 536 + 100);
+    let repo = stored(&log, &[]);
+    let byte = get(&repo, &name)[at as usize];
+    write(&repo, &name, Some(at), &[byte ^ 4]);
+    let (found, database) = folded(&repo, None).unwrap();
+    assert_eq!((found.frame.0, found.torn), (last, 3 * 536));
+    assert!(database == log.state(last));
+}
+
+#[test]
 fn missing_segments_cut_ones_and_foreign_ones_are_named() {
     let log = eventful(512, false);
     let commits = log.commits();

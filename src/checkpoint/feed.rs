@@ -8,7 +8,7 @@ use super::fold::{FoldError, Folded};
 use crate::format::FormatError;
 use crate::format::wal::{FIRST_FRAME, FRAME_HEADER_LEN, HEADER_LEN, WalHeader, WalStart};
 use crate::offset::{BytePos, Offset};
-use crate::segment::frames::{FrameError, check_frame, frame_at};
+use crate::segment::frames::{FrameError, frame_at};
 
 /// Base first, then the log from its header on. The header comes again wherever a segment starts.
 pub(super) struct Feed {
@@ -104,7 +104,7 @@ impl Feed {
             let Some((head, page)) = unit.and_then(|unit| unit.split_first_chunk::<FRAME_HEADER_LEN>()) else {
                 break;
             };
-            let claim = check_frame(&from.header, from.chain, head, page).map_err(|error| self.corrupt(error))?;
+            let claim = from.header.check(from.chain, head, page).map_err(|error| self.corrupt(error))?;
             let number = self.next;
             if claim.size != 0 && self.to.is_some_and(|to| to < number) {
                 let frame = self.to.unwrap_or_default();

@@ -19,7 +19,7 @@ use crate::format::wal::{Chain, FIRST_FRAME, FRAME_HEADER_LEN, WalHeader};
 use crate::limits::OPEN_SEGMENTS_MAX;
 use crate::offset::{BytePos, Generation, Offset};
 use crate::repo::{Repo, RepoFile};
-use crate::segment::frames::{BASE, FrameError, Frames, check_frame, frame_at, segment_name, segment_starts};
+use crate::segment::frames::{BASE, FrameError, Frames, frame_at, segment_name, segment_starts};
 use crate::sqlite::image::Newest;
 use crate::stream::DurableMark;
 
@@ -385,7 +385,7 @@ impl Segments<'_> {
         let error = if (count as u64) < self.header.frame_len() {
             FrameError::Cut { segment, frame, at, trailing: count as u64 }
         } else {
-            match check_frame(&self.header, newest.before, &head, &run[from..]) {
+            match self.header.check(newest.before, &head, &run[from..]) {
                 Ok(claim) if claim.page == page => return Ok(()),
                 Ok(_) => corrupt(segment, frame, at, FormatError::NotALog { found: head[..16].to_vec() }),
                 Err(error) => corrupt(segment, frame, at, error),

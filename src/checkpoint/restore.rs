@@ -1,7 +1,6 @@
 //! Restoring: a plain database file as of a commit, from a directory or a service.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,11 +17,12 @@ use super::fold::{FoldError, Folded, prepare};
 use crate::api::Positions;
 use crate::client::{Client, ClientError, positions};
 use crate::format::wal::FIRST_FRAME;
-use crate::format::{LogFormat, database, name};
+use crate::format::{LogFormat, name};
 use crate::limits::{JSON_BYTES_MAX, PIECES_UNDER_WAY};
 use crate::offset::{Generation, Offset};
-use crate::repo::{FsRepo, Repo, open_regular, read_small};
+use crate::repo::{FsRepo, Repo, read_small};
 use crate::segment::frames::{BASE, segment_starts};
+use crate::sqlite::names::{JOURNAL, WAL, beside, looks_like_a_database};
 
 /// What a log keeps about itself.
 const META: &str = "log.json";
@@ -284,15 +284,18 @@ impl Place {
         if !self.overwrite && self.out.symlink_metadata().is_ok() {
             return Err(RestoreError::Exists(self.out.clone()));
         }
-        if self.out.exists() && !is_database(&self.out).map_err(|error| at(&self.out, error))? {
-            return Err(RestoreError::NotADatabase(self.out.clone()));
+        if self.out.exists() {
+            match looks_like_a_database(&self.out) {
+                Ok(true) => {}
+                Err(error) if error.kind() != io::ErrorKind::InvalidData => return Err(at(&self.out, error)),
+                _ => return Err(RestoreError::NotADatabase(self.out.clone())),
+            }
         }
         // SQLite would play such a file back into the new database.
-        for suffix in ["-wal", "-journal"] {
-            let mut beside = self.out.clone().into_os_string();
-            beside.push(suffix);
-            if Path::new(&beside).symlink_metadata().is_ok() {
-                return Err(RestoreError::Beside(beside.into()));
+        for suffix in [WAL, JOURNAL] {
+            let beside = beside(&self.out, suffix);
+            if beside.symlink_metadata().is_ok() {
+                return Err(RestoreError::Beside(beside));
             }
         }
         Ok(())
@@ -322,18 +325,6 @@ impl Place {
                 Err(error)
             }
         }
-    }
-}
-
-/// Whether a file is a SQLite database, which an empty one is too.
-fn is_database(path: &Path) -> io::Result<bool> {
-    let mut head = Vec::new();
-    let read = open_regular(path, File::options().read(true))
-        .and_then(|file| file.take(database::MAGIC.len() as u64).read_to_end(&mut head));
-    match read {
-        Ok(_) => Ok(head.is_empty() || head == database::MAGIC),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

@@ -1,4 +1,11 @@
-//! The little that is needed of the SQLite database format. Source: <https://sqlite.org/fileformat2.html>, section 1.3.
+//! The header of a SQLite database, and a database without content. Source: <https://sqlite.org/fileformat2.html>, section 1.3.
+//!
+//! ```text
+//! 0        16          18      19     20         24               28      92                 96
+//! | magic | page size | write | read | reserved | change counter | pages | version-valid-for | version |
+//! ```
+
+use super::wal::PAGE_SIZES;
 
 /// Bytes of the header at the front of page 1.
 pub const HEADER_LEN: usize = 100;
@@ -26,24 +33,147 @@ pub fn empty(page_size: u32) -> Vec<u8> {
     page
 }
 
-/// Bytes of a page of the database that starts with `head`.
-///
-/// # Errors
-/// What is wrong, when it is no database or `bytes` is not a length it can have.
-pub fn check(head: &[u8], bytes: u64) -> Result<u32, String> {
-    if head.len() < HEADER_LEN || !head.starts_with(MAGIC) {
-        let found = String::from_utf8_lossy(&head[..head.len().min(16)]).into_owned();
-        return Err(format!("this is no SQLite database: it starts with {found:?}"));
+/// Whether page 1 of a database of one page says that nothing was ever stored in it.
+#[must_use]
+pub fn is_blank(page: &[u8]) -> bool {
+    page.starts_with(MAGIC) && page.get(HEADER_LEN..).is_some_and(|tree| tree.starts_with(&[13, 0, 0, 0, 0]))
+}
+
+/// What the header of a database says, as far as it is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatabaseHeader {
+    /// Bytes of a page.
+    pub page_size: u32,
+    /// How it is written: 1 with a rollback journal, 2 through a WAL.
+    pub write_version: u8,
+    /// How it is read: the same.
+    pub read_version: u8,
+    /// Bytes at the end of each page that SQLite leaves to extensions.
+    pub reserved: u8,
+    /// Rises with each transaction that did not go through a WAL.
+    pub change_counter: u32,
+    /// Pages of the database, if [`stated_pages`](Self::stated_pages) says that this counts.
+    pub pages: u32,
+    /// The change counter at the last change of `pages` by a SQLite that maintains it.
+    pub version_valid_for: u32,
+}
+
+/// Why a file is not a SQLite database that can be read. Displays as a reason: "it …".
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// Shorter than a header.
+    #[error("it has {bytes} bytes")]
+    Short {
+        /// Its bytes.
+        bytes: usize,
+    },
+    /// Without the magic: another file, or an encrypted database.
+    #[error("it does not start like one, but with {found:?}")]
+    Magic {
+        /// What it starts with.
+        found: String,
+    },
+    /// No page of SQLite's has that size.
+    #[error("its pages would have {found} bytes")]
+    PageSize {
+        /// The size.
+        found: u32,
+    },
+    /// Its end is missing.
+    #[error("it is cut: it has {bytes} bytes, and pages of {page_size}")]
+    Cut {
+        /// Its bytes.
+        bytes: u64,
+        /// Bytes of a page.
+        page_size: u32,
+    },
+}
+
+impl DatabaseHeader {
+    /// Reads the header at the front of `head`.
+    ///
+    /// # Errors
+    /// See [`HeaderError`].
+    pub fn decode(head: &[u8]) -> Result<DatabaseHeader, HeaderError> {
+        let Some(header) = head.first_chunk::<HEADER_LEN>() else {
+            return Err(HeaderError::Short { bytes: head.len() });
+        };
+        if !header.starts_with(MAGIC) {
+            return Err(HeaderError::Magic { found: String::from_utf8_lossy(&header[..MAGIC.len()]).into_owned() });
+        }
+        let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let page_size = match u16::from_be_bytes([header[16], header[17]]) {
+            // 65,536 does not fit.
+            1 => 65_536,
+            stored => u32::from(stored),
+        };
+        if !PAGE_SIZES.contains(&page_size) || !page_size.is_power_of_two() {
+            return Err(HeaderError::PageSize { found: page_size });
+        }
+        Ok(DatabaseHeader {
+            page_size,
+            write_version: header[18],
+            read_version: header[19],
+            reserved: header[20],
+            change_counter: word(24),
+            pages: word(28),
+            version_valid_for: word(92),
+        })
     }
-    let page_size = match u16::from_be_bytes([head[16], head[17]]) {
-        1 => 65_536,
-        stored => u32::from(stored),
-    };
-    if !(512..=65_536).contains(&page_size) || !page_size.is_power_of_two() {
-        return Err(format!("this is no SQLite database: its pages would have {page_size} bytes"));
+
+    /// Reads the header of a file of `bytes` bytes, which must be whole pages.
+    ///
+    /// # Errors
+    /// See [`HeaderError`].
+    pub fn of_file(head: &[u8], bytes: u64) -> Result<DatabaseHeader, HeaderError> {
+        let header = DatabaseHeader::decode(head)?;
+        let page_size = header.page_size;
+        if bytes.is_multiple_of(page_size.into()) { Ok(header) } else { Err(HeaderError::Cut { bytes, page_size }) }
     }
-    if !bytes.is_multiple_of(u64::from(page_size)) {
-        return Err(format!("a database of {bytes} bytes is cut: its pages have {page_size}"));
+
+    /// Whether it is read and written through a WAL.
+    #[must_use]
+    pub fn is_wal(&self) -> bool {
+        (self.write_version, self.read_version) == (2, 2)
     }
-    Ok(page_size)
+
+    /// Pages of the database, where the header counts: the size in it is not zero, and was written with the last change. Else
+    /// the length of the file says it: SQLite before 3.7.0 did not maintain the size.
+    #[must_use]
+    pub fn stated_pages(&self) -> Option<u32> {
+        (self.pages != 0 && self.change_counter == self.version_valid_for).then_some(self.pages)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_database_reads_back_and_damaged_ones_do_not() {
+        for page_size in [512, 4096, 65_536] {
+            let page = empty(page_size);
+            let header = DatabaseHeader::of_file(&page, 3 * u64::from(page_size)).expect("a header");
+            assert_eq!((header.page_size, header.is_wal(), header.stated_pages()), (page_size, true, Some(1)));
+            assert!(is_blank(&page));
+            let cut = DatabaseHeader::of_file(&page, u64::from(page_size) + 1);
+            assert_eq!(cut, Err(HeaderError::Cut { bytes: u64::from(page_size) + 1, page_size }));
+        }
+        let mut page = empty(4096);
+        assert_eq!(DatabaseHeader::decode(&page[..99]), Err(HeaderError::Short { bytes: 99 }));
+        page[17] = 1;
+        assert_eq!(DatabaseHeader::decode(&page), Err(HeaderError::PageSize { found: 4097 }));
+        page[3] = b'x';
+        assert!(matches!(DatabaseHeader::decode(&page), Err(HeaderError::Magic { .. })));
+    }
+
+    #[test]
+    fn the_size_in_a_header_counts_only_when_it_was_written_with_the_last_change() {
+        let stated = |changes: u8, valid_for: u8, pages: u8| {
+            let mut page = empty(512);
+            (page[27], page[31], page[95]) = (changes, pages, valid_for);
+            DatabaseHeader::decode(&page).expect("a header").stated_pages()
+        };
+        assert_eq!([stated(7, 7, 3), stated(8, 7, 3), stated(7, 7, 0)], [Some(3), None, None]);
+    }
 }

@@ -20,6 +20,13 @@
 //! A log in several segments has the header in front of each, and the checksums run on across them: the header and all
 //! frames in order are one `-wal` file. Source: `specs/libsql-sync.md`, section 9, and <https://sqlite.org/fileformat2.html>.
 
+mod chain;
+mod search;
+
+pub(crate) use chain::Carry;
+pub use chain::Chain;
+pub use search::SoundRun;
+
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -35,143 +42,12 @@ pub const VERSION: u32 = 3_007_000;
 pub const HEADER_LEN: usize = 32;
 /// Bytes of a frame before its page.
 pub const FRAME_HEADER_LEN: usize = 24;
+/// Those of them that the checksum sums up: page number and size.
+pub const SUMMED_HEAD_LEN: usize = 8;
 /// Page sizes, of which powers of two only.
 pub const PAGE_SIZES: RangeInclusive<u32> = 512..=65_536;
 /// Number of the first frame of a generation.
 pub const FIRST_FRAME: Offset = Offset(1);
-
-/// A running checksum.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Chain {
-    s0: u32,
-    s1: u32,
-}
-
-impl Chain {
-    /// The checksum as stored in bytes 16..24 of a frame, or 24..32 of a header.
-    #[must_use]
-    pub fn decode(bytes: [u8; 8]) -> Chain {
-        let both = u64::from_be_bytes(bytes);
-        Chain { s0: (both >> 32) as u32, s1: both as u32 }
-    }
-
-    /// As it is stored.
-    #[must_use]
-    pub fn encode(self) -> [u8; 8] {
-        self.number().to_be_bytes()
-    }
-
-    /// The checksum of that [`number`](Self::number).
-    #[must_use]
-    pub fn from_number(number: u64) -> Chain {
-        Chain::decode(number.to_be_bytes())
-    }
-
-    /// As one number, the first word in the upper half.
-    #[must_use]
-    pub fn number(self) -> u64 {
-        u64::from(self.s0) << 32 | u64::from(self.s1)
-    }
-
-    /// What becomes of this checksum after `bytes` more, if they are all zero. Checksums are linear: after the same bytes,
-    /// two of them differ by what becomes of their difference, whatever the bytes are. `bytes` counts in eights.
-    ///
-    /// One step of eight takes (s0, s1) to (s0 + s1, s0 + 2 s1), and many steps are a power of that.
-    #[must_use]
-    pub fn carried(self, bytes: u64) -> Chain {
-        Carry::over(bytes).of(self)
-    }
-
-    /// The sum of two, word by word.
-    #[must_use]
-    pub fn plus(self, other: Chain) -> Chain {
-        Chain { s0: self.s0.wrapping_add(other.s0), s1: self.s1.wrapping_add(other.s1) }
-    }
-
-    /// The difference of two, word by word.
-    #[must_use]
-    pub fn minus(self, other: Chain) -> Chain {
-        Chain { s0: self.s0.wrapping_sub(other.s0), s1: self.s1.wrapping_sub(other.s1) }
-    }
-
-    /// The checksum after `bytes` more, whose number must be a multiple of 8: what is over is left out.
-    #[must_use]
-    #[inline]
-    pub fn over(self, bytes: &[u8], big_endian: bool) -> Chain {
-        if big_endian { self.sum(bytes, u32::from_be_bytes) } else { self.sum(bytes, u32::from_le_bytes) }
-    }
-
-    #[inline]
-    fn sum(self, bytes: &[u8], word: impl Fn([u8; 4]) -> u32) -> Chain {
-        let lane = bytes.len() / LANES / 8 * 8;
-        let (lanes, rest) = bytes.split_at(if lane < LANE_MIN { 0 } else { lane * LANES });
-        let mut sum = self;
-        if let Some([a, b, c, d]) = quarters(lanes) {
-            let mut sums = [self, Chain::default(), Chain::default(), Chain::default()];
-            for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
-                for (sum, bytes) in sums.iter_mut().zip([a, b, c, d]) {
-                    sum.step(*bytes, &word);
-                }
-            }
-            let carry = Carry::over(lane as u64);
-            sum = sums.into_iter().reduce(|before, sum| carry.of(before).plus(sum)).unwrap_or(self);
-        }
-        for bytes in rest.as_chunks().0 {
-            sum.step(*bytes, &word);
-        }
-        sum
-    }
-
-    #[inline(always)]
-    fn step(&mut self, [a, b, c, d, e, f, g, h]: [u8; 8], word: &impl Fn([u8; 4]) -> u32) {
-        self.s0 = self.s0.wrapping_add(word([a, b, c, d])).wrapping_add(self.s1);
-        self.s1 = self.s1.wrapping_add(word([e, f, g, h])).wrapping_add(self.s0);
-    }
-}
-
-/// Each step of a sum waits for the one before, so long bytes are summed up in as many lanes at once, which are put
-/// together by what [`Chain::carried`] says.
-const LANES: usize = 4;
-/// Shorter lanes are not worth it.
-const LANE_MIN: usize = 128;
-
-type Eights<'a> = &'a [[u8; 8]];
-
-/// The four equal parts of these bytes, if there are any.
-fn quarters(bytes: &[u8]) -> Option<[Eights<'_>; LANES]> {
-    let eights = bytes.as_chunks().0;
-    let (front, back) = eights.split_at(eights.len() / 2);
-    let ((a, b), (c, d)) = (front.split_at(front.len() / 2), back.split_at(back.len() / 2));
-    (!a.is_empty()).then_some([a, b, c, d])
-}
-
-/// What zeros make of a checksum: a power of the matrix of one step.
-struct Carry([u32; 4]);
-
-impl Carry {
-    fn over(bytes: u64) -> Carry {
-        let (mut steps, mut power, mut all) = (bytes / 8, Carry([1, 1, 1, 2]), Carry([1, 0, 0, 1]));
-        while steps > 0 {
-            if steps & 1 == 1 {
-                all = all.times(&power);
-            }
-            power = power.times(&power);
-            steps >>= 1;
-        }
-        all
-    }
-
-    fn times(&self, &Carry([e, f, g, h]): &Carry) -> Carry {
-        let [a, b, c, d] = self.0;
-        let dot = |x: u32, y: u32, z: u32, w: u32| x.wrapping_mul(y).wrapping_add(z.wrapping_mul(w));
-        Carry([dot(a, e, b, g), dot(a, f, b, h), dot(c, e, d, g), dot(c, f, d, h)])
-    }
-
-    fn of(&self, sum: Chain) -> Chain {
-        let Carry([s0, _, s1, _]) = self.times(&Carry([sum.s0, 0, sum.s1, 0]));
-        Chain { s0, s1 }
-    }
-}
 
 /// What the header of a WAL says, apart from magic number and checksum, which follow from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -248,7 +124,7 @@ impl WalHeader {
     /// with the same frames but other salts or another sequence. Both must sum up words of the same order.
     #[must_use]
     pub fn chain_like(&self, frames: u64, ours: WalStart) -> Chain {
-        let summed = frames * (u64::from(self.page_size) + 8);
+        let summed = frames * (u64::from(self.page_size) + SUMMED_HEAD_LEN as u64);
         ours.chain.plus(self.seed().minus(ours.header.seed()).carried(summed))
     }
 
@@ -256,9 +132,42 @@ impl WalHeader {
     #[must_use]
     pub fn frame(&self, chain: Chain, page: u32, size: u32, content: &[u8]) -> ([u8; FRAME_HEADER_LEN], Chain) {
         let mut head = FrameHeader { page, size, salts: self.salts, chain }.encode();
-        let chain = chain.over(&head[..8], self.big_endian).over(content, self.big_endian);
+        let chain = chain.over_frame(&head, content, self.big_endian);
         head[16..].copy_from_slice(&chain.encode());
         (head, chain)
+    }
+
+    /// Where the frame that comes after so many others starts in a file that begins with this header.
+    #[must_use]
+    pub fn byte_after(&self, frames: u64) -> u64 {
+        frames.saturating_mul(self.frame_len()).saturating_add(HEADER_LEN as u64)
+    }
+
+    /// What the header of a frame claims, if such a frame can be of this log: it has its salts and a page number. Its
+    /// checksum is not looked at.
+    ///
+    /// # Errors
+    /// [`FormatError::Zeros`] or [`FormatError::NotALog`].
+    #[inline]
+    pub fn claim(&self, head: &[u8; FRAME_HEADER_LEN]) -> Result<FrameHeader, FormatError> {
+        let claim = FrameHeader::decode(head);
+        if claim.page != 0 && claim.salts == self.salts {
+            return Ok(claim);
+        }
+        let zeros = head.iter().all(|byte| *byte == 0);
+        Err(if zeros { FormatError::Zeros } else { FormatError::NotALog { found: head[..16].to_vec() } })
+    }
+
+    /// Checks that header and page are a frame of this log that continues the checksum `before`. After Ok the claims are
+    /// true, and the next frame continues the checksum in them.
+    ///
+    /// # Errors
+    /// Those of [`claim`](Self::claim), and [`FormatError::Checksum`].
+    #[inline]
+    pub fn check(&self, before: Chain, head: &[u8; FRAME_HEADER_LEN], page: &[u8]) -> Result<FrameHeader, FormatError> {
+        let claim = self.claim(head)?;
+        claim.check(before.over_frame(head, page, self.big_endian))?;
+        Ok(claim)
     }
 }
 
@@ -276,6 +185,15 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
+    /// Checks the stored checksum against the one that header and page give.
+    #[inline]
+    fn check(&self, computed: Chain) -> Result<(), FormatError> {
+        if self.chain == computed {
+            return Ok(());
+        }
+        Err(FormatError::Checksum { stored: self.chain.number(), computed: computed.number() })
+    }
+
     /// Reads a frame's header.
     #[must_use]
     pub fn decode(bytes: &[u8; FRAME_HEADER_LEN]) -> FrameHeader {
@@ -425,11 +343,7 @@ impl Format for Wal {
             return Err(FormatError::NotALog { found: first[..16].to_vec() });
         };
         let (frame, _) = first.split_first_chunk::<FRAME_HEADER_LEN>().unwrap_or((&[0; FRAME_HEADER_LEN], &[]));
-        let claim = FrameHeader::decode(frame);
-        if claim.page == 0 || claim.salts != header.salts {
-            let zeros = first.iter().all(|byte| *byte == 0);
-            return Err(if zeros { FormatError::Zeros } else { FormatError::NotALog { found: first[..16].to_vec() } });
-        }
+        header.claim(frame)?;
         let len = self.bytes + header.frame_len();
         if len > self.commit_bytes_max {
             return Err(FormatError::TooLarge { len, max: self.commit_bytes_max });
@@ -456,8 +370,8 @@ impl Format for Wal {
             if self.seen < FRAME_HEADER_LEN as u64 {
                 return;
             }
-            let [covered @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = self.head;
-            self.sum(header.big_endian, &covered);
+            let head = self.head;
+            self.sum(header.big_endian, &head[..SUMMED_HEAD_LEN]);
         }
         // The header has 24 bytes, so whole eights of the page are whole eights of the frame.
         let rest = (self.seen % 8) as usize;
@@ -479,10 +393,7 @@ impl Format for Wal {
     #[inline]
     fn end(&mut self) -> Result<Option<Commit>, FormatError> {
         let claim = FrameHeader::decode(&self.head);
-        if claim.chain != self.chain {
-            let (stored, computed) = (claim.chain.number(), self.chain.number());
-            return Err(FormatError::Checksum { stored, computed });
-        }
+        claim.check(self.chain)?;
         let Some(start) = &mut self.start else {
             return Ok(None);
         };

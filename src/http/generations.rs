@@ -16,7 +16,8 @@ use super::pace::Pace;
 use super::paths::App;
 use super::reply::{self, Failure, drain};
 use super::upload::{self, PartQuery};
-use crate::format::{database, name};
+use crate::format::database::{self, DatabaseHeader};
+use crate::format::name;
 use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::mirror::{Draft, Error, Log};
 use crate::offset::Generation;
@@ -96,7 +97,10 @@ pub(super) async fn start_from(
         } else {
             let mut head = [0; database::HEADER_LEN];
             let count = file.read_at(&mut head, 0).map_err(failed)?;
-            database::check(&head[..count], bytes).map_err(|message| Error::Corrupt { offset: None, message })?;
+            DatabaseHeader::of_file(&head[..count], bytes).map_err(|reason| {
+                let message = format!("this is no SQLite database: {reason}");
+                Error::Corrupt { offset: None, message }
+            })?;
         }
         file.sync().map_err(failed)?;
         registry.start_generation(&log, &draft, |_, _| Ok(()))

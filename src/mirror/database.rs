@@ -15,8 +15,8 @@
 //! looks of a mirror that follows, everybody may. Commits that are checkpointed away before they were seen are in the base of
 //! the next generation.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,13 +37,13 @@ use super::run::{Event, Progress};
 use super::sink::Sink;
 use super::source::{Out, Piece, Pieces, Watch};
 use super::standing::{Likeness, Standing};
-use crate::format::wal::{Chain, FIRST_FRAME, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader, WalStart};
+use crate::format::wal::{Chain, FIRST_FRAME, FRAME_HEADER_LEN, FrameHeader, WalHeader, WalStart};
 use crate::format::{Framing, LogFormat, database};
 use crate::limits::{
     BATCHES_UNDER_WAY, COMPARE_BYTES_MAX, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, LIBSQL_PAGE_SIZE, READ_BLOCK,
 };
 use crate::offset::{Generation, Offset};
-use crate::repo::open_regular;
+use crate::sqlite::names::{WAL, database_of_wal, looks_like_a_database};
 use crate::sqlite::{BaseVersion, Snapshot, SnapshotError, Verdict};
 use crate::stream::{Batch, Batcher, Tail};
 
@@ -54,13 +54,7 @@ pub fn is_database(path: &Path) -> bool {
     if path.is_dir() {
         return false;
     }
-    let starts_like_one = || {
-        let mut head = Vec::new();
-        let read = open_regular(path, File::options().read(true))
-            .and_then(|file| file.take(database::MAGIC.len() as u64).read_to_end(&mut head));
-        read.is_ok() && (head.is_empty() || head == database::MAGIC)
-    };
-    path.to_str().is_some_and(|path| path.ends_with("-wal")) || (path.is_file() && starts_like_one())
+    path.to_str().is_some_and(|path| path.ends_with(WAL)) || looks_like_a_database(path).unwrap_or(false)
 }
 
 /// A database to mirror.
@@ -153,7 +147,7 @@ pub(super) async fn off<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
 }
 
 fn watch(path: &Path) -> Watch {
-    let path = path.to_str().and_then(|path| path.strip_suffix("-wal")).map_or(path, Path::new);
+    let path = database_of_wal(path).unwrap_or(path);
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Watch::new(dir, path.file_name())
@@ -268,7 +262,7 @@ fn chain_at(snapshot: &Snapshot, header: &WalHeader, frame: u64) -> Result<Optio
         return Ok(Some(header.seed()));
     };
     let mut head = [0; FRAME_HEADER_LEN];
-    let read = snapshot.read_wal(HEADER_LEN as u64 + before * header.frame_len(), &mut head)?;
+    let read = snapshot.read_wal(header.byte_after(before), &mut head)?;
     Ok((read == head.len()).then(|| FrameHeader::decode(&head).chain))
 }
 
@@ -281,7 +275,7 @@ fn base_of_wal(path: &Path, snapshot: &Snapshot) -> Result<Vec<u8>, MirrorError>
     let mut pages = std::collections::BTreeSet::new();
     for frame in 0..snapshot.frames() {
         let mut head = [0; FRAME_HEADER_LEN];
-        if snapshot.read_wal(HEADER_LEN as u64 + frame * header.frame_len(), &mut head)? < head.len() {
+        if snapshot.read_wal(header.byte_after(frame), &mut head)? < head.len() {
             break;
         }
         let FrameHeader { page, size, .. } = FrameHeader::decode(&head);
@@ -470,7 +464,7 @@ fn send(
             return Err(MirrorError::Reset { at: Offset(held) });
         }
     }
-    let mut at = if start.is_some() { HEADER_LEN as u64 + held * header.frame_len() } else { 0 };
+    let mut at = if start.is_some() { header.byte_after(held) } else { 0 };
     let mut batcher = Batcher::new(Framing::Wal(*start), Some(*next), max);
     while at < snapshot.wal_bytes() {
         let mut block = vec![0; READ_BLOCK];

@@ -14,7 +14,7 @@ use super::log::Log;
 use super::registry::Registry;
 #[cfg(feature = "turso")]
 use crate::block::Block;
-use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalStart};
+use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, WalStart};
 use crate::format::{Framing, LogFormat, name};
 use crate::offset::{BytePos, Offset};
 use crate::repo::RepoFile;
@@ -48,7 +48,7 @@ impl Log {
         for segment in view.segments() {
             let (from, to) = (range.start.max(segment.start), range.end.min(segment.end));
             if from < to {
-                let at = |offset: Offset| HEADER_LEN as u64 + (offset.0 - segment.start.0) * header.frame_len();
+                let at = |offset: Offset| header.byte_after(offset.0 - segment.start.0);
                 pieces.push((*segment, at(from)..at(to)));
             }
         }

@@ -17,6 +17,7 @@ use super::files::{Files, Held};
 use super::info::Info;
 use super::options::Options;
 use super::pull::mark_of;
+use crate::format::database::{self, DatabaseHeader};
 use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader};
 use crate::limits::{REPLICA_PIECES_UNDER_WAY, REPLICA_STORE_BYTES};
 use crate::repo::RepoFile;
@@ -313,12 +314,15 @@ fn check(file: &Arc<dyn RepoFile>, bytes: u64) -> Result<(), ReplicaError> {
     if bytes == 0 {
         return Ok(());
     }
-    let mut head = [0; crate::format::database::HEADER_LEN];
+    let mut head = [0; database::HEADER_LEN];
     let read = file.read_at(&mut head, 0).map_err(ReplicaError::io("reading", "the new replica"))?;
-    match crate::format::database::check(&head[..read], bytes) {
-        Ok(size) if size == PAGE_LEN as u32 => Ok(()),
+    match DatabaseHeader::of_file(&head[..read], bytes) {
+        Ok(DatabaseHeader { page_size, .. }) if page_size as usize == PAGE_LEN => Ok(()),
         Ok(_) => Err(ReplicaError::Unsupported("the remote's database has pages of another size than 4096 bytes")),
-        Err(reason) => Err(SyncError::Protocol { call: "reading an export".into(), reason }.into()),
+        Err(reason) => {
+            let reason = format!("this is no SQLite database: {reason}");
+            Err(SyncError::Protocol { call: "reading an export".into(), reason }.into())
+        }
     }
 }
 

@@ -15,7 +15,8 @@ use std::time::SystemTime;
 
 use super::error::ReplicaError;
 use crate::repo::{FsRepo, Repo, RepoFile};
-use crate::sync::{lock, metadata};
+use crate::sqlite::lock::alone as lock;
+use crate::sync::metadata;
 
 /// The files of one replica, by name.
 #[derive(Clone, Debug)]
@@ -97,7 +98,7 @@ impl Files {
     /// system's.
     pub(super) fn hold(&self, name: &str) -> Result<Held, ReplicaError> {
         let file = self.dir.open_write(name).map_err(ReplicaError::io("opening", name))?;
-        let locked = |file: &File| lock::exclusive(file).map_err(ReplicaError::io("locking", name));
+        let locked = |file: &File| lock::take(file).map_err(ReplicaError::io("locking", name));
         match file.plain() {
             Some(plain) if !locked(plain)? => {
                 Err(ReplicaError::Busy { file: name.to_owned(), pid: lock::holder(plain) })

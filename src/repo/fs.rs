@@ -228,6 +228,20 @@ pub(crate) fn opened(file: File) -> impl RepoFile + 'static {
     FsFile { file }
 }
 
+/// Reads into `buf` from byte `at`; fewer bytes than asked for only at the end of the file.
+pub(crate) fn read_at(file: &File, buf: &mut [u8], at: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(&mut buf[done..], at + done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
 #[derive(Debug)]
 struct FsFile {
     file: File,
@@ -239,16 +253,7 @@ impl RepoFile for FsFile {
     }
 
     fn read_at(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
-        let mut done = 0;
-        while done < buf.len() {
-            match self.file.read_at(&mut buf[done..], at + done as u64) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(done)
+        read_at(&self.file, buf, at)
     }
 
     fn read_cached(&self, buf: &mut [u8], at: u64) -> io::Result<Option<usize>> {

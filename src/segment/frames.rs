@@ -100,28 +100,6 @@ pub struct Frame {
     pub before: Chain,
 }
 
-/// Checks that these bytes are the frame of a log with `header` that goes on from `before`.
-///
-/// # Errors
-/// When it belongs to no log or to another one, or its checksum does not match.
-pub fn check_frame(
-    header: &WalHeader,
-    before: Chain,
-    head: &[u8; FRAME_HEADER_LEN],
-    page: &[u8],
-) -> Result<FrameHeader, FormatError> {
-    let claim = FrameHeader::decode(head);
-    if claim.page == 0 || claim.salts != header.salts {
-        let zeros = head.iter().all(|byte| *byte == 0);
-        return Err(if zeros { FormatError::Zeros } else { FormatError::NotALog { found: head[..16].to_vec() } });
-    }
-    let chain = before.over(&head[..8], header.big_endian).over(page, header.big_endian);
-    if claim.chain != chain {
-        return Err(FormatError::Checksum { stored: claim.chain.number(), computed: chain.number() });
-    }
-    Ok(claim)
-}
-
 /// What a walk over the segment that starts at `start` goes on from: its header, and the stored checksum of the frame
 /// before it. The walk itself finds out if that is wrong.
 ///
@@ -148,8 +126,7 @@ pub fn start_of(repo: &dyn Repo, start: Offset, first: Offset) -> Result<WalStar
 /// Where `frame` stands in the segment that starts at `start`, which must not be behind it.
 #[must_use]
 pub fn frame_at(start: Offset, header: &WalHeader, frame: Offset) -> BytePos {
-    let frames = frame.0.saturating_sub(start.0);
-    BytePos(frames.saturating_mul(header.frame_len()).saturating_add(HEADER_LEN as u64))
+    BytePos(header.byte_after(frame.0.saturating_sub(start.0)))
 }
 
 /// The claims of the frame at `at`; `None` when the file ends before.
@@ -249,7 +226,7 @@ impl Frames {
         let Some((head, page)) = unit else {
             return Err(FrameError::Cut { segment, frame: number, at, trailing: bytes.len() as u64 });
         };
-        let claim = check_frame(&header, before, head, page).map_err(corrupt)?;
+        let claim = header.check(before, head, page).map_err(corrupt)?;
         let overflow = || corrupt(FormatError::OffsetOverflow { first: number, entries: 1 });
         self.next = Offset(number.0.checked_add(1).ok_or_else(overflow)?);
         self.from.chain = claim.chain;
@@ -258,32 +235,14 @@ impl Frames {
         Ok(Some((Frame { number, page: claim.page, size: claim.size, before }, page)))
     }
 
-    /// Whether a sound frame stands somewhere behind the one that comes next, which is not sound. A sound frame is one
-    /// that goes on from the stored checksum of the one before it.
+    /// Whether a sound transaction comes after the next frame, which is not sound. See [`WalHeader::sound_run`].
     ///
     /// # Errors
     /// When the segment cannot be read.
     pub fn sound_behind(&self) -> Result<bool, FrameError> {
-        let io = |error| FrameError::Io { segment: self.segment, error };
         let header = self.from.header;
-        let frame_len = header.frame_len() as usize;
-        let mut before = None;
-        let mut at = self.at;
-        let mut block = vec![0; self.block.len()];
-        loop {
-            let count = self.file.read_at(&mut block, at.0).map_err(io)?;
-            for unit in block[..count].chunks_exact(frame_len) {
-                let Some((head, page)) = unit.split_first_chunk::<FRAME_HEADER_LEN>() else { continue };
-                if before.is_some_and(|before| check_frame(&header, before, head, page).is_ok()) {
-                    return Ok(true);
-                }
-                before = Some(FrameHeader::decode(head).chain);
-            }
-            if count < block.len() {
-                return Ok(false);
-            }
-            at = at.plus(count as u64);
-        }
+        let found = header.sound_run(self.next.0 - self.segment.0..u64::MAX, |buf, at| self.file.read_at(buf, at));
+        found.map(|run| run.is_some()).map_err(|error| FrameError::Io { segment: self.segment, error })
     }
 
     /// Bytes of the segment from byte `at` on.

@@ -184,7 +184,7 @@ impl SegmentReader {
         let Some((start, file)) = &self.before else {
             return Ok(Err(FormatError::Unlinked));
         };
-        let at = wal::HEADER_LEN as u64 + (self.start.0 - start.0 - 1) * header.frame_len();
+        let at = header.byte_after(self.start.0 - start.0 - 1);
         if file.read_at(&mut frame, at)? < frame.len() {
             return Ok(Err(FormatError::Unlinked));
         }

@@ -2,21 +2,24 @@
 //! ours. Knows no log and no network.
 //!
 //! - [`Snapshot`]: a database file and the committed part of its WAL that fit together, and stay so while it is held;
-//! - [`Verdict`]: what stands behind that committed part;
+//! - [`Verdict`]: what is after that committed part;
+//! - `wal_scan`: how far a `-wal` file is sound, and the frames that were added since;
 //! - [`wal_append`], [`wal_frames`]: the writer of a `-wal` file;
 //! - [`image`]: a database as of a frame, and the fold of frames into its file;
+//! - `lock`, `names`: SQLite's locks, and its names for the files beside a database;
 //! - [`btree`], [`record`]: the trees of a database and their rows, without an engine.
 
 pub mod btree;
 pub mod image;
-mod lock;
+pub(crate) mod lock;
+pub(crate) mod names;
 pub mod record;
 mod snapshot;
 mod source;
 pub mod wal_append;
 pub mod wal_frames;
-mod walk;
+pub(crate) mod wal_scan;
 
 pub use snapshot::{Snapshot, take};
 pub use source::{BaseVersion, SnapshotError};
-pub use walk::{Place, Verdict};
+pub use wal_scan::{Place, Verdict};

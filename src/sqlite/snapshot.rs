@@ -5,11 +5,12 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::lock;
-use super::source::{BaseVersion, Opened, Places, SnapshotError, Stamp, page_size, read_at};
-use super::walk::{Verdict, Walk, walk};
+use super::lock::beside_users as lock;
+use super::source::{BaseVersion, Opened, Places, SnapshotError, Stamp, page_size};
+use super::wal_scan::{Verdict, WalScan, scan};
 use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader, WalStart};
 use crate::limits::{LOCK_PATIENCE, SNAPSHOT_ROUNDS};
+use crate::repo::read_at;
 
 /// A database file, the *base*, and the committed part of its WAL: together a state that SQLite committed.
 ///
@@ -39,7 +40,9 @@ pub struct Snapshot {
     /// With READ0 and another on it.
     index: Option<Opened>,
     wal: Option<Opened>,
-    found: Walk,
+    /// None where the WAL has no sound header.
+    scan: Option<WalScan>,
+    verdict: Verdict,
     page_size: Option<u32>,
 }
 
@@ -97,14 +100,14 @@ impl Snapshot {
             let error = io::ErrorKind::NotFound.into();
             return Err(SnapshotError::Io { path: places.wal.clone(), error });
         }
-        let found = match &wal {
-            None => Walk::none(Verdict::Whole),
+        let (scan, verdict) = match &wal {
+            None => (None, Verdict::Whole),
             Some(wal) => {
                 let bytes = wal.stamp()?.bytes;
-                wal.ask(|file| walk(file, bytes))?
+                wal.ask(|file| scan(file, bytes))?
             }
         };
-        let snapshot = Snapshot { places: places.clone(), base, index, wal, found, page_size: stated };
+        let snapshot = Snapshot { places: places.clone(), base, index, wal, scan, verdict, page_size: stated };
         snapshot.agrees()
     }
 
@@ -185,31 +188,31 @@ impl Snapshot {
     /// another generation.
     #[must_use]
     pub fn header(&self) -> Option<WalHeader> {
-        self.found.end.map(|end| end.header)
+        self.end().map(|end| end.header)
     }
 
     /// Where the committed part of the WAL ends: its header, and the checksum that the next frame would go on from.
     #[must_use]
     pub fn end(&self) -> Option<WalStart> {
-        self.found.end
+        self.scan.map(|scan| scan.end())
     }
 
     /// Frames of the committed part of the WAL.
     #[must_use]
     pub fn frames(&self) -> u64 {
-        self.found.frames
+        self.scan.map_or(0, |scan| scan.frames())
     }
 
     /// Sound frames of the WAL from its start on, those behind the last commit included.
     #[must_use]
     pub fn valid_frames(&self) -> u64 {
-        self.found.valid_frames
+        self.scan.map_or(0, |scan| scan.valid_frames())
     }
 
     /// Transactions of the committed part of the WAL.
     #[must_use]
     pub fn transactions(&self) -> u64 {
-        self.found.transactions
+        self.scan.map_or(0, |scan| scan.transactions())
     }
 
     /// Pages of the database after the last commit.
@@ -217,14 +220,14 @@ impl Snapshot {
     pub fn db_pages(&self) -> u64 {
         match (self.frames(), self.base_bytes(), self.page_size) {
             (0, Some(bytes), Some(page_size)) => bytes / u64::from(page_size),
-            _ => self.found.db_pages.into(),
+            _ => self.scan.map_or(0, |scan| scan.db_pages()).into(),
         }
     }
 
     /// Bytes of the committed part of the WAL, its header included; 0 when nothing of it counts.
     #[must_use]
     pub fn wal_bytes(&self) -> u64 {
-        self.found.bytes()
+        self.scan.map_or(0, |scan| scan.bytes())
     }
 
     /// Reads the committed part of the WAL into `buf` from `at`; fewer bytes than asked for only at its end.
@@ -241,7 +244,7 @@ impl Snapshot {
     /// What stands behind the committed part of the WAL.
     #[must_use]
     pub fn verdict(&self) -> &Verdict {
-        &self.found.verdict
+        &self.verdict
     }
 
     /// How many of the WAL's first frames may be in the base already: a checkpoint folds frames in and leaves them in the WAL.
@@ -261,7 +264,7 @@ impl Snapshot {
         let mut page = vec![0; header.page_size as usize];
         let (mut met, mut folded) = (HashSet::new(), 0);
         for number in 1..=self.frames() {
-            let read = self.read_wal(HEADER_LEN as u64 + (number - 1) * header.frame_len(), &mut frame)?;
+            let read = self.read_wal(header.byte_after(number - 1), &mut frame)?;
             let Some((head, content)) = frame[..read].split_first_chunk::<FRAME_HEADER_LEN>() else {
                 break;
             };

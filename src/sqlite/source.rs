@@ -2,16 +2,12 @@
 
 use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::format::wal::PAGE_SIZES;
-use crate::repo::open_regular;
-
-/// What SQLite calls a WAL beside its database.
-const WAL_SUFFIX: &str = "-wal";
-/// How every database file starts.
-const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+use super::names::{JOURNAL, SHM, WAL, beside, database_of_wal};
+use crate::format::database::{self, DatabaseHeader, HeaderError};
+use crate::repo::{open_regular, read_at};
 
 /// Why there is no snapshot. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -25,10 +21,12 @@ pub enum SnapshotError {
         error: io::Error,
     },
     /// The file is none of SQLite's, or its header is damaged.
-    #[error("{} is not a SQLite database", .path.display())]
+    #[error("{} is not a SQLite database: {reason}", .path.display())]
     NotADatabase {
         /// Which.
         path: PathBuf,
+        /// Why not.
+        reason: HeaderError,
     },
     /// A connection has the database for itself: in `locking_mode=EXCLUSIVE`, or to commit in rollback mode.
     #[error("{} is locked by a connection that has it for itself", .path.display())]
@@ -111,16 +109,11 @@ pub(super) struct Places {
 impl Places {
     /// Of `app.db` or `app.db-wal`. SQLite follows a link to a database before it looks for the other files, and so do we.
     pub(super) fn of(path: &Path) -> Places {
-        let name = path.to_str().and_then(|path| path.strip_suffix(WAL_SUFFIX)).filter(|name| !name.is_empty());
-        let database = name.map_or_else(|| path.to_owned(), PathBuf::from);
-        let database = fs::canonicalize(&database).unwrap_or(database);
-        let beside = |suffix: &str| {
-            let mut path = database.clone().into_os_string();
-            path.push(suffix);
-            PathBuf::from(path)
-        };
-        let (wal, index, journal) = (beside(WAL_SUFFIX), beside("-shm"), beside("-journal"));
-        Places { wal, index, journal, database, wal_alone: name.is_some() }
+        let named = database_of_wal(path);
+        let database = named.unwrap_or(path);
+        let database = fs::canonicalize(database).unwrap_or_else(|_| database.to_owned());
+        let (wal, index, journal) = (beside(&database, WAL), beside(&database, SHM), beside(&database, JOURNAL));
+        Places { wal, index, journal, database, wal_alone: named.is_some() }
     }
 }
 
@@ -192,32 +185,16 @@ impl Opened {
     }
 }
 
-/// Reads until `buf` is full or the file ends.
-pub(super) fn read_at(file: &File, buf: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut done = 0;
-    while done < buf.len() {
-        match file.read_at(&mut buf[done..], at + done as u64) {
-            Ok(0) => break,
-            Ok(count) => done += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(done)
-}
-
 /// The page size that a database file states; none for a file without a byte, which is a database without a page.
 pub(super) fn page_size(database: &Opened) -> Result<Option<u32>, SnapshotError> {
-    let mut head = [0; 100];
+    let mut head = [0; database::HEADER_LEN];
     let read = database.ask(|file| read_at(file, &mut head, 0))?;
     if read == 0 {
         return Ok(None);
     }
-    let size = match u16::from_be_bytes([head[16], head[17]]) {
-        // 65,536 does not fit.
-        1 => 65_536,
-        size => u32::from(size),
-    };
-    let sound = read == head.len() && head.starts_with(MAGIC) && PAGE_SIZES.contains(&size) && size.is_power_of_two();
-    if sound { Ok(Some(size)) } else { Err(SnapshotError::NotADatabase { path: database.path.clone() }) }
+    let header = DatabaseHeader::decode(&head[..read]);
+    header.map(|header| Some(header.page_size)).map_err(|reason| {
+        let path = database.path.clone();
+        SnapshotError::NotADatabase { path, reason }
+    })
 }

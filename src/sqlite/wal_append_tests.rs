@@ -1,6 +1,5 @@
 use super::*;
 use crate::repo::{Faults, Loss, MemRepo, Op};
-use crate::segment::frames::check_frame;
 use crate::sqlite::wal_frames::{frame_len, frames_of};
 
 const PAGE_SIZE: u32 = 512;
@@ -34,7 +33,7 @@ fn holds(repo: &MemRepo, theirs: &[u8], sizes: &[u32]) {
     let mut chain = header.seed();
     let ours = frames_of(frames, header.page_size).zip(frames_of(theirs, header.page_size)).zip(sizes);
     for (((claim, page), (origin, wanted)), size) in ours {
-        chain = check_frame(&header, chain, &claim.encode(), page).unwrap().chain;
+        chain = header.check(chain, &claim.encode(), page).unwrap().chain;
         assert_eq!((claim.page, claim.size), (origin.page, *size));
         assert!(page == wanted);
     }

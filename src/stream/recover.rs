@@ -4,7 +4,7 @@ use std::io;
 
 use super::fault::{Fault, FaultKind, Tail};
 use crate::format::commitlog::{CommitHeader, Version};
-use crate::format::wal::{self, FRAME_HEADER_LEN, FrameHeader, WalStart};
+use crate::format::wal::{self, SoundRun, WalStart};
 use crate::format::{Commit, FormatError, Framing, Item, LogFormat, ScanError, Scanner, Walk, name};
 use crate::limits::{INDEX_INTERVAL, READ_BLOCK};
 use crate::offset::{BytePos, Epoch, Offset};
@@ -513,36 +513,21 @@ pub(crate) fn sound_commit_behind(
     }
 }
 
-/// Looks for the first frames behind that at `at` that go on from the checksum stored before them and end in a commit
-/// frame. Frames that SQLite wrote but did not commit may look like that too, so a run without a commit is none.
+/// Looks for the first sound frames after the one at `at`, up to one that ends a transaction.
 fn sound_frames_behind(
     reader: &mut SegmentReader,
     at: BytePos,
     start: WalStart,
 ) -> io::Result<Option<(BytePos, Commit)>> {
-    let header = start.header;
-    let (first, frame_len) = (wal::HEADER_LEN as u64, header.frame_len());
-    let mut frame = vec![0; frame_len as usize];
-    let mut pos = first + (at.0.max(first) - first) / frame_len * frame_len;
-    let mut run: Option<(u64, u32)> = None;
-    let mut before = None;
-    while reader.read_at(&mut frame, BytePos(pos))? == frame.len() {
-        let (head, page) = frame.split_at(FRAME_HEADER_LEN);
-        let claim = FrameHeader::decode(head.first_chunk().unwrap_or(&[0; FRAME_HEADER_LEN]));
-        let sound = claim.page > 0
-            && claim.salts == header.salts
-            && before.is_some_and(|before| header.frame(before, claim.page, claim.size, page).1 == claim.chain);
-        run = if sound { Some(run.map_or((pos, 1), |(from, frames)| (from, frames + 1))) } else { None };
-        if let Some((from, entries)) = run.filter(|_| claim.size > 0) {
-            let first = Offset(reader.start().0 + (from - first) / frame_len);
-            let bytes = pos + frame_len - from;
-            let commit = Commit { first, entries, epoch: Epoch(0), checksum: claim.chain.number(), bytes };
-            return Ok(Some((BytePos(from), commit)));
-        }
-        before = Some(claim.chain);
-        pos += frame_len;
-    }
-    Ok(None)
+    let (segment, header) = (reader.start(), start.header);
+    let damaged = at.0.saturating_sub(wal::HEADER_LEN as u64) / header.frame_len();
+    let found = header.sound_run(damaged..u64::MAX, |buf, at| reader.read_at(buf, BytePos(at)))?;
+    Ok(found.map(|SoundRun { before, frames, chain }| {
+        let entries = u32::try_from(frames).unwrap_or(u32::MAX);
+        let (first, bytes) = (Offset(segment.0 + before), frames * header.frame_len());
+        let commit = Commit { first, entries, epoch: Epoch(0), checksum: chain.number(), bytes };
+        (BytePos(header.byte_after(before)), commit)
+    }))
 }
 
 /// Whether behind the commit that starts at `at`, if it is one, comes what comes behind a commit: the next one, zeros, or

@@ -6,7 +6,9 @@ use std::io;
 use std::path::Path;
 
 use super::PAGE_LEN;
-use super::local::{LocalError, LocalLog, io_at, is_blank, read};
+use super::local::{LocalError, LocalLog, io_at};
+use crate::format::database::is_blank;
+use crate::repo::read_at;
 
 /// The first page of a database file that is neither what the base has there nor in any frame of the log. None: whoever
 /// has the base and all frames has everything, whether or not the frames were checkpointed into the file.
@@ -57,7 +59,7 @@ fn pages_of(file: &File) -> io::Result<u32> {
 
 /// A page of a database file; zeros behind its end.
 fn read_page(file: &File, page: u32, buf: &mut [u8; PAGE_LEN]) -> io::Result<()> {
-    let bytes = read(file, buf, u64::from(page - 1) * PAGE_LEN as u64)?;
+    let bytes = read_at(file, buf, u64::from(page - 1) * PAGE_LEN as u64)?;
     buf[bytes..].fill(0);
     Ok(())
 }

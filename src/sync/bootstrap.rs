@@ -8,10 +8,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::error::SyncError;
-use super::local::{LocalError, LocalLog, blank, check_database, io_at};
+use super::local::{LocalError, LocalLog, check_database, io_at};
 use super::metadata::stamp;
 use super::replica::{Replica, sync_dir_of};
-use super::{Position, base, beside, lock};
+use super::{Position, base};
+use crate::format::database;
+use crate::limits::LIBSQL_PAGE_SIZE;
+use crate::sqlite::lock::alone as lock;
+use crate::sqlite::names::{SHM, WAL, beside};
 
 /// A base on its way in, in a file of its own beside the replica. One at a time: the file is locked.
 #[derive(Debug)]
@@ -31,7 +35,7 @@ impl Draft {
         let io = |error| io_at("making", &path, error);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
         let named = || fs::metadata(&path).map(|found| found.ino()).ok();
-        if !lock::exclusive(&file).map_err(io)? || named() != Some(file.metadata().map_err(io)?.ino()) {
+        if !lock::take(&file).map_err(io)? || named() != Some(file.metadata().map_err(io)?.ino()) {
             return Err(LocalError::Busy { path, pid: lock::holder(&file) });
         }
         file.set_len(0).map_err(io)?;
@@ -45,9 +49,11 @@ impl Draft {
     /// When it is no database the protocol can sync.
     pub(super) fn complete(&self, bytes: u64) -> Result<(), LocalError> {
         if bytes == 0 {
-            self.file.write_all_at(&blank(), 0).map_err(|error| io_at("writing", &self.path, error))?;
+            self.file
+                .write_all_at(&database::empty(LIBSQL_PAGE_SIZE), 0)
+                .map_err(|error| io_at("writing", &self.path, error))?;
         }
-        check_database(&self.path, &self.file)
+        check_database(&self.path, &self.file).map(drop)
     }
 
     /// Puts the base where the replica is to be, at the start of a generation, with nothing else of that name left. There
@@ -58,7 +64,7 @@ impl Draft {
     pub(super) fn install(self, generation: u32) -> Result<Replica, SyncError> {
         let Draft { replica: path, path: draft, file } = self;
         // Before the database has its name: a WAL of another would be taken for its own.
-        for ending in ["-wal", "-shm", "-info"] {
+        for ending in [WAL, SHM, "-info"] {
             remove(&beside(&path, ending))?;
         }
         let install = || {
@@ -89,7 +95,7 @@ pub(super) fn set_aside(replica: Replica) -> Result<PathBuf, LocalError> {
     if aside.try_exists().map_err(io)? {
         return Err(io(io::ErrorKind::AlreadyExists.into()));
     }
-    match fs::rename(beside(&path, "-wal"), beside(&aside, "-wal")) {
+    match fs::rename(beside(&path, WAL), beside(&aside, WAL)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
         _ => {}
     }
@@ -106,7 +112,7 @@ pub(super) fn drop_aside(aside: &Path, replica: &Replica, base: &File) -> Result
         return Ok(());
     }
     log::info!("removing {}: the replica has all of it", aside.display());
-    remove(&beside(aside, "-wal"))?;
+    remove(&beside(aside, WAL))?;
     remove(aside)
 }
 

@@ -6,21 +6,13 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::{FRAME_LEN, PAGE_LEN, beside, lock, same_frame};
-use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
-use crate::repo::open_regular;
-
-/// How every SQLite database starts.
-const MAGIC: &[u8; 16] = b"SQLite format 3\0";
-/// Where a database says how large its pages are.
-const PAGE_SIZE_AT: usize = 16;
-/// Where it says how it is written and read: 2 through a WAL.
-const MODES_AT: u64 = 18;
-/// Where the b-tree of page 1 starts: its kind, and behind it the number of its cells.
-const TREE_AT: usize = 100;
-
-/// Frames read at once.
-const BLOCK_FRAMES: usize = 64;
+use super::{FRAME_LEN, PAGE_LEN, same_frame};
+use crate::format::database::{self, DatabaseHeader, HeaderError};
+use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader, WalStart};
+use crate::repo::{open_regular, read_at};
+use crate::sqlite::lock::alone as lock;
+use crate::sqlite::names::{WAL, beside};
+use crate::sqlite::wal_scan::{WalScan, read_header};
 
 /// Why the files here cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -89,13 +81,14 @@ pub enum Look {
     Restarted,
 }
 
-/// The WAL of a database: its header and how far it is sound.
+/// The WAL of a database, and the checksum after each frame that counts.
 #[derive(Debug)]
 pub struct LocalLog {
     database: PathBuf,
     path: PathBuf,
     file: Option<File>,
-    header: Option<WalHeader>,
+    /// None where there is no sound header.
+    scan: Option<WalScan>,
     /// The checksum after each frame up to the last commit frame.
     chains: Vec<Chain>,
 }
@@ -107,8 +100,8 @@ impl LocalLog {
     /// # Errors
     /// See [`LocalError`].
     pub fn open(database: &Path) -> Result<LocalLog, LocalError> {
-        let (database, path) = (database.to_owned(), beside(database, "-wal"));
-        let mut log = LocalLog { database, path, file: None, header: None, chains: Vec::new() };
+        let (database, path) = (database.to_owned(), beside(database, WAL));
+        let mut log = LocalLog { database, path, file: None, scan: None, chains: Vec::new() };
         log.look()?;
         Ok(log)
     }
@@ -122,14 +115,14 @@ impl LocalLog {
     /// Frames up to the last commit frame: what counts.
     #[must_use]
     pub fn frames(&self) -> u32 {
-        // Held by `scan` and `extend`.
+        // Held by `look` and `extend`.
         self.chains.len() as u32
     }
 
     /// The log's header, if it has a sound one.
     #[must_use]
     pub fn header(&self) -> Option<WalHeader> {
-        self.header
+        self.scan.map(|scan| scan.end().header)
     }
 
     /// Looks again, and reads what has come since.
@@ -142,52 +135,36 @@ impl LocalLog {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             file => Some(file.map_err(|error| self.io("opening", error))?),
         };
-        let mut head = [0; HEADER_LEN];
-        let header = match &file {
-            Some(file) if read(file, &mut head, 0).map_err(|error| self.io("reading", error))? == HEADER_LEN => {
-                WalHeader::decode(&head).inspect_err(|error| log::debug!("{}: {error}", self.path.display())).ok()
-            }
-            _ => None,
-        };
+        let found = file.as_ref().map_or(Ok(None), read_header).map_err(|error| self.io("reading", error))?;
+        let header =
+            found.and_then(|header| header.inspect_err(|error| log::debug!("{}: {error}", self.path.display())).ok());
         if let Some(found) = header.map(|header| header.page_size).filter(|size| *size as usize != PAGE_LEN) {
             return Err(LocalError::PageSize { path: self.path.clone(), found });
         }
-        let restarted = self.header.is_some() && self.header != header;
-        if restarted {
+        let restarted = self.header().is_some() && self.header() != header;
+        if self.header() != header {
+            self.scan = header.map(WalScan::new);
             self.chains.clear();
         }
-        (self.file, self.header) = (file, header);
-        self.scan()?;
-        Ok(if restarted { Look::Restarted } else { Look::Same })
-    }
-
-    fn scan(&mut self) -> Result<(), LocalError> {
-        let (Some(header), Some(file)) = (self.header, &self.file) else {
-            return Ok(());
-        };
-        let mut chain = self.chains.last().copied().unwrap_or(header.seed());
-        let mut open = Vec::new();
-        let mut block = vec![0; BLOCK_FRAMES * FRAME_LEN];
-        loop {
-            let at = offset(self.chains.len() + open.len());
-            let bytes = read(file, &mut block, at).map_err(|error| self.io("reading", error))?;
-            for frame in block[..bytes].chunks_exact(FRAME_LEN) {
-                let Some((size, after)) = sound(&header, chain, frame) else {
-                    return Ok(());
-                };
-                chain = after;
-                open.push(chain);
-                if self.chains.len() + open.len() >= u32::MAX as usize {
-                    return Err(LocalError::Full { path: self.path.clone() });
-                }
-                if size != 0 {
-                    self.chains.append(&mut open);
-                }
-            }
-            if bytes < block.len() {
-                return Ok(());
+        self.file = file;
+        if let (Some(scan), Some(file)) = (&mut self.scan, &self.file) {
+            let chains = &mut self.chains;
+            let mut open = Vec::new();
+            let read = file.metadata().and_then(|meta| {
+                scan.advance(file, scan.room(meta.len()).min(u32::MAX.into()), |claim, _| {
+                    open.push(claim.chain);
+                    if claim.size != 0 {
+                        chains.append(&mut open);
+                    }
+                    Ok(())
+                })
+            });
+            read.map_err(|error| self.io("reading", error))?;
+            if self.chains.len() + open.len() >= u32::MAX as usize {
+                return Err(LocalError::Full { path: self.path.clone() });
             }
         }
+        Ok(if restarted { Look::Restarted } else { Look::Same })
     }
 
     /// Frames `start..end`, verified again: another process may have restarted the log since it was looked at. They must
@@ -197,7 +174,7 @@ impl LocalLog {
     /// [`LocalError::Changed`] when they are not what they were, or not there.
     pub fn batch(&self, start: u32, end: u32) -> Result<Vec<u8>, LocalError> {
         let changed = || LocalError::Changed { path: self.path.clone() };
-        let (Some(header), Some(file)) = (self.header, &self.file) else {
+        let (Some(header), Some(file)) = (self.header(), &self.file) else {
             return Err(changed());
         };
         if start == 0 || end < start || end - 1 > self.frames() {
@@ -205,13 +182,14 @@ impl LocalLog {
         }
         let before = start as usize - 1;
         let mut frames = vec![0; (end - start) as usize * FRAME_LEN];
-        if read(file, &mut frames, offset(before)).map_err(|error| self.io("reading", error))? < frames.len() {
+        if read_at(file, &mut frames, offset(before)).map_err(|error| self.io("reading", error))? < frames.len() {
             return Err(changed());
         }
         let mut chain = before.checked_sub(1).map_or(header.seed(), |last| self.chains[last]);
         for (frame, expected) in frames.chunks_exact(FRAME_LEN).zip(&self.chains[before..]) {
-            match sound(&header, chain, frame) {
-                Some((_, after)) if after == *expected => chain = after,
+            let (head, page) = frame.split_first_chunk().ok_or_else(changed)?;
+            match header.check(chain, head, page) {
+                Ok(claim) if claim.chain == *expected => chain = claim.chain,
                 _ => return Err(changed()),
             }
         }
@@ -258,12 +236,15 @@ impl LocalLog {
 
     /// The checksum that a further frame continues.
     pub(super) fn last_chain(&self) -> Option<Chain> {
-        self.chains.last().copied().or(self.header.map(|header| header.seed()))
+        self.scan.map(|scan| scan.end().chain)
     }
 
     /// Frames up to a commit frame were written and synced; the checksum after each.
     pub(super) fn extend(&mut self, chains: &mut Vec<Chain>) {
         self.chains.append(chains);
+        if let (Some(header), Some(chain)) = (self.header(), self.chains.last()) {
+            self.scan = Some(WalScan::after(WalStart { header, chain: *chain }, self.chains.len() as u64));
+        }
     }
 
     pub(super) fn io(&self, doing: &str, error: io::Error) -> LocalError {
@@ -278,85 +259,39 @@ impl LocalLog {
 /// When there is none, it is no database the protocol can sync, or somebody has it for himself.
 pub(super) fn open_shared(path: &Path) -> Result<File, LocalError> {
     let file = open_regular(path, File::options().read(true)).map_err(|error| io_at("opening", path, error))?;
-    check_database(path, &file)?;
     // Without a WAL, and before SQLite has made the first page, the lock would keep out writers.
-    let mut modes = [0; 2];
-    let bytes = read(&file, &mut modes, MODES_AT).map_err(|error| io_at("reading", path, error))?;
-    if bytes < modes.len() || modes != [2, 2] {
+    if !check_database(path, &file)?.is_some_and(|header| header.is_wal()) {
         return Err(LocalError::NotWal { path: path.to_owned() });
     }
-    if !lock::shared(&file).map_err(|error| io_at("locking", path, error))? {
+    if !lock::stay(&file).map_err(|error| io_at("locking", path, error))? {
         return Err(LocalError::Busy { path: path.to_owned(), pid: lock::holder(&file) });
     }
     Ok(file)
 }
 
-/// Whether a file is an empty database or one with pages that the protocol knows.
-pub(super) fn check_database(path: &Path, file: &File) -> Result<(), LocalError> {
-    let wrong = |reason: String| LocalError::NotADatabase { path: path.to_owned(), reason };
-    let mut head = [0; TREE_AT];
-    match read(file, &mut head, 0).map_err(|error| io_at("reading", path, error))? {
-        0 => return Ok(()),
-        bytes if bytes < head.len() => return Err(wrong(format!("it has {bytes} bytes"))),
-        _ if !head.starts_with(MAGIC) => return Err(wrong("it does not start like one".into())),
-        _ => {}
+/// Checks that a file is an empty database, which has no header, or one with pages that the protocol knows.
+pub(super) fn check_database(path: &Path, file: &File) -> Result<Option<DatabaseHeader>, LocalError> {
+    let mut head = [0; database::HEADER_LEN];
+    let read = read_at(file, &mut head, 0).map_err(|error| io_at("reading", path, error))?;
+    if read == 0 {
+        return Ok(None);
     }
-    let found = match u16::from_be_bytes([head[PAGE_SIZE_AT], head[PAGE_SIZE_AT + 1]]) {
-        1 => 65_536,
-        size => u32::from(size),
-    };
-    let len = file.metadata().map_err(|error| io_at("reading", path, error))?.len();
-    match found as usize {
-        PAGE_LEN if len.is_multiple_of(PAGE_LEN as u64) => Ok(()),
-        PAGE_LEN => Err(wrong(format!("its {len} bytes are no whole pages"))),
-        _ => Err(LocalError::PageSize { path: path.to_owned(), found }),
+    let bytes = file.metadata().map_err(|error| io_at("reading", path, error))?.len();
+    match DatabaseHeader::of_file(&head[..read], bytes) {
+        Ok(header) if header.page_size as usize == PAGE_LEN => Ok(Some(header)),
+        Ok(DatabaseHeader { page_size: found, .. }) => Err(LocalError::PageSize { path: path.to_owned(), found }),
+        Err(HeaderError::Cut { page_size: found, .. } | HeaderError::PageSize { found })
+            if found as usize != PAGE_LEN =>
+        {
+            Err(LocalError::PageSize { path: path.to_owned(), found })
+        }
+        Err(reason) => Err(LocalError::NotADatabase { path: path.to_owned(), reason: reason.to_string() }),
     }
-}
-
-/// Whether page 1 of a database of one page says that nothing was ever stored in it.
-pub(super) fn is_blank(page: &[u8; PAGE_LEN]) -> bool {
-    page.starts_with(MAGIC) && page[TREE_AT..].starts_with(&[0x0d, 0, 0, 0, 0])
-}
-
-/// The one page of a database in WAL mode in which nothing was ever stored, as SQLite makes it.
-pub(super) fn blank() -> [u8; PAGE_LEN] {
-    let mut page = [0; PAGE_LEN];
-    page[..16].copy_from_slice(MAGIC);
-    // Page size; WAL mode to write and to read; the shares of a page that cells may take, which are fixed.
-    page[PAGE_SIZE_AT..24].copy_from_slice(&[0x10, 0, 2, 2, 0, 64, 32, 32]);
-    // Changes so far; pages; changes when the SQLite version behind was written.
-    (page[27], page[31], page[95]) = (1, 1, 1);
-    page[96..TREE_AT].copy_from_slice(&3_007_000_u32.to_be_bytes());
-    // An empty leaf of a table, whose cells will grow down from the end of the page.
-    page[TREE_AT..TREE_AT + 7].copy_from_slice(&[0x0d, 0, 0, 0, 0, 0x10, 0]);
-    page
 }
 
 /// Where a frame starts in a log that holds so many before it.
 fn offset(frames_before: usize) -> u64 {
     (HEADER_LEN + frames_before * FRAME_LEN) as u64
-}
-
-/// The commit size of a frame that continues a log, and the checksum after it.
-fn sound(header: &WalHeader, chain: Chain, frame: &[u8]) -> Option<(u32, Chain)> {
-    let (head, page) = frame.split_first_chunk::<FRAME_HEADER_LEN>()?;
-    let claim = FrameHeader::decode(head);
-    let after = chain.over(&head[..8], header.big_endian).over(page, header.big_endian);
-    (claim.page != 0 && claim.salts == header.salts && claim.chain == after).then_some((claim.size, after))
-}
-
-/// Reads until the buffer is full or the file ends.
-pub(super) fn read(file: &File, buf: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut done = 0;
-    while done < buf.len() {
-        match file.read_at(&mut buf[done..], at + done as u64) {
-            Ok(0) => break,
-            Ok(count) => done += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(done)
 }
 
 pub(super) fn io_at(doing: &str, path: &Path, error: io::Error) -> LocalError {

@@ -11,7 +11,6 @@ mod bootstrap;
 mod error;
 pub mod libsql;
 mod local;
-pub(crate) mod lock;
 pub mod metadata;
 mod pull;
 mod push;
@@ -23,7 +22,6 @@ pub mod turso;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -53,13 +51,6 @@ pub struct Position {
 pub fn same_frame(one: &[u8], other: &[u8]) -> bool {
     let page = crate::format::wal::FRAME_HEADER_LEN;
     one.len() == other.len() && one.get(..8) == other.get(..8) && one.get(page..) == other.get(page..)
-}
-
-/// The file beside a database that has its name and this ending.
-fn beside(database: &Path, ending: &str) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
 }
 
 /// Runs work that waits for a disk where it holds nobody up.

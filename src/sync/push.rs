@@ -13,11 +13,12 @@ use super::metadata::{Known, MetadataFile};
 use super::remote::{Pulled, Range, Remote};
 use super::replica::place;
 use super::replicate::Told;
-use super::{FRAME_LEN, Position, base, blocking, into_file, lock, off};
+use super::{FRAME_LEN, Position, base, blocking, into_file, off};
 use crate::limits::{DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS};
 use crate::mirror::Event;
 use crate::offset::Offset;
 use crate::repo::FsRepo;
+use crate::sqlite::lock::alone as lock;
 
 /// The database that is pushed, open.
 #[derive(Debug)]

@@ -14,17 +14,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::SyncError;
-use super::local::{LocalError, LocalLog, Look, blank, check_database, io_at};
+use super::local::{LocalError, LocalLog, Look, check_database, io_at};
 use super::metadata::{Known, MetadataFile};
-use super::{FRAME_LEN, PAGE_LEN, Position, beside, lock};
+use super::{FRAME_LEN, Position};
+use crate::format::database;
 use crate::format::wal::Chain;
+use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::repo::{FsRepo, Repo, open_regular, opened};
 use crate::sqlite::image::Image;
+use crate::sqlite::lock::alone as lock;
+use crate::sqlite::names::{SHM, WAL, beside};
 use crate::sqlite::wal_append::{WalAppender, empty, new_header};
 use crate::sqlite::wal_frames::frames_of;
-
-/// Bytes of a page.
-const PAGE_SIZE: u32 = PAGE_LEN as u32;
 
 /// What became of frames handed to a replica.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,7 +92,7 @@ impl Replica {
         let dir: Arc<dyn Repo> = Arc::new(FsRepo::open(&dir).map_err(|error| io_at("opening", &dir, error))?);
         let mut replica = Replica {
             path: path.to_owned(),
-            wal_name: format!("{name}-wal"),
+            wal_name: format!("{name}{WAL}"),
             database,
             log: LocalLog::open(path)?,
             info: MetadataFile::new(dir.clone(), format!("{name}-info")),
@@ -160,7 +161,7 @@ impl Replica {
             return Ok(());
         }
         let busy = || LocalError::Busy { path: self.path.clone(), pid: lock::holder(&self.database) };
-        if !lock::exclusive(&self.database).map_err(|error| self.io("locking", error))? {
+        if !lock::take(&self.database).map_err(|error| self.io("locking", error))? {
             return Err(busy());
         }
         // Whoever made us wait may have put another file in its place.
@@ -182,17 +183,17 @@ impl Replica {
     /// When the file system refuses.
     pub fn unlock(&mut self) -> Result<(), LocalError> {
         self.alone = false;
-        lock::shared(&self.database).map(drop).map_err(|error| self.io("unlocking", error))
+        lock::stay(&self.database).map(drop).map_err(|error| self.io("unlocking", error))
     }
 
     /// An index of the WAL that a crash left would be one of another WAL.
     fn remove_shm(&self) -> Result<(), LocalError> {
-        let path = beside(&self.path, "-shm");
+        let path = beside(&self.path, SHM);
         let shm = match OpenOptions::new().read(true).write(true).open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             file => file.map_err(|error| io_at("opening", &path, error))?,
         };
-        if !lock::idle(&shm).map_err(|error| io_at("locking", &path, error))? {
+        if !lock::take_index(&shm).map_err(|error| io_at("locking", &path, error))? {
             return Err(LocalError::Busy { path: self.path.clone(), pid: None });
         }
         fs::remove_file(&path).map_err(|error| io_at("removing", &path, error))
@@ -208,7 +209,7 @@ impl Replica {
         self.lock()?;
         let (start, count) = (self.next, (frames.len() / FRAME_LEN) as u32);
         let end = start.checked_add(count).ok_or_else(|| LocalError::Full { path: self.path.clone() })?;
-        let mut numbers = (start..).zip(frames_of(frames, PAGE_SIZE));
+        let mut numbers = (start..).zip(frames_of(frames, LIBSQL_PAGE_SIZE));
         if let Some((number, _)) = numbers.find(|(_, (head, _))| head.page == 0) {
             let (call, reason) = ("reading frames".into(), format!("frame {number} is of page 0"));
             return Err(SyncError::Protocol { call, reason });
@@ -237,7 +238,7 @@ impl Replica {
     /// Writes frames after those that are there; syncs when a transaction is complete.
     fn write(&mut self, fresh: &[u8], complete: bool) -> Result<(), LocalError> {
         let wal = self.writer()?;
-        let written = wal.append(frames_of(fresh, PAGE_SIZE));
+        let written = wal.append(frames_of(fresh, LIBSQL_PAGE_SIZE));
         let written = if complete { written.and_then(|heads| wal.sync().map(|()| heads)) } else { written };
         for head in written.map_err(|error| self.log.io("writing", error))? {
             self.open.push(head.chain);
@@ -266,11 +267,11 @@ impl Replica {
     }
 
     fn begin_wal(&mut self) -> Result<WalAppender, LocalError> {
-        let header = new_header(PAGE_SIZE, self.position.generation.saturating_sub(1));
+        let header = new_header(LIBSQL_PAGE_SIZE, self.position.generation.saturating_sub(1));
         let make = || -> io::Result<WalAppender> {
             // Beside a database without any page SQLite would throw the WAL away.
             if self.database.metadata()?.len() == 0 {
-                self.database.write_all_at(&blank(), 0)?;
+                self.database.write_all_at(&database::empty(LIBSQL_PAGE_SIZE), 0)?;
                 self.database.sync_all()?;
             }
             WalAppender::create(&*self.dir, &self.wal_name, header)
@@ -316,7 +317,7 @@ impl Replica {
 
     /// The database as of the last commit.
     fn image(&self) -> io::Result<Image> {
-        let image = Image::of(Arc::new(opened(self.database.try_clone()?)), PAGE_SIZE)?;
+        let image = Image::of(Arc::new(opened(self.database.try_clone()?)), LIBSQL_PAGE_SIZE)?;
         match self.frames() {
             0 => Ok(image),
             frames => image.over(self.dir.open(&self.wal_name)?, frames.into()),
@@ -352,7 +353,7 @@ impl Replica {
 
 /// Which of these frames end transactions.
 fn commit_frames(frames: &[u8]) -> Vec<usize> {
-    let heads = frames_of(frames, PAGE_SIZE).enumerate();
+    let heads = frames_of(frames, LIBSQL_PAGE_SIZE).enumerate();
     heads.filter_map(|(at, (head, _))| (head.size > 0).then_some(at)).collect()
 }
 

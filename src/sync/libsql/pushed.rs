@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::sequence::Sequences;
 use super::stage::Stages;
-use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, WalHeader, WalStart};
+use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, SUMMED_HEAD_LEN, WalHeader, WalStart};
 use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::mirror::{Error, Log};
 use crate::offset::Offset;
@@ -16,7 +16,7 @@ use crate::sqlite::wal_append::Rechain;
 pub(super) const FRAME_LEN: usize = FRAME_HEADER_LEN + LIBSQL_PAGE_SIZE as usize;
 
 /// Bytes of a frame that its checksum sums up.
-const SUMMED_LEN: u64 = 8 + LIBSQL_PAGE_SIZE as u64;
+const SUMMED_LEN: u64 = SUMMED_HEAD_LEN as u64 + LIBSQL_PAGE_SIZE as u64;
 
 /// A sender's checksum at some frame, and the order of the words that it sums up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,8 +210,7 @@ fn unchecked() -> bool {
 }
 
 fn summed(chain: Chain, frame: &[u8], big_endian: bool) -> Chain {
-    let (head, page) = frame.split_at(FRAME_HEADER_LEN.min(frame.len()));
-    chain.over(&head[..8.min(head.len())], big_endian).over(page, big_endian)
+    frame.split_first_chunk().map_or(chain, |(head, page)| chain.over_frame(head, page, big_endian))
 }
 
 /// The sum of our first frames as words of the order that our own checksums do not have, without a header before them. It

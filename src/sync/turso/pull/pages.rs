@@ -8,7 +8,7 @@ use roaring::{RoaringBitmap, bitmap, treemap};
 
 use super::plan::{LOCK_PAGE, Plan};
 use super::revision::{Base, Point};
-use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, WalHeader};
+use crate::format::wal::{FRAME_HEADER_LEN, WalHeader};
 use crate::mirror::Error;
 use crate::offset::Offset;
 use crate::repo::RepoFile;
@@ -195,8 +195,7 @@ impl Pages {
                 let mut end = 0;
                 for nth in 0..count {
                     let frame = nth * FRAME_LEN;
-                    let head = space[frame..].first_chunk().map(FrameHeader::decode);
-                    let head = head.filter(|head| head.salts == header.salts && head.page > 0);
+                    let head = space[frame..].first_chunk().and_then(|head| header.claim(head).ok());
                     let head = head.ok_or_else(|| {
                         Error::Damaged(format!("frame {} is not where it must be", first.0 + nth as u64).into())
                     })?;

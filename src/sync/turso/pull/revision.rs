@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::format::database;
+use crate::format::database::{self, DatabaseHeader};
 use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::mirror::{Error, Log, Registry};
 use crate::offset::{Generation, Offset};
@@ -80,7 +80,7 @@ impl Base {
         let mut head = [0; database::HEADER_LEN];
         let count = file.read_at(&mut head, 0)?;
         // What is no database that can be looked into, as an encrypted one, has the pages that its log says.
-        if let Ok(size) = database::check(&head[..count], bytes)
+        if let Ok(DatabaseHeader { page_size: size, .. }) = DatabaseHeader::of_file(&head[..count], bytes)
             && size != LIBSQL_PAGE_SIZE
         {
             let name = log.name();
