@@ -13,7 +13,8 @@ use super::outlet::{Handed, Outlet};
 use super::source::{Piece, Watch};
 use crate::format::wal::{Chain, WalHeader};
 use crate::limits::{
-    DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, HELD_WAL_BYTES_MAX, LOCK_PATIENCE, LOOK_AT_ONCE, LOOK_AT_ONCE_FOR, LOOK_BUSY, LOOK_BUSY_FOR, LOOK_IDLE,
+    DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, HELD_WAL_BYTES_MAX, LOCK_PATIENCE, LOOK_AT_ONCE, LOOK_AT_ONCE_FOR, LOOK_BUSY,
+    LOOK_BUSY_FOR, LOOK_IDLE,
 };
 use crate::offset::Generation;
 use crate::sqlite::{

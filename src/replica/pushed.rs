@@ -12,7 +12,6 @@ use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHe
 use crate::sqlite::btree::{PAGE_LEN, Pages};
 use crate::sqlite::image::Image;
 use crate::sqlite::wal_append::{WalAppender, new_header};
-use crate::sqlite::wal_frames::frame_at;
 use crate::sync::FRAME_LEN;
 
 impl Store {
@@ -47,8 +46,8 @@ impl Store {
         let header = WalHeader::decode(&header).map_err(|_| damaged())?;
         let (mut chain, mut pages, mut number) = (header.seed(), RoaringBitmap::new(), 0);
         loop {
+            let read = file.read_at(&mut frame, header.byte_after(number)).map_err(io)?;
             number += 1;
-            let read = file.read_at(&mut frame, frame_at(PAGE_SIZE, number)).map_err(io)?;
             let (head, page) = frame[..read].split_first_chunk::<FRAME_HEADER_LEN>().ok_or_else(damaged)?;
             let head = header.check(chain, head, page).map_err(|_| damaged())?;
             chain = head.chain;

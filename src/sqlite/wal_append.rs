@@ -21,8 +21,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::wal_frames::{frame_at, heads};
-use crate::format::wal::{Chain, FrameHeader, HEADER_LEN, WalHeader, WalStart};
+use super::wal_frames::heads;
+use crate::format::wal::{Carry, Chain, FrameHeader, HEADER_LEN, SUMMED_HEAD_LEN, WalHeader, WalStart};
 use crate::repo::{Repo, RepoFile};
 
 /// The header of a new WAL, with random salts, so that no other file has the same. Checksums sum up little-endian words.
@@ -38,8 +38,8 @@ pub fn new_header(page_size: u32, sequence: u32) -> WalHeader {
 #[derive(Clone, Copy, Debug)]
 pub struct Rechain {
     at: WalStart,
-    /// Our checksum less that of the frames' origin, where that is used.
-    apart: Option<Chain>,
+    /// Where the checksums of the frames' origin are used: ours less that, and what a frame makes of it.
+    apart: Option<(Chain, Carry)>,
 }
 
 impl Rechain {
@@ -53,7 +53,8 @@ impl Rechain {
     /// follow from those without a look at the pages, and are right exactly if those are.
     #[must_use]
     pub fn from_checksums(at: WalStart, theirs: Chain) -> Rechain {
-        Rechain { at, apart: Some(at.chain.minus(theirs)) }
+        let carry = Carry::over(SUMMED_HEAD_LEN as u64 + u64::from(at.header.page_size));
+        Rechain { at, apart: Some((at.chain.minus(theirs), carry)) }
     }
 
     /// The header of the next frame, which `claim` describes.
@@ -61,8 +62,8 @@ impl Rechain {
     pub fn frame(&mut self, claim: &FrameHeader, page: &[u8]) -> FrameHeader {
         let WalStart { header, chain } = &mut self.at;
         *chain = match &mut self.apart {
-            Some(apart) => {
-                *apart = apart.carried(8 + page.len() as u64);
+            Some((apart, carry)) => {
+                *apart = carry.of(*apart);
                 claim.chain.plus(*apart)
             }
             None => header.frame(*chain, claim.page, claim.size, page).1,
@@ -134,7 +135,7 @@ impl WalAppender {
             Some(last) if last.size > 0 && last.salts == header.salts => last.chain,
             Some(_) => return Err(invalid(format!("frame {frames} ends no transaction of this WAL"))),
         };
-        file.truncate(frame_at(header.page_size, frames + 1))?;
+        file.truncate(header.byte_after(frames))?;
         let end = End { frames, chain };
         Ok(WalAppender { file, header, committed: end, end, failed: false })
     }
@@ -177,8 +178,7 @@ impl WalAppender {
         }
         let mut slices: Vec<_> =
             encoded.iter().flat_map(|(head, page)| [IoSlice::new(head), IoSlice::new(page)]).collect();
-        let at = frame_at(self.header.page_size, self.end.frames + 1);
-        let done = self.file.write_at(&mut slices, at);
+        let done = self.file.write_at(&mut slices, self.header.byte_after(self.end.frames));
         self.latch(done)?;
         for head in &written {
             self.end = End { frames: self.end.frames + 1, chain: head.chain };

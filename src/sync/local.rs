@@ -143,7 +143,7 @@ impl LocalLog {
         }
         let restarted = self.header().is_some() && self.header() != header;
         if self.header() != header {
-            (self.file, self.scan) = (None, header.map(WalScan::new));
+            self.scan = header.map(WalScan::new);
             self.chains.clear();
         }
         self.file = file;

@@ -23,7 +23,7 @@ use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::repo::{FsRepo, Repo, open_regular, opened};
 use crate::sqlite::image::Image;
 use crate::sqlite::lock::alone as lock;
-use crate::sqlite::names::{SHM, beside};
+use crate::sqlite::names::{SHM, WAL, beside};
 use crate::sqlite::wal_append::{WalAppender, empty, new_header};
 use crate::sqlite::wal_frames::frames_of;
 
@@ -92,7 +92,7 @@ impl Replica {
         let dir: Arc<dyn Repo> = Arc::new(FsRepo::open(&dir).map_err(|error| io_at("opening", &dir, error))?);
         let mut replica = Replica {
             path: path.to_owned(),
-            wal_name: format!("{name}-wal"),
+            wal_name: format!("{name}{WAL}"),
             database,
             log: LocalLog::open(path)?,
             info: MetadataFile::new(dir.clone(), format!("{name}-info")),
