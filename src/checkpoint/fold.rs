@@ -16,10 +16,11 @@ use super::draft::Draft;
 use crate::format::FormatError;
 use crate::format::name;
 use crate::format::wal::{Chain, FIRST_FRAME, FRAME_HEADER_LEN, WalHeader};
-use crate::limits::{OPEN_SEGMENTS_MAX, READ_BLOCK};
+use crate::limits::OPEN_SEGMENTS_MAX;
 use crate::offset::{BytePos, Generation, Offset};
 use crate::repo::{Repo, RepoFile};
 use crate::segment::frames::{BASE, FrameError, Frames, frame_at, segment_name, segment_starts};
+use crate::sqlite::image::Newest;
 use crate::stream::DurableMark;
 
 /// Why there is no database as of that frame.
@@ -204,9 +205,9 @@ pub(super) fn prepare(
     }
 }
 
-/// Which frame holds a page last, and the checksum before it.
+/// A frame, and the checksum that it goes on from.
 #[derive(Clone, Copy, Debug)]
-struct Newest {
+struct Verified {
     frame: Offset,
     before: Chain,
 }
@@ -216,10 +217,9 @@ struct Newest {
 struct State {
     header: Option<WalHeader>,
     starts: Vec<Offset>,
-    /// The commit frame, and the size it says.
+    /// The last commit frame.
     end: Offset,
-    size: Option<u32>,
-    newest: HashMap<u32, Newest>,
+    newest: Newest<Verified>,
     torn: u64,
 }
 
@@ -283,21 +283,19 @@ enum Walked {
 
 /// Takes in the transactions of one segment, up to and with the one that ends with `to`.
 fn walk(frames: &mut Frames, to: Option<Offset>, state: &mut State) -> Result<Walked, FoldError> {
-    let mut open = Vec::new();
     loop {
         let last = state.end;
         let Some((frame, _)) = frames.next().map_err(|error| FoldError::Damaged { error, last })? else {
             return Ok(Walked::Ended);
         };
-        open.push((frame.page, Newest { frame: frame.number, before: frame.before }));
+        state.newest.add(frame.page, frame.size, Verified { frame: frame.number, before: frame.before });
         if frame.size == 0 {
             continue;
         }
         if let Some(to) = to.filter(|to| *to < frame.number) {
             return Err(FoldError::NotACommit { frame: to, before: last, after: Some(frame.number) });
         }
-        state.newest.extend(open.drain(..));
-        (state.end, state.size) = (frame.number, Some(frame.size));
+        state.end = frame.number;
         if to == Some(frame.number) {
             return Ok(Walked::Reached);
         }
@@ -356,29 +354,10 @@ fn write(source: &dyn Repo, state: &State, draft: &mut Draft) -> Result<u64, Fol
         return draft.finish(None);
     };
     draft.base_done(header.page_size)?;
-    let size = state.size.unwrap_or(0);
-    let mut pages: Vec<(u32, Newest)> =
-        state.newest.iter().filter(|(page, _)| **page <= size).map(|(page, newest)| (*page, *newest)).collect();
-    pages.sort_unstable_by_key(|(page, _)| *page);
     let mut segments = Segments { source, header, starts: &state.starts, last: state.end, open: HashMap::new() };
-    let page_size = header.page_size as usize;
-    let mut run = Vec::with_capacity(READ_BLOCK.max(page_size));
-    let mut first = 0;
-    for (page, newest) in pages {
-        let pages_in_run = run.len() / page_size;
-        if !run.is_empty() && (u64::from(page) != u64::from(first) + pages_in_run as u64 || run.len() >= READ_BLOCK) {
-            draft.write(first, &run)?;
-            run.clear();
-        }
-        if run.is_empty() {
-            first = page;
-        }
-        segments.read(page, newest, &mut run)?;
-    }
-    if !run.is_empty() {
-        draft.write(first, &run)?;
-    }
-    draft.finish(state.size)
+    let read = |page, newest, run: &mut Vec<u8>| segments.read(page, newest, run);
+    state.newest.fold(header.page_size, read, |first, run| Ok(draft.write(first, run)?))?;
+    draft.finish(state.newest.size())
 }
 
 /// The segments that pages are copied from.
@@ -392,7 +371,7 @@ struct Segments<'a> {
 
 impl Segments<'_> {
     /// Adds the page of a frame to `run`, verified.
-    fn read(&mut self, page: u32, newest: Newest, run: &mut Vec<u8>) -> Result<(), FoldError> {
+    fn read(&mut self, page: u32, newest: Verified, run: &mut Vec<u8>) -> Result<(), FoldError> {
         let behind = self.starts.partition_point(|start| *start <= newest.frame);
         let segment = behind.checked_sub(1).map_or(FIRST_FRAME, |nth| self.starts[nth]);
         let file = self.file(segment)?;

@@ -16,6 +16,7 @@ use crate::mirror::Log;
 use crate::offset::Offset;
 use crate::repo::RepoFile;
 use crate::segment::frames::segment_name;
+use crate::sqlite::wal_frames::committed_frames;
 
 /// Bytes of a frame.
 pub(super) const FRAME_LEN: usize = FRAME_HEADER_LEN + LIBSQL_PAGE_SIZE as usize;
@@ -60,11 +61,10 @@ impl Written {
 
     /// The bytes of the tail up to the last frame in it that ends a transaction, and how many frames these are.
     fn committed(&self) -> (usize, u64) {
-        let mut frames = self.tail.get(self.first_frame()..).unwrap_or(&[]).chunks_exact(FRAME_LEN);
-        let ends = |frame: &[u8]| frame.first_chunk().is_some_and(|head| FrameHeader::decode(head).size > 0);
-        match frames.rposition(ends) {
-            Some(last) => (self.first_frame() + (last + 1) * FRAME_LEN, last as u64 + 1),
-            None => (0, 0),
+        let first = self.first_frame();
+        match committed_frames(self.tail.get(first..).unwrap_or(&[]), LIBSQL_PAGE_SIZE) {
+            0 => (0, 0),
+            frames => (first + frames * FRAME_LEN, frames as u64),
         }
     }
 }

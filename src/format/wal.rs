@@ -23,6 +23,7 @@
 mod chain;
 mod search;
 
+pub(crate) use chain::Carry;
 pub use chain::Chain;
 pub use search::SoundRun;
 

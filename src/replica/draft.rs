@@ -9,7 +9,7 @@ use turso_core::{CheckpointMode, Database, LimboError, OpenFlags, OpenOptions, S
 
 use super::error::ReplicaError;
 use super::files::{Files, Held};
-use super::image::Image;
+use super::image::{PAGE_SIZE, image};
 use super::info::Mark;
 use super::io::RepoIo;
 use crate::engine::features;
@@ -17,6 +17,8 @@ use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
 use crate::limits::ENGINE_CACHE_PAGES;
 use crate::repo::RepoFile;
 use crate::sqlite::btree::{PAGE_LEN, Page, Pages};
+use crate::sqlite::image::Image;
+use crate::sqlite::wal_frames::heads;
 use crate::sync::FRAME_LEN;
 
 /// The draft, open in the engine. Nobody else has it open meanwhile.
@@ -89,13 +91,8 @@ impl Draft {
 
     /// The database as of a frame of its WAL that ends a transaction.
     fn image(&self, frame: u64) -> Result<Image, ReplicaError> {
-        let io = |error| ReplicaError::io("reading", &self.files.draft())(error);
-        let file = self.files.dir.open(&self.files.draft()).map_err(io)?;
-        let image = Image::of(file).map_err(io)?;
-        match self.wal()? {
-            Some(wal) if frame > 0 => image.over(&wal, 0, frame).map_err(io),
-            _ => Ok(image),
-        }
+        let name = self.files.draft();
+        image(&*self.files.dir, &name, frame).map_err(ReplicaError::io("reading", &name))
     }
 
     /// The heads of the frames after a mark, up to another of the same WAL; `None` when it is another WAL.
@@ -104,7 +101,7 @@ impl Draft {
             return Ok(None);
         };
         let wal = self.wal()?;
-        let read = wal.map_or(Ok(Vec::new()), |wal| super::image::heads(&*wal, after.frame, last.frame));
+        let read = wal.map_or(Ok(Vec::new()), |wal| heads(&*wal, PAGE_SIZE, after.frame, last.frame));
         read.map(Some).map_err(ReplicaError::io("reading", &self.files.draft()))
     }
 

@@ -13,7 +13,6 @@ use super::catalog::{Catalog, Reached};
 use super::change::Statement;
 use super::difference::statements;
 use super::error::ReplicaError;
-use super::image::Image;
 use super::info::{Info, Mark};
 use super::judge::{Verdict, judge};
 use super::pipeline::{Transaction, settled};
@@ -22,6 +21,7 @@ use super::report::{Conflict, During};
 use super::rows::{Differing, State};
 use super::store::Store;
 use crate::limits::{REPLICA_PUSH_BYTES, REPLICA_PUSH_STATEMENTS};
+use crate::sqlite::image::Image;
 use crate::sync::Remote;
 
 /// What a push did.

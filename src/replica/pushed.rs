@@ -1,46 +1,35 @@
 //! `P-pushed.N`: what the draft was when push N was made: the pages that differ from what it was made from, as a WAL. It is
 //! written and synced before anything is sent, and believed only whole.
 
-use std::io::{self, IoSlice};
+use std::io;
 
 use roaring::RoaringBitmap;
-use uuid::Uuid;
 
 use super::error::ReplicaError;
-use super::image::{Image, frame_at};
+use super::image::PAGE_SIZE;
 use super::store::Store;
-use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
+use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
 use crate::sqlite::btree::{PAGE_LEN, Pages};
+use crate::sqlite::image::Image;
+use crate::sqlite::wal_append::{WalAppender, new_header};
 use crate::sync::FRAME_LEN;
 
 impl Store {
     /// Keeps what the draft is now, for push `change_id`.
     pub(super) fn keep_pushed(&self, change_id: i64, draft: &Image, pages: &RoaringBitmap) -> Result<(), ReplicaError> {
         let name = self.files.pushed(change_id);
-        self.files.remove(&name)?;
-        let written = || -> Result<(), ReplicaError> {
-            let io = |error| ReplicaError::io("writing", &name)(error);
-            let file = self.files.dir.create(&name).map_err(io)?;
-            let random = Uuid::new_v4().into_bytes();
-            let word = |at: usize| u32::from_be_bytes(std::array::from_fn(|i| random[at + i]));
-            let salts = [word(0), word(12)];
-            let header = WalHeader { big_endian: false, page_size: PAGE_LEN as u32, sequence: 0, salts };
-            file.write_at(&mut [IoSlice::new(&header.encode())], 0).map_err(io)?;
-            let (mut chain, mut number, mut page) = (header.seed(), 0, [0; PAGE_LEN]);
-            // The first page ends it, and is always there.
-            let last = std::iter::once(1);
-            for of in pages.iter().filter(|page| (2..=draft.count()).contains(page)).chain(last) {
-                draft.read(of, &mut page)?;
-                let size = if of == 1 { draft.count() } else { 0 };
-                let (head, after) = header.frame(chain, of, size, &page);
-                (chain, number) = (after, number + 1);
-                let mut slices = [IoSlice::new(&head), IoSlice::new(&page)];
-                file.write_at(&mut slices, frame_at(number)).map_err(io)?;
-            }
-            file.sync().map_err(io)?;
-            self.files.dir.sync_dir().map_err(io)
-        };
-        written()
+        let io = |error| ReplicaError::io("writing", &name)(error);
+        let mut wal = WalAppender::create(&*self.files.dir, &name, new_header(PAGE_SIZE, 0)).map_err(io)?;
+        let mut page = [0; PAGE_LEN];
+        // The first page ends it, and is always there.
+        let last = std::iter::once(1);
+        for number in pages.iter().filter(|page| (2..=draft.count()).contains(page)).chain(last) {
+            draft.read(number, &mut page)?;
+            let size = if number == 1 { draft.count() } else { 0 };
+            let frame = FrameHeader { page: number, size, salts: [0; 2], chain: Chain::default() };
+            wal.append([(frame, &page[..])]).map_err(io)?;
+        }
+        wal.sync().map_err(io)
     }
 
     /// What the draft was at push `change_id`, on top of what it was made from, and the pages in which the two differ.
@@ -57,21 +46,14 @@ impl Store {
         let header = WalHeader::decode(&header).map_err(|_| damaged())?;
         let (mut chain, mut pages, mut number) = (header.seed(), RoaringBitmap::new(), 0);
         loop {
+            let read = file.read_at(&mut frame, header.byte_after(number)).map_err(io)?;
             number += 1;
-            if file.read_at(&mut frame, frame_at(number)).map_err(io)? < FRAME_LEN {
-                return Err(damaged());
-            }
-            let (head, page) = frame.split_at(FRAME_HEADER_LEN);
-            let head = head.first_chunk().map(FrameHeader::decode).ok_or_else(damaged)?;
-            let (_, computed) = header.frame(chain, head.page, head.size, page);
-            if computed != head.chain {
-                return Err(damaged());
-            }
-            chain = computed;
+            let (head, page) = frame[..read].split_first_chunk::<FRAME_HEADER_LEN>().ok_or_else(damaged)?;
+            let head = header.check(chain, head, page).map_err(|_| damaged())?;
+            chain = head.chain;
             pages.insert(head.page);
             if head.size > 0 {
-                let image = shared.clone().over(&file, 0, number).map_err(io)?;
-                return Ok((image, pages));
+                return Ok((shared.clone().over(file, number).map_err(io)?, pages));
             }
         }
     }

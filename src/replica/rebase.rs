@@ -14,7 +14,7 @@ use super::change::Statement;
 use super::difference::statements;
 use super::draft;
 use super::error::ReplicaError;
-use super::image::{Image, differing};
+use super::image::differing;
 use super::info::{Info, Mark, Rebasing};
 use super::judge::{Verdict, judge};
 use super::pipeline::{MAKE_BOOKKEEPING, SET_BOOKKEEPING};
@@ -22,6 +22,7 @@ use super::report::{Conflict, Doing, During};
 use super::rows::{Differing, State};
 use super::store::Store;
 use crate::sqlite::btree::{PAGE_LEN, Pages};
+use crate::sqlite::image::Image;
 use crate::sync::turso::Value;
 
 /// Where page 1 counts changes of the schema.

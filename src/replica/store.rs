@@ -7,12 +7,13 @@ use super::catalog::reached;
 use super::draft::Draft;
 use super::error::ReplicaError;
 use super::files::{Files, Held};
-use super::image::{Image, differing};
+use super::image::differing;
 use super::info::{Info, Mark};
 use super::pull::Taken;
 use super::report::Conflict;
 use super::synced::Synced;
 use crate::limits::REPLICA_FOLD_FRAMES;
+use crate::sqlite::image::Image;
 
 /// An open replica.
 pub(super) struct Store {

@@ -223,6 +223,11 @@ impl Repo for FsRepo {
     }
 }
 
+/// A file that was opened without a [`FsRepo`].
+pub(crate) fn opened(file: File) -> impl RepoFile + 'static {
+    FsFile { file }
+}
+
 /// Reads into `buf` from byte `at`; fewer bytes than asked for only at the end of the file.
 pub(crate) fn read_at(file: &File, buf: &mut [u8], at: u64) -> io::Result<usize> {
     let mut done = 0;

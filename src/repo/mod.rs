@@ -10,7 +10,7 @@ mod mem;
 
 pub use durable::{persist_names, replace};
 pub use fs::{FsRepo, open_regular};
-pub(crate) use fs::{is_out_of_files, read_at};
+pub(crate) use fs::{is_out_of_files, opened, read_at};
 pub use mem::{Faults, Loss, MemRepo, Op};
 
 use std::fmt;

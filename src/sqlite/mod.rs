@@ -1,17 +1,23 @@
-//! SQLite databases as sources: read while they are in use, never written. Knows no log and no network.
+//! The files of SQLite databases: those of sources, which are read while they are in use and never written, and those of
+//! ours. Knows no log and no network.
 //!
 //! - [`Snapshot`]: a database file and the committed part of its WAL that fit together, and stay so while it is held;
 //! - [`Verdict`]: what is after that committed part;
 //! - `wal_scan`: how far a `-wal` file is sound, and the frames that were added since;
+//! - [`wal_append`], [`wal_frames`]: the writer of a `-wal` file;
+//! - [`image`]: a database as of a frame, and the fold of frames into its file;
 //! - `lock`, `names`: SQLite's locks, and its names for the files beside a database;
 //! - [`btree`], [`record`]: the trees of a database and their rows, without an engine.
 
 pub mod btree;
+pub mod image;
 pub(crate) mod lock;
 pub(crate) mod names;
 pub mod record;
 mod snapshot;
 mod source;
+pub mod wal_append;
+pub mod wal_frames;
 pub(crate) mod wal_scan;
 
 pub use snapshot::{Snapshot, take};

@@ -143,7 +143,8 @@ impl LocalLog {
         }
         let restarted = self.header().is_some() && self.header() != header;
         if self.header() != header {
-            self.begin(None, header);
+            self.scan = header.map(WalScan::new);
+            self.chains.clear();
         }
         self.file = file;
         if let (Some(scan), Some(file)) = (&mut self.scan, &self.file) {
@@ -233,12 +234,6 @@ impl LocalLog {
         }
     }
 
-    /// The file was made anew with this header.
-    pub(super) fn begin(&mut self, file: Option<File>, header: Option<WalHeader>) {
-        (self.file, self.scan) = (file, header.map(WalScan::new));
-        self.chains.clear();
-    }
-
     /// The checksum that a further frame continues.
     pub(super) fn last_chain(&self) -> Option<Chain> {
         self.scan.map(|scan| scan.end().chain)
@@ -295,7 +290,7 @@ pub(super) fn check_database(path: &Path, file: &File) -> Result<Option<Database
 }
 
 /// Where a frame starts in a log that holds so many before it.
-pub(super) fn offset(frames_before: usize) -> u64 {
+fn offset(frames_before: usize) -> u64 {
     (HEADER_LEN + frames_before * FRAME_LEN) as u64
 }
 

@@ -1,5 +1,5 @@
-//! A read replica: a database whose WAL we write with the frames of a server. Owns: the WAL's own salts and checksums,
-//! when it is synced, and how a generation is folded into the database. Knows no server.
+//! A read replica: a database whose WAL we write with the frames of a server. Owns: when they count, who may have the
+//! database open meanwhile, and when a generation is folded into the database. Knows no server.
 //!
 //! What a crash leaves is told by the files alone. Frames are written behind the last commit frame, synced when a commit
 //! frame is among them, and only then counted in the metadata: so the WAL holds at least what the metadata says, and more
@@ -7,25 +7,25 @@
 //! next generation; WAL emptied. A WAL of a former generation that is still there is known by its sequence number, which
 //! is the generation's, less one, and by every page of it being in the database.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use super::error::SyncError;
-use super::local::{LocalError, LocalLog, Look, check_database, io_at, offset};
+use super::local::{LocalError, LocalLog, Look, check_database, io_at};
 use super::metadata::{Known, MetadataFile};
-use super::{FRAME_LEN, PAGE_LEN, Position};
+use super::{FRAME_LEN, Position};
 use crate::format::database;
-use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, WalHeader};
+use crate::format::wal::Chain;
 use crate::limits::LIBSQL_PAGE_SIZE;
-use crate::repo::{FsRepo, open_regular};
+use crate::repo::{FsRepo, Repo, open_regular, opened};
+use crate::sqlite::image::Image;
 use crate::sqlite::lock::alone as lock;
 use crate::sqlite::names::{SHM, WAL, beside};
+use crate::sqlite::wal_append::{WalAppender, empty, new_header};
+use crate::sqlite::wal_frames::frames_of;
 
 /// What became of frames handed to a replica.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,11 +40,13 @@ pub struct Applied {
 #[derive(Debug)]
 pub struct Replica {
     path: PathBuf,
+    dir: Arc<dyn Repo>,
+    wal_name: String,
     pub(super) database: Arc<File>,
     pub(super) log: LocalLog,
     info: MetadataFile,
     /// The WAL opened for writing, and cut to what counts.
-    wal: Option<File>,
+    wal: Option<WalAppender>,
     /// Frames of an unfinished transaction that were written, by their checksums.
     open: Vec<Chain>,
     position: Position,
@@ -87,12 +89,14 @@ impl Replica {
     /// The replica in a file that is open, and has that name.
     pub(super) fn of(path: &Path, database: Arc<File>) -> Result<Replica, SyncError> {
         let (dir, name) = place(path)?;
-        let dir = FsRepo::open(&dir).map_err(|error| io_at("opening", &dir, error))?;
+        let dir: Arc<dyn Repo> = Arc::new(FsRepo::open(&dir).map_err(|error| io_at("opening", &dir, error))?);
         let mut replica = Replica {
             path: path.to_owned(),
+            wal_name: format!("{name}{WAL}"),
             database,
             log: LocalLog::open(path)?,
-            info: MetadataFile::new(Arc::new(dir), format!("{name}-info")),
+            info: MetadataFile::new(dir.clone(), format!("{name}-info")),
+            dir,
             wal: None,
             open: Vec::new(),
             position: Position { generation: 1, frame: 0 },
@@ -139,6 +143,9 @@ impl Replica {
     pub fn restart(&mut self) {
         self.next = self.position.frame.saturating_add(1);
         self.open.clear();
+        if let Some(wal) = &mut self.wal {
+            wal.forget_open();
+        }
     }
 
     /// Locks others out.
@@ -202,8 +209,8 @@ impl Replica {
         self.lock()?;
         let (start, count) = (self.next, (frames.len() / FRAME_LEN) as u32);
         let end = start.checked_add(count).ok_or_else(|| LocalError::Full { path: self.path.clone() })?;
-        let numbers = (start..).zip(frames.chunks_exact(FRAME_LEN));
-        if let Some((number, _)) = numbers.into_iter().find(|(_, frame)| frame.starts_with(&[0; 4])) {
+        let mut numbers = (start..).zip(frames_of(frames, LIBSQL_PAGE_SIZE));
+        if let Some((number, _)) = numbers.find(|(_, (head, _))| head.page == 0) {
             let (call, reason) = ("reading frames".into(), format!("frame {number} is of page 0"));
             return Err(SyncError::Protocol { call, reason });
         }
@@ -228,84 +235,50 @@ impl Replica {
         Ok(Applied { frames: u64::from(count - held), commits: fresh_commits as u64 })
     }
 
-    /// Writes frames behind those that are there, chained on; syncs when a transaction is complete.
+    /// Writes frames after those that are there; syncs when a transaction is complete.
     fn write(&mut self, fresh: &[u8], complete: bool) -> Result<(), LocalError> {
-        let at = offset(self.frames() as usize + self.open.len());
-        let (file, header, mut chain) = self.writer()?;
-        let mut bytes = Vec::with_capacity(fresh.len());
-        let (mut chains, mut whole) = (Vec::new(), 0);
-        for frame in fresh.chunks_exact(FRAME_LEN) {
-            let Some((head, page)) = frame.split_first_chunk::<FRAME_HEADER_LEN>() else {
-                continue;
-            };
-            let FrameHeader { page: number, size, .. } = FrameHeader::decode(head);
-            let (head, after) = header.frame(chain, number, size, page);
-            chain = after;
-            bytes.extend_from_slice(&head);
-            bytes.extend_from_slice(page);
-            chains.push(chain);
-            if size != 0 {
-                whole = chains.len();
+        let wal = self.writer()?;
+        let written = wal.append(frames_of(fresh, LIBSQL_PAGE_SIZE));
+        let written = if complete { written.and_then(|heads| wal.sync().map(|()| heads)) } else { written };
+        for head in written.map_err(|error| self.log.io("writing", error))? {
+            self.open.push(head.chain);
+            if head.size > 0 {
+                self.log.extend(&mut self.open);
             }
-        }
-        let written = file.write_all_at(&bytes, at);
-        let written = if complete { written.and_then(|()| file.sync_data()) } else { written };
-        written.map_err(|error| self.log.io("writing", error))?;
-        if whole > 0 {
-            let begun = chains.split_off(whole);
-            self.open.append(&mut chains);
-            self.log.extend(&mut self.open);
-            self.open = begun;
-        } else {
-            self.open.append(&mut chains);
         }
         Ok(())
     }
 
-    /// The WAL, with nothing behind what counts, its header, and the checksum to go on from.
-    fn writer(&mut self) -> Result<(&File, WalHeader, Chain), LocalError> {
-        if self.log.header().is_none() {
-            self.begin_wal()?;
-        }
-        if self.wal.is_none() {
-            let path = beside(&self.path, WAL);
-            let file = open_regular(&path, OpenOptions::new().read(true).write(true));
-            let file = file.map_err(|error| self.log.io("opening", error))?;
-            file.set_len(offset(self.frames() as usize)).map_err(|error| self.log.io("cutting", error))?;
-            self.wal = Some(file);
-        }
-        let last = self.open.last().copied().or(self.log.last_chain());
-        match (&self.wal, self.log.header(), last) {
-            (Some(file), Some(header), Some(chain)) => Ok((file, header, chain)),
-            _ => Err(LocalError::Changed { path: self.path.clone() }),
-        }
+    /// The WAL, with nothing behind what counts.
+    fn writer(&mut self) -> Result<&mut WalAppender, LocalError> {
+        let wal = match self.wal.take() {
+            Some(wal) => wal,
+            None if self.frames() == 0 => self.begin_wal()?,
+            None => {
+                let wal = WalAppender::open(&*self.dir, &self.wal_name, self.frames().into());
+                let wal = wal.map_err(|error| self.log.io("opening", error))?;
+                if self.log.header() != Some(wal.header()) || self.log.last_chain() != Some(wal.chain()) {
+                    return Err(LocalError::Changed { path: self.path.clone() });
+                }
+                wal
+            }
+        };
+        Ok(self.wal.insert(wal))
     }
 
-    /// Makes a WAL with salts of its own, that are like no other's.
-    fn begin_wal(&mut self) -> Result<(), LocalError> {
-        let random = Uuid::new_v4().into_bytes();
-        // The first and the last four bytes are wholly random; some of the others are not.
-        let [a, b, c, d, .., e, f, g, h] = random;
-        let salts = [u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h])];
-        let sequence = self.position.generation.saturating_sub(1);
-        let header = WalHeader { big_endian: false, page_size: PAGE_LEN as u32, sequence, salts };
-        let path = beside(&self.path, WAL);
-        let made = || -> io::Result<File> {
+    fn begin_wal(&mut self) -> Result<WalAppender, LocalError> {
+        let header = new_header(LIBSQL_PAGE_SIZE, self.position.generation.saturating_sub(1));
+        let make = || -> io::Result<WalAppender> {
             // Beside a database without any page SQLite would throw the WAL away.
             if self.database.metadata()?.len() == 0 {
                 self.database.write_all_at(&database::empty(LIBSQL_PAGE_SIZE), 0)?;
                 self.database.sync_all()?;
             }
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
-            file.write_all_at(&header.encode(), 0)?;
-            file.sync_all()?;
-            sync_dir_of(&path)?;
-            Ok(file)
+            WalAppender::create(&*self.dir, &self.wal_name, header)
         };
-        let file = made().map_err(|error| self.log.io("making", error))?;
-        self.log.begin(Some(file), Some(header));
-        self.wal = None;
-        Ok(())
+        let wal = make().map_err(|error| self.log.io("making", error))?;
+        self.log.look()?;
+        Ok(wal)
     }
 
     /// Writes the position to the metadata file, if it says something else.
@@ -331,38 +304,24 @@ impl Replica {
             return Err(SyncError::Ahead { path: self.path.clone(), generation, local: self.frames(), server });
         }
         let following = generation.checked_add(1).ok_or_else(|| LocalError::Full { path: self.path.clone() })?;
-        let folded = self.fold_pages();
+        let folded = self.image().and_then(|image| {
+            let file = opened(self.database.try_clone()?);
+            image.fold_into(&file)
+        });
         self.failed |= folded.is_err();
-        folded?;
+        folded.map_err(|error| self.io("folding the WAL into", error))?;
         self.resume(Position { generation: following, frame: 0 });
         self.store()?;
         Ok(self.empty_wal()?)
     }
 
-    fn fold_pages(&mut self) -> Result<(), LocalError> {
-        let (latest, pages) = self.latest()?;
-        if pages == 0 {
-            return Ok(());
+    /// The database as of the last commit.
+    fn image(&self) -> io::Result<Image> {
+        let image = Image::of(Arc::new(opened(self.database.try_clone()?)), LIBSQL_PAGE_SIZE)?;
+        match self.frames() {
+            0 => Ok(image),
+            frames => image.over(self.dir.open(&self.wal_name)?, frames.into()),
         }
-        let mut page = [0; PAGE_LEN];
-        for (number, frame) in latest.range(..=pages) {
-            self.log.page(*frame, &mut page)?;
-            let at = u64::from(number - 1) * PAGE_LEN as u64;
-            self.database.write_all_at(&page, at).map_err(|error| self.io("writing", error))?;
-        }
-        let synced = self.database.set_len(u64::from(pages) * PAGE_LEN as u64);
-        synced.and_then(|()| self.database.sync_all()).map_err(|error| self.io("syncing", error))
-    }
-
-    /// The newest frame of each page in the WAL, and the pages of the database after its last commit.
-    fn latest(&self) -> Result<(BTreeMap<u32, u32>, u32), LocalError> {
-        let (mut latest, mut pages) = (BTreeMap::new(), 0);
-        for (frame, head) in (1..).zip(self.log.heads()) {
-            let head = head?;
-            latest.insert(head.page, frame);
-            pages = head.size;
-        }
-        Ok((latest, pages))
     }
 
     /// Finishes a fold that a crash cut off after the metadata was written.
@@ -372,34 +331,19 @@ impl Replica {
         if frame > 0 || !former || self.frames() == 0 {
             return Ok(());
         }
-        let (latest, pages) = self.latest()?;
-        let (mut ours, mut folded) = ([0; PAGE_LEN], [0; PAGE_LEN]);
-        for (number, frame) in latest.range(..=pages) {
-            self.log.page(*frame, &mut ours)?;
-            let at = u64::from(number - 1) * PAGE_LEN as u64;
-            match self.database.read_exact_at(&mut folded, at) {
-                Ok(()) if ours == folded => {}
-                Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(self.io("reading", error)),
-                _ => return Ok(()),
-            }
+        let is_folded = self.image().and_then(|image| image.is_folded());
+        if !is_folded.map_err(|error| self.io("reading", error))? {
+            return Ok(());
         }
         log::info!("{}: its WAL is of a former generation and in the database: emptying it", self.path.display());
         self.empty_wal()
     }
 
     fn empty_wal(&mut self) -> Result<(), LocalError> {
-        let path = beside(&self.path, WAL);
-        match OpenOptions::new().write(true).open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            file => {
-                let emptied = file.and_then(|file| file.set_len(0).and_then(|()| file.sync_all()));
-                emptied.map_err(|error| self.log.io("emptying", error))?;
-            }
-        }
         self.wal = None;
         self.open.clear();
-        self.log.begin(None, None);
-        Ok(())
+        empty(&*self.dir, &self.wal_name).map_err(|error| self.log.io("emptying", error))?;
+        self.log.look().map(drop)
     }
 
     fn io(&self, doing: &str, error: io::Error) -> LocalError {
@@ -409,8 +353,8 @@ impl Replica {
 
 /// Which of these frames end transactions.
 fn commit_frames(frames: &[u8]) -> Vec<usize> {
-    let sizes = frames.chunks_exact(FRAME_LEN).map(|frame| frame.get(4..8) != Some(&[0; 4]));
-    sizes.enumerate().filter_map(|(at, commit)| commit.then_some(at)).collect()
+    let heads = frames_of(frames, LIBSQL_PAGE_SIZE).enumerate();
+    heads.filter_map(|(at, (head, _))| (head.size > 0).then_some(at)).collect()
 }
 
 /// The directory a file is in, and its name there.

@@ -115,10 +115,12 @@ fn quarters(bytes: &[u8]) -> Option<[Eights<'_>; LANES]> {
 }
 
 /// What zeros make of a checksum: a power of the matrix of one step.
-struct Carry([u32; 4]);
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Carry([u32; 4]);
 
 impl Carry {
-    fn over(bytes: u64) -> Carry {
+    /// For so many bytes.
+    pub(crate) fn over(bytes: u64) -> Carry {
         let (mut steps, mut power, mut all) = (bytes / 8, Carry([1, 1, 1, 2]), Carry([1, 0, 0, 1]));
         while steps > 0 {
             if steps & 1 == 1 {
@@ -136,7 +138,8 @@ impl Carry {
         Carry([dot(a, e, b, g), dot(a, f, b, h), dot(c, e, d, g), dot(c, f, d, h)])
     }
 
-    fn of(&self, sum: Chain) -> Chain {
+    /// As [`Chain::carried`].
+    pub(crate) fn of(&self, sum: Chain) -> Chain {
         let Carry([s0, _, s1, _]) = self.times(&Carry([sum.s0, 0, sum.s1, 0]));
         Chain { s0, s1 }
     }

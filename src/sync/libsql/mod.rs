@@ -16,11 +16,13 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::format::LogFormat;
-use crate::format::wal::{WalHeader, WalStart};
+use crate::format::wal::WalStart;
 use crate::limits::{BODIES_KEPT, JUDGED_AT_ONCE, LIBSQL_PAGE_SIZE, STAGED_WAIT};
 use crate::mirror::{Error, Frames, Log, Registry, Share};
 use crate::offset::{Generation, Offset};
-use pushed::{Pushed, chained, is_big_endian, whole_frames};
+use crate::sqlite::wal_append::new_header;
+use crate::sqlite::wal_frames::committed_frames;
+use pushed::{Pushed, chained, is_big_endian};
 use stage::{Extended, Stage, Stages};
 
 /// What a push is answered with.
@@ -320,7 +322,8 @@ fn judge(
     let ours = log.wal_end();
     let same_order = before.big_endian == is_big_endian(ours);
     // Sums of our order prove theirs as well, and those of whole transactions are checked by the append.
-    let unproven = if same_order && pushed.start == held { whole_frames(&pushed.body) } else { 0 };
+    let unproven =
+        if same_order && pushed.start == held { committed_frames(&pushed.body, LIBSQL_PAGE_SIZE) } else { 0 };
     if !pushed.follows(before, unproven) || !pushed.equals(log, &(pushed.start..pushed.end.min(durable)))? {
         return Ok(Judged::Conflict);
     }
@@ -346,17 +349,11 @@ fn judge(
         stages.put(salts, rest);
         return Ok(Judged::Held(end.0 - 1));
     }
-    let (start, from) = ours.map_or_else(|| (WalStart::first(new_header()), None), |ours| (ours, Some(durable)));
+    let (start, from) =
+        ours.map_or_else(|| (WalStart::first(new_header(LIBSQL_PAGE_SIZE, 0)), None), |ours| (ours, Some(durable)));
     let mut stream = chained(start, same_order.then_some(origin.chain), whole);
     if from.is_none() {
         stream.insert(0, Bytes::copy_from_slice(&start.header.encode()));
     }
     Ok(Judged::Append { stream: (stream, share), from, rest: Some(rest).filter(|rest| rest.bytes() > 0) })
-}
-
-/// A header of our own, with salts by chance.
-fn new_header() -> WalHeader {
-    let chance = uuid::Uuid::new_v4().into_bytes();
-    let word = |at: usize| u32::from_be_bytes(std::array::from_fn(|i| chance[at + i]));
-    WalHeader { big_endian: false, page_size: LIBSQL_PAGE_SIZE, sequence: 0, salts: [word(0), word(12)] }
 }

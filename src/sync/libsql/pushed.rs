@@ -10,6 +10,7 @@ use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, SUMMED_HEAD_LEN, 
 use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::mirror::{Error, Log};
 use crate::offset::Offset;
+use crate::sqlite::wal_append::Rechain;
 
 /// Bytes of a frame.
 pub(super) const FRAME_LEN: usize = FRAME_HEADER_LEN + LIBSQL_PAGE_SIZE as usize;
@@ -55,11 +56,6 @@ pub(super) struct Pushed {
 
 fn header_of(frame: &[u8]) -> FrameHeader {
     FrameHeader::decode(frame.first_chunk().unwrap_or(&[0; FRAME_HEADER_LEN]))
-}
-
-/// How many of these frames there are up to the last that ends a transaction.
-pub(super) fn whole_frames(frames: &[u8]) -> usize {
-    frames.chunks(FRAME_LEN).rposition(|frame| header_of(frame).size > 0).map_or(0, |last| last + 1)
 }
 
 impl Pushed {
@@ -252,24 +248,13 @@ impl OtherOrder {
 
 /// Frames as our log takes them: with its salts, and its checksums from `start` on.
 ///
-/// `theirs` is the sender's checksum before the first, if it sums up words of our order. Ours then follow from those in the
-/// frames without a look at the pages, and are right exactly if theirs are.
-pub(super) fn chained(start: WalStart, theirs: Option<Chain>, pieces: Vec<BytesMut>) -> Vec<Bytes> {
-    let (mut chain, mut apart) = (start.chain, theirs.map(|theirs| start.chain.minus(theirs)));
-    let ours = pieces.into_iter().map(|mut piece| {
-        for frame in piece.chunks_mut(FRAME_LEN) {
-            let head = header_of(frame);
-            chain = match &mut apart {
-                Some(apart) => {
-                    *apart = apart.carried(SUMMED_LEN);
-                    head.chain.plus(*apart)
-                }
-                None => summed(chain, frame, start.header.big_endian),
-            };
-            let head = FrameHeader { salts: start.header.salts, chain, ..head }.encode();
-            frame.iter_mut().zip(head).for_each(|(byte, ours)| *byte = ours);
+/// `theirs` is the sender's checksum before the first, if it sums up words of our order.
+pub(super) fn chained(start: WalStart, theirs: Option<Chain>, mut pieces: Vec<BytesMut>) -> Vec<Bytes> {
+    let mut ours = theirs.map_or_else(|| Rechain::new(start), |theirs| Rechain::from_checksums(start, theirs));
+    for frame in pieces.iter_mut().flat_map(|piece| piece.chunks_exact_mut(FRAME_LEN)) {
+        if let Some((head, page)) = frame.split_first_chunk_mut() {
+            *head = ours.frame(&FrameHeader::decode(head), page).encode();
         }
-        piece.freeze()
-    });
-    ours.collect()
+    }
+    pieces.into_iter().map(BytesMut::freeze).collect()
 }

@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 
-use super::pushed::{FRAME_LEN, OtherOrder, Pushed, Sum, whole_frames};
+use super::pushed::{FRAME_LEN, OtherOrder, Pushed, Sum};
 use super::sequence::Sequences;
-use crate::limits::{STAGE_IDLE, STAGED_BYTES_MAX, STAGED_SENDERS_MAX};
+use crate::limits::{LIBSQL_PAGE_SIZE, STAGE_IDLE, STAGED_BYTES_MAX, STAGED_SENDERS_MAX};
 use crate::mirror::Share;
 use crate::offset::Offset;
+use crate::sqlite::wal_frames::committed_frames;
 
 /// The unfinished transaction of one sender.
 #[derive(Debug)]
@@ -81,7 +82,7 @@ impl Stage {
         self.used = Instant::now();
         let (origin, mut whole) = (self.origin, Vec::new());
         // What was there before ended no transaction.
-        let count = whole_frames(&added);
+        let count = committed_frames(&added, LIBSQL_PAGE_SIZE);
         if count > 0 {
             let front = added.split_to(count * FRAME_LEN);
             self.origin = origin.told_by(&front, count);
