@@ -44,7 +44,7 @@ use crate::limits::{
 };
 use crate::offset::{Generation, Offset};
 use crate::sqlite::names::{WAL, database_of_wal, looks_like_a_database};
-use crate::sqlite::{BaseVersion, Snapshot, SnapshotError, Verdict};
+use crate::sqlite::{BaseVersion, DatabaseError, Snapshot, Verdict};
 use crate::stream::{Batch, Batcher, Tail};
 
 /// Whether a path is that of a SQLite database, which an empty file is too, or by its name that of a WAL. Whether they are
@@ -257,7 +257,7 @@ fn fits(snapshot: &Snapshot, standing: &Standing, theirs: Chain) -> Result<(), M
 }
 
 /// The checksum up to and with a frame.
-fn chain_at(snapshot: &Snapshot, header: &WalHeader, frame: u64) -> Result<Option<Chain>, SnapshotError> {
+fn chain_at(snapshot: &Snapshot, header: &WalHeader, frame: u64) -> Result<Option<Chain>, DatabaseError> {
     let Some(before) = frame.checked_sub(1) else {
         return Ok(Some(header.seed()));
     };
@@ -323,7 +323,7 @@ fn blocks(snapshot: Arc<Snapshot>, made: Option<Vec<u8>>) -> Blocks {
             if count == 0 {
                 snapshot.check()?;
             }
-            Ok::<_, SnapshotError>((block, snapshot))
+            Ok::<_, DatabaseError>((block, snapshot))
         });
         let (block, snapshot) = reading.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
         let at = at + block.len() as u64;
@@ -420,7 +420,7 @@ impl Reader {
                     saw(&wal, &found);
                     snapshot = Some(Arc::new(found));
                 }
-                Err(error @ (SnapshotError::Changed { .. } | SnapshotError::Unsettled { .. })) => {
+                Err(error @ (DatabaseError::Changed { .. } | DatabaseError::Unsettled { .. })) => {
                     log::debug!("looking again: {error}");
                 }
                 // Somebody may have it for himself for ever.

@@ -10,6 +10,7 @@
 //! - [`btree`], [`record`]: the trees of a database and their rows, without an engine.
 
 pub mod btree;
+mod error;
 pub mod image;
 pub(crate) mod lock;
 pub(crate) mod names;
@@ -20,6 +21,7 @@ pub mod wal_append;
 pub mod wal_frames;
 pub(crate) mod wal_scan;
 
+pub use error::DatabaseError;
 pub use snapshot::{Snapshot, take};
-pub use source::{BaseVersion, SnapshotError};
+pub use source::BaseVersion;
 pub use wal_scan::{Place, Verdict};
