@@ -314,7 +314,7 @@ impl Replica {
         folded.map_err(|error| self.io("folding the WAL into", error))?;
         self.resume(Position { generation: following, frame: 0 });
         self.store()?;
-        Ok(self.empty_wal()?)
+        self.empty_wal()
     }
 
     /// The database as of the last commit.
