@@ -11,7 +11,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use logmirror::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN};
-use logmirror::sqlite::{Snapshot, SnapshotError, take};
+use logmirror::sqlite::{DatabaseError, Snapshot, take};
 use serde_json::{Value, json};
 use support::commitlog::{Draw, seed};
 use support::sqlite::{Sqlite, blob, connect, rows};
@@ -30,7 +30,7 @@ fn open(path: &Path) -> Snapshot {
     Snapshot::open(path).unwrap()
 }
 
-fn refused(path: &Path) -> SnapshotError {
+fn refused(path: &Path) -> DatabaseError {
     Snapshot::open_within(path, SHORT).unwrap_err()
 }
 
@@ -149,7 +149,7 @@ fn every_snapshot_beside_a_busy_writer_is_a_committed_state() {
                 std::thread::sleep(Duration::from_millis(20));
             }
             let frames = snapshot.frames();
-            Ok::<_, SnapshotError>((content(snapshot, frames), frames, snapshot.folded()?, snapshot.header()))
+            Ok::<_, DatabaseError>((content(snapshot, frames), frames, snapshot.folded()?, snapshot.header()))
         })
         .unwrap();
         let sound = |copy: &(Vec<u8>, Vec<u8>), frames: u64| {
@@ -302,14 +302,14 @@ fn whoever_opens_a_database_that_nobody_had_open_makes_the_snapshot_void() {
     snapshot.check().unwrap();
     let mut sqlite = Sqlite::open(&path);
     sqlite.rows("SELECT count(*) FROM t");
-    assert!(matches!(snapshot.check(), Err(SnapshotError::Changed { .. })));
+    assert!(matches!(snapshot.check(), Err(DatabaseError::Changed { .. })));
     drop(snapshot);
     // It is read again, and with locks this time.
     let mut times = 0;
     take(&path, |snapshot| {
         times += 1;
         assert_eq!(sqlite.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0], 1);
-        Ok::<_, SnapshotError>(snapshot.frames())
+        Ok::<_, DatabaseError>(snapshot.frames())
     })
     .unwrap();
     assert_eq!(times, 1);
@@ -321,9 +321,9 @@ fn whoever_opens_a_database_that_nobody_had_open_makes_the_snapshot_void() {
         times += 1;
         fs::copy(&path, dir.path().join("moving")).unwrap();
         fs::rename(dir.path().join("moving"), &path).unwrap();
-        Ok::<_, SnapshotError>(())
+        Ok::<_, DatabaseError>(())
     });
-    assert!(matches!(given_up, Err(SnapshotError::Unsettled { rounds, .. }) if rounds == times));
+    assert!(matches!(given_up, Err(DatabaseError::Unsettled { rounds, .. }) if rounds == times));
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn a_connection_that_has_the_database_for_itself_is_waited_for_in_vain() {
     sqlite.run(&["PRAGMA locking_mode = EXCLUSIVE", "INSERT INTO t VALUES (11)"]);
     let since = Instant::now();
     let error = refused(&path);
-    assert!(matches!(error, SnapshotError::Exclusive { .. }) && error.is_transient(), "{error}");
+    assert!(matches!(error, DatabaseError::Exclusive { .. }) && error.is_transient(), "{error}");
     assert!(since.elapsed() >= SHORT && since.elapsed() < Duration::from_secs(5));
     sqlite.close();
     assert_eq!(ask_copy(&content(&open(&path), 0), "SELECT count(*) FROM t").1, json!([[11]]));
@@ -347,7 +347,7 @@ fn a_checkpoint_is_waited_for_and_then_named() {
     // As a checkpoint does.
     let checkpoint = Sqlite::lock_byte(&index, 123);
     let error = refused(&path);
-    assert!(matches!(error, SnapshotError::Checkpoint { .. }) && error.is_transient(), "{error}");
+    assert!(matches!(error, DatabaseError::Checkpoint { .. }) && error.is_transient(), "{error}");
     let waiting = std::thread::spawn({
         let path = path.clone();
         move || open(&path).transactions()
@@ -373,7 +373,7 @@ fn a_rollback_mode_writer_is_refused_in_mid_transaction() {
         drop(idle);
         sqlite.run(&["COMMIT", "BEGIN", "INSERT INTO t VALUES (3)"]);
         let error = refused(&path);
-        assert!(matches!(error, SnapshotError::Writing { .. }) && error.is_transient(), "{mode}: {error}");
+        assert!(matches!(error, DatabaseError::Writing { .. }) && error.is_transient(), "{mode}: {error}");
         sqlite.run(&["ROLLBACK"]);
         assert_eq!(ask_copy(&content(&open(&path), 0), "SELECT count(*) FROM t").1, json!([[2]]), "{mode}");
         // One that writes more than it keeps in memory has the database for itself.
@@ -383,12 +383,12 @@ fn a_rollback_mode_writer_is_refused_in_mid_transaction() {
         }
         sqlite.rows("UPDATE t SET x = 0");
         let error = refused(&path);
-        assert!(matches!(error, SnapshotError::Exclusive { .. }), "{mode}: {error}");
+        assert!(matches!(error, DatabaseError::Exclusive { .. }), "{mode}: {error}");
         // Its journal stays when it is killed: what it wrote is not rolled back yet.
         sqlite.kill();
         let before = support::files(dir.path());
         let error = refused(&path);
-        assert!(matches!(error, SnapshotError::HotJournal { .. }) && !error.is_transient(), "{mode}: {error}");
+        assert!(matches!(error, DatabaseError::HotJournal { .. }) && !error.is_transient(), "{mode}: {error}");
         assert_eq!(support::files(dir.path()), before, "{mode}");
         let mut sqlite = Sqlite::open(&path);
         assert_eq!(sqlite.rows("SELECT count(*) FROM t"), json!([[2]]));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use logmirror::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN};
 use logmirror::offset::{BytePos, Offset};
-use logmirror::sqlite::{Place, Snapshot, SnapshotError, Verdict};
+use logmirror::sqlite::{DatabaseError, Place, Snapshot, Verdict};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use support::sqlite::Sqlite;
@@ -154,7 +154,7 @@ fn a_wal_may_stand_alone() {
         // The database it belongs to is not made up.
         let missing = Snapshot::open(&dir.path().join("app.db"));
         assert!(
-            matches!(missing, Err(SnapshotError::Io { error, .. }) if error.kind() == std::io::ErrorKind::NotFound)
+            matches!(missing, Err(DatabaseError::Io { error, .. }) if error.kind() == std::io::ErrorKind::NotFound)
         );
     }
 }
@@ -266,19 +266,19 @@ fn what_is_no_database_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("app.db");
     let refused = |path: &Path| Snapshot::open(path).unwrap_err();
-    assert!(matches!(refused(&path), SnapshotError::Io { .. }));
-    assert!(matches!(refused(&dir.path().join("app.db-wal")), SnapshotError::Io { .. }));
-    assert!(matches!(refused(dir.path()), SnapshotError::Io { .. }));
+    assert!(matches!(refused(&path), DatabaseError::Io { .. }));
+    assert!(matches!(refused(&dir.path().join("app.db-wal")), DatabaseError::Io { .. }));
+    assert!(matches!(refused(dir.path()), DatabaseError::Io { .. }));
     let sound = fs::read(specimen("page512.db")).unwrap();
     for (at, byte) in [(0, b's'), (16, 3), (17, 1), (16, 1)] {
         let mut bytes = sound.clone();
         bytes[at] = byte;
         fs::write(&path, &bytes).unwrap();
-        assert!(matches!(refused(&path), SnapshotError::NotADatabase { .. }), "byte {at}");
+        assert!(matches!(refused(&path), DatabaseError::NotADatabase { .. }), "byte {at}");
     }
     for bytes in [&sound[..1], &sound[..99], &[0; 4096]] {
         fs::write(&path, bytes).unwrap();
-        assert!(matches!(refused(&path), SnapshotError::NotADatabase { .. }));
+        assert!(matches!(refused(&path), DatabaseError::NotADatabase { .. }));
     }
     // A database without a page is one.
     fs::write(&path, b"").unwrap();
@@ -286,9 +286,9 @@ fn what_is_no_database_is_refused() {
     assert_eq!((empty.base_bytes(), empty.page_size(), empty.db_pages()), (Some(0), None, 0));
     // But its WAL would be deleted.
     fs::copy(specimen("plain.db-wal"), dir.path().join("app.db-wal")).unwrap();
-    assert!(matches!(refused(&path), SnapshotError::Orphan { frames: 50, .. }));
+    assert!(matches!(refused(&path), DatabaseError::Orphan { frames: 50, .. }));
     fs::copy(specimen("page512.db"), &path).unwrap();
-    assert!(matches!(refused(&path), SnapshotError::PageSize { database: 512, wal: 4096, .. }));
+    assert!(matches!(refused(&path), DatabaseError::PageSize { database: 512, wal: 4096, .. }));
     assert!(!refused(&path).is_transient());
 }
 

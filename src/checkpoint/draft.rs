@@ -5,15 +5,9 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use super::fold::FoldError;
+use crate::format::database::{self, DatabaseHeader, HeaderError};
 use crate::limits::READ_BLOCK;
 use crate::repo::{Repo, RepoFile};
-
-/// How a database file starts, unless it is encrypted.
-const MAGIC: &[u8; 16] = b"SQLite format 3\0";
-/// Where its first page says how large pages are.
-const PAGE_SIZE_AT: usize = 16;
-/// SQLite's locks are on this byte, so the page around it is never written.
-const LOCK_BYTE: u64 = 1 << 30;
 
 /// A database being written. Until [`publish`](Draft::publish) nobody sees it; what is left of it after a crash is
 /// replaced by the next draft of that name.
@@ -115,23 +109,22 @@ impl Draft {
 
     /// A database says on its first page how large they are; one that does not say is encrypted, or no database.
     fn check_page_size(&self) -> Result<(), FoldError> {
-        let mut head = [0; PAGE_SIZE_AT + 2];
+        let mut head = [0; database::HEADER_LEN];
         let count = self.file.read_at(&mut head, 0)?;
-        let (Some(log), true) = (self.page_size, count == head.len() && head.starts_with(MAGIC)) else {
-            return Ok(());
-        };
-        // 65,536 does not fit and is written as 1.
-        let database = match u16::from_be_bytes([head[PAGE_SIZE_AT], head[PAGE_SIZE_AT + 1]]) {
-            1 => 65_536,
-            other => u32::from(other),
-        };
-        if database == log { Ok(()) } else { Err(FoldError::PageSize { database, log }) }
+        match (DatabaseHeader::decode(&head[..count]), self.page_size) {
+            (Ok(DatabaseHeader { page_size, .. }) | Err(HeaderError::PageSize { found: page_size }), Some(log))
+                if page_size != log =>
+            {
+                Err(FoldError::PageSize { database: page_size, log })
+            }
+            _ => Ok(()),
+        }
     }
 }
 
 /// The first page of `1..=size` that neither a base of `base_pages` nor a frame holds.
 fn missing(size: u32, page_size: u32, base_pages: u64, grown: &HashSet<u32>) -> Option<u32> {
-    let lock_page = LOCK_BYTE / u64::from(page_size) + 1;
+    let lock_page = u64::from(database::lock_page(page_size));
     // Ends after as many steps as there are frames, whatever the size claims to be.
     let mut behind = base_pages.saturating_add(1)..=u64::from(size);
     let held = |page: &u64| *page == lock_page || u32::try_from(*page).is_ok_and(|page| grown.contains(&page));

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use logmirror::sqlite::{Snapshot, SnapshotError, Verdict, take};
+use logmirror::sqlite::{DatabaseError, Snapshot, Verdict, take};
 use serde_json::{Map, Value, json};
 
 use super::exit::{Exit, printed};
@@ -15,9 +15,9 @@ pub(super) fn is_meant(path: &str) -> bool {
 
 /// Reads the whole WAL, checks every checksum, and says what is there.
 pub(super) fn run(path: &str, as_json: bool) -> Exit {
-    let (found, exit) = match take(Path::new(path), |snapshot| Ok::<_, SnapshotError>(describe(path, snapshot))) {
+    let (found, exit) = match take(Path::new(path), |snapshot| Ok::<_, DatabaseError>(describe(path, snapshot))) {
         Ok(found) => found,
-        Err(error @ SnapshotError::Io { .. }) => return Exit::Io.because(error),
+        Err(error @ DatabaseError::Io { .. }) => return Exit::Io.because(error),
         Err(error) if error.is_transient() => return Exit::Io.because(error),
         Err(error) => return Exit::Data.because(error),
     };

@@ -1,8 +1,8 @@
 //! The header of a SQLite database, and a database without content. Source: <https://sqlite.org/fileformat2.html>, section 1.3.
 //!
 //! ```text
-//! 0        16          18      19     20         24               28      92                 96
-//! | magic | page size | write | read | reserved | change counter | pages | version-valid-for | version |
+//! 0       16          18      19     20           24               28      56         92                  96
+//! | magic | page size | write | read | reserved.. | change counter | pages.. | encoding.. | version-valid-for | version |
 //! ```
 
 use super::wal::PAGE_SIZES;
@@ -12,6 +12,15 @@ pub const HEADER_LEN: usize = 100;
 
 /// First bytes of every database.
 pub const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// SQLite's locks are on the bytes from this one on, so nothing ever writes the page around it.
+pub const LOCK_BYTE: u64 = 1 << 30;
+
+/// That page, the first being 1.
+#[must_use]
+pub const fn lock_page(page_size: u32) -> u32 {
+    (LOCK_BYTE / page_size as u64) as u32 + 1
+}
 
 /// A database without tables, in WAL mode: one page. Unlike an empty file it lets SQLite look into a WAL beside it.
 #[must_use]
@@ -52,6 +61,8 @@ pub struct DatabaseHeader {
     pub reserved: u8,
     /// Rises with each transaction that did not go through a WAL.
     pub change_counter: u32,
+    /// 1 is UTF-8; 0 what a database has before its first table.
+    pub encoding: u32,
     /// Pages of the database, if [`stated_pages`](Self::stated_pages) says that this counts.
     pub pages: u32,
     /// The change counter at the last change of `pages` by a SQLite that maintains it.
@@ -116,6 +127,7 @@ impl DatabaseHeader {
             read_version: header[19],
             reserved: header[20],
             change_counter: word(24),
+            encoding: word(56),
             pages: word(28),
             version_valid_for: word(92),
         })

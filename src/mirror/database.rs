@@ -43,7 +43,7 @@ use crate::limits::{BATCHES_UNDER_WAY, LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::offset::{Generation, Offset};
 use crate::sqlite::names::{WAL, database_of_wal, looks_like_a_database};
 use crate::sqlite::page_sums::PageSums;
-use crate::sqlite::{Snapshot, SnapshotError, Verdict, WalPosition, each_difference, holds};
+use crate::sqlite::{DatabaseError, Snapshot, Verdict, WalPosition, each_difference, holds};
 use crate::stream::Tail;
 
 /// Whether a path is that of a SQLite database, which an empty file is too, or by its name that of a WAL. Whether they are
@@ -273,7 +273,7 @@ pub(super) async fn find_start(
             return Ok(Start { from: From::Pages { sums: Box::new(sums), reason }, ..go_on(None) });
         }
         let looking = snapshot.clone();
-        let (same, sums) = off(move || Ok::<_, SnapshotError>((is_same(&looking, &sums)?, sums))).await??;
+        let (same, sums) = off(move || Ok::<_, DatabaseError>((is_same(&looking, &sums)?, sums))).await??;
         if same {
             return Ok(Start { from: From::Pages { sums: Box::new(sums), reason }, ..go_on(None) });
         }
@@ -294,11 +294,11 @@ pub(super) async fn find_start(
 }
 
 /// Whether the database of a snapshot has exactly these pages.
-fn is_same(snapshot: &Snapshot, sums: &PageSums) -> Result<bool, SnapshotError> {
+fn is_same(snapshot: &Snapshot, sums: &PageSums) -> Result<bool, DatabaseError> {
     let mut differ = false;
     let (_, pages) = each_difference(snapshot, sums, |_, _, _| {
         differ = true;
-        Ok::<_, SnapshotError>(())
+        Ok::<_, DatabaseError>(())
     })?;
     snapshot.check()?;
     Ok(!differ && pages == sums.pages())
@@ -368,7 +368,7 @@ fn fits(snapshot: &Snapshot, standing: &Standing, theirs: Chain) -> Result<WalPo
 }
 
 /// The checksum up to and with a frame.
-fn chain_at(snapshot: &Snapshot, header: &WalHeader, frame: u64) -> Result<Option<Chain>, SnapshotError> {
+fn chain_at(snapshot: &Snapshot, header: &WalHeader, frame: u64) -> Result<Option<Chain>, DatabaseError> {
     let Some(before) = frame.checked_sub(1) else {
         return Ok(Some(header.seed()));
     };
@@ -434,7 +434,7 @@ fn blocks(snapshot: Arc<Snapshot>, made: Option<Vec<u8>>) -> Blocks {
             if count == 0 {
                 snapshot.check()?;
             }
-            Ok::<_, SnapshotError>((block, snapshot))
+            Ok::<_, DatabaseError>((block, snapshot))
         });
         let (block, snapshot) = reading.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
         let at = at + block.len() as u64;

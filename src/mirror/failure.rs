@@ -8,7 +8,7 @@ use crate::checkpoint::RestoreError;
 use crate::client::ClientError;
 use crate::format::{FormatError, LogFormat, ScanError};
 use crate::offset::{BytePos, Generation, Offset};
-use crate::sqlite::SnapshotError;
+use crate::sqlite::DatabaseError;
 use crate::stream::{AppendError, BatchError, Fault, OpenError, ReadError};
 
 /// Why a mirror stopped. Everything before is kept; running it again resumes.
@@ -133,7 +133,7 @@ pub enum MirrorError {
     },
     /// The source is a database that cannot be read, or not now.
     #[error("source: {0}")]
-    Snapshot(#[from] SnapshotError),
+    Snapshot(#[from] DatabaseError),
     /// The WAL of the source is damaged before a transaction that is sound; everything before was copied.
     #[error(
         "source: {}: frame {frame} at byte {at} is damaged, and transactions behind it are not, such as the one that frame \
@@ -394,7 +394,7 @@ impl MirrorError {
             MirrorError::Refused(body) => is_passing(body),
             MirrorError::Client(ClientError::Refused { body, .. }) => is_passing(body),
             // SQLite rolls it back when the application opens its database again.
-            MirrorError::Snapshot(SnapshotError::HotJournal { .. }) => true,
+            MirrorError::Snapshot(DatabaseError::HotJournal { .. }) => true,
             _ => false,
         };
         !unproven && matches!(self.blame(), Blame::Usage | Blame::Data)
@@ -428,7 +428,7 @@ impl Blamed for MirrorError {
             MirrorError::Client(error) => error.blame(),
             MirrorError::Refused(body) => body.blame(),
             MirrorError::Snapshot(error) if error.is_transient() => Blame::Transient,
-            MirrorError::Snapshot(SnapshotError::Io { .. }) => Blame::Io,
+            MirrorError::Snapshot(DatabaseError::Io { .. }) => Blame::Io,
             MirrorError::Restore(RestoreError::Client(error)) => error.blame(),
             MirrorError::Restore(error) if error.is_usage() => Blame::Usage,
             MirrorError::Restore(error) if !error.is_data() => Blame::Io,

@@ -18,7 +18,7 @@ use crate::limits::{
 };
 use crate::offset::Generation;
 use crate::sqlite::{
-    BaseVersion, Follower, Held, HeldDatabase, Moved, Snapshot, SnapshotError, WalPosition, each_difference,
+    BaseVersion, DatabaseError, Follower, Held, HeldDatabase, Moved, Snapshot, WalPosition, each_difference,
     each_frame, holds,
 };
 
@@ -111,7 +111,7 @@ impl Live {
     /// Whether what a look failed for may pass.
     fn waits_for(&self, error: &MirrorError, damaged: &mut u32) -> bool {
         match error {
-            MirrorError::Snapshot(SnapshotError::Changed { .. } | SnapshotError::Unsettled { .. }) => {
+            MirrorError::Snapshot(DatabaseError::Changed { .. } | DatabaseError::Unsettled { .. }) => {
                 log::debug!("looking again: {error}");
                 true
             }
@@ -215,7 +215,7 @@ impl Live {
         let (mut busy, mut let_go) = (Instant::now(), Instant::now());
         loop {
             let moved = match follower.look() {
-                Err(error @ SnapshotError::Changed { .. }) => {
+                Err(error @ DatabaseError::Changed { .. }) => {
                     log::debug!("{}: {error}", self.path.display());
                     self.reason = error.to_string();
                     return Ok(Looked::Again);
@@ -273,7 +273,7 @@ impl Live {
     }
 
     /// Reads frames up to `to` into the outlet, until it is full.
-    fn read(&mut self, held: &impl HeldDatabase, to: u64) -> Result<(), SnapshotError> {
+    fn read(&mut self, held: &impl HeldDatabase, to: u64) -> Result<(), DatabaseError> {
         let Some(mut at) = self.at else {
             return Ok(());
         };
@@ -291,7 +291,7 @@ impl Live {
         read
     }
 
-    fn read_on(&mut self, follower: &mut Follower, to: u64) -> Result<(), SnapshotError> {
+    fn read_on(&mut self, follower: &mut Follower, to: u64) -> Result<(), DatabaseError> {
         self.read(follower, to)?;
         if let Some(at) = self.at {
             follower.advance(at);

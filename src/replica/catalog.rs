@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::error::ReplicaError;
 use super::table::Table;
 use super::words::folded;
+use crate::format::database::DatabaseHeader;
 use crate::sqlite::btree::{self, PAGE_LEN, Pages, Taken, Tree};
 use crate::sqlite::record::{Stored, values};
 
@@ -137,12 +138,12 @@ fn each(
     if first == [0; PAGE_LEN] {
         return Ok(());
     }
-    if usize::from(u16::from_be_bytes([first[16], first[17]])) != PAGE_LEN {
+    let header = DatabaseHeader::decode(&first).ok().filter(|header| header.page_size as usize == PAGE_LEN);
+    let Some(header) = header else {
         return Err(ReplicaError::Unsupported("the database has pages of another size than 4096 bytes"));
-    }
-    // Reserved bytes at the end of pages are of encryption; 1 is UTF-8, and 0 what a database has before its first table.
-    let encoding = u32::from_be_bytes([first[56], first[57], first[58], first[59]]);
-    if first[20] != 0 || encoding > 1 {
+    };
+    // Reserved bytes at the end of pages are of encryption.
+    if header.reserved != 0 || header.encoding > 1 {
         return Err(ReplicaError::Unsupported("the database has reserved bytes in its pages, or is not in UTF-8"));
     }
     rows(pages, 1, |record| {

@@ -21,11 +21,12 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::error::DatabaseError;
 use super::held::{HeldDatabase, broken, each_frame, holds};
 use super::lock::beside_users::before;
 use super::lock::hand_over_hand as lock;
 use super::snapshot;
-use super::source::{Opened, Places, SnapshotError};
+use super::source::{Opened, Places};
 use super::wal_index::WalIndex;
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
 use crate::repo::read_at;
@@ -76,19 +77,19 @@ impl Follower {
     /// first frame of the WAL. Locks that are in the way are waited for until `patience` is over.
     ///
     /// # Errors
-    /// See [`SnapshotError`].
-    pub fn attach(path: &Path, patience: Duration) -> Result<Option<Follower>, SnapshotError> {
+    /// See [`DatabaseError`].
+    pub fn attach(path: &Path, patience: Duration) -> Result<Option<Follower>, DatabaseError> {
         let places = Places::of(path);
         let deadline = Instant::now() + patience;
         let Some(database) = Opened::find(&places.database)? else {
-            return Err(SnapshotError::Io { path: places.database, error: io::ErrorKind::NotFound.into() });
+            return Err(DatabaseError::io("opening", &places.database, io::ErrorKind::NotFound.into()));
         };
         snapshot::hold(&places, &database, deadline)?;
         let (Some(index), Some(wal)) = (Opened::find(&places.index)?, Opened::find(&places.wal)?) else {
             return Ok(None);
         };
         // A wal-index that nobody uses may be a dead one's: it says nothing.
-        let busy = || SnapshotError::Checkpoint { path: places.database.clone() };
+        let busy = || DatabaseError::Checkpoint { path: places.database.clone() };
         if !index.ask(lock::is_in_use)? {
             return Ok(None);
         }
@@ -124,8 +125,8 @@ impl Follower {
     /// returned one follows the position without a gap.
     ///
     /// # Errors
-    /// [`SnapshotError::Changed`] when that cannot be known any more: the follower must be dropped, and pages be compared.
-    pub fn look(&mut self) -> Result<Moved, SnapshotError> {
+    /// [`DatabaseError::Changed`] when that cannot be known any more: the follower must be dropped, and pages be compared.
+    pub fn look(&mut self) -> Result<Moved, DatabaseError> {
         self.check_files()?;
         let Some(now) = self.index.ask(WalIndex::read)? else {
             // It is being written; whoever does that wakes us again.
@@ -150,7 +151,7 @@ impl Follower {
         }
         if now.salts != self.at.salts {
             if self.seen.frames > 0 {
-                return Err(broken("the WAL was started anew although it was held"));
+                return Err(broken(&self.database.path, "the WAL was started anew although it was held"));
             }
             // The first to write into an empty WAL may draw new salts: no frame went before.
             self.at = WalPosition { salts: now.salts, frames: 0, chain: Chain::default() };
@@ -163,16 +164,16 @@ impl Follower {
         self.moved()
     }
 
-    fn moved(&self) -> Result<Moved, SnapshotError> {
+    fn moved(&self) -> Result<Moved, DatabaseError> {
         match self.seen.frames.checked_sub(self.at.frames) {
-            None => Err(broken("the WAL lost frames")),
+            None => Err(broken(&self.database.path, "the WAL lost frames")),
             Some(0) => Ok(Moved::Not),
             Some(_) => Ok(Moved::To(self.seen.frames)),
         }
     }
 
     /// From a slot to zero, if nothing moved meanwhile.
-    fn take_zero(&mut self, seen: &WalIndex) -> Result<(), SnapshotError> {
+    fn take_zero(&mut self, seen: &WalIndex) -> Result<(), DatabaseError> {
         let Held::Slot(slot) = self.held else {
             return Ok(());
         };
@@ -190,7 +191,7 @@ impl Follower {
     }
 
     /// A slot whose mark is in use limits checkpoints to it: another one is taken first.
-    fn change_used_slot(&mut self, now: &WalIndex) -> Result<(), SnapshotError> {
+    fn change_used_slot(&mut self, now: &WalIndex) -> Result<(), DatabaseError> {
         let Held::Slot(slot) = self.held else {
             return Ok(());
         };
@@ -205,15 +206,15 @@ impl Follower {
     }
 
     /// The files that are held are still those of the database.
-    fn check_files(&self) -> Result<(), SnapshotError> {
+    fn check_files(&self) -> Result<(), DatabaseError> {
         if !self.database.is_in_place()? {
-            return Err(broken("the database file was replaced"));
+            return Err(broken(&self.database.path, "the database file was replaced"));
         }
         if !self.index.is_in_place()? {
-            return Err(broken("the -shm file was replaced"));
+            return Err(broken(&self.database.path, "the -shm file was replaced"));
         }
         if !self.wal.is_in_place()? {
-            return Err(broken("the WAL was replaced"));
+            return Err(broken(&self.database.path, "the WAL was replaced"));
         }
         Ok(())
     }
@@ -221,12 +222,12 @@ impl Follower {
     /// Reads frames up to `to`, which must have been seen: see [`each_frame`].
     ///
     /// # Errors
-    /// [`SnapshotError::Changed`] when a frame is not what it should be.
+    /// [`DatabaseError::Changed`] when a frame is not what it should be.
     pub fn read(
         &mut self,
         to: u64,
         take: impl FnMut(&WalHeader, &FrameHeader, &[u8], Chain) -> bool,
-    ) -> Result<(), SnapshotError> {
+    ) -> Result<(), DatabaseError> {
         let mut at = self.at;
         let read = each_frame(self, &mut at, to.min(self.seen.frames), take);
         self.at = at;
@@ -249,7 +250,7 @@ impl Follower {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn go_on_from(&mut self, position: &WalPosition) -> Result<bool, SnapshotError> {
+    pub fn go_on_from(&mut self, position: &WalPosition) -> Result<bool, DatabaseError> {
         let there = if position.frames == 0 { position.salts == self.seen.salts } else { holds(self, position)? };
         if there {
             self.at = *position;
@@ -259,7 +260,11 @@ impl Follower {
 }
 
 impl HeldDatabase for Follower {
-    fn wal_header(&self) -> Result<Option<WalHeader>, SnapshotError> {
+    fn path(&self) -> &Path {
+        &self.database.path
+    }
+
+    fn wal_header(&self) -> Result<Option<WalHeader>, DatabaseError> {
         if self.seen.frames == 0 {
             return Ok(None);
         }
@@ -267,7 +272,9 @@ impl HeldDatabase for Follower {
         let read = self.wal.ask(|file| read_at(file, &mut head, 0))?;
         let header =
             WalHeader::decode(&head).ok().filter(|header| read == HEADER_LEN && header.salts == self.seen.salts);
-        header.map(Some).ok_or_else(|| broken("the header of the WAL is not the one that was held"))
+        header
+            .map(Some)
+            .ok_or_else(|| broken(&self.database.path, "the header of the WAL is not the one that was held"))
     }
 
     fn wal_frames(&self) -> u64 {
@@ -278,7 +285,7 @@ impl HeldDatabase for Follower {
         Some(self.seen.page_size)
     }
 
-    fn page_count(&self) -> Result<u32, SnapshotError> {
+    fn page_count(&self) -> Result<u32, DatabaseError> {
         if self.seen.frames > 0 && self.seen.db_pages > 0 {
             return Ok(self.seen.db_pages);
         }
@@ -286,18 +293,18 @@ impl HeldDatabase for Follower {
         Ok(u32::try_from(bytes / u64::from(self.seen.page_size)).unwrap_or(u32::MAX))
     }
 
-    fn read_frames(&self, at: u64, buf: &mut [u8]) -> Result<usize, SnapshotError> {
+    fn read_frames(&self, at: u64, buf: &mut [u8]) -> Result<usize, DatabaseError> {
         self.wal.ask(|file| read_at(file, buf, at))
     }
 
-    fn read_database(&self, at: u64, buf: &mut [u8]) -> Result<usize, SnapshotError> {
+    fn read_database(&self, at: u64, buf: &mut [u8]) -> Result<usize, DatabaseError> {
         self.database.ask(|file| read_at(file, buf, at))
     }
 }
 
 /// Takes a slot, if possible one that limits no checkpoint, and looks: what it shows stays in the WAL from then on. None when
 /// all are taken, or the wal-index is being written.
-fn take_slot(index: &Opened, but: Option<usize>) -> Result<Option<(usize, WalIndex)>, SnapshotError> {
+fn take_slot(index: &Opened, but: Option<usize>) -> Result<Option<(usize, WalIndex)>, DatabaseError> {
     let Some(before) = index.ask(WalIndex::read)? else {
         return Ok(None);
     };

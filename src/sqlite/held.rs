@@ -1,20 +1,24 @@
 //! [`HeldDatabase`]: a database file and the frames of its WAL that count, held still enough to be read.
 
 use std::collections::HashMap;
+use std::path::Path;
 
+use super::error::DatabaseError;
 use super::follow::WalPosition;
 use super::page_sums::PageSums;
-use super::source::SnapshotError;
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
 use crate::limits::READ_BLOCK;
 
 /// What both a [`Snapshot`](super::Snapshot) and a [`Follower`](super::Follower) can read.
 pub trait HeldDatabase {
+    /// The database.
+    fn path(&self) -> &Path;
+
     /// The header of the WAL; none when there is no frame in it.
     ///
     /// # Errors
     /// When it cannot be read, or is not the one that is held.
-    fn wal_header(&self) -> Result<Option<WalHeader>, SnapshotError>;
+    fn wal_header(&self) -> Result<Option<WalHeader>, DatabaseError>;
 
     /// Frames of the WAL up to its last commit.
     fn wal_frames(&self) -> u64;
@@ -26,56 +30,56 @@ pub trait HeldDatabase {
     ///
     /// # Errors
     /// When the file cannot be asked.
-    fn page_count(&self) -> Result<u32, SnapshotError>;
+    fn page_count(&self) -> Result<u32, DatabaseError>;
 
     /// Reads the WAL from a byte on; fewer bytes than asked for only at its end.
     ///
     /// # Errors
     /// When it cannot be read.
-    fn read_frames(&self, at: u64, buf: &mut [u8]) -> Result<usize, SnapshotError>;
+    fn read_frames(&self, at: u64, buf: &mut [u8]) -> Result<usize, DatabaseError>;
 
     /// Reads the database file from a byte on; fewer bytes than asked for only at its end.
     ///
     /// # Errors
     /// When it cannot be read.
-    fn read_database(&self, at: u64, buf: &mut [u8]) -> Result<usize, SnapshotError>;
+    fn read_database(&self, at: u64, buf: &mut [u8]) -> Result<usize, DatabaseError>;
 }
 
 /// Why what is held cannot be read on.
-pub(super) fn broken(what: &'static str) -> SnapshotError {
-    SnapshotError::Changed { what }
+pub(super) fn broken(path: &Path, what: &'static str) -> DatabaseError {
+    DatabaseError::Changed { path: path.to_owned(), what }
 }
 
 /// Reads the frames of a WAL behind `at` up to frame `to`, and gives each to `take`, verified: the header of the WAL, what the
 /// frame says, its bytes, and the checksum before it. The position moves behind each; `take` answers false to stop.
 ///
 /// # Errors
-/// [`SnapshotError::Changed`] when a frame is not what it should be.
+/// [`DatabaseError::Changed`] when a frame is not what it should be.
 pub fn each_frame(
     held: &(impl HeldDatabase + ?Sized),
     at: &mut WalPosition,
     to: u64,
     mut take: impl FnMut(&WalHeader, &FrameHeader, &[u8], Chain) -> bool,
-) -> Result<(), SnapshotError> {
+) -> Result<(), DatabaseError> {
     if at.frames >= to {
         return Ok(());
     }
     let header = held.wal_header()?.filter(|header| header.salts == at.salts);
-    let header = header.ok_or_else(|| broken("the header of the WAL is not the one that was held"))?;
+    let header = header.ok_or_else(|| broken(held.path(), "the header of the WAL is not the one that was held"))?;
     let frame_len = header.frame_len() as usize;
     let mut block = vec![0; (READ_BLOCK / frame_len).max(1) * frame_len];
     while at.frames < to {
         let wanted = usize::try_from(to - at.frames).unwrap_or(usize::MAX).min(block.len() / frame_len) * frame_len;
         let from = header.byte_after(at.frames);
         if held.read_frames(from, &mut block[..wanted])? < wanted {
-            return Err(broken("the WAL was cut"));
+            return Err(broken(held.path(), "the WAL was cut"));
         }
         for frame in block[..wanted].chunks_exact(frame_len) {
-            let (head, page) = frame.split_first_chunk().ok_or_else(|| broken("the WAL was cut"))?;
+            let (head, page) = frame.split_first_chunk().ok_or_else(|| broken(held.path(), "the WAL was cut"))?;
             let before = if at.frames == 0 { header.seed() } else { at.chain };
             let claim = header
                 .check(before, head, page)
-                .map_err(|_| broken("a frame of the WAL is damaged or was written over"))?;
+                .map_err(|_| broken(held.path(), "a frame of the WAL is damaged or was written over"))?;
             let more = take(&header, &claim, frame, before);
             (at.frames, at.chain) = (at.frames + 1, claim.chain);
             if !more {
@@ -90,7 +94,7 @@ pub fn each_frame(
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn holds(held: &(impl HeldDatabase + ?Sized), position: &WalPosition) -> Result<bool, SnapshotError> {
+pub fn holds(held: &(impl HeldDatabase + ?Sized), position: &WalPosition) -> Result<bool, DatabaseError> {
     if position.frames > held.wal_frames() {
         return Ok(false);
     }
@@ -113,7 +117,7 @@ pub fn holds(held: &(impl HeldDatabase + ?Sized), position: &WalPosition) -> Res
 ///
 /// # Errors
 /// When what is held cannot be read.
-pub fn each_difference<E: From<SnapshotError>>(
+pub fn each_difference<E: From<DatabaseError>>(
     held: &(impl HeldDatabase + ?Sized),
     sums: &PageSums,
     mut take: impl FnMut(u32, &[u8], u64) -> Result<(), E>,
@@ -144,7 +148,7 @@ pub fn each_difference<E: From<SnapshotError>>(
             if let Some(frame) = newest.get(&page) {
                 let at = HEADER_LEN as u64 + frame * (FRAME_HEADER_LEN as u64 + page_bytes) + FRAME_HEADER_LEN as u64;
                 if held.read_frames(at, content)? < content.len() {
-                    return Err(broken("the WAL was cut").into());
+                    return Err(broken(held.path(), "the WAL was cut").into());
                 }
             }
             let sum = sums.sum_of(content);

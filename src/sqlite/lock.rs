@@ -28,12 +28,14 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
+use crate::format::database::LOCK_BYTE;
+
 /// Bytes of a file: the first, and how many.
 #[derive(Clone, Copy)]
 struct Bytes(i64, i64);
 
 /// Held by a writer that waits for its readers to end.
-const PENDING: Bytes = Bytes(0x4000_0000, 1);
+const PENDING: Bytes = Bytes(LOCK_BYTE as i64, 1);
 /// Held by a transaction that writes in rollback mode.
 const RESERVED: Bytes = Bytes(PENDING.0 + 1, 1);
 /// Held shared by each connection that reads, and in WAL mode by each that is open.

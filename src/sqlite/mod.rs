@@ -11,6 +11,7 @@
 //! - [`btree`], [`record`]: the trees of a database and their rows, without an engine.
 
 pub mod btree;
+mod error;
 mod follow;
 mod held;
 pub mod image;
@@ -25,8 +26,9 @@ pub mod wal_frames;
 mod wal_index;
 pub(crate) mod wal_scan;
 
+pub use error::DatabaseError;
 pub use follow::{Follower, Held, Moved, WalPosition};
 pub use held::{HeldDatabase, each_difference, each_frame, holds};
 pub use snapshot::{Snapshot, take};
-pub use source::{BaseVersion, SnapshotError};
+pub use source::BaseVersion;
 pub use wal_scan::{Place, Verdict};

@@ -5,9 +5,10 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::error::DatabaseError;
 use super::held::HeldDatabase;
 use super::lock::beside_users as lock;
-use super::source::{BaseVersion, Opened, Places, SnapshotError, Stamp, page_size};
+use super::source::{BaseVersion, Opened, Places, Stamp, page_size};
 use super::wal_scan::{Verdict, WalScan, scan};
 use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader, WalStart};
 use crate::limits::{LOCK_PATIENCE, SNAPSHOT_ROUNDS};
@@ -52,28 +53,28 @@ impl Snapshot {
     /// there is no base then.
     ///
     /// # Errors
-    /// See [`SnapshotError`]. Locks that are in the way are waited for, some seconds at most.
-    pub fn open(path: &Path) -> Result<Snapshot, SnapshotError> {
+    /// See [`DatabaseError`]. Locks that are in the way are waited for, some seconds at most.
+    pub fn open(path: &Path) -> Result<Snapshot, DatabaseError> {
         Snapshot::open_within(path, LOCK_PATIENCE)
     }
 
     /// The same with another patience.
     ///
     /// # Errors
-    /// See [`SnapshotError`].
-    pub fn open_within(path: &Path, patience: Duration) -> Result<Snapshot, SnapshotError> {
+    /// See [`DatabaseError`].
+    pub fn open_within(path: &Path, patience: Duration) -> Result<Snapshot, DatabaseError> {
         let places = Places::of(path);
         let deadline = Instant::now() + patience;
         for _ in 0..SNAPSHOT_ROUNDS {
             let snapshot = Snapshot::look(&places, deadline).and_then(|snapshot| snapshot.check().map(|()| snapshot));
-            if !matches!(snapshot, Err(SnapshotError::Changed { .. })) {
+            if !matches!(snapshot, Err(DatabaseError::Changed { .. })) {
                 return snapshot;
             }
         }
-        Err(SnapshotError::Unsettled { path: places.database, rounds: SNAPSHOT_ROUNDS })
+        Err(DatabaseError::Unsettled { path: places.database, rounds: SNAPSHOT_ROUNDS })
     }
 
-    fn look(places: &Places, deadline: Instant) -> Result<Snapshot, SnapshotError> {
+    fn look(places: &Places, deadline: Instant) -> Result<Snapshot, DatabaseError> {
         let base = match Opened::find(&places.database)? {
             Some(database) => {
                 hold(places, &database, deadline)?;
@@ -84,7 +85,7 @@ impl Snapshot {
             None if places.wal_alone => None,
             None => {
                 let error = io::ErrorKind::NotFound.into();
-                return Err(SnapshotError::Io { path: places.database.clone(), error });
+                return Err(DatabaseError::io("opening", &places.database, error));
             }
         };
         // The index goes only with EXCLUSIVE, so behind SHARED the one that is found stays.
@@ -92,14 +93,14 @@ impl Snapshot {
         if let Some(index) = &index {
             let share = || index.ask(lock::share_index).map(|shared| shared.then_some(()));
             if lock::before(deadline, share)?.is_none() {
-                return Err(SnapshotError::Checkpoint { path: places.database.clone() });
+                return Err(DatabaseError::Checkpoint { path: places.database.clone() });
             }
         }
         let stated = base.as_ref().map_or(Ok(None), |(database, _)| page_size(database))?;
         let wal = Opened::find(&places.wal)?;
         if let (None, true) = (&wal, base.is_none()) {
             let error = io::ErrorKind::NotFound.into();
-            return Err(SnapshotError::Io { path: places.wal.clone(), error });
+            return Err(DatabaseError::io("opening", &places.wal, error));
         }
         let (scan, verdict) = match &wal {
             None => (None, Verdict::Whole),
@@ -113,15 +114,15 @@ impl Snapshot {
     }
 
     /// Base and WAL must belong together.
-    fn agrees(self) -> Result<Snapshot, SnapshotError> {
+    fn agrees(self) -> Result<Snapshot, DatabaseError> {
         let path = || self.places.database.clone();
         let in_wal = self.header().map(|header| header.page_size);
         match (self.page_size, in_wal) {
             (Some(database), Some(wal)) if database != wal => {
-                Err(SnapshotError::PageSize { path: path(), database, wal })
+                Err(DatabaseError::PageSize { path: path(), database, wal })
             }
             (None, Some(_)) if self.base.is_some() && self.frames() > 0 => {
-                Err(SnapshotError::Orphan { path: path(), frames: self.frames() })
+                Err(DatabaseError::Orphan { path: path(), frames: self.frames() })
             }
             (stated, in_wal) => Ok(Snapshot { page_size: stated.or(in_wal), ..self }),
         }
@@ -130,27 +131,27 @@ impl Snapshot {
     /// Whether the files still are what this is a snapshot of. After Ok, everything read before was consistent.
     ///
     /// # Errors
-    /// [`SnapshotError::Changed`], or that they cannot be asked any more.
-    pub fn check(&self) -> Result<(), SnapshotError> {
-        let changed = |what| Err(SnapshotError::Changed { what });
+    /// [`DatabaseError::Changed`], or that they cannot be asked any more.
+    pub fn check(&self) -> Result<(), DatabaseError> {
+        let changed = |what| Err(DatabaseError::Changed { path: self.places.database.clone(), what });
         if let Some((database, stamp)) = &self.base
             && (database.stamp()? != *stamp || !database.is_in_place()?)
         {
-            return changed("the database file was written or replaced");
+            return changed("its file was written or replaced");
         }
         match &self.index {
-            Some(index) if !index.is_in_place()? => return changed("the -shm file was replaced"),
-            None if Opened::find(&self.places.index)?.is_some() => return changed("somebody opened the database"),
+            Some(index) if !index.is_in_place()? => return changed("its -shm file was replaced"),
+            None if Opened::find(&self.places.index)?.is_some() => return changed("it was opened"),
             _ => {}
         }
         if let (Some(wal), Some(header)) = (&self.wal, self.header()) {
             let mut head = [0; HEADER_LEN];
             let read = wal.ask(|file| read_at(file, &mut head, 0))?;
             if !wal.is_in_place()? || wal.stamp()?.bytes < self.wal_bytes() {
-                return changed("the WAL was replaced or cut");
+                return changed("its WAL was replaced or cut");
             }
             if read < HEADER_LEN || head != header.encode() {
-                return changed("the WAL was started anew");
+                return changed("its WAL was restarted");
             }
         }
         Ok(())
@@ -177,8 +178,8 @@ impl Snapshot {
     /// Reads the database file into `buf` from `at`; fewer bytes than asked for only at its end.
     ///
     /// # Errors
-    /// [`SnapshotError::Io`].
-    pub fn read_base(&self, at: u64, buf: &mut [u8]) -> Result<usize, SnapshotError> {
+    /// [`DatabaseError::Io`].
+    pub fn read_base(&self, at: u64, buf: &mut [u8]) -> Result<usize, DatabaseError> {
         match &self.base {
             Some((database, stamp)) => database.ask(|file| read_at(file, up_to(stamp.bytes, at, buf), at)),
             None => Ok(0),
@@ -234,8 +235,8 @@ impl Snapshot {
     /// Reads the committed part of the WAL into `buf` from `at`; fewer bytes than asked for only at its end.
     ///
     /// # Errors
-    /// [`SnapshotError::Io`].
-    pub fn read_wal(&self, at: u64, buf: &mut [u8]) -> Result<usize, SnapshotError> {
+    /// [`DatabaseError::Io`].
+    pub fn read_wal(&self, at: u64, buf: &mut [u8]) -> Result<usize, DatabaseError> {
         match &self.wal {
             Some(wal) => wal.ask(|file| read_at(file, up_to(self.wal_bytes(), at, buf), at)),
             None => Ok(0),
@@ -255,8 +256,8 @@ impl Snapshot {
     /// came back to what it was in the base makes it too high, never too low.
     ///
     /// # Errors
-    /// [`SnapshotError::Io`].
-    pub fn folded(&self) -> Result<u64, SnapshotError> {
+    /// [`DatabaseError::Io`].
+    pub fn folded(&self) -> Result<u64, DatabaseError> {
         let (Some(header), Some(_)) = (self.header(), &self.base) else {
             return Ok(0);
         };
@@ -284,7 +285,11 @@ impl Snapshot {
 }
 
 impl HeldDatabase for Snapshot {
-    fn wal_header(&self) -> Result<Option<WalHeader>, SnapshotError> {
+    fn path(&self) -> &Path {
+        &self.places.database
+    }
+
+    fn wal_header(&self) -> Result<Option<WalHeader>, DatabaseError> {
         Ok(self.header().filter(|_| self.frames() > 0))
     }
 
@@ -296,15 +301,15 @@ impl HeldDatabase for Snapshot {
         self.page_size()
     }
 
-    fn page_count(&self) -> Result<u32, SnapshotError> {
+    fn page_count(&self) -> Result<u32, DatabaseError> {
         Ok(u32::try_from(self.db_pages()).unwrap_or(u32::MAX))
     }
 
-    fn read_frames(&self, at: u64, buf: &mut [u8]) -> Result<usize, SnapshotError> {
+    fn read_frames(&self, at: u64, buf: &mut [u8]) -> Result<usize, DatabaseError> {
         self.read_wal(at, buf)
     }
 
-    fn read_database(&self, at: u64, buf: &mut [u8]) -> Result<usize, SnapshotError> {
+    fn read_database(&self, at: u64, buf: &mut [u8]) -> Result<usize, DatabaseError> {
         self.read_base(at, buf)
     }
 }
@@ -323,7 +328,7 @@ enum InTheWay {
 }
 
 /// Takes SHARED on a database when no rollback-mode transaction is in it.
-pub(super) fn hold(places: &Places, database: &Opened, deadline: Instant) -> Result<(), SnapshotError> {
+pub(super) fn hold(places: &Places, database: &Opened, deadline: Instant) -> Result<(), DatabaseError> {
     let (mut in_the_way, mut hot) = (InTheWay::Exclusive, 0);
     let held = lock::before(deadline, || {
         if !database.ask(lock::share_database)? {
@@ -344,14 +349,14 @@ pub(super) fn hold(places: &Places, database: &Opened, deadline: Instant) -> Res
     let path = places.database.clone();
     match (held, in_the_way) {
         (Some(true), _) => Ok(()),
-        (_, InTheWay::Exclusive) => Err(SnapshotError::Exclusive { path }),
-        (_, InTheWay::Writing) => Err(SnapshotError::Writing { path }),
-        (_, InTheWay::HotJournal) => Err(SnapshotError::HotJournal { path: places.journal.clone() }),
+        (_, InTheWay::Exclusive) => Err(DatabaseError::Exclusive { path }),
+        (_, InTheWay::Writing) => Err(DatabaseError::Writing { path }),
+        (_, InTheWay::HotJournal) => Err(DatabaseError::HotJournal { path: places.journal.clone() }),
     }
 }
 
 /// Whether there is a rollback journal that is not void: one that is done is deleted, cut to nothing, or starts with a zero.
-fn holds_a_transaction(places: &Places) -> Result<bool, SnapshotError> {
+fn holds_a_transaction(places: &Places) -> Result<bool, DatabaseError> {
     let mut first = [0];
     match Opened::find(&places.journal)? {
         Some(journal) => Ok(journal.ask(|file| read_at(file, &mut first, 0))? == 1 && first != [0]),
@@ -362,16 +367,16 @@ fn holds_a_transaction(places: &Places) -> Result<bool, SnapshotError> {
 /// Reads a database by way of a snapshot, and again from the start when that changed meanwhile: a bounded number of times.
 ///
 /// # Errors
-/// See [`SnapshotError`]; and that of `read`, which ends it.
-pub fn take<T, E: From<SnapshotError>>(path: &Path, mut read: impl FnMut(&Snapshot) -> Result<T, E>) -> Result<T, E> {
+/// See [`DatabaseError`]; and that of `read`, which ends it.
+pub fn take<T, E: From<DatabaseError>>(path: &Path, mut read: impl FnMut(&Snapshot) -> Result<T, E>) -> Result<T, E> {
     for _ in 0..SNAPSHOT_ROUNDS {
         let snapshot = Snapshot::open(path)?;
         let taken = read(&snapshot);
         match snapshot.check() {
-            Err(SnapshotError::Changed { .. }) => {}
+            Err(DatabaseError::Changed { .. }) => {}
             Err(error) => return Err(error.into()),
             Ok(()) => return taken,
         }
     }
-    Err(SnapshotError::Unsettled { path: path.to_owned(), rounds: SNAPSHOT_ROUNDS }.into())
+    Err(DatabaseError::Unsettled { path: path.to_owned(), rounds: SNAPSHOT_ROUNDS }.into())
 }

@@ -6,9 +6,10 @@ use std::io;
 use std::path::Path;
 
 use super::PAGE_LEN;
-use super::local::{LocalError, LocalLog, io_at};
+use super::local::LocalLog;
 use crate::format::database::is_blank;
 use crate::repo::read_at;
+use crate::sqlite::DatabaseError;
 
 /// The first page of a database file that is neither what the base has there nor in any frame of the log. None: whoever
 /// has the base and all frames has everything, whether or not the frames were checkpointed into the file.
@@ -19,18 +20,19 @@ pub(super) fn stranger(
     database: &File,
     base: Option<&File>,
     log: &LocalLog,
-) -> Result<Option<u32>, LocalError> {
-    let pages = pages_of(database).map_err(|error| io_at("reading", path, error))?;
+) -> Result<Option<u32>, DatabaseError> {
+    let pages = pages_of(database).map_err(|error| DatabaseError::io("reading", path, error))?;
     let mut frames: HashMap<u32, Vec<u32>> = HashMap::new();
     for (number, head) in (1..).zip(log.heads()) {
         frames.entry(head?.page).or_default().push(number);
     }
     let (mut ours, mut theirs) = ([0; PAGE_LEN], [0; PAGE_LEN]);
     for page in 1..=pages {
-        read_page(database, page, &mut ours).map_err(|error| io_at("reading", path, error))?;
+        read_page(database, page, &mut ours).map_err(|error| DatabaseError::io("reading", path, error))?;
         theirs.fill(0);
         if let Some(base) = base {
-            read_page(base, page, &mut theirs).map_err(|error| io_at("reading the base of", path, error))?;
+            read_page(base, page, &mut theirs)
+                .map_err(|error| DatabaseError::io("reading the base of", path, error))?;
         }
         let blank = page == 1 && pages == 1 && is_blank(&ours);
         if ours == theirs || (blank && (theirs == [0; PAGE_LEN] || is_blank(&theirs))) {

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::error::SyncError;
-use super::local::{LocalError, LocalLog, check_database, io_at};
+use super::local::{LocalLog, check_database};
 use super::metadata::stamp;
 use super::replica::{Replica, sync_dir_of};
 use super::{Position, base};
 use crate::format::database;
 use crate::limits::LIBSQL_PAGE_SIZE;
+use crate::sqlite::DatabaseError;
 use crate::sqlite::lock::alone as lock;
 use crate::sqlite::names::{SHM, WAL, beside};
 
@@ -29,14 +30,14 @@ impl Draft {
     /// An empty draft.
     ///
     /// # Errors
-    /// [`LocalError::Busy`] when another process is at it.
-    pub(super) fn create(replica: &Path) -> Result<Draft, LocalError> {
+    /// [`DatabaseError::Busy`] when another process is at it.
+    pub(super) fn create(replica: &Path) -> Result<Draft, DatabaseError> {
         let path = beside(replica, "-export.tmp");
-        let io = |error| io_at("making", &path, error);
+        let io = |error| DatabaseError::io("making", &path, error);
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(io)?;
         let named = || fs::metadata(&path).map(|found| found.ino()).ok();
         if !lock::take(&file).map_err(io)? || named() != Some(file.metadata().map_err(io)?.ino()) {
-            return Err(LocalError::Busy { path, pid: lock::holder(&file) });
+            return Err(DatabaseError::Busy { path, pid: lock::holder(&file) });
         }
         file.set_len(0).map_err(io)?;
         Ok(Draft { replica: replica.to_owned(), path, file: Arc::new(file) })
@@ -47,11 +48,11 @@ impl Draft {
     ///
     /// # Errors
     /// When it is no database the protocol can sync.
-    pub(super) fn complete(&self, bytes: u64) -> Result<(), LocalError> {
+    pub(super) fn complete(&self, bytes: u64) -> Result<(), SyncError> {
         if bytes == 0 {
             self.file
                 .write_all_at(&database::empty(LIBSQL_PAGE_SIZE), 0)
-                .map_err(|error| io_at("writing", &self.path, error))?;
+                .map_err(|error| DatabaseError::io("writing", &self.path, error))?;
         }
         check_database(&self.path, &self.file).map(drop)
     }
@@ -73,7 +74,7 @@ impl Draft {
             fs::rename(&draft, &path)?;
             sync_dir_of(&path)
         };
-        install().map_err(|error| io_at("making", &path, error))?;
+        install().map_err(|error| DatabaseError::io("making", &path, error))?;
         let mut replica = Replica::of(&path, file)?;
         replica.resume(Position { generation, frame: 0 });
         replica.store()?;
@@ -81,17 +82,17 @@ impl Draft {
     }
 
     /// It was only to be looked at.
-    pub(super) fn discard(self) -> Result<(), LocalError> {
+    pub(super) fn discard(self) -> Result<(), DatabaseError> {
         remove(&self.path)
     }
 }
 
 /// Gives a replica that cannot go on another name, so that nothing in it is lost, and says which. Its WAL goes first: a
 /// database without its WAL is only out of date, but a WAL without its database is nothing.
-pub(super) fn set_aside(replica: Replica) -> Result<PathBuf, LocalError> {
+pub(super) fn set_aside(replica: Replica) -> Result<PathBuf, DatabaseError> {
     let path = replica.path().to_owned();
     let aside = beside(&path, &format!(".set-aside.{}", stamp(SystemTime::now())));
-    let io = |error| io_at("setting aside", &path, error);
+    let io = |error| DatabaseError::io("setting aside", &path, error);
     if aside.try_exists().map_err(io)? {
         return Err(io(io::ErrorKind::AlreadyExists.into()));
     }
@@ -105,20 +106,20 @@ pub(super) fn set_aside(replica: Replica) -> Result<PathBuf, LocalError> {
 }
 
 /// Removes what was set aside if the replica has all of it.
-pub(super) fn drop_aside(aside: &Path, replica: &Replica, base: &File) -> Result<(), LocalError> {
-    let old = File::open(aside).map_err(|error| io_at("opening", aside, error))?;
+pub(super) fn drop_aside(aside: &Path, replica: &Replica, base: &File) -> Result<(), SyncError> {
+    let old = File::open(aside).map_err(|error| DatabaseError::io("opening", aside, error))?;
     if LocalLog::open(aside)?.frames() > 0 || base::stranger(aside, &old, Some(base), &replica.log)?.is_some() {
         log::warn!("{} holds what the server does not; look at it before you remove it", aside.display());
         return Ok(());
     }
     log::info!("removing {}: the replica has all of it", aside.display());
     remove(&beside(aside, WAL))?;
-    remove(aside)
+    Ok(remove(aside)?)
 }
 
-fn remove(path: &Path) -> Result<(), LocalError> {
+fn remove(path: &Path) -> Result<(), DatabaseError> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_at("removing", path, error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(DatabaseError::io("removing", path, error)),
         _ => Ok(()),
     }
 }

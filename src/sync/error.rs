@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::local::LocalError;
+use super::PAGE_LEN;
 use crate::blame::{Blame, Blamed, is_passing_status};
+use crate::sqlite::DatabaseError;
 use crate::transport::explained;
 
 /// Why a push or pull stopped. What was confirmed or synced before stands; running it again resumes.
@@ -126,9 +127,32 @@ pub enum SyncError {
         /// The generation.
         generation: u32,
     },
+    /// The protocol knows pages of 4096 bytes only.
+    #[error(
+        "{} has pages of {found} bytes, and libSQL syncs those of {PAGE_LEN} only: copy it with VACUUM INTO after \
+         PRAGMA page_size={PAGE_LEN}", .path.display()
+    )]
+    PageSize {
+        /// The file.
+        path: PathBuf,
+        /// Its page size.
+        found: u32,
+    },
+    /// A database whose changes do not go through a WAL.
+    #[error("{} is not in WAL mode, so there are no frames to push: PRAGMA journal_mode=WAL", .path.display())]
+    NotWal {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Frames that the protocol cannot number.
+    #[error("{} holds more frames than the protocol can number", .path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+    },
     /// The files here cannot be used.
     #[error(transparent)]
-    Local(#[from] LocalError),
+    Database(#[from] DatabaseError),
     /// A thread ended early.
     #[error("{0}")]
     Interrupted(String),
@@ -156,7 +180,7 @@ impl SyncError {
         match self {
             SyncError::Transport { error, .. } => !error.is_builder(),
             SyncError::Status { status, .. } => is_passing_status(*status),
-            SyncError::Local(error) => matches!(error, LocalError::Busy { .. } | LocalError::Changed { .. }),
+            SyncError::Database(error) => error.is_transient(),
             SyncError::Interrupted(_) => true,
             _ => false,
         }
@@ -171,7 +195,7 @@ impl SyncError {
     /// Whether another process has the database open, and nothing else is wrong.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        matches!(self, SyncError::Local(LocalError::Busy { .. }))
+        matches!(self, SyncError::Database(DatabaseError::Busy { .. }))
     }
 
     /// Whether it is the server or the way there, and the files here are as they were.
@@ -190,7 +214,7 @@ impl SyncError {
     #[must_use]
     pub fn is_data(&self) -> bool {
         match self {
-            SyncError::Local(error) => !matches!(error, LocalError::Io { .. } | LocalError::Busy { .. }),
+            SyncError::Database(error) => !matches!(error, DatabaseError::Io { .. } | DatabaseError::Busy { .. }),
             SyncError::Status { status, .. } => *status == 410,
             SyncError::Url { .. } | SyncError::Token | SyncError::Transport { .. } => false,
             SyncError::Protocol { .. } | SyncError::Interrupted(_) => false,

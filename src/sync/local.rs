@@ -6,71 +6,15 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::error::SyncError;
 use super::{FRAME_LEN, PAGE_LEN, same_frame};
 use crate::format::database::{self, DatabaseHeader, HeaderError};
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader, WalStart};
 use crate::repo::{open_regular, read_at};
+use crate::sqlite::DatabaseError;
 use crate::sqlite::lock::alone as lock;
 use crate::sqlite::names::{WAL, beside};
 use crate::sqlite::wal_scan::{WalScan, read_header};
-
-/// Why the files here cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum LocalError {
-    /// The file system refused.
-    #[error("{doing}: {error}")]
-    Io {
-        /// What was tried, with the path.
-        doing: String,
-        /// Why it failed.
-        error: io::Error,
-    },
-    /// Not a database.
-    #[error("{} is not a SQLite database: {reason}", .path.display())]
-    NotADatabase {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        reason: String,
-    },
-    /// The protocol knows pages of 4096 bytes only.
-    #[error(
-        "{} has pages of {found} bytes, and libSQL syncs those of {PAGE_LEN} only: copy it with VACUUM INTO after \
-         PRAGMA page_size={PAGE_LEN}", .path.display()
-    )]
-    PageSize {
-        /// The file.
-        path: PathBuf,
-        /// Its page size.
-        found: u32,
-    },
-    /// A database whose changes do not go through a WAL.
-    #[error("{} is not in WAL mode, so there are no frames to push: PRAGMA journal_mode=WAL", .path.display())]
-    NotWal {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Somebody has the database open.
-    #[error("{} is open in another process{}: close it there first", .path.display(), .pid.map(|pid| format!(" ({pid})")).unwrap_or_default())]
-    Busy {
-        /// The database.
-        path: PathBuf,
-        /// The process, if the system can tell.
-        pid: Option<i32>,
-    },
-    /// Another process changed the files meanwhile.
-    #[error("{} was changed by another process: its log was restarted", .path.display())]
-    Changed {
-        /// The file.
-        path: PathBuf,
-    },
-    /// Frames that the protocol cannot number.
-    #[error("{} holds more frames than the protocol can number", .path.display())]
-    Full {
-        /// The file.
-        path: PathBuf,
-    },
-}
 
 /// What became of a WAL since the last look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,8 +42,8 @@ impl LocalLog {
     /// for SQLite.
     ///
     /// # Errors
-    /// See [`LocalError`].
-    pub fn open(database: &Path) -> Result<LocalLog, LocalError> {
+    /// [`SyncError::PageSize`], [`SyncError::Full`], and when the file cannot be read.
+    pub fn open(database: &Path) -> Result<LocalLog, SyncError> {
         let (database, path) = (database.to_owned(), beside(database, WAL));
         let mut log = LocalLog { database, path, file: None, scan: None, chains: Vec::new() };
         log.look()?;
@@ -128,8 +72,8 @@ impl LocalLog {
     /// Looks again, and reads what has come since.
     ///
     /// # Errors
-    /// See [`LocalError`].
-    pub fn look(&mut self) -> Result<Look, LocalError> {
+    /// [`SyncError::PageSize`], [`SyncError::Full`], and when the file cannot be read.
+    pub fn look(&mut self) -> Result<Look, SyncError> {
         // By its name: when the last connection closes, SQLite removes the file, and a later one makes another.
         let file = match open_regular(&self.path, File::options().read(true)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -139,7 +83,7 @@ impl LocalLog {
         let header =
             found.and_then(|header| header.inspect_err(|error| log::debug!("{}: {error}", self.path.display())).ok());
         if let Some(found) = header.map(|header| header.page_size).filter(|size| *size as usize != PAGE_LEN) {
-            return Err(LocalError::PageSize { path: self.path.clone(), found });
+            return Err(SyncError::PageSize { path: self.path.clone(), found });
         }
         let restarted = self.header().is_some() && self.header() != header;
         if self.header() != header {
@@ -161,7 +105,7 @@ impl LocalLog {
             });
             read.map_err(|error| self.io("reading", error))?;
             if self.chains.len() + open.len() >= u32::MAX as usize {
-                return Err(LocalError::Full { path: self.path.clone() });
+                return Err(SyncError::Full { path: self.path.clone() });
             }
         }
         Ok(if restarted { Look::Restarted } else { Look::Same })
@@ -171,9 +115,9 @@ impl LocalLog {
     /// be among those that count.
     ///
     /// # Errors
-    /// [`LocalError::Changed`] when they are not what they were, or not there.
-    pub fn batch(&self, start: u32, end: u32) -> Result<Vec<u8>, LocalError> {
-        let changed = || LocalError::Changed { path: self.path.clone() };
+    /// [`DatabaseError::Changed`] when they are not what they were, or not there.
+    pub fn batch(&self, start: u32, end: u32) -> Result<Vec<u8>, DatabaseError> {
+        let changed = || DatabaseError::restarted(&self.path);
         let (Some(header), Some(file)) = (self.header(), &self.file) else {
             return Err(changed());
         };
@@ -201,7 +145,7 @@ impl LocalLog {
     ///
     /// # Errors
     /// See [`LocalLog::batch`].
-    pub fn differs(&self, start: u32, frames: &[u8]) -> Result<Option<u32>, LocalError> {
+    pub fn differs(&self, start: u32, frames: &[u8]) -> Result<Option<u32>, DatabaseError> {
         if frames.is_empty() {
             return Ok(None);
         }
@@ -214,7 +158,7 @@ impl LocalLog {
     ///
     /// # Errors
     /// When they cannot be read.
-    pub fn heads(&self) -> impl Iterator<Item = Result<FrameHeader, LocalError>> + '_ {
+    pub fn heads(&self) -> impl Iterator<Item = Result<FrameHeader, DatabaseError>> + '_ {
         (0..self.chains.len()).map_while(|frame| self.file.as_ref().map(|file| (frame, file))).map(|(frame, file)| {
             let mut head = [0; FRAME_HEADER_LEN];
             file.read_exact_at(&mut head, offset(frame)).map_err(|error| self.io("reading", error))?;
@@ -226,11 +170,11 @@ impl LocalLog {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn page(&self, frame: u32, page: &mut [u8; PAGE_LEN]) -> Result<(), LocalError> {
+    pub fn page(&self, frame: u32, page: &mut [u8; PAGE_LEN]) -> Result<(), DatabaseError> {
         let at = offset(frame.saturating_sub(1) as usize) + FRAME_HEADER_LEN as u64;
         match &self.file {
             Some(file) => file.read_exact_at(page, at).map_err(|error| self.io("reading", error)),
-            None => Err(LocalError::Changed { path: self.path.clone() }),
+            None => Err(DatabaseError::restarted(&self.path)),
         }
     }
 
@@ -247,8 +191,8 @@ impl LocalLog {
         }
     }
 
-    pub(super) fn io(&self, doing: &str, error: io::Error) -> LocalError {
-        LocalError::Io { doing: format!("{doing} {}", self.path.display()), error }
+    pub(super) fn io(&self, doing: &str, error: io::Error) -> DatabaseError {
+        DatabaseError::io(doing, &self.path, error)
     }
 }
 
@@ -257,43 +201,40 @@ impl LocalLog {
 ///
 /// # Errors
 /// When there is none, it is no database the protocol can sync, or somebody has it for himself.
-pub(super) fn open_shared(path: &Path) -> Result<File, LocalError> {
-    let file = open_regular(path, File::options().read(true)).map_err(|error| io_at("opening", path, error))?;
+pub(super) fn open_shared(path: &Path) -> Result<File, SyncError> {
+    let file =
+        open_regular(path, File::options().read(true)).map_err(|error| DatabaseError::io("opening", path, error))?;
     // Without a WAL, and before SQLite has made the first page, the lock would keep out writers.
     if !check_database(path, &file)?.is_some_and(|header| header.is_wal()) {
-        return Err(LocalError::NotWal { path: path.to_owned() });
+        return Err(SyncError::NotWal { path: path.to_owned() });
     }
-    if !lock::stay(&file).map_err(|error| io_at("locking", path, error))? {
-        return Err(LocalError::Busy { path: path.to_owned(), pid: lock::holder(&file) });
+    if !lock::stay(&file).map_err(|error| DatabaseError::io("locking", path, error))? {
+        return Err(DatabaseError::Busy { path: path.to_owned(), pid: lock::holder(&file) }.into());
     }
     Ok(file)
 }
 
 /// Checks that a file is an empty database, which has no header, or one with pages that the protocol knows.
-pub(super) fn check_database(path: &Path, file: &File) -> Result<Option<DatabaseHeader>, LocalError> {
+pub(super) fn check_database(path: &Path, file: &File) -> Result<Option<DatabaseHeader>, SyncError> {
     let mut head = [0; database::HEADER_LEN];
-    let read = read_at(file, &mut head, 0).map_err(|error| io_at("reading", path, error))?;
+    let read = read_at(file, &mut head, 0).map_err(|error| DatabaseError::io("reading", path, error))?;
     if read == 0 {
         return Ok(None);
     }
-    let bytes = file.metadata().map_err(|error| io_at("reading", path, error))?.len();
+    let bytes = file.metadata().map_err(|error| DatabaseError::io("reading", path, error))?.len();
     match DatabaseHeader::of_file(&head[..read], bytes) {
         Ok(header) if header.page_size as usize == PAGE_LEN => Ok(Some(header)),
-        Ok(DatabaseHeader { page_size: found, .. }) => Err(LocalError::PageSize { path: path.to_owned(), found }),
+        Ok(DatabaseHeader { page_size: found, .. }) => Err(SyncError::PageSize { path: path.to_owned(), found }),
         Err(HeaderError::Cut { page_size: found, .. } | HeaderError::PageSize { found })
             if found as usize != PAGE_LEN =>
         {
-            Err(LocalError::PageSize { path: path.to_owned(), found })
+            Err(SyncError::PageSize { path: path.to_owned(), found })
         }
-        Err(reason) => Err(LocalError::NotADatabase { path: path.to_owned(), reason: reason.to_string() }),
+        Err(reason) => Err(DatabaseError::not_one(path, &reason).into()),
     }
 }
 
 /// Where a frame starts in a log that holds so many before it.
 fn offset(frames_before: usize) -> u64 {
     (HEADER_LEN + frames_before * FRAME_LEN) as u64
-}
-
-pub(super) fn io_at(doing: &str, path: &Path, error: io::Error) -> LocalError {
-    LocalError::Io { doing: format!("{doing} {}", path.display()), error }
 }

@@ -26,8 +26,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use crate::sqlite::DatabaseError;
+
 pub use error::SyncError;
-pub use local::{LocalError, LocalLog, Look};
+pub use local::{LocalLog, Look};
 pub use remote::{FrameStream, Pulled, Pushed, Range, Remote, Streamed};
 pub use replica::{Applied, Replica};
 pub use replicate::{Direction, Replicate, run};
@@ -73,6 +75,6 @@ fn into_file(file: &Arc<File>) -> impl Fn(Bytes, u64) -> Result<(), SyncError> +
     let file = file.clone();
     move |piece, at| {
         let written = file.write_all_at(&piece, at);
-        written.map_err(|error| LocalError::Io { doing: "writing an export".into(), error }.into())
+        written.map_err(|error| DatabaseError::Io { doing: "writing an export".into(), error }.into())
     }
 }

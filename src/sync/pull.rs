@@ -193,7 +193,7 @@ impl Pull {
             Some(generation) => self.remote.export(generation, into_file(&draft.file)).await,
             None => Ok(0),
         };
-        off(move || match exported.and_then(|bytes| Ok(draft.complete(bytes)?)) {
+        off(move || match exported.and_then(|bytes| draft.complete(bytes)) {
             Ok(()) => Ok((draft, generation.unwrap_or(1))),
             Err(error) => draft.discard().map_or_else(|error| Err(error.into()), |()| Err(error)),
         })
@@ -209,7 +209,7 @@ impl Pull {
     async fn forget_aside(&mut self) -> Result<(), SyncError> {
         match self.aside.take() {
             None => Ok(()),
-            Some(aside) => self.with(move |replica| Ok(drop_aside(&aside, replica, &replica.database)?)).await,
+            Some(aside) => self.with(move |replica| drop_aside(&aside, replica, &replica.database)).await,
         }
     }
 

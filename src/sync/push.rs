@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::error::SyncError;
-use super::local::{LocalError, LocalLog, Look, io_at, open_shared};
+use super::local::{LocalLog, Look, open_shared};
 use super::metadata::{Known, MetadataFile};
 use super::remote::{Pulled, Range, Remote};
 use super::replica::place;
@@ -18,6 +18,7 @@ use crate::limits::{DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS};
 use crate::mirror::Event;
 use crate::offset::Offset;
 use crate::repo::FsRepo;
+use crate::sqlite::DatabaseError;
 use crate::sqlite::lock::alone as lock;
 
 /// The database that is pushed, open.
@@ -75,7 +76,7 @@ impl Push {
     /// Pushes what is new. After Ok the server confirmed all frames up to the last commit, and the metadata says so.
     pub(super) async fn sync(&mut self, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
         let looked = blocking(&self.source, |source| match source.log.look()? {
-            Look::Restarted => Err(LocalError::Changed { path: source.log.database().to_owned() }),
+            Look::Restarted => Err(SyncError::from(DatabaseError::restarted(source.log.database()))),
             Look::Same => Ok(source.log.frames()),
         });
         let frames = looked.await??;
@@ -97,7 +98,7 @@ impl Push {
             source
                 .info
                 .store(position)
-                .map_err(|error| io_at("writing the -info file of", source.log.database(), error))
+                .map_err(|error| DatabaseError::io("writing the -info file of", source.log.database(), error))
         });
         stored.await??;
         self.stored = Some(position);
@@ -145,7 +146,7 @@ impl Push {
             Err(error) => return Err(error),
         };
         let differs = blocking(&self.source, move |source| {
-            Ok::<_, LocalError>((source.log.differs(frame, &theirs)?, source.log.database().to_owned()))
+            Ok::<_, DatabaseError>((source.log.differs(frame, &theirs)?, source.log.database().to_owned()))
         });
         match differs.await?? {
             (None, _) => Ok(Held::Same),
@@ -205,9 +206,9 @@ fn open(path: &Path) -> Result<(Source, Known), SyncError> {
     let database = open_shared(path)?;
     let log = LocalLog::open(path)?;
     let (dir, name) = place(path)?;
-    let dir = FsRepo::open(&dir).map_err(|error| io_at("opening", &dir, error))?;
+    let dir = FsRepo::open(&dir).map_err(|error| DatabaseError::io("opening", &dir, error))?;
     let info = MetadataFile::new(Arc::new(dir), format!("{name}-info"));
-    info.clean().map_err(|error| io_at("cleaning up beside", path, error))?;
+    info.clean().map_err(|error| DatabaseError::io("cleaning up beside", path, error))?;
     let known = info.load();
     Ok((Source { database, log, info }, known))
 }
@@ -220,7 +221,9 @@ async fn begin(remote: &Remote, source: &Arc<Mutex<Source>>, path: &Path) -> Res
         None => (1, None),
         Some(generation) => {
             let (dir, _) = place(path)?;
-            let file = off(move || tempfile::tempfile_in(&dir).map_err(|error| io_at("making a file in", &dir, error)));
+            let file = off(move || {
+                tempfile::tempfile_in(&dir).map_err(|error| DatabaseError::io("making a file in", &dir, error))
+            });
             let file = Arc::new(file.await??);
             remote.export(generation, into_file(&file)).await?;
             (generation, Some(file))
@@ -231,7 +234,7 @@ async fn begin(remote: &Remote, source: &Arc<Mutex<Source>>, path: &Path) -> Res
         let (base, database) = (base.clone(), path.to_owned());
         let stranger = blocking(source, move |source| {
             source.log.look()?;
-            base::stranger(&database, &source.database, base.as_deref(), &source.log)
+            Ok::<_, SyncError>(base::stranger(&database, &source.database, base.as_deref(), &source.log)?)
         });
         match stranger.await?? {
             None => return Ok(Position { generation, frame: 0 }),

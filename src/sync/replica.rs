@@ -14,13 +14,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::error::SyncError;
-use super::local::{LocalError, LocalLog, Look, check_database, io_at};
+use super::local::{LocalLog, Look, check_database};
 use super::metadata::{Known, MetadataFile};
 use super::{FRAME_LEN, Position};
 use crate::format::database;
 use crate::format::wal::Chain;
 use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::repo::{FsRepo, Repo, open_regular, opened};
+use crate::sqlite::DatabaseError;
 use crate::sqlite::image::Image;
 use crate::sqlite::lock::alone as lock;
 use crate::sqlite::names::{SHM, WAL, beside};
@@ -68,15 +69,15 @@ impl Replica {
     /// metadata says. The replica stands at the start of the first generation until told [otherwise](Replica::resume).
     ///
     /// # Errors
-    /// [`LocalError::Busy`] when another process has it open; see [`LocalError`].
+    /// [`DatabaseError::Busy`] when another process has it open; see [`SyncError`].
     pub fn open(path: &Path) -> Result<Option<(Replica, Known)>, SyncError> {
         let database = match open_regular(path, OpenOptions::new().read(true).write(true)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file.map_err(|error| io_at("opening", path, error))?,
+            file => file.map_err(|error| DatabaseError::io("opening", path, error))?,
         };
         let mut replica = Replica::of(path, Arc::new(database))?;
         check_database(path, &replica.database)?;
-        replica.info.clean().map_err(|error| io_at("cleaning up beside", path, error))?;
+        replica.info.clean().map_err(|error| DatabaseError::io("cleaning up beside", path, error))?;
         let known = replica.info.load();
         if let Ok(position) = &known {
             replica.stored = Some(*position);
@@ -89,7 +90,8 @@ impl Replica {
     /// The replica in a file that is open, and has that name.
     pub(super) fn of(path: &Path, database: Arc<File>) -> Result<Replica, SyncError> {
         let (dir, name) = place(path)?;
-        let dir: Arc<dyn Repo> = Arc::new(FsRepo::open(&dir).map_err(|error| io_at("opening", &dir, error))?);
+        let dir: Arc<dyn Repo> =
+            Arc::new(FsRepo::open(&dir).map_err(|error| DatabaseError::io("opening", &dir, error))?);
         let mut replica = Replica {
             path: path.to_owned(),
             wal_name: format!("{name}{WAL}"),
@@ -151,25 +153,25 @@ impl Replica {
     /// Locks others out.
     ///
     /// # Errors
-    /// [`LocalError::Busy`]; [`LocalError::Changed`] when somebody changed the files since.
-    pub fn lock(&mut self) -> Result<(), LocalError> {
+    /// [`DatabaseError::Busy`]; [`DatabaseError::Changed`] when somebody changed the files since.
+    pub fn lock(&mut self) -> Result<(), SyncError> {
         if self.failed {
             let error = io::Error::other("it failed before; what is on the disk is not known");
-            return Err(self.io("writing", error));
+            return Err(self.io("writing", error).into());
         }
         if self.alone {
             return Ok(());
         }
-        let busy = || LocalError::Busy { path: self.path.clone(), pid: lock::holder(&self.database) };
+        let busy = || DatabaseError::Busy { path: self.path.clone(), pid: lock::holder(&self.database) };
         if !lock::take(&self.database).map_err(|error| self.io("locking", error))? {
-            return Err(busy());
+            return Err(busy().into());
         }
         // Whoever made us wait may have put another file in its place.
         let same = |named: fs::Metadata, open: fs::Metadata| (named.dev(), named.ino()) == (open.dev(), open.ino());
         let named = fs::metadata(&self.path).map_err(|error| self.io("looking at", error))?;
         let open = self.database.metadata().map_err(|error| self.io("looking at", error))?;
         if !same(named, open) || self.log.look()? == Look::Restarted {
-            return Err(LocalError::Changed { path: self.path.clone() });
+            return Err(DatabaseError::restarted(&self.path).into());
         }
         self.remove_shm()?;
         self.wal = None;
@@ -181,22 +183,22 @@ impl Replica {
     ///
     /// # Errors
     /// When the file system refuses.
-    pub fn unlock(&mut self) -> Result<(), LocalError> {
+    pub fn unlock(&mut self) -> Result<(), DatabaseError> {
         self.alone = false;
         lock::stay(&self.database).map(drop).map_err(|error| self.io("unlocking", error))
     }
 
     /// An index of the WAL that a crash left would be one of another WAL.
-    fn remove_shm(&self) -> Result<(), LocalError> {
+    fn remove_shm(&self) -> Result<(), DatabaseError> {
         let path = beside(&self.path, SHM);
         let shm = match OpenOptions::new().read(true).write(true).open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            file => file.map_err(|error| io_at("opening", &path, error))?,
+            file => file.map_err(|error| DatabaseError::io("opening", &path, error))?,
         };
-        if !lock::take_index(&shm).map_err(|error| io_at("locking", &path, error))? {
-            return Err(LocalError::Busy { path: self.path.clone(), pid: None });
+        if !lock::take_index(&shm).map_err(|error| DatabaseError::io("locking", &path, error))? {
+            return Err(DatabaseError::Busy { path: self.path.clone(), pid: None });
         }
-        fs::remove_file(&path).map_err(|error| io_at("removing", &path, error))
+        fs::remove_file(&path).map_err(|error| DatabaseError::io("removing", &path, error))
     }
 
     /// Takes frames as they came from the server, the first of which must be the [next](Replica::next) one. After Ok all
@@ -208,7 +210,7 @@ impl Replica {
     pub fn apply(&mut self, frames: &[u8]) -> Result<Applied, SyncError> {
         self.lock()?;
         let (start, count) = (self.next, (frames.len() / FRAME_LEN) as u32);
-        let end = start.checked_add(count).ok_or_else(|| LocalError::Full { path: self.path.clone() })?;
+        let end = start.checked_add(count).ok_or_else(|| SyncError::Full { path: self.path.clone() })?;
         let mut numbers = (start..).zip(frames_of(frames, LIBSQL_PAGE_SIZE));
         if let Some((number, _)) = numbers.find(|(_, (head, _))| head.page == 0) {
             let (call, reason) = ("reading frames".into(), format!("frame {number} is of page 0"));
@@ -236,7 +238,7 @@ impl Replica {
     }
 
     /// Writes frames after those that are there; syncs when a transaction is complete.
-    fn write(&mut self, fresh: &[u8], complete: bool) -> Result<(), LocalError> {
+    fn write(&mut self, fresh: &[u8], complete: bool) -> Result<(), SyncError> {
         let wal = self.writer()?;
         let written = wal.append(frames_of(fresh, LIBSQL_PAGE_SIZE));
         let written = if complete { written.and_then(|heads| wal.sync().map(|()| heads)) } else { written };
@@ -250,7 +252,7 @@ impl Replica {
     }
 
     /// The WAL, with nothing behind what counts.
-    fn writer(&mut self) -> Result<&mut WalAppender, LocalError> {
+    fn writer(&mut self) -> Result<&mut WalAppender, SyncError> {
         let wal = match self.wal.take() {
             Some(wal) => wal,
             None if self.frames() == 0 => self.begin_wal()?,
@@ -258,7 +260,7 @@ impl Replica {
                 let wal = WalAppender::open(&*self.dir, &self.wal_name, self.frames().into());
                 let wal = wal.map_err(|error| self.log.io("opening", error))?;
                 if self.log.header() != Some(wal.header()) || self.log.last_chain() != Some(wal.chain()) {
-                    return Err(LocalError::Changed { path: self.path.clone() });
+                    return Err(DatabaseError::restarted(&self.path).into());
                 }
                 wal
             }
@@ -266,7 +268,7 @@ impl Replica {
         Ok(self.wal.insert(wal))
     }
 
-    fn begin_wal(&mut self) -> Result<WalAppender, LocalError> {
+    fn begin_wal(&mut self) -> Result<WalAppender, SyncError> {
         let header = new_header(LIBSQL_PAGE_SIZE, self.position.generation.saturating_sub(1));
         let make = || -> io::Result<WalAppender> {
             // Beside a database without any page SQLite would throw the WAL away.
@@ -285,7 +287,7 @@ impl Replica {
     ///
     /// # Errors
     /// When it cannot be written; the file is as it was, or new.
-    pub fn store(&mut self) -> Result<(), LocalError> {
+    pub fn store(&mut self) -> Result<(), DatabaseError> {
         if self.stored != Some(self.position) {
             self.info.store(self.position).map_err(|error| self.io("writing the -info file of", error))?;
             self.stored = Some(self.position);
@@ -303,7 +305,7 @@ impl Replica {
         if self.frames() > server {
             return Err(SyncError::Ahead { path: self.path.clone(), generation, local: self.frames(), server });
         }
-        let following = generation.checked_add(1).ok_or_else(|| LocalError::Full { path: self.path.clone() })?;
+        let following = generation.checked_add(1).ok_or_else(|| SyncError::Full { path: self.path.clone() })?;
         let folded = self.image().and_then(|image| {
             let file = opened(self.database.try_clone()?);
             image.fold_into(&file)
@@ -312,7 +314,7 @@ impl Replica {
         folded.map_err(|error| self.io("folding the WAL into", error))?;
         self.resume(Position { generation: following, frame: 0 });
         self.store()?;
-        Ok(self.empty_wal()?)
+        self.empty_wal()
     }
 
     /// The database as of the last commit.
@@ -325,7 +327,7 @@ impl Replica {
     }
 
     /// Finishes a fold that a crash cut off after the metadata was written.
-    fn drop_leftover(&mut self) -> Result<(), LocalError> {
+    fn drop_leftover(&mut self) -> Result<(), SyncError> {
         let Position { generation, frame } = self.position;
         let former = self.log.header().is_some_and(|header| header.sequence < generation - 1);
         if frame > 0 || !former || self.frames() == 0 {
@@ -339,15 +341,15 @@ impl Replica {
         self.empty_wal()
     }
 
-    fn empty_wal(&mut self) -> Result<(), LocalError> {
+    fn empty_wal(&mut self) -> Result<(), SyncError> {
         self.wal = None;
         self.open.clear();
         empty(&*self.dir, &self.wal_name).map_err(|error| self.log.io("emptying", error))?;
         self.log.look().map(drop)
     }
 
-    fn io(&self, doing: &str, error: io::Error) -> LocalError {
-        io_at(doing, &self.path, error)
+    fn io(&self, doing: &str, error: io::Error) -> DatabaseError {
+        DatabaseError::io(doing, &self.path, error)
     }
 }
 
@@ -358,9 +360,9 @@ fn commit_frames(frames: &[u8]) -> Vec<usize> {
 }
 
 /// The directory a file is in, and its name there.
-pub(super) fn place(path: &Path) -> Result<(PathBuf, String), LocalError> {
+pub(super) fn place(path: &Path) -> Result<(PathBuf, String), DatabaseError> {
     let nameless =
-        || LocalError::NotADatabase { path: path.to_owned(), reason: "it has no name in plain UTF-8".into() };
+        || DatabaseError::NotADatabase { path: path.to_owned(), reason: "it has no name in plain UTF-8".into() };
     let name = path.file_name().and_then(|name| name.to_str()).ok_or_else(nameless)?;
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Ok((dir.to_owned(), name.to_owned()))

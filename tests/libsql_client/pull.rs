@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use logmirror::sync::{Direction, LocalError, Replica, SyncError};
+use logmirror::sqlite::DatabaseError;
+use logmirror::sync::{Direction, Replica, SyncError};
 
 use crate::fake::{Fault, calls, pulled};
 use crate::sqlite::{self, dump, large, rows};
@@ -130,7 +131,7 @@ fn nobody_else_has_it_open_while_it_is_written() {
     stage.push(&db).unwrap();
     let before = frames(&replica);
     let error = stage.pull(&replica).unwrap_err();
-    let SyncError::Local(LocalError::Busy { pid, .. }) = &error else { panic!("{error}") };
+    let SyncError::Database(DatabaseError::Busy { pid, .. }) = &error else { panic!("{error}") };
     assert!(pid.is_some() && !error.is_data() && error.is_transient(), "{error}");
     assert_eq!(frames(&replica), before);
     // Killed, it leaves its -shm file, which nobody holds.
@@ -150,7 +151,7 @@ fn sqlite_is_told_to_wait_while_a_replica_is_written() {
     let (mut held, _) = Replica::open(&replica).unwrap().unwrap();
     assert!(sqlite::run(&replica, "SELECT 1 FROM t").unwrap_err().contains("database is locked"));
     let twice = Replica::open(&replica).unwrap_err();
-    assert!(matches!(twice, SyncError::Local(LocalError::Busy { .. })), "{twice}");
+    assert!(matches!(twice, SyncError::Database(DatabaseError::Busy { .. })), "{twice}");
     held.unlock().unwrap();
     assert_eq!(sqlite::run(&replica, "SELECT count(*) FROM t").unwrap(), "10\n");
     assert!(beside(&replica, "-wal").exists(), "it was not the last to leave");

@@ -1,6 +1,7 @@
 //! What is pushed, and what the server's answers lead to.
 
-use logmirror::sync::{Direction, LocalError, SyncError};
+use logmirror::sqlite::DatabaseError;
+use logmirror::sync::{Direction, SyncError};
 
 use crate::fake::{Fault, calls, pushed};
 use crate::sqlite::{self, large, rows};
@@ -188,19 +189,15 @@ fn a_database_that_is_more_than_its_frames_is_refused() {
 fn files_that_cannot_be_pushed_say_why() {
     let stage = Stage::new();
     let db = stage.path("app.db");
-    let local = |error| match error {
-        SyncError::Local(error) => error,
-        other => panic!("{other}"),
-    };
-    assert!(matches!(local(stage.push(&db).unwrap_err()), LocalError::Io { .. }));
+    assert!(matches!(stage.push(&db), Err(SyncError::Database(DatabaseError::Io { .. }))));
     std::fs::write(&db, "x".repeat(5000)).unwrap();
-    assert!(matches!(local(stage.push(&db).unwrap_err()), LocalError::NotADatabase { .. }));
+    assert!(matches!(stage.push(&db), Err(SyncError::Database(DatabaseError::NotADatabase { .. }))));
     std::fs::remove_file(&db).unwrap();
     sqlite::run(&db, &rows(1)).unwrap();
-    assert!(matches!(local(stage.push(&db).unwrap_err()), LocalError::NotWal { .. }));
+    assert!(matches!(stage.push(&db), Err(SyncError::NotWal { .. })));
     std::fs::remove_file(&db).unwrap();
     sqlite::run_and_die(&db, &format!("PRAGMA journal_mode=DELETE; PRAGMA page_size=512; VACUUM; {}", rows(1)));
-    assert!(matches!(local(stage.push(&db).unwrap_err()), LocalError::PageSize { found: 512, .. }));
+    assert!(matches!(stage.push(&db), Err(SyncError::PageSize { found: 512, .. })));
     assert_eq!(stage.fake.seen(), []);
 }
 

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use logmirror::sqlite::{Follower, Held, Moved, SnapshotError};
+use logmirror::sqlite::{DatabaseError, Follower, Held, Moved};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use support::commitlog::{Draw, seed};
@@ -48,7 +48,7 @@ struct Image {
 
 impl Image {
     /// Takes all there is; whether anything was.
-    fn take(&mut self, follower: &mut Follower) -> Result<bool, SnapshotError> {
+    fn take(&mut self, follower: &mut Follower) -> Result<bool, DatabaseError> {
         let salts = follower.position().salts;
         let moved = follower.look()?;
         self.resets += u64::from(follower.position().salts != salts);
@@ -251,7 +251,7 @@ fn what_cannot_be_known_any_more_is_an_error_and_no_guess() {
     assert!(!follower.go_on_from(&position).unwrap(), "the WAL is another one");
     fs::copy(&path, path.with_extension("copy")).unwrap();
     fs::rename(path.with_extension("copy"), &path).unwrap();
-    assert!(matches!(follower.look(), Err(SnapshotError::Changed { .. })));
+    assert!(matches!(follower.look(), Err(DatabaseError::Changed { .. })));
     drop(follower);
     app.close();
     assert!(Follower::attach(&path, Duration::ZERO).unwrap().is_none(), "nobody has it open");

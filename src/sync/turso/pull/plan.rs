@@ -5,12 +5,13 @@ use roaring::{RoaringBitmap, RoaringTreemap};
 
 use super::revision::{Base, Point};
 use super::selector;
-use crate::limits::PAGES_LOOKED_UP_MAX;
+use crate::format::database::lock_page;
+use crate::limits::{LIBSQL_PAGE_SIZE, PAGES_LOOKED_UP_MAX};
 use crate::mirror::{Error, Sought};
 use crate::offset::Offset;
 
-/// The page with the bytes that SQLite puts its locks on, the first being 0: nothing ever writes it.
-pub(super) const LOCK_PAGE: u32 = (1 << 30) / 4096;
+/// The page that nothing ever writes, the first being 0.
+pub(super) const LOCK_PAGE: u32 = lock_page(LIBSQL_PAGE_SIZE) - 1;
 
 /// Pages of a state, by where their content is. The sets of pages take a bit for each page of the database at the most, that
 /// of frames two bytes for each page that is due: for all of 4 million pages less than 10 MiB, and 2 MiB if their frames

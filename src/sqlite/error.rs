@@ -1,0 +1,116 @@
+//! [`DatabaseError`]: what can be in the way of whoever opens the files of a database.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::format::database::HeaderError;
+
+/// Why the files of a database cannot be used. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// The file system refused.
+    #[error("{doing}: {error}")]
+    Io {
+        /// What was tried, with the path.
+        doing: String,
+        /// Why it failed.
+        error: io::Error,
+    },
+    /// The file is none of SQLite's, or its header is damaged.
+    #[error("{} is not a SQLite database: {reason}", .path.display())]
+    NotADatabase {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A connection has the database for itself: in `locking_mode=EXCLUSIVE`, or to commit in rollback mode.
+    #[error("{} is locked by a connection that has it for itself", .path.display())]
+    Exclusive {
+        /// The database.
+        path: PathBuf,
+    },
+    /// Another connection has the database open, and we must be alone.
+    #[error("{} is open in another process{}: close it there first", .path.display(), .pid.map(|pid| format!(" ({pid})")).unwrap_or_default())]
+    Busy {
+        /// The database.
+        path: PathBuf,
+        /// The process, if the system can tell.
+        pid: Option<i32>,
+    },
+    /// A transaction in rollback mode is under way.
+    #[error("a transaction is being written to {}, which is not in WAL mode", .path.display())]
+    Writing {
+        /// The database.
+        path: PathBuf,
+    },
+    /// A writer was interrupted in rollback mode, and what it wrote is not rolled back yet.
+    #[error("{} holds a transaction that was broken off; opening the database with SQLite rolls it back", .path.display())]
+    HotJournal {
+        /// The journal.
+        path: PathBuf,
+    },
+    /// A checkpoint is under way.
+    #[error("a checkpoint of {} is under way, and did not end in time", .path.display())]
+    Checkpoint {
+        /// The database.
+        path: PathBuf,
+    },
+    /// Database and WAL do not belong together.
+    #[error("{} has pages of {database} bytes, but its WAL of {wal}", .path.display())]
+    PageSize {
+        /// The database.
+        path: PathBuf,
+        /// Its page size.
+        database: u32,
+        /// That of the WAL.
+        wal: u32,
+    },
+    /// There are transactions in the WAL of a database file without a byte; SQLite would delete that WAL.
+    #[error("{} is empty, but its WAL holds {frames} committed frames: it was lost or replaced", .path.display())]
+    Orphan {
+        /// The database.
+        path: PathBuf,
+        /// Those frames.
+        frames: u64,
+    },
+    /// The files are not any more what they were when they were opened.
+    #[error("{} was changed by another process: {what}", .path.display())]
+    Changed {
+        /// The database, or its WAL.
+        path: PathBuf,
+        /// In what way.
+        what: &'static str,
+    },
+    /// They changed each time.
+    #[error("{} changed each of {rounds} times it was read", .path.display())]
+    Unsettled {
+        /// The database.
+        path: PathBuf,
+        /// How many times.
+        rounds: u32,
+    },
+}
+
+impl DatabaseError {
+    pub(crate) fn io(doing: &str, path: &Path, error: io::Error) -> DatabaseError {
+        DatabaseError::Io { doing: format!("{doing} {}", path.display()), error }
+    }
+
+    pub(crate) fn not_one(path: &Path, reason: &HeaderError) -> DatabaseError {
+        DatabaseError::NotADatabase { path: path.to_owned(), reason: reason.to_string() }
+    }
+
+    /// Of a WAL with another header or other frames than before.
+    pub(crate) fn restarted(path: &Path) -> DatabaseError {
+        DatabaseError::Changed { path: path.to_owned(), what: "its log was restarted" }
+    }
+
+    /// Whether it may go better later, without anybody doing anything about it.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        use DatabaseError::{Busy, Changed, Checkpoint, Exclusive, Unsettled, Writing};
+        let in_use = matches!(self, Busy { .. } | Exclusive { .. } | Writing { .. } | Checkpoint { .. });
+        in_use || matches!(self, Changed { .. } | Unsettled { .. })
+    }
+}
