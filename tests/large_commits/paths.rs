@@ -8,6 +8,7 @@ use std::path::Path;
 use logmirror::format::LogFormat;
 use logmirror::format::commitlog::Version;
 use logmirror::format::name;
+use logmirror::limits::WAL_SEGMENT_BYTES;
 use logmirror::offset::Offset;
 
 use crate::support::commitlog::header;
@@ -86,7 +87,9 @@ fn a_large_commit_of_a_commitlog_goes_through_every_path() {
 fn a_large_transaction_of_a_wal_goes_through_every_path() {
     let dir = tempfile::tempdir().unwrap();
     let frames = u32::try_from(large_bytes() / 4096).unwrap();
-    let next = write_wal(dir.path(), &[2, frames, 3]);
+    // What comes after a segment's worth of frames is in another segment.
+    let after: &[u32] = if large_bytes() < WAL_SEGMENT_BYTES { &[3] } else { &[] };
+    let next = write_wal(dir.path(), &[&[2, frames], after].concat());
     goes_everywhere(dir.path(), &name::segment(LogFormat::Wal, Offset(1)), next);
 }
 
