@@ -450,6 +450,13 @@ impl Shard {
         let (Some(slot), Some(queue)) = (self.slots.remove(log.name()), self.queue.upgrade()) else {
             return session.fail(Error::Unavailable("the service is shutting down".into()));
         };
+        for run in batch.runs().filter(|run| run.large.is_some()) {
+            let (name, bytes, first) = (log.name(), run.bytes, run.first);
+            log::info!(
+                "log {name}: a commit of {bytes} bytes at offset {first} was kept in a file, and is copied from there"
+            );
+            self.counters.count(&self.counters.large_commits, name);
+        }
         let failed = session.clone();
         if self.large.send(LargeAppend { slot: Box::new(slot), session, batch, share, queue }).is_err() {
             return failed.fail(Error::Failed("the threads that append are gone".into()));

@@ -90,6 +90,8 @@ fn many_senders_of_large_commits_do_not_use_up_the_memory_budget() {
         let answer = sender.answer();
         assert_eq!((answer.status, &answer.json()["durable"]), (200, &1.into()), "{}", answer.text());
     }
+    let metrics = service.get("/metrics").text();
+    assert!(metrics.contains("logmirror_large_commits_total{log=\"app7\"} 1"), "{metrics}");
 }
 
 #[test]
