@@ -12,7 +12,7 @@ use logmirror::stream::{
     AppendError, Appended, Batch, Batcher, LargeCommits, Options, Read, ReadAt, StreamReader, StreamWriter,
 };
 
-use crate::support::commitlog::{Source, open, seal, trim};
+use crate::support::commitlog::{Source, open, put, seal, trim};
 use crate::support::repo_segments;
 
 /// Small and large commits, where a commit of more than 1,000 bytes is large.
@@ -67,6 +67,19 @@ fn a_large_commit_that_is_held_already_is_skipped_and_another_one_is_a_fork() {
     source.assert_is(&repo, "after a fork");
 }
 
+#[test]
+fn names_that_a_crash_left_of_spool_files_are_removed_and_others_are_not() {
+    let (repo, source) = (MemRepo::default(), source());
+    source.store(&repo);
+    let left = "0b1f4e0e-6f2f-4a5f-9d0c-2d9a5e8a7c11.spool";
+    for name in [left, "mine.spool"] {
+        put(&repo, name, b"x");
+    }
+    drop(open(&repo).unwrap());
+    let names = repo.list().unwrap();
+    assert!(!names.iter().any(|name| name == left) && names.iter().any(|name| name == "mine.spool"), "{names:?}");
+}
+
 /// A file that changes after it was read once.
 #[derive(Debug)]
 struct Changing(Vec<u8>, AtomicBool);
@@ -115,7 +128,7 @@ fn a_reader_hands_out_a_large_commit_of_a_plain_and_of_a_sealed_segment_whole() 
     let (plain, sealed, copy) = (MemRepo::default(), MemRepo::default(), MemRepo::default());
     source.store(&plain);
     for (name, bytes) in source.files() {
-        crate::support::commitlog::put(&sealed, &name, &seal(&bytes));
+        put(&sealed, &name, &seal(&bytes));
     }
     for repo in [plain, sealed] {
         let mut reader = StreamReader::open(Arc::new(repo), Offset(0), COMMIT_BYTES_MAX).unwrap();
