@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use logmirror::format::commitlog::Version;
+use logmirror::format::{LogFormat, name};
 use logmirror::limits::{COMMIT_BYTES_MAX, COMMIT_HELD_MAX};
 use logmirror::offset::Offset;
 use logmirror::repo::{MemRepo, Repo};
@@ -12,7 +13,7 @@ use logmirror::stream::{
     AppendError, Appended, Batch, Batcher, LargeCommits, Options, Read, ReadAt, StreamReader, StreamWriter,
 };
 
-use crate::support::commitlog::{Source, open, put, seal, trim};
+use crate::support::commitlog::{Source, commit, marked, open, put, seal, trim, write};
 use crate::support::repo_segments;
 
 /// Small and large commits, where a commit of more than 1,000 bytes is large.
@@ -65,6 +66,31 @@ fn a_large_commit_that_is_held_already_is_skipped_and_another_one_is_a_fork() {
     let refused = other.stream.chunks(500).find_map(|chunk| writer.append(chunk.to_vec()).err());
     assert!(matches!(refused, Some(AppendError::Fork { at: Offset(3) })), "{refused:?}");
     source.assert_is(&repo, "after a fork");
+}
+
+#[test]
+fn the_torn_end_of_a_commit_of_any_size_is_cut_after_the_durable_mark_and_is_damage_where_nothing_tells() {
+    let source = source();
+    let repo = MemRepo::default();
+    let mut writer = StreamWriter::open(Arc::new(repo.clone()), marked()).unwrap();
+    writer.append(source.stream.clone()).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    let mut torn = commit(Version::V0, source.next, 0, 1, &[7; 5000]);
+    torn[10..14].copy_from_slice(&(1_u32 << 30).to_le_bytes());
+    let head = name::segment(LogFormat::Commitlog, Offset(source.segments[1].0));
+    write(&repo, &head, None, &torn[..4000]);
+    // Without its mark.
+    let plain = MemRepo::default();
+    for (name, bytes) in repo_segments(&repo) {
+        put(&plain, &name, &bytes);
+    }
+    let error = StreamWriter::open(Arc::new(plain), trim()).unwrap_err();
+    assert!(error.to_string().contains("commit length 1073741824 runs past the end"), "{error}");
+    let writer = StreamWriter::open(Arc::new(repo.clone()), marked()).unwrap();
+    assert_eq!(writer.next(), Offset(source.next));
+    drop(writer);
+    source.assert_is(&repo, "after the torn end was cut");
 }
 
 #[test]
