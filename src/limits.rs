@@ -19,6 +19,12 @@ pub const COMMIT_HELD_MIN: u64 = 16 << 10;
 /// See [`COMMIT_HELD_MIN`].
 pub const COMMIT_HELD_PART: u64 = 16;
 
+/// What a large commit must leave free on the disk where it is kept, beside the room for its copy in the log: other logs are
+/// written there.
+pub const SPOOL_RESERVE_BYTES: u64 = 64 << 20;
+/// How often that is checked.
+pub const SPOOL_CHECK_BYTES: u64 = 16 << 20;
+
 /// Threads of a service that copy large commits into their logs: more would only share the disk.
 pub const LARGE_APPEND_THREADS: usize = 2;
 /// A commit in a file is copied into a segment in blocks of this size.

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use logmirror::format::commitlog::Version;
 use logmirror::format::{LogFormat, name};
-use logmirror::limits::{COMMIT_BYTES_MAX, COMMIT_HELD_MAX};
+use logmirror::limits::{COMMIT_BYTES_MAX, COMMIT_HELD_MAX, SPOOL_RESERVE_BYTES};
 use logmirror::offset::Offset;
-use logmirror::repo::{MemRepo, Repo};
+use logmirror::repo::{Faults, MemRepo, Repo};
 use logmirror::stream::{
     AppendError, Appended, Batch, Batcher, LargeCommits, Options, Read, ReadAt, StreamReader, StreamWriter,
 };
@@ -91,6 +91,25 @@ fn the_torn_end_of_a_commit_of_any_size_is_cut_after_the_durable_mark_and_is_dam
     assert_eq!(writer.next(), Offset(source.next));
     drop(writer);
     source.assert_is(&repo, "after the torn end was cut");
+}
+
+#[test]
+fn a_large_commit_that_would_leave_no_room_for_others_is_refused_before_the_disk_is_full() {
+    let source = source();
+    let repo = MemRepo::default();
+    let mut writer = StreamWriter::open(Arc::new(repo.clone()), held(1000)).unwrap();
+    repo.set_faults(Faults { bytes_max: Some(SPOOL_RESERVE_BYTES + 1000), ..Faults::default() });
+    let refused = source.stream.chunks(500).find_map(|chunk| writer.append(chunk.to_vec()).err());
+    assert!(matches!(refused, Some(AppendError::Spool(_))), "{refused:?}");
+    assert!(refused.unwrap().to_string().contains("bytes free"));
+    assert_eq!(writer.sync().unwrap(), Offset(3), "what is before it is kept, and the log has not failed");
+    repo.set_faults(Faults::default());
+    writer.restart();
+    for chunk in source.rest(3).chunks(500) {
+        writer.append(chunk.to_vec()).unwrap();
+    }
+    assert_eq!(writer.finish().unwrap(), Offset(source.next));
+    source.assert_is(&repo, "after there was room again");
 }
 
 #[test]
