@@ -30,7 +30,7 @@ use crate::limits::{ACK_LINE_BYTES_MAX, ANSWER_BYTES_MAX, ANSWER_TIMEOUT, CHECKP
 use crate::offset::{Generation, Offset};
 use crate::token::Token;
 use crate::transport::explained;
-use patience::{begun, patience, steady, taken};
+use patience::{begun, patience, steady, stored_within, taken};
 use raw::{framing, raw};
 use refusal::checked;
 
@@ -451,8 +451,8 @@ impl Client {
             request = request.query(&[("total", total)]);
         }
         // All of it is checked and stored before the last part is answered.
-        let bytes = part.total.map_or(body.len(), |total| usize::try_from(total).unwrap_or(usize::MAX));
-        let response = checked(request.timeout(patience(bytes)).body(body).send().await?).await?;
+        let patience = patience(body.len()) + part.total.map_or(Duration::ZERO, stored_within);
+        let response = checked(request.timeout(patience).body(body).send().await?).await?;
         Ok(match response.status() {
             reqwest::StatusCode::ACCEPTED => PartAnswer::Received(json::<PartReceived>(response).await?.received),
             _ => PartAnswer::Whole(json(response).await?),

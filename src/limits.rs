@@ -19,6 +19,14 @@ pub const COMMIT_HELD_MIN: u64 = 16 << 10;
 /// See [`COMMIT_HELD_MIN`].
 pub const COMMIT_HELD_PART: u64 = 16;
 
+/// What a large commit must leave free on the disk where it is kept, beside the room for its copy in the log: other logs are
+/// written there.
+pub const SPOOL_RESERVE_BYTES: u64 = 64 << 20;
+/// How often that is checked.
+pub const SPOOL_CHECK_BYTES: u64 = 16 << 20;
+
+/// Threads of a service that copy large commits into their logs: more would only share the disk.
+pub const LARGE_APPEND_THREADS: usize = 2;
 /// A commit in a file is copied into a segment in blocks of this size.
 pub const LARGE_COPY_BYTES: usize = 1 << 20;
 
@@ -31,6 +39,9 @@ pub const WAL_SEGMENT_BYTES: u64 = 64 << 20;
 
 /// Page indexes of a log in memory at once: 128 KiB each for pages of 4,096 bytes, 1 MiB for the smallest.
 pub const PAGE_INDEXES_MAX: usize = 16;
+
+/// Frames in them, 16 MiB: a segment with a large transaction is longer than others.
+pub const PAGE_INDEX_FRAMES_MAX: u64 = 2 << 20;
 
 /// Up to this many frames their pages are told by their own headers, 0.5 µs each, and above by the index of their segment.
 pub const HEADERS_READ_MAX: u64 = 256;

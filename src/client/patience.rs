@@ -21,6 +21,11 @@ pub(super) fn patience(bytes: usize) -> Duration {
     COMMIT_TIMEOUT + Duration::from_secs(bytes as u64 / NonZeroU64::get(MIN_RATE))
 }
 
+/// How long it may take to check and store so many bytes that were received.
+pub(super) fn stored_within(bytes: u64) -> Duration {
+    Duration::from_secs(bytes / SYNCED_A_SECOND as u64)
+}
+
 /// How much longer the answer may take once so many bytes were sent, of which the last may still be on their way: the service
 /// syncs them all.
 fn answered_within(sent: usize) -> Duration {

@@ -72,7 +72,8 @@ impl Engine {
     /// Opens the database of a log as it is now. Blocks; costs a reading of the whole WAL.
     pub(super) fn open(registry: Arc<Registry>, log: Arc<Log>) -> Result<Engine, Error> {
         syncable(&log, "Turso")?;
-        let transaction_max = registry.settings().commit_bytes_max.min(SQL_TRANSACTION_BYTES_MAX);
+        let settings = registry.settings();
+        let transaction_max = SQL_TRANSACTION_BYTES_MAX.min(settings.commit_bytes_max).min(settings.memory_max / 4);
         let wal = Arc::new(Wal::of(log.clone(), transaction_max));
         let machine = Database::io_for_path(DATABASE).map_err(|error| of_engine(&error))?;
         let io = Arc::new(LogIo::new(log.base()?, wal.clone(), machine));
@@ -186,6 +187,8 @@ impl Engine {
         let view = self.log.view();
         let last = view.durable.0.saturating_sub(1);
         let absorbed = match (&view.state, self.wal.known()) {
+            // To read the log again costs no memory for all of them.
+            (State::Ok, Some(known)) if self.wal.is_too_much(last.saturating_sub(known)) => Err(closed()),
             (State::Ok, Some(known)) if known < last => {
                 self.schema.begin();
                 let inserted = self.insert(known, last);

@@ -26,7 +26,7 @@ pub(super) struct Wal {
     written: Mutex<Written>,
     files: Mutex<BTreeMap<Offset, Arc<dyn RepoFile>>>,
     /// Most bytes that are kept of one transaction.
-    commit_bytes_max: u64,
+    transaction_max: u64,
 }
 
 /// Where the log's part of the file ends, and what stands behind it.
@@ -71,11 +71,11 @@ impl Written {
 
 impl Wal {
     /// Of a log as it is now.
-    pub(super) fn of(log: Arc<Log>, commit_bytes_max: u64) -> Wal {
+    pub(super) fn of(log: Arc<Log>, transaction_max: u64) -> Wal {
         let header = log.wal_end().map(|end| end.header.encode());
         let known = log.view().durable.0.saturating_sub(1);
         let written = Written { header, known, tail: Vec::new() };
-        Wal { log, written: written.into(), files: Mutex::default(), commit_bytes_max }
+        Wal { log, written: written.into(), files: Mutex::default(), transaction_max }
     }
 
     fn written(&self) -> MutexGuard<'_, Written> {
@@ -86,6 +86,11 @@ impl Wal {
     pub(super) fn known(&self) -> Option<u64> {
         let written = self.written();
         written.header.map(|_| written.known)
+    }
+
+    /// Whether so many frames are more than are kept.
+    pub(super) fn is_too_much(&self, frames: u64) -> bool {
+        frames.saturating_mul(FRAME_LEN as u64) > self.transaction_max
     }
 
     pub(super) fn bytes(&self) -> u64 {
@@ -162,11 +167,11 @@ impl Wal {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "the log is only appended to"));
         };
         let begun = at;
-        if at as u64 > self.commit_bytes_max {
+        if at as u64 > self.transaction_max {
             let text = format!(
                 "a transaction of more than {} bytes, the most that the SQL engine takes (it is less with a lower \
                  --commit-bytes-max): write it in several, or with SQLite or a libSQL client",
-                self.commit_bytes_max
+                self.transaction_max
             );
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
         }

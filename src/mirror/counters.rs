@@ -56,6 +56,8 @@ pub struct Counters {
     pub kept_aside: Family<LogLabels, Counter>,
     /// Commits that were sent although the log held them: compared, and not stored again.
     pub skipped_commits: Family<LogLabels, Counter>,
+    /// Commits that were kept in a file until they were whole.
+    pub large_commits: Family<LogLabels, Counter>,
     /// Times that a log failed: a write, a sync, or its opening.
     pub failures: Family<LogLabels, Counter>,
     /// Times that a log was opened again after it had failed.
@@ -100,6 +102,8 @@ impl Counters {
         let kept = self.kept_aside.clone();
         registry.register("kept_aside", "Ends with whole commits that were cut and kept aside", kept);
         registry.register("skipped_commits", "Commits sent again and skipped", self.skipped_commits.clone());
+        let large = self.large_commits.clone();
+        registry.register("large_commits", "Commits kept in a file until they were whole", large);
         registry.register("failures", "Times a log failed to be opened, written or synced", self.failures.clone());
         registry.register("reopenings", "Times a log that had failed was opened again", self.reopenings.clone());
         let closed = self.connections_closed.clone();

@@ -29,7 +29,7 @@ pub enum MirrorError {
         error: ScanError,
     },
     /// A large commit cannot be kept until it is whole.
-    #[error("{place}: {error}")]
+    #[error("{place}: {error}; TMPDIR chooses another directory")]
     Spool {
         /// The directory of the file for it.
         place: String,

@@ -8,7 +8,7 @@ use super::error::Error;
 use super::log::Log;
 use crate::format::Framing;
 use crate::format::wal::{FrameHeader, WalHeader, WalStart};
-use crate::limits::{HEADERS_READ_MAX, PAGE_INDEXES_MAX};
+use crate::limits::{HEADERS_READ_MAX, PAGE_INDEX_FRAMES_MAX, PAGE_INDEXES_MAX};
 use crate::offset::Offset;
 use crate::repo::RepoFile;
 use crate::segment::frames::{FrameError, frame_at, read_head, segment_name};
@@ -116,7 +116,8 @@ impl Log {
         if let Some(index) = pages.sealed.get(&segment.start) {
             return Ok(index.clone());
         }
-        if pages.sealed.len() >= PAGE_INDEXES_MAX {
+        let frames: u64 = pages.sealed.values().map(|index| index.frames()).sum();
+        if pages.sealed.len() >= PAGE_INDEXES_MAX || frames > PAGE_INDEX_FRAMES_MAX {
             pages.sealed.clear();
         }
         let index = Arc::new(self.load_pages(segment)?);

@@ -20,7 +20,8 @@ use super::reopening::Reopenings;
 use crate::api::AppendOutcome;
 use crate::format::LogFormat;
 use crate::limits::{
-    ALONE, FILES_IDLE, REOPEN_THREADS, SHARD_QUEUE, SYNC_EVERY, SYNC_PATIENCE, SYNC_THREADS, UNSYNCED_MAX, WRITER_IDLE,
+    ALONE, FILES_IDLE, LARGE_APPEND_THREADS, REOPEN_THREADS, SHARD_QUEUE, SYNC_EVERY, SYNC_PATIENCE, SYNC_THREADS,
+    UNSYNCED_MAX, WRITER_IDLE,
 };
 use crate::offset::{Generation, Offset};
 use crate::repo::is_out_of_files;
@@ -141,8 +142,15 @@ enum Job {
     Sync { job: SyncJob, log: Arc<Log>, slot: u64, queue: mpsc::Sender<Message> },
     /// The page index of a segment that was sealed just now.
     Index { log: Arc<Log>, segment: SegmentInfo },
-    /// A batch with a large commit, whose bytes are copied from a file, for a slot that goes back to its shard.
-    Append { slot: Box<Slot>, session: Arc<Session>, batch: Batch, share: Share, queue: mpsc::Sender<Message> },
+}
+
+/// A batch with a large commit, whose bytes are copied from a file, for a slot that goes back to its shard.
+struct LargeAppend {
+    slot: Box<Slot>,
+    session: Arc<Session>,
+    batch: Batch,
+    share: Share,
+    queue: mpsc::Sender<Message>,
 }
 
 /// An attempt to open a log again, for a shard.
@@ -160,6 +168,11 @@ impl Shards {
             let todo = todo.clone();
             std::thread::Builder::new().name(format!("sync-{n}")).spawn(move || sync_loop(&todo))?;
         }
+        let (large, large_appends) = jobs::unbounded::<LargeAppend>();
+        for n in 0..LARGE_APPEND_THREADS {
+            let todo = large_appends.clone();
+            std::thread::Builder::new().name(format!("large-{n}")).spawn(move || large_append_loop(&todo))?;
+        }
         let (reopen, to_reopen) = jobs::unbounded::<Reopen>();
         for n in 0..REOPEN_THREADS {
             let to_reopen = to_reopen.clone();
@@ -172,6 +185,7 @@ impl Shards {
                 slots: HashMap::new(),
                 opened: 0,
                 jobs: jobs.clone(),
+                large: large.clone(),
                 reopen: reopen.clone(),
                 reopening: 0,
                 queue: queue.downgrade(),
@@ -231,14 +245,16 @@ fn sync_loop(todo: &jobs::Receiver<Job>) {
                 }
             }
             Job::Index { log, segment } => log.index_pages(&segment),
-            Job::Append { mut slot, session, batch, share, queue } => {
-                slot.append(&session, &batch, share);
-                drop(batch);
-                if queue.blocking_send(Message::Back(slot)).is_err() {
-                    return;
-                }
-            }
         }
+    }
+}
+
+fn large_append_loop(todo: &jobs::Receiver<LargeAppend>) {
+    for LargeAppend { mut slot, session, batch, share, queue } in todo {
+        slot.append(&session, &batch, share);
+        drop((session, batch));
+        // A shard that is gone has waited for it before.
+        let _ = queue.blocking_send(Message::Back(slot));
     }
 }
 
@@ -281,6 +297,8 @@ struct Shard {
     /// Slots opened so far.
     opened: u64,
     jobs: jobs::Sender<Job>,
+    /// Where batches with a large commit are appended.
+    large: jobs::Sender<LargeAppend>,
     /// Where attempts to open a log again are made, since they may take long: the other logs of the shard go on meanwhile.
     reopen: jobs::Sender<Reopen>,
     /// How many of them are under way.
@@ -432,8 +450,15 @@ impl Shard {
         let (Some(slot), Some(queue)) = (self.slots.remove(log.name()), self.queue.upgrade()) else {
             return session.fail(Error::Unavailable("the service is shutting down".into()));
         };
+        for run in batch.runs().filter(|run| run.large.is_some()) {
+            let (name, bytes, first) = (log.name(), run.bytes, run.first);
+            log::info!(
+                "log {name}: a commit of {bytes} bytes at offset {first} was kept in a file, and is copied from there"
+            );
+            self.counters.count(&self.counters.large_commits, name);
+        }
         let failed = session.clone();
-        if self.jobs.send(Job::Append { slot: Box::new(slot), session, batch, share, queue }).is_err() {
+        if self.large.send(LargeAppend { slot: Box::new(slot), session, batch, share, queue }).is_err() {
             return failed.fail(Error::Failed("the threads that append are gone".into()));
         }
         self.away.insert(log.name().to_owned(), VecDeque::new());

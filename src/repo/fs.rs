@@ -167,6 +167,11 @@ impl Repo for FsRepo {
         Ok(seconds.ok().zip(nanoseconds.ok()).map(|(s, ns)| SystemTime::UNIX_EPOCH + Duration::new(s, ns)))
     }
 
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        let found = rustix::fs::statvfs(&self.dir)?;
+        Ok(Some(found.f_bavail.saturating_mul(found.f_frsize)))
+    }
+
     fn open(&self, name: &str) -> io::Result<Arc<dyn RepoFile>> {
         self.file(name, open_regular, OpenOptions::new().read(true))
     }

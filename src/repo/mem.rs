@@ -429,6 +429,11 @@ impl Repo for MemRepo {
         Ok(self.disk().names(self.dir)?.keys().cloned().collect())
     }
 
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        let disk = self.disk();
+        Ok(disk.faults.bytes_max.map(|_| disk.room()))
+    }
+
     fn open(&self, name: &str) -> io::Result<Arc<dyn RepoFile>> {
         let id = self.node_of(name)?;
         Ok(Arc::new(self.file(id, false)))

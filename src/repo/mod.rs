@@ -57,6 +57,14 @@ pub trait Repo: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
+    /// Bytes that may still be written where this is; `None` where that cannot be told.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    fn free_bytes(&self) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// Opens a file for reading. It may be synced too.
     ///
     /// # Errors

@@ -124,7 +124,8 @@ pub struct Batcher {
 
 impl Batcher {
     /// For a stream that goes on with `framing`, at offset `expected` if that is known. A WAL whose offset is not known
-    /// must start with its header, and so with its first frame.
+    /// must start with its header, and so with its first frame. Commits are held in memory until they are whole, whatever their
+    /// size up to `commit_bytes_max`, unless they are [kept](Self::keeping) elsewhere.
     #[must_use]
     pub fn new(framing: impl Into<Framing>, expected: Option<Offset>, commit_bytes_max: u64) -> Self {
         let scanner = Scanner::new(Walk::new(framing.into(), expected, commit_bytes_max));

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use crate::format::{Commit, Framing, Item, Scanner, Walk};
-use crate::limits::LARGE_COPY_BYTES;
+use crate::limits::{LARGE_COPY_BYTES, SPOOL_CHECK_BYTES, SPOOL_RESERVE_BYTES};
 use crate::offset::{BytePos, Offset};
 use crate::repo::{FsRepo, Repo, RepoFile, temporary_dir};
 use crate::segment::SegmentReader;
@@ -114,32 +114,63 @@ pub(super) struct Spill {
     from: Option<(Arc<dyn ReadAt>, u64)>,
     /// The file of its own that it is written to.
     file: Option<Arc<dyn RepoFile>>,
+    room: Room,
     bytes: u64,
+}
+
+/// What a large commit may take of a disk.
+#[derive(Debug, Default)]
+struct Room {
+    dir: Option<Arc<dyn Repo>>,
+    /// Whether the log that it is copied into is on that disk too.
+    is_copied: bool,
+}
+
+impl Room {
+    /// That so many bytes may be written after the first `held`.
+    fn check(&self, held: u64, bytes: u64) -> io::Result<()> {
+        let is_due = held == 0 || (held + bytes) / SPOOL_CHECK_BYTES > held / SPOOL_CHECK_BYTES;
+        let Some(dir) = self.dir.as_ref().filter(|_| is_due) else {
+            return Ok(());
+        };
+        let copy = if self.is_copied { held + bytes } else { 0 };
+        let needed = bytes.saturating_add(copy).saturating_add(SPOOL_RESERVE_BYTES);
+        match dir.free_bytes()? {
+            Some(free) if free < needed => {
+                let text = format!("{} has {free} bytes free, and {needed} are needed to go on", dir.place());
+                Err(io::Error::new(io::ErrorKind::StorageFull, text))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Spill {
     /// For a commit that starts at byte `at` of its stream.
     pub(super) fn begin(place: &LargeCommits, at: u64) -> io::Result<Spill> {
-        let file = match place {
-            LargeCommits::InMemory | LargeCommits::Nowhere | LargeCommits::InSource { .. } => None,
-            LargeCommits::Spooled(repo) => Some(create_spool(&**repo)?),
-            LargeCommits::Temporary => Some(create_spool(&FsRepo::open(temporary_dir())?)?),
+        let room = match place {
+            LargeCommits::InMemory | LargeCommits::Nowhere | LargeCommits::InSource { .. } => Room::default(),
+            LargeCommits::Spooled(repo) => Room { dir: Some(repo.clone()), is_copied: true },
+            LargeCommits::Temporary => Room { dir: Some(Arc::new(FsRepo::open(temporary_dir())?)), is_copied: false },
         };
+        let file = room.dir.as_ref().map(|dir| create_spool(&**dir)).transpose()?;
         let from = match (place, &file) {
             (LargeCommits::InSource { bytes, start }, _) => Some((bytes.clone(), start + at)),
             (_, Some(file)) => Some((Arc::new(file.clone()) as Arc<dyn ReadAt>, 0)),
             (_, None) => None,
         };
-        Ok(Spill { from, file, bytes: 0 })
+        Ok(Spill { from, file, room, bytes: 0 })
     }
 
     /// Takes the next bytes of the commit.
     pub(super) fn write(&mut self, pieces: &[Bytes]) -> io::Result<()> {
+        let bytes = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
         if let Some(file) = &self.file {
+            self.room.check(self.bytes, bytes)?;
             let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
             file.write_at(&mut slices, self.bytes)?;
         }
-        self.bytes += pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        self.bytes += bytes;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use logmirror::format::LogFormat;
 use logmirror::format::commitlog::Version;
 use logmirror::format::name;
+use logmirror::limits::{COMMIT_BYTES_DOUBTED, WAL_SEGMENT_BYTES};
 use logmirror::offset::Offset;
 
 use crate::support::commitlog::header;
@@ -86,7 +87,9 @@ fn a_large_commit_of_a_commitlog_goes_through_every_path() {
 fn a_large_transaction_of_a_wal_goes_through_every_path() {
     let dir = tempfile::tempdir().unwrap();
     let frames = u32::try_from(large_bytes() / 4096).unwrap();
-    let next = write_wal(dir.path(), &[2, frames, 3]);
+    // What comes after a segment's worth of frames is in another segment.
+    let after: &[u32] = if large_bytes() < WAL_SEGMENT_BYTES { &[3] } else { &[] };
+    let next = write_wal(dir.path(), &[&[2, frames], after].concat());
     goes_everywhere(dir.path(), &name::segment(LogFormat::Wal, Offset(1)), next);
 }
 
@@ -106,4 +109,28 @@ fn a_follower_that_is_killed_inside_a_large_commit_sends_it_again() {
     assert_same(&service.segments_of("app").join(&segment), &dir.path().join(&segment));
     let names = crate::support::files_named(&service.segments_of("app"));
     assert!(names.iter().all(|name| !name.ends_with(".spool")), "{names:?}");
+}
+
+#[test]
+fn a_follower_waits_for_a_commit_that_is_still_being_written_whatever_its_size() {
+    let above = tempfile::tempdir().unwrap();
+    let (clog, copy) = (above.path().join("clog"), above.path().join("copy"));
+    std::fs::create_dir(&clog).unwrap();
+    // Its database is running.
+    let lock = File::create(above.path().join("db.lock")).unwrap();
+    lock.lock().unwrap();
+    let segment = name::segment(LogFormat::Commitlog, Offset(0));
+    let mut bytes = header(Version::V1);
+    write_commit(&mut bytes, 0, 100);
+    let begun = bytes.len() + 1000;
+    write_commit(&mut bytes, 1, COMMIT_BYTES_DOUBTED + 1000);
+    std::fs::write(clog.join(&segment), &bytes[..begun]).unwrap();
+    let follower = Mirror::start(arg(&clog), arg(&copy), &["--follow"]);
+    follower.wait_durable(1);
+    follower.wait_for("it to say that it goes on", |line| line["event"] == "heartbeat");
+    let mut file = File::options().append(true).open(clog.join(&segment)).unwrap();
+    file.write_all(&bytes[begun..]).unwrap();
+    follower.wait_durable(2);
+    follower.terminate();
+    assert_same(&copy.join(&segment), &clog.join(&segment));
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use logmirror::limits::UNSYNCED_MAX;
 use logmirror::repo::{FsRepo, MemRepo, Repo};
 
+use serde_json::json;
+
 use crate::support::failing::{Failing, Trouble};
 use crate::support::log::{commit, commits, header};
 use crate::support::service::{Service, Setup};
@@ -88,6 +90,8 @@ fn many_senders_of_large_commits_do_not_use_up_the_memory_budget() {
         let answer = sender.answer();
         assert_eq!((answer.status, &answer.json()["durable"]), (200, &1.into()), "{}", answer.text());
     }
+    let metrics = service.get("/metrics").text();
+    assert!(metrics.contains("logmirror_large_commits_total{log=\"app7\"} 1"), "{metrics}");
 }
 
 #[test]
@@ -116,7 +120,8 @@ fn while_a_large_commit_is_copied_other_logs_go_on_and_other_senders_of_its_log_
     plan.set("logs/app/0000000001", Trouble::SyncHangs);
     // It is synced once on the way.
     let large = [header(), commit(0, 0, 1, &vec![7; UNSYNCED_MAX as usize + LARGE])].concat();
-    let mut sender = service.begin_append("app", "?from=0");
+    let mut sender = service.begin_append("app", "?from=0&acks=stream");
+    assert_eq!((sender.head().status, sender.next_json()), (200, Some(json!({"durable": 0}))));
     for part in large.chunks(1 << 20) {
         sender.send_chunk(part);
     }
@@ -128,9 +133,10 @@ fn while_a_large_commit_is_copied_other_logs_go_on_and_other_senders_of_its_log_
     next.send_chunk(&large[..10]);
     next.send_chunk(&large[10..]);
     next.send_chunk(b"");
+    assert_eq!(sender.next_json(), Some(json!({"durable": 0})), "it says that work goes on");
     plan.clear();
-    for (sender, appended) in [(&mut sender, 1), (&mut next, 0)] {
-        let answer = sender.answer().json();
+    let last = std::iter::from_fn(|| sender.next_json()).last().unwrap();
+    for (answer, appended) in [(last, 1), (next.answer().json(), 0)] {
         assert_eq!((&answer["durable"], &answer["appended"]), (&1.into(), &appended.into()), "{answer}");
     }
 }

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use logmirror::format::commitlog::Version;
-use logmirror::limits::{COMMIT_BYTES_MAX, COMMIT_HELD_MAX};
+use logmirror::format::{LogFormat, name};
+use logmirror::limits::{COMMIT_BYTES_MAX, COMMIT_HELD_MAX, SPOOL_RESERVE_BYTES};
 use logmirror::offset::Offset;
-use logmirror::repo::{MemRepo, Repo};
+use logmirror::repo::{Faults, MemRepo, Repo};
 use logmirror::stream::{
     AppendError, Appended, Batch, Batcher, LargeCommits, Options, Read, ReadAt, StreamReader, StreamWriter,
 };
 
-use crate::support::commitlog::{Source, open, seal, trim};
+use crate::support::commitlog::{Source, commit, marked, open, put, seal, trim, write};
 use crate::support::repo_segments;
 
 /// Small and large commits, where a commit of more than 1,000 bytes is large.
@@ -67,6 +68,63 @@ fn a_large_commit_that_is_held_already_is_skipped_and_another_one_is_a_fork() {
     source.assert_is(&repo, "after a fork");
 }
 
+#[test]
+fn the_torn_end_of_a_commit_of_any_size_is_cut_after_the_durable_mark_and_is_damage_where_nothing_tells() {
+    let source = source();
+    let repo = MemRepo::default();
+    let mut writer = StreamWriter::open(Arc::new(repo.clone()), marked()).unwrap();
+    writer.append(source.stream.clone()).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    let mut torn = commit(Version::V0, source.next, 0, 1, &[7; 5000]);
+    torn[10..14].copy_from_slice(&(1_u32 << 30).to_le_bytes());
+    let head = name::segment(LogFormat::Commitlog, Offset(source.segments[1].0));
+    write(&repo, &head, None, &torn[..4000]);
+    // Without its mark.
+    let plain = MemRepo::default();
+    for (name, bytes) in repo_segments(&repo) {
+        put(&plain, &name, &bytes);
+    }
+    let error = StreamWriter::open(Arc::new(plain), trim()).unwrap_err();
+    assert!(error.to_string().contains("commit length 1073741824 runs past the end"), "{error}");
+    let writer = StreamWriter::open(Arc::new(repo.clone()), marked()).unwrap();
+    assert_eq!(writer.next(), Offset(source.next));
+    drop(writer);
+    source.assert_is(&repo, "after the torn end was cut");
+}
+
+#[test]
+fn a_large_commit_that_would_leave_no_room_for_others_is_refused_before_the_disk_is_full() {
+    let source = source();
+    let repo = MemRepo::default();
+    let mut writer = StreamWriter::open(Arc::new(repo.clone()), held(1000)).unwrap();
+    repo.set_faults(Faults { bytes_max: Some(SPOOL_RESERVE_BYTES + 1000), ..Faults::default() });
+    let refused = source.stream.chunks(500).find_map(|chunk| writer.append(chunk.to_vec()).err());
+    assert!(matches!(refused, Some(AppendError::Spool(_))), "{refused:?}");
+    assert!(refused.unwrap().to_string().contains("bytes free"));
+    assert_eq!(writer.sync().unwrap(), Offset(3), "what is before it is kept, and the log has not failed");
+    repo.set_faults(Faults::default());
+    writer.restart();
+    for chunk in source.rest(3).chunks(500) {
+        writer.append(chunk.to_vec()).unwrap();
+    }
+    assert_eq!(writer.finish().unwrap(), Offset(source.next));
+    source.assert_is(&repo, "after there was room again");
+}
+
+#[test]
+fn names_that_a_crash_left_of_spool_files_are_removed_and_others_are_not() {
+    let (repo, source) = (MemRepo::default(), source());
+    source.store(&repo);
+    let left = "0b1f4e0e-6f2f-4a5f-9d0c-2d9a5e8a7c11.spool";
+    for name in [left, "mine.spool"] {
+        put(&repo, name, b"x");
+    }
+    drop(open(&repo).unwrap());
+    let names = repo.list().unwrap();
+    assert!(!names.iter().any(|name| name == left) && names.iter().any(|name| name == "mine.spool"), "{names:?}");
+}
+
 /// A file that changes after it was read once.
 #[derive(Debug)]
 struct Changing(Vec<u8>, AtomicBool);
@@ -115,7 +173,7 @@ fn a_reader_hands_out_a_large_commit_of_a_plain_and_of_a_sealed_segment_whole() 
     let (plain, sealed, copy) = (MemRepo::default(), MemRepo::default(), MemRepo::default());
     source.store(&plain);
     for (name, bytes) in source.files() {
-        crate::support::commitlog::put(&sealed, &name, &seal(&bytes));
+        put(&sealed, &name, &seal(&bytes));
     }
     for repo in [plain, sealed] {
         let mut reader = StreamReader::open(Arc::new(repo), Offset(0), COMMIT_BYTES_MAX).unwrap();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use logmirror::limits::{FIRST_ACK_WAIT, LIVE_STALL};
+use logmirror::limits::{COMMIT_HELD_MAX, FIRST_ACK_WAIT, LIVE_STALL};
 use logmirror::mirror::{Event, Mirror, MirrorError, Place, Progress, run};
 
 use crate::proxy::{Kind, Proxy};
@@ -109,6 +109,19 @@ fn a_commit_larger_than_a_proxy_takes_travels_in_parts() {
     let proxy = Proxy::start(service.address, Kind::Buffers { body_bytes_max: 300_000 });
     let (pushed, _) = push(&service, source.path(), proxy.url("app"));
     assert_eq!(pushed.unwrap().durable.0, 3);
+    assert_bytes(&service.stream("app"), &stream, "the log");
+}
+
+#[test]
+fn a_commit_too_large_for_memory_travels_in_parts_through_a_proxy() {
+    let service = service(|setup| setup.settings.commit_bytes_max = u64::MAX);
+    let large = usize::try_from(COMMIT_HELD_MAX).unwrap() + (1 << 20);
+    // It comes with the header of its segment.
+    let stream = [header(), commits(0, 1, large, 0), commits(1, 3, 10, 0)].concat();
+    let source = source(&stream);
+    let proxy = Proxy::start(service.address, NGINX);
+    let (pushed, _) = push(&service, source.path(), proxy.url("app"));
+    assert_eq!(pushed.unwrap().durable.0, 4);
     assert_bytes(&service.stream("app"), &stream, "the log");
 }
 

@@ -80,3 +80,18 @@ fn what_clients_ask_stays_allowed() {
     assert_eq!(rig.durable(), before);
     assert_eq!(rig.rows("SELECT count(*) FROM t"), json!([["0"]]));
 }
+
+#[test]
+fn a_transaction_larger_than_the_engine_takes_is_refused_as_that_and_nothing_of_it_is_stored() {
+    let rig = Rig::new();
+    rig.run("CREATE TABLE t(a INTEGER PRIMARY KEY, b)");
+    let durable = rig.service.status("app")["durable"].clone();
+    let error = rig.error("INSERT INTO t(b) SELECT zeroblob(3000) FROM generate_series(1, 3000)");
+    assert!(
+        error.contains("larger than the SQL engine takes") && error.contains("nothing of it was stored"),
+        "{error}"
+    );
+    assert_eq!(rig.service.status("app")["durable"], durable);
+    rig.run("INSERT INTO t(b) VALUES ('x')");
+    assert_eq!(rig.rows("SELECT count(*) FROM t"), json!([["1"]]));
+}

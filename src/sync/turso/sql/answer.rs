@@ -1,7 +1,9 @@
 //! What clients are answered, on its way to JSON.
 
+use std::io;
+
 use serde::Serialize;
-use turso_core::LimboError;
+use turso_core::{CompletionError, LimboError};
 
 use crate::sync::turso::Value;
 
@@ -121,6 +123,11 @@ impl From<LimboError> for SqlError {
         };
         let message = match error {
             LimboError::ParseError(text) | LimboError::TxError(text) => text,
+            LimboError::CompletionError(CompletionError::IOError(io::ErrorKind::FileTooLarge, _)) => {
+                "the transaction is larger than the SQL engine takes (64 MiB, a quarter of --memory-max or \
+                 --commit-bytes-max, whatever is the least): nothing of it was stored; write it in several"
+                    .to_owned()
+            }
             LimboError::Interrupt => "interrupted: it took longer than a statement may".to_owned(),
             error => error.to_string(),
         };
