@@ -5,13 +5,12 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use super::fold::FoldError;
+use crate::format::database::HEADER_LEN;
 use crate::limits::READ_BLOCK;
 use crate::repo::{Repo, RepoFile};
+use crate::segment::base::{self, BaseReader, sum_file};
+use crate::segment::base_pages::page_size;
 
-/// How a database file starts, unless it is encrypted.
-const MAGIC: &[u8; 16] = b"SQLite format 3\0";
-/// Where its first page says how large pages are.
-const PAGE_SIZE_AT: usize = 16;
 /// SQLite's locks are on this byte, so the page around it is never written.
 const LOCK_BYTE: u64 = 1 << 30;
 
@@ -39,12 +38,11 @@ impl Draft {
         Ok(Draft { target, name, file, base_bytes: 0, page_size: None, grown: HashSet::new() })
     }
 
-    /// Starts with the content of `base`. The kernel copies, or shares the blocks, where it can.
-    pub(super) fn copy_base(&mut self, base: &dyn RepoFile) -> io::Result<()> {
-        if let (Some(mut from), Some(mut to)) = (base.plain(), self.file.plain()) {
-            self.base_bytes = io::copy(&mut from, &mut to)?;
+    /// Starts with the base in `source`, each block of which is checked. A base that is not there is an empty file.
+    pub(super) fn copy_base(&mut self, source: &dyn Repo) -> Result<(), FoldError> {
+        let Some(base) = BaseReader::open(source)? else {
             return Ok(());
-        }
+        };
         let mut block = vec![0; READ_BLOCK];
         loop {
             match base.read_at(&mut block, self.base_bytes)? {
@@ -61,13 +59,16 @@ impl Draft {
         Ok(())
     }
 
-    /// The base is there, and the log's pages have this size.
+    /// The base is there, and the log's pages have this size. What comes after the last whole page stays until a commit says
+    /// how large the database is: SQLite fills such a page up with zeros.
     pub(super) fn base_done(&mut self, page_size: u32) -> Result<(), FoldError> {
-        if !self.base_bytes.is_multiple_of(page_size.into()) {
-            return Err(FoldError::Base { bytes: self.base_bytes, page_size });
-        }
         self.page_size = Some(page_size);
         self.check_page_size()
+    }
+
+    /// How many pages can be read of the base, as SQLite counts them.
+    fn base_pages(&self, page_size: u32) -> u64 {
+        self.base_bytes.div_ceil(page_size.into())
     }
 
     /// Writes consecutive pages from `first` on.
@@ -75,7 +76,7 @@ impl Draft {
         let Some(page_size) = self.page_size else {
             return Ok(());
         };
-        let base_pages = self.base_bytes / u64::from(page_size);
+        let base_pages = self.base_pages(page_size);
         let count = pages.len() / page_size as usize;
         self.grown.extend((first..).take(count).filter(|page| u64::from(*page) > base_pages));
         self.file.write_at(&mut [IoSlice::new(pages)], u64::from(first.saturating_sub(1)) * u64::from(page_size))
@@ -86,7 +87,7 @@ impl Draft {
     pub(super) fn finish(&mut self, size: Option<u32>) -> Result<u64, FoldError> {
         let mut bytes = self.base_bytes;
         if let (Some(size), Some(page_size)) = (size, self.page_size) {
-            if let Some(page) = missing(size, page_size, self.base_bytes / u64::from(page_size), &self.grown) {
+            if let Some(page) = missing(size, page_size, self.base_pages(page_size), &self.grown) {
                 return Err(FoldError::Missing { page, size });
             }
             bytes = u64::from(size) * u64::from(page_size);
@@ -106,6 +107,16 @@ impl Draft {
         self.target.sync_dir()
     }
 
+    /// Makes the finished database the base of its directory, with checksums. After Ok it survives power loss.
+    pub(super) fn publish_base(&self) -> io::Result<()> {
+        let published =
+            sum_file(&*self.target, &*self.file, true).and_then(|_| base::publish(&*self.target, &self.name));
+        if published.is_err() {
+            self.discard();
+        }
+        published
+    }
+
     /// Removes what there is of it.
     pub(super) fn discard(&self) {
         if let Err(error) = self.target.remove(&self.name) {
@@ -115,17 +126,12 @@ impl Draft {
 
     /// A database says on its first page how large they are; one that does not say is encrypted, or no database.
     fn check_page_size(&self) -> Result<(), FoldError> {
-        let mut head = [0; PAGE_SIZE_AT + 2];
+        let mut head = [0; HEADER_LEN];
         let count = self.file.read_at(&mut head, 0)?;
-        let (Some(log), true) = (self.page_size, count == head.len() && head.starts_with(MAGIC)) else {
-            return Ok(());
-        };
-        // 65,536 does not fit and is written as 1.
-        let database = match u16::from_be_bytes([head[PAGE_SIZE_AT], head[PAGE_SIZE_AT + 1]]) {
-            1 => 65_536,
-            other => u32::from(other),
-        };
-        if database == log { Ok(()) } else { Err(FoldError::PageSize { database, log }) }
+        match (page_size(&head[..count]), self.page_size) {
+            (Some(database), Some(log)) if database != log => Err(FoldError::PageSize { database, log }),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::programs::{Programs, SchemaAge};
 use super::wal::{FRAME_LEN, Wal};
 use crate::format::wal::FrameHeader;
 use crate::limits::{ENGINE_CACHE_PAGES, SETTLE_WAIT, SPARE_CONNECTIONS_MAX, WRITE_TURN_WAIT};
-use crate::mirror::{Error, Log, Registry, State};
+use crate::mirror::{Error, Log, Registry, SeenBase, State};
 use crate::offset::Offset;
 use crate::sync::libsql::syncable;
 
@@ -72,7 +72,7 @@ impl Engine {
         syncable(&log, "Turso")?;
         let wal = Arc::new(Wal::of(log.clone(), registry.settings().commit_bytes_max));
         let machine = Database::io_for_path(DATABASE).map_err(|error| of_engine(&error))?;
-        let io = Arc::new(LogIo::new(log.base()?, wal.clone(), machine));
+        let io = Arc::new(LogIo::new(Arc::new(SeenBase::open(&log)?), wal.clone(), machine));
         let options = OpenOptions::new(Arc::new(SqliteDialect));
         let options = options.flags(OpenFlags::Create).db_opts(features());
         // Not by way of the engine's own registry of open files: all of ours have the same name.

@@ -128,7 +128,7 @@ async fn send_in_parts(client: &Client, from: Offset, bytes: Bytes) -> Result<Ap
     loop {
         let end = bytes.len().min(at + client.way().request_bytes());
         let total = (end == bytes.len()).then_some(bytes.len() as u64);
-        let part = UploadPart { upload: &upload, at: at as u64, total };
+        let part = UploadPart { upload: &upload, at: at as u64, total, digest: None };
         let piece = bytes.slice(at..end);
         match send_part(client, piece.len(), || client.append_part(from, part, piece.clone())).await? {
             // Something takes only smaller ones.

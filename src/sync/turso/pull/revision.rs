@@ -6,11 +6,9 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::format::database;
 use crate::limits::LIBSQL_PAGE_SIZE;
-use crate::mirror::{Error, Log, Registry};
+use crate::mirror::{Error, Log, Registry, SeenBase};
 use crate::offset::{Generation, Offset};
-use crate::repo::RepoFile;
 use crate::sync::libsql::syncable;
 use crate::sync::turso::proto::PAGE_LEN;
 
@@ -65,40 +63,30 @@ impl FromStr for Revision {
 /// The database at the start of a generation.
 #[derive(Clone, Debug)]
 pub(super) struct Base {
-    /// None when it is empty.
-    pub(super) file: Option<Arc<dyn RepoFile>>,
+    pub(super) content: Arc<SeenBase>,
     pub(super) pages: u64,
 }
 
 impl Base {
     /// # Errors
     /// When it cannot be read, or has pages that Turso's clients do not sync.
-    pub(super) fn open(log: &Log) -> Result<Base, Error> {
-        let Some((file, bytes)) = log.base()?.filter(|(_, bytes)| *bytes > 0) else {
-            return Ok(Base { file: None, pages: 0 });
-        };
-        let mut head = [0; database::HEADER_LEN];
-        let count = file.read_at(&mut head, 0)?;
+    pub(super) fn open(log: &Arc<Log>) -> Result<Base, Error> {
+        let content = SeenBase::open(log)?;
         // What is no database that can be looked into, as an encrypted one, has the pages that its log says.
-        if let Ok(size) = database::check(&head[..count], bytes)
-            && size != LIBSQL_PAGE_SIZE
-        {
+        if let Some(size) = content.page_size().filter(|size| *size != LIBSQL_PAGE_SIZE) {
             let name = log.name();
             return Err(Error::Format(format!("log {name:?} has pages of {size} bytes; Turso syncs pages of 4096")));
         }
+        let bytes = content.bytes();
         if !bytes.is_multiple_of(PAGE_LEN as u64) {
             return Err(Error::Damaged(format!("the base has {bytes} bytes, which are no whole pages").into()));
         }
-        Ok(Base { file: Some(file), pages: bytes / PAGE_LEN as u64 })
+        Ok(Base { content: Arc::new(content), pages: bytes / PAGE_LEN as u64 })
     }
 
     /// Reads a page, the first being 0, that it has.
     pub(super) fn read(&self, page: u64, content: &mut [u8; PAGE_LEN]) -> Result<(), Error> {
-        let count = match &self.file {
-            Some(file) => file.read_at(content, page * PAGE_LEN as u64)?,
-            None => 0,
-        };
-        if count == content.len() {
+        if self.content.read_at(content, page * PAGE_LEN as u64)? == content.len() {
             return Ok(());
         }
         Err(Error::Damaged(format!("the base ends inside page {} of {}", page + 1, self.pages).into()))
