@@ -124,9 +124,9 @@ impl Engine {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
-    /// Whether it is of this log, and sound.
+    /// Whether it is of this log, and sound. Over a damaged base nothing is run: opening it again says what is wrong.
     pub(super) fn is_of(&self, log: &Arc<Log>) -> bool {
-        Arc::ptr_eq(&self.log, log) && !self.closed.load(Ordering::Acquire)
+        Arc::ptr_eq(&self.log, log) && !self.closed.load(Ordering::Acquire) && log.base_fault().is_none()
     }
 
     /// Waits for the turn.

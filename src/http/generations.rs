@@ -154,8 +154,12 @@ fn check_database(file: &dyn RepoFile, bytes: u64) -> Result<(), Error> {
     if bytes == 0 {
         return Ok(());
     }
-    let checked = database::check(&head[..count], 0).and_then(|_| seen(&head[..count], bytes));
-    checked.map(drop).map_err(|message| Error::Corrupt { offset: None, message })
+    let head = &head[..count];
+    let checked = database::check(head, 0).and_then(|_| match seen(head, bytes)? {
+        Some(_) => Ok(()),
+        None => database::check(head, bytes).map(drop),
+    });
+    checked.map_err(|message| Error::Corrupt { offset: None, message })
 }
 
 async fn begin(app: &App, path: Parsed<(String, u64)>) -> Result<(Arc<Log>, Draft), Error> {

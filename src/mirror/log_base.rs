@@ -17,7 +17,7 @@ use crate::format::{LogFormat, name};
 use crate::offset::{BytePos, Offset};
 use crate::repo::is_out_of_files;
 use crate::segment::base::{BaseFault, BaseId, BaseReader, KnownBase};
-use crate::segment::base_pages::{BasePages, seen};
+use crate::segment::base_pages::{BasePages, page_size, seen};
 
 /// What is known of a base.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +32,8 @@ pub(super) struct BaseFacts {
     pub(super) unproven: bool,
     /// What was wrong with it when it was read last.
     pub(super) fault: Option<BaseFault>,
+    /// Whether the sums of the generations before it were made.
+    pub(super) older_seen: bool,
     /// When the file was modified that was read last for its sums, which came out wrong.
     pub(super) summed: Option<Option<SystemTime>>,
 }
@@ -169,7 +171,10 @@ pub struct SeenBase {
     base: LogBase,
     /// None for what is no database that can be looked into, as an encrypted one.
     seen: Option<BasePages>,
+    page_size: Option<u32>,
     bytes: u64,
+    /// Bytes of all pages that can be read: a later state may have more than this one.
+    held: u64,
 }
 
 impl SeenBase {
@@ -182,8 +187,9 @@ impl SeenBase {
         let mut head = [0; HEADER_LEN];
         let count = base.read_at(&mut head, 0)?;
         let seen = seen(&head[..count], base.bytes()).map_err(|text| Error::Damaged(text.into()))?;
-        let bytes = seen.map_or(base.bytes(), |seen| seen.bytes());
-        Ok(SeenBase { base, seen, bytes })
+        let (page_size, bytes) = (page_size(&head[..count]), seen.map_or(base.bytes(), |seen| seen.bytes()));
+        let held = seen.map_or(bytes, |seen| base.bytes().next_multiple_of(seen.page_size.into()));
+        Ok(SeenBase { base, seen, page_size, bytes, held })
     }
 
     /// The length of the database.
@@ -192,10 +198,17 @@ impl SeenBase {
         self.bytes
     }
 
+    /// Bytes of the pages that can be read. Those after the database are of a later state, which is larger and has not written
+    /// them.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held
+    }
+
     /// Bytes of its pages, as far as it says so.
     #[must_use]
     pub fn page_size(&self) -> Option<u32> {
-        self.seen.map(|seen| seen.page_size)
+        self.page_size
     }
 
     /// Reads into `buf` from `at`; fewer bytes than asked for only at the end. Blocks.
@@ -203,7 +216,7 @@ impl SeenBase {
     /// # Errors
     /// As [`LogBase::read_at`].
     pub fn read_at(&self, buf: &mut [u8], at: u64) -> Result<usize, Error> {
-        let wanted = buf.len().min(usize::try_from(self.bytes.saturating_sub(at)).unwrap_or(usize::MAX));
+        let wanted = buf.len().min(usize::try_from(self.held.saturating_sub(at)).unwrap_or(usize::MAX));
         let buf = &mut buf[..wanted];
         let count = self.base.read_at(buf, at)?;
         buf[count..].fill(0);
@@ -216,7 +229,7 @@ impl SeenBase {
     /// # Errors
     /// As [`LogBase::read_at`].
     pub fn read_cached(&self, buf: &mut [u8], at: u64) -> Result<Option<usize>, Error> {
-        if at.saturating_add(buf.len() as u64) > self.bytes.min(self.base.bytes()) {
+        if at.saturating_add(buf.len() as u64) > self.base.bytes() {
             return Ok(None);
         }
         let count = self.base.read_cached(buf, at)?;

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use super::error::Error;
 use super::log::{Log, State};
 use super::registry::Registry;
-use crate::format::name::{BASE, BASE_SUMS};
+use crate::format::LogFormat;
+use crate::format::name::{self, BASE, BASE_SUMS};
 use crate::limits::{BASE_SUMS_RATE, READ_BLOCK};
+use crate::offset::Generation;
 use crate::segment::base::{BaseDigest, BaseFault, BaseId, BaseReader, KnownBase, SumsWriter, publish_sums};
 
 impl Registry {
@@ -17,26 +19,67 @@ impl Registry {
     /// and counts; otherwise the sums are marked as unproven. To be called now and then. Blocks.
     pub fn make_base_sums(&self) {
         for log in self.logs() {
-            let wanted = log.base_facts().lacks_sums && log.view().state == State::Ok;
-            if !wanted || *self.stopping().borrow() {
+            let is_wal = log.is_described() && log.format() == LogFormat::Wal;
+            if !is_wal || log.view().state != State::Ok {
                 continue;
             }
-            match self.make_sums_of(&log) {
-                Ok(Some(id)) => {
-                    let place = log.repo().place();
-                    match log.base_facts().unproven {
-                        true => log::warn!(
-                            "{}: checksums of {place}/{BASE} were made: SHA-256 {}; it is unproven, since nothing says what it was \
-                             before",
-                            log.name(),
-                            id.sha256
-                        ),
-                        false => log::info!("{}: {place}/{BASE_SUMS} was made again", log.name()),
-                    }
-                    self.note_mark(&log);
+            let mut wanted = self.older_without_sums(&log);
+            wanted.extend(log.base_facts().lacks_sums.then(|| log.clone()));
+            for log in wanted {
+                if *self.stopping().borrow() {
+                    return;
                 }
-                Ok(None) => {}
-                Err(error) => log::warn!("{}: no checksums of its base could be made yet: {error}", log.name()),
+                self.make_and_report(&log);
+            }
+        }
+    }
+
+    fn make_and_report(&self, log: &Arc<Log>) {
+        let place = log.repo().place();
+        match self.make_sums_of(log) {
+            Ok(Some(id)) => {
+                let unproven = log.base_facts().unproven;
+                if unproven {
+                    log::warn!(
+                        "{}: {place}/{BASE_SUMS} was made: the base has the SHA-256 {}, and is unproven, since nothing says what it \
+                         was before",
+                        log.name(),
+                        id.sha256
+                    );
+                } else {
+                    log::info!("{}: {place}/{BASE_SUMS} was made again", log.name());
+                }
+                if log.view().state == State::Ok {
+                    self.note_mark(log);
+                }
+            }
+            Ok(None) => {}
+            Err(error) => log::warn!("{}: {place}/{BASE_SUMS} could not be made yet: {error}", log.name()),
+        }
+    }
+
+    /// Generations of a log that have ended and whose bases have no sums. It is asked once, as long as that works.
+    fn older_without_sums(&self, log: &Log) -> Vec<Arc<Log>> {
+        if std::mem::replace(&mut log.base_facts().older_seen, true) {
+            return Vec::new();
+        }
+        let listed = || -> io::Result<Vec<Generation>> {
+            let dir = log.dir()?;
+            let generations = dir.list()?.into_iter().filter_map(|found| name::parse_generation(&found));
+            let older = generations.filter(|generation| *generation < log.generation());
+            let lacks_sums = |generation: &Generation| {
+                let names = dir.dir(&name::generation(*generation)).and_then(|dir| dir.list()).unwrap_or_default();
+                let has = |wanted: &str| names.iter().any(|file| file == wanted);
+                has(BASE) && !has(BASE_SUMS)
+            };
+            Ok(older.filter(lacks_sums).collect())
+        };
+        match listed() {
+            Ok(older) => older.into_iter().filter_map(|it| self.generation(log.name(), Some(it)).ok()).collect(),
+            Err(error) => {
+                log::debug!("{}: its generations cannot be listed: {error}", log.name());
+                log.base_facts().older_seen = false;
+                Vec::new()
             }
         }
     }
@@ -68,7 +111,9 @@ impl Registry {
             return Ok(None);
         };
         self.exclusively(log.name(), || {
-            let is_current = self.get(log.name()).is_ok_and(|current| Arc::ptr_eq(&current, log));
+            // One that has ended keeps its base; that of the current one may be another by now.
+            let is_current =
+                log.view().state != State::Ok || self.get(log.name()).is_ok_and(|current| Arc::ptr_eq(&current, log));
             let lacks_sums = BaseReader::open(&**repo)?.is_some_and(|reader| reader.id().is_none());
             if !is_current || !lacks_sums {
                 SumsWriter::discard(&**repo);

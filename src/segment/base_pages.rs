@@ -6,6 +6,9 @@ use crate::format::database::{HEADER_LEN, MAGIC};
 
 /// Of the formats to write and to read; 2 is a database with a WAL.
 const VERSIONS_AT: usize = 18;
+/// Of the payload fractions, which must be these.
+const FRACTIONS_AT: usize = 21;
+const FRACTIONS: [u8; 3] = [64, 32, 32];
 const CHANGE_COUNTER_AT: usize = 24;
 const SIZE_AT: usize = 28;
 const VALID_FOR_AT: usize = 92;
@@ -37,13 +40,13 @@ pub fn page_size(head: &[u8]) -> Option<u32> {
     ((512..=65_536).contains(&page_size) && page_size.is_power_of_two()).then_some(page_size)
 }
 
-/// What SQLite sees in a file that starts with `head` and has `bytes` bytes; `None` when that is no header of a database, as in
-/// an encrypted one. Bytes after the last page are not part of the database.
+/// What SQLite sees in a file that starts with `head` and has `bytes` bytes; `None` when that is no header of a database that it
+/// opens, as in an encrypted one. Bytes after the last page are not part of the database.
 ///
 /// # Errors
 /// What is wrong, when the header says more than the file holds: SQLite does not open such a file.
 pub fn seen(head: &[u8], bytes: u64) -> Result<Option<BasePages>, String> {
-    let Some(page_size) = page_size(head) else {
+    let Some(page_size) = page_size(head).filter(|_| head[FRACTIONS_AT..].starts_with(&FRACTIONS)) else {
         return Ok(None);
     };
     let number = |at: usize| u32::from_be_bytes(std::array::from_fn(|i| head[at + i]));
@@ -120,6 +123,9 @@ mod tests {
         }
         assert_eq!(seen(b"no database", 4096), Ok(None));
         assert_eq!(seen(&[7; 4096], 4096), Ok(None));
+        let mut other = head(3, 7, 7);
+        other[FRACTIONS_AT] = 65;
+        assert_eq!((seen(&other, 4096), page_size(&other)), (Ok(None), Some(4096)));
     }
 
     #[test]

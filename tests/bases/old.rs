@@ -53,6 +53,23 @@ fn an_old_base_gets_checksums_in_the_background_and_is_marked_as_unproven() {
 }
 
 #[test]
+fn the_bases_of_generations_that_have_ended_get_checksums_too() {
+    let data = tempfile::tempdir().unwrap();
+    let log = log(40);
+    let service = service_with(data.path(), &log.base, &log.stream(&[]));
+    assert_eq!(service.call("POST", "/logs/app/checkpoint", "", b"").status, 200);
+    drop(service);
+    let sums = data.path().join(GENERATION).join("base.sums");
+    fs::remove_file(&sums).unwrap();
+    let service = serve(data.path());
+    until("the checksums", || sums.exists().then_some(()));
+    assert!(service.get("/logs/app/base?generation=1").header("repr-digest").unwrap().ends_with(";unproven"));
+    assert!(!service.get("/logs/app/base").header("repr-digest").unwrap().ends_with(";unproven"));
+    let status = service.status("app");
+    assert!(status["warning"].is_null() && status["state"] == "ok", "{status}");
+}
+
+#[test]
 fn checksums_that_were_lost_are_made_again_if_the_base_is_the_one_that_the_log_says() {
     let data = tempfile::tempdir().unwrap();
     let log = log(40);

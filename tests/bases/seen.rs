@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use serde_json::{Value, json};
 
 use crate::support::sqlite::{connect, dump, rows};
-use crate::{said, service_with};
+use crate::{base_of, flip, said, serve, service_with};
 
 const ROWS: &str = "INSERT INTO t(body) VALUES ('one more'), (zeroblob(9000)), ('and another')";
 
@@ -134,9 +134,33 @@ fn odd_headers_are_read_as_sqlite_reads_them_by_put_sql_fold_and_restore() {
 }
 
 #[test]
+fn sql_on_a_base_with_a_flipped_bit_is_refused_and_answers_no_wrong_row() {
+    let data = tempfile::tempdir().unwrap();
+    let base = made("wal");
+    drop(service_with(data.path(), &base, &[]));
+    let at = base.windows(9).position(|bytes| bytes == b"row 50 of").unwrap();
+    flip(&base_of(data.path()), at);
+    let service = serve(data.path());
+    let select = |sql: &str| {
+        let requests = json!({"requests": [{"type": "execute", "stmt": {"sql": sql}}]}).to_string();
+        service.call("POST", "/logs/app/v2/pipeline", "", requests.as_bytes())
+    };
+    assert_eq!(select("SELECT 1").json()["results"][0]["type"], "ok", "nothing of it is read");
+    let answer = select("SELECT body FROM t");
+    assert!(answer.status != 200 || answer.json()["results"][0]["type"] == "error", "{}", answer.text());
+    assert_eq!(service.status("app")["state"], "damaged");
+    for sql in ["SELECT body FROM t", "INSERT INTO t(body) VALUES ('x')"] {
+        assert_eq!(select(sql).refusal(), (500, "corrupt-log".to_owned()));
+    }
+    fs::write(base_of(data.path()), &base).unwrap();
+    let answer = select("SELECT count(*) FROM t");
+    assert_eq!(answer.json()["results"][0]["response"]["result"]["rows"][0][0]["value"], "219", "{}", answer.text());
+}
+
+#[test]
 fn a_database_that_ends_before_the_size_that_its_header_says_is_refused() {
     let data = tempfile::tempdir().unwrap();
-    let service = crate::serve(data.path());
+    let service = serve(data.path());
     assert_eq!(service.put("/logs/app", r#"{"format":"wal"}"#).status, 201);
     let base = made("wal");
     for cut in [1, 100, 4096] {

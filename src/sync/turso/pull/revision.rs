@@ -64,7 +64,10 @@ impl FromStr for Revision {
 #[derive(Clone, Debug)]
 pub(super) struct Base {
     pub(super) content: Arc<SeenBase>,
+    /// Pages that can be read of it.
     pub(super) pages: u64,
+    /// Pages of the database.
+    pub(super) size: u64,
 }
 
 impl Base {
@@ -77,11 +80,11 @@ impl Base {
             let name = log.name();
             return Err(Error::Format(format!("log {name:?} has pages of {size} bytes; Turso syncs pages of 4096")));
         }
-        let bytes = content.bytes();
+        let (bytes, held) = (content.bytes(), content.held());
         if !bytes.is_multiple_of(PAGE_LEN as u64) {
             return Err(Error::Damaged(format!("the base has {bytes} bytes, which are no whole pages").into()));
         }
-        Ok(Base { content: Arc::new(content), pages: bytes / PAGE_LEN as u64 })
+        Ok(Base { content: Arc::new(content), pages: held / PAGE_LEN as u64, size: bytes / PAGE_LEN as u64 })
     }
 
     /// Reads a page, the first being 0, that it has.
@@ -94,13 +97,13 @@ impl Base {
 
     fn print(&self) -> Result<u64, Error> {
         let mut hash = Sha256::new();
-        hash.update(self.pages.to_be_bytes());
+        hash.update(self.size.to_be_bytes());
         let mut content = [0; PAGE_LEN];
-        let last = self.pages.saturating_sub(1);
+        let last = self.size.saturating_sub(1);
         let mut before = None;
         for nth in 0..PRINTED_PAGES {
             let page = (u128::from(last) * u128::from(nth) / u128::from(PRINTED_PAGES - 1)) as u64;
-            if self.pages > 0 && before.replace(page) != Some(page) {
+            if self.size > 0 && before.replace(page) != Some(page) {
                 self.read(page, &mut content)?;
                 hash.update(content);
             }
@@ -170,8 +173,8 @@ impl Point {
         };
         if frame == Offset(0) {
             let base = Base::open(log)?;
-            let size = u32::try_from(base.pages);
-            let size = size.map_err(|_| Error::Damaged(format!("the base has {} pages", base.pages).into()))?;
+            let size = u32::try_from(base.size);
+            let size = size.map_err(|_| Error::Damaged(format!("the base has {} pages", base.size).into()))?;
             return Ok(of(base.print()?, size));
         }
         let head = log.frame_head(frame)?;
