@@ -96,7 +96,7 @@ impl Bench {
     fn download(&self, dir: &Path) -> u64 {
         let status = self.runtime.block_on(async { self.registry.get("app").expect("the log").view() });
         let mut paths: Vec<String> = status.segments().map(|segment| format!("/segments/{}", segment.start)).collect();
-        if self.registry.get("app").expect("the log").base().expect("a base").is_some() {
+        if self.registry.get("app").expect("the log").base().expect("a base").bytes() > 0 {
             paths.push("/base".to_owned());
         }
         let mut all = 0;

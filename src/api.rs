@@ -147,6 +147,21 @@ pub struct LogStatus {
     /// How that fares; none while all is well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint_failing: Option<CheckpointState>,
+    /// The base of the generation, of a WAL; none while that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseStatus>,
+}
+
+/// The database that a generation starts from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseStatus {
+    /// Its length.
+    pub bytes: u64,
+    /// Its SHA-256 in hexadecimal.
+    pub sha256: String,
+    /// Whether nothing vouches for it: its checksums were made after it had lain on disk without any.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unproven: bool,
 }
 
 /// The SQLite database that a mirror feeds a WAL log from, and how far it was read: a position in its WAL, and the offset in

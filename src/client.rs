@@ -28,6 +28,8 @@ use crate::blame::{Blame, Blamed};
 use crate::format::{Framing, LogFormat};
 use crate::limits::{ACK_LINE_BYTES_MAX, ANSWER_BYTES_MAX, ANSWER_TIMEOUT, CHECKPOINT_TIMEOUT, COMMIT_TIMEOUT};
 use crate::offset::{Generation, Offset};
+use crate::repr_digest::{self, ReprDigest};
+use crate::segment::base::BaseDigest;
 use crate::token::Token;
 use crate::transport::explained;
 use patience::{begun, patience, steady, stored_within, taken};
@@ -165,6 +167,8 @@ pub struct UploadPart<'a> {
     pub at: u64,
     /// How many bytes the upload has, with its last part.
     pub total: Option<u64>,
+    /// The digest of a base, with its last part.
+    pub digest: Option<BaseDigest>,
 }
 
 /// The answer to a part of an upload.
@@ -281,12 +285,11 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn base(
-        &self,
-        generation: Generation,
-    ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>, ClientError> {
+    pub async fn base(&self, generation: Generation) -> Result<Base, ClientError> {
         let response = begun(self.request(Method::GET, "base").query(&[("generation", generation)])).await?;
-        Ok(steady(raw(checked(response).await?)?.bytes_stream()))
+        let response = raw(checked(response).await?)?;
+        let digest = digest(&response)?;
+        Ok(Base { digest, bytes: steady(response.bytes_stream()).boxed() })
     }
 
     /// The checksums of the pages of the database that a WAL log holds, as of its last durable commit, under `key`, as
@@ -320,8 +323,21 @@ impl Client {
         generation: Generation,
         base: impl Into<Body>,
     ) -> Result<LogStatus, ClientError> {
+        self.start_generation_checked(generation, base, None).await
+    }
+
+    /// The same; the service refuses a base with another digest than this, if one is given, before it is visible.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn start_generation_checked(
+        &self,
+        generation: Generation,
+        base: impl Into<Body>,
+        digest: Option<BaseDigest>,
+    ) -> Result<LogStatus, ClientError> {
         let request = self.request(Method::PUT, &format!("generations/{generation}"));
-        taken(request, base.into(), COMMIT_TIMEOUT, json).await
+        taken(with_digest(request, digest), base.into(), COMMIT_TIMEOUT, json).await
     }
 
     /// Rolls the log over into its next generation; a dry run only tells what that would do.
@@ -450,6 +466,7 @@ impl Client {
         if let Some(total) = part.total {
             request = request.query(&[("total", total)]);
         }
+        let request = with_digest(request, part.digest);
         // All of it is checked and stored before the last part is answered.
         let patience = patience(body.len()) + part.total.map_or(Duration::ZERO, stored_within);
         let response = checked(request.timeout(patience).body(body).send().await?).await?;
@@ -502,6 +519,55 @@ impl Stream for Commits {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.bytes.poll_next_unpin(cx)
+    }
+}
+
+/// The bytes of a base, as they come in.
+pub struct Base {
+    digest: Option<ReprDigest>,
+    bytes: futures::stream::BoxStream<'static, Result<Bytes, ClientError>>,
+}
+
+impl Base {
+    /// The digest that the service says it has; none of a service of before.
+    #[must_use]
+    pub fn digest(&self) -> Option<BaseDigest> {
+        self.digest.map(|digest| digest.sha256)
+    }
+
+    /// Whether nothing vouches for it: the service says so, or nothing of it.
+    #[must_use]
+    pub fn is_unproven(&self) -> bool {
+        self.digest.is_none_or(|digest| digest.unproven)
+    }
+}
+
+impl std::fmt::Debug for Base {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Base").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+impl Stream for Base {
+    type Item = Result<Bytes, ClientError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.bytes.poll_next_unpin(cx)
+    }
+}
+
+fn digest(response: &Response) -> Result<Option<ReprDigest>, ClientError> {
+    let Some(field) = response.headers().get(repr_digest::FIELD) else {
+        return Ok(None);
+    };
+    let parsed = field.to_str().map_err(|error| error.to_string()).and_then(ReprDigest::parse);
+    parsed.map_err(|error| ClientError::Protocol(format!("{}: {error}", repr_digest::FIELD)))
+}
+
+fn with_digest(request: RequestBuilder, digest: Option<BaseDigest>) -> RequestBuilder {
+    match digest {
+        Some(sha256) => request.header(repr_digest::FIELD, ReprDigest { sha256, unproven: false }.to_string()),
+        None => request,
     }
 }
 

@@ -34,6 +34,7 @@ pub mod offset;
 #[cfg(feature = "turso")]
 pub mod replica;
 pub mod repo;
+mod repr_digest;
 mod retry;
 pub mod segment;
 pub mod server;

@@ -344,6 +344,11 @@ pub const SYNC_BATCH: u32 = 128;
 /// The most the user may ask for: 16 MiB, which is held in memory whole.
 pub const SYNC_BATCH_MAX: u32 = 4096;
 
+/// Bytes a second of bases without checksums that are read to make them.
+pub const BASE_SUMS_RATE: u64 = 64 << 20;
+/// The wait between two looks for such bases.
+pub const BASE_SUMS_EVERY: Duration = Duration::from_secs(60);
+
 /// Largest export of a database taken: the most pages SQLite can number.
 pub const EXPORT_BYTES_MAX: u64 = (u32::MAX as u64 - 1) * 4096;
 

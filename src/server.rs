@@ -19,7 +19,7 @@ use tokio_io_timeout::TimeoutStream;
 
 use crate::connections::{Connections, connections_max};
 use crate::http::{App, Door, Routing, Timeouts, router};
-use crate::limits::{ACCEPT_RETRY, CONNECTION_BUFFER, KEEPALIVE_IDLE, LOAD_AGAIN_EVERY};
+use crate::limits::{ACCEPT_RETRY, BASE_SUMS_EVERY, CONNECTION_BUFFER, KEEPALIVE_IDLE, LOAD_AGAIN_EVERY};
 use crate::mirror::{Checkpoints, Registry, Uploads};
 use crate::sync::libsql::LibSql;
 use crate::token::Token;
@@ -98,6 +98,7 @@ impl Server {
         let connections = Connections::new(connections_max(self.connections_max), closed);
         let mut loading = JoinSet::new();
         loading.spawn(load_again(self.app.registry.clone()));
+        loading.spawn(make_base_sums(self.app.registry.clone()));
         let Timeouts { header, stall, drain, .. } = self.app.timeouts;
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(header).max_buf_size(CONNECTION_BUFFER);
@@ -198,6 +199,17 @@ async fn load_again(registry: Arc<Registry>) {
         if tokio::task::spawn_blocking(move || registry.load_again()).await.is_err() {
             log::error!("reading log.json again failed");
         }
+    }
+}
+
+/// Makes the checksums of bases that have none.
+async fn make_base_sums(registry: Arc<Registry>) {
+    loop {
+        let making = registry.clone();
+        if tokio::task::spawn_blocking(move || making.make_base_sums()).await.is_err() {
+            log::error!("making the checksums of bases failed");
+        }
+        sleep(BASE_SUMS_EVERY).await;
     }
 }
 

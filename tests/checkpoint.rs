@@ -153,12 +153,15 @@ fn failing_checkpoints_are_told_tried_again_and_leave_the_log_open() {
     assert_eq!(service.put("/logs/app/checkpoint", r#"{"policy":"roll","frames":3}"#).status, 200);
     let failures = || service.status("app")["checkpoint_failing"]["failures"].as_u64().filter(|failures| *failures > 2);
     until("failures", failures);
-    assert_eq!(service.status("app")["state"], "ok");
+    // The frames are as sound as they were, and more are taken.
+    assert_eq!(service.status("app")["state"], "damaged");
+    assert_eq!(service.status("app")["damage"]["segment"], name::BASE);
     assert_eq!(service.status("app")["checkpoint_failing"]["alarm"], false);
     assert!(service.get("/metrics").text().contains("checkpoints_failed"));
     until("a moment without a try", || (service.append("app", "", &log.stream(&[])).status == 200).then_some(()));
     put(&*files, name::BASE, &base);
     wait_generation(&service, 2);
+    assert_eq!(service.status("app")["state"], "ok");
     until("the end of it", || service.status("app")["checkpoint_failing"].is_null().then_some(()));
     assert_eq!(service.get("/logs/app/base").body, log.state(8));
 }

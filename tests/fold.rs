@@ -240,8 +240,10 @@ fn a_base_that_is_not_that_of_the_log_is_refused() {
         error.to_string(),
         "page 6 of 6 is neither in the base nor in the log: the base is cut, or of another generation"
     );
+    // The header does not say how long it is, so SQLite would fill up the last page with zeros.
     let ragged = FrameLog { base: log.base[..5 * 1024 + 7].to_vec(), ..log.clone() };
-    assert!(matches!(folded(&stored(&ragged, &[]), None), Err(FoldError::Base { bytes: 5127, page_size: 1024 })));
+    let filled = FrameLog { base: [&ragged.base[..], &[0; 1024 - 7]].concat(), ..log.clone() };
+    assert!(folded(&stored(&ragged, &[]), Some(2)).unwrap() == folded(&stored(&filled, &[]), Some(2)).unwrap());
     let other = FrameLog { base: FrameLog::new(512, false).with_base(12).base, ..log };
     let error = folded(&stored(&other, &[]), None).unwrap_err();
     assert!(matches!(error, FoldError::PageSize { database: 512, log: 1024 }), "{error}");
@@ -343,7 +345,9 @@ fn power_loss_at_every_step_of_a_fold_loses_nothing_and_folds_again() {
             assert!(read(&again) == wanted, "{what}, and again");
             assert!(get(&*again.dir("0000000002").unwrap(), BASE) == wanted, "{what}: the new base");
             assert!(again.dir(FIRST).unwrap().list().unwrap().is_empty(), "{what}: the old generation");
-            assert_eq!(again.dir("0000000002").unwrap().list().unwrap(), [BASE], "{what}");
+            let mut names = again.dir("0000000002").unwrap().list().unwrap();
+            names.sort_unstable();
+            assert_eq!(names, [BASE, "base.sums"], "{what}");
             cases += 1;
         }
     }

@@ -365,8 +365,9 @@ fn a_url_restores_as_a_directory_does() {
     assert_eq!(service.asked(), [""; 0], "nothing was asked for that cannot be used");
 
     let empty = Service::start(Served { durable: 1, format: "wal", ..Served::default() });
-    assert_eq!(restore(&[&empty.url, &out, "--force"]).0, 0);
-    assert_eq!(fs::read(&out).unwrap(), b"");
+    let (code, _, errors) = restore(&[&empty.url, &out, "--force"]);
+    assert!(code == 1 && errors.contains("base.db is missing"), "{errors}");
+    assert!(fs::read(&out).unwrap() == log.state(11), "nothing takes the place of something");
     assert_eq!(support::files_named(dir.path()), ["out.db"]);
 }
 
@@ -414,7 +415,7 @@ fn what_a_service_sends_is_verified() {
     fails(cut(20), 1, "cut");
     fails(Served { break_at: Some(3000), ..sound.clone() }, 3, "error");
     fails(Served { format: "commitlog", ..sound.clone() }, 1, "is a commitlog");
-    fails(Served { base: vec![7; 100], ..sound.clone() }, 1, "100 bytes, which are no whole pages");
+    fails(Served { base: vec![7; 100], ..sound.clone() }, 1, "neither in the base nor in the log");
     fails(Served { base: Vec::new(), ..sound.clone() }, 1, "neither in the base nor in the log");
     let (code, _, errors) = restore(&["http://127.0.0.1:1/logs/app", &out]);
     assert_eq!(code, 3, "{errors}");

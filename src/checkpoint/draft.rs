@@ -8,6 +8,7 @@ use super::fold::FoldError;
 use crate::format::database::{self, DatabaseHeader, HeaderError};
 use crate::limits::READ_BLOCK;
 use crate::repo::{Repo, RepoFile};
+use crate::segment::base::{self, BaseReader, sum_file};
 
 /// A database being written. Until [`publish`](Draft::publish) nobody sees it; what is left of it after a crash is
 /// replaced by the next draft of that name.
@@ -33,12 +34,11 @@ impl Draft {
         Ok(Draft { target, name, file, base_bytes: 0, page_size: None, grown: HashSet::new() })
     }
 
-    /// Starts with the content of `base`. The kernel copies, or shares the blocks, where it can.
-    pub(super) fn copy_base(&mut self, base: &dyn RepoFile) -> io::Result<()> {
-        if let (Some(mut from), Some(mut to)) = (base.plain(), self.file.plain()) {
-            self.base_bytes = io::copy(&mut from, &mut to)?;
+    /// Starts with the base in `source`, each block of which is checked. A base that is not there is an empty file.
+    pub(super) fn copy_base(&mut self, source: &dyn Repo) -> Result<(), FoldError> {
+        let Some(base) = BaseReader::open(source)? else {
             return Ok(());
-        }
+        };
         let mut block = vec![0; READ_BLOCK];
         loop {
             match base.read_at(&mut block, self.base_bytes)? {
@@ -55,13 +55,16 @@ impl Draft {
         Ok(())
     }
 
-    /// The base is there, and the log's pages have this size.
+    /// The base is there, and the log's pages have this size. What comes after the last whole page stays until a commit says
+    /// how large the database is: SQLite fills such a page up with zeros.
     pub(super) fn base_done(&mut self, page_size: u32) -> Result<(), FoldError> {
-        if !self.base_bytes.is_multiple_of(page_size.into()) {
-            return Err(FoldError::Base { bytes: self.base_bytes, page_size });
-        }
         self.page_size = Some(page_size);
         self.check_page_size()
+    }
+
+    /// How many pages can be read of the base, as SQLite counts them.
+    fn base_pages(&self, page_size: u32) -> u64 {
+        self.base_bytes.div_ceil(page_size.into())
     }
 
     /// Writes consecutive pages from `first` on.
@@ -69,7 +72,7 @@ impl Draft {
         let Some(page_size) = self.page_size else {
             return Ok(());
         };
-        let base_pages = self.base_bytes / u64::from(page_size);
+        let base_pages = self.base_pages(page_size);
         let count = pages.len() / page_size as usize;
         self.grown.extend((first..).take(count).filter(|page| u64::from(*page) > base_pages));
         self.file.write_at(&mut [IoSlice::new(pages)], u64::from(first.saturating_sub(1)) * u64::from(page_size))
@@ -80,7 +83,7 @@ impl Draft {
     pub(super) fn finish(&mut self, size: Option<u32>) -> Result<u64, FoldError> {
         let mut bytes = self.base_bytes;
         if let (Some(size), Some(page_size)) = (size, self.page_size) {
-            if let Some(page) = missing(size, page_size, self.base_bytes / u64::from(page_size), &self.grown) {
+            if let Some(page) = missing(size, page_size, self.base_pages(page_size), &self.grown) {
                 return Err(FoldError::Missing { page, size });
             }
             bytes = u64::from(size) * u64::from(page_size);
@@ -98,6 +101,16 @@ impl Draft {
             return Err(error);
         }
         self.target.sync_dir()
+    }
+
+    /// Makes the finished database the base of its directory, with checksums. After Ok it survives power loss.
+    pub(super) fn publish_base(&self) -> io::Result<()> {
+        let published =
+            sum_file(&*self.target, &*self.file, true).and_then(|_| base::publish(&*self.target, &self.name));
+        if published.is_err() {
+            self.discard();
+        }
+        published
     }
 
     /// Removes what there is of it.

@@ -19,6 +19,7 @@ use crate::format::wal::{Chain, FIRST_FRAME, FRAME_HEADER_LEN, WalHeader};
 use crate::limits::OPEN_SEGMENTS_MAX;
 use crate::offset::{BytePos, Generation, Offset};
 use crate::repo::{Repo, RepoFile};
+use crate::segment::base::{self, BaseFault};
 use crate::segment::frames::{BASE, FrameError, Frames, frame_at, segment_name, segment_starts};
 use crate::sqlite::image::Newest;
 use crate::stream::DurableMark;
@@ -62,14 +63,9 @@ pub enum FoldError {
         /// The last frame that was durable.
         durable: Offset,
     },
-    /// The base is not made of whole pages.
-    #[error("the base has {bytes} bytes, which are no whole pages of {page_size}")]
-    Base {
-        /// Its length.
-        bytes: u64,
-        /// Bytes of a page, as the log says.
-        page_size: u32,
-    },
+    /// The base is damaged, or missing.
+    #[error("{0}")]
+    Base(BaseFault),
     /// Base and log are not of the same database.
     #[error("the database has pages of {database} bytes and its log of {log}")]
     PageSize {
@@ -94,7 +90,16 @@ pub enum FoldError {
     },
     /// The disk is at fault.
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(io::Error),
+}
+
+impl From<io::Error> for FoldError {
+    fn from(error: io::Error) -> FoldError {
+        match BaseFault::of(&error) {
+            Some(fault) => FoldError::Base(fault.clone()),
+            None => FoldError::Io(error),
+        }
+    }
 }
 
 fn around(before: &Offset, after: &Option<Offset>) -> String {
@@ -127,10 +132,9 @@ impl FoldError {
             FoldError::Lost { .. } => "lost",
             FoldError::Begun { .. } => "begun",
             FoldError::Io(_) | FoldError::Damaged { error: FrameError::Io { .. }, .. } => "io",
-            FoldError::Damaged { .. }
-            | FoldError::Base { .. }
-            | FoldError::PageSize { .. }
-            | FoldError::Missing { .. } => "corrupt",
+            FoldError::Damaged { .. } | FoldError::Base(_) | FoldError::PageSize { .. } | FoldError::Missing { .. } => {
+                "corrupt"
+            }
         }
     }
 }
@@ -150,15 +154,22 @@ pub struct Folded {
 
 /// Writes the database as of frame `to`, or the last commit, of the generation in `source` into `target` as `name`.
 /// Frame 0 is the base as it is; a base that is not there is an empty file. The bytes 18 and 19 of a database, which say
-/// that it has a WAL, stay as they are.
+/// that it has a WAL, stay as they are. As `base.db` it gets checksums beside it.
 ///
 /// After Ok it is whole and survives power loss. After Err what had that name before is still there.
 ///
 /// # Errors
 /// See [`FoldError`].
 pub fn fold(source: &dyn Repo, to: Option<Offset>, target: Arc<dyn Repo>, name: &str) -> Result<Folded, FoldError> {
+    if name == BASE {
+        // An earlier attempt may have been cut off between the sums and the base.
+        base::recover(&*target)?;
+    }
     let (draft, folded) = prepare(source, to, target, format!("{name}.tmp"))?;
-    draft.publish(name)?;
+    match name {
+        BASE => draft.publish_base()?,
+        _ => draft.publish(name)?,
+    }
     Ok(folded)
 }
 
@@ -346,10 +357,7 @@ fn stopped(state: &State, to: Option<Offset>, error: FoldError, at: Offset) -> F
 
 /// Writes base and pages, cuts and syncs; returns the length.
 fn write(source: &dyn Repo, state: &State, draft: &mut Draft) -> Result<u64, FoldError> {
-    match source.open(BASE) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        base => draft.copy_base(&*base?)?,
-    }
+    draft.copy_base(source)?;
     let Some(header) = state.header else {
         return draft.finish(None);
     };

@@ -9,6 +9,7 @@ use futures::{Stream, StreamExt};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::draft::Draft;
@@ -21,8 +22,10 @@ use crate::format::{LogFormat, name};
 use crate::limits::{JSON_BYTES_MAX, PIECES_UNDER_WAY};
 use crate::offset::{Generation, Offset};
 use crate::repo::{FsRepo, Repo, read_small};
+use crate::segment::base::{BaseDigest, BaseReader};
 use crate::segment::frames::{BASE, segment_starts};
 use crate::sqlite::names::{JOURNAL, WAL, beside, looks_like_a_database};
+use crate::stream::known_base;
 
 /// What a log keeps about itself.
 const META: &str = "log.json";
@@ -69,6 +72,16 @@ pub enum RestoreError {
         /// What it says.
         durable: Offset,
     },
+    /// The base that was received is not the one that the service says it is.
+    #[error("the base of {place} that was received has the SHA-256 {found}, and the service says {expected}")]
+    OtherBase {
+        /// The log.
+        place: String,
+        /// The digest of what was received.
+        found: BaseDigest,
+        /// What the service says.
+        expected: BaseDigest,
+    },
     /// The service does not answer as it should.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -93,7 +106,10 @@ impl RestoreError {
             | RestoreError::Beside(_)
             | RestoreError::Invalid(_) => true,
             RestoreError::Client(error) => matches!(error, ClientError::Url { .. }),
-            RestoreError::NotALog(_) | RestoreError::Short { .. } | RestoreError::Io { .. } => false,
+            RestoreError::NotALog(_)
+            | RestoreError::Short { .. }
+            | RestoreError::OtherBase { .. }
+            | RestoreError::Io { .. } => false,
         }
     }
 
@@ -102,7 +118,8 @@ impl RestoreError {
     pub fn is_data(&self) -> bool {
         match self {
             RestoreError::Fold(error) => error.is_data(),
-            RestoreError::NotALog(_) | RestoreError::Short { .. } => true,
+            RestoreError::Client(ClientError::Refused { body, .. }) => body.error == "corrupt-log",
+            RestoreError::NotALog(_) | RestoreError::Short { .. } | RestoreError::OtherBase { .. } => true,
             _ => false,
         }
     }
@@ -116,6 +133,7 @@ impl RestoreError {
             RestoreError::Invalid(_) => "invalid",
             RestoreError::NotALog(_) => "not-a-log",
             RestoreError::Short { .. } => "truncated",
+            RestoreError::OtherBase { .. } => "corrupt",
             RestoreError::Client(_) => "unavailable",
             RestoreError::Io { .. } => "io",
         }
@@ -145,8 +163,10 @@ pub fn restore_dir(dir: &Path, wanted: &Wanted) -> Result<(Option<Generation>, F
     if same && wanted.out.file_name().is_some_and(|file| file == BASE) {
         return Err(RestoreError::Invalid(format!("{} is what its generation starts from", wanted.out.display())));
     }
+    let known = known_base(&path).map_err(|error| at(&path, error))?;
+    BaseReader::open_proven(&source, &known).map_err(FoldError::from)?;
     let (draft, folded) = prepare(&source, wanted.to, place.target.clone(), place.draft_name.clone())?;
-    place.publish(draft)?;
+    place.publish(draft, &folded, &path.display().to_string())?;
     Ok((generation, folded))
 }
 
@@ -167,7 +187,8 @@ pub async fn restore_url(client: &Client, wanted: &Wanted) -> Result<(Option<Gen
 
     let (sender, pieces) = mpsc::channel(PIECES_UNDER_WAY);
     let to = wanted.to;
-    let folding = tokio::task::spawn_blocking(move || fold_pieces(place, to, durable, pieces));
+    let source = client.url().to_string();
+    let folding = tokio::task::spawn_blocking(move || fold_pieces(place, &source, to, durable, pieces));
     let sent = send(client, generation, to, sender).await;
     let folded = folding.await.map_err(|error| at(&wanted.out, io::Error::other(error)))?;
     match (folded, sent) {
@@ -178,6 +199,8 @@ pub async fn restore_url(client: &Client, wanted: &Wanted) -> Result<(Option<Gen
 }
 
 enum Piece {
+    /// The digest that the base has, if the service says so.
+    Digest(Option<BaseDigest>),
     Base(Bytes),
     Log(Bytes),
     End,
@@ -190,7 +213,8 @@ async fn send(
     to: Option<Offset>,
     sender: mpsc::Sender<Piece>,
 ) -> Result<(), ClientError> {
-    if !pass(client.base(generation).await?, Piece::Base, &sender).await? {
+    let base = client.base(generation).await?;
+    if sender.send(Piece::Digest(base.digest())).await.is_err() || !pass(base, Piece::Base, &sender).await? {
         return Ok(());
     }
     if to != Some(Offset(0))
@@ -220,6 +244,7 @@ async fn pass(
 /// Folds what comes in; `None` when it stops coming before its end.
 fn fold_pieces(
     place: Place,
+    source: &str,
     to: Option<Offset>,
     durable: Option<Offset>,
     mut pieces: mpsc::Receiver<Piece>,
@@ -229,15 +254,26 @@ fn fold_pieces(
         Err(error) => return Some(Err(at(&place.out, error))),
     };
     let mut feed = Feed::new(draft, to);
+    let mut base = ReceivedBase::default();
     let mut fed = || loop {
         let done = match pieces.blocking_recv()? {
-            Piece::Base(bytes) => feed.base(&bytes),
-            Piece::Log(bytes) => feed.log(&bytes),
-            Piece::End => return Some(feed.finish()),
+            Piece::Digest(digest) => {
+                base.expected = digest;
+                continue;
+            }
+            Piece::Base(bytes) => {
+                base.hash(&bytes);
+                feed.base(&bytes)
+            }
+            Piece::Log(bytes) => match base.check(source) {
+                Ok(()) => feed.log(&bytes),
+                Err(error) => return Some(Err(error)),
+            },
+            Piece::End => return Some(base.check(source).and_then(|()| Ok(feed.finish()?))),
         };
         match done {
-            Err(error) => return Some(Err(error)),
-            Ok(()) if to != Some(Offset(0)) && feed.reached() => return Some(feed.finish()),
+            Err(error) => return Some(Err(error.into())),
+            Ok(()) if to != Some(Offset(0)) && feed.reached() => return Some(feed.finish().map_err(Into::into)),
             Ok(()) => {}
         }
     };
@@ -247,10 +283,37 @@ fn fold_pieces(
     });
     let draft = feed.into_draft();
     match fed {
-        Some(Ok(folded)) => Some(place.publish(draft).map(|()| folded)),
+        Some(Ok(folded)) => Some(place.publish(draft, &folded, source).map(|()| folded)),
         failed => {
             draft.discard();
             failed
+        }
+    }
+}
+
+/// The digest of a base as it is received, and the one that the service says.
+#[derive(Default)]
+struct ReceivedBase {
+    expected: Option<BaseDigest>,
+    hash: Sha256,
+}
+
+impl ReceivedBase {
+    fn hash(&mut self, bytes: &[u8]) {
+        if self.expected.is_some() {
+            self.hash.update(bytes);
+        }
+    }
+
+    /// All of it was received. To be called before the first frame is written, and any number of times.
+    fn check(&mut self, source: &str) -> Result<(), RestoreError> {
+        let Some(expected) = self.expected.take() else {
+            return Ok(());
+        };
+        let found = BaseDigest(std::mem::take(&mut self.hash).finalize().into());
+        match found == expected {
+            true => Ok(()),
+            false => Err(RestoreError::OtherBase { place: source.to_owned(), found, expected }),
         }
     }
 }
@@ -301,9 +364,13 @@ impl Place {
         Ok(())
     }
 
-    /// Gives the finished draft its name, and replaces nothing unless asked to.
-    fn publish(&self, draft: Draft) -> Result<(), RestoreError> {
-        let published = self.check().and_then(|()| {
+    /// Gives the finished draft its name, and replaces nothing unless asked to. `source` says where it is from.
+    fn publish(&self, draft: Draft, folded: &Folded, source: &str) -> Result<(), RestoreError> {
+        let not_empty = match folded.bytes {
+            0 => Err(RestoreError::NotALog(format!("{source} holds no database: its {BASE} is missing"))),
+            _ => Ok(()),
+        };
+        let published = not_empty.and_then(|()| self.check()).and_then(|()| {
             if self.overwrite {
                 return Ok(true);
             }

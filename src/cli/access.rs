@@ -11,7 +11,7 @@ use super::exit::{Exit, with_causes};
 use super::place::is_url;
 
 /// The token of the services that a command talks to.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct AccessArgs {
     /// Token of the service for each URL given that has none of its own, as http://:TOKEN@HOST/logs/NAME has
     #[arg(long, value_name = "SECRET", env = "LOGMIRROR_TOKEN", hide_env_values = true)]

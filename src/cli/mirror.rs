@@ -183,7 +183,7 @@ fn check_places(args: &MirrorArgs) -> Result<(), String> {
     let Ok(starts) = FsRepo::open(path).and_then(|repo| segment_starts(&repo)) else {
         return Ok(());
     };
-    if !starts.is_empty() || path.join(name::BASE).exists() {
+    if !starts.is_empty() || place::is_based(path) {
         return Ok(());
     }
     match place::hint(&args.source) {

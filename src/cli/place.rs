@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use logmirror::format::name;
 use logmirror::repo::{FsRepo, Repo};
-use logmirror::stream::segment_starts;
+use logmirror::stream::{known_base, segment_starts};
 
 use super::exit::Exit;
 use super::wrong_place;
@@ -41,9 +41,17 @@ pub fn log_directory(path: &str) -> Result<Arc<dyn Repo>, Exit> {
             let exit = if url_meant(path).is_some() { Exit::Usage } else { Exit::Io };
             Err(exit.because(format_args!("cannot open {path}: {error}{}", hint(path))))
         }
+        // A generation without frames is its base.
+        Ok((repo, true)) if is_based(Path::new(path)) => Ok(Arc::new(repo)),
         Ok((_, true)) => Err(Exit::Usage.because(no_segments(path))),
         Ok((repo, false)) => Ok(Arc::new(repo)),
     }
+}
+
+/// Whether a directory holds the base of a WAL, or should hold one.
+pub fn is_based(dir: &Path) -> bool {
+    [name::BASE, name::BASE_SUMS].iter().any(|file| dir.join(file).exists())
+        || known_base(dir).is_ok_and(|base| base.exists)
 }
 
 /// What to say of a directory without segments.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use logmirror::mirror::{NewDescription, accept_loss, describe_again, on_opening};
+use logmirror::segment::base::BaseFault;
 
 use super::exit::{Exit, printed};
 
@@ -38,6 +39,7 @@ pub(crate) fn run(args: &RepairArgs) -> Exit {
     let loss = match accept_loss(&args.dir, args.accept_loss) {
         Ok(loss) => loss,
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Exit::Usage.because(error),
+        Err(error) if BaseFault::of(&error).is_some() => return Exit::Data.because(base_advice(&error)),
         Err(error) => return Exit::Io.because_of(place, error),
     };
     let mut out = io::stdout();
@@ -78,6 +80,17 @@ pub(crate) fn run(args: &RepairArgs) -> Exit {
         }
     };
     printed(told.map(|()| exit))
+}
+
+/// What to do about a base: nobody but its source, or a copy, knows what it was.
+fn base_advice(error: &io::Error) -> String {
+    let what = match BaseFault::of(error) {
+        Some(BaseFault::Sums { .. }) => "put base.sums back, or remove it: the service makes it again",
+        _ => "put base.db back from a backup or another mirror of this log",
+    };
+    format!(
+        "{error}: repair cannot make up what it was, and changed nothing: {what}, or mirror the source into a new log"
+    )
 }
 
 fn tell_description(args: &RepairArgs, described: &NewDescription) -> io::Result<()> {

@@ -4,9 +4,11 @@ use std::io::Write;
 
 use clap::Args;
 use logmirror::api::LastCommit;
+use logmirror::format::LogFormat;
 use logmirror::limits::COMMIT_BYTES_MAX;
 use logmirror::mirror::{Place, missing_start, recorded_end};
-use logmirror::stream::{SurveyError, Tail, TornContent, survey, torn_content};
+use logmirror::segment::base::{BaseFault, BaseReader};
+use logmirror::stream::{SurveyError, Tail, TornContent, known_base, survey, torn_content};
 use serde_json::{Map, Value, json};
 
 use super::access::AccessArgs;
@@ -97,14 +99,26 @@ fn of_dir(path: &std::path::Path) -> Result<(Map<String, Value>, Exit), Exit> {
             (json!(text), Exit::Data)
         }
     };
+    let base = known_base(path).and_then(|known| BaseReader::open_known(&*repo, &known));
+    let base = match base {
+        Ok(base) => base,
+        Err(error) if BaseFault::of(&error).is_some() => return Err(Exit::Data.because(error)),
+        Err(error) => return Err(Exit::Io.because_of(place, error)),
+    };
+    // Nothing but a WAL has a base.
+    let format = found.format.or(base.as_ref().map(|_| LogFormat::Wal));
+    let base = base.map(|base| {
+        let sha256 = base.id().map(|id| id.sha256);
+        json!({ "bytes": base.bytes(), "sha256": sha256, "unproven": base.is_unproven() })
+    });
     let missing = missing_start(path).map_err(|error| Exit::Io.because_of(path.display(), error))?;
     let exit = if missing.is_some() { Exit::Data } else { exit };
     let missing =
         missing.map(|missing| format!("offsets {} to {}: the first segments were removed", missing.start, missing.end));
     let status = json!({
-        "path": place.to_string(), "format": found.format, "epoch": found.epoch, "first": found.first,
+        "path": place.to_string(), "format": format, "epoch": found.epoch, "first": found.first,
         "next": found.next, "segments": found.segments.len(),
-        "bytes": found.segments.iter().map(|segment| segment.bytes).sum::<u64>(), "last_commit": last, "tail": tail, "missing": missing,
+        "bytes": found.segments.iter().map(|segment| segment.bytes).sum::<u64>(), "last_commit": last, "tail": tail, "missing": missing, "base": base,
     });
     match status {
         Value::Object(status) => Ok((status, exit)),

@@ -8,11 +8,13 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use logmirror::client::without_secrets;
+use logmirror::format::name;
 use logmirror::limits::COMMIT_BYTES_MAX;
 use logmirror::mirror::{DbLock, db_lock_state, is_mirror, on_opening, recorded_end, verify_url};
+use logmirror::offset::Offset;
 use logmirror::repo::{FsRepo, Repo};
-use logmirror::stream::{TornContent, survey, torn_content};
-use logmirror::verify::{FoundFault, Options, Progress, Report, verify};
+use logmirror::stream::{TornContent, known_base, survey, torn_content};
+use logmirror::verify::{BaseReport, FoundFault, Options, Progress, Report, verify};
 
 use super::access::AccessArgs;
 use super::database;
@@ -26,7 +28,7 @@ const GROWTH_LOOK: Duration = Duration::from_millis(300);
 const FAULTS_SHOWN: usize = 50;
 
 /// Read every byte of a log, check every checksum and offset, and name each fault with its place
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct VerifyArgs {
     /// Directory with the segments of a log, the URL of a log, or a SQLite database or its WAL
     path: String,
@@ -42,6 +44,9 @@ pub fn run(args: &VerifyArgs) -> Exit {
     if is_url(&args.path) {
         return remote(args);
     }
+    if let Some(dir) = dir_of_base(Path::new(&args.path)) {
+        return run(&VerifyArgs { path: dir, ..args.clone() });
+    }
     if database::is_meant(&args.path) {
         return database::run(&args.path, args.json);
     }
@@ -51,13 +56,22 @@ pub fn run(args: &VerifyArgs) -> Exit {
     }
 }
 
+/// The directory of a base with checksums, which are there and not in the file.
+fn dir_of_base(path: &Path) -> Option<String> {
+    let is_base = path.file_name().is_some_and(|file| file == name::BASE);
+    let dir = path.parent().filter(|dir| is_base && dir.join(name::BASE_SUMS).exists())?;
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    dir.to_str().map(str::to_owned)
+}
+
 fn local(repo: Arc<dyn Repo>, args: &VerifyArgs) -> Exit {
     let bar = if args.json { ProgressBar::hidden() } else { progress_bar() };
     let told = |progress: Progress| {
         bar.set_length(progress.total.max(progress.read));
         bar.set_position(progress.read);
     };
-    let result = verify(repo, &Options { on_progress: Some(&told), ..Options::default() });
+    let result = known_base(Path::new(&args.path))
+        .and_then(|base| verify(repo, &Options { on_progress: Some(&told), base, ..Options::default() }));
     bar.finish_and_clear();
     match result {
         Ok(report) => printed(show(&report, args)),
@@ -119,6 +133,10 @@ fn in_words(out: &mut impl Write, report: &Report, args_path: &str) -> io::Resul
     writeln!(out, "commits   {}", HumanCount(report.commits))?;
     writeln!(out, "entries   {}", HumanCount(report.entries))?;
     writeln!(out, "bytes     {} ({})", HumanCount(report.bytes), HumanBytes(report.bytes))?;
+    if let Some(BaseReport { bytes, sha256, unproven, .. }) = &report.base {
+        let unproven = if *unproven { ", unproven" } else { "" };
+        writeln!(out, "base      {} bytes, SHA-256 {sha256}{unproven}", HumanCount(*bytes))?;
+    }
     writeln!(out, "segments  {}", HumanCount(report.segments.len() as u64))?;
     for fault in report.faults.iter().take(FAULTS_SHOWN) {
         writeln!(out, "{}: {}; {}", fault.code, fault.message, remedy(fault))?;
@@ -140,7 +158,10 @@ fn in_words(out: &mut impl Write, report: &Report, args_path: &str) -> io::Resul
         writeln!(out, "serve: a service, when it starts, {text}")?;
     }
     for note in &report.notes {
-        writeln!(out, "note: segment {}: {}", note.segment, note.message)?;
+        match report.base.is_some() && note.segment == Offset::ZERO {
+            true => writeln!(out, "note: {}", note.message)?,
+            false => writeln!(out, "note: segment {}: {}", note.segment, note.message)?,
+        }
     }
     Ok(())
 }
@@ -212,6 +233,7 @@ fn remedy(fault: &FoundFault) -> String {
             "restore the segments from offset {offset} up to {segment} from a sound copy, or make a new mirror in another directory"
         ),
         "repeat" => "another process wrote it: compare with the source".to_owned(),
+        FoundFault::BASE => "put the base back from a backup or another mirror, or mirror the source again".to_owned(),
         "lost" => format!("bring back the commits from offset {offset} on from a sound copy"),
         _ => format!("replace segment {segment} by that of a sound copy"),
     }

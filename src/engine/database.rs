@@ -16,7 +16,7 @@ use crate::format::wal::FrameHeader;
 use crate::limits::{
     ENGINE_CACHE_PAGES, SETTLE_WAIT, SPARE_CONNECTIONS_MAX, SQL_TRANSACTION_BYTES_MAX, WRITE_TURN_WAIT,
 };
-use crate::mirror::{Error, Log, Registry, State};
+use crate::mirror::{Error, Log, Registry, SeenBase, State};
 use crate::offset::Offset;
 use crate::sync::libsql::syncable;
 
@@ -76,7 +76,7 @@ impl Engine {
         let transaction_max = SQL_TRANSACTION_BYTES_MAX.min(settings.commit_bytes_max).min(settings.memory_max / 4);
         let wal = Arc::new(Wal::of(log.clone(), transaction_max));
         let machine = Database::io_for_path(DATABASE).map_err(|error| of_engine(&error))?;
-        let io = Arc::new(LogIo::new(log.base()?, wal.clone(), machine));
+        let io = Arc::new(LogIo::new(Arc::new(SeenBase::open(&log)?), wal.clone(), machine));
         let options = OpenOptions::new(Arc::new(SqliteDialect));
         let options = options.flags(OpenFlags::Create).db_opts(features());
         // Not by way of the engine's own registry of open files: all of ours have the same name.
@@ -128,9 +128,9 @@ impl Engine {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
     }
 
-    /// Whether it is of this log, and sound.
+    /// Whether it is of this log, and sound. Over a damaged base nothing is run: opening it again says what is wrong.
     pub(super) fn is_of(&self, log: &Arc<Log>) -> bool {
-        Arc::ptr_eq(&self.log, log) && !self.closed.load(Ordering::Acquire)
+        Arc::ptr_eq(&self.log, log) && !self.closed.load(Ordering::Acquire) && log.base_fault().is_none()
     }
 
     /// Waits for the turn.

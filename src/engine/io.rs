@@ -9,7 +9,7 @@ use turso_core::{
 };
 
 use super::wal::Wal;
-use crate::repo::RepoFile;
+use crate::mirror::SeenBase;
 
 /// The name of the database; that of its WAL follows from it.
 pub(super) const DATABASE: &str = "logmirror.db";
@@ -17,14 +17,14 @@ const WAL: &str = "logmirror.db-wal";
 
 /// The two files of a log, and those of the machine for what the engine sorts.
 pub(super) struct LogIo {
-    base: Option<(Arc<dyn RepoFile>, u64)>,
+    base: Arc<SeenBase>,
     wal: Arc<Wal>,
     machine: Arc<dyn IO>,
 }
 
 impl LogIo {
     /// `machine` is for temporary files.
-    pub(super) fn new(base: Option<(Arc<dyn RepoFile>, u64)>, wal: Arc<Wal>, machine: Arc<dyn IO>) -> LogIo {
+    pub(super) fn new(base: Arc<SeenBase>, wal: Arc<Wal>, machine: Arc<dyn IO>) -> LogIo {
         LogIo { base, wal, machine }
     }
 }
@@ -80,8 +80,9 @@ fn done(c: Completion, bytes: usize) -> turso_core::Result<Completion> {
     Ok(c)
 }
 
-/// The database at the start of the generation. It is never written: nothing is ever checkpointed by the engine.
-struct Base(Option<(Arc<dyn RepoFile>, u64)>);
+/// The database at the start of the generation, as SQLite sees it: the engine believes the size in the header. It is never
+/// written: nothing is ever checkpointed by the engine.
+struct Base(Arc<SeenBase>);
 
 impl File for Base {
     fn lock_file(&self, _exclusive: bool) -> turso_core::Result<()> {
@@ -93,12 +94,8 @@ impl File for Base {
     }
 
     fn pread(&self, pos: u64, c: Completion) -> turso_core::Result<Completion> {
-        let read = match &self.0 {
-            Some((file, bytes)) if pos < *bytes => {
-                file.read_at(c.as_read().buf().as_mut_slice(), pos).map_err(failed("read"))?
-            }
-            _ => 0,
-        };
+        let read = self.0.read_at(c.as_read().buf().as_mut_slice(), pos);
+        let read = read.map_err(|error| failed("read")(io::Error::new(io::ErrorKind::InvalidData, error)))?;
         done(c, read)
     }
 
@@ -111,7 +108,7 @@ impl File for Base {
     }
 
     fn size(&self) -> turso_core::Result<u64> {
-        Ok(self.0.as_ref().map_or(0, |(_, bytes)| *bytes))
+        Ok(self.0.bytes())
     }
 
     fn truncate(&self, _len: u64, _c: Completion) -> turso_core::Result<Completion> {

@@ -29,6 +29,10 @@ impl LogFormat {
 
 /// Name of the database that a generation of a WAL starts with.
 pub const BASE: &str = "base.db";
+/// Name of the checksums of that database.
+pub const BASE_SUMS: &str = "base.sums";
+/// What a base is called until it is whole, synced, and its checksums have their name.
+pub const BASE_DRAFT: &str = "base.db.tmp";
 
 /// Digits of a generation's directory.
 const GENERATION_DIGITS: usize = 10;

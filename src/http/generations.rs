@@ -4,9 +4,9 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::Uri;
+use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use futures::stream;
 use serde::Deserialize;
@@ -21,11 +21,13 @@ use super::reply::{self, Failure, drain};
 use super::upload::{self, PartQuery};
 use crate::api::{LogSource, LogStatus};
 use crate::format::database::{self, DatabaseHeader};
-use crate::format::name;
 use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::mirror::{Draft, Error, Log};
 use crate::offset::Generation;
 use crate::repo::RepoFile;
+use crate::repr_digest::{self, ReprDigest};
+use crate::segment::base::{BaseBuilder, BaseDigest, FinishedBase};
+use crate::segment::base_pages::seen;
 
 pub(super) async fn read_base(
     State(app): State<Arc<App>>,
@@ -34,7 +36,25 @@ pub(super) async fn read_base(
 ) -> Result<Response, Failure> {
     let GenerationQuery { generation } = query(&uri)?;
     let log = in_generation(&app, parse(name)?, generation).await?;
-    Ok(base(app.registry.base(&log)?))
+    Ok(base(app.registry.base(&log)?).await?)
+}
+
+/// A base that was received, and is not checked yet.
+pub(super) enum ReceivedBase {
+    /// With the sums that were made meanwhile.
+    Streamed(BaseBuilder),
+    /// So many bytes in a file of the draft.
+    Staged(Arc<dyn RepoFile>, u64),
+}
+
+/// The digest that a request says its base has.
+pub(super) fn claimed_digest(headers: &HeaderMap) -> Result<Option<BaseDigest>, Error> {
+    let Some(field) = headers.get(repr_digest::FIELD) else {
+        return Ok(None);
+    };
+    let digest = field.to_str().map_err(|error| error.to_string()).and_then(ReprDigest::parse);
+    let digest = digest.map_err(|error| Error::Invalid(format!("{}: {error}", repr_digest::FIELD)))?;
+    Ok(digest.map(|digest| digest.sha256))
 }
 
 #[derive(Deserialize)]
@@ -83,11 +103,19 @@ pub(super) async fn start(
     request: Request,
 ) -> Result<Response, Failure> {
     let part = query::<PartQuery>(request.uri()).and_then(PartQuery::part);
+    let claimed = claimed_digest(request.headers());
     let mut body = request.into_body();
+    let claimed = match claimed {
+        Ok(claimed) => claimed,
+        Err(error) => {
+            drain(body);
+            return Err(error.into());
+        }
+    };
     if let Some(part) = part? {
         let found = parse(path).and_then(|(name, generation)| Ok((app.registry.get(&name)?, generation)));
         let (answer, rest) = match found {
-            Ok((log, generation)) => upload::base(&app, &log, Generation(generation), part, body).await,
+            Ok((log, generation)) => upload::base(&app, &log, (Generation(generation), claimed), part, body).await,
             Err(error) => (Err(error.into()), Some(body)),
         };
         if let (Err(_), Some(rest)) = (&answer, rest) {
@@ -98,7 +126,7 @@ pub(super) async fn start(
     let begun = begin(&app, path).await;
     let received = match begun {
         Ok((log, draft)) => match receive(&app, &mut body, &draft).await {
-            Ok((file, bytes)) => Ok((log, draft, file, bytes)),
+            Ok(base) => Ok((log, draft, base)),
             Err(error) => {
                 // Removing its files blocks.
                 blocking(move || {
@@ -111,44 +139,75 @@ pub(super) async fn start(
         },
         Err(error) => Err(error),
     };
-    let (log, draft, file, bytes) = match received {
+    let (log, draft, base) = match received {
         Ok(received) => received,
         Err(error) => {
             drain(body);
             return Err(error.into());
         }
     };
-    let log = start_from(&app, log, Arc::new(draft), file, bytes).await?;
+    let log = start_from(&app, log, Arc::new(draft), (ReceivedBase::Streamed(base), claimed)).await?;
     Ok(reply::created(true, described(&app, &log)))
 }
 
-/// Starts the generation of a draft whose base was received: `bytes` bytes in `file`, if that is a database.
+/// Starts the generation of a draft whose base was received, if that is a database, and the one that it is said to be.
 pub(super) async fn start_from(
     app: &App,
     log: Arc<Log>,
     draft: Arc<Draft>,
-    file: Arc<dyn RepoFile>,
-    bytes: u64,
+    (base, claimed): (ReceivedBase, Option<BaseDigest>),
 ) -> Result<Arc<Log>, Error> {
     let registry = app.registry.clone();
     blocking(move || {
         let failed = |error: std::io::Error| Error::Unavailable(format!("cannot store the base: {error}"));
-        if bytes == 0 {
-            // No database is an empty one.
-            let empty = database::empty(LIBSQL_PAGE_SIZE);
-            file.write_at(&mut [IoSlice::new(&empty)], 0).map_err(failed)?;
-        } else {
-            let mut head = [0; database::HEADER_LEN];
-            let count = file.read_at(&mut head, 0).map_err(failed)?;
-            DatabaseHeader::of_file(&head[..count], bytes).map_err(|reason| {
-                let message = format!("this is no SQLite database: {reason}");
-                Error::Corrupt { offset: None, message }
-            })?;
+        let finished = match base {
+            ReceivedBase::Streamed(mut base) => {
+                if base.bytes() == 0 {
+                    // No database is an empty one.
+                    base.write(&database::empty(LIBSQL_PAGE_SIZE)).map_err(failed)?;
+                }
+                check_database(&**base.file(), base.bytes())?;
+                base.finish(true)
+            }
+            ReceivedBase::Staged(file, bytes) => {
+                if bytes == 0 {
+                    file.write_at(&mut [IoSlice::new(&database::empty(LIBSQL_PAGE_SIZE))], 0).map_err(failed)?;
+                }
+                check_database(&*file, bytes)?;
+                FinishedBase::of_draft(draft.dir().clone(), &*file)
+            }
+        };
+        let finished = finished.map_err(failed)?;
+        if let Some(claimed) = claimed.filter(|claimed| *claimed != finished.id().sha256) {
+            let found = finished.id().sha256;
+            let message = format!("the base that was received has the SHA-256 {found}, and the request says {claimed}");
+            return Err(Error::Corrupt { offset: None, message });
         }
-        file.sync().map_err(failed)?;
+        finished.publish().map_err(failed)?;
         registry.start_generation(&log, &draft, |_, _| Ok(()))
     })
     .await
+}
+
+/// That SQLite would open the file. What follows its last page is kept.
+fn check_database(file: &dyn RepoFile, bytes: u64) -> Result<(), Error> {
+    let failed = |error: std::io::Error| Error::Unavailable(format!("cannot store the base: {error}"));
+    let mut head = [0; database::HEADER_LEN];
+    let count = file.read_at(&mut head, 0).map_err(failed)?;
+    if bytes == 0 {
+        return Ok(());
+    }
+    let head = &head[..count];
+    let reason = match (DatabaseHeader::decode(head), seen(head, bytes)) {
+        (Err(reason), _) => format!("this is no SQLite database: {reason}"),
+        (_, Err(reason)) => reason,
+        (_, Ok(Some(_))) => return Ok(()),
+        (_, Ok(None)) => match DatabaseHeader::of_file(head, bytes) {
+            Ok(_) => return Ok(()),
+            Err(reason) => format!("this is no SQLite database: {reason}"),
+        },
+    };
+    Err(Error::Corrupt { offset: None, message: reason })
 }
 
 async fn begin(app: &App, path: Parsed<(String, u64)>) -> Result<(Arc<Log>, Draft), Error> {
@@ -162,26 +221,18 @@ async fn begin(app: &App, path: Parsed<(String, u64)>) -> Result<(Arc<Log>, Draf
     .await
 }
 
-/// Writes the body down as the base; how many bytes it has.
-async fn receive(app: &App, body: &mut Body, draft: &Draft) -> Result<(Arc<dyn RepoFile>, u64), Error> {
+/// Writes the body down as the base.
+async fn receive(app: &App, body: &mut Body, draft: &Draft) -> Result<BaseBuilder, Error> {
     let failed = |error: std::io::Error| Error::Unavailable(format!("cannot store the base: {error}"));
     let dir = draft.dir().clone();
-    let file: Arc<dyn RepoFile> = blocking(move || dir.create(name::BASE).map_err(failed)).await?;
-    let mut at = 0;
+    let mut base = blocking(move || BaseBuilder::create(dir).map_err(failed)).await?;
     let mut pace = Pace::new(app.timeouts.commit, app.timeouts.min_rate);
     let cut = |message| Error::Truncated { offset: None, message };
     while let Some(data) = body::frame(body, &pace, ("the base", "--commit-timeout")).await.map_err(cut)? {
-        let (bytes, received) = (data.len() as u64, Instant::now());
-        let _share = app.registry.reserve(bytes).await?;
-        write(&file, data, at).await.map_err(failed)?;
-        pace.received(bytes as usize, received.elapsed());
-        at += bytes;
+        let (bytes, received) = (data.len(), Instant::now());
+        let _share = app.registry.reserve(bytes as u64).await?;
+        base = blocking(move || base.write(&data).map(|()| base).map_err(failed)).await?;
+        pace.received(bytes, received.elapsed());
     }
-    Ok((file, at))
-}
-
-async fn write(file: &Arc<dyn RepoFile>, data: Bytes, at: u64) -> std::io::Result<()> {
-    let file = file.clone();
-    let written = tokio::task::spawn_blocking(move || file.write_at(&mut [IoSlice::new(&data)], at));
-    written.await.map_err(std::io::Error::other)?
+    Ok(base)
 }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
-use futures::stream;
+use futures::{StreamExt, stream};
 use serde_json::json;
 
 use super::body::next;
@@ -21,6 +21,7 @@ use super::reply::{self, Failure, drain, turn_down};
 use crate::limits::PUSH_BYTES_MAX;
 use crate::mirror::{BaseFeed, Error, Share};
 use crate::offset::Generation;
+use crate::repr_digest::{self, ReprDigest};
 use crate::sync::libsql::{PullAnswer, PushAnswer};
 
 type Range = (String, u64, u64, u64);
@@ -34,17 +35,25 @@ pub(super) async fn info(State(app): State<Arc<App>>, name: Parsed<String>) -> R
 pub(super) async fn export(State(app): State<Arc<App>>, path: Parsed<(String, u64)>) -> Result<Response, Failure> {
     let (name, generation) = parse(path)?;
     let log = app.libsql.export(&name, Generation(generation))?;
-    Ok(base(app.registry.base(&log)?))
+    Ok(base(app.registry.base(&log)?).await?)
 }
 
-/// A database as a body.
-pub(super) fn base(feed: BaseFeed) -> Response {
-    let bytes = feed.bytes();
-    let body = Body::from_stream(stream::try_unfold(feed, |mut feed| async move {
+/// A database as a body, with its digest where that is known. What is damaged at its start is refused; further on the answer
+/// ends before the first byte that is not right.
+pub(super) async fn base(mut feed: BaseFeed) -> Result<Response, Error> {
+    let first = feed.next().await?;
+    let (bytes, unproven) = (feed.base().bytes(), feed.base().is_unproven());
+    let digest = feed.base().id().map(|id| ReprDigest { sha256: id.sha256, unproven });
+    let rest = stream::try_unfold(feed, |mut feed| async move {
         let next = feed.next().await.inspect_err(|error| log::error!("reading a base: {error}"))?;
         Ok::<_, Error>(next.map(|bytes| (bytes, feed)))
-    }));
-    sized(bytes, body)
+    });
+    let body = Body::from_stream(stream::iter(first.map(Ok)).chain(rest));
+    let mut response = sized(bytes, body);
+    if let Some(value) = digest.and_then(|digest| HeaderValue::from_str(&digest.to_string()).ok()) {
+        response.headers_mut().insert(HeaderName::from_static(repr_digest::FIELD), value);
+    }
+    Ok(response)
 }
 
 /// A body of so many bytes.

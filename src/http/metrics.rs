@@ -45,6 +45,9 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Fai
     gauge("segments", "Segments of the log", None, |log| log.segments);
     gauge("log_size", "Durable bytes of the log", Some(Unit::Bytes), |log| log.bytes);
     gauge("usable", "1 while the log can be written and read", None, |log| Some(u64::from(log.state == LogState::Ok)));
+    gauge("base_unproven", "1 while nothing vouches for the base of the log", None, |log| {
+        log.base.as_ref().map(|base| u64::from(base.unproven))
+    });
     app.registry.counters().register(&mut registry);
     let checkpoints = app.checkpoints.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((succeeded, failed, alarms)) = checkpoints.as_ref().map(Checkpoints::counts) {

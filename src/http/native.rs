@@ -210,7 +210,9 @@ fn is_draining(app: &App) -> bool {
 
 fn problem(log: &Arc<Log>) -> Option<String> {
     match log.view().state {
-        Health::Ok | Health::Ended(_) => None,
+        Health::Ok | Health::Ended(_) => {
+            log.base_fault().map(|fault| format!("log {} is damaged: {fault}", log.name()))
+        }
         Health::Failed(cause) => Some(format!("log {} has failed: {cause}", log.name())),
         Health::Damaged(cause) => Some(format!("log {} is damaged: {cause}", log.name())),
     }

@@ -14,15 +14,17 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::body;
-use super::generations;
+use super::generations::{self, ReceivedBase};
 use super::native::{blocking, described};
 use super::pace::Pace;
 use super::paths::App;
 use super::reply::{self, Failure};
 use crate::api::PartReceived;
+use crate::format::name::BASE_DRAFT;
 use crate::limits::{EXPORT_BYTES_MAX, READ_BLOCK};
 use crate::mirror::{Draft, Error, LastPart, Log, Staged, Upload, UploadProgress};
 use crate::offset::{Generation, Offset};
+use crate::segment::base::BaseDigest;
 
 /// What a query says of a part.
 #[derive(Clone, Debug, Deserialize)]
@@ -123,14 +125,14 @@ async fn take_commits(
 pub(super) async fn base(
     app: &Arc<App>,
     log: &Arc<Log>,
-    generation: Generation,
+    (generation, claimed): (Generation, Option<BaseDigest>),
     part: Part,
     body: Body,
 ) -> (Result<Response, Failure>, Option<Body>) {
     let (app, log) = (app.clone(), log.clone());
     to_the_end(async move {
         let mut body = body;
-        (take_base(&app, &log, generation, &part, &mut body).await, body)
+        (take_base(&app, &log, (generation, claimed), &part, &mut body).await, body)
     })
     .await
 }
@@ -138,7 +140,7 @@ pub(super) async fn base(
 async fn take_base(
     app: &App,
     log: &Arc<Log>,
-    generation: Generation,
+    (generation, claimed): (Generation, Option<BaseDigest>),
     part: &Part,
     body: &mut Body,
 ) -> Result<Response, Failure> {
@@ -154,8 +156,7 @@ async fn take_base(
         let log = log.clone();
         move || registry.draft_generation(&log, Some(generation))
     };
-    let name = crate::format::name::BASE;
-    let limits = (EXPORT_BYTES_MAX, name, draft);
+    let limits = (EXPORT_BYTES_MAX, BASE_DRAFT, draft);
     let last = match receive(app, &upload, &mut progress, part, body, limits).await? {
         Received::Part(received) => return Ok(reply::accepted(received)),
         Received::Whole { total, digest } => LastPart { goal: generation.0, at: part.at, total, digest },
@@ -163,7 +164,8 @@ async fn take_base(
     let UploadProgress::Staged(Staged { draft, file, received }) = &*progress else {
         return Err(Error::PartMissing { received: 0 }.into());
     };
-    let started = generations::start_from(app, log.clone(), draft.clone(), file.clone(), *received).await;
+    let base = ReceivedBase::Staged(file.clone(), *received);
+    let started = generations::start_from(app, log.clone(), draft.clone(), (base, claimed)).await;
     let next = if started.is_ok() { UploadProgress::Done(last, None) } else { UploadProgress::Empty };
     discard(std::mem::replace(&mut *progress, next)).await;
     Ok(reply::created(true, described(app, &*started?)))

@@ -1,6 +1,6 @@
 //! The database that a generation of a WAL starts from, on its way from a source to a sink.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,12 +21,27 @@ use crate::client::{Client, ClientError};
 use crate::format::{LogFormat, database, name};
 use crate::limits::{BASE_PROGRESS_EVERY, LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::offset::Generation;
-use crate::repo::{FsRepo, Repo, RepoFile};
+use crate::repo::{FsRepo, Repo};
+use crate::segment::base::{BaseBuilder, BaseDigest, BaseFault, BaseReader};
+use crate::stream::known_base;
 
 pub(super) type Blocks = BoxStream<'static, io::Result<Bytes>>;
 
-/// The SHA-256 of a base.
-pub(super) type BaseSum = [u8; 32];
+/// A base on its way, and what its source says of it.
+pub(super) struct BaseStream {
+    pub(super) blocks: Blocks,
+    /// The digest that it has, if that is known before its end.
+    pub(super) digest: Option<BaseDigest>,
+    /// Whether nothing vouches for it.
+    pub(super) unproven: bool,
+}
+
+impl BaseStream {
+    /// Of a source that reads it now, and knows no digest.
+    pub(super) fn new(blocks: Blocks) -> BaseStream {
+        BaseStream { blocks, digest: None, unproven: false }
+    }
+}
 
 /// Copies the base of `generation` from `source` to `sink`. After Ok it is durable there, and the sink has that generation.
 pub(super) async fn bring(
@@ -37,17 +52,23 @@ pub(super) async fn bring(
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
-    let blocks = match source {
-        Source::Url(client) => of_url(client, generation).await?,
-        Source::Dir(repo) => of_dir(repo)?,
-    };
-    put(blocks, generation, sink, instead, progress, told).await
+    put(of(source, generation).await?, generation, sink, instead, progress, told).await
 }
 
-/// Makes `blocks` the base of `generation` of `sink`, once they came to a good end, and counts their bytes. A directory is one
+async fn of(source: &Source, generation: Generation) -> Result<BaseStream, MirrorError> {
+    match source {
+        Source::Url(client) => of_url(client, generation).await,
+        Source::Dir(repo) => {
+            let repo = repo.clone();
+            off(move || of_dir(&repo)).await?
+        }
+    }
+}
+
+/// Makes `base` the base of `generation` of `sink`, once they came to a good end, and counts their bytes. A directory is one
 /// generation: what it holds stays.
 pub(super) async fn put(
-    blocks: Blocks,
+    base: BaseStream,
     generation: Generation,
     sink: &Sink,
     instead: Instead,
@@ -56,10 +77,11 @@ pub(super) async fn put(
 ) -> Result<(), MirrorError> {
     let (moved, before) = (Arc::new(AtomicU64::new(0)), progress.bytes);
     let count = moved.clone();
-    let counted = blocks.inspect_ok(move |block| {
+    let counted = base.blocks.inspect_ok(move |block| {
         count.fetch_add(block.len() as u64, Ordering::Relaxed);
     });
-    let mut storing = std::pin::pin!(put_counted(counted.boxed(), generation, sink, instead));
+    let counted = BaseStream { blocks: counted.boxed(), ..base };
+    let mut storing = std::pin::pin!(put_counted(counted, generation, sink, instead));
     loop {
         let ended = tokio::select! {
             ended = storing.as_mut() => Some(ended),
@@ -76,17 +98,22 @@ pub(super) async fn put(
     }
 }
 
-async fn put_counted(blocks: Blocks, generation: Generation, sink: &Sink, instead: Instead) -> Result<(), MirrorError> {
+async fn put_counted(
+    base: BaseStream,
+    generation: Generation,
+    sink: &Sink,
+    instead: Instead,
+) -> Result<(), MirrorError> {
     match sink {
-        Sink::Url(client) => base_url::put(client, generation, blocks).await.map_err(|error| sink.own(error))?,
+        Sink::Url(client) => base_url::put(client, generation, base).await.map_err(|error| sink.own(error))?,
         Sink::Dir(dir) => {
             let preparing = dir.clone();
             let repo = off(move || preparing.prepare(LogFormat::Wal, generation, instead)).await??;
-            match store(&repo, blocks).await {
-                Ok(sum) => dir.has_base(sum),
+            match store(&repo, base).await {
+                Ok(digest) => dir.has_base(digest),
                 Err(error) => {
                     dir.let_go();
-                    return Err(at(&repo, error));
+                    return Err(of_source(&error).unwrap_or_else(|| at(&repo, error)));
                 }
             }
         }
@@ -98,21 +125,32 @@ pub(super) fn at(repo: &FsRepo, error: io::Error) -> MirrorError {
     MirrorError::Dir { place: repo.place(), error }
 }
 
+/// The fault of a source's base that ended a stream of it.
+pub(super) fn of_source(error: &io::Error) -> Option<MirrorError> {
+    // A stream wraps what a body was made of.
+    let fault = BaseFault::of(error).or_else(|| {
+        let inner = error.get_ref()?;
+        std::iter::successors(inner.source(), |inner| inner.source()).find_map(|inner| {
+            let fault = inner.downcast_ref::<BaseFault>();
+            fault.or_else(|| BaseFault::of(inner.downcast_ref::<io::Error>()?))
+        })
+    });
+    fault.map(|fault| MirrorError::BaseDamaged { side: "source", fault: fault.clone() })
+}
+
 /// Whether a directory has a base.
 pub(super) fn is_in(repo: &FsRepo) -> Result<bool, MirrorError> {
-    match repo.open(name::BASE) {
-        Ok(_) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(at(repo, error)),
-    }
+    let names = repo.list().map_err(|error| at(repo, error))?;
+    Ok(names.iter().any(|file| file == name::BASE))
 }
 
 /// The base that a service sends, once it has begun as a database does.
 ///
 /// # Errors
 /// [`ClientError::NotFromService`] when it is none: the service has no other.
-pub(super) async fn of_url(client: &Client, generation: Generation) -> Result<Blocks, MirrorError> {
-    let mut blocks = client.base(generation).await?.boxed();
+pub(super) async fn of_url(client: &Client, generation: Generation) -> Result<BaseStream, MirrorError> {
+    let mut blocks = client.base(generation).await?;
+    let (digest, unproven) = (blocks.digest(), blocks.is_unproven());
     let mut head = BytesMut::new();
     while head.len() < database::MAGIC.len()
         && let Some(block) = blocks.try_next().await?
@@ -124,95 +162,115 @@ pub(super) async fn of_url(client: &Client, generation: Generation) -> Result<Bl
         return Err(ClientError::NotFromService { what }.into());
     }
     let head = stream::iter((!head.is_empty()).then(|| Ok(head.freeze())));
-    Ok(head.chain(blocks.map_err(io::Error::other)).boxed())
+    let blocks = head.chain(blocks.map_err(io::Error::other)).boxed();
+    Ok(BaseStream { blocks, digest, unproven })
 }
 
-/// The base in a directory; nothing where there is none.
-pub(super) fn of_dir(repo: &FsRepo) -> Result<Blocks, MirrorError> {
-    match repo.open(name::BASE) {
-        Ok(file) => Ok(of_file(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(stream::empty().boxed()),
-        Err(error) => Err(at(repo, error)),
+/// The base in a directory, each block of which is checked; nothing where there is none. Blocks.
+///
+/// # Errors
+/// [`MirrorError::BaseDamaged`] when it is missing, or is not the one that is known to be there.
+pub(super) fn of_dir(repo: &FsRepo) -> Result<BaseStream, MirrorError> {
+    let opened = known_base(repo.path()).and_then(|known| Ok((BaseReader::open_known(repo, &known)?, known)));
+    match opened {
+        Ok((None, _)) => Ok(BaseStream { blocks: stream::empty().boxed(), digest: None, unproven: true }),
+        Ok((Some(base), known)) => {
+            let (digest, unproven) = (base.id().map(|id| id.sha256).or(known.sha256), base.is_unproven_beside(&known));
+            Ok(BaseStream { blocks: of_reader(base), digest, unproven })
+        }
+        Err(error) => Err(of_source(&error).unwrap_or_else(|| at(repo, error))),
     }
 }
 
-fn of_file(file: Arc<dyn RepoFile>) -> Blocks {
-    let blocks = stream::try_unfold((file, 0), |(file, at)| async move {
+fn of_reader(base: BaseReader) -> Blocks {
+    let blocks = stream::try_unfold((base, 0), |(base, at)| async move {
         let reading = tokio::task::spawn_blocking(move || {
             let mut block = vec![0; READ_BLOCK];
-            let count = file.read_at(&mut block, at)?;
+            let count = base.read_at(&mut block, at)?;
             block.truncate(count);
-            Ok::<_, io::Error>((block, file))
+            Ok::<_, io::Error>((block, base))
         });
-        let (block, file) = reading.await.map_err(io::Error::other)??;
+        let (block, base) = reading.await.map_err(io::Error::other)??;
         let at = at + block.len() as u64;
-        Ok((!block.is_empty()).then_some((Bytes::from(block), (file, at))))
+        Ok((!block.is_empty()).then_some((Bytes::from(block), (base, at))))
     });
     blocks.boxed()
 }
 
-/// The checksum of a base, as it is stored: no database is an empty one.
-pub(super) async fn sum(mut blocks: Blocks) -> io::Result<BaseSum> {
-    let (mut sum, mut is_empty) = (Sha256::new(), true);
-    while let Some(block) = blocks.try_next().await? {
-        is_empty &= block.is_empty();
-        sum.update(&block);
+/// The digest of the base of a source, as it says or as it is read; no database is an empty one.
+pub(super) async fn digest_of(source: &Source, generation: Generation) -> Result<BaseDigest, MirrorError> {
+    let base = of(source, generation).await?;
+    let (mut hash, mut is_empty, mut blocks) = (Sha256::new(), true, base.blocks);
+    if let Some(digest) = base.digest {
+        return Ok(digest);
     }
-    Ok(if is_empty { sum_of_bytes(&database::empty(LIBSQL_PAGE_SIZE)) } else { sum.finalize().into() })
+    while let Some(block) = blocks.try_next().await.map_err(|error| match source {
+        Source::Url(client) => MirrorError::Interrupted(format!("the base of {}: {error}", client.url())),
+        Source::Dir(repo) => of_source(&error).unwrap_or_else(|| at(repo, error)),
+    })? {
+        is_empty &= block.is_empty();
+        hash.update(&block);
+    }
+    Ok(if is_empty { unset() } else { BaseDigest(hash.finalize().into()) })
 }
 
-pub(super) fn sum_of_bytes(bytes: &[u8]) -> BaseSum {
-    Sha256::digest(bytes).into()
+/// That of the base that a log is created with.
+pub(super) fn unset() -> BaseDigest {
+    BaseDigest::of(&database::empty(LIBSQL_PAGE_SIZE))
 }
 
-/// Writes a base beside, and gives it its name when it is whole and synced. Returns its checksum. After Err nothing of it is left.
-async fn store(repo: &FsRepo, blocks: Blocks) -> io::Result<BaseSum> {
-    let draft = format!("{}.tmp", name::BASE);
-    remove(repo, &draft)?;
-    let stored = store_as(repo, &draft, blocks).await;
-    if stored.is_err()
-        && let Err(error) = remove(repo, &draft)
-    {
-        log::warn!("{}/{draft} is left behind: {error}", repo.place());
+/// The digest of the base that a sink holds, all of which is read. Blocks.
+///
+/// # Errors
+/// [`MirrorError::BaseDamaged`].
+pub(super) fn digest_held(repo: &FsRepo) -> Result<BaseDigest, MirrorError> {
+    let checked = BaseReader::open(repo).and_then(|base| base.map(|base| base.check_all(|_| ())).transpose());
+    let fault = match checked {
+        Ok(None) => return Ok(unset()),
+        Ok(Some((digest, faults))) => match faults.into_iter().next() {
+            None => return Ok(digest),
+            Some(fault) => fault,
+        },
+        Err(error) => BaseFault::of(&error).cloned().ok_or_else(|| at(repo, error))?,
+    };
+    Err(MirrorError::BaseDamaged { side: "sink", fault })
+}
+
+/// Writes a base beside, with its sums, and gives it its name when it is whole, as its source said, and synced. Returns its
+/// digest. After Err nothing of it is left.
+async fn store(repo: &FsRepo, base: BaseStream) -> io::Result<BaseDigest> {
+    let repo: Arc<dyn Repo> = Arc::new(repo.clone());
+    let stored = store_in(repo.clone(), base).await;
+    if stored.is_err() {
+        BaseBuilder::discard(&*repo);
     }
     stored
 }
 
-fn remove(repo: &FsRepo, draft: &str) -> io::Result<()> {
-    match repo.remove(draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-async fn store_as(repo: &FsRepo, draft: &str, mut blocks: Blocks) -> io::Result<BaseSum> {
-    let (file, mut at, mut sum) = (repo.create(draft)?, 0, Sha256::new());
+async fn store_in(repo: Arc<dyn Repo>, base: BaseStream) -> io::Result<BaseDigest> {
+    let BaseStream { mut blocks, digest, unproven } = base;
+    let mut builder = blocking(move || BaseBuilder::create(repo)).await?;
     while let Some(block) = blocks.try_next().await? {
-        sum.update(&block);
-        at = write(&file, block, at).await?;
+        builder = blocking(move || builder.write(&block).map(|()| builder)).await?;
     }
-    if at == 0 {
-        let empty = database::empty(LIBSQL_PAGE_SIZE);
-        sum.update(&empty);
-        write(&file, empty.into(), 0).await?;
-    }
-    let (repo, draft) = (repo.clone(), draft.to_owned());
-    let named = tokio::task::spawn_blocking(move || {
-        file.sync()?;
-        repo.rename(&draft, name::BASE)?;
-        repo.sync_dir()
-    });
-    named.await.map_err(io::Error::other)??;
-    Ok(sum.finalize().into())
+    blocking(move || {
+        if builder.bytes() == 0 {
+            builder.write(&database::empty(LIBSQL_PAGE_SIZE))?;
+        }
+        let finished = builder.finish(!unproven)?;
+        let found = finished.id().sha256;
+        if let Some(digest) = digest.filter(|digest| *digest != found) {
+            let text = format!("the base that was received has the SHA-256 {found}, and its source says {digest}");
+            return Err(io::Error::other(text));
+        }
+        finished.publish()?;
+        Ok(found)
+    })
+    .await
 }
 
-async fn write(file: &Arc<dyn RepoFile>, block: Bytes, at: u64) -> io::Result<u64> {
-    let file = file.clone();
-    let written = tokio::task::spawn_blocking(move || {
-        file.write_at(&mut [IoSlice::new(&block)], at)?;
-        Ok(at + block.len() as u64)
-    });
-    written.await.map_err(io::Error::other)?
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]
@@ -225,9 +283,15 @@ mod tests {
         let repo = FsRepo::open(dir.path()).expect("opened");
         let whole = || vec![Ok(Bytes::from_static(b"base"))];
         let cut = whole().into_iter().chain([Err(io::Error::other("the source is gone"))]);
-        store(&repo, stream::iter(cut).boxed()).await.expect_err("it failed");
+        let base = |blocks: Vec<io::Result<Bytes>>| BaseStream::new(stream::iter(blocks).boxed());
+        store(&repo, base(cut.collect())).await.expect_err("it failed");
         assert_eq!(repo.list().expect("listed"), [""; 0]);
-        store(&repo, stream::iter(whole()).boxed()).await.expect("stored");
-        assert_eq!(repo.list().expect("listed"), [name::BASE]);
+        let other = BaseStream { digest: Some(BaseDigest::of(b"another")), ..base(whole()) };
+        store(&repo, other).await.expect_err("it is another one");
+        assert_eq!(repo.list().expect("listed"), [""; 0]);
+        store(&repo, base(whole())).await.expect("stored");
+        let mut names = repo.list().expect("listed");
+        names.sort_unstable();
+        assert_eq!(names, [name::BASE, name::BASE_SUMS]);
     }
 }

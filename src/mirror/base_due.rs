@@ -1,21 +1,20 @@
 //! Whether a sink must be given the base of a generation, and what becomes of the one it has: that of another log is never
 //! replaced, since the frames of one log would then follow the base of the other.
 
-use std::fmt::Write;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::base::{self, BaseSum};
+use super::base::{digest_held, digest_of, unset};
 use super::database::off;
 use super::failure::MirrorError;
-use super::sink::{DirSink, Sink};
+use super::sink::{DirSink, DirStatus, Sink};
 use super::source::{Extent, Source};
 use crate::api::Positions;
 use crate::client::{Client, positions};
-use crate::format::{LogFormat, database};
-use crate::limits::LIBSQL_PAGE_SIZE;
+use crate::format::LogFormat;
 use crate::offset::Generation;
+use crate::segment::base::{BaseDigest, BaseFault, BaseReader, KnownBase};
 use crate::stream::MirrorRecord;
 
 /// In whose place a base is put.
@@ -64,7 +63,7 @@ impl Sink {
         let Some(Positions { first, durable, .. }) = found.filter(|_| !adopt) else {
             return Ok(());
         };
-        if durable == first && sum_of_service(client, begun).await? == unset() {
+        if durable == first && digest_of_service(client, begun).await? == unset() {
             return Ok(());
         }
         let reason = format!(
@@ -85,7 +84,7 @@ async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<
     let ours = record.is_some_and(|record| dir.is_named_by(record, extent.log));
     let generation = record.map_or(extent.generation, |record| record.generation);
     let recorded = record.and_then(|record| record.base).filter(|_| generation == extent.generation);
-    let other = |held: &BaseSum, offered: &BaseSum, frames: bool| MirrorError::OtherBase {
+    let other = |held: &BaseDigest, offered: &BaseDigest, frames: bool| MirrorError::OtherBase {
         place: dir.path().display().to_string(),
         held: described(record, held),
         offered: offer(source, extent, offered),
@@ -95,11 +94,12 @@ async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<
         },
     };
     if found.survey.first.is_some() {
+        base_is_there(dir, &found).await?;
         // Frames are compared themselves, where both sides hold some.
         let Some(held) = recorded.filter(|_| !(ours && (same_log || matches!(source, Source::Dir(_))))) else {
             return Ok(None);
         };
-        let offered = sum_of(source, extent.generation).await?;
+        let offered = digest_of(source, extent.generation).await?;
         return if offered == held { Ok(None) } else { Err(other(&held, &offered, true)) };
     }
     if !found.based || (record.is_none() && !dir.adopts()) {
@@ -108,8 +108,15 @@ async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<
     if same_log && recorded.is_some() {
         return Ok(None);
     }
-    let held = base::sum(base::of_dir(&found.repo)?).await.map_err(|error| base::at(&found.repo, error))?;
-    let offered = sum_of(source, extent.generation).await?;
+    let repo = found.repo.clone();
+    let held = match off(move || digest_held(&repo)).await? {
+        Err(error @ MirrorError::BaseDamaged { .. }) if ours || dir.adopts() => {
+            log::warn!("{error}: the base is copied again");
+            return Ok(Some(Instead::Another));
+        }
+        held => held?,
+    };
+    let offered = digest_of(source, extent.generation).await?;
     if offered == held {
         dir.has_base(held);
         return Ok(None);
@@ -144,11 +151,11 @@ async fn in_service(
         return Ok(Some(Instead::Nothing));
     }
     // An attempt before may have ended right after the log was created.
-    let held = sum_of_service(client, generation).await?;
+    let held = digest_of_service(client, generation).await?;
     if held == unset() {
         return Ok(Some(Instead::Nothing));
     }
-    let offered = sum_of(source, generation).await?;
+    let offered = digest_of(source, generation).await?;
     if offered == held {
         return Ok(None);
     }
@@ -160,31 +167,32 @@ async fn in_service(
     })
 }
 
-async fn sum_of(source: &Source, generation: Generation) -> Result<BaseSum, MirrorError> {
-    match source {
-        Source::Url(client) => sum_of_service(client, generation).await,
-        Source::Dir(repo) => base::sum(base::of_dir(repo)?).await.map_err(|error| base::at(repo, error)),
-    }
+async fn digest_of_service(client: &Client, generation: Generation) -> Result<BaseDigest, MirrorError> {
+    digest_of(&Source::Url(client.clone()), generation).await
 }
 
-async fn sum_of_service(client: &Client, generation: Generation) -> Result<BaseSum, MirrorError> {
-    let summed = base::sum(base::of_url(client, generation).await?).await;
-    summed.map_err(|error| MirrorError::Interrupted(format!("the base of {}: {error}", client.url())))
+/// That a sink with frames still has the base that its record says.
+async fn base_is_there(dir: &DirSink, found: &DirStatus) -> Result<(), MirrorError> {
+    let Some(sha256) = found.record.as_ref().and_then(|record| record.base) else {
+        return Ok(());
+    };
+    let (repo, place) = (found.repo.clone(), dir.path().display().to_string());
+    let known = KnownBase { exists: true, bytes: None, sha256: Some(sha256) };
+    let opened = off(move || BaseReader::open_known(&repo, &known).map(drop)).await?;
+    opened.map_err(|error| match BaseFault::of(&error) {
+        Some(fault) => MirrorError::BaseDamaged { side: "sink", fault: fault.clone() },
+        None => MirrorError::Dir { place, error },
+    })
 }
 
-/// That of the base that a log is created with.
-fn unset() -> BaseSum {
-    base::sum_of_bytes(&database::empty(LIBSQL_PAGE_SIZE))
-}
-
-fn described(record: Option<&MirrorRecord>, held: &BaseSum) -> String {
+fn described(record: Option<&MirrorRecord>, held: &BaseDigest) -> String {
     let Some(record) = record else {
         return format!("there is one without a mirror record, with the SHA-256 {}", short(held));
     };
     format!("the one there is of {}{}, with the SHA-256 {}", record.source, log_id(record.log), short(held))
 }
 
-fn offer(source: &Source, extent: &Extent, offered: &BaseSum) -> String {
+fn offer(source: &Source, extent: &Extent, offered: &BaseDigest) -> String {
     let place = match source {
         Source::Url(client) => client.url().to_string(),
         Source::Dir(repo) => repo.path().display().to_string(),
@@ -196,13 +204,7 @@ fn log_id(log: Option<Uuid>) -> String {
     log.map_or(String::new(), |log| format!(" (log {log})"))
 }
 
-/// The start of a checksum, for people.
-fn short(sum: &BaseSum) -> String {
-    let mut text = sum[..6].iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    });
-    text.push('…');
-    text
+/// The start of a digest, for people.
+fn short(digest: &BaseDigest) -> String {
+    format!("{:.12}…", digest.to_string())
 }

@@ -46,8 +46,11 @@ impl Registry {
             // What was appended until now is in it as well.
             outcome.frames = frames(log);
             let last = Offset(log.view().durable.0 - 1);
+            // The base must be the one that it should be, before it is read.
+            log.base()?;
             let folded = fold(&**log.repo(), Some(last), dir.clone(), name::BASE).map_err(|error| match error {
                 FoldError::Io(error) => Error::Unavailable(format!("cannot fold the log: {error}")),
+                FoldError::Base(fault) => log.base_error(fault.into()),
                 error => Error::Damaged(error.to_string().into()),
             })?;
             outcome.base_bytes = Some(folded.bytes);

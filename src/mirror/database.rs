@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 
-use super::base::{self, Blocks};
+use super::base::{self, BaseStream, Blocks};
 use super::base_due::Instead;
 use super::delivery::Delivery;
 use super::distance::SharedWal;
@@ -412,7 +412,8 @@ async fn bring(
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
-    let brought = base::put(blocks(snapshot.clone(), made), generation, sink, Instead::Nothing, progress, told).await;
+    let base = BaseStream::new(blocks(snapshot.clone(), made));
+    let brought = base::put(base, generation, sink, Instead::Nothing, progress, told).await;
     if brought.is_err() {
         // The reason, if it is ours.
         snapshot.check()?;

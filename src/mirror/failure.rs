@@ -8,6 +8,7 @@ use crate::checkpoint::RestoreError;
 use crate::client::ClientError;
 use crate::format::{FormatError, LogFormat, ScanError};
 use crate::offset::{BytePos, Generation, Offset};
+use crate::segment::base::BaseFault;
 use crate::sqlite::DatabaseError;
 use crate::stream::{AppendError, BatchError, Fault, OpenError, ReadError};
 
@@ -35,6 +36,14 @@ pub enum MirrorError {
         place: String,
         /// Why not.
         error: BatchError,
+    },
+    /// The base of one side is damaged.
+    #[error("{side}: {fault}: put it back from a sound copy")]
+    BaseDamaged {
+        /// Which side.
+        side: &'static str,
+        /// What is wrong with it.
+        fault: BaseFault,
     },
     /// The sink cannot be opened.
     #[error("sink: {0}")]

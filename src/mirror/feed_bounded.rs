@@ -169,7 +169,7 @@ async fn send_in_parts(client: &Client, from: Offset, commits: Upload) -> Result
         let piece = commits.part(at, client.way().request_bytes()).await?;
         let end = at + piece.len() as u64;
         let total = Some(commits.bytes()).filter(|total| *total == end);
-        let part = UploadPart { upload: &upload, at, total };
+        let part = UploadPart { upload: &upload, at, total, digest: None };
         match send_part(client, piece.len(), || client.append_part(from, part, piece.clone())).await? {
             // Something takes only smaller ones.
             None => {}

@@ -1,4 +1,4 @@
-//! The frames of a WAL log by their numbers, and the database it starts from.
+//! The frames of a WAL log by their numbers.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,23 +7,19 @@ use bytes::Bytes;
 #[cfg(feature = "turso")]
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::budget::{Budget, Share};
+use super::budget::Share;
 use super::error::Error;
 use super::feed::Feed;
 use super::log::Log;
 use super::registry::Registry;
 #[cfg(feature = "turso")]
 use crate::block::Block;
+use crate::format::Framing;
 use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, WalStart};
-use crate::format::{Framing, LogFormat, name};
 use crate::offset::{BytePos, Offset};
-use crate::repo::RepoFile;
 use crate::segment::SegmentReader;
 use crate::segment::frames::{read_head, segment_name};
 use crate::stream::SegmentInfo;
-
-/// A base and its length.
-pub(super) type BaseFile = (Arc<dyn RepoFile>, u64);
 
 /// A run of bytes in one segment.
 type Piece = (SegmentInfo, Range<u64>);
@@ -113,21 +109,6 @@ impl Log {
         }
         Ok(())
     }
-
-    /// The database at the start of the generation, and its length; `None` when that was empty.
-    ///
-    /// # Errors
-    /// When it cannot be opened.
-    pub fn base(&self) -> Result<Option<BaseFile>, Error> {
-        match self.repo().open(name::BASE) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            file => {
-                let file = file?;
-                let bytes = file.bytes()?;
-                Ok(Some((file, bytes)))
-            }
-        }
-    }
 }
 
 impl Registry {
@@ -144,23 +125,6 @@ impl Registry {
             feeds.push(self.segment(log, segment.start, piece)?);
         }
         Ok(Frames { feeds: feeds.into_iter(), feed: None, bytes })
-    }
-
-    /// The bytes of the base of a log's generation.
-    ///
-    /// # Errors
-    /// [`Error::Format`] for a log without bases, and when it cannot be opened.
-    pub fn base(&self, log: &Arc<Log>) -> Result<BaseFeed, Error> {
-        if log.format() != LogFormat::Wal {
-            return Err(Error::Format(format!(
-                "log {:?} is a {}: only a wal log has a base",
-                log.name(),
-                log.format()
-            )));
-        }
-        let base = log.base()?;
-        let bytes = base.as_ref().map_or(0, |(_, bytes)| *bytes);
-        Ok(BaseFeed { file: base.map(|(file, _)| file), at: 0, bytes, budget: self.budget.clone(), _log: log.clone() })
     }
 
     /// Waits for a block of memory to read into, of `wanted` bytes or fewer, out of the readers' half of the budget.
@@ -214,43 +178,5 @@ impl Frames {
                 return Ok(None);
             }
         }
-    }
-}
-
-/// The bytes of a base, from a file that does not change.
-#[derive(Debug)]
-pub struct BaseFeed {
-    file: Option<Arc<dyn RepoFile>>,
-    at: u64,
-    bytes: u64,
-    budget: Arc<Budget>,
-    /// Holds back the deletion of its generation.
-    _log: Arc<Log>,
-}
-
-impl BaseFeed {
-    /// How many bytes come in all.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// The next bytes; `None` at the end.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        let Some(file) = self.file.clone().filter(|_| self.at < self.bytes) else {
-            return Ok(None);
-        };
-        let at = self.at;
-        let mut block = self.budget.block(self.bytes - at).await?;
-        let read = tokio::task::spawn_blocking(move || Ok::<_, Error>((file.read_at(block.space(), at)?, block)));
-        let (count, block) = read.await.map_err(|_| Error::Unavailable("a read was interrupted".into()))??;
-        if count == 0 {
-            return Err(Error::Damaged(format!("the base ends at byte {at} of {}", self.bytes).into()));
-        }
-        self.at += count as u64;
-        Ok(Some(block.filled(count)))
     }
 }

@@ -1,14 +1,14 @@
 //! Generations: ending one, starting the next from a new base, and reading those before.
 //!
 //! ```text
-//! DATA/logs/NAME/0000000001/base.db        the database at the start of generation 1
+//! DATA/logs/NAME/0000000001/base.db        the database at the start of generation 1, with base.sums
 //! DATA/logs/NAME/0000000002.UUID.draft/    the next one in the making; renamed when it is whole and synced
 //! ```
 //!
 //! `log.json` is replaced last, so a crash at any step leaves the log in its old generation, and what was made of the next
 //! one is removed or made again.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::sync::{Arc, PoisonError};
 
 use tokio::sync::oneshot;
@@ -21,13 +21,11 @@ use crate::format::{LogFormat, database, name};
 use crate::limits::{GENERATION_MAX, LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::offset::Generation;
 use crate::repo::{Repo, read_small, replace};
+use crate::segment::base::{BaseBuilder, BaseReader, FinishedBase, recover};
 use crate::stream::{DurableMark, SurveyError, survey};
 
 /// Ending of a directory that is no generation: one in the making, or one being deleted.
 const DRAFT: &str = ".draft";
-
-/// A base that takes the place of another one soon.
-const BASE_DRAFT: &str = "base.db.tmp";
 
 impl Registry {
     /// The log of that name in one of its generations; `None` is the current one. Blocks when it is an older one.
@@ -60,7 +58,7 @@ impl Registry {
             }
             repo => repo?,
         };
-        let meta = Meta { generation: wanted, ..current.meta().clone() };
+        let meta = Meta { generation: wanted, base: None, ..current.meta().clone() };
         let log = Arc::new(self.log(log_name, meta, repo));
         let found = survey(&**log.repo(), self.settings.commit_bytes_max, None);
         // A disk that fails now may work the next time.
@@ -178,7 +176,8 @@ impl Registry {
         let failed = |error: io::Error| NotBegun::Certain(Error::Unavailable(text(error)));
         let unknown = |error: io::Error| NotBegun::Unknown(text(error).into());
         dir.sync_dir().map_err(failed)?;
-        let begun = Meta { generation: *generation, ..log.described() };
+        let base = BaseReader::open(&**dir).map_err(failed)?.and_then(|base| base.id());
+        let begun = Meta { generation: *generation, base, ..log.described() };
         let meta = match *generation == log.generation() {
             true => begun,
             false => {
@@ -197,13 +196,24 @@ impl Registry {
             if held == Held::Same {
                 return Ok(self.log(log.name(), meta, repo.clone()));
             }
-            copy(&**dir, &**repo, name::BASE, BASE_DRAFT).map_err(|error| {
-                // What is left of it is in the way of nothing, and removed with the next attempt.
-                let _ = repo.remove(BASE_DRAFT);
-                failed(error)
-            })?;
-            repo.rename(BASE_DRAFT, name::BASE).map_err(failed)?;
-            repo.sync_dir().map_err(unknown)?;
+            let copied = copy_base(&**dir, repo.clone()).inspect_err(|_| BaseBuilder::discard(&**repo));
+            let copied = copied.map_err(failed)?;
+            // While the base is replaced `log.json` names none: a crash leaves the one or the other.
+            if log.base_facts().id.is_some() {
+                let meta = Meta { base: None, ..log.described() };
+                replace(&**parent, META, &described(&meta).map_err(failed)?).map_err(failed)?;
+            }
+            if let Err(error) = copied.publish() {
+                // The old base or the new one: which one a restart finds shows now, or is not known.
+                recover(&**repo).map_err(unknown)?;
+                if same(&**dir, &**repo).map_err(unknown)? != Held::Same {
+                    return Err(failed(error));
+                }
+            }
+            // Otherwise the next start notes it.
+            if let Err(error) = described(&meta).and_then(|text| replace(&**parent, META, &text)) {
+                log::warn!("{}: {META} does not name the base yet: {error}", log.name());
+            }
             return Ok(self.log(log.name(), meta, repo.clone()));
         }
         let wanted = name::generation(*generation);
@@ -211,10 +221,10 @@ impl Registry {
             remove_after(&**parent, log.generation())?;
             parent.rename(draft_name, &wanted)?;
             parent.sync_dir()?;
-            Ok((parent.dir(&wanted)?, serde_json::to_string_pretty(&meta)?))
+            Ok((parent.dir(&wanted)?, described(&meta)?))
         };
         let (repo, json) = prepare().map_err(failed)?;
-        replace(&**parent, META, json.as_bytes()).map_err(|error| {
+        replace(&**parent, META, &json).map_err(|error| {
             // Where it still says the old generation it was not touched, and a restart finds that too.
             let found = read_small(&**parent, META, META_BYTES_MAX).ok().flatten();
             let found = found.and_then(|found| serde_json::from_slice::<Meta>(&found).ok());
@@ -306,13 +316,17 @@ enum Held {
     Another,
 }
 
+fn described(meta: &Meta) -> io::Result<Vec<u8>> {
+    Ok(serde_json::to_string_pretty(meta)?.into_bytes())
+}
+
 /// Compares the base in `draft` with that of the log in `repo`.
 fn same(draft: &dyn Repo, repo: &dyn Repo) -> io::Result<Held> {
-    let held = match repo.open(name::BASE) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Held::Unset),
-        held => held?,
+    let Some(held) = BaseReader::open(repo)? else {
+        return Ok(Held::Unset);
     };
-    let (offered, unset) = (draft.open(name::BASE)?, database::empty(LIBSQL_PAGE_SIZE));
+    let offered = BaseReader::open(draft)?.ok_or(io::ErrorKind::NotFound)?;
+    let unset = database::empty(LIBSQL_PAGE_SIZE);
     let (mut ours, mut theirs, mut at) = (vec![0; READ_BLOCK], vec![0; READ_BLOCK], 0);
     loop {
         let (held_bytes, offered_bytes) = (held.read_at(&mut ours, at)?, offered.read_at(&mut theirs, at)?);
@@ -384,21 +398,16 @@ pub(super) fn remove_after(dir: &dyn Repo, current: Generation) -> io::Result<()
     Ok(())
 }
 
-/// Copies a file of `from` to `to`, synced, as `draft`.
-fn copy(from: &dyn Repo, to: &dyn Repo, file_name: &str, draft: &str) -> io::Result<()> {
-    match to.remove(draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let (source, target) = (from.open(file_name)?, to.create(draft)?);
-    let (mut block, mut at) = (vec![0; READ_BLOCK], 0);
+/// Copies the base of `from` to `to`, as a base that has not got its name.
+fn copy_base(from: &dyn Repo, to: Arc<dyn Repo>) -> io::Result<FinishedBase> {
+    let source = BaseReader::open(from)?.ok_or(io::ErrorKind::NotFound)?;
+    let (mut copy, mut block) = (BaseBuilder::create(to)?, vec![0; READ_BLOCK]);
     loop {
-        let count = source.read_at(&mut block, at)?;
+        let count = source.read_at(&mut block, copy.bytes())?;
         if count == 0 {
-            return target.sync();
+            return copy.finish(!source.is_unproven());
         }
-        target.write_at(&mut [IoSlice::new(&block[..count])], at)?;
-        at += count as u64;
+        copy.write(&block[..count])?;
     }
 }
 

@@ -12,14 +12,16 @@ use tokio::sync::mpsc::WeakSender;
 use tokio::sync::watch;
 
 use super::error::Error;
+use super::log_base::{BaseFacts, base_advice, damage};
 use super::pages::Pages;
 use super::shard::Message;
-use crate::api::{CheckpointPolicy, Damage, LastCommit, LogSource, LogState, LogStatus, SegmentStatus};
+use crate::api::{BaseStatus, CheckpointPolicy, Damage, LastCommit, LogSource, LogState, LogStatus, SegmentStatus};
 use crate::format::{Commit, Framing, LogFormat, name};
 use crate::limits::{MISSING_PATIENCE, READ_BLOCK};
 use crate::offset::{BytePos, Epoch, Generation, Offset};
 use crate::repo::{Repo, is_out_of_files};
 use crate::segment::SegmentReader;
+use crate::segment::base::BaseId;
 use crate::stream::{ASIDE, SegmentInfo, SoundPrefix, StreamWriter, Survey, holds_cut_commits};
 
 /// Whether a log can be used.
@@ -181,6 +183,9 @@ pub(super) struct Meta {
     /// The database that a mirror feeds it from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) source: Option<LogSource>,
+    /// The base of the current generation. Logs of earlier versions do not say so before they were opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) base: Option<BaseId>,
 }
 
 fn is_zero(losses: &u32) -> bool {
@@ -217,6 +222,8 @@ pub struct Log {
     missing_since: Mutex<Option<Instant>>,
     /// Directories with commits that were cut from its end.
     kept_aside: Mutex<Vec<String>>,
+    /// What is known of its base.
+    base: Mutex<BaseFacts>,
     pub(super) shard: usize,
 }
 
@@ -239,6 +246,7 @@ impl Log {
         let (policy, since) = (Mutex::new(meta.checkpoint), OnceLock::new());
         let source = Mutex::new(meta.source.clone());
         let marked = AtomicBool::new(meta.durable_mark);
+        let base = Mutex::new(BaseFacts { id: meta.base, noted: meta.base.is_some(), ..BaseFacts::default() });
         Log {
             name,
             meta,
@@ -258,6 +266,7 @@ impl Log {
             logs,
             missing_since: Mutex::default(),
             kept_aside: Mutex::default(),
+            base,
             shard,
         }
     }
@@ -273,8 +282,13 @@ impl Log {
 
     /// What `log.json` is to say now.
     pub(super) fn described(&self) -> Meta {
-        let (checkpoint, durable_mark, source) = (self.policy(), self.is_marked(), self.source());
-        Meta { checkpoint, durable_mark, source, ..self.meta.clone() }
+        Meta {
+            checkpoint: self.policy(),
+            durable_mark: self.is_marked(),
+            source: self.source(),
+            base: self.base_facts().id,
+            ..self.meta.clone()
+        }
     }
 
     /// Whether it is known to have a durable mark.
@@ -333,7 +347,14 @@ impl Log {
                 kept.join(", ")
             )
         });
-        let all: Vec<String> = pruned.into_iter().chain(kept).collect();
+        let unproven = (self.format() == LogFormat::Wal && self.base_facts().unproven).then(|| {
+            format!(
+                "{}/{} is unproven: nothing says what it was before its checksums were made",
+                self.repo.place(),
+                name::BASE
+            )
+        });
+        let all: Vec<String> = pruned.into_iter().chain(kept).chain(unproven).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 
@@ -547,6 +568,7 @@ impl Log {
         if !self.keeps_aside().is_empty() {
             self.look_aside();
         }
+        self.check_base();
         if let Some((state, seen)) = self.lost()
             && self.publish_lost(state.clone(), &seen)
         {
@@ -557,6 +579,11 @@ impl Log {
             }
         }
         self.writable()
+    }
+
+    /// What is known of its base.
+    pub(super) fn base_facts(&self) -> MutexGuard<'_, BaseFacts> {
+        self.base.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The error for a segment that cannot be opened. If it is gone, the status says so too from here on. Blocks.
@@ -657,7 +684,10 @@ impl Log {
     pub fn status(&self) -> LogStatus {
         let view = self.view.borrow();
         let known = view.is_known();
+        let base_fault = self.base_facts().fault.clone().filter(|_| view.state == State::Ok);
+        let damage = base_fault.as_ref().map(damage).or(view.damage.clone());
         let (state, error) = match &view.state {
+            _ if let Some(fault) = &base_fault => (LogState::Damaged, Some(base_advice(fault))),
             State::Ok | State::Ended(_) => (LogState::Ok, None),
             State::Failed(cause) => (LogState::Failed, Some(cause.to_string())),
             State::Damaged(cause) => (LogState::Damaged, Some(cause.to_string())),
@@ -678,13 +708,20 @@ impl Log {
             last_commit: last,
             state,
             error,
-            damage: view.damage.clone(),
+            damage,
             warning: self.warning(&view),
             missing: (view.opened && view.first > self.meta.first).then_some((self.meta.first, view.first)),
             source: self.source(),
             checkpoint: (self.is_described() && self.meta.format == LogFormat::Wal).then(|| self.policy()),
             checkpoint_failing: None,
+            base: self.base_status(),
         }
+    }
+
+    fn base_status(&self) -> Option<BaseStatus> {
+        let facts = self.base_facts();
+        let BaseId { bytes, sha256 } = facts.id?;
+        Some(BaseStatus { bytes, sha256: sha256.to_string(), unproven: facts.unproven })
     }
 
     /// Its segments; with `sha256` also the digests of the sealed ones, computed once and remembered. Blocks.
@@ -741,7 +778,8 @@ mod tests {
     fn what_was_found_missing_says_nothing_of_a_log_that_was_opened_again_since() {
         let (format, id) = (LogFormat::Commitlog, "id".to_owned());
         let (generation, first, checkpoint) = (Generation::FIRST, Offset::ZERO, CheckpointPolicy::Keep);
-        let meta = Meta { format, id, generation, first, checkpoint, durable_mark: true, losses: 0, source: None };
+        let (durable_mark, losses, source, base) = (true, 0, None, None);
+        let meta = Meta { format, id, generation, first, checkpoint, durable_mark, losses, source, base };
         let (queue, _messages) = tokio::sync::mpsc::channel(1);
         let log = Log::new(
             "app".to_owned(),

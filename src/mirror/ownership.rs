@@ -244,7 +244,7 @@ pub(super) fn is_not_of_a_service(sink: &Path) -> Result<(), MirrorError> {
 }
 
 /// Names that a directory without a log may hold: what a new file system has, our record, and a base, which is judged with it.
-const HARMLESS: [&str; 3] = ["lost+found", RECORD, name::BASE];
+const HARMLESS: [&str; 4] = ["lost+found", RECORD, name::BASE, name::BASE_SUMS];
 /// Names that an error shows.
 const NAMES_SHOWN: usize = 3;
 

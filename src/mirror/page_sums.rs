@@ -15,15 +15,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::error::Error;
-use super::frames::BaseFile;
 use super::log::Log;
+use super::log_base::LogBase;
 use super::pages::Sought;
-use crate::format::database::{self, DatabaseHeader};
+use crate::format::database;
 use crate::format::wal::FRAME_HEADER_LEN;
 use crate::format::{Framing, LogFormat};
 use crate::limits::READ_BLOCK;
 use crate::offset::{BytePos, Offset};
 use crate::segment::SegmentReader;
+use crate::segment::base_pages::seen;
 use crate::sqlite::page_sums::PageSums;
 
 /// Bytes before the sums.
@@ -34,7 +35,7 @@ pub(super) const HEAD_LEN: usize = 16;
 pub struct PageSumFeed {
     log: Arc<Log>,
     sums: PageSums,
-    base: Option<BaseFile>,
+    base: LogBase,
     /// The newest frame of each page that is not as in the base.
     newest: HashMap<u32, Offset>,
     next: Offset,
@@ -67,18 +68,16 @@ impl Log {
             let last = self.frame_head(Offset(view.durable.0 - 1))?;
             pages = last.map(|last| last.size);
         }
-        let of_base = |(file, bytes): &BaseFile| -> Result<(u32, u32), Error> {
-            let mut head = [0; database::HEADER_LEN];
-            let count = file.read_at(&mut head, 0)?;
-            let header = DatabaseHeader::decode(&head[..count]);
-            let header = header.map_err(|error| Error::Damaged(format!("the base is no database: {error}").into()))?;
-            let in_file = u32::try_from(bytes / u64::from(header.page_size)).unwrap_or(u32::MAX);
-            Ok((header.page_size, header.stated_pages().unwrap_or(in_file)))
-        };
-        let (page_size, in_base) = match (&base, view.framing) {
-            (_, Framing::Wal(Some(start))) if pages.is_some() => (start.header.page_size, 0),
-            (Some(base), _) if base.1 > 0 => of_base(base)?,
-            _ => (0, 0),
+        let (page_size, in_base) = match view.framing {
+            Framing::Wal(Some(start)) if pages.is_some() => (start.header.page_size, 0),
+            _ if base.bytes() == 0 => (0, 0),
+            _ => {
+                let mut head = [0; database::HEADER_LEN];
+                let count = base.read_at(&mut head, 0)?;
+                let found = seen(&head[..count], base.bytes()).map_err(|error| Error::Damaged(error.into()))?;
+                let found = found.ok_or_else(|| Error::Damaged("the base is no database that SQLite opens".into()))?;
+                (found.page_size, found.pages)
+            }
         };
         let (sums, next, pages) = (PageSums::new(key), view.durable, pages.unwrap_or(in_base));
         Ok(PageSumFeed { log: self.clone(), sums, base, newest, next, page_size, pages, done: None, segment: None })
@@ -111,11 +110,8 @@ impl PageSumFeed {
         let page_size = self.page_size as usize;
         let count = (READ_BLOCK / page_size.max(1)).max(1).min((self.pages - done) as usize);
         let mut block = vec![0; count * page_size];
-        if let Some((file, bytes)) = &self.base {
-            let at = u64::from(done) * page_size as u64;
-            let there = usize::try_from(bytes.saturating_sub(at)).unwrap_or(usize::MAX).min(block.len());
-            read_whole(&**file, &mut block[..there], at)?;
-        }
+        // What is behind the end of the base is in frames, or zeros.
+        self.base.read_at(&mut block, u64::from(done) * page_size as u64)?;
         let mut sums = Vec::with_capacity(8 * count);
         for (page, content) in (done + 1..).zip(block.chunks_exact_mut(page_size)) {
             if let Some(frame) = self.newest.get(&page).copied() {
@@ -146,12 +142,4 @@ impl PageSumFeed {
         }
         Ok(())
     }
-}
-
-fn read_whole(file: &dyn crate::repo::RepoFile, part: &mut [u8], at: u64) -> Result<(), Error> {
-    let read = file.read_at(part, at)?;
-    if read < part.len() {
-        return Err(Error::Damaged(format!("the base ends at byte {} of its {}", at + read as u64, part.len()).into()));
-    }
-    Ok(())
 }

@@ -31,6 +31,7 @@ use crate::limits::{
 };
 use crate::offset::{Generation, Offset};
 use crate::repo::{Repo, RepoFile, RepoLock, is_out_of_files, persist_names, read_small, replace};
+use crate::segment::base;
 use crate::stream::{DurableMark, LargeCommits};
 
 pub(super) const LOGS: &str = "logs";
@@ -179,6 +180,11 @@ impl Registry {
         }
         let generation = name::generation(meta.generation);
         let repo = dir.dir(&generation).map_err(|error| no_generation(&dir.place(), &generation, error))?;
+        if meta.format == LogFormat::Wal
+            && let Err(error) = base::recover(&*repo)
+        {
+            log::warn!("{log_name}: left of a base that did not get its name: {error}");
+        }
         Ok(Some(self.log(log_name, meta, repo)))
     }
 
@@ -194,6 +200,7 @@ impl Registry {
             durable_mark: false,
             losses: 0,
             source: None,
+            base: None,
         };
         let log = self.log(log_name, meta, self.logs_repo.clone());
         let cause: Arc<str> = format!("cannot open the log: {error}").into();
@@ -283,9 +290,14 @@ impl Registry {
         self.add(log);
     }
 
-    /// A log that was opened has a durable mark from there on: `log.json` says so, so that the loss of it is noticed. Blocks.
-    fn note_mark(&self, log: &Log) {
-        if log.is_marked() || log.view().state != State::Ok {
+    /// A log that was opened has a durable mark from there on, and a base: `log.json` says so, so that the loss of them is
+    /// noticed. Blocks.
+    pub(super) fn note_mark(&self, log: &Log) {
+        let base_is_noted = {
+            let facts = log.base_facts();
+            facts.noted || facts.id.is_none()
+        };
+        if log.is_marked() && base_is_noted || log.view().state != State::Ok {
             return;
         }
         let meta = Meta { durable_mark: true, ..log.described() };
@@ -293,7 +305,10 @@ impl Registry {
             .map_err(io::Error::from)
             .and_then(|text| replace(&*log.dir()?, META, text.as_bytes()));
         match noted {
-            Ok(()) => log.set_marked(),
+            Ok(()) => {
+                log.set_marked();
+                log.base_facts().noted = meta.base.is_some();
+            }
             // The next start notes it.
             Err(error) => log::warn!("{}: {META} could not be written again: {error}", log.name()),
         }
@@ -407,22 +422,14 @@ impl Registry {
         let id = uuid::Uuid::new_v4().to_string();
         let CreateLog { format, checkpoint, .. } = wanted;
         let checkpoint = checkpoint.unwrap_or_default();
-        let meta = Meta {
-            format,
-            id,
-            generation: Generation::FIRST,
-            first,
-            checkpoint,
-            durable_mark: false,
-            losses: 0,
-            source: None,
-        };
+        let (generation, durable_mark, losses, source, base) = (Generation::FIRST, false, 0, None, None);
+        let mut meta = Meta { format, id, generation, first, checkpoint, durable_mark, losses, source, base };
         let is_new = self.logs_repo.dir(log_name).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         let dir = ensure_dir(&*self.logs_repo, log_name)?;
-        let make = || -> io::Result<_> {
+        let mut make = || -> io::Result<_> {
             let repo = ensure_dir(&*dir, &name::generation(meta.generation))?;
             if format == LogFormat::Wal {
-                replace(&*repo, name::BASE, &database::empty(LIBSQL_PAGE_SIZE))?;
+                meta.base = Some(base::store(repo.clone(), &database::empty(LIBSQL_PAGE_SIZE))?);
             }
             replace(&*dir, META, serde_json::to_string_pretty(&meta)?.as_bytes())?;
             Ok(repo)

@@ -15,6 +15,7 @@ use crate::format::{LogFormat, name};
 use crate::limits::COMMIT_BYTES_MAX;
 use crate::offset::{Generation, Offset};
 use crate::repo::{FsRepo, Repo, RepoLock, read_small, replace};
+use crate::segment::base::{BaseId, BaseReader, KnownBase};
 use crate::stream::{
     ASIDE, DurableMark, SegmentFiles, SurveyError, Tail, TornContent, existing_or_new, format_of, new_aside,
     segment_files, segment_starts, sound_prefix_of, survey, survey_segments, torn_commits,
@@ -51,8 +52,9 @@ pub struct AcceptedLoss {
 /// The data directory must not be in use: its lock is held meanwhile.
 ///
 /// # Errors
-/// When the service runs, the directory is not that of a log, or a file cannot be read or written. A log that was not yet
-/// repaired is as damaged as before then.
+/// When the service runs, the directory is not that of a log, or a file cannot be read or written; with a
+/// [`BaseFault`](crate::segment::base::BaseFault) for a base that is damaged: nothing can be accepted instead of it. A log that
+/// was not yet repaired is as damaged as before then.
 pub fn accept_loss(dir: &Path, accepted: bool) -> io::Result<Option<AcceptedLoss>> {
     let (dir, log, _lock) = hold(dir)?;
     let text = read_small(&FsRepo::open(&dir)?, META, META_BYTES_MAX)?;
@@ -62,6 +64,9 @@ pub fn accept_loss(dir: &Path, accepted: bool) -> io::Result<Option<AcceptedLoss
     let generation = name::generation(meta.generation);
     let segments = dir.join(&generation);
     let repo = FsRepo::open(&segments).map_err(|error| no_generation(&place, &generation, error))?;
+    if meta.format == LogFormat::Wal {
+        check_base(&repo, meta.base)?;
+    }
     let read = DurableMark::read(&repo)?;
     let (mark, unmarked) = (read.offset(), read.fault(meta.durable_mark));
     let SegmentFiles { starts, strays } = segment_files(&repo, meta.format, u64::MAX, mark)?;
@@ -132,6 +137,13 @@ pub fn accept_loss(dir: &Path, accepted: bool) -> io::Result<Option<AcceptedLoss
         DurableMark::reset(&repo, loss.from)?;
     }
     Ok(Some(loss))
+}
+
+/// That the base is right: nothing can be accepted instead of it.
+fn check_base(repo: &FsRepo, id: Option<BaseId>) -> io::Result<()> {
+    let base = BaseReader::open_proven(repo, &KnownBase::required(id))?;
+    let faults = base.map_or(Ok(Vec::new()), |base| base.check_all(|_| ()).map(|(_, faults)| faults))?;
+    faults.into_iter().next().map_or(Ok(()), |fault| Err(fault.into()))
 }
 
 /// Holds the data directory of the log in `dir`, which is returned as it is called, with the log's name.
@@ -230,6 +242,8 @@ pub fn describe_again(dir: &Path, accepted: bool) -> io::Result<Option<NewDescri
     }
     let id = uuid::Uuid::new_v4().to_string();
     let durable_mark = DurableMark::read(&*segments)?.offset().is_some();
+    // One that is damaged is found when the log is opened.
+    let base = BaseReader::open(&*segments).ok().flatten().and_then(|base| base.id());
     let described = NewDescription { log, reason, format, generation, first, id: id.clone() };
     if accepted {
         if !matches!(text, Ok(None)) {
@@ -241,8 +255,8 @@ pub fn describe_again(dir: &Path, accepted: bool) -> io::Result<Option<NewDescri
             aside.sync_dir()?;
             all.sync_dir()?;
         }
-        let checkpoint = CheckpointPolicy::Keep;
-        let meta = Meta { format, id, generation, first, checkpoint, durable_mark, losses: 0, source: None };
+        let (checkpoint, losses, source) = (CheckpointPolicy::Keep, 0, None);
+        let meta = Meta { format, id, generation, first, checkpoint, durable_mark, losses, source, base };
         replace(&repo, META, serde_json::to_string_pretty(&meta)?.as_bytes())?;
     }
     Ok(Some(described))

@@ -557,6 +557,7 @@ impl Shard {
         log.note_present();
         log.set_appended(writer.next());
         log.publish(|view| view.reopen(writer));
+        log.check_base();
     }
 
     /// Has another thread try to open a log that failed or is damaged. Its state keeps it from getting a slot meanwhile.

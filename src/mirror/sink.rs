@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
-use super::base::{self, BaseSum};
+use super::base;
 use super::base_due::Instead;
 use super::database::off;
 use super::failure::MirrorError;
@@ -25,6 +25,7 @@ use crate::client::{Client, positions};
 use crate::format::{LogFormat, name};
 use crate::offset::{Generation, Offset};
 use crate::repo::{FsRepo, Repo, RepoLock};
+use crate::segment::base::BaseDigest;
 use crate::stream::{
     Claim, Cursor, CutTail, Fault, FaultKind, LogEnd, MirrorRecord, OnTrailing, OpenError, Options, RECORD, ReadError,
     RecordFile, StreamWriter, Survey, SurveyError, Tail, TornContent, format_of, survey, torn_content,
@@ -261,7 +262,7 @@ pub(super) struct DirSink {
 #[derive(Clone, Copy, Debug, Default)]
 struct Origin {
     log: Option<Uuid>,
-    base: Option<BaseSum>,
+    base: Option<BaseDigest>,
 }
 
 /// Durable commits that a mirror lost at its end.
@@ -323,9 +324,9 @@ impl DirSink {
         }
     }
 
-    /// Notes the checksum of the base in it, for its record.
-    pub(super) fn has_base(&self, sum: BaseSum) {
-        locked(&self.origin).base = Some(sum);
+    /// Notes the digest of the base in it, for its record.
+    pub(super) fn has_base(&self, digest: BaseDigest) {
+        locked(&self.origin).base = Some(digest);
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -677,8 +678,17 @@ impl DirSink {
         let Some(aside) = numbered.find(|aside| !names.contains(aside)) else {
             return Err(self.at(io::Error::other(format!("{} bases are set aside in it", ASIDE_MAX - 1))));
         };
-        repo.rename(name::BASE, &aside).and_then(|()| repo.sync_dir()).map_err(|error| self.at(error))?;
-        log::warn!("{}: {} was of another log, and is kept as {aside}", self.path.display(), name::BASE);
+        // Without its sums first: they would be those of a base that is missing.
+        let sums = aside.replacen(name::BASE, name::BASE_SUMS, 1);
+        match repo.rename(name::BASE_SUMS, &sums) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(self.at(error)),
+            _ => {}
+        }
+        repo.sync_dir()
+            .and_then(|()| repo.rename(name::BASE, &aside))
+            .and_then(|()| repo.sync_dir())
+            .map_err(|error| self.at(error))?;
+        log::warn!("{}: {} was of another log, or damaged, and is kept as {aside}", self.path.display(), name::BASE);
         Ok(())
     }
 

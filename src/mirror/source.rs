@@ -18,13 +18,14 @@ use super::read_url;
 use super::still::{Stillness, Verdict};
 use crate::api::{LogSource, LogState, Positions};
 use crate::client::{Client, positions};
-use crate::format::{Framing, LogFormat};
+use crate::format::wal::FIRST_FRAME;
+use crate::format::{Framing, LogFormat, name};
 use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED, STILL_LOOK};
 use crate::offset::{BytePos, Generation, Offset};
 use crate::repo::{FsRepo, Repo};
 use crate::segment::SegmentReader;
 use crate::stream::{
-    Batch, Fault, FaultKind, MirrorRecord, Read, ReadError, StreamReader, Tail, format_of, segment_starts,
+    Batch, Fault, FaultKind, MirrorRecord, Read, ReadError, StreamReader, Tail, format_of, known_base, segment_starts,
 };
 
 /// Where to read from.
@@ -105,9 +106,14 @@ impl Source {
             Source::Dir(repo) => {
                 let unreadable = |error| MirrorError::Dir { place: repo.place(), error };
                 let starts = segment_starts(repo).map_err(unreadable)?;
+                let generation = Generation::FIRST;
+                if starts.is_empty() && is_based(repo).map_err(unreadable)? {
+                    let (first, format) = (Some(FIRST_FRAME), Some(LogFormat::Wal));
+                    return Ok(Extent { generation, format, first, end: first, bytes: 0, log: None });
+                }
                 let end = starts.is_empty().then_some(Offset::ZERO);
                 let format = format_of(repo).map_err(unreadable)?;
-                let (generation, first) = (Generation::FIRST, starts.first().copied());
+                let first = starts.first().copied();
                 Ok(Extent { generation, format, first, end, bytes: 0, log: None })
             }
         }
@@ -161,6 +167,12 @@ impl Source {
         }
         pieces
     }
+}
+
+/// Whether a directory holds a base, or should: one without segments is a WAL then.
+fn is_based(repo: &FsRepo) -> io::Result<bool> {
+    Ok(known_base(repo.path())?.exists
+        || repo.list()?.iter().any(|file| [name::BASE, name::BASE_SUMS].contains(&&**file)))
 }
 
 /// Bytes of the segment that starts at `start` from offset `from` on.

@@ -1,15 +1,17 @@
 //! Verifying a log of a service: what it serves is checked here, byte for byte, as any follower would.
 
 use futures::TryStreamExt;
+use sha2::{Digest, Sha256};
 
 use crate::api::{LogState, LogStatus, Positions};
 use crate::client::{Client, ClientError, positions};
-use crate::format::name::parse_segment;
-use crate::format::{FormatError, Framing, ScanError};
+use crate::format::name::{BASE, BASE_SUMS, parse_segment};
+use crate::format::{FormatError, Framing, LogFormat, ScanError};
 use crate::limits::COMMIT_HELD_MAX;
-use crate::offset::{BytePos, Offset};
+use crate::offset::{BytePos, Generation, Offset};
+use crate::segment::base::BaseDigest;
 use crate::stream::{Batch, BatchError, Batcher, Fault, FaultKind, LargeCommits, Part, Run};
-use crate::verify::{FoundFault, Note, Report, SegmentReport};
+use crate::verify::{BaseReport, FoundFault, Note, Report, SegmentReport};
 
 /// Reads a log of a service from its first offset to its durable end and checks everything. What is behind the first
 /// fault is not looked at. `told` hears of bytes checked.
@@ -22,8 +24,12 @@ pub async fn verify_url(
     mut told: impl FnMut(u64),
 ) -> Result<Report, ClientError> {
     let status = client.status().await?;
-    let Positions { format, first, durable, .. } = positions(&status)?;
+    let Positions { format, generation, first, durable, .. } = positions(&status)?;
     let mut report = Report { first: Some(first), next: first, ..Report::default() };
+    let base_fault = match format {
+        LogFormat::Wal => verify_base(client, generation, &mut report, &mut told).await?,
+        LogFormat::Commitlog => None,
+    };
     let mut bytes = client.read(first, Some(durable), false).await?;
     let batcher = Batcher::new(Framing::of(format), None, commit_bytes_max);
     let mut batcher = batcher.keeping(LargeCommits::Nowhere, COMMIT_HELD_MAX);
@@ -56,6 +62,8 @@ pub async fn verify_url(
         Ok(status) => damage(&status, report.next),
         Err(error) => return Err(broken.unwrap_or(error)),
     };
+    // That of the base is found already.
+    let damage = damage.filter(|_| base_fault.is_none());
     if let (None, Some(error)) = (&damage, broken) {
         return Err(error);
     }
@@ -68,12 +76,55 @@ pub async fn verify_url(
     let missing = status.missing.filter(|_| damage.is_none()).map(|(offset, found)| {
         FoundFault::from(&Fault { segment: found, offset, at: BytePos(0), kind: FaultKind::Missing { found } })
     });
-    report.faults = missing.into_iter().chain(fault.as_ref().map(FoundFault::from).or(damage)).collect();
+    let found = fault.as_ref().map(FoundFault::from).or(damage);
+    report.faults = base_fault.into_iter().chain(missing).chain(found).collect();
     if let Some(message) = status.warning {
         report.notes.push(Note { segment: first, message });
     }
     report.error = report.faults.first().map(|fault| fault.message.clone());
     Ok(report)
+}
+
+/// Reads the base of a generation, and compares it with the digest that the service says.
+async fn verify_base(
+    client: &Client,
+    generation: Generation,
+    report: &mut Report,
+    told: &mut impl FnMut(u64),
+) -> Result<Option<FoundFault>, ClientError> {
+    let fault = |at: u64, message: String| {
+        let (segment, offset, at) = (Offset::ZERO, Offset::ZERO, BytePos(at));
+        Ok(Some(FoundFault { segment, offset, at, code: FoundFault::BASE.to_owned(), message }))
+    };
+    let mut base = match client.base(generation).await {
+        Err(ClientError::Refused { body, .. }) if body.error == "corrupt-log" => return fault(0, body.message),
+        base => base?,
+    };
+    let (mut hash, mut bytes) = (Sha256::new(), 0);
+    loop {
+        match base.try_next().await {
+            Ok(Some(block)) => {
+                hash.update(&block);
+                bytes += block.len() as u64;
+                told(block.len() as u64);
+            }
+            Ok(None) => break,
+            // A service that finds a fault on the way ends its answer, and says so in the status.
+            Err(error) => match client.status().await?.damage {
+                Some(damage) if [BASE, BASE_SUMS].contains(&damage.segment.as_str()) => {
+                    return fault(damage.byte.0, format!("the base of the log is damaged at byte {}", damage.byte));
+                }
+                _ => return Err(error),
+            },
+        }
+    }
+    let sha256 = BaseDigest(hash.finalize().into());
+    report.base = Some(BaseReport { bytes, sha256: sha256.to_string(), unproven: base.is_unproven(), pages: None });
+    match base.digest().filter(|digest| *digest != sha256) {
+        Some(digest) => fault(0, format!("the base has the SHA-256 {sha256}, and the service says {digest}")),
+        None if bytes == 0 => fault(0, "the base is missing: the service sent none".to_owned()),
+        None => Ok(None),
+    }
 }
 
 /// What a service says of the damage of a log that was found to be sound up to `next`.

@@ -1,6 +1,10 @@
-//! One segment and its index. Owns: appending to a segment, reading one, finding an offset or a page in it. Knows nothing
-//! of other segments, but for the checksum that a WAL segment goes on from.
+//! One segment and its index, and the base before the first segment of a WAL. Owns: appending to a segment, reading one,
+//! finding an offset or a page in it; reading a base. Knows nothing of other segments, but for the checksum that a WAL
+//! segment goes on from.
 
+pub mod base;
+pub mod base_pages;
+mod base_sums;
 pub mod frames;
 mod index;
 pub mod pages;

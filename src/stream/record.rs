@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::format::{Commit, LogFormat};
 use crate::offset::{Generation, Offset};
 use crate::repo::{Repo, RepoFile};
+use crate::segment::base::BaseDigest;
 
 /// The record's file name. It does not parse as that of a segment, so SpacetimeDB passes it over.
 pub(crate) const NAME: &str = ".logmirror";
@@ -57,7 +58,7 @@ pub(crate) struct MirrorRecord {
     /// The id of the log of a service that its content comes from; none where that is not known.
     pub(crate) log: Option<Uuid>,
     /// The SHA-256 of its base; none where that is not known.
-    pub(crate) base: Option<[u8; 32]>,
+    pub(crate) base: Option<BaseDigest>,
 }
 
 impl MirrorRecord {
@@ -127,7 +128,7 @@ impl MirrorRecord {
         put(76, &(source.len() as u16).to_le_bytes());
         put(SOURCE_AT, source);
         put(LOG_AT, self.log.unwrap_or_default().as_bytes());
-        put(BASE_AT, &self.base.unwrap_or_default());
+        put(BASE_AT, &self.base.map_or([0; 32], |base| base.0));
         let checksum = crc32c::crc32c(&sector[..CHECKSUM_AT]);
         sector[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
         sector
@@ -160,7 +161,7 @@ impl MirrorRecord {
             durable: Offset(long(32)),
             last: (flags & HAS_LAST != 0).then(|| (Offset(long(48)), word(72), long(56))),
             log: (flags & HAS_LOG != 0).then(|| Uuid::from_bytes(std::array::from_fn(|i| sector[LOG_AT + i]))),
-            base: (flags & HAS_BASE != 0).then(|| std::array::from_fn(|i| sector[BASE_AT + i])),
+            base: (flags & HAS_BASE != 0).then(|| BaseDigest(std::array::from_fn(|i| sector[BASE_AT + i]))),
         }))
     }
 }
@@ -227,7 +228,7 @@ mod tests {
     #[test]
     fn a_record_is_read_as_it_was_written() {
         let none = MirrorRecord { first: None, last: None, ..record() };
-        let of_a_service = MirrorRecord { log: Some(Uuid::new_v4()), base: Some([7; 32]), ..record() };
+        let of_a_service = MirrorRecord { log: Some(Uuid::new_v4()), base: Some(BaseDigest([7; 32])), ..record() };
         for record in [record(), none, of_a_service] {
             assert_eq!(MirrorRecord::decode(&record.encode()).unwrap(), Some(record));
         }

@@ -10,11 +10,14 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION};
 use reqwest::{Method, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 
 use super::error::SyncError;
 use super::{FRAME_LEN, off};
 use crate::client::{HttpOptions, without_secrets};
 use crate::limits::{BACKOFF_FIRST, EXPORT_BYTES_MAX, JSON_BYTES_MAX, REFUSAL_BYTES_MAX, STALL_TIMEOUT, SYNC_RETRIES};
+use crate::repr_digest::{self, ReprDigest};
+use crate::segment::base::BaseDigest;
 use crate::token::Token;
 
 /// Some frames of a generation.
@@ -248,16 +251,29 @@ impl Remote {
     {
         let call = self.call(Method::GET, &["export", &generation.to_string()]);
         let mut response = call.successful(call.send(None).await?).await?;
-        let mut at = 0;
+        // Servers of logmirror say it.
+        let field =
+            response.headers().get(repr_digest::FIELD).and_then(|field| field.to_str().ok()).unwrap_or_default();
+        let digest = ReprDigest::parse(field).map_err(|reason| call.protocol(reason))?;
+        let (mut at, mut hash) = (0, digest.map(|_| Sha256::new()));
         while let Some(piece) = response.chunk().await.map_err(|error| call.transport(error))? {
             let (write, len) = (write.clone(), piece.len() as u64);
             if at + len > EXPORT_BYTES_MAX {
                 return Err(call.protocol(format!("an export of more than {EXPORT_BYTES_MAX} bytes")));
             }
+            if let Some(hash) = &mut hash {
+                hash.update(&piece);
+            }
             off(move || write(piece, at)).await??;
             at += len;
         }
-        Ok(at)
+        let found = hash.map(|hash| BaseDigest(hash.finalize().into()));
+        match (found, digest.map(|digest| digest.sha256)) {
+            (Some(found), Some(expected)) if found != expected => {
+                Err(call.protocol(format!("an export with the SHA-256 {found}, of which the server says {expected}")))
+            }
+            _ => Ok(at),
+        }
     }
 
     /// Offers frames, whose bytes must be those of the range. After an answer without conflict the server has what the

@@ -5,13 +5,14 @@
 //! into pieces at index entries that hold. What the pieces give is then put together in order. An offset index is a
 //! hint: a piece that does not end exactly where the next begins is read once more without it.
 
+mod base;
 mod check;
 mod index;
 mod plan;
 mod report;
 mod stitch;
 
-pub use report::{FoundFault, Note, Report, SegmentReport};
+pub use report::{BaseReport, FoundFault, Note, Report, SegmentReport};
 
 use std::fmt;
 use std::io;
@@ -21,10 +22,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 
+use crate::format::name;
+use crate::format::wal::FIRST_FRAME;
 use crate::limits::{COMMIT_BYTES_MAX, VERIFY_PIECE_BYTES};
 use crate::offset::Offset;
 use crate::repo::Repo;
-use crate::stream::{DurableMark, MirrorRecord, Placed, segment_starts};
+use crate::segment::base::{BaseReader, KnownBase};
+use crate::stream::{DurableMark, MirrorRecord, Placed, recorded_base, segment_starts};
+use base::CheckedBase;
 use check::{Checked, Checker};
 use plan::{Piece, plan};
 
@@ -39,20 +44,32 @@ pub struct Options<'a> {
     pub piece_bytes: NonZeroU64,
     /// Told now and then how far it is, from any of the threads.
     pub on_progress: Option<&'a (dyn Fn(Progress) + Sync)>,
+    /// What is known of the base from outside of the directory; what a mirror record in it says counts in any case.
+    pub base: KnownBase,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
         let piece_bytes = VERIFY_PIECE_BYTES;
-        Options { commit_bytes_max: COMMIT_BYTES_MAX, threads: None, piece_bytes, on_progress: None }
+        Options {
+            commit_bytes_max: COMMIT_BYTES_MAX,
+            threads: None,
+            piece_bytes,
+            on_progress: None,
+            base: KnownBase::default(),
+        }
     }
 }
 
 impl fmt::Debug for Options<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Options { commit_bytes_max, threads, piece_bytes, on_progress: _ } = self;
+        let Options { commit_bytes_max, threads, piece_bytes, base, on_progress: _ } = self;
         let mut shown = f.debug_struct("Options");
-        shown.field("commit_bytes_max", commit_bytes_max).field("threads", threads).field("piece_bytes", piece_bytes);
+        shown
+            .field("commit_bytes_max", commit_bytes_max)
+            .field("threads", threads)
+            .field("piece_bytes", piece_bytes)
+            .field("base", base);
         shown.finish_non_exhaustive()
     }
 }
@@ -60,9 +77,9 @@ impl fmt::Debug for Options<'_> {
 /// How far a verification is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes of segments read, uncompressed. What is read twice counts twice.
+    /// Bytes of the base and of segments read, uncompressed. What is read twice counts twice.
     pub read: u64,
-    /// Bytes of all segments when it began.
+    /// Bytes of the base and of all segments when it began.
     pub total: u64,
 }
 
@@ -84,18 +101,18 @@ pub struct Progress {
 /// When a file cannot be read.
 pub fn verify(repo: Arc<dyn Repo>, options: &Options<'_>) -> io::Result<Report> {
     let threads = options.threads.or_else(|| thread::available_parallelism().ok()).map_or(1, NonZeroUsize::get);
-    let log = Log::open(repo)?;
+    let log = Log::open(repo, &options.base)?;
     let plan = plan(&*log.repo, &log.starts, options);
     let read = AtomicU64::new(0);
-    let check = |piece: &Piece| {
-        let on_read = |bytes| {
-            let read = read.fetch_add(bytes, Ordering::Relaxed) + bytes;
-            if let Some(told) = options.on_progress {
-                told(Progress { read, total: plan.bytes });
-            }
-        };
-        log.checker(options, on_read, |_| ()).check(piece)
+    let total = plan.bytes + BaseReader::open(&*log.repo).ok().flatten().map_or(0, |base| base.bytes());
+    let on_read = |bytes| {
+        let read = read.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if let Some(told) = options.on_progress {
+            told(Progress { read, total });
+        }
     };
+    let check = |piece: &Piece| log.checker(options, on_read, |_| ()).check(piece);
+    let base = base::check(&*log.repo, &log.known_base(options)?, on_read)?;
     let mut segments: Vec<Vec<(Piece, Checked)>> = log.starts.iter().map(|_| Vec::new()).collect();
     for (piece, checked) in plan.pieces.iter().zip(in_parallel(threads, &plan.pieces, check)?) {
         segments[piece.segment].push((*piece, checked));
@@ -109,7 +126,9 @@ pub fn verify(repo: Arc<dyn Repo>, options: &Options<'_>) -> io::Result<Report> 
         }
         (joined, rest) => joined.or(rest),
     });
-    Ok(stitch::stitch(&log.starts, segments.collect(), log.durable, log.missing))
+    let mut report = stitch::stitch(&log.starts, segments.collect(), log.durable, log.missing);
+    report.add_base(base);
+    Ok(report)
 }
 
 /// Verifies the log in `repo` in order, on this thread, and hands out each sound commit on the way.
@@ -121,12 +140,25 @@ pub fn verify_each(
     options: &Options<'_>,
     mut on_commit: impl FnMut(Placed),
 ) -> io::Result<Report> {
-    let log = Log::open(repo)?;
+    let log = Log::open(repo, &options.base)?;
+    let base = base::check(&*log.repo, &log.known_base(options)?, |_| ())?;
     let mut whole = Vec::with_capacity(log.starts.len());
     for segment in 0..log.starts.len() {
         whole.push(log.checker(options, |_| (), &mut on_commit).check(&Piece::whole(segment))?);
     }
-    Ok(stitch::stitch(&log.starts, whole, log.durable, log.missing))
+    let mut report = stitch::stitch(&log.starts, whole, log.durable, log.missing);
+    report.add_base(base);
+    Ok(report)
+}
+
+impl Report {
+    /// Adds what was found of the base, which comes before everything else.
+    fn add_base(&mut self, base: CheckedBase) {
+        self.base = base.report;
+        self.error = base.faults.first().map(|fault| fault.message.clone()).or(self.error.take());
+        self.faults.splice(0..0, base.faults);
+        self.notes.splice(0..0, base.notes);
+    }
 }
 
 /// A log to verify.
@@ -141,12 +173,21 @@ struct Log {
 }
 
 impl Log {
-    fn open(repo: Arc<dyn Repo>) -> io::Result<Log> {
+    fn open(repo: Arc<dyn Repo>, base: &KnownBase) -> io::Result<Log> {
         let record = MirrorRecord::read(&*repo)?;
         let durable = DurableMark::read(&*repo)?.offset().or(record.as_ref().map(|record| record.durable));
         let starts = segment_starts(&*repo)?;
+        // A WAL that holds nothing yet ends where it starts.
+        let is_based = || Ok::<_, io::Error>(base.exists || repo.list()?.iter().any(|file| file == name::BASE));
+        let is_unused = starts.is_empty() && durable == Some(FIRST_FRAME) && is_based()?;
+        let durable = durable.filter(|_| !is_unused);
         let missing = record.and_then(|record| record.missing(starts.first().copied()));
         Ok(Log { repo, starts, durable, missing })
+    }
+
+    fn known_base(&self, options: &Options<'_>) -> io::Result<KnownBase> {
+        let recorded = recorded_base(&*self.repo)?;
+        Ok(if options.base.exists { options.base } else { recorded })
     }
 
     fn checker<R: Fn(u64), C: FnMut(Placed)>(

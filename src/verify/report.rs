@@ -21,6 +21,9 @@ pub struct Report {
     pub bytes: u64,
     /// Term of the last commit.
     pub epoch: Epoch,
+    /// The base that a WAL starts from, read as far as it is there; none where there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseReport>,
     /// Every segment there is, also behind a fault.
     pub segments: Vec<SegmentReport>,
     /// Torn bytes at the end of the last segment, which a crash leaves and which may be trimmed.
@@ -39,6 +42,19 @@ impl Report {
     pub fn is_sound(&self) -> bool {
         self.faults.is_empty() && self.trailing.is_none()
     }
+}
+
+/// The database before the first segment of a WAL.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BaseReport {
+    /// Its length.
+    pub bytes: u64,
+    /// Its SHA-256, as it was read.
+    pub sha256: String,
+    /// Whether nothing says what it was before its checksums were made, or it has none.
+    pub unproven: bool,
+    /// How many pages SQLite sees in it; none where that is not known.
+    pub pages: Option<u32>,
 }
 
 /// One segment.
@@ -69,10 +85,15 @@ pub struct FoundFault {
     pub offset: Offset,
     /// Where in the segment, uncompressed.
     pub at: BytePos,
-    /// One word for it: `corrupt`, `gap`, `fork`, `stale-epoch`, `lost`.
+    /// One word for it: `corrupt`, `gap`, `fork`, `stale-epoch`, `lost`; `base` for one of the base, of which `at` is a byte.
     pub code: String,
     /// All of it in words.
     pub message: String,
+}
+
+impl FoundFault {
+    /// The code of a fault of the base.
+    pub const BASE: &str = "base";
 }
 
 impl From<&Fault> for FoundFault {

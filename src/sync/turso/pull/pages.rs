@@ -160,13 +160,21 @@ impl Pages {
         let count = run.count;
         match run.place {
             Place::Base(first) => {
-                let file = self.base.file.clone();
-                let file = file.ok_or_else(|| Error::Damaged("the base is not there".into()))?;
                 // Behind where they go, since what stands before each page makes it longer.
                 let from = count * PAGE_EXTRA_MAX;
                 let target = &mut space[from..from + count * PAGE_LEN];
-                if !read(&*file, target, u64::from(first) * PAGE_LEN as u64, cached)? {
-                    return Ok(None);
+                let (at, wanted) = (u64::from(first) * PAGE_LEN as u64, target.len());
+                let read = match cached {
+                    true => self.base.content.read_cached(target, at)?,
+                    false => Some(self.base.content.read_at(target, at)?),
+                };
+                match read {
+                    Some(count) if count == wanted => {}
+                    Some(count) => {
+                        let text = format!("the base ends at byte {}, {wanted} were wanted", at + count as u64);
+                        return Err(Error::Damaged(text.into()));
+                    }
+                    None => return Ok(None),
                 }
                 let mut end = 0;
                 for (nth, page) in (first..).take(count).enumerate() {

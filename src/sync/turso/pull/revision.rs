@@ -6,11 +6,9 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::format::database::{self, DatabaseHeader};
 use crate::limits::LIBSQL_PAGE_SIZE;
-use crate::mirror::{Error, Log, Registry};
+use crate::mirror::{Error, Log, Registry, SeenBase};
 use crate::offset::{Generation, Offset};
-use crate::repo::RepoFile;
 use crate::sync::libsql::syncable;
 use crate::sync::turso::proto::PAGE_LEN;
 
@@ -65,40 +63,33 @@ impl FromStr for Revision {
 /// The database at the start of a generation.
 #[derive(Clone, Debug)]
 pub(super) struct Base {
-    /// None when it is empty.
-    pub(super) file: Option<Arc<dyn RepoFile>>,
+    pub(super) content: Arc<SeenBase>,
+    /// Pages that can be read of it.
     pub(super) pages: u64,
+    /// Pages of the database.
+    pub(super) size: u64,
 }
 
 impl Base {
     /// # Errors
     /// When it cannot be read, or has pages that Turso's clients do not sync.
-    pub(super) fn open(log: &Log) -> Result<Base, Error> {
-        let Some((file, bytes)) = log.base()?.filter(|(_, bytes)| *bytes > 0) else {
-            return Ok(Base { file: None, pages: 0 });
-        };
-        let mut head = [0; database::HEADER_LEN];
-        let count = file.read_at(&mut head, 0)?;
+    pub(super) fn open(log: &Arc<Log>) -> Result<Base, Error> {
+        let content = SeenBase::open(log)?;
         // What is no database that can be looked into, as an encrypted one, has the pages that its log says.
-        if let Ok(DatabaseHeader { page_size: size, .. }) = DatabaseHeader::of_file(&head[..count], bytes)
-            && size != LIBSQL_PAGE_SIZE
-        {
+        if let Some(size) = content.page_size().filter(|size| *size != LIBSQL_PAGE_SIZE) {
             let name = log.name();
             return Err(Error::Format(format!("log {name:?} has pages of {size} bytes; Turso syncs pages of 4096")));
         }
+        let (bytes, held) = (content.bytes(), content.held());
         if !bytes.is_multiple_of(PAGE_LEN as u64) {
             return Err(Error::Damaged(format!("the base has {bytes} bytes, which are no whole pages").into()));
         }
-        Ok(Base { file: Some(file), pages: bytes / PAGE_LEN as u64 })
+        Ok(Base { content: Arc::new(content), pages: held / PAGE_LEN as u64, size: bytes / PAGE_LEN as u64 })
     }
 
     /// Reads a page, the first being 0, that it has.
     pub(super) fn read(&self, page: u64, content: &mut [u8; PAGE_LEN]) -> Result<(), Error> {
-        let count = match &self.file {
-            Some(file) => file.read_at(content, page * PAGE_LEN as u64)?,
-            None => 0,
-        };
-        if count == content.len() {
+        if self.content.read_at(content, page * PAGE_LEN as u64)? == content.len() {
             return Ok(());
         }
         Err(Error::Damaged(format!("the base ends inside page {} of {}", page + 1, self.pages).into()))
@@ -106,13 +97,13 @@ impl Base {
 
     fn print(&self) -> Result<u64, Error> {
         let mut hash = Sha256::new();
-        hash.update(self.pages.to_be_bytes());
+        hash.update(self.size.to_be_bytes());
         let mut content = [0; PAGE_LEN];
-        let last = self.pages.saturating_sub(1);
+        let last = self.size.saturating_sub(1);
         let mut before = None;
         for nth in 0..PRINTED_PAGES {
             let page = (u128::from(last) * u128::from(nth) / u128::from(PRINTED_PAGES - 1)) as u64;
-            if self.pages > 0 && before.replace(page) != Some(page) {
+            if self.size > 0 && before.replace(page) != Some(page) {
                 self.read(page, &mut content)?;
                 hash.update(content);
             }
@@ -182,8 +173,8 @@ impl Point {
         };
         if frame == Offset(0) {
             let base = Base::open(log)?;
-            let size = u32::try_from(base.pages);
-            let size = size.map_err(|_| Error::Damaged(format!("the base has {} pages", base.pages).into()))?;
+            let size = u32::try_from(base.size);
+            let size = size.map_err(|_| Error::Damaged(format!("the base has {} pages", base.size).into()))?;
             return Ok(of(base.print()?, size));
         }
         let head = log.frame_head(frame)?;

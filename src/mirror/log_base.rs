@@ -1,0 +1,298 @@
+//! [`LogBase`]: the base of a generation of a log, and what is known of it. A log whose base has a fault is damaged, and goes on
+//! all the same: its frames are sound, and taken and served. What needs the base is refused until it is right.
+
+use std::io;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use super::budget::Budget;
+use super::error::Error;
+use super::log::{Log, State};
+use super::registry::Registry;
+use crate::api::Damage;
+use crate::format::database::HEADER_LEN;
+use crate::format::{LogFormat, name};
+use crate::offset::{BytePos, Offset};
+use crate::repo::is_out_of_files;
+use crate::segment::base::{BaseFault, BaseId, BaseReader, KnownBase};
+use crate::segment::base_pages::{BasePages, page_size, seen};
+
+/// What is known of a base.
+#[derive(Clone, Debug, Default)]
+pub(super) struct BaseFacts {
+    /// Which one it is: by `log.json`, or by its sums.
+    pub(super) id: Option<BaseId>,
+    /// Whether `log.json` says so.
+    pub(super) noted: bool,
+    /// Whether it has no sums, of what was opened.
+    pub(super) lacks_sums: bool,
+    /// Whether nothing vouches for it.
+    pub(super) unproven: bool,
+    /// What was wrong with it when it was read last.
+    pub(super) fault: Option<BaseFault>,
+    /// Whether the sums of the generations before it were made.
+    pub(super) older_seen: bool,
+    /// When the file was modified that was read last for its sums, which came out wrong.
+    pub(super) summed: Option<Option<SystemTime>>,
+}
+
+impl Log {
+    /// The database at the start of the generation, each block of which is checked when it is read. Blocks for small reads.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when it is missing, or not the one that it should be, or still has the fault that it had.
+    pub fn base(self: &Arc<Self>) -> Result<LogBase, Error> {
+        let reader = self.open_base().map_err(|error| self.base_error(error))?;
+        Ok(LogBase { reader, log: self.clone() })
+    }
+
+    /// Opens the base, and learns of it what its files say.
+    fn open_base(&self) -> io::Result<BaseReader> {
+        let BaseFacts { id, fault, .. } = self.base_facts().clone();
+        let reader = BaseReader::open_known(&**self.repo(), &KnownBase::required(id))?;
+        let reader = reader.ok_or_else(|| BaseFault::Missing { place: self.repo().place() })?;
+        // The other blocks are checked when they are read.
+        if let Some(fault) = &fault {
+            reader.check_again(fault)?;
+        }
+        let mut facts = self.base_facts();
+        if facts.fault == fault {
+            facts.fault = None;
+        }
+        if fault.is_some() && facts.fault.is_none() {
+            log::info!("{}: its base is right again", self.name());
+        }
+        facts.id = reader.id().or(facts.id);
+        (facts.lacks_sums, facts.unproven) = (reader.id().is_none(), reader.is_unproven());
+        Ok(reader)
+    }
+
+    /// Checks that the base is there, with its length, and whether a fault that it had is gone. If it has one, the status says so
+    /// from here on. Blocks.
+    pub(super) fn check_base(&self) {
+        let state = self.view().state;
+        if self.format() != LogFormat::Wal || !self.is_described() || state != State::Ok {
+            return;
+        }
+        if let Err(error) = self.open_base()
+            && !is_out_of_files(&error)
+            // A directory that is away is another matter.
+            && self.repo().list().is_ok_and(|names| !names.is_empty())
+        {
+            let _reported = self.base_error(error);
+        }
+    }
+
+    /// The error for a base that cannot be read. If the base is at fault, the log is damaged until that is gone.
+    pub(super) fn base_error(&self, error: io::Error) -> Error {
+        let Some(fault) = BaseFault::of(&error) else {
+            return error.into();
+        };
+        let cause = base_advice(fault);
+        if self.base_facts().fault.replace(fault.clone()).as_ref() != Some(fault) {
+            log::error!("{}: {cause}", self.name());
+        }
+        Error::Damaged(cause.into())
+    }
+
+    /// What is wrong with its base, and what to do; none while nothing is known to be.
+    #[must_use]
+    pub fn base_fault(&self) -> Option<String> {
+        self.base_facts().fault.as_ref().map(base_advice)
+    }
+}
+
+/// A fault of a base, and what to do.
+pub(super) fn base_advice(fault: &BaseFault) -> String {
+    let what = match fault {
+        BaseFault::Sums { .. } => "put base.sums back, or remove it, and it is made again",
+        _ => "put base.db back from a backup or another mirror",
+    };
+    format!(
+        "{fault}: the frames of the log are taken and served, the database is not; {what}, or mirror the source into a new log"
+    )
+}
+
+/// Where that is.
+pub(super) fn damage(fault: &BaseFault) -> Damage {
+    let file = if matches!(fault, BaseFault::Sums { .. }) { name::BASE_SUMS } else { name::BASE };
+    Damage { segment: file.to_owned(), offset: Offset::ZERO, byte: BytePos(fault.at()) }
+}
+
+/// The base of a log's generation. Holds back the deletion of that.
+#[derive(Debug)]
+pub struct LogBase {
+    reader: BaseReader,
+    log: Arc<Log>,
+}
+
+impl LogBase {
+    /// Its length.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.reader.bytes()
+    }
+
+    /// Which base it is, by its sums.
+    #[must_use]
+    pub fn id(&self) -> Option<BaseId> {
+        self.reader.id()
+    }
+
+    /// Whether nothing vouches for it.
+    #[must_use]
+    pub fn is_unproven(&self) -> bool {
+        self.reader.is_unproven()
+    }
+
+    /// Reads into `buf` from `at`; fewer bytes than asked for only at the end. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] for a block that is not right, which damages the log.
+    pub fn read_at(&self, buf: &mut [u8], at: u64) -> Result<usize, Error> {
+        self.reader.read_at(buf, at).map_err(|error| self.log.base_error(error))
+    }
+
+    /// Like [`read_at`](Self::read_at) for whole blocks, but never waits for a disk: `None` when it would have to.
+    ///
+    /// # Errors
+    /// As [`read_at`](Self::read_at).
+    pub fn read_cached(&self, buf: &mut [u8], at: u64) -> Result<Option<usize>, Error> {
+        self.reader.read_cached(buf, at).map_err(|error| self.log.base_error(error))
+    }
+}
+
+/// The database that SQLite sees in a base: without bytes after its last page, with that page whole, and with a header that
+/// says how many pages there are. For those who believe that field, whatever the counters beside it say.
+#[derive(Debug)]
+pub struct SeenBase {
+    base: LogBase,
+    /// None for what is no database that can be looked into, as an encrypted one.
+    seen: Option<BasePages>,
+    page_size: Option<u32>,
+    bytes: u64,
+    /// Bytes of all pages that can be read: a later state may have more than this one.
+    held: u64,
+}
+
+impl SeenBase {
+    /// Of the base of a log's generation. Blocks for a small read.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] when it is not right, or cut.
+    pub fn open(log: &Arc<Log>) -> Result<SeenBase, Error> {
+        let base = log.base()?;
+        let mut head = [0; HEADER_LEN];
+        let count = base.read_at(&mut head, 0)?;
+        let seen = seen(&head[..count], base.bytes()).map_err(|text| Error::Damaged(text.into()))?;
+        let (page_size, bytes) = (page_size(&head[..count]), seen.map_or(base.bytes(), |seen| seen.bytes()));
+        let held = seen.map_or(bytes, |seen| base.bytes().next_multiple_of(seen.page_size.into()));
+        Ok(SeenBase { base, seen, page_size, bytes, held })
+    }
+
+    /// The length of the database.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Bytes of the pages that can be read. Those after the database are of a later state, which is larger and has not written
+    /// them.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// Bytes of its pages, as far as it says so.
+    #[must_use]
+    pub fn page_size(&self) -> Option<u32> {
+        self.page_size
+    }
+
+    /// Reads into `buf` from `at`; fewer bytes than asked for only at the end. Blocks.
+    ///
+    /// # Errors
+    /// As [`LogBase::read_at`].
+    pub fn read_at(&self, buf: &mut [u8], at: u64) -> Result<usize, Error> {
+        let wanted = buf.len().min(usize::try_from(self.held.saturating_sub(at)).unwrap_or(usize::MAX));
+        let buf = &mut buf[..wanted];
+        let count = self.base.read_at(buf, at)?;
+        buf[count..].fill(0);
+        self.state(buf, at);
+        Ok(wanted)
+    }
+
+    /// Like [`read_at`](Self::read_at) for whole blocks, but never waits for a disk: `None` when it would have to.
+    ///
+    /// # Errors
+    /// As [`LogBase::read_at`].
+    pub fn read_cached(&self, buf: &mut [u8], at: u64) -> Result<Option<usize>, Error> {
+        if at.saturating_add(buf.len() as u64) > self.base.bytes() {
+            return Ok(None);
+        }
+        let count = self.base.read_cached(buf, at)?;
+        self.state(buf, at);
+        Ok(count)
+    }
+
+    fn state(&self, buf: &mut [u8], at: u64) {
+        if let Some(seen) = &self.seen {
+            seen.state(buf, at);
+        }
+    }
+}
+
+impl Registry {
+    /// The bytes of the base of a log's generation.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a log without bases, [`Error::Damaged`] for a base that was found to be damaged, and when it cannot
+    /// be opened.
+    pub fn base(&self, log: &Arc<Log>) -> Result<BaseFeed, Error> {
+        if log.format() != LogFormat::Wal {
+            return Err(Error::Format(format!(
+                "log {:?} is a {}: only a wal log has a base",
+                log.name(),
+                log.format()
+            )));
+        }
+        Ok(BaseFeed { base: Arc::new(log.base()?), at: 0, budget: self.budget.clone() })
+    }
+}
+
+/// The bytes of a base, each block of which is checked before it is handed out.
+#[derive(Debug)]
+pub struct BaseFeed {
+    base: Arc<LogBase>,
+    at: u64,
+    budget: Arc<Budget>,
+}
+
+impl BaseFeed {
+    /// The base.
+    #[must_use]
+    pub fn base(&self) -> &LogBase {
+        &self.base
+    }
+
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a block of it is not right.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        let (base, at, bytes) = (self.base.clone(), self.at, self.base.bytes());
+        if at >= bytes {
+            return Ok(None);
+        }
+        let mut block = self.budget.block(bytes - at).await?;
+        let read = tokio::task::spawn_blocking(move || Ok::<_, Error>((base.read_at(block.space(), at)?, block)));
+        let (count, block) = read.await.map_err(|_| Error::Unavailable("a read was interrupted".into()))??;
+        if count == 0 {
+            return Err(Error::Damaged(format!("the base ends at byte {at} of {bytes}").into()));
+        }
+        self.at += count as u64;
+        Ok(Some(block.filled(count)))
+    }
+}

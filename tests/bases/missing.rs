@@ -1,0 +1,113 @@
+//! A base that is missing or cut is never an empty database.
+
+use std::fs;
+
+use crate::{GENERATION, base_of, log, said, serve, service_with};
+
+#[test]
+fn a_log_whose_base_is_missing_is_damaged_and_hands_out_no_empty_database() {
+    let data = tempfile::tempdir().unwrap();
+    drop(service_with(data.path(), &log(3).base, &[]));
+    let base = fs::read(base_of(data.path())).unwrap();
+    let precious = data.path().join("precious.db");
+    fs::write(&precious, &base).unwrap();
+    for with_sums in [true, false] {
+        fs::remove_file(base_of(data.path())).unwrap();
+        if !with_sums {
+            fs::remove_file(data.path().join(GENERATION).join("base.sums")).unwrap();
+        }
+        let service = serve(data.path());
+        let status = service.status("app");
+        assert_eq!(status["state"], "damaged", "{status}");
+        assert!(status["error"].as_str().unwrap().contains("base.db is missing"), "{status}");
+        assert!(service.get("/health").text().contains("base.db is missing"));
+        assert_eq!(service.get("/logs/app/base").refusal(), (500, "corrupt-log".to_owned()));
+        let url = service.url("/logs/app");
+        let dirs = [data.path().join("logs/app"), data.path().join(GENERATION)];
+        for source in [&url[..], dirs[0].to_str().unwrap(), dirs[1].to_str().unwrap()] {
+            let (code, text) = said(&["restore", source, precious.to_str().unwrap(), "--force"]);
+            assert!(code == 1 && text.contains("missing"), "{source}: {code}: {text}");
+            assert!(fs::read(&precious).unwrap() == base, "{source}");
+        }
+        for source in [&url[..], dirs[1].to_str().unwrap()] {
+            let (code, text) = said(&["verify", source]);
+            assert!(code == 1 && text.contains("missing"), "{source}: {code}: {text}");
+            let copy = data.path().join("copy");
+            let (code, text) = said(&["mirror", source, copy.to_str().unwrap()]);
+            assert!(code == 1 && text.contains("missing"), "{source}: {code}: {text}");
+            assert!(!copy.join("base.db").exists());
+            let _none = fs::remove_dir_all(&copy);
+        }
+        fs::write(base_of(data.path()), &base).unwrap();
+        service.wait_state("app", "ok");
+        assert!(service.get("/logs/app/base").body == base);
+    }
+}
+
+#[test]
+fn a_base_that_is_taken_away_under_the_service_shows_at_once() {
+    let data = tempfile::tempdir().unwrap();
+    let log = log(3);
+    let service = service_with(data.path(), &log.base, &log.stream(&[]));
+    for bytes in [None, Some(700)] {
+        match bytes {
+            None => fs::remove_file(base_of(data.path())).unwrap(),
+            Some(bytes) => fs::write(base_of(data.path()), &log.base[..bytes]).unwrap(),
+        }
+        let status = service.status("app");
+        assert_eq!((&status["state"], &status["durable"]), (&"damaged".into(), &3.into()), "{status}");
+        assert_eq!(service.get("/logs/app/base").refusal(), (500, "corrupt-log".to_owned()));
+        assert!(service.get("/logs/app/commits").body == log.stream(&[]));
+        fs::write(base_of(data.path()), &log.base).unwrap();
+        service.wait_state("app", "ok");
+    }
+}
+
+#[test]
+fn a_directory_without_base_and_frames_restores_to_nothing_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (empty, out) = (dir.path().join("0000000001"), dir.path().join("precious.db"));
+    fs::create_dir(&empty).unwrap();
+    fs::write(&out, &log(3).base).unwrap();
+    let (code, text) = said(&["restore", empty.to_str().unwrap(), out.to_str().unwrap(), "--force"]);
+    assert_eq!(code, 1, "{text}");
+    assert!(fs::read(&out).unwrap() == log(3).base);
+}
+
+#[test]
+fn a_mirror_whose_base_is_gone_does_not_go_on_as_if_it_were_there() {
+    let data = tempfile::tempdir().unwrap();
+    let log = log(3);
+    let service = service_with(data.path(), &log.base, &log.stream(&[]));
+    let (url, copy) = (service.url("/logs/app"), data.path().join("copy"));
+    let args = ["mirror", &url, copy.to_str().unwrap()];
+    assert_eq!(said(&args).0, 0);
+    fs::remove_file(copy.join("base.db")).unwrap();
+    let (code, text) = said(&args);
+    assert!(code == 1 && text.contains("base.db is missing"), "{code}: {text}");
+    let (code, text) = said(&["verify", copy.to_str().unwrap()]);
+    assert!(code == 1 && text.contains("base.db is missing"), "{code}: {text}");
+}
+
+#[test]
+fn a_generation_without_frames_is_verified_and_has_a_status_by_its_base() {
+    let data = tempfile::tempdir().unwrap();
+    let base = log(3).base;
+    drop(service_with(data.path(), &base, &[]));
+    let dir = data.path().join(GENERATION);
+    let (code, text) = said(&["verify", dir.to_str().unwrap()]);
+    assert!(code == 0 && text.contains("whole") && text.contains("1,536 bytes"), "{code}: {text}");
+    assert!(text.contains(&crate::sha256(&base)), "{text}");
+    let (code, text) = said(&["status", dir.to_str().unwrap(), "--json"]);
+    assert_eq!(code, 0, "{text}");
+    let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&status["format"], &status["base"]["bytes"]), (&"wal".into(), &1536.into()), "{status}");
+    assert_eq!(status["base"]["sha256"], crate::sha256(&base));
+    // So it is by the name of its file.
+    let (code, text) = said(&["verify", base_of(data.path()).to_str().unwrap()]);
+    assert!(code == 0 && text.contains(&crate::sha256(&base)), "{code}: {text}");
+    let copy = data.path().join("copy");
+    let (code, text) = said(&["mirror", dir.to_str().unwrap(), copy.to_str().unwrap()]);
+    assert_eq!(code, 0, "{text}");
+    assert!(fs::read(copy.join("base.db")).unwrap() == base);
+}

@@ -1,0 +1,177 @@
+//! The digest of a base travels with it, and is compared where it arrives.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::support::service::Service;
+use crate::{GENERATION, base_of, flip, log_of, said, serve, service_with, sha256};
+
+fn repr_digest(bytes: &[u8]) -> String {
+    format!("sha-256=:{}:", BASE64_STANDARD.encode(Sha256::digest(bytes)))
+}
+
+#[test]
+fn a_base_is_answered_with_the_digest_that_sha256sum_prints() {
+    let data = tempfile::tempdir().unwrap();
+    let log = log_of(4096, 5);
+    let service = service_with(data.path(), &log.base, &log.stream(&[]));
+    for (method, path) in [("GET", "base"), ("HEAD", "base"), ("GET", "export/1"), ("GET", "base?generation=1")] {
+        let answer = service.call(method, &format!("/logs/app/{path}"), "", b"");
+        assert_eq!(answer.status, 200, "{method} {path}");
+        assert_eq!(answer.header("repr-digest"), Some(&repr_digest(&log.base)[..]), "{method} {path}");
+    }
+    assert_eq!(service.status("app")["base"]["sha256"], sha256(&log.base));
+    let described = fs::read(data.path().join("logs/app/log.json")).unwrap();
+    let described: Value = serde_json::from_slice(&described).unwrap();
+    assert_eq!(described["base"]["sha256"], sha256(&log.base));
+    assert_eq!(described["base"]["bytes"], log.base.len());
+    // Rolled over, the next base has its own.
+    assert_eq!(service.call("POST", "/logs/app/checkpoint", "", b"").status, 200);
+    let answer = service.get("/logs/app/base");
+    assert!(answer.body == log.state(2));
+    assert_eq!(answer.header("repr-digest"), Some(&repr_digest(&log.state(2))[..]));
+    let old = service.get("/logs/app/base?generation=1");
+    assert_eq!(old.header("repr-digest"), Some(&repr_digest(&log.base)[..]));
+}
+
+#[test]
+fn a_base_with_another_digest_than_its_sender_says_is_refused_before_it_is_visible() {
+    let data = tempfile::tempdir().unwrap();
+    let (log, wrong) = (log_of(4096, 5), format!("repr-digest: {}\r\n", repr_digest(b"another")));
+    let service = serve(data.path());
+    assert_eq!(service.put("/logs/app", r#"{"format":"wal"}"#).status, 201);
+    let unset = service.get("/logs/app/base").body;
+    let (half, rest) = log.base.split_at(9000);
+    let total = log.base.len();
+    let in_parts = |headers: &str| {
+        let first = service.call("PUT", "/logs/app/generations/1?upload=u&at=0", headers, half);
+        assert_eq!(first.status, 202, "{}", first.text());
+        service.call("PUT", &format!("/logs/app/generations/1?upload=u&at=9000&total={total}"), headers, rest)
+    };
+    let at_once = |headers: &str| service.call("PUT", "/logs/app/generations/1", headers, &log.base);
+    for refused in [at_once(&wrong), in_parts(&wrong)] {
+        assert_eq!(refused.refusal(), (422, "corrupt".to_owned()), "{}", refused.text());
+        assert!(refused.text().contains(&sha256(&log.base)) && refused.text().contains(&sha256(b"another")));
+        assert!(service.get("/logs/app/base").body == unset);
+        assert_eq!(service.status("app")["state"], "ok");
+    }
+    assert_eq!(at_once("repr-digest: sha-256=:AAAA:\r\n").refusal(), (400, "invalid".to_owned()));
+    let right = in_parts(&format!("repr-digest: {}\r\n", repr_digest(&log.base)));
+    assert_eq!(right.status, 201, "{}", right.text());
+    assert!(service.get("/logs/app/base").body == log.base);
+    // What is not known is passed over.
+    let other = service.call("PUT", "/logs/app/generations/2", "repr-digest: sha-512=:AAAA:\r\n", &log.base);
+    assert_eq!(other.status, 201, "{}", other.text());
+}
+
+/// What becomes of a base on its way.
+#[derive(Clone, Copy)]
+enum OnTheWay {
+    /// One bit changes.
+    Changed,
+    /// It is sent by a service that knows no digests.
+    WithoutDigest,
+}
+
+/// Something in front of a service that passes everything on, and a base as `what` says. Its address.
+fn in_front_of(service: &Service, what: OnTheWay) -> String {
+    async fn pass_on(State((to, what)): State<(Arc<str>, OnTheWay)>, request: Request) -> Response {
+        let path = request.uri().path_and_query().unwrap().as_str().to_owned();
+        let answer = reqwest::get(format!("{to}{path}")).await.unwrap();
+        let mut response = Response::builder().status(answer.status());
+        for (name, value) in answer.headers() {
+            let skipped = matches!(what, OnTheWay::WithoutDigest) && name == "repr-digest";
+            if !skipped && name != "transfer-encoding" && name != "connection" {
+                response = response.header(name, value);
+            }
+        }
+        let Ok(body) = answer.bytes().await else {
+            return Response::builder().status(StatusCode::BAD_GATEWAY).body(Body::empty()).unwrap();
+        };
+        let mut body = body.to_vec();
+        if matches!(what, OnTheWay::Changed) && path.contains("/base") {
+            body[6000] ^= 4;
+        }
+        response.body(body.into()).unwrap()
+    }
+    let to: Arc<str> = service.url("").into();
+    let router = Router::new().fallback(pass_on).with_state((to, what));
+    let listener = service.runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let address = listener.local_addr().unwrap();
+    service.runtime.spawn(async { axum::serve(listener, router).await.unwrap() });
+    format!("http://{address}/logs/app")
+}
+
+#[test]
+fn a_base_that_changed_on_its_way_is_not_taken() {
+    let data = tempfile::tempdir().unwrap();
+    let log = log_of(4096, 5);
+    let service = service_with(data.path(), &log.base, &log.stream(&[]));
+    let url = in_front_of(&service, OnTheWay::Changed);
+    let (out, copy) = (data.path().join("out.db"), data.path().join("copy"));
+    let (code, text) = said(&["restore", &url, out.to_str().unwrap()]);
+    assert!(code == 1 && text.contains(&sha256(&log.base)), "{code}: {text}");
+    let (code, text) = said(&["mirror", &url, copy.to_str().unwrap()]);
+    assert!(code != 0 && text.contains(&sha256(&log.base)), "{code}: {text}");
+    let (code, text) = said(&["verify", &url]);
+    assert!(code == 1 && text.contains(&sha256(&log.base)), "{code}: {text}");
+    assert!(!out.exists() && !copy.join("base.db").exists());
+}
+
+#[test]
+fn a_base_of_a_service_that_knows_no_digests_is_taken_as_unproven() {
+    let data = tempfile::tempdir().unwrap();
+    let log = log_of(4096, 5);
+    let service = service_with(data.path(), &log.base, &log.stream(&[]));
+    let url = in_front_of(&service, OnTheWay::WithoutDigest);
+    let (out, copy) = (data.path().join("out.db"), data.path().join("copy"));
+    let (code, text) = said(&["restore", &url, out.to_str().unwrap()]);
+    assert_eq!(code, 0, "{text}");
+    assert!(fs::read(&out).unwrap() == log.state(2));
+    let (code, text) = said(&["mirror", &url, copy.to_str().unwrap()]);
+    assert_eq!(code, 0, "{text}");
+    assert!(fs::read(copy.join("base.db")).unwrap() == log.base);
+    assert_eq!(logmirror::segment::base::BaseReader::open(&repo(&copy)).unwrap().unwrap().is_unproven(), true);
+    assert_eq!(said(&["verify", copy.to_str().unwrap()]).0, 0);
+}
+
+fn repo(path: &Path) -> logmirror::repo::FsRepo {
+    logmirror::repo::FsRepo::open(path).unwrap()
+}
+
+#[test]
+fn a_mirror_has_the_checksums_of_its_base_and_hands_them_on() {
+    let (data, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let log = log_of(4096, 5);
+    let service = service_with(data.path(), &log.base, &log.stream(&[]));
+    let (url, copy) = (service.url("/logs/app"), data.path().join("copy"));
+    assert_eq!(said(&["mirror", &url, copy.to_str().unwrap()]).0, 0);
+    let sums = fs::read(data.path().join(GENERATION).join("base.sums")).unwrap();
+    assert!(fs::read(copy.join("base.sums")).unwrap() == sums);
+    // On into another directory, and into another service.
+    let again = data.path().join("again");
+    assert_eq!(said(&["mirror", copy.to_str().unwrap(), again.to_str().unwrap()]).0, 0);
+    assert!(fs::read(again.join("base.sums")).unwrap() == sums);
+    let second = serve(other.path());
+    let (code, text) = said(&["mirror", copy.to_str().unwrap(), &second.url("/logs/app")]);
+    assert_eq!(code, 0, "{text}");
+    assert!(fs::read(other.path().join(GENERATION).join("base.sums")).unwrap() == sums);
+    // What rots in the copy is not handed on.
+    flip(&copy.join("base.db"), 5000);
+    let (code, text) = said(&["mirror", copy.to_str().unwrap(), &second.url("/logs/app2")]);
+    assert!(code == 1 && text.contains("block 1, at byte 4096"), "{code}: {text}");
+    let (code, text) = said(&["verify", copy.to_str().unwrap()]);
+    assert!(code == 1 && text.contains("block 1, at byte 4096"), "{code}: {text}");
+    assert!(fs::read(base_of(other.path())).unwrap() == log.base);
+}
