@@ -245,10 +245,6 @@ pub const HELD_WAL_BYTES_MAX: u64 = 64 << 20;
 /// most twice: it is opened, and its WAL is started anew; then there are locks to hold it.
 pub const SNAPSHOT_ROUNDS: u32 = 5;
 
-/// Largest SQLite database that is compared with what a sink holds of it, for which the sink's is restored into a temporary
-/// file. A larger one that was checkpointed starts a new generation without a look.
-pub const COMPARE_BYTES_MAX: u64 = 1 << 30;
-
 /// Waits between attempts to reach a service: doubling from the first to the last, each shortened by chance by up to
 /// half so that many clients do not come back at once.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);

@@ -45,6 +45,9 @@ pub(crate) struct MirrorArgs {
     /// the same, and what must be cut off its end is set aside
     #[arg(long)]
     adopt: bool,
+    /// Hold no lock of a SQLite database SRC between two looks: pages are compared each time, and commits between are one
+    #[arg(long)]
+    no_hold: bool,
     /// Take a directory without segments for an empty log
     #[arg(long)]
     allow_empty: bool,
@@ -101,7 +104,7 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     }
     let mut mirror = Mirror::new(Place::parse(&source), Place::parse(&sink));
     (mirror.follow, mirror.trim, mirror.create) = (args.follow, args.trim, args.create == Create::Auto);
-    mirror.adopt = args.adopt;
+    (mirror.adopt, mirror.hold) = (args.adopt, !args.no_hold);
     mirror.commit_bytes_max = args.commit_bytes_max.map_or(limits::COMMIT_BYTES_MAX, |bytes| bytes.as_u64());
     mirror.http = match args.access.http() {
         Ok(http) => http,

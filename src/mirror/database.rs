@@ -105,7 +105,7 @@ impl Database {
             reason,
             feeds: (self.identity(), generation),
             wal: self.wal.clone(),
-            hold: true,
+            hold: mirror.hold,
             // The base that was just given is all there is.
             seen: is_base.then(|| Rest::of(&snapshot)),
         };

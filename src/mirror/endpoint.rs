@@ -36,6 +36,8 @@ pub struct Mirror {
     /// Whether a directory may be the sink that has no mirror record and cannot be taken for a mirror by itself. It is compared
     /// with the source all the same, no whole commit is cut, and what is cut is set aside beside it.
     pub adopt: bool,
+    /// Whether locks of a SQLite database that is the source are held between two looks, so that no commit is missed.
+    pub hold: bool,
     /// Largest commit taken.
     pub commit_bytes_max: u64,
     /// How services are reached.
@@ -47,6 +49,7 @@ impl Mirror {
     #[must_use]
     pub fn new(source: Place, sink: Place) -> Self {
         let (commit_bytes_max, http) = (COMMIT_BYTES_MAX, HttpOptions::default());
-        Mirror { source, sink, follow: false, trim: false, create: true, adopt: false, commit_bytes_max, http }
+        let (follow, trim, adopt, create, hold) = (false, false, false, true, true);
+        Mirror { source, sink, follow, trim, create, adopt, hold, commit_bytes_max, http }
     }
 }

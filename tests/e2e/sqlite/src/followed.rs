@@ -62,6 +62,41 @@ impl Followed {
         Ok(Followed { program, work: work.0.clone(), url, service, mirror })
     }
 
+    /// Starts the mirror once more.
+    pub fn again(self, work: &Work) -> Result<Followed> {
+        let app = work.app().to_str().map(str::to_owned).context("a path in plain UTF-8")?;
+        let mirror = self.program.start(&["mirror", &app, &self.url, "--follow", "--json"], &self.work, "mirror")?;
+        Ok(Followed { mirror, ..self })
+    }
+
+    /// Where the log stands.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        let said = self.program.command(&["status", &self.url, "--json"]).output()?;
+        Ok(serde_json::from_slice(&said.stdout)?)
+    }
+
+    /// The database as of the last commit at or before a frame of the current generation; none when there is none.
+    pub fn restored(&self, frame: u64) -> Result<Option<PathBuf>> {
+        let out = self.work.join("commit.db");
+        let text = out.to_str().context("a path in plain UTF-8")?;
+        let mut frame = frame;
+        for _ in 0..2 {
+            let said =
+                self.program.command(&["restore", &self.url, text, "--to", &frame.to_string(), "--force"]).output()?;
+            if said.status.success() {
+                return Ok(Some(out));
+            }
+            // "no transaction ends with frame 7; 5 and 9 are the nearest commits"
+            let said = String::from_utf8_lossy(&said.stderr).into_owned();
+            let nearest = said.split("; ").nth(1).and_then(|text| text.split_whitespace().next()?.parse().ok());
+            match nearest {
+                Some(before) if before > 0 => frame = before,
+                _ => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
     /// Waits until the log holds the rows of the database, which nobody writes meanwhile. The connection stays open.
     pub fn caught_up(&mut self, db: &Connection) -> Result<()> {
         let wanted = app::content(db)?;

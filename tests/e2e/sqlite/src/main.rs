@@ -2,6 +2,7 @@
 
 mod app;
 mod followed;
+mod histories;
 mod waits;
 mod workloads;
 
@@ -35,12 +36,14 @@ fn run(arguments: &[&str]) -> Result<()> {
             workloads::inserts(40)?;
             workloads::rollback(60, seed)?;
             workloads::open_close(2000)?;
+            histories::run(3, seed)?;
             waits::run(10, seed)
         }
         Some(&"reset") => workloads::reset(count(1, 534)?, 38, seed),
         Some(&"inserts") => workloads::inserts(count(1, 40)?),
         Some(&"rollback") => workloads::rollback(count(1, 200)?, seed),
         Some(&"open-close") => workloads::open_close(count(1, 86_400)?),
+        Some(&"histories") => histories::run(count(1, 500)?, seed),
         Some(&"waits") => waits::run(count(1, 60)?, seed),
         Some(other) => bail!("there is no workload {other:?}: see the script"),
     }
