@@ -8,8 +8,7 @@ use super::fold::FoldError;
 use crate::format::database::HEADER_LEN;
 use crate::limits::READ_BLOCK;
 use crate::repo::{Repo, RepoFile};
-use crate::segment::base::{self, BaseReader, sum_file};
-use crate::segment::base_pages::page_size;
+use crate::segment::base::{self, BaseReader, page_size, sum_file};
 
 /// SQLite's locks are on this byte, so the page around it is never written.
 const LOCK_BYTE: u64 = 1 << 30;
