@@ -26,8 +26,7 @@ use crate::mirror::{Draft, Error, Log};
 use crate::offset::Generation;
 use crate::repo::RepoFile;
 use crate::repr_digest::{self, ReprDigest};
-use crate::segment::base::{BaseBuilder, BaseDigest, FinishedBase};
-use crate::segment::base_pages::seen;
+use crate::segment::base::{BaseBuilder, BaseDigest, FinishedBase, seen};
 
 pub(super) async fn read_base(
     State(app): State<Arc<App>>,

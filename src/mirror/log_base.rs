@@ -16,8 +16,7 @@ use crate::format::database::HEADER_LEN;
 use crate::format::{LogFormat, name};
 use crate::offset::{BytePos, Offset};
 use crate::repo::is_out_of_files;
-use crate::segment::base::{BaseFault, BaseId, BaseReader, KnownBase};
-use crate::segment::base_pages::{BasePages, page_size, seen};
+use crate::segment::base::{BaseFault, BaseId, BasePages, BaseReader, KnownBase, page_size, seen};
 
 /// What is known of a base.
 #[derive(Clone, Debug, Default)]

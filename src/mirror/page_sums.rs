@@ -24,7 +24,7 @@ use crate::format::{Framing, LogFormat};
 use crate::limits::READ_BLOCK;
 use crate::offset::{BytePos, Offset};
 use crate::segment::SegmentReader;
-use crate::segment::base_pages::seen;
+use crate::segment::base::seen;
 use crate::sqlite::page_sums::PageSums;
 
 /// Bytes before the sums.

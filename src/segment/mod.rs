@@ -3,8 +3,6 @@
 //! segment goes on from.
 
 pub mod base;
-pub mod base_pages;
-mod base_sums;
 pub mod frames;
 mod index;
 pub mod pages;

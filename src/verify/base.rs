@@ -6,8 +6,7 @@ use super::report::{BaseReport, FoundFault, Note};
 use crate::format::database::HEADER_LEN;
 use crate::offset::{BytePos, Offset};
 use crate::repo::Repo;
-use crate::segment::base::{BaseFault, BaseReader, KnownBase};
-use crate::segment::base_pages::seen;
+use crate::segment::base::{BaseFault, BaseReader, KnownBase, seen};
 
 /// What was found of a base.
 #[derive(Debug, Default)]

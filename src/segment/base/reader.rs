@@ -1,31 +1,15 @@
-//! The base that a generation of a WAL starts from: `base.db`, whose every block is checked when it is read. No other code
-//! opens that file for reading.
-//!
-//! ```
-//! use logmirror::repo::{Faults, MemRepo, Repo};
-//! use logmirror::segment::base::{BaseBuilder, BaseReader};
-//! use std::sync::Arc;
-//!
-//! let repo: Arc<dyn Repo> = Arc::new(MemRepo::new(Faults::default()));
-//! let mut base = BaseBuilder::create(repo.clone())?;
-//! base.write(b"a database")?;
-//! let id = base.publish(true)?;
-//! let reader = BaseReader::open(&*repo)?.expect("a base");
-//! let mut buf = [0; 16];
-//! assert_eq!((reader.read_at(&mut buf, 2)?, &buf[..8]), (8, &b"database"[..]));
-//! assert_eq!(reader.id(), Some(id));
-//! # Ok::<(), std::io::Error>(())
-//! ```
+//! [`BaseReader`]: reading a base, each block of which is checked.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
-pub use super::base_sums::{BLOCK, BaseDigest, BaseId, SumsWriter, publish, publish_sums, sum_file};
-use super::base_sums::{ENTRY_LEN, HEADER_LEN, SumsHeader, open, remove};
-use crate::format::name::{BASE, BASE_DRAFT, BASE_SUMS};
+use super::fault::BaseFault;
+use super::id::{BaseDigest, BaseId, KnownBase};
+use super::sums::{BLOCK, ENTRY_LEN, HEADER_LEN, SumsHeader, open};
+use crate::format::name::BASE;
 use crate::limits::READ_BLOCK;
 use crate::repo::{Repo, RepoFile};
 
@@ -35,98 +19,6 @@ const PIECE_ENTRIES: u64 = 4096;
 const PIECES_KEPT: usize = 16;
 /// Faults of one base that are named.
 const FAULTS_MAX: usize = 64;
-
-/// What is wrong with a base. As an [`io::Error`] it is `InvalidData`, and [`BaseFault::of`] finds it there.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BaseFault {
-    /// There is none.
-    #[error("{place}/{BASE} is missing")]
-    Missing {
-        /// Its directory.
-        place: String,
-    },
-    /// It has another length.
-    #[error("{place}/{BASE} has {found} bytes, not {expected}")]
-    Length {
-        /// Its directory.
-        place: String,
-        /// How many bytes it has.
-        found: u64,
-        /// How many it had.
-        expected: u64,
-    },
-    /// A block of it changed.
-    #[error("{place}/{BASE}: block {block}, at byte {at}, does not match its checksum in {BASE_SUMS}")]
-    Block {
-        /// Its directory.
-        place: String,
-        /// Which block, counted from 0.
-        block: u64,
-        /// Where it starts.
-        at: u64,
-    },
-    /// It is another database, though each block matches its checksum.
-    #[error("{place}/{BASE} has the SHA-256 {found}, not {expected}")]
-    Digest {
-        /// Its directory.
-        place: String,
-        /// Its digest.
-        found: BaseDigest,
-        /// What it was.
-        expected: BaseDigest,
-    },
-    /// The checksums are at fault.
-    #[error("{place}/{BASE_SUMS} {what}")]
-    Sums {
-        /// Its directory.
-        place: String,
-        /// What is wrong with them.
-        what: String,
-    },
-}
-
-impl BaseFault {
-    /// The fault that an error was made of.
-    #[must_use]
-    pub fn of(error: &io::Error) -> Option<&BaseFault> {
-        error.get_ref()?.downcast_ref()
-    }
-
-    /// The byte of the base where it is.
-    #[must_use]
-    pub fn at(&self) -> u64 {
-        match self {
-            BaseFault::Block { at, .. } => *at,
-            BaseFault::Length { found, expected, .. } => *found.min(expected),
-            _ => 0,
-        }
-    }
-}
-
-impl From<BaseFault> for io::Error {
-    fn from(fault: BaseFault) -> io::Error {
-        io::Error::new(io::ErrorKind::InvalidData, fault)
-    }
-}
-
-/// What is known of a base from outside of its directory, or from a record in it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KnownBase {
-    /// Whether there must be one.
-    pub exists: bool,
-    /// Its length.
-    pub bytes: Option<u64>,
-    /// Its digest.
-    pub sha256: Option<BaseDigest>,
-}
-
-impl KnownBase {
-    /// There must be one, and it is this if that is known.
-    #[must_use]
-    pub fn required(id: Option<BaseId>) -> KnownBase {
-        KnownBase { exists: true, bytes: id.map(|id| id.bytes), sha256: id.map(|id| id.sha256) }
-    }
-}
 
 /// A base, open for reading. A base without `base.sums`, of an earlier version of the program, is read unchecked.
 #[derive(Debug)]
@@ -157,7 +49,7 @@ impl BaseReader {
     }
 
     /// The same of a base that is not called so yet.
-    fn open_as(repo: &dyn Repo, name: &str) -> io::Result<Option<BaseReader>> {
+    pub(super) fn open_as(repo: &dyn Repo, name: &str) -> io::Result<Option<BaseReader>> {
         let (place, sums) = (repo.place(), open(repo)?);
         let file = match (repo.open(name), &sums) {
             (Err(error), None) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -452,145 +344,4 @@ impl Sums {
         let what = "has a table that does not match its checksum".to_owned();
         Ok((checksum != self.header.table_checksum).then(|| BaseFault::Sums { place: place.to_owned(), what }))
     }
-}
-
-/// A base being written, with its sums. Until it is published there is none of it, or the one before.
-#[derive(Debug)]
-pub struct BaseBuilder {
-    repo: Arc<dyn Repo>,
-    file: Arc<dyn RepoFile>,
-    sums: SumsWriter,
-    bytes: u64,
-}
-
-impl BaseBuilder {
-    /// Of a base in `repo` without a byte yet. What an earlier attempt left is replaced.
-    ///
-    /// # Errors
-    /// As the repo says.
-    pub fn create(repo: Arc<dyn Repo>) -> io::Result<BaseBuilder> {
-        remove(&*repo, BASE_DRAFT)?;
-        let file = repo.create(BASE_DRAFT)?;
-        let sums = SumsWriter::create(&*repo)?;
-        Ok(BaseBuilder { repo, file, sums, bytes: 0 })
-    }
-
-    /// How many bytes it has.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// The file that it is written to.
-    #[must_use]
-    pub fn file(&self) -> &Arc<dyn RepoFile> {
-        &self.file
-    }
-
-    /// The next bytes. Blocks.
-    ///
-    /// # Errors
-    /// As the repo says.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_at(&mut [IoSlice::new(bytes)], self.bytes)?;
-        self.bytes += bytes.len() as u64;
-        self.sums.push(bytes)
-    }
-
-    /// The base is whole; `proven` says that its bytes are known to be right. Blocks.
-    ///
-    /// # Errors
-    /// As the repo says.
-    pub fn finish(self, proven: bool) -> io::Result<FinishedBase> {
-        let BaseBuilder { repo, file, sums, .. } = self;
-        file.sync()?;
-        let id = sums.finish(proven)?;
-        Ok(FinishedBase { repo, id })
-    }
-
-    /// Finishes and [publishes](FinishedBase::publish) it.
-    ///
-    /// # Errors
-    /// As the repo says.
-    pub fn publish(self, proven: bool) -> io::Result<BaseId> {
-        let finished = self.finish(proven)?;
-        finished.publish()?;
-        Ok(finished.id)
-    }
-
-    /// Removes what there is of a base that is not wanted any more.
-    pub fn discard(repo: &dyn Repo) {
-        if let Err(error) = remove(repo, BASE_DRAFT) {
-            log::warn!("{}/{BASE_DRAFT} is left: {error}", repo.place());
-        }
-        SumsWriter::discard(repo);
-    }
-}
-
-/// A base that is whole and synced with its sums, and has not got its name.
-#[derive(Debug)]
-pub struct FinishedBase {
-    repo: Arc<dyn Repo>,
-    id: BaseId,
-}
-
-impl FinishedBase {
-    /// Of the draft of a base in `repo`, open as `file`, which is read for its sums. Blocks.
-    ///
-    /// # Errors
-    /// As the repo says.
-    pub fn of_draft(repo: Arc<dyn Repo>, file: &dyn RepoFile) -> io::Result<FinishedBase> {
-        file.sync()?;
-        let id = sum_file(&*repo, file, true)?;
-        Ok(FinishedBase { repo, id })
-    }
-
-    /// Which base it is.
-    #[must_use]
-    pub fn id(&self) -> &BaseId {
-        &self.id
-    }
-
-    /// Gives it its name. After Ok it survives power loss; see [`publish`] for what an error leaves.
-    ///
-    /// # Errors
-    /// As the repo says.
-    pub fn publish(&self) -> io::Result<()> {
-        publish(&*self.repo, BASE_DRAFT)
-    }
-}
-
-/// Makes these bytes the base of `repo`. After Ok it survives power loss. Blocks.
-///
-/// # Errors
-/// As the repo says.
-pub fn store(repo: Arc<dyn Repo>, bytes: &[u8]) -> io::Result<BaseId> {
-    let mut base = BaseBuilder::create(repo)?;
-    base.write(bytes)?;
-    base.publish(true)
-}
-
-/// Ends a [`publish`] that a crash interrupted: a draft that the sums are of becomes the base, any other one is removed. To be
-/// called by the one writer of `repo`. Blocks, for as long as the draft is read.
-///
-/// # Errors
-/// As the repo says.
-pub fn recover(repo: &dyn Repo) -> io::Result<()> {
-    match repo.open(BASE_DRAFT) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        draft => drop(draft?),
-    }
-    let is_of_sums = match BaseReader::open_as(repo, BASE_DRAFT) {
-        Ok(Some(draft)) if draft.id().is_some() => draft.check_all(|_| ())?.1.is_empty(),
-        Ok(_) => false,
-        Err(error) if BaseFault::of(&error).is_some() => false,
-        Err(error) => return Err(error),
-    };
-    if is_of_sums {
-        log::info!("{}: {BASE_DRAFT} is whole and becomes {BASE}", repo.place());
-        repo.rename(BASE_DRAFT, BASE)?;
-    } else {
-        repo.remove(BASE_DRAFT)?;
-    }
-    repo.sync_dir()
 }

@@ -9,15 +9,13 @@
 //! table has a crc32c for each block of 4,096 bytes; the last block may be shorter. The checksum of the header covers the
 //! bytes before it, that of the table all entries in order.
 
-use std::fmt;
 use std::io::{self, IoSlice};
-use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use super::base::BaseFault;
+use super::fault::BaseFault;
+use super::id::{BaseDigest, BaseId};
 use crate::format::name::{BASE, BASE_SUMS};
 use crate::limits::READ_BLOCK;
 use crate::repo::{Repo, RepoFile};
@@ -44,66 +42,6 @@ const UNPROVEN: u32 = 1;
 
 /// Entries of the table that are written at once.
 const ENTRIES_WRITTEN: usize = 16 << 10;
-
-/// The SHA-256 of a base: what travels with it. Shown and stored in hexadecimal.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct BaseDigest(pub [u8; 32]);
-
-impl BaseDigest {
-    /// That of these bytes.
-    #[must_use]
-    pub fn of(bytes: &[u8]) -> BaseDigest {
-        BaseDigest(Sha256::digest(bytes).into())
-    }
-}
-
-impl fmt::Display for BaseDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for BaseDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl FromStr for BaseDigest {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<BaseDigest, String> {
-        let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
-        let pairs = text.as_bytes().chunks(2).map(|pair| match pair {
-            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-            _ => None,
-        });
-        let bytes: Option<Vec<u8>> = pairs.collect();
-        let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
-        bytes.map(BaseDigest).ok_or_else(|| format!("{text:?} is no SHA-256: it takes 64 hexadecimal digits"))
-    }
-}
-
-impl Serialize for BaseDigest {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for BaseDigest {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<BaseDigest, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-/// Which base it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BaseId {
-    /// Its length.
-    pub bytes: u64,
-    /// Its digest.
-    pub sha256: BaseDigest,
-}
 
 /// The header of `base.sums`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -284,7 +222,7 @@ pub fn publish_sums(repo: &dyn Repo) -> io::Result<()> {
 }
 
 /// Gives the base in `draft`, which is synced, and its finished sums their names. After Ok both survive power loss. After Err,
-/// or a crash, the sums may be those of the draft and the base another one: [`recover`](super::base::recover) ends that.
+/// or a crash, the sums may be those of the draft and the base another one: [`recover`](super::recover) ends that.
 ///
 /// The steps, each needed: the draft's name is durable before the sums have theirs, so that whoever finds these sums finds
 /// the base that they are of; the sums are durable before the base has its name, so that no base is there without.
