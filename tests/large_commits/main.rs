@@ -63,7 +63,7 @@ fn write_commit(out: &mut impl Write, first: u64, records: u64) {
     head.extend(u32::try_from(records).unwrap().to_le_bytes());
     out.write_all(&head).unwrap();
     let mut checksum = crc32c::crc32c(&head);
-    let piece: Vec<u8> = (0..1_u64 << 16).map(|at| 0x80 | (at * 7 ^ first) as u8).collect();
+    let piece: Vec<u8> = (0..1_u64 << 16).map(|at| 0x80 | ((at * 7) ^ first) as u8).collect();
     let mut left = records;
     while left > 0 {
         let bytes = &piece[..piece.len().min(left as usize)];
