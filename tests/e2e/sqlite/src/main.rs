@@ -36,8 +36,7 @@ fn run(arguments: &[&str]) -> Result<()> {
             workloads::inserts(40)?;
             workloads::rollback(60, seed)?;
             workloads::open_close(2000)?;
-            histories::run(3, seed)?;
-            waits::run(10, seed)
+            histories::run(3, seed)
         }
         Some(&"reset") => workloads::reset(count(1, 534)?, 38, seed),
         Some(&"inserts") => workloads::inserts(count(1, 40)?),
