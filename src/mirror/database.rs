@@ -15,6 +15,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -28,7 +29,7 @@ use super::endpoint::Mirror;
 use super::failure::MirrorError;
 use super::fed;
 use super::live::{Live, Rest};
-use super::outlet::Outlet;
+use super::outlet::{NO_STALL, Outlet, STALL};
 use super::overlap::Overlap;
 use super::ownership::source_identity;
 use super::pump::pump;
@@ -94,7 +95,13 @@ impl Database {
             From::Position(at) => (at, None, String::new()),
             From::Pages { sums, reason } => (None, Some(*sums), reason),
         };
-        let outlet = Outlet::new(out.clone(), start.end, start.next, mirror.commit_bytes_max, sums);
+        let outlet = Outlet::new(
+            (out.clone(), if mirror.follow { STALL } else { NO_STALL }),
+            start.end,
+            start.next,
+            mirror.commit_bytes_max,
+            sums,
+        );
         let is_base = at.is_none() && reason.is_empty();
         let live = Live {
             path: self.path.clone(),
@@ -106,6 +113,7 @@ impl Database {
             feeds: (self.identity(), generation),
             wal: self.wal.clone(),
             hold: mirror.hold,
+            took: Duration::ZERO,
             // The base that was just given is all there is.
             seen: is_base.then(|| Rest::of(&snapshot)),
         };

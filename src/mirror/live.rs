@@ -43,6 +43,8 @@ pub(super) struct Live {
     pub(super) wal: SharedWal,
     /// Whether locks are held between two looks.
     pub(super) hold: bool,
+    /// How long the last look took without a follower.
+    pub(super) took: Duration,
     /// The state of a database that nobody had open when it was looked at last.
     pub(super) seen: Option<Rest>,
 }
@@ -83,7 +85,11 @@ impl Live {
         }
         let mut damaged = 0;
         loop {
-            let since = Instant::now();
+            // Without any lock, however long the sink takes.
+            if !self.all_is_taken() {
+                return Ok(());
+            }
+            self.took = Duration::ZERO;
             let ended = match self.look() {
                 Ok(Looked::End) => return Ok(()),
                 Ok(Looked::Again) => continue,
@@ -100,8 +106,8 @@ impl Live {
             if self.outlet_is_closed() {
                 return Ok(());
             }
-            // A look may read the whole database: at most half of the time.
-            std::thread::sleep(ended.max(since.elapsed().min(Duration::from_secs(10))));
+            // Such a look may read the whole database: at most half of the time.
+            std::thread::sleep(ended.max(self.took));
             if let (Some(watch), Duration::ZERO) = (&self.watch, ended) {
                 watch.wait();
             }
@@ -129,6 +135,17 @@ impl Live {
         }
     }
 
+    /// Waits until the sink has taken all that was handed over; false when nobody takes anything any more.
+    fn all_is_taken(&mut self) -> bool {
+        loop {
+            match self.outlet.wait(Duration::from_secs(1)) {
+                Handed::Over => return true,
+                Handed::Gone => return false,
+                Handed::Stalled => {}
+            }
+        }
+    }
+
     fn outlet_is_closed(&mut self) -> bool {
         matches!(self.outlet.wait(Duration::ZERO), Handed::Gone)
     }
@@ -145,11 +162,11 @@ impl Live {
         {
             return self.follow(follower);
         }
+        let since = Instant::now();
         let snapshot = Snapshot::open(&self.path)?;
-        if self.seen == Some(Rest::of(&snapshot)) {
-            return Ok(Looked::Done);
-        }
-        self.take_snapshot(&snapshot)
+        let looked = self.take_snapshot(&snapshot);
+        self.took = since.elapsed();
+        looked
     }
 
     /// Hands over what a snapshot holds behind our position; without one, the pages that differ.

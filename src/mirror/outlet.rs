@@ -13,8 +13,10 @@ use crate::offset::Offset;
 use crate::sqlite::page_sums::PageSums;
 use crate::stream::{Batch, BatchError, Batcher, LargeCommits};
 
-/// How long a sink may take nothing before what is held for it is let go.
-const STALL: Duration = Duration::from_millis(100);
+/// How long a sink may take nothing before the locks of a database that is followed are let go.
+pub(super) const STALL: Duration = Duration::from_millis(100);
+/// For a database that is read once: what is held is held until the sink has it.
+pub(super) const NO_STALL: Duration = Duration::from_hours(24 * 365);
 
 /// What became of what was handed over.
 #[derive(Debug)]
@@ -29,6 +31,8 @@ pub(super) enum Handed {
 /// Where the frames of a database become those of a log.
 pub(super) struct Outlet {
     out: Out,
+    /// How long the sink may take nothing.
+    stall: Duration,
     batcher: Batcher,
     commit_bytes_max: u64,
     /// How the log goes on; none while it has no header.
@@ -47,7 +51,7 @@ pub(super) struct Outlet {
 
 impl Outlet {
     pub(super) fn new(
-        out: Out,
+        (out, stall): (Out, Duration),
         end: Option<WalStart>,
         next: Offset,
         commit_bytes_max: u64,
@@ -55,7 +59,19 @@ impl Outlet {
     ) -> Outlet {
         let batcher = batcher(end, next, commit_bytes_max);
         let (bytes, touched, waiting) = (Vec::new(), Vec::new(), Vec::new());
-        Outlet { out, batcher, commit_bytes_max, end, next, committed: (end, next), bytes, touched, sums, waiting }
+        Outlet {
+            out,
+            stall,
+            batcher,
+            commit_bytes_max,
+            end,
+            next,
+            committed: (end, next),
+            bytes,
+            touched,
+            sums,
+            waiting,
+        }
     }
 
     /// How the log goes on after the last commit, and where.
@@ -159,13 +175,13 @@ impl Outlet {
                 self.waiting.push(Piece::Batch(batch));
             }
         }
-        Ok(self.send(STALL))
+        Ok(self.send(self.stall))
     }
 
     /// Hands over something else, after what was handed over before.
     pub(super) fn piece(&mut self, piece: Piece) -> Handed {
         self.waiting.push(piece);
-        self.send(STALL)
+        self.send(self.stall)
     }
 
     /// Waits a while for the sink to take what waits.
@@ -190,4 +206,79 @@ impl Outlet {
 /// A large transaction is kept in a temporary file until it is whole: where it comes from it may be written over.
 fn batcher(end: Option<WalStart>, next: Offset, commit_bytes_max: u64) -> Batcher {
     Batcher::new(Framing::Wal(end), Some(next), commit_bytes_max).keeping(LargeCommits::Temporary, COMMIT_HELD_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::format::database;
+
+    const HEADER: WalHeader = WalHeader { big_endian: false, page_size: 4096, sequence: 3, salts: [5, 6] };
+
+    fn outlet(stall: Duration, end: Option<WalStart>) -> (Outlet, mpsc::Receiver<Result<Piece, MirrorError>>) {
+        let (out, pieces) = mpsc::channel(1);
+        let next = end.map_or(Offset(1), |_| Offset(7));
+        (Outlet::new((out, stall), end, next, u64::MAX, Some(PageSums::new(1))), pieces)
+    }
+
+    /// A transaction of page 1 in the log of a source, and the checksum after it.
+    fn add(outlet: &mut Outlet, before: Chain) -> Chain {
+        let page = database::empty(4096);
+        let (head, after) = HEADER.frame(before, 1, 1, &page);
+        outlet.frame(&HEADER, &FrameHeader::decode(&head), &[&head[..], &page].concat(), before);
+        after
+    }
+
+    #[test]
+    fn a_sink_that_takes_nothing_is_waited_for_only_where_no_lock_is_to_be_let_go() {
+        let (mut outlet, mut pieces) = outlet(Duration::from_millis(1), None);
+        let chain = add(&mut outlet, HEADER.seed());
+        assert!(matches!(outlet.hand_over(), Ok(Handed::Over)));
+        add(&mut outlet, chain);
+        assert!(matches!(outlet.hand_over(), Ok(Handed::Stalled)));
+        assert!(pieces.blocking_recv().is_some());
+        assert!(matches!(outlet.wait(Duration::ZERO), Handed::Over));
+        drop(pieces);
+        assert!(matches!(outlet.wait(Duration::ZERO), Handed::Gone));
+
+        let (mut outlet, mut pieces) = self::outlet(NO_STALL, None);
+        let chain = add(&mut outlet, HEADER.seed());
+        assert!(matches!(outlet.hand_over(), Ok(Handed::Over)));
+        add(&mut outlet, chain);
+        let taker = std::thread::spawn(move || {
+            std::thread::sleep(STALL * 2);
+            (pieces.blocking_recv().is_some(), pieces)
+        });
+        assert!(matches!(outlet.hand_over(), Ok(Handed::Over)));
+        assert!(taker.join().expect("it has ended").0);
+    }
+
+    #[test]
+    fn frames_of_any_wal_continue_the_checksums_of_the_log() {
+        for big_endian in [false, true] {
+            let log = WalHeader { big_endian, page_size: 4096, sequence: 0, salts: [1, 2] };
+            let (mut outlet, mut pieces) = outlet(STALL, Some(WalStart { header: log, chain: Chain::from_number(77) }));
+            add(&mut outlet, Chain::from_number(99));
+            // The batcher checks them once more.
+            assert!(matches!(outlet.hand_over(), Ok(Handed::Over)));
+            let Some(Ok(Piece::Batch(batch))) = pieces.blocking_recv() else { panic!("a batch") };
+            assert_eq!(batch.runs().map(|run| (run.first, run.end)).collect::<Vec<_>>(), [(Offset(7), Offset(8))]);
+            let sums = outlet.sums.as_ref().expect("kept");
+            assert_eq!((sums.pages(), sums.get(1)), (1, Some(sums.sum_of(&database::empty(4096)))));
+        }
+    }
+
+    #[test]
+    fn what_is_given_up_leaves_no_trace() {
+        let (mut outlet, _pieces) = outlet(STALL, None);
+        add(&mut outlet, HEADER.seed());
+        let committed = outlet.committed();
+        outlet.page(&HEADER, 2, 0, (&[9; 4096], Some(9)));
+        assert_ne!(outlet.next(), committed.1);
+        outlet.give_up();
+        assert_eq!((outlet.committed(), outlet.next()), (committed, committed.1));
+        assert!(outlet.touched.is_empty() && outlet.bytes.is_empty());
+    }
 }
