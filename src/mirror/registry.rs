@@ -476,7 +476,7 @@ impl Registry {
     /// Notes how far a database was read that a mirror feeds a WAL log from. After Ok that survives power loss. Blocks.
     ///
     /// # Errors
-    /// [`Error::Format`] when it is no WAL log, [`Error::GenerationEnded`] when it is in another generation than that says.
+    /// [`Error::Format`] when it is no WAL log, [`Error::Ended`] when it is in another generation than that says.
     pub fn set_source(&self, log_name: &str, source: LogSource) -> Result<Arc<Log>, Error> {
         self.exclusively(log_name, || {
             let log = self.get(log_name)?;

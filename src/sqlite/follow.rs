@@ -60,7 +60,8 @@ pub enum Moved {
     To(u64),
 }
 
-/// See the [module](self).
+/// All transactions of a database that others have open in WAL mode, in order, through every reset of its WAL. It holds SQLite's read
+/// locks hand over hand and never writes. The process must not have the same database open through SQLite.
 #[derive(Debug)]
 pub struct Follower {
     database: Opened,
