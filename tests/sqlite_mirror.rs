@@ -274,6 +274,37 @@ fn a_wal_that_was_started_anew_unseen_is_one_transaction_of_the_pages_that_diffe
 }
 
 #[test]
+fn another_database_does_not_take_a_log_over_without_a_word() {
+    let (_data, service) = service();
+    let url = service.url("app");
+    let (_dir, app) = copy_of("plain");
+    is_done(&mirror(arg(&app), &url, &[]), 21);
+    let source = status(&service, "app").source.unwrap();
+    assert!(source.identity.ends_with(arg(&fs::canonicalize(&app).unwrap())), "{source:?}");
+    let other_dir = tempfile::tempdir().unwrap();
+    let other = other_dir.path().join("other.db");
+    let mut sqlite = Sqlite::open(&other);
+    sqlite.run(&["PRAGMA journal_mode = WAL", "CREATE TABLE o (x)", "INSERT INTO o VALUES ('other')"]);
+    let before = stands(&service, "app");
+    let refused = mirror(arg(&other), &url, &[]);
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    assert!(refused.error().contains("is fed from") && refused.error().contains(arg(&app)), "{}", refused.error());
+    assert_eq!(
+        (stands(&service, "app"), status(&service, "app").source),
+        (before, Some(source)),
+        "nothing was changed"
+    );
+    // Another copy of it holds the same pages, and may.
+    let (_copy, copy) = copy_of("plain");
+    is_done(&mirror(arg(&copy), &url, &[]), 0);
+    is_done(&mirror(arg(&other), &url, &["--adopt"]), 2);
+    assert_eq!(stands(&service, "app").0, 2);
+    let (work, out) = (tempfile::tempdir().unwrap(), other_dir.path().join("out.db"));
+    restored(&service, "app", &out);
+    same(&[&source_in(work.path(), &other), &out]);
+}
+
+#[test]
 fn a_wal_alone_makes_a_log_only_if_its_first_transaction_has_every_page() {
     let (_data, service) = service();
     let dir = tempfile::tempdir().unwrap();

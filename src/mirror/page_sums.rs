@@ -75,7 +75,9 @@ impl Log {
                 let mut head = [0; database::HEADER_LEN];
                 let count = base.read_at(&mut head, 0)?;
                 let found = seen(&head[..count], base.bytes()).map_err(|error| Error::Damaged(error.into()))?;
-                let found = found.ok_or_else(|| Error::Damaged("the base is no database that SQLite opens".into()))?;
+                let unknown =
+                    || Error::Format("the base is no database that SQLite opens: its pages are not known".into());
+                let found = found.ok_or_else(unknown)?;
                 (found.page_size, found.pages)
             }
         };

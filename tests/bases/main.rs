@@ -11,6 +11,7 @@ mod old;
 mod reader;
 #[cfg(feature = "turso")]
 mod seen;
+mod sums;
 mod travel;
 
 use std::fs;
