@@ -237,7 +237,11 @@ impl Commitlog {
     #[cold]
     fn refuse(&self, head: &[u8]) -> Option<FormatError> {
         let unit = &self.unit;
-        let is_far = self.expected.is_some_and(|expected| expected.0.abs_diff(unit.first.0) > u64::from(u32::MAX));
+        let is_far = match self.expected {
+            Some(expected) => expected.0.abs_diff(unit.first.0) > u64::from(u32::MAX),
+            // No log has come so far.
+            None => unit.first.0 >> 48 != 0,
+        };
         let overflows = unit.first.0.checked_add(unit.entries.into()).is_none();
         let is_refused = self.unit_len > self.commit_bytes_max || unit.entries == 0 || overflows || is_far;
         is_refused.then(|| self.reason(head))
