@@ -60,6 +60,9 @@ pub enum Moved {
     To(u64),
 }
 
+/// How long a wal-index that makes no sense is taken for one that is being written.
+const UNFILLED: Duration = Duration::from_millis(200);
+
 /// All transactions of a database that others have open in WAL mode, in order, through every reset of its WAL. It holds SQLite's read
 /// locks hand over hand and never writes. The process must not have the same database open through SQLite.
 #[derive(Debug)]
@@ -96,8 +99,13 @@ impl Follower {
         }
         let share = || index.ask(lock::share_in_use).map(|shared| shared.then_some(()));
         before(deadline, share)?.ok_or_else(busy)?;
-        let taken = before(deadline, || take_slot(&index, None))?;
-        let (slot, seen) = taken.ok_or_else(busy)?;
+        let taken = before(deadline.min(Instant::now() + UNFILLED), || take_slot(&index, None))?;
+        let (slot, seen) = match taken {
+            Some(taken) => taken,
+            // A connection that has read nothing yet leaves it as it is.
+            None if index.ask(WalIndex::read)?.is_none() => return Ok(None),
+            None => return Err(busy()),
+        };
         let at = WalPosition { salts: seen.salts, frames: 0, chain: Chain::default() };
         let follower = Follower { database, wal, index, held: Held::Slot(slot), at, seen };
         follower.check_files()?;

@@ -6,6 +6,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -255,6 +256,17 @@ fn what_cannot_be_known_any_more_is_an_error_and_no_guess() {
     drop(follower);
     app.close();
     assert!(Follower::attach(&path, Duration::ZERO).unwrap().is_none(), "nobody has it open");
+}
+
+#[test]
+fn a_connection_that_has_read_nothing_yet_is_nobody_to_follow() {
+    let (_dir, path, _app) = in_use();
+    // As the wal-index is before the first connection has read.
+    let index = fs::File::options().write(true).open(path.with_extension("db-shm")).unwrap();
+    index.write_all_at(&[0; 136], 0).unwrap();
+    let since = Instant::now();
+    assert!(Follower::attach(&path, PATIENCE).unwrap().is_none());
+    assert!(since.elapsed() < PATIENCE, "nothing is waited for");
 }
 
 #[test]
