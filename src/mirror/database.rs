@@ -288,9 +288,7 @@ pub(super) async fn find_start(
     }
     match sink {
         Sink::Dir(dir) => Err(MirrorError::OtherGeneration { place: dir.path().to_owned() }),
-        Sink::Url(_) if ours || source.adopt || noted.is_none() && standing.end.is_none() => {
-            Ok(brings(Generation(standing.generation.0 + 1)))
-        }
+        Sink::Url(_) if ours || source.adopt => Ok(brings(Generation(standing.generation.0 + 1))),
         Sink::Url(client) => {
             let held = match &noted {
                 Some(noted) => format!("it is fed from {}, and holds other pages", noted.identity),
@@ -339,6 +337,10 @@ async fn begin(
         return Ok(start);
     };
     let made = start.made.take();
+    if let (Sink::Url(_), true) = (sink, generation == standing.generation) {
+        // Before the base: an attempt that ends right after it finds a log that is its own.
+        sink.note_source(&fed::name(&source.identity(), generation, FIRST_FRAME)).await?;
+    }
     bring(snapshot.clone(), made, generation, sink, progress, told).await?;
     log::info!("{} starts generation {generation}", path.display());
     sink.note_source(&fed::name(&source.identity(), generation, FIRST_FRAME)).await?;

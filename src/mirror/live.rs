@@ -121,7 +121,7 @@ impl Live {
                 log::debug!("looking again: {error}");
                 true
             }
-            // Somebody may have it for himself for ever.
+            // A connection may hold it exclusively indefinitely.
             MirrorError::Snapshot(error) if error.is_transient() => {
                 log::warn!("looking again: {error}");
                 true
@@ -169,7 +169,7 @@ impl Live {
         looked
     }
 
-    /// Hands over what a snapshot holds behind our position; without one, the pages that differ.
+    /// Hands over what a snapshot holds after our position; without one, the pages that differ.
     fn take_snapshot(&mut self, snapshot: &Snapshot) -> Result<Looked, MirrorError> {
         let rest = Rest::of(snapshot);
         if self.seen == Some(rest) {
@@ -222,7 +222,7 @@ impl Live {
         if !goes_on {
             self.give_up();
             if self.at.is_some() {
-                self.reason = "the WAL was started anew while it was not held".to_owned();
+                self.reason = "the WAL was reset while it was not held".to_owned();
             }
             match self.compare_with(&mut follower)? {
                 Looked::Done => {}

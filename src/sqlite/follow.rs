@@ -5,7 +5,7 @@
 //!
 //! - a **slot**: one of the read marks 1 to 4, shared. The WAL can grow and be copied, but not be reset;
 //! - **zero**: read mark 0, shared, taken while all frames were copied and read. Nothing can be copied any more, so the WAL
-//!   either grows behind our position, or was reset exactly there: then the first frame of the new WAL follows our last one.
+//!   either grows past our position, or was reset exactly there: then the first frame of the new WAL follows our last one.
 //!
 //! From the slot to zero: take zero, look again; frames and copied frames are as they were, so nothing was added, and the slot
 //! can go. From zero to a slot: take the slot first, then let go of zero, then look. Both by [`Follower::look`].
@@ -77,7 +77,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Attaches to the database at `path` while somebody has it open in WAL mode; `None` when nobody has. It stands before the
+    /// Attaches to the database at `path` while another process has it open in WAL mode; `None` when none has. It is before the
     /// first frame of the WAL. Locks that are in the way are waited for until `patience` is over.
     ///
     /// # Errors
@@ -160,7 +160,7 @@ impl Follower {
         }
         if now.salts != self.at.salts {
             if self.seen.frames > 0 {
-                return Err(broken(&self.database.path, "the WAL was started anew although it was held"));
+                return Err(broken(&self.database.path, "the WAL was reset although it was held"));
             }
             // The first to write into an empty WAL may draw new salts: no frame went before.
             self.at = WalPosition { salts: now.salts, frames: 0, chain: Chain::default() };

@@ -50,8 +50,8 @@ pub(super) fn broken(path: &Path, what: &'static str) -> DatabaseError {
     DatabaseError::Changed { path: path.to_owned(), what }
 }
 
-/// Reads the frames of a WAL behind `at` up to frame `to`, and gives each to `take`, verified: the header of the WAL, what the
-/// frame says, its bytes, and the checksum before it. The position moves behind each; `take` answers false to stop.
+/// Reads the frames of a WAL after `at` up to frame `to`, and gives each to `take`, verified: the header of the WAL, what the
+/// frame says, its bytes, and the checksum before it. The position moves past each; `take` answers false to stop.
 ///
 /// # Errors
 /// [`DatabaseError::Changed`] when a frame is not what it should be.
@@ -113,7 +113,7 @@ pub fn holds(held: &(impl HeldDatabase + ?Sized), position: &WalPosition) -> Res
 /// Gives `take` each page that differs from what `sums` say, with its content and its sum, ascending. Returns the position in
 /// the WAL up to which frames were counted (none when there are no frames) and the number of pages.
 ///
-/// While frames are copied into the database file meanwhile, pages that are in frames behind that position may be newer.
+/// While frames are copied into the database file meanwhile, pages that are in frames after that position may be newer.
 ///
 /// # Errors
 /// When what is held cannot be read.

@@ -49,7 +49,7 @@ impl PageSums {
         XxHash3_64::oneshot_with_seed(self.key, content)
     }
 
-    /// The sum of a page, from 1; none behind the last.
+    /// The sum of a page, from 1; none after the last.
     #[must_use]
     pub fn get(&self, page: u32) -> Option<u64> {
         let at = page.checked_sub(1).filter(|at| *at < self.pages)? as usize;
@@ -78,7 +78,7 @@ impl PageSums {
         Ok(())
     }
 
-    /// Makes it the sums of a database of `pages` pages: what is behind them is forgotten.
+    /// Makes it the sums of a database of `pages` pages: what is after them is forgotten.
     ///
     /// # Errors
     /// As [`set`](Self::set).
