@@ -15,7 +15,7 @@ use logmirror::format::wal::{Chain, WalHeader};
 use logmirror::format::{LogFormat, database};
 use logmirror::http::Timeouts;
 use logmirror::limits::CONNECTIONS_MAX;
-use logmirror::mirror::{Registry, Settings};
+use logmirror::mirror::{Registry, Settings, Writer};
 use logmirror::offset::Offset;
 use logmirror::repo::FsRepo;
 use logmirror::server::Server;
@@ -69,7 +69,12 @@ impl Bench {
             }
             let from = (next > 1).then_some(Offset(next));
             let share = self.runtime.block_on(self.registry.reserve(stream.len() as u64)).expect("memory");
-            let append = self.registry.append_whole(&log, from, (vec![std::mem::take(&mut stream).into()], share));
+            let append = self.registry.append_whole(
+                &log,
+                from,
+                (vec![std::mem::take(&mut stream).into()], share),
+                Writer::Client,
+            );
             self.runtime.block_on(append).expect("an append");
             next += u64::from(last - first + 1);
         }

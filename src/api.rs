@@ -11,6 +11,10 @@ use crate::offset::{BytePos, Epoch, Generation, Offset};
 /// checksum of the frame before, in hexadecimal, or `wal` while it has no header.
 pub const FRAMING_FIELD: &str = "log-format-version";
 
+/// What a request of a mirror says beside commits and bases: the identity of its source, percent-encoded. A WAL log that is fed
+/// from one source takes nothing of another.
+pub const SOURCE_FIELD: &str = "log-source";
+
 pub use crate::format::LogFormat;
 
 /// Body of a request to create a log.
@@ -138,9 +142,12 @@ pub struct LogStatus {
     /// The offsets at its start that it held once and that are gone: the first of them and the one after the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub missing: Option<(Offset, Offset)>,
-    /// The database that a mirror feeds it from, if one does.
+    /// What a mirror feeds it from, if one does: clients only read it then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<LogSource>,
+    /// What it was fed from before it was handed over to its clients: no mirror feeds it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promoted_from: Option<String>,
     /// When a WAL is rolled over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointPolicy>,

@@ -17,12 +17,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response, Url};
 
 use crate::api::{
     AckLine, AppendOutcome, CheckpointOutcome, CreateLog, ErrorBody, LogSource, LogState, LogStatus, PartReceived,
-    Positions, SegmentStatus,
+    Positions, SOURCE_FIELD, SegmentStatus,
 };
 use crate::blame::{Blame, Blamed};
 use crate::format::{Framing, LogFormat};
@@ -35,6 +36,9 @@ use crate::transport::explained;
 use patience::{begun, patience, steady, stored_within, taken};
 use raw::{framing, raw};
 use refusal::checked;
+
+/// What an identity has encoded in a header: all but plain ASCII, and the sign that says so.
+const PLAIN: &AsciiSet = &CONTROLS.add(b'%').add(b' ');
 
 /// Why a call failed.
 #[derive(Debug, thiserror::Error)]
@@ -155,6 +159,8 @@ pub struct Client {
     url: Url,
     /// The whole field, marked as a secret.
     authorization: Option<HeaderValue>,
+    /// The identity of what is mirrored into the log, percent-encoded.
+    source: Option<HeaderValue>,
     way: Arc<Way>,
 }
 
@@ -210,7 +216,7 @@ impl Client {
         parsed.set_query(None);
         let token = Token::of_url(&parsed).map_err(|reason| wrong(&reason))?;
         let http = options.builder(&parsed).build()?;
-        let client = Client { http, url: parsed, authorization: None, way: Arc::default() };
+        let client = Client { http, url: parsed, authorization: None, source: None, way: Arc::default() };
         Ok(match token {
             Some(token) => client.with_token(&token),
             None => client,
@@ -231,6 +237,14 @@ impl Client {
         Client { authorization, url, ..self }
     }
 
+    /// The same for the mirror of a source with this identity: a log that is fed from it takes commits and bases of no other.
+    #[must_use]
+    pub fn of_source(self, identity: &str) -> Client {
+        // What is encoded is of bytes that may stand in a header, so this never fails.
+        let source = HeaderValue::try_from(utf8_percent_encode(identity, PLAIN).to_string()).ok();
+        Client { source, ..self }
+    }
+
     /// The log's URL.
     #[must_use]
     pub fn url(&self) -> &Url {
@@ -243,6 +257,10 @@ impl Client {
             url.set_path(&format!("{}/{path}", self.url.path()));
         }
         let request = self.http.request(method, url);
+        let request = match &self.source {
+            Some(source) => request.header(SOURCE_FIELD, source),
+            None => request,
+        };
         match &self.authorization {
             Some(authorization) => request.header(AUTHORIZATION, authorization),
             None => request,
@@ -306,12 +324,23 @@ impl Client {
         Ok(steady(raw(checked(response).await?)?.bytes_stream()))
     }
 
-    /// Notes which database the log is fed from, and how far it was read. After Ok that is durable.
+    /// Notes what the log is fed from, and how far that was read. After Ok that is durable, and nobody else writes the log. One
+    /// that was [promoted](Self::promote) is taken only with `adopt`.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn set_source(&self, source: &LogSource) -> Result<LogStatus, ClientError> {
-        json(self.request(Method::PUT, "source").json(source).timeout(ANSWER_TIMEOUT).send().await?).await
+    pub async fn set_source(&self, source: &LogSource, adopt: bool) -> Result<LogStatus, ClientError> {
+        let request = self.request(Method::PUT, "source");
+        let request = if adopt { request.query(&[("adopt", true)]) } else { request };
+        json(request.json(source).timeout(ANSWER_TIMEOUT).send().await?).await
+    }
+
+    /// Hands the log over from the mirror that feeds it to its clients. After Ok no mirror writes it any more.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn promote(&self) -> Result<LogStatus, ClientError> {
+        json(self.request(Method::POST, "promote").timeout(ANSWER_TIMEOUT).send().await?).await
     }
 
     /// Ends the current generation of the log and starts `generation` from the database in `base`.

@@ -26,6 +26,11 @@ pub(super) fn run(args: &MirrorArgs, report: RefCell<Report>) -> Exit {
     if database.contains("://") {
         return Exit::Usage.because(format_args!("{database} must be a database file: {url} is a libSQL sync server"));
     }
+    if args.release {
+        return Exit::Usage.because(
+            "--release is for logs of a logmirror service; a libSQL sync server is always written by its clients",
+        );
+    }
     if args.trim {
         return Exit::Usage.because("--trim is for directories with segments; a WAL's unfinished end is never sent");
     }

@@ -2,21 +2,24 @@
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
-use logmirror::client::without_secrets;
+use logmirror::client::{Client, without_secrets};
 use logmirror::format::name;
 use logmirror::limits;
 use logmirror::mirror::{Mirror, MirrorError, Place, is_database, plan};
 use logmirror::repo::FsRepo;
 use logmirror::stream::segment_starts;
+use serde_json::json;
 
 use super::access::AccessArgs;
-use super::exit::{Exit, with_causes};
+use super::exit::{Exit, printed, with_causes};
 use super::place;
+use super::promote;
 use super::report::Report;
 use super::wrong_place;
 
@@ -45,6 +48,9 @@ pub(crate) struct MirrorArgs {
     /// the same, and what must be cut off its end is set aside
     #[arg(long)]
     adopt: bool,
+    /// Hand the log DST over to its clients once all of SRC is copied: they may write it then, and no mirror does any more
+    #[arg(long, conflicts_with_all = ["follow", "dry_run"])]
+    pub(super) release: bool,
     /// Hold no lock of a SQLite database SRC between two looks: pages are compared each time, and commits between are one
     #[arg(long)]
     no_hold: bool,
@@ -102,6 +108,18 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     if let Some(wrong) = wrong_place::not_a_sink(&sink).filter(|_| !args.follow || Path::new(&sink).is_file()) {
         return Exit::Usage.because(wrong);
     }
+    let released = match (args.release, Place::parse(&sink)) {
+        (false, _) => None,
+        (true, Place::Url(url)) => match args.access.client(&url) {
+            Ok(client) => Some(client),
+            Err(exit) => return exit,
+        },
+        (true, Place::Dir(path)) => {
+            let what =
+                format!("--release hands a log of a service over to its clients, and {} is a path", path.display());
+            return report.into_inner().refuse(Exit::Usage, what);
+        }
+    };
     let mut mirror = Mirror::new(Place::parse(&source), Place::parse(&sink));
     (mirror.follow, mirror.trim, mirror.create) = (args.follow, args.trim, args.create == Create::Auto);
     (mirror.adopt, mirror.hold) = (args.adopt, !args.no_hold);
@@ -133,7 +151,31 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     };
     let error = ended.as_ref().and_then(|result| result.as_ref().err());
     let failed = error.map(|error| (Exit::of(error), with_causes(error) + &advice(error, &source, &sink)));
-    report.into_inner().end(ended.is_some(), failed)
+    let is_copied = ended.is_some() && failed.is_none();
+    let exit = report.into_inner().end(ended.is_some(), failed);
+    match released {
+        Some(client) if is_copied => release(&client, args.json),
+        _ => exit,
+    }
+}
+
+/// Hands a log over that holds all of its source.
+fn release(client: &Client, json: bool) -> Exit {
+    let status = match super::block_on(client.promote()) {
+        Ok(Ok(status)) => status,
+        Ok(Err(error)) => {
+            return Exit::of(&error).because_of(client.url(), format_args!("copied, but not handed over: {error}"));
+        }
+        Err(exit) => return exit,
+    };
+    let mut out = std::io::stdout();
+    let written = match json {
+        true => {
+            writeln!(out, "{}", json!({ "event": "released", "durable": status.durable, "from": status.promoted_from }))
+        }
+        false => writeln!(out, "{}", promote::in_words(client.url().as_str(), &status)),
+    };
+    printed(written.map(|()| Exit::Done))
 }
 
 /// What to do, as the end of a message: about histories that have parted, or a place that was not meant; empty for any other error.

@@ -11,6 +11,7 @@ mod logging;
 mod mirror;
 mod output;
 mod place;
+mod promote;
 mod repair;
 #[cfg(feature = "turso")]
 mod replica;
@@ -50,6 +51,7 @@ enum Command {
     Repair(repair::RepairArgs),
     Restore(restore::RestoreArgs),
     Checkpoint(checkpoint::CheckpointArgs),
+    Promote(promote::PromoteArgs),
     #[cfg(feature = "turso")]
     Replica(replica::ReplicaArgs),
 }
@@ -92,6 +94,7 @@ fn run() -> exit::Exit {
         Command::Repair(args) => repair::run(&args),
         Command::Restore(args) => restore::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
+        Command::Promote(args) => promote::run(args),
         #[cfg(feature = "turso")]
         Command::Replica(args) => replica::run(args),
     }

@@ -16,7 +16,7 @@ use crate::format::wal::FrameHeader;
 use crate::limits::{
     ENGINE_CACHE_PAGES, SETTLE_WAIT, SPARE_CONNECTIONS_MAX, SQL_TRANSACTION_BYTES_MAX, WRITE_TURN_WAIT,
 };
-use crate::mirror::{Error, Log, Registry, SeenBase, State};
+use crate::mirror::{Error, Log, Registry, SeenBase, State, Writer};
 use crate::offset::Offset;
 use crate::sync::libsql::syncable;
 
@@ -176,6 +176,11 @@ impl Engine {
         }
     }
 
+    /// Whether clients may change it.
+    pub(super) fn admits_clients(&self) -> Result<(), Error> {
+        self.log.admit(&Writer::Client)
+    }
+
     /// Takes in the frames that others appended. The caller has the turn. Blocks.
     ///
     /// # Errors
@@ -262,7 +267,7 @@ impl Engine {
         };
         let share = self.registry.reserve(pending.bytes.len() as u64).await?;
         let stream = (vec![pending.bytes.clone()], share);
-        let appended = self.registry.append_whole(&self.log, pending.behind, stream).await;
+        let appended = self.registry.append_whole(&self.log, pending.behind, stream, Writer::Client).await;
         match appended {
             Ok(_) => {
                 self.wal.hold(&pending);

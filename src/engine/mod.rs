@@ -232,6 +232,14 @@ impl Session {
         self.engine.log_name()
     }
 
+    /// Whether statements may change the database.
+    ///
+    /// # Errors
+    /// [`Error::Mirrored`] when a mirror feeds its log.
+    pub fn takes_changes(&self) -> Result<(), Error> {
+        self.engine.admits_clients()
+    }
+
     /// Waits for the turn to write, and takes in what others appended to the log. After Ok the database is as the log is.
     ///
     /// # Errors

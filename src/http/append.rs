@@ -6,8 +6,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::Uri;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use futures::stream;
 use http_body_util::BodyExt;
@@ -21,8 +21,9 @@ use super::paths::{App, Timeouts};
 use super::reply::{Failure, drain, turn_down};
 use super::request_log::Notes;
 use super::upload::{self, Part, PartQuery};
+use super::writers::writer_of;
 use crate::api::AckLine;
-use crate::mirror::{Append, Error, Log};
+use crate::mirror::{Append, Error, Log, Writer};
 use crate::offset::Offset;
 
 #[derive(Deserialize)]
@@ -38,7 +39,7 @@ struct AppendQuery {
 /// What an append begins with.
 enum Begun {
     Stream(Box<Append>, Option<Acks>),
-    Part(Arc<Log>, Option<Offset>, Part),
+    Part(Arc<Log>, Option<Offset>, Part, Writer),
 }
 
 #[derive(Deserialize)]
@@ -53,10 +54,10 @@ pub(super) async fn append(
     request: Request,
 ) -> Result<Response, Failure> {
     let (head, body) = request.into_parts();
-    let (append, acks) = match begin(&app, name, &head.uri).await {
+    let (append, acks) = match begin(&app, name, &head).await {
         Ok(Begun::Stream(append, acks)) => (*append, acks),
-        Ok(Begun::Part(log, from, part)) => {
-            let (answer, rest) = upload::commits(&app, &log, from, part, body).await;
+        Ok(Begun::Part(log, from, part, writer)) => {
+            let (answer, rest) = upload::commits(&app, &log, from, (part, writer), body).await;
             if let (Err(_), Some(rest)) = (&answer, rest) {
                 turn_down(&head.headers, rest);
             }
@@ -96,14 +97,15 @@ pub(super) async fn append(
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 
-async fn begin(app: &App, name: Parsed<String>, uri: &Uri) -> Result<Begun, Failure> {
+async fn begin(app: &App, name: Parsed<String>, head: &Parts) -> Result<Begun, Failure> {
     let log = app.registry.get(&parse(name)?)?;
     let refused = |error| Failure { error, next: log.durable() };
-    let AppendQuery { from, acks, upload, at, total } = query(uri).map_err(refused)?;
+    let AppendQuery { from, acks, upload, at, total } = query(&head.uri).map_err(refused)?;
+    let writer = writer_of(&head.headers).map_err(refused)?;
     if let Some(part) = (PartQuery { upload, at, total }).part().map_err(refused)? {
-        return Ok(Begun::Part(log, from, part));
+        return Ok(Begun::Part(log, from, part, writer));
     }
-    let append = app.registry.append(&log, from).await.map_err(refused)?;
+    let append = app.registry.append_by(writer, &log, from).await.map_err(refused)?;
     Ok(Begun::Stream(Box::new(append), acks))
 }
 

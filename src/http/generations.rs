@@ -3,7 +3,6 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Uri};
@@ -19,10 +18,10 @@ use super::pace::Pace;
 use super::paths::App;
 use super::reply::{self, Failure, drain};
 use super::upload::{self, PartQuery};
-use crate::api::{LogSource, LogStatus};
+use super::writers::writer_of;
 use crate::format::database::{self, DatabaseHeader};
 use crate::limits::LIBSQL_PAGE_SIZE;
-use crate::mirror::{Draft, Error, Log};
+use crate::mirror::{Draft, Error, Log, Writer};
 use crate::offset::Generation;
 use crate::repo::RepoFile;
 use crate::repr_digest::{self, ReprDigest};
@@ -46,8 +45,23 @@ pub(super) enum ReceivedBase {
     Staged(Arc<dyn RepoFile>, u64),
 }
 
+/// What a request says of its base.
+#[derive(Clone, Debug)]
+pub(super) struct BaseClaims {
+    /// The digest that it has.
+    digest: Option<BaseDigest>,
+    /// Who sends it.
+    pub(super) writer: Writer,
+}
+
+impl BaseClaims {
+    fn of(headers: &HeaderMap) -> Result<BaseClaims, Error> {
+        Ok(BaseClaims { digest: claimed_digest(headers)?, writer: writer_of(headers)? })
+    }
+}
+
 /// The digest that a request says its base has.
-pub(super) fn claimed_digest(headers: &HeaderMap) -> Result<Option<BaseDigest>, Error> {
+fn claimed_digest(headers: &HeaderMap) -> Result<Option<BaseDigest>, Error> {
     let Some(field) = headers.get(repr_digest::FIELD) else {
         return Ok(None);
     };
@@ -81,20 +95,6 @@ pub(super) async fn page_sums(
     Ok(sized(bytes, body))
 }
 
-/// Notes which database a mirror feeds the log from, and how far it was read.
-pub(super) async fn set_source(
-    State(app): State<Arc<App>>,
-    name: Parsed<String>,
-    request: Request,
-) -> Result<Json<LogStatus>, Failure> {
-    let name = parse(name)?;
-    let example = r#"{"identity":"host:/srv/app.db","generation":1,"offset":1,"salts":[1,2],"frames":0,"checksum":"0123456789abcdef","log_checksum":"0123456789abcdef"}"#;
-    let source: LogSource = body::json(request, app.timeouts.header, example).await?;
-    let registry = app.registry.clone();
-    let log = blocking(move || registry.set_source(&name, source)).await?;
-    Ok(Json(described(&app, &log)))
-}
-
 /// Starts a generation from the database in the body.
 pub(super) async fn start(
     State(app): State<Arc<App>>,
@@ -102,10 +102,10 @@ pub(super) async fn start(
     request: Request,
 ) -> Result<Response, Failure> {
     let part = query::<PartQuery>(request.uri()).and_then(PartQuery::part);
-    let claimed = claimed_digest(request.headers());
+    let claims = BaseClaims::of(request.headers());
     let mut body = request.into_body();
-    let claimed = match claimed {
-        Ok(claimed) => claimed,
+    let claims = match claims {
+        Ok(claims) => claims,
         Err(error) => {
             drain(body);
             return Err(error.into());
@@ -114,7 +114,7 @@ pub(super) async fn start(
     if let Some(part) = part? {
         let found = parse(path).and_then(|(name, generation)| Ok((app.registry.get(&name)?, generation)));
         let (answer, rest) = match found {
-            Ok((log, generation)) => upload::base(&app, &log, (Generation(generation), claimed), part, body).await,
+            Ok((log, generation)) => upload::base(&app, &log, (Generation(generation), claims), part, body).await,
             Err(error) => (Err(error.into()), Some(body)),
         };
         if let (Err(_), Some(rest)) = (&answer, rest) {
@@ -122,7 +122,7 @@ pub(super) async fn start(
         }
         return answer;
     }
-    let begun = begin(&app, path).await;
+    let begun = begin(&app, path, &claims.writer).await;
     let received = match begun {
         Ok((log, draft)) => match receive(&app, &mut body, &draft).await {
             Ok(base) => Ok((log, draft, base)),
@@ -145,7 +145,7 @@ pub(super) async fn start(
             return Err(error.into());
         }
     };
-    let log = start_from(&app, log, Arc::new(draft), (ReceivedBase::Streamed(base), claimed)).await?;
+    let log = start_from(&app, log, Arc::new(draft), (ReceivedBase::Streamed(base), claims)).await?;
     Ok(reply::created(true, described(&app, &log)))
 }
 
@@ -154,7 +154,7 @@ pub(super) async fn start_from(
     app: &App,
     log: Arc<Log>,
     draft: Arc<Draft>,
-    (base, claimed): (ReceivedBase, Option<BaseDigest>),
+    (base, claims): (ReceivedBase, BaseClaims),
 ) -> Result<Arc<Log>, Error> {
     let registry = app.registry.clone();
     blocking(move || {
@@ -177,13 +177,13 @@ pub(super) async fn start_from(
             }
         };
         let finished = finished.map_err(failed)?;
-        if let Some(claimed) = claimed.filter(|claimed| *claimed != finished.id().sha256) {
+        if let Some(claimed) = claims.digest.filter(|claimed| *claimed != finished.id().sha256) {
             let found = finished.id().sha256;
             let message = format!("the base that was received has the SHA-256 {found}, and the request says {claimed}");
             return Err(Error::Corrupt { offset: None, message });
         }
         finished.publish().map_err(failed)?;
-        registry.start_generation(&log, &draft, |_, _| Ok(()))
+        registry.start_generation(&log, &draft, |log, _| log.admit(&claims.writer))
     })
     .await
 }
@@ -209,11 +209,12 @@ fn check_database(file: &dyn RepoFile, bytes: u64) -> Result<(), Error> {
     Err(Error::Corrupt { offset: None, message: reason })
 }
 
-async fn begin(app: &App, path: Parsed<(String, u64)>) -> Result<(Arc<Log>, Draft), Error> {
+async fn begin(app: &App, path: Parsed<(String, u64)>, writer: &Writer) -> Result<(Arc<Log>, Draft), Error> {
     let (name, generation) = parse(path)?;
-    let registry = app.registry.clone();
+    let (registry, writer) = (app.registry.clone(), writer.clone());
     blocking(move || {
         let log = registry.get(&name)?;
+        log.admit(&writer)?;
         let draft = registry.draft_generation(&log, Some(Generation(generation)))?;
         Ok((log, draft))
     })

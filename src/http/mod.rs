@@ -18,6 +18,7 @@ mod route;
 #[cfg(feature = "turso")]
 mod turso;
 mod upload;
+mod writers;
 
 pub(crate) use door::Door;
 pub use paths::{App, Timeouts, router};

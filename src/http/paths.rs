@@ -10,7 +10,7 @@ use axum::middleware::map_request;
 use axum::routing::{get, post, put};
 
 use super::request_log::note_route;
-use super::{append, checkpoint, generations, libsql, metrics, native, reply};
+use super::{append, checkpoint, generations, libsql, metrics, native, reply, writers};
 use crate::limits::{self, JSON_BYTES_MAX};
 use crate::mirror::{Checkpoints, Registry, Uploads};
 use crate::sync::libsql::LibSql;
@@ -82,7 +82,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/logs/{log}/checkpoint", post(checkpoint::roll).put(checkpoint::set_policy))
         .route("/logs/{log}/base", get(generations::read_base))
         .route("/logs/{log}/page-sums", get(generations::page_sums))
-        .route("/logs/{log}/source", put(generations::set_source))
+        .route("/logs/{log}/source", put(writers::set_source))
+        .route("/logs/{log}/promote", post(writers::promote))
         .route("/logs/{log}/generations/{generation}", put(generations::start))
         .route("/logs/{log}/info", get(libsql::info))
         .route("/logs/{log}/export/{generation}", get(libsql::export))

@@ -74,6 +74,8 @@ fn status(error: &Error) -> StatusCode {
         | Error::Ahead { .. }
         | Error::Format(_)
         | Error::PartMissing { .. }
+        | Error::Mirrored { .. }
+        | Error::Promoted { .. }
         | Error::Ended { .. } => StatusCode::CONFLICT,
         Error::Pruned { .. } | Error::GenerationGone { .. } => StatusCode::GONE,
         Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::body;
-use super::generations::{self, ReceivedBase};
+use super::generations::{self, BaseClaims, ReceivedBase};
 use super::native::{blocking, described};
 use super::pace::Pace;
 use super::paths::App;
@@ -22,9 +22,8 @@ use super::reply::{self, Failure};
 use crate::api::PartReceived;
 use crate::format::name::BASE_DRAFT;
 use crate::limits::{EXPORT_BYTES_MAX, READ_BLOCK};
-use crate::mirror::{Draft, Error, LastPart, Log, Staged, Upload, UploadProgress};
+use crate::mirror::{Draft, Error, LastPart, Log, Staged, Upload, UploadProgress, Writer};
 use crate::offset::{Generation, Offset};
-use crate::segment::base::BaseDigest;
 
 /// What a query says of a part.
 #[derive(Clone, Debug, Deserialize)]
@@ -61,13 +60,13 @@ pub(super) async fn commits(
     app: &Arc<App>,
     log: &Arc<Log>,
     from: Option<Offset>,
-    part: Part,
+    (part, writer): (Part, Writer),
     body: Body,
 ) -> (Result<Response, Failure>, Option<Body>) {
     let (app, log) = (app.clone(), log.clone());
     to_the_end(async move {
         let mut body = body;
-        (take_commits(&app, &log, from, &part, &mut body).await, body)
+        (take_commits(&app, &log, from, (&part, writer), &mut body).await, body)
     })
     .await
 }
@@ -76,11 +75,12 @@ async fn take_commits(
     app: &App,
     log: &Arc<Log>,
     from: Option<Offset>,
-    part: &Part,
+    (part, writer): (&Part, Writer),
     body: &mut Body,
 ) -> Result<Response, Failure> {
     let from = from.ok_or_else(|| Error::Invalid("a part of commits needs from=OFFSET".into()))?;
     log.readable()?;
+    log.admit(&writer)?;
     let durable = log.view().durable;
     if from > durable {
         return Err((Error::Gap { expected: durable, found: from }, durable).into());
@@ -108,7 +108,7 @@ async fn take_commits(
     let UploadProgress::Staged(staged) = &*progress else {
         return Err(Error::PartMissing { received: 0 }.into());
     };
-    let appended = match app.registry.append_file(log, Some(from), staged.file.clone()).await {
+    let appended = match app.registry.append_file(log, Some(from), staged.file.clone(), writer).await {
         Ok(append) => append.take_file(staged.file.clone()).await.map_err(Failure::from),
         Err(error) => Err(error.into()),
     };
@@ -125,14 +125,14 @@ async fn take_commits(
 pub(super) async fn base(
     app: &Arc<App>,
     log: &Arc<Log>,
-    (generation, claimed): (Generation, Option<BaseDigest>),
+    (generation, claims): (Generation, BaseClaims),
     part: Part,
     body: Body,
 ) -> (Result<Response, Failure>, Option<Body>) {
     let (app, log) = (app.clone(), log.clone());
     to_the_end(async move {
         let mut body = body;
-        (take_base(&app, &log, (generation, claimed), &part, &mut body).await, body)
+        (take_base(&app, &log, (generation, claims), &part, &mut body).await, body)
     })
     .await
 }
@@ -140,7 +140,7 @@ pub(super) async fn base(
 async fn take_base(
     app: &App,
     log: &Arc<Log>,
-    (generation, claimed): (Generation, Option<BaseDigest>),
+    (generation, claims): (Generation, BaseClaims),
     part: &Part,
     body: &mut Body,
 ) -> Result<Response, Failure> {
@@ -165,7 +165,7 @@ async fn take_base(
         return Err(Error::PartMissing { received: 0 }.into());
     };
     let base = ReceivedBase::Staged(file.clone(), *received);
-    let started = generations::start_from(app, log.clone(), draft.clone(), (base, claimed)).await;
+    let started = generations::start_from(app, log.clone(), draft.clone(), (base, claims)).await;
     let next = if started.is_ok() { UploadProgress::Done(last, None) } else { UploadProgress::Empty };
     discard(std::mem::replace(&mut *progress, next)).await;
     Ok(reply::created(true, described(app, &*started?)))

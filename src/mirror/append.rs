@@ -13,6 +13,7 @@ use super::budget::{Budget, Share};
 use super::error::Error;
 use super::log::{Log, View};
 use super::shard::{Ended, Message, Session};
+use super::writers::Writer;
 use crate::format::{Framing, LogFormat};
 use crate::limits::{ACK_REPEAT, READ_BLOCK};
 use crate::offset::{BytePos, Offset};
@@ -43,7 +44,7 @@ impl Append {
         queue: mpsc::Sender<Message>,
         (from, framing): (Option<Offset>, Framing),
         (commit_bytes_max, held_max): (u64, u64),
-        large: LargeCommits,
+        (large, writer): (LargeCommits, Writer),
     ) -> Append {
         let view = log.view();
         // Without `from` the stream may start with any commit we hold; a wild first length is refused by its cap. A WAL
@@ -54,7 +55,8 @@ impl Append {
         };
         let batcher = Batcher::new(framing, expected, commit_bytes_max).keeping(large, held_max);
         let next = from.or(Some(view.durable).filter(|durable| *durable == log.first()));
-        let (session, share, error) = Default::default();
+        let (share, error) = Default::default();
+        let session = Arc::new(Session::of(writer));
         Append { log, budget, queue, session, batcher, share, from, next, error }
     }
 

@@ -78,7 +78,7 @@ impl Database {
 
     /// What a sink notes as its source.
     fn identity(&self) -> String {
-        source_identity(&database_of(&self.path))
+        identity(&self.path)
     }
 
     /// Reads it on a thread of its own.
@@ -124,6 +124,11 @@ impl Database {
         });
         pieces
     }
+}
+
+/// What identifies the database that a path of it or of its WAL names: its host and path.
+pub(super) fn identity(path: &Path) -> String {
+    source_identity(&database_of(path))
 }
 
 /// The database that a path of it or of its WAL names.
@@ -319,6 +324,7 @@ async fn begin(
     told: &mut impl FnMut(Event),
 ) -> Result<Start, MirrorError> {
     let path = &source.path;
+    sink.admits_mirrors(source.adopt).await?;
     let standing = sink.standing(true).await?;
     let mut start = find_start(source, snapshot, sink, &standing).await?;
     let Some(generation) = start.generation else {
@@ -332,14 +338,14 @@ async fn begin(
                 }
                 _ => fed::name(&source.identity(), standing.generation, standing.next),
             };
-            sink.note_source(&note).await?;
+            sink.claim(&note, source.adopt).await?;
         }
         return Ok(start);
     };
     let made = start.made.take();
-    if let (Sink::Url(_), true) = (sink, generation == standing.generation) {
-        // Before the base: an attempt that ends right after it finds a log that is its own.
-        sink.note_source(&fed::name(&source.identity(), generation, FIRST_FRAME)).await?;
+    if let Sink::Url(_) = sink {
+        // Before the base: nobody else writes meanwhile, and an attempt that ends right after it finds a log that is its own.
+        sink.claim(&fed::name(&source.identity(), standing.generation, standing.next), source.adopt).await?;
     }
     bring(snapshot.clone(), made, generation, sink, progress, told).await?;
     log::info!("{} starts generation {generation}", path.display());

@@ -1,6 +1,8 @@
 //! What to mirror, and how.
 
-use crate::client::HttpOptions;
+use super::database;
+use super::ownership::source_identity;
+use crate::client::{HttpOptions, without_secrets};
 use crate::limits::COMMIT_BYTES_MAX;
 
 /// A directory with segments in it, the URL of a log, or, as a source, a SQLite database or its WAL.
@@ -45,6 +47,15 @@ pub struct Mirror {
 }
 
 impl Mirror {
+    /// What identifies its source to a log that is fed from it: host and path, or the URL without secrets.
+    pub(super) fn identity(&self) -> String {
+        match &self.source {
+            Place::Url(url) => without_secrets(url),
+            Place::Dir(path) if path.is_dir() => source_identity(path),
+            Place::Dir(path) => database::identity(path),
+        }
+    }
+
     /// A plain copy of `source` to `sink`.
     #[must_use]
     pub fn new(source: Place, sink: Place) -> Self {

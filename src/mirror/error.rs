@@ -54,6 +54,28 @@ pub enum Error {
         /// How many bytes there are.
         received: u64,
     },
+    /// A mirror feeds the log from another source than the writer's: clients only read it.
+    #[error(
+        "log {log:?} follows {source_identity}, and only the mirror of that writes it: reads are answered; to write here, stop that \
+         mirror and run `logmirror promote URL`"
+    )]
+    Mirrored {
+        /// Its name.
+        log: String,
+        /// What it is fed from.
+        source_identity: String,
+    },
+    /// The log was handed over to its clients: no mirror writes it any more.
+    #[error(
+        "log {log:?} was handed over to its clients, and follows {from} no more: mirror into another log; --adopt starts a new \
+         generation of this one, and sets what its clients wrote aside"
+    )]
+    Promoted {
+        /// Its name.
+        log: String,
+        /// What it was fed from.
+        from: String,
+    },
     /// The log exists with another format or first offset.
     #[error("{0}")]
     Format(String),
@@ -130,6 +152,8 @@ impl Error {
             Error::StaleEpoch { .. } => "stale-epoch",
             Error::Ahead { .. } => "ahead",
             Error::PartMissing { .. } => "part-missing",
+            Error::Mirrored { .. } => "mirrored",
+            Error::Promoted { .. } => "promoted",
             Error::Format(_) => "format",
             Error::Pruned { .. } | Error::GenerationGone { .. } => "pruned",
             Error::Ended { .. } => "ended",

@@ -215,6 +215,17 @@ pub enum MirrorError {
         /// Why not.
         reason: String,
     },
+    /// The log of a service that is the sink was handed over to its clients. Nothing was changed.
+    #[error(
+        "sink: {place}: it was handed over to its clients (`--release` or `logmirror promote`), and follows {from} no more; nothing \
+         was changed: mirror into another log, or give --adopt to take it from them: what they wrote stays in its last generation"
+    )]
+    Promoted {
+        /// The URL.
+        place: String,
+        /// What it was fed from.
+        from: String,
+    },
     /// A SpacetimeDB is running on the directory that is the sink. Nothing was changed.
     #[error(
         "sink: {}: SpacetimeDB or another mirror{} has it open: {} is locked; nothing was changed; is this the source?", .place.display(),

@@ -76,8 +76,13 @@ impl Sink {
 
     /// Notes which database feeds it, and how far that was read. After Ok it is durable.
     pub(super) async fn note_source(&self, source: &LogSource) -> Result<(), MirrorError> {
+        self.claim(source, false).await
+    }
+
+    /// The same; with `adopt` also where the log was handed over to its clients.
+    pub(super) async fn claim(&self, source: &LogSource, adopt: bool) -> Result<(), MirrorError> {
         match self {
-            Sink::Url(client) => match client.set_source(source).await {
+            Sink::Url(client) => match client.set_source(source, adopt).await {
                 // Of a version that knows no such thing: its pages will be compared after a restart.
                 Err(ClientError::Refused { status, .. }) if status == 404 || status == 405 => Ok(()),
                 noted => Ok(noted.map(drop)?),

@@ -15,7 +15,8 @@ use super::error::Error;
 use super::log_base::{BaseFacts, base_advice, damage};
 use super::pages::Pages;
 use super::shard::Message;
-use crate::api::{BaseStatus, CheckpointPolicy, Damage, LastCommit, LogSource, LogState, LogStatus, SegmentStatus};
+use super::writers::Writers;
+use crate::api::{BaseStatus, CheckpointPolicy, Damage, LastCommit, LogState, LogStatus, SegmentStatus};
 use crate::format::{Commit, Framing, LogFormat, name};
 use crate::limits::{MISSING_PATIENCE, READ_BLOCK};
 use crate::offset::{BytePos, Epoch, Generation, Offset};
@@ -180,9 +181,9 @@ pub(super) struct Meta {
     /// How often a loss was accepted. Offsets after it were given to other commits since.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) losses: u32,
-    /// The database that a mirror feeds it from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) source: Option<LogSource>,
+    /// Who writes it.
+    #[serde(flatten)]
+    pub(super) writers: Writers,
     /// The base of the current generation. Logs of earlier versions do not say so before they were opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) base: Option<BaseId>,
@@ -204,7 +205,7 @@ pub struct Log {
     /// SHA-256 of sealed segments, by their starts.
     digests: Mutex<HashMap<Offset, String>>,
     policy: Mutex<CheckpointPolicy>,
-    source: Mutex<Option<LogSource>>,
+    pub(super) writers: Mutex<Writers>,
     pages: Mutex<Pages>,
     /// When the first frame of the generation came, or was found.
     since: OnceLock<Instant>,
@@ -244,7 +245,7 @@ impl Log {
         let view = View { first, durable: first, framing, ..View::default() };
         let appended = AtomicU64::new(meta.first.0);
         let (policy, since) = (Mutex::new(meta.checkpoint), OnceLock::new());
-        let source = Mutex::new(meta.source.clone());
+        let writers = Mutex::new(meta.writers.clone());
         let marked = AtomicBool::new(meta.durable_mark);
         let base = Mutex::new(BaseFacts { id: meta.base, noted: meta.base.is_some(), ..BaseFacts::default() });
         Log {
@@ -256,7 +257,7 @@ impl Log {
             view: watch::Sender::new(view),
             digests: Mutex::default(),
             policy,
-            source,
+            writers,
             pages: Mutex::default(),
             since,
             folded_from: OnceLock::new(),
@@ -285,7 +286,7 @@ impl Log {
         Meta {
             checkpoint: self.policy(),
             durable_mark: self.is_marked(),
-            source: self.source(),
+            writers: self.writers(),
             base: self.base_facts().id,
             ..self.meta.clone()
         }
@@ -467,16 +468,6 @@ impl Log {
 
     pub(super) fn set_policy(&self, policy: CheckpointPolicy) {
         *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = policy;
-    }
-
-    /// The database that a mirror feeds it from.
-    #[must_use]
-    pub fn source(&self) -> Option<LogSource> {
-        self.source.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn set_source(&self, source: Option<LogSource>) {
-        *self.source.lock().unwrap_or_else(PoisonError::into_inner) = source;
     }
 
     /// Since when the generation has frames, as far as this process knows.
@@ -693,6 +684,7 @@ impl Log {
             State::Damaged(cause) => (LogState::Damaged, Some(cause.to_string())),
         };
         let last = view.last.as_ref().map(LastCommit::from);
+        let writers = self.writers();
         LogStatus {
             log: self.name.clone(),
             format: self.is_described().then_some(self.meta.format),
@@ -711,7 +703,8 @@ impl Log {
             damage,
             warning: self.warning(&view),
             missing: (view.opened && view.first > self.meta.first).then_some((self.meta.first, view.first)),
-            source: self.source(),
+            source: writers.source,
+            promoted_from: writers.promoted_from,
             checkpoint: (self.is_described() && self.meta.format == LogFormat::Wal).then(|| self.policy()),
             checkpoint_failing: None,
             base: self.base_status(),
@@ -778,8 +771,8 @@ mod tests {
     fn what_was_found_missing_says_nothing_of_a_log_that_was_opened_again_since() {
         let (format, id) = (LogFormat::Commitlog, "id".to_owned());
         let (generation, first, checkpoint) = (Generation::FIRST, Offset::ZERO, CheckpointPolicy::Keep);
-        let (durable_mark, losses, source, base) = (true, 0, None, None);
-        let meta = Meta { format, id, generation, first, checkpoint, durable_mark, losses, source, base };
+        let (durable_mark, losses, writers, base) = (true, 0, Writers::default(), None);
+        let meta = Meta { format, id, generation, first, checkpoint, durable_mark, losses, writers, base };
         let (queue, _messages) = tokio::sync::mpsc::channel(1);
         let log = Log::new(
             "app".to_owned(),

@@ -89,6 +89,10 @@ impl Log {
         let Some(fault) = BaseFault::of(&error) else {
             return error.into();
         };
+        // Whoever reads while its first base takes the place of the one it was created with finds parts of both.
+        if matches!(self.view().state, State::Ended(next) if next == self.generation()) {
+            return Error::Unavailable("the log was given another base just now: try again".into());
+        }
         let cause = base_advice(fault);
         if self.base_facts().fault.replace(fault.clone()).as_ref() != Some(fault) {
             log::error!("{}: {cause}", self.name());

@@ -53,6 +53,7 @@ mod standing;
 mod still;
 mod upload;
 mod verify;
+mod writers;
 
 pub use append::{Acks, Append};
 pub use budget::{Budget, Share};
@@ -77,3 +78,4 @@ pub use repair::{AcceptedLoss, NewDescription, accept_loss, describe_again, on_o
 pub use run::{Event, Progress, run};
 pub use upload::{LastPart, Progress as UploadProgress, Staged, Upload, Uploads};
 pub use verify::verify_url;
+pub use writers::Writer;

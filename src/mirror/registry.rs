@@ -23,7 +23,8 @@ use super::feed::Feed;
 use super::generation::{remove_after, remove_dir, remove_unbegun};
 use super::log::{Log, Meta, State};
 use super::shard::{Message, Shards};
-use crate::api::{AppendOutcome, CheckpointPolicy, CreateLog, LogSource};
+use super::writers::{Writer, Writers};
+use crate::api::{AppendOutcome, CheckpointPolicy, CreateLog};
 use crate::format::{Framing, LogFormat, database, name};
 use crate::limits::{
     CHECKPOINT_CONCURRENCY, COMMIT_BYTES_MAX, COMMIT_HELD_MAX, COMMIT_HELD_MIN, COMMIT_HELD_PART, FILES_WAIT,
@@ -199,7 +200,7 @@ impl Registry {
             checkpoint: CheckpointPolicy::Keep,
             durable_mark: false,
             losses: 0,
-            source: None,
+            writers: Writers::default(),
             base: None,
         };
         let log = self.log(log_name, meta, self.logs_repo.clone());
@@ -422,8 +423,9 @@ impl Registry {
         let id = uuid::Uuid::new_v4().to_string();
         let CreateLog { format, checkpoint, .. } = wanted;
         let checkpoint = checkpoint.unwrap_or_default();
-        let (generation, durable_mark, losses, source, base) = (Generation::FIRST, false, 0, None, None);
-        let mut meta = Meta { format, id, generation, first, checkpoint, durable_mark, losses, source, base };
+        let (generation, durable_mark, losses, base) = (Generation::FIRST, false, 0, None);
+        let writers = Writers::default();
+        let mut meta = Meta { format, id, generation, first, checkpoint, durable_mark, losses, writers, base };
         let is_new = self.logs_repo.dir(log_name).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         let dir = ensure_dir(&*self.logs_repo, log_name)?;
         let mut make = || -> io::Result<_> {
@@ -473,44 +475,28 @@ impl Registry {
         Ok(log)
     }
 
-    /// Notes how far a database was read that a mirror feeds a WAL log from. After Ok that survives power loss. Blocks.
-    ///
-    /// # Errors
-    /// [`Error::Format`] when it is no WAL log, [`Error::Ended`] when it is in another generation than that says.
-    pub fn set_source(&self, log_name: &str, source: LogSource) -> Result<Arc<Log>, Error> {
-        self.exclusively(log_name, || {
-            let log = self.get(log_name)?;
-            log.writable()?;
-            if log.format() != LogFormat::Wal {
-                return Err(Error::Format(format!(
-                    "log {log_name:?} is a {}: it has no SQLite database as its source",
-                    log.format()
-                )));
-            }
-            if source.generation != log.generation() {
-                return Err(Error::Ended { generation: source.generation });
-            }
-            let source = Some(source);
-            self.store_meta(&log, &Meta { source: source.clone(), ..log.described() })?;
-            log.set_source(source);
-            Ok(log)
-        })
-    }
-
-    fn store_meta(&self, log: &Log, meta: &Meta) -> Result<(), Error> {
+    pub(super) fn store_meta(&self, log: &Log, meta: &Meta) -> Result<(), Error> {
         let failed = |error: io::Error| Error::Unavailable(format!("cannot change log {:?}: {error}", log.name()));
         let text = serde_json::to_string_pretty(meta).map_err(io::Error::from).map_err(failed)?;
         let dir = self.logs_repo.dir(log.name()).map_err(failed)?;
         replace(&*dir, META, text.as_bytes()).map_err(failed)
     }
 
-    /// Starts an append to `log`. `from`, if the sender knows it, is the offset of its first commit. A commit that is too large
-    /// to be held in memory is kept in a file without a name until it is whole.
+    /// Starts an append to `log` by a sender that does not say what it copies.
     ///
     /// # Errors
-    /// When the log takes none.
+    /// As [`append_by`](Self::append_by).
     pub async fn append(&self, log: &Arc<Log>, from: Option<Offset>) -> Result<Append, Error> {
-        self.append_keeping(log, from, LargeCommits::Spooled(log.repo().clone())).await
+        self.append_by(Writer::Unnamed, log, from).await
+    }
+
+    /// Starts an append of `writer` to `log`. `from`, if the sender knows it, is the offset of its first commit. A commit that is
+    /// too large to be held in memory is kept in a file without a name until it is whole.
+    ///
+    /// # Errors
+    /// When the log takes none, or none of that writer.
+    pub async fn append_by(&self, writer: Writer, log: &Arc<Log>, from: Option<Offset>) -> Result<Append, Error> {
+        self.append_keeping(log, from, LargeCommits::Spooled(log.repo().clone()), writer).await
     }
 
     /// Starts an append of what is in a file, all of it, which must not change before it ends.
@@ -522,19 +508,27 @@ impl Registry {
         log: &Arc<Log>,
         from: Option<Offset>,
         file: Arc<dyn RepoFile>,
+        writer: Writer,
     ) -> Result<Append, Error> {
-        self.append_keeping(log, from, LargeCommits::InSource { bytes: Arc::new(file), start: 0 }).await
+        self.append_keeping(log, from, LargeCommits::InSource { bytes: Arc::new(file), start: 0 }, writer).await
     }
 
-    async fn append_keeping(&self, log: &Arc<Log>, from: Option<Offset>, large: LargeCommits) -> Result<Append, Error> {
+    async fn append_keeping(
+        &self,
+        log: &Arc<Log>,
+        from: Option<Offset>,
+        large: LargeCommits,
+        writer: Writer,
+    ) -> Result<Append, Error> {
         log.writable()?;
+        log.admit(&writer)?;
         let framing = match from {
             None => log.view().framing,
             Some(from) => self.framing_at(log, from).await?,
         };
         let queue = self.shards.queue(log).clone();
         let sizes = (self.settings.commit_bytes_max, self.settings.commit_held_max());
-        Ok(Append::new(log.clone(), self.budget.clone(), queue, (from, framing), sizes, large))
+        Ok(Append::new(log.clone(), self.budget.clone(), queue, (from, framing), sizes, (large, writer)))
     }
 
     /// Appends a stream that is here already, in chunks whose bytes `share` covers. All of it is verified before any of it
@@ -547,8 +541,9 @@ impl Registry {
         log: &Arc<Log>,
         from: Option<Offset>,
         (chunks, share): (Vec<Bytes>, Share),
+        writer: Writer,
     ) -> Result<AppendOutcome, Error> {
-        let append = self.append_keeping(log, from, LargeCommits::InMemory).await?;
+        let append = self.append_keeping(log, from, LargeCommits::InMemory, writer).await?;
         append.take(chunks, share).await.map_err(|(error, _)| error)
     }
 

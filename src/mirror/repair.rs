@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::log::Meta;
 use super::opening::named;
 use super::registry::{META, META_BYTES_MAX, no_generation, parse_meta};
+use super::writers::Writers;
 use crate::api::CheckpointPolicy;
 use crate::format::{LogFormat, name};
 use crate::limits::COMMIT_BYTES_MAX;
@@ -255,8 +256,8 @@ pub fn describe_again(dir: &Path, accepted: bool) -> io::Result<Option<NewDescri
             aside.sync_dir()?;
             all.sync_dir()?;
         }
-        let (checkpoint, losses, source) = (CheckpointPolicy::Keep, 0, None);
-        let meta = Meta { format, id, generation, first, checkpoint, durable_mark, losses, source, base };
+        let (checkpoint, losses, writers) = (CheckpointPolicy::Keep, 0, Writers::default());
+        let meta = Meta { format, id, generation, first, checkpoint, durable_mark, losses, writers, base };
         replace(&repo, META, serde_json::to_string_pretty(&meta)?.as_bytes())?;
     }
     Ok(Some(described))

@@ -258,6 +258,7 @@ impl Ends {
         }
         match source {
             Origin::Log(source) => {
+                sink.admits_mirrors(mirror.adopt).await?;
                 are_two_logs(source, sink).await?;
                 for warning in [source.warning().await?, sink.warning().await?].into_iter().flatten() {
                     told(Event::Warning(warning));
@@ -327,7 +328,9 @@ impl Origin {
 impl Sink {
     pub(super) fn find(mirror: &Mirror) -> Result<Sink, MirrorError> {
         let path = match &mirror.sink {
-            Place::Url(url) => return Ok(Sink::Url(Client::with_options(url, &mirror.http)?)),
+            Place::Url(url) => {
+                return Ok(Sink::Url(Client::with_options(url, &mirror.http)?.of_source(&mirror.identity())));
+            }
             Place::Dir(path) => path,
         };
         let identity = match &mirror.source {
@@ -346,6 +349,17 @@ impl Sink {
         }
         let options = Options { commit_bytes_max: mirror.commit_bytes_max, forget: true, ..Options::default() };
         Ok(Sink::Dir(Arc::new(DirSink::new(path, options, mirror.adopt, identity))))
+    }
+
+    /// Refuses a log that was handed over to its clients, unless it is to be taken from them.
+    pub(super) async fn admits_mirrors(&self, adopt: bool) -> Result<(), MirrorError> {
+        let Sink::Url(client) = self else {
+            return Ok(());
+        };
+        match client.find().await?.and_then(|status| status.promoted_from) {
+            Some(from) if !adopt => Err(MirrorError::Promoted { place: client.url().to_string(), from }),
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a sink that does not exist.

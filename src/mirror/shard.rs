@@ -17,7 +17,8 @@ use super::log::{Log, State};
 use super::opening::{Attempt, DamagedLog, Unusable, open, open_again};
 use super::registry::Settings;
 use super::reopening::Reopenings;
-use crate::api::AppendOutcome;
+use super::writers::Writer;
+use crate::api::{AppendOutcome, LogSource};
 use crate::format::LogFormat;
 use crate::limits::{
     ALONE, FILES_IDLE, LARGE_APPEND_THREADS, REOPEN_THREADS, SHARD_QUEUE, SYNC_EVERY, SYNC_PATIENCE, SYNC_THREADS,
@@ -40,6 +41,8 @@ pub(super) struct Session {
     pub(super) skipped: Notify,
     /// The number of the slot that knows of it; the log may have got another one since.
     slot: AtomicU64,
+    /// Whose it is.
+    writer: Writer,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +56,10 @@ struct SessionProgress {
 }
 
 impl Session {
+    pub(super) fn of(writer: Writer) -> Session {
+        Session { writer, ..Session::default() }
+    }
+
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
     }
@@ -111,6 +118,12 @@ pub(super) enum Message {
     Close {
         log: Arc<Log>,
         next: Generation,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
+    /// Make a source the one that feeds the log, if the log ends where that says.
+    Claim {
+        log: Arc<Log>,
+        source: LogSource,
         reply: oneshot::Sender<Result<(), Error>>,
     },
     /// Let go of the files of a log whose state says that it cannot be used, and open it again later.
@@ -320,6 +333,7 @@ impl Message {
         match self {
             Message::Open { log, .. } | Message::Append { log, .. } | Message::Whole { log, .. } => Some(log),
             Message::End { log, .. } | Message::Synced { log, .. } | Message::Close { log, .. } => Some(log),
+            Message::Claim { log, .. } => Some(log),
             Message::Reopen { log } | Message::Reopened { log, .. } => Some(log),
             Message::Back(_) | Message::LetGo | Message::Stop => None,
         }
@@ -431,6 +445,10 @@ impl Shard {
             }
             Message::Close { log, next, reply } => {
                 let _nobody_waits = reply.send(self.close(&log, next));
+            }
+            Message::Claim { log, source, reply } => {
+                let claimed = self.slot(&log).and_then(|slot| log.claim(&source, slot.writer.next()));
+                let _nobody_waits = reply.send(claimed);
             }
             Message::LetGo => {
                 self.slots.retain(|_, slot| slot.is_busy() || slot.failed || slot.used.elapsed() < FILES_IDLE);
@@ -663,6 +681,11 @@ impl Slot {
         if session.slot.swap(self.serial, Ordering::Relaxed) != self.serial {
             self.sessions.retain(|session| session.strong_count() > 0);
             self.sessions.push(Arc::downgrade(session));
+        }
+        if let Err(error) = self.log.admit(&session.writer) {
+            self.shares.push(share);
+            session.progress().until = self.writer.next();
+            return session.fail(error);
         }
         // Others look at the progress, and a large commit takes long.
         let before = session.progress().done;

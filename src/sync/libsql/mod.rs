@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use crate::format::LogFormat;
 use crate::format::wal::WalStart;
 use crate::limits::{BODIES_KEPT, JUDGED_AT_ONCE, LIBSQL_PAGE_SIZE, STAGED_WAIT};
-use crate::mirror::{Error, Frames, Log, Registry, Share};
+use crate::mirror::{Error, Frames, Log, Registry, Share, Writer};
 use crate::offset::{Generation, Offset};
 use crate::repo::RepoFile;
 use crate::sqlite::wal_append::new_header;
@@ -211,6 +211,7 @@ impl LibSql {
         (body, share): (BytesMut, Share),
     ) -> Result<PushAnswer, Error> {
         let log = self.log(log_name)?;
+        log.admit(&Writer::Client)?;
         let (start, end) = range(frames)?;
         let pushed = Pushed::parse(start, end, body)?;
         let answer = |conflict, max_frame_no| PushAnswer { conflict, generation, max_frame_no };
@@ -241,11 +242,11 @@ impl LibSql {
             Judged::Held(max_frame_no) => return Ok(answer(false, max_frame_no)),
             Judged::Append { stream, from, rest } => {
                 let body = stream.0.last().cloned().unwrap_or_default();
-                let appended = self.registry.append_whole(&log, from, stream).await;
+                let appended = self.registry.append_whole(&log, from, stream, Writer::Client).await;
                 (appended.map(|_| Some(body)), rest)
             }
             Judged::AppendFile { file, from, rest } => {
-                let append = self.registry.append_file(&log, from, file.clone()).await?;
+                let append = self.registry.append_file(&log, from, file.clone(), Writer::Client).await?;
                 (append.take_file(file).await.map(|_| None).map_err(|(error, _)| error), rest)
             }
         };

@@ -41,6 +41,8 @@ pub(super) struct Foreseen {
     pub(super) writes: bool,
     /// Some of it wants that nobody else writes from then on.
     pub(super) locks: bool,
+    /// Some of it may change the database, or says that it will.
+    pub(super) changes: bool,
     /// Some of it may leave something behind on its connection, or ask for what was left there.
     pub(super) personal: bool,
 }
@@ -90,6 +92,7 @@ impl Foreseen {
     fn add_inspected(&mut self, inspected: guard::Inspected) {
         self.writes |= inspected.may_write;
         self.locks |= inspected.locks;
+        self.changes |= inspected.locks || inspected.may_write && !inspected.controls;
         self.personal |= !inspected.clean;
     }
 }

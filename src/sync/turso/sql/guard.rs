@@ -31,6 +31,8 @@ pub(super) struct Inspected {
     pub(super) explains: bool,
     /// It begins a transaction.
     pub(super) begins: bool,
+    /// It begins or ends a transaction, or a part of one, and changes nothing by itself.
+    pub(super) controls: bool,
     /// It wants that nobody else writes from then on, and does not wait for its first write.
     pub(super) locks: bool,
     /// It may change the schema, or what the engine knows beside it.
@@ -146,6 +148,14 @@ fn judge(cmd: &Cmd) -> Result<Inspected, SqlError> {
     let begins = !explains && matches!(stmt, Stmt::Begin { typ, .. } if *typ != Some(TransactionType::Concurrent));
     let locking = |typ: &Option<TransactionType>| typ.is_some() && *typ != Some(TransactionType::Deferred);
     let locks = begins && matches!(stmt, Stmt::Begin { typ, .. } if locking(typ));
+    let controls = matches!(
+        stmt,
+        Stmt::Begin { .. }
+            | Stmt::Commit { .. }
+            | Stmt::Rollback { .. }
+            | Stmt::Savepoint { .. }
+            | Stmt::Release { .. }
+    );
     // What it has to do with the schema, and with its connection.
     let (alters, clean) = match stmt {
         Stmt::Select(_)
@@ -162,7 +172,7 @@ fn judge(cmd: &Cmd) -> Result<Inspected, SqlError> {
         _ => (true, false),
     };
     let alters = alters && may_write;
-    Ok(Inspected { may_write, changes_rows, inserts, explains, begins, locks, alters, clean })
+    Ok(Inspected { may_write, changes_rows, inserts, explains, begins, controls, locks, alters, clean })
 }
 
 fn refused(what: &str) -> SqlError {

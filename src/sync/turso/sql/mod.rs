@@ -173,6 +173,9 @@ impl Sql {
             Some(baton) => self.streams.take(log, &baton)?,
             None => (self.streams.begin(log)?, self.open(log, foreseen.personal)?),
         };
+        if foreseen.changes {
+            stream.session.takes_changes()?;
+        }
         // With the session came all that others appended.
         let ready = new && (!foreseen.writes || self.turned(&mut stream));
         let ran = ready.then(|| run(&mut stream, &requests, &mut share));
@@ -200,6 +203,9 @@ impl Sql {
                 None => (sql.streams.begin(&name)?, sql.open(&name, true)?),
             };
             let foreseen = Foreseen::of_batch(&batch);
+            if foreseen.changes {
+                stream.session.takes_changes()?;
+            }
             stream.locks |= foreseen.locks;
             Ok::<_, Error>((taken, stream, baton.is_none(), batch, foreseen.writes))
         };

@@ -1,0 +1,159 @@
+//! Who writes a WAL log: the mirror that feeds it, or its clients by SQL and the sync protocols. Never both: what clients wrote
+//! would be taken back by the next comparison of the mirror, and what the mirror wrote would be a fork to them.
+
+use std::sync::{Arc, PoisonError};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::error::Error;
+use super::generation::check_wal;
+use super::log::{Log, Meta};
+use super::registry::Registry;
+use super::shard::Message;
+use crate::api::LogSource;
+use crate::offset::Offset;
+
+/// What a log knows of its writers: a part of `log.json`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Writers {
+    /// What the mirror feeds it from that is its only writer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) source: Option<LogSource>,
+    /// What it was fed from before it was handed over to its clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) promoted_from: Option<String>,
+}
+
+/// Somebody who appends to a log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Writer {
+    /// A client, by SQL or a sync protocol.
+    Client,
+    /// A sender of raw commits that does not say where they come from.
+    #[default]
+    Unnamed,
+    /// The mirror of a source.
+    Mirror {
+        /// The identity of the source.
+        source: String,
+    },
+}
+
+impl Writers {
+    fn admit(&self, log_name: &str, writer: &Writer) -> Result<(), Error> {
+        let log = || log_name.to_owned();
+        if let Some(source) = &self.source {
+            let is_of_source = matches!(writer, Writer::Mirror { source: named } if *named == source.identity);
+            let mirrored = || Error::Mirrored { log: log(), source_identity: source.identity.clone() };
+            return if is_of_source { Ok(()) } else { Err(mirrored()) };
+        }
+        match &self.promoted_from {
+            Some(from) if *writer != Writer::Client => Err(Error::Promoted { log: log(), from: from.clone() }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Log {
+    pub(super) fn writers(&self) -> Writers {
+        self.writers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_writers(&self, writers: Writers) {
+        *self.writers.lock().unwrap_or_else(PoisonError::into_inner) = writers;
+    }
+
+    /// What a mirror feeds it from, if one does.
+    #[must_use]
+    pub fn source(&self) -> Option<LogSource> {
+        self.writers().source
+    }
+
+    /// Whether `writer` may write now. What it appends is asked again, in the order in which it is stored.
+    ///
+    /// # Errors
+    /// [`Error::Mirrored`], [`Error::Promoted`].
+    pub fn admit(&self, writer: &Writer) -> Result<(), Error> {
+        self.writers.lock().unwrap_or_else(PoisonError::into_inner).admit(self.name(), writer)
+    }
+
+    /// Makes a source the one that feeds it, if it ends where that says, at `next`. Only its shard may: nothing is appended meanwhile.
+    pub(super) fn claim(&self, source: &LogSource, next: Offset) -> Result<(), Error> {
+        if source.offset != next {
+            return Err(Error::Gap { expected: next, found: source.offset });
+        }
+        self.set_writers(Writers { source: Some(source.clone()), promoted_from: None });
+        Ok(())
+    }
+}
+
+impl Registry {
+    /// Notes what feeds a WAL log, and how far it was read. From then on nobody else writes it. A source that did not feed it
+    /// before must say that it ends where the log does. One that was handed over to its clients is taken only with `adopt`.
+    /// After Ok that survives power loss. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when it is no WAL log, [`Error::Ended`] when it is in another generation than that says,
+    /// [`Error::Gap`] when it ends elsewhere, [`Error::Promoted`].
+    pub fn set_source(&self, log_name: &str, source: LogSource, adopt: bool) -> Result<Arc<Log>, Error> {
+        self.exclusively(log_name, || {
+            let log = self.get(log_name)?;
+            log.writable()?;
+            check_wal(&log)?;
+            if source.generation != log.generation() {
+                return Err(Error::Ended { generation: source.generation });
+            }
+            let before = log.writers();
+            if let Some(from) = before.promoted_from.clone().filter(|_| !adopt) {
+                return Err(Error::Promoted { log: log_name.to_owned(), from });
+            }
+            let is_known = before.source.as_ref().is_some_and(|known| known.identity == source.identity);
+            if !is_known {
+                self.claim(&log, source.clone())?;
+            }
+            let identity = source.identity.clone();
+            let writers = Writers { source: Some(source), promoted_from: None };
+            let stored = self.store_meta(&log, &Meta { writers: writers.clone(), ..log.described() });
+            match stored {
+                Ok(()) => log.set_writers(writers),
+                Err(error) => {
+                    log.set_writers(before);
+                    return Err(error);
+                }
+            }
+            if !is_known {
+                log::info!("{log_name}: a mirror of {identity} feeds it from here on");
+            }
+            Ok(log)
+        })
+    }
+
+    fn claim(&self, log: &Arc<Log>, source: LogSource) -> Result<(), Error> {
+        let (reply, claimed) = oneshot::channel();
+        let gone = || Error::Unavailable("the service is shutting down".into());
+        let message = Message::Claim { log: log.clone(), source, reply };
+        self.shards.queue(log).blocking_send(message).map_err(|_| gone())?;
+        claimed.blocking_recv().map_err(|_| gone())?
+    }
+
+    /// Hands a WAL log over from the mirror that feeds it to its clients. From then on no mirror writes it, also not the one
+    /// that is running. A log that no mirror feeds stays as it is. After Ok that survives power loss. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when it is no WAL log, and when `log.json` cannot be written.
+    pub fn promote(&self, log_name: &str) -> Result<Arc<Log>, Error> {
+        self.exclusively(log_name, || {
+            let log = self.get(log_name)?;
+            log.writable()?;
+            check_wal(&log)?;
+            if let Some(LogSource { identity, .. }) = log.source() {
+                let writers = Writers { source: None, promoted_from: Some(identity) };
+                self.store_meta(&log, &Meta { writers: writers.clone(), ..log.described() })?;
+                log.set_writers(writers);
+                log::info!("{log_name}: handed over to its clients");
+            }
+            Ok(log)
+        })
+    }
+}
