@@ -183,7 +183,11 @@ pub(super) async fn start_from(
             return Err(Error::Corrupt { offset: None, message });
         }
         finished.publish().map_err(failed)?;
-        registry.start_generation(&log, &draft, |_, _| Ok(()))
+        let started = registry.start_generation(&log, &draft, |log, _| Ok(log.source()))?;
+        // Nobody here reads the old generation any more.
+        drop((log, draft));
+        registry.prune_now(started.name());
+        Ok(started)
     })
     .await
 }
