@@ -38,6 +38,11 @@ pub(super) async fn set_policy(
     let example = r#"{"policy":"keep"} or {"policy":"roll","frames":20000,"keep":2}"#;
     let policy: CheckpointPolicy = body::json(request, app.timeouts.header, example).await?;
     let registry = app.registry.clone();
-    let log = blocking(move || registry.set_policy(&name, policy)).await?;
+    let log = blocking(move || {
+        let log = registry.set_policy(&name, policy)?;
+        registry.prune_now(&name);
+        Ok(log)
+    });
+    let log = log.await?;
     Ok(Json(described(&app, &log)))
 }

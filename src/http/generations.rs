@@ -183,7 +183,14 @@ pub(super) async fn start_from(
             return Err(Error::Corrupt { offset: None, message });
         }
         finished.publish().map_err(failed)?;
-        registry.start_generation(&log, &draft, |log, _| log.admit(&claims.writer))
+        let started = registry.start_generation(&log, &draft, |log, _| {
+            log.admit(&claims.writer)?;
+            Ok(log.source())
+        })?;
+        // Nobody here reads the old generation any more.
+        drop((log, draft));
+        registry.prune_now(started.name());
+        Ok(started)
     })
     .await
 }

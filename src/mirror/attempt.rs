@@ -96,9 +96,9 @@ async fn attempt_generation(
     progress.begin(generation, from);
     told(Event::Started { from, held, source_bytes: source.bytes_from(progress.uncounted(), extent) });
     let (held, reading) = meet(mirror, source, extent, sink, &status, from).await?;
-    let pieces = source.stream(reading, mirror.commit_bytes_max);
+    let mut pieces = source.stream(reading, mirror.commit_bytes_max);
     let mut delivery = Delivery::new(sink, status, format, generation);
-    let pumped = pump(pieces, &mut delivery, held, progress, told).await;
+    let pumped = pump(&mut pieces, &mut delivery, held, progress, told).await;
     // What came is sound and is kept, whatever became of the rest; and the sink is closed before it is opened again.
     let ended = delivery.end().await;
     if let Ok(Some(durable)) = &ended {

@@ -8,12 +8,13 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::error::Error;
+use super::fed;
 use super::generation::check_wal;
 use super::log::Log;
 use super::registry::Registry;
 use crate::api::{CheckpointOutcome, CheckpointPolicy, CheckpointState};
 use crate::checkpoint::{Checkpointer, FoldError, GivenUp, Notifier, Outcome, fold};
-use crate::format::name;
+use crate::format::{Framing, name};
 use crate::limits::CHECKPOINT_LOOK_EVERY;
 use crate::offset::{Generation, Offset};
 
@@ -54,19 +55,29 @@ impl Registry {
                 error => Error::Damaged(error.to_string().into()),
             })?;
             outcome.base_bytes = Some(folded.bytes);
-            Ok(())
+            // A mirror that feeds the log goes on where the generation ended.
+            Ok(log.source().map(|noted| match log.view().framing {
+                Framing::Wal(Some(end)) => fed::rolled(&noted, (log.generation(), log.view().durable, end)),
+                _ => noted,
+            }))
         })?;
         next.note_folded_from(&log);
         outcome.done = true;
         // Nobody here reads the old generation any more.
         drop(log);
         log::info!("{log_name}: {} frames folded, now in generation {}", outcome.frames, outcome.next);
-        // The roll-over is done, whatever becomes of old files; they are tried again.
-        if let Err(error) = self.prune(log_name) {
+        self.prune_now(log_name);
+        Ok(outcome)
+    }
+
+    /// Deletes the generations that the log's policy does not keep. One that is read, or cannot be deleted, is tried again
+    /// later. Blocks.
+    pub fn prune_now(&self, log_name: &str) {
+        // What made them old is done, whatever becomes of their files.
+        if let Err(error) = self.exclusively(log_name, || self.prune(log_name)) {
             log::warn!("{log_name}: old generations stay for now: {error}");
             self.held_back.lock().unwrap_or_else(PoisonError::into_inner).insert(log_name.to_owned());
         }
-        Ok(outcome)
     }
 
     /// Deletes old generations that were held back before, where nobody reads them any more. Blocks.

@@ -37,6 +37,7 @@ use super::run::{Event, Progress};
 use super::sink::Sink;
 use super::source::{Piece, Pieces, Watch};
 use super::standing::Standing;
+use super::step::{Steps, may_be_rolled, step};
 use crate::format::LogFormat;
 use crate::format::database;
 use crate::format::wal::{Chain, FIRST_FRAME, FRAME_HEADER_LEN, FrameHeader, WalHeader, WalStart};
@@ -86,9 +87,9 @@ impl Database {
         &self,
         mirror: &Mirror,
         snapshot: Arc<Snapshot>,
-        start: Start,
-        generation: Generation,
+        (start, generation): (Start, Generation),
         watch: Option<Watch>,
+        steps: Arc<Steps>,
     ) -> Pieces {
         let (out, pieces) = mpsc::channel(BATCHES_UNDER_WAY);
         let (at, sums, reason) = match start.from {
@@ -97,10 +98,10 @@ impl Database {
         };
         let outlet = Outlet::new(
             (out.clone(), if mirror.follow { STALL } else { NO_STALL }),
-            start.end,
-            start.next,
+            (generation, start.end, start.next),
             mirror.commit_bytes_max,
             sums,
+            steps,
         );
         let is_base = at.is_none() && reason.is_empty();
         let live = Live {
@@ -110,7 +111,7 @@ impl Database {
             at,
             committed: at,
             reason,
-            feeds: (self.identity(), generation),
+            identity: self.identity(),
             wal: self.wal.clone(),
             hold: mirror.hold,
             took: Duration::ZERO,
@@ -156,26 +157,63 @@ pub(super) async fn attempt(
         let standing = sink.standing(false).await.map_err(|error| sink.own(error))?;
         let mut delivery = Delivery::new(sink, status, LogFormat::Wal, Generation::FIRST);
         delivery.open(None, told).await?;
-        let from = start.next;
+        let (mut generation, from, steps) = (standing.generation, start.next, Arc::<Steps>::default());
+        steps.set_durable(from);
         progress.begin(Generation::FIRST, from);
         // Frames of another generation start over at the first.
         progress.counted.1 = progress.counted.1.min(from);
         told(Event::Started { from, held: true, source_bytes: bytes_left(&snapshot, &start) });
-        let pieces = database.read(mirror, snapshot, start, standing.generation, watch);
-        let pumped = pump(pieces, &mut delivery, Overlap::default(), progress, told).await;
-        // What came is sound and is kept, whatever became of the rest.
-        let ended = delivery.end().await;
-        if let Ok(Some(durable)) = &ended {
-            progress.durable = *durable;
-            told(Event::Moved(*progress));
+        let mut pieces = database.read(mirror, snapshot, (start, generation), watch, steps.clone());
+        while let Err(error) = deliver(&mut pieces, delivery, progress, &steps, told).await {
+            let Sink::Url(client) = sink else { return Err(error) };
+            if !mirror.follow || !may_be_rolled(&error) {
+                return Err(error);
+            }
+            let feeds = (&*database.identity(), generation);
+            let Some((next, after)) = step(client, feeds, &steps, &mut pieces, told).await? else {
+                return Err(error);
+            };
+            log::info!("{}: the log was rolled over, going on in generation {next}", client.url());
+            generation = next;
+            let status = sink.status(Some(LogFormat::Wal)).await.map_err(|error| sink.own(error))?;
+            delivery = Delivery::new(sink, status, LogFormat::Wal, Generation::FIRST);
+            delivery.open(None, told).await?;
+            // What is sent again was counted.
+            let again = progress.counted.1.0.saturating_sub(after.0);
+            progress.begin(Generation::FIRST, FIRST_FRAME);
+            progress.counted.1 = Offset(FIRST_FRAME.0 + again);
+            told(Event::Started { from: FIRST_FRAME, held: true, source_bytes: 0 });
         }
-        pumped?;
-        ended?;
         if !mirror.follow {
             return Ok(());
         }
         log::debug!("{}: asking what the sink holds", database.path.display());
     }
+}
+
+/// Delivers what a database hands over, until it ends or the sink does.
+async fn deliver(
+    pieces: &mut Pieces,
+    mut delivery: Delivery<'_>,
+    progress: &mut Progress,
+    steps: &Steps,
+    told: &mut impl FnMut(Event),
+) -> Result<(), MirrorError> {
+    let mut seen = |event| {
+        if let Event::Moved(now) = &event {
+            steps.set_durable(now.durable);
+        }
+        told(event);
+    };
+    let pumped = pump(pieces, &mut delivery, Overlap::default(), progress, &mut seen).await;
+    // What came is sound and is kept, whatever became of the rest.
+    let ended = delivery.end().await;
+    if let Ok(Some(durable)) = &ended {
+        progress.durable = *durable;
+        seen(Event::Moved(*progress));
+    }
+    pumped?;
+    ended.map(drop)
 }
 
 /// Bytes of the frames of a snapshot that are to be sent.

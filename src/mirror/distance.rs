@@ -77,6 +77,10 @@ impl<F: FnMut(Event)> Observer<F> {
         match &event {
             Event::Started { from, held, .. } => {
                 let before = self.progress.unwrap_or_default();
+                if *from < before.durable {
+                    // Of another generation, whose offsets say nothing of this one.
+                    self.seen.clear();
+                }
                 self.progress = Some(Progress { next: *from, durable: *from, ..before });
                 (self.held, self.short) = (self.held || *held, 0);
             }

@@ -10,7 +10,7 @@ use super::sink::Sink;
 use super::standing::Standing;
 use crate::api::LogSource;
 use crate::client::ClientError;
-use crate::format::wal::{Chain, WalStart};
+use crate::format::wal::{Chain, FIRST_FRAME, WalStart};
 use crate::limits::JSON_BYTES_MAX;
 use crate::offset::{Generation, Offset};
 use crate::repo::{FsRepo, read_small, replace};
@@ -45,8 +45,7 @@ pub(super) fn name(identity: &str, generation: Generation, offset: Offset) -> Lo
 
 /// The position in the WAL of the source that stands for the end of the sink, if what was noted tells.
 pub(super) fn position(noted: &LogSource, standing: &Standing) -> Option<WalPosition> {
-    let number = |text: &str| u64::from_str_radix(text, 16).ok().map(Chain::from_number);
-    let (theirs, ours) = (number(&noted.checksum)?, number(&noted.log_checksum)?);
+    let (theirs, ours) = (chain(&noted.checksum)?, chain(&noted.log_checksum)?);
     if noted.generation != standing.generation || noted.salts == [0, 0] {
         return None;
     }
@@ -54,12 +53,36 @@ pub(super) fn position(noted: &LogSource, standing: &Standing) -> Option<WalPosi
     let chain = match standing.end {
         // The same frames followed on both sides: what the sums differ by was carried along.
         Some(WalStart { header, chain }) => {
+            // Before its first frame a log has the checksum of its header, whichever it took.
+            let ours = if noted.offset == FIRST_FRAME { header.seed() } else { ours };
             chain.minus(ours.minus(theirs).carried(since * (8 + u64::from(header.page_size))))
         }
         None if since == 0 => theirs,
         None => return None,
     };
     Some(WalPosition { salts: noted.salts, frames: noted.frames.checked_add(since)?, chain })
+}
+
+/// The note for the generation that follows one whose frames are all folded into its base, where that ended at `next` with the
+/// checksum and header `end`: the same position in the WAL of the source, and the checksum that the generation before ended with.
+/// Where the position is not known, the note says nothing of the WAL.
+pub(super) fn rolled(noted: &LogSource, (generation, next, end): (Generation, Offset, WalStart)) -> LogSource {
+    let standing = Standing { generation, next, end: Some(end), based: true };
+    let following = Generation(generation.0.saturating_add(1));
+    let carried = match position(noted, &standing) {
+        Some(at) => note((&noted.identity, following), &at, (at.chain, end.chain), FIRST_FRAME),
+        None => name(&noted.identity, following, FIRST_FRAME),
+    };
+    LogSource { log_checksum: format!("{:016x}", end.chain.number()), ..carried }
+}
+
+/// The checksum that the generation before ended with, if the note is of a generation that was folded from it and has no frame.
+pub(super) fn folded(noted: &LogSource) -> Option<Chain> {
+    chain(&noted.log_checksum).filter(|_| noted.offset == FIRST_FRAME)
+}
+
+fn chain(text: &str) -> Option<Chain> {
+    u64::from_str_radix(text, 16).ok().map(Chain::from_number)
 }
 
 impl Sink {

@@ -17,6 +17,8 @@ use super::error::Error;
 use super::log::{Log, Meta, State};
 use super::registry::{META, META_BYTES_MAX, Registry};
 use super::shard::Message;
+use super::writers::Writers;
+use crate::api::LogSource;
 use crate::format::{LogFormat, database, name};
 use crate::limits::{GENERATION_MAX, LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::offset::Generation;
@@ -116,8 +118,8 @@ impl Registry {
     }
 
     /// Ends the current generation of a log and starts the one that was drafted. `make` is called when the log takes
-    /// nothing more, to complete the draft's base; when it fails the log goes on as it was. Appends to the old generation
-    /// end with [`Error::Ended`]. After Ok the new one survives power loss. Blocks.
+    /// nothing more, to complete the draft's base, and returns what the new generation notes of its source; when it fails the
+    /// log goes on as it was. Appends to the old generation end with [`Error::Ended`]. After Ok the new one survives power loss. Blocks.
     ///
     /// # Errors
     /// When another generation was started meanwhile, the log cannot be synced, or the files cannot be made. The log goes
@@ -127,7 +129,7 @@ impl Registry {
         &self,
         log: &Arc<Log>,
         draft: &Draft,
-        make: impl FnOnce(&Arc<Log>, &Arc<dyn Repo>) -> Result<(), Error>,
+        make: impl FnOnce(&Arc<Log>, &Arc<dyn Repo>) -> Result<Option<LogSource>, Error>,
     ) -> Result<Arc<Log>, Error> {
         self.exclusively(log.name(), || {
             if !Arc::ptr_eq(&self.get(log.name())?, log) {
@@ -140,7 +142,7 @@ impl Registry {
                 false => Ok(()),
             };
             let made = unused().and_then(|()| make(log, &draft.dir)).map_err(NotBegun::Certain);
-            match made.and_then(|()| self.commit(log, draft)) {
+            match made.and_then(|source| self.commit(log, draft, source)) {
                 Ok(new) => self.succeed(log, new),
                 Err(NotBegun::Certain(error)) => {
                     log.publish(|view| view.state = State::Ok);
@@ -170,14 +172,15 @@ impl Registry {
     }
 
     /// Makes a complete draft the current generation.
-    fn commit(&self, log: &Arc<Log>, draft: &Draft) -> Result<Log, NotBegun> {
+    fn commit(&self, log: &Arc<Log>, draft: &Draft, source: Option<LogSource>) -> Result<Log, NotBegun> {
         let Draft { parent, name: draft_name, dir, generation } = draft;
         let text = |error: io::Error| format!("cannot start generation {generation}: {error}");
         let failed = |error: io::Error| NotBegun::Certain(Error::Unavailable(text(error)));
         let unknown = |error: io::Error| NotBegun::Unknown(text(error).into());
         dir.sync_dir().map_err(failed)?;
         let base = BaseReader::open(&**dir).map_err(failed)?.and_then(|base| base.id());
-        let begun = Meta { generation: *generation, base, ..log.described() };
+        let writers = Writers { source, ..log.writers() };
+        let begun = Meta { generation: *generation, base, writers, ..log.described() };
         let meta = match *generation == log.generation() {
             true => begun,
             false => {

@@ -16,7 +16,6 @@ use crate::limits::{
     DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, HELD_WAL_BYTES_MAX, LOCK_PATIENCE, LOOK_AT_ONCE, LOOK_AT_ONCE_FOR, LOOK_BUSY,
     LOOK_BUSY_FOR, LOOK_IDLE,
 };
-use crate::offset::Generation;
 use crate::sqlite::{
     BaseVersion, DatabaseError, Follower, Held, HeldDatabase, Moved, Snapshot, WalPosition, each_difference,
     each_frame, holds,
@@ -38,8 +37,8 @@ pub(super) struct Live {
     pub(super) committed: Option<WalPosition>,
     /// Why pages must be compared when there is no position.
     pub(super) reason: String,
-    /// The database, and the generation of the log that it feeds.
-    pub(super) feeds: (String, Generation),
+    /// The database, as a sink notes it.
+    pub(super) identity: String,
     pub(super) wal: SharedWal,
     /// Whether locks are held between two looks.
     pub(super) hold: bool,
@@ -186,7 +185,8 @@ impl Live {
                 };
                 snapshot.check()?;
                 let looked = self.compared(position, committed)?;
-                if let (Looked::Done, Some(at)) = (&looked, position)
+                // Also when the sink stalls: it is taken after what was compared.
+                if let Some(at) = position
                     && let Some(ended) = self.mark(snapshot, &at)?
                 {
                     return Ok(ended);
@@ -243,12 +243,14 @@ impl Live {
             if let Moved::To(frame) = moved {
                 busy = Instant::now();
                 let at = follower.position();
-                if at.frames == 0
-                    && let Some(ended) = self.mark(&follower, &at)?
-                {
-                    return Ok(ended);
-                }
                 self.at = Some(at);
+                if at.frames == 0 {
+                    // All before was handed over.
+                    self.committed = self.at;
+                    if let Some(ended) = self.mark(&follower, &at)? {
+                        return Ok(ended);
+                    }
+                }
                 if let Err(error) = self.read_on(&mut follower, frame) {
                     self.reason = error.to_string();
                     self.give_up();
@@ -334,14 +336,14 @@ impl Live {
     /// Notes that the log's next frame follows this position.
     fn mark(&mut self, held: &impl HeldDatabase, at: &WalPosition) -> Result<Option<Looked>, MirrorError> {
         let (end, next) = self.outlet.committed();
-        let theirs = match held.wal_header()? {
+        let header = held.wal_header()?;
+        let theirs = match &header {
             _ if at.frames > 0 => at.chain,
             Some(header) => header.seed(),
             None => return Ok(None),
         };
         let ours = end.map_or(theirs, |end| end.chain);
-        let (identity, generation) = &self.feeds;
-        let mark = fed::note((identity, *generation), at, (theirs, ours), next);
+        let mark = fed::note((&self.identity, self.outlet.generation()), at, (theirs, ours), next);
         let handed = self.outlet.piece(Piece::Mark(Box::new(mark)));
         Ok(self.ended(handed))
     }
@@ -396,12 +398,8 @@ impl Live {
         log::debug!("{}: compared in {:?}", self.path.display(), since.elapsed());
         let at = follower.position();
         let looked = self.compared(Some(at), found)?;
-        if let Looked::Done = looked
-            && let Some(ended) = self.mark(follower, &at)?
-        {
-            return Ok(ended);
-        }
-        Ok(looked)
+        // Also when the sink stalls: it is taken after what was compared.
+        Ok(self.mark(follower, &at)?.unwrap_or(looked))
     }
 
     /// Ends the transaction of the pages that differ: the log stands at `position` then.

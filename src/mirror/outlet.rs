@@ -1,15 +1,19 @@
 //! The frames of a database on their way to a log: given its checksums, put together to commits, handed over.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::failure::MirrorError;
+use super::retained::{self, Kept, Retained};
 use super::source::{Out, Piece};
+use super::step::{Step, Steps};
+use crate::api::LogSource;
 use crate::format::Framing;
-use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, WalHeader, WalStart};
+use crate::format::wal::{Chain, FIRST_FRAME, FRAME_HEADER_LEN, FrameHeader, WalHeader, WalStart};
 use crate::limits::{COMMIT_HELD_MAX, READ_BLOCK};
-use crate::offset::Offset;
+use crate::offset::{Generation, Offset};
 use crate::sqlite::page_sums::PageSums;
 use crate::stream::{Batch, BatchError, Batcher, LargeCommits};
 
@@ -35,6 +39,8 @@ pub(super) struct Outlet {
     stall: Duration,
     batcher: Batcher,
     commit_bytes_max: u64,
+    /// The generation of the log.
+    generation: Generation,
     /// How the log goes on; none while it has no header.
     end: Option<WalStart>,
     next: Offset,
@@ -47,23 +53,29 @@ pub(super) struct Outlet {
     pub(super) sums: Option<PageSums>,
     /// Pieces that wait to be taken.
     waiting: Vec<Piece>,
+    retained: Retained,
+    steps: Arc<Steps>,
+    /// Whether the log went on to a generation that this cannot go on in.
+    left: bool,
 }
 
 impl Outlet {
     pub(super) fn new(
         (out, stall): (Out, Duration),
-        end: Option<WalStart>,
-        next: Offset,
+        (generation, end, next): (Generation, Option<WalStart>, Offset),
         commit_bytes_max: u64,
         sums: Option<PageSums>,
+        steps: Arc<Steps>,
     ) -> Outlet {
         let batcher = batcher(end, next, commit_bytes_max);
         let (bytes, touched, waiting) = (Vec::new(), Vec::new(), Vec::new());
+        let retained = Retained::new(end.map(|end| end.chain));
         Outlet {
             out,
             stall,
             batcher,
             commit_bytes_max,
+            generation,
             end,
             next,
             committed: (end, next),
@@ -71,7 +83,15 @@ impl Outlet {
             touched,
             sums,
             waiting,
+            retained,
+            steps,
+            left: false,
         }
+    }
+
+    /// The generation of the log.
+    pub(super) fn generation(&self) -> Generation {
+        self.generation
     }
 
     /// How the log goes on after the last commit, and where.
@@ -164,22 +184,33 @@ impl Outlet {
     /// # Errors
     /// When it is not sound.
     pub(super) fn hand_over(&mut self) -> Result<Handed, MirrorError> {
-        if !self.bytes.is_empty() {
-            let mut batch = Batch::default();
-            let sound = self.batcher.push(std::mem::take(&mut self.bytes).into(), &mut batch);
-            sound.map_err(|error| match error {
-                BatchError::Stream(error) => MirrorError::Received(error),
-                error @ BatchError::Spool { .. } => MirrorError::Interrupted(error.to_string()),
-            })?;
-            if !batch.is_empty() {
-                self.waiting.push(Piece::Batch(batch));
-            }
-        }
+        self.gather()?;
         Ok(self.send(self.stall))
+    }
+
+    /// Has what was added wait to be taken.
+    fn gather(&mut self) -> Result<(), MirrorError> {
+        if self.bytes.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        let sound = self.batcher.push(std::mem::take(&mut self.bytes).into(), &mut batch);
+        sound.map_err(|error| match error {
+            BatchError::Stream(error) => MirrorError::Received(error),
+            error @ BatchError::Spool { .. } => MirrorError::Interrupted(error.to_string()),
+        })?;
+        if !batch.is_empty() {
+            self.retained.add(&batch);
+            self.waiting.push(Piece::Batch(batch));
+        }
+        Ok(())
     }
 
     /// Hands over something else, after what was handed over before.
     pub(super) fn piece(&mut self, piece: Piece) -> Handed {
+        if let Piece::Mark(mark) = &piece {
+            self.retained.add_mark(mark);
+        }
         self.waiting.push(piece);
         self.send(self.stall)
     }
@@ -191,7 +222,15 @@ impl Outlet {
 
     fn send(&mut self, patience: Duration) -> Handed {
         let deadline = Instant::now() + patience;
-        while !self.waiting.is_empty() {
+        self.retained.forget(self.steps.durable());
+        loop {
+            self.step_if_wanted();
+            if self.left {
+                return Handed::Gone;
+            }
+            if self.waiting.is_empty() {
+                return if self.out.is_closed() { Handed::Gone } else { Handed::Over };
+            }
             match self.out.try_reserve() {
                 Ok(place) => place.send(Ok(self.waiting.remove(0))),
                 Err(TrySendError::Closed(())) => return Handed::Gone,
@@ -199,7 +238,71 @@ impl Outlet {
                 Err(TrySendError::Full(())) => std::thread::sleep(Duration::from_millis(1)),
             }
         }
-        if self.out.is_closed() { Handed::Gone } else { Handed::Over }
+    }
+
+    /// Goes on in the next generation of the log if that is wanted, once a transaction is whole.
+    fn step_if_wanted(&mut self) {
+        if !self.bytes.is_empty() || self.next != self.committed.1 {
+            return;
+        }
+        let Some(step) = self.steps.take() else {
+            return;
+        };
+        match self.step(step) {
+            Ok(true) => {}
+            Ok(false) => {
+                log::info!("generation {} starts from what was not sent here: asking what the sink holds", step.generation);
+                self.left = true;
+            }
+            Err(error) => {
+                log::warn!("cannot send again what is not in generation {}: {error}", step.generation);
+                self.left = true;
+            }
+        }
+    }
+
+    /// False when it is not known what follows the end of the generation before.
+    fn step(&mut self, step: Step) -> Result<bool, MirrorError> {
+        let Some((after, kept)) = self.retained.after(step.folded) else {
+            return Ok(false);
+        };
+        let after = after.unwrap_or(self.next);
+        self.generation = step.generation;
+        (self.end, self.next, self.committed) = (None, FIRST_FRAME, (None, FIRST_FRAME));
+        self.batcher = batcher(None, FIRST_FRAME, self.commit_bytes_max);
+        self.retained = Retained::default();
+        self.steps.set_durable(FIRST_FRAME);
+        let events = std::mem::take(&mut self.waiting).into_iter();
+        self.waiting = events.filter(|piece| matches!(piece, Piece::Compared { .. })).collect();
+        self.waiting.push(Piece::Stepped(after));
+        for kept in kept {
+            match kept {
+                Kept::Mark(mark) => self.mark_again(*mark),
+                Kept::Run(run) => {
+                    let mut failed = None;
+                    let read = retained::each_frame(&run, after, |header, claim, frame, before| {
+                        self.frame(header, claim, frame, before);
+                        if self.is_full() {
+                            failed = failed.take().or(self.gather().err());
+                        }
+                    });
+                    failed.map_or(Ok(()), Err)?;
+                    read.map_err(|error| MirrorError::Interrupted(error.to_string()))?;
+                    self.gather()?;
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The same note for where the log is now.
+    fn mark_again(&mut self, mark: LogSource) {
+        let (end, offset) = self.committed;
+        // Before the first frame the checksum is that of whichever header the log takes.
+        let log_checksum = end.map_or(mark.log_checksum, |end| format!("{:016x}", end.chain.number()));
+        let mark = LogSource { generation: self.generation, offset, log_checksum, ..mark };
+        self.retained.add_mark(&mark);
+        self.waiting.push(Piece::Mark(Box::new(mark)));
     }
 }
 
@@ -220,7 +323,8 @@ mod tests {
     fn outlet(stall: Duration, end: Option<WalStart>) -> (Outlet, mpsc::Receiver<Result<Piece, MirrorError>>) {
         let (out, pieces) = mpsc::channel(1);
         let next = end.map_or(Offset(1), |_| Offset(7));
-        (Outlet::new((out, stall), end, next, u64::MAX, Some(PageSums::new(1))), pieces)
+        let log = (Generation::FIRST, end, next);
+        (Outlet::new((out, stall), log, u64::MAX, Some(PageSums::new(1)), Arc::default()), pieces)
     }
 
     /// A transaction of page 1 in the log of a source, and the checksum after it.

@@ -15,7 +15,7 @@ use crate::stream::{ReadError, Tail};
 /// Moves pieces from the source to the sink until the source ends, with the tail it ends in. The sink is opened only after
 /// all of `held` was found in the source too.
 pub(super) async fn pump(
-    mut pieces: Pieces,
+    pieces: &mut Pieces,
     delivery: &mut Delivery<'_>,
     mut held: Overlap,
     progress: &mut Progress,
@@ -70,6 +70,8 @@ pub(super) async fn pump(
                 told(Event::Compared { reason, pages });
                 continue;
             }
+            // Of a generation that was given up.
+            Some(Ok(Piece::Stepped(_))) => continue,
             Some(Ok(Piece::End(tail))) => {
                 ended_at(&held, sink)?;
                 delivery.report_unclaimed();
@@ -102,7 +104,7 @@ pub(super) async fn compare(mut pieces: Pieces, mut held: Overlap, sink: Offset)
         match pieces.recv().await {
             None => return Err(source_is_gone()),
             Some(Err(error)) => return Err(of_reading(error, sink)),
-            Some(Ok(Piece::Live { .. } | Piece::Mark(_) | Piece::Compared { .. })) => {}
+            Some(Ok(Piece::Live { .. } | Piece::Mark(_) | Piece::Compared { .. } | Piece::Stepped(_))) => {}
             Some(Ok(Piece::End(_))) => return ended_at(&held, sink),
             Some(Ok(Piece::Batch(batch))) => {
                 held.without(batch).await?;

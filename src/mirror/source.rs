@@ -81,6 +81,8 @@ pub(super) enum Piece {
         reason: String,
         pages: u64,
     },
+    /// What follows is for the next generation of the log, whose first frame follows what is before this offset in the one before.
+    Stepped(Offset),
     /// The source ends here.
     End(Tail),
 }

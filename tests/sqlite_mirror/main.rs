@@ -2,6 +2,8 @@
 //! source. `verify`, `status` and `inspect` of such databases too.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod rolls;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::collections::BTreeMap;
