@@ -24,7 +24,7 @@ fn generation(service: &Service, client: &Client, generation: u64) -> (Vec<u8>, 
 }
 
 /// Some transactions that write all of a small database; each number makes another log.
-fn history(number: u32) -> FrameLog {
+pub(crate) fn history(number: u32) -> FrameLog {
     let mut log = FrameLog::new(4096, false);
     log.header.salts[1] = number;
     log.chain = log.header.seed();
@@ -111,7 +111,7 @@ fn a_wal_directory_goes_through_a_service_and_comes_back_with_its_base() {
 }
 
 /// The database that `restore` makes of a log or a directory, as of now.
-fn restored(place: impl AsRef<str>) -> Vec<u8> {
+pub(crate) fn restored(place: impl AsRef<str>) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out.db");
     let restored = Mirror::command(&["restore", place.as_ref(), arg(&out), "--json"]).ended();
