@@ -172,11 +172,12 @@ pub struct BaseStatus {
 }
 
 /// The SQLite database that a mirror feeds a WAL log from, and how far it was read: a position in its WAL, and the offset in
-/// the log that stands for the same state.
+/// the log that stands for the same state. Of a log that is a copy of another one, which has no such position, only what it is a
+/// copy of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogSource {
-    /// The database: its host and path.
+    /// The database: its host and path. Of another log its URL, of a directory its host and path with a slash at the end.
     pub identity: String,
     /// The generation of the log that `offset` is in.
     pub generation: Generation,
@@ -190,6 +191,14 @@ pub struct LogSource {
     pub checksum: String,
     /// The checksum of the log before `offset`, in hexadecimal; that of its header where that is its first.
     pub log_checksum: String,
+}
+
+impl LogSource {
+    /// Whether it is a log or a directory, and no database.
+    #[must_use]
+    pub fn is_log(&self) -> bool {
+        self.identity.contains("://") || self.identity.ends_with('/')
+    }
 }
 
 /// Where a log is damaged.

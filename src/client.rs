@@ -22,8 +22,8 @@ use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response, Url};
 
 use crate::api::{
-    AckLine, AppendOutcome, CheckpointOutcome, CreateLog, ErrorBody, LogSource, LogState, LogStatus, PartReceived,
-    Positions, SOURCE_FIELD, SegmentStatus,
+    AckLine, AppendOutcome, CheckpointOutcome, CheckpointPolicy, CreateLog, ErrorBody, LogSource, LogState, LogStatus,
+    PartReceived, Positions, SOURCE_FIELD, SegmentStatus,
 };
 use crate::blame::{Blame, Blamed};
 use crate::format::{Framing, LogFormat};
@@ -256,8 +256,9 @@ impl Client {
         if !path.is_empty() {
             url.set_path(&format!("{}/{path}", self.url.path()));
         }
+        let source = self.source.as_ref().filter(|_| method != Method::GET);
         let request = self.http.request(method, url);
-        let request = match &self.source {
+        let request = match source {
             Some(source) => request.header(SOURCE_FIELD, source),
             None => request,
         };
@@ -378,6 +379,14 @@ impl Client {
         json(request.timeout(CHECKPOINT_TIMEOUT).send().await?).await
     }
 
+    /// Says when the log, a WAL, is rolled over and how many generations of it are kept. After Ok that is durable.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn set_checkpoint(&self, policy: CheckpointPolicy) -> Result<LogStatus, ClientError> {
+        json(self.request(Method::PUT, "checkpoint").timeout(ANSWER_TIMEOUT).json(&policy).send().await?).await
+    }
+
     /// Creates the log, or finds it there with that format and first offset.
     ///
     /// # Errors
@@ -385,6 +394,21 @@ impl Client {
     pub async fn create(&self, format: LogFormat, first: Option<Offset>) -> Result<LogStatus, ClientError> {
         let wanted = CreateLog { format, first, checkpoint: None };
         json(self.request(Method::PUT, "").timeout(ANSWER_TIMEOUT).json(&wanted).send().await?).await
+    }
+
+    /// Creates the log as a WAL whose first generation is this one, or finds it there in any generation. An older service starts
+    /// with the first one.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn create_wal(
+        &self,
+        generation: Generation,
+        checkpoint: Option<CheckpointPolicy>,
+    ) -> Result<LogStatus, ClientError> {
+        let wanted = CreateLog { format: LogFormat::Wal, first: None, checkpoint };
+        let request = self.request(Method::PUT, "").query(&[("generation", generation)]);
+        json(request.timeout(ANSWER_TIMEOUT).json(&wanted).send().await?).await
     }
 
     /// The log's segments; with `sha256` also the digests of the sealed ones, for which the service must read them.

@@ -25,7 +25,7 @@ use crate::repo::{FsRepo, Repo, read_small};
 use crate::segment::base::{BaseDigest, BaseReader};
 use crate::segment::frames::{BASE, segment_starts};
 use crate::sqlite::names::{JOURNAL, WAL, beside, looks_like_a_database};
-use crate::stream::known_base;
+use crate::stream::{current_generation, known_base};
 
 /// What a log keeps about itself.
 const META: &str = "log.json";
@@ -156,18 +156,44 @@ pub fn draft_path(out: &Path) -> Result<PathBuf, RestoreError> {
 /// # Errors
 /// See [`RestoreError`].
 pub fn restore_dir(dir: &Path, wanted: &Wanted) -> Result<(Option<Generation>, Folded), RestoreError> {
-    let (path, generation) = generation_dir(dir, wanted.generation)?;
-    let source = FsRepo::open(&path).map_err(|error| at(&path, error))?;
+    loop {
+        let (path, generation) = generation_dir(dir, wanted.generation)?;
+        let folded = restore_generation(&path, wanted, || {
+            // Of a log with its `log.json` it is a directory of its own.
+            current_generation(dir).is_ok_and(|now| now.is_none_or(|(_, now)| now == path))
+        });
+        match folded {
+            Ok(Some(folded)) => return Ok((generation, folded)),
+            Err(error) if !error.is_usage() && generation_dir(dir, wanted.generation)?.0 == path => return Err(error),
+            Err(error) if error.is_usage() => return Err(error),
+            // The directory is a mirror that went into another generation, and removes what was read.
+            _ => log::info!("{}: it went into another generation: starting over", dir.display()),
+        }
+    }
+}
+
+/// Restores what is in the directory of a generation; `None` when it is not the current one any more.
+fn restore_generation(
+    path: &Path,
+    wanted: &Wanted,
+    is_current: impl FnOnce() -> bool,
+) -> Result<Option<Folded>, RestoreError> {
+    let source = FsRepo::open(path).map_err(|error| at(path, error))?;
     let place = Place::of(wanted)?;
     let same = path.canonicalize().ok() == place.parent().canonicalize().ok();
     if same && wanted.out.file_name().is_some_and(|file| file == BASE) {
         return Err(RestoreError::Invalid(format!("{} is what its generation starts from", wanted.out.display())));
     }
-    let known = known_base(&path).map_err(|error| at(&path, error))?;
+    let known = known_base(path).map_err(|error| at(path, error))?;
     BaseReader::open_proven(&source, &known).map_err(FoldError::from)?;
     let (draft, folded) = prepare(&source, wanted.to, place.target.clone(), place.draft_name.clone())?;
+    // What is removed while it is read may look like a shorter log.
+    if !is_current() {
+        draft.discard();
+        return Ok(None);
+    }
     place.publish(draft, &folded, &path.display().to_string())?;
-    Ok((generation, folded))
+    Ok(Some(folded))
 }
 
 /// Restores from the log of a service. After Ok the database survives power loss.
@@ -427,6 +453,14 @@ fn generation_dir(dir: &Path, asked: Option<Generation>) -> Result<(PathBuf, Opt
                 Err(RestoreError::NotALog(format!("{shown} is a {format}, which makes no database")))
             }
             _ => Ok(below(asked.unwrap_or(generation))),
+        };
+    }
+    if let Some((held, path)) = current_generation(dir).map_err(|error| at(dir, error))? {
+        return match asked {
+            Some(asked) if asked != held => {
+                Err(RestoreError::Invalid(format!("{shown} holds generation {held}, and not {asked}")))
+            }
+            _ => Ok((path, Some(held))),
         };
     }
     let names = repo.list().map_err(|error| at(dir, error))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use logmirror::format::name;
 use logmirror::repo::{FsRepo, Repo};
-use logmirror::stream::{known_base, segment_starts};
+use logmirror::stream::{current_dir, known_base, segment_starts};
 
 use super::exit::Exit;
 use super::wrong_place;
@@ -23,7 +23,7 @@ pub fn is_url(place: &str) -> bool {
     place.starts_with("http://") || place.starts_with("https://")
 }
 
-/// Opens a directory that holds the segments of a log.
+/// Opens a directory that holds the segments of a log; of a mirror that has gone through generations, that of the current one.
 ///
 /// # Errors
 /// What to end with when it cannot be opened or holds no segment; the reason has been said.
@@ -32,7 +32,7 @@ pub fn log_directory(path: &str) -> Result<Arc<dyn Repo>, Exit> {
         return Err(Exit::Data.because(wrong));
     }
     let open = || -> io::Result<(FsRepo, bool)> {
-        let repo = FsRepo::open(path)?;
+        let repo = FsRepo::open(current_dir(Path::new(path))?)?;
         let empty = segment_starts(&repo)?.is_empty();
         Ok((repo, empty))
     };
@@ -50,6 +50,7 @@ pub fn log_directory(path: &str) -> Result<Arc<dyn Repo>, Exit> {
 
 /// Whether a directory holds the base of a WAL, or should hold one.
 pub fn is_based(dir: &Path) -> bool {
+    let dir = &current_dir(dir).unwrap_or(dir.to_owned());
     [name::BASE, name::BASE_SUMS].iter().any(|file| dir.join(file).exists())
         || known_base(dir).is_ok_and(|base| base.exists)
 }

@@ -5,10 +5,13 @@ use std::io::Write;
 use clap::Args;
 use logmirror::api::LastCommit;
 use logmirror::format::LogFormat;
+use logmirror::format::wal::FIRST_FRAME;
 use logmirror::limits::COMMIT_BYTES_MAX;
 use logmirror::mirror::{Place, missing_start, recorded_end};
 use logmirror::segment::base::{BaseFault, BaseReader};
-use logmirror::stream::{SurveyError, Tail, TornContent, known_base, survey, torn_content};
+use logmirror::stream::{
+    SurveyError, Tail, TornContent, current_dir, known_base, recorded_generation, survey, torn_content,
+};
 use serde_json::{Map, Value, json};
 
 use super::access::AccessArgs;
@@ -99,7 +102,8 @@ fn of_dir(path: &std::path::Path) -> Result<(Map<String, Value>, Exit), Exit> {
             (json!(text), Exit::Data)
         }
     };
-    let base = known_base(path).and_then(|known| BaseReader::open_known(&*repo, &known));
+    let base = current_dir(path).and_then(|dir| known_base(&dir));
+    let base = base.and_then(|known| BaseReader::open_known(&*repo, &known));
     let base = match base {
         Ok(base) => base,
         Err(error) if BaseFault::of(&error).is_some() => return Err(Exit::Data.because(error)),
@@ -111,13 +115,16 @@ fn of_dir(path: &std::path::Path) -> Result<(Map<String, Value>, Exit), Exit> {
         let sha256 = base.id().map(|id| id.sha256);
         json!({ "bytes": base.bytes(), "sha256": sha256, "unproven": base.is_unproven() })
     });
+    let generation = recorded_generation(&*repo).map_err(|error| Exit::Io.because_of(&place, error))?;
+    // Frames count from 1, also where there are none yet.
+    let next = if format == Some(LogFormat::Wal) { found.next.max(FIRST_FRAME) } else { found.next };
     let missing = missing_start(path).map_err(|error| Exit::Io.because_of(path.display(), error))?;
     let exit = if missing.is_some() { Exit::Data } else { exit };
     let missing =
         missing.map(|missing| format!("offsets {} to {}: the first segments were removed", missing.start, missing.end));
     let status = json!({
-        "path": place.to_string(), "format": format, "epoch": found.epoch, "first": found.first,
-        "next": found.next, "segments": found.segments.len(),
+        "path": place.to_string(), "format": format, "generation": generation, "epoch": found.epoch, "first": found.first,
+        "next": next, "segments": found.segments.len(),
         "bytes": found.segments.iter().map(|segment| segment.bytes).sum::<u64>(), "last_commit": last, "tail": tail, "missing": missing, "base": base,
     });
     match status {

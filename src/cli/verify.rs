@@ -13,7 +13,7 @@ use logmirror::limits::COMMIT_BYTES_MAX;
 use logmirror::mirror::{DbLock, db_lock_state, is_mirror, on_opening, recorded_end, verify_url};
 use logmirror::offset::Offset;
 use logmirror::repo::{FsRepo, Repo};
-use logmirror::stream::{TornContent, known_base, survey, torn_content};
+use logmirror::stream::{TornContent, current_dir, known_base, survey, torn_content};
 use logmirror::verify::{BaseReport, FoundFault, Options, Progress, Report, verify};
 
 use super::access::AccessArgs;
@@ -50,9 +50,18 @@ pub fn run(args: &VerifyArgs) -> Exit {
     if database::is_meant(&args.path) {
         return database::run(&args.path, args.json);
     }
-    match log_directory(&args.path) {
-        Ok(repo) => local(repo, args),
-        Err(exit) => exit,
+    loop {
+        let dir = current_dir(Path::new(&args.path)).ok();
+        match log_directory(&args.path) {
+            Err(exit) => return exit,
+            Ok(repo) => match local(repo, args) {
+                Ok(report) if report.is_sound() => return printed(show(&report, args)),
+                // A mirror that goes on in another directory removes what was read.
+                _ if current_dir(Path::new(&args.path)).ok() != dir => {}
+                Ok(report) => return printed(show(&report, args)),
+                Err(error) => return Exit::Io.because(error),
+            },
+        }
     }
 }
 
@@ -64,19 +73,17 @@ fn dir_of_base(path: &Path) -> Option<String> {
     dir.to_str().map(str::to_owned)
 }
 
-fn local(repo: Arc<dyn Repo>, args: &VerifyArgs) -> Exit {
+fn local(repo: Arc<dyn Repo>, args: &VerifyArgs) -> io::Result<Report> {
     let bar = if args.json { ProgressBar::hidden() } else { progress_bar() };
     let told = |progress: Progress| {
         bar.set_length(progress.total.max(progress.read));
         bar.set_position(progress.read);
     };
-    let result = known_base(Path::new(&args.path))
+    let result = current_dir(Path::new(&args.path))
+        .and_then(|dir| known_base(&dir))
         .and_then(|base| verify(repo, &Options { on_progress: Some(&told), base, ..Options::default() }));
     bar.finish_and_clear();
-    match result {
-        Ok(report) => printed(show(&report, args)),
-        Err(error) => Exit::Io.because(error),
-    }
+    result
 }
 
 fn remote(args: &VerifyArgs) -> Exit {
@@ -169,7 +176,7 @@ fn in_words(out: &mut impl Write, report: &Report, args_path: &str) -> io::Resul
 /// What is to be said of whole commits in the torn end of a mirror of ours; none where there are none.
 fn of_mirror(path: &str) -> Option<&'static str> {
     let floor = recorded_end(Path::new(path))?;
-    let repo = FsRepo::open(path).ok()?;
+    let repo = FsRepo::open(current_dir(Path::new(path)).ok()?).ok()?;
     let found = survey(&repo, COMMIT_BYTES_MAX, Some(floor)).ok()?;
     match torn_content(&repo, &found, COMMIT_BYTES_MAX).ok()? {
         TornContent::Incomplete => None,
@@ -210,6 +217,7 @@ fn advice(args_path: &str, path: &str) -> String {
 
 /// Whether the files of a directory change within [`GROWTH_LOOK`].
 fn is_growing(dir: &Path) -> bool {
+    let dir = current_dir(dir).unwrap_or(dir.to_owned());
     let sizes = || -> Vec<_> {
         let files = dir.read_dir().into_iter().flatten().filter_map(Result::ok);
         let mut sizes: Vec<_> =

@@ -92,10 +92,10 @@ pub(super) async fn create(
     name: Parsed<String>,
     request: Request,
 ) -> Result<Response, Failure> {
-    let name = parse(name)?;
+    let (name, GenerationQuery { generation }) = (parse(name)?, query(request.uri())?);
     let wanted: CreateLog = body::json(request, app.timeouts.header, r#"{"format":"commitlog","first":0}"#).await?;
-    let registry = app.registry.clone();
-    let (log, new) = blocking(move || registry.create(&name, wanted)).await?;
+    let (registry, generation) = (app.registry.clone(), generation.unwrap_or(Generation::FIRST));
+    let (log, new) = blocking(move || registry.create_in(&name, wanted, generation)).await?;
     Ok(reply::created(new, described(&app, &log)))
 }
 

@@ -6,10 +6,10 @@ use super::endpoint::Mirror;
 use super::failure::MirrorError;
 use super::overlap::Overlap;
 use super::pump::pump;
+use super::relay::{self, Relay};
 use super::run::{Event, Progress};
 use super::sink::{Sink, SinkStatus};
 use super::source::{Extent, Reading, Source};
-use crate::client::ClientError;
 use crate::format::LogFormat;
 use crate::offset::{Generation, Offset};
 use crate::stream::Tail;
@@ -22,25 +22,42 @@ pub(super) async fn attempt(
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
-    let extent = source.extent(None).await?;
-    sink.comes_from(&extent);
-    let begun = sink.generation().await.map_err(|error| sink.own(error))?.unwrap_or(extent.generation);
-    for generation in (begun.0..extent.generation.0).map(Generation) {
-        let older = match source.extent(Some(generation)).await {
-            // What the sink holds of it stays as it is.
-            Err(MirrorError::Client(ClientError::Refused { body, .. })) if body.error == "pruned" => {
-                if generation == begun {
-                    let may_go_on = sink.check_generation_gone(begun, &extent, mirror.adopt).await;
+    loop {
+        let extent = source.extent(None).await?;
+    if extent.format == Some(LogFormat::Wal) {
+        relay::take_over(mirror, sink).await.map_err(|error| sink.own(error))?;
+    }
+        sink.comes_from(&extent);
+        let held = sink.generation().await.map_err(|error| sink.own(error))?.unwrap_or(extent.generation);
+        for generation in (held.0..extent.generation.0).map(Generation) {
+            // A directory holds one: the base of the current one stands for all of those between.
+            if matches!(sink, Sink::Dir(_)) && generation > held {
+                break;
+            }
+            match source.extent_of(generation).await? {
+                Some(older) => {
+                    let once = Mirror { follow: false, ..mirror.clone() };
+                    attempt_generation(&once, source, &older, sink, progress, told).await?;
+                }
+                // What the sink holds of it stays as it is.
+                None if generation == held => {
+                    let may_go_on = sink.check_generation_gone(held, &extent, mirror).await;
                     may_go_on.map_err(|error| sink.own(error))?;
                 }
-                continue;
+                None => {}
             }
-            older => older?,
-        };
-        let once = Mirror { follow: false, ..mirror.clone() };
-        attempt_generation(&once, source, &older, sink, progress, told).await?;
+        }
+        let ended = attempt_generation(mirror, source, &extent, sink, progress, told).await;
+        match ended {
+            // The source may have gone on while this one was copied or followed.
+            Ok(()) | Err(MirrorError::Interrupted(_)) if extent.format == Some(LogFormat::Wal) => {
+                if source.extent(None).await?.generation <= extent.generation {
+                    return ended;
+                }
+            }
+            ended => return ended,
+        }
     }
-    attempt_generation(mirror, source, &extent, sink, progress, told).await
 }
 
 /// What has to be compared of a sink that goes on at `from`, and how to read the source for that: the stream starts with the
@@ -56,7 +73,6 @@ pub(super) async fn meet(
     status: &SinkStatus,
     from: Offset,
 ) -> Result<(Overlap, Reading), MirrorError> {
-    sink.check_generation(status, extent.generation)?;
     if let Some(source_first) = extent.first.filter(|first| *first > from) {
         return Err(MirrorError::Gap { sink: from, source_first });
     }
@@ -85,6 +101,7 @@ async fn attempt_generation(
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
     let format = extent.format.unwrap_or_default();
+    let relay = Relay::of(mirror, source, extent, sink).await.map_err(|error| sink.own(error))?;
     if format == LogFormat::Wal
         && let Some(instead) = sink.base_due(source, extent, true).await.map_err(|error| sink.own(error))?
     {
@@ -97,12 +114,13 @@ async fn attempt_generation(
     told(Event::Started { from, held, source_bytes: source.bytes_from(progress.uncounted(), extent) });
     let (held, reading) = meet(mirror, source, extent, sink, &status, from).await?;
     let mut pieces = source.stream(reading, mirror.commit_bytes_max);
-    let mut delivery = Delivery::new(sink, status, format, generation);
+    let mut delivery = Delivery::new(sink, status, format, generation).of_relay(relay);
     let pumped = pump(&mut pieces, &mut delivery, held, progress, told).await;
     // What came is sound and is kept, whatever became of the rest; and the sink is closed before it is opened again.
     let ended = delivery.end().await;
     if let Ok(Some(durable)) = &ended {
-        progress.durable = *durable;
+        // A directory without a frame says nothing of where it starts.
+        progress.durable = (*durable).max(from);
         told(Event::Moved(*progress));
     }
     let tail = pumped?;

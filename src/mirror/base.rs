@@ -58,9 +58,9 @@ pub(super) async fn bring(
 async fn of(source: &Source, generation: Generation) -> Result<BaseStream, MirrorError> {
     match source {
         Source::Url(client) => of_url(client, generation).await,
-        Source::Dir(repo) => {
-            let repo = repo.clone();
-            off(move || of_dir(&repo)).await?
+        Source::Dir(_) => {
+            let source = source.clone();
+            off(move || of_dir(&source.dir_of(generation)?)).await?
         }
     }
 }
@@ -110,7 +110,11 @@ async fn put_counted(
             let preparing = dir.clone();
             let repo = off(move || preparing.prepare(LogFormat::Wal, generation, instead)).await??;
             match store(&repo, base).await {
-                Ok(digest) => dir.has_base(digest),
+                Ok(digest) => {
+                    let giving = dir.clone();
+                    let given = off(move || giving.has_given_base(generation, instead, digest)).await?;
+                    given.inspect_err(|_| dir.let_go())?;
+                }
                 Err(error) => {
                     dir.let_go();
                     return Err(of_source(&error).unwrap_or_else(|| at(&repo, error)));

@@ -7,7 +7,9 @@ use uuid::Uuid;
 
 use super::base::{digest_held, digest_of, unset};
 use super::database::off;
+use super::endpoint::Mirror;
 use super::failure::MirrorError;
+use super::relay;
 use super::sink::{DirSink, DirStatus, Sink};
 use super::source::{Extent, Source};
 use crate::api::Positions;
@@ -22,7 +24,7 @@ use crate::stream::MirrorRecord;
 pub(super) enum Instead {
     /// There is none, or in a service the one that a log is created with.
     Nothing,
-    /// One of an older generation of the same log.
+    /// What a directory holds of an older generation of the same log: it goes once the new one is whole.
     Older,
     /// One that may be another log's: it is set aside.
     Another,
@@ -49,16 +51,19 @@ impl Sink {
     /// That a sink which is in generation `begun`, of which the source holds nothing any more to compare, is one of this source.
     ///
     /// # Errors
-    /// [`MirrorError::Unproven`]. A directory says so itself.
+    /// [`MirrorError::Unproven`]. A directory says so itself, and so does a log that notes what it is a copy of.
     pub(super) async fn check_generation_gone(
         &self,
         begun: Generation,
         extent: &Extent,
-        adopt: bool,
+        mirror: &Mirror,
     ) -> Result<(), MirrorError> {
-        let Sink::Url(client) = self else {
+        let (Sink::Url(client), adopt) = (self, mirror.adopt) else {
             return Ok(());
         };
+        if relay::is_of(client, &mirror.identity()).await? {
+            return Ok(());
+        }
         let found = client.find().await?.as_ref().map(positions).transpose()?;
         let Some(Positions { first, durable, .. }) = found.filter(|_| !adopt) else {
             return Ok(());
@@ -84,6 +89,9 @@ async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<
     let ours = record.is_some_and(|record| dir.is_named_by(record, extent.log));
     let generation = record.map_or(extent.generation, |record| record.generation);
     let recorded = record.and_then(|record| record.base).filter(|_| generation == extent.generation);
+    if ours && generation > extent.generation && !(dir.adopts() && found.survey.first.is_none()) {
+        return Err(MirrorError::LaterGeneration { sink: generation, source_generation: extent.generation });
+    }
     let other = |held: &BaseDigest, offered: &BaseDigest, frames: bool| MirrorError::OtherBase {
         place: dir.path().display().to_string(),
         held: described(record, held),
@@ -94,7 +102,17 @@ async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<
         },
     };
     if found.survey.first.is_some() {
+        if ours && generation < extent.generation {
+            return Ok(Some(Instead::Older));
+        }
         base_is_there(dir, &found).await?;
+        if let Some((record, held)) = record.and_then(|record| Some((record, record.base?)))
+            && !ours
+            && record.generation != extent.generation
+        {
+            let offered = digest_of(source, extent.generation).await?;
+            return Err(other(&held, &offered, true));
+        }
         // Frames are compared themselves, where both sides hold some.
         let Some(held) = recorded.filter(|_| !(ours && (same_log || matches!(source, Source::Dir(_))))) else {
             return Ok(None);
@@ -138,7 +156,8 @@ async fn in_service(
     let status = match client.find().await? {
         Some(status) => status,
         None if !create => return Ok(Some(Instead::Nothing)),
-        None => client.create(LogFormat::Wal, None).await?,
+        // Its first generation is the source's.
+        None => client.create_wal(extent.generation, relay::policy_of(source).await?).await?,
     };
     let Positions { format, generation, first, durable, .. } = positions(&status)?;
     if generation > extent.generation {

@@ -104,6 +104,10 @@ impl Registry {
 
     /// Whether a log's policy wants it rolled over now.
     fn is_due(&self, log: &Log) -> bool {
+        // A copy of another log is rolled over when that is.
+        if log.source().is_some_and(|source| source.is_log()) {
+            return false;
+        }
         let view = log.view();
         let frames = view.durable.0 - log.first().0;
         let CheckpointPolicy::Roll { frames: most_frames, bytes: most_bytes, seconds, .. } = log.policy() else {

@@ -6,6 +6,7 @@ use super::database::off;
 use super::failure::MirrorError;
 use super::feeding::Feeding;
 use super::missing::Warning;
+use super::relay::Relay;
 use super::run::Event;
 use super::sink::{OpenSink, Sink, SinkStatus};
 use crate::api::LogSource;
@@ -24,11 +25,19 @@ pub(super) struct Delivery<'a> {
     feeding: Option<Feeding>,
     /// Whether it was compared, and is not opened before there is something to write: it has no mirror record yet.
     unclaimed: bool,
+    /// What is noted in the sink when it is opened.
+    relay: Option<Relay>,
 }
 
 impl<'a> Delivery<'a> {
     pub(super) fn new(sink: &'a Sink, status: SinkStatus, format: LogFormat, generation: Generation) -> Delivery<'a> {
-        Delivery { sink, status: Some(status), format, generation, early: Vec::new(), feeding: None, unclaimed: false }
+        let (early, feeding, unclaimed, relay) = (Vec::new(), None, false, None);
+        Delivery { sink, status: Some(status), format, generation, early, feeding, unclaimed, relay }
+    }
+
+    /// The same of a sink that is a copy of another log, which it notes when it is opened.
+    pub(super) fn of_relay(self, relay: Option<Relay>) -> Delivery<'a> {
+        Delivery { relay, ..self }
     }
 
     /// Whether the sink holds a log already, be it empty.
@@ -59,9 +68,14 @@ impl<'a> Delivery<'a> {
         let Some(status) = self.status.take() else {
             return Ok(());
         };
+        // Before the first byte: a log takes what it is sent from what feeds it only.
+        if let (Some(relay), Some(next)) = (&self.relay, status.next()) {
+            relay.note(self.sink, self.generation, next).await.map_err(|error| self.sink.own(error))?;
+        }
         let opened = self.sink.open(status, self.format, self.generation, first).await;
         let OpenSink { feeding, cut, emptied, refetched } = opened.map_err(|error| self.sink.own(error))?;
-        told(Event::Opened { durable: *feeding.durable().borrow() });
+        let durable = *feeding.durable().borrow();
+        told(Event::Opened { durable });
         self.feeding = Some(feeding);
         if let Some((from, to)) = refetched {
             told(Event::Refetched { from, to });

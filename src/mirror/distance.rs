@@ -22,7 +22,7 @@ use crate::limits::{
 use crate::offset::{BytePos, Offset};
 use crate::repo::FsRepo;
 use crate::segment::{Entry, SegmentReader};
-use crate::stream::segment_starts;
+use crate::stream::{current_dir, segment_starts};
 
 /// How far a sink is behind its source, as last measured. A source that is far ahead is measured roughly. While the source
 /// cannot be measured, its end and the distance are none.
@@ -289,7 +289,7 @@ struct DirGauge {
 
 impl DirGauge {
     fn measure(&mut self, progress: Option<Progress>) -> io::Result<Measured> {
-        let repo = FsRepo::open(&self.path)?;
+        let repo = FsRepo::open(current_dir(&self.path)?)?;
         let starts = segment_starts(&repo)?;
         let Some(last) = starts.last().copied() else {
             return Ok(Measured { next: Some(Offset::ZERO), behind: 0, left: 0, unfinished: Some(0) });

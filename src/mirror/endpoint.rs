@@ -51,7 +51,8 @@ impl Mirror {
     pub(super) fn identity(&self) -> String {
         match &self.source {
             Place::Url(url) => without_secrets(url),
-            Place::Dir(path) if path.is_dir() => source_identity(path),
+            // The path of a database does not end in a slash.
+            Place::Dir(path) if path.is_dir() => format!("{}/", source_identity(path)),
             Place::Dir(path) => database::identity(path),
         }
     }

@@ -97,6 +97,17 @@ impl Sink {
         }
     }
 
+    /// Refuses a log that was handed over to its clients, unless it is to be taken from them.
+    pub(super) async fn admits_mirrors(&self, adopt: bool) -> Result<(), MirrorError> {
+        let Sink::Url(client) = self else {
+            return Ok(());
+        };
+        match client.find().await?.and_then(|status| status.promoted_from) {
+            Some(from) if !adopt => Err(MirrorError::Promoted { place: client.url().to_string(), from }),
+            _ => Ok(()),
+        }
+    }
+
     /// Notes which database feeds it, and how far that was read. After Ok it is durable.
     pub(super) async fn note_source(&self, source: &LogSource) -> Result<(), MirrorError> {
         self.claim(source, false).await

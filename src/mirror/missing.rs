@@ -11,7 +11,7 @@ use crate::api::LogStatus;
 use crate::format::name;
 use crate::offset::Offset;
 use crate::repo::FsRepo;
-use crate::stream::{MirrorRecord, format_of, segment_starts};
+use crate::stream::{MirrorRecord, current_dir, format_of, segment_starts};
 
 /// What is to be known of one side of a mirror, and does not stop it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,14 +28,15 @@ pub struct Warning {
 /// # Errors
 /// When the directory or its record cannot be read.
 pub fn missing_start(dir: &Path) -> io::Result<Option<Range<Offset>>> {
-    let repo = FsRepo::open(dir)?;
+    let repo = FsRepo::open(current_dir(dir)?)?;
     let starts = segment_starts(&repo)?;
     Ok(MirrorRecord::read(&repo)?.and_then(|record| record.missing(starts.first().copied())))
 }
 
 /// What is missing in words, and what to do.
 pub(super) fn in_words(dir: &Path, missing: &Range<Offset>) -> String {
-    let format = FsRepo::open(dir).and_then(|repo| format_of(&repo)).ok().flatten().unwrap_or_default();
+    let format =
+        current_dir(dir).and_then(FsRepo::open).and_then(|repo| format_of(&repo)).ok().flatten().unwrap_or_default();
     let (Range { start, end }, first) = (missing, name::segment(format, missing.start));
     format!(
         "offsets {start} to {end} are missing: the first segments were removed: restore {first} and those after it up to offset \

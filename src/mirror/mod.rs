@@ -42,6 +42,7 @@ mod presence;
 mod pump;
 mod read_url;
 mod registry;
+mod relay;
 mod reopening;
 mod repair;
 mod retained;

@@ -10,7 +10,7 @@ use super::registry::{LOGS, META};
 use crate::format::name;
 use crate::offset::Offset;
 use crate::repo::{FsRepo, Repo, open_regular};
-use crate::stream::{MirrorRecord, RECORD, Survey, Tail, segment_starts, survey};
+use crate::stream::{MirrorRecord, RECORD, Survey, Tail, current_dir, segment_starts, survey};
 
 /// The directory of a SpacetimeDB's commitlog.
 const CLOG: &str = "clog";
@@ -181,12 +181,12 @@ pub(super) fn are_apart(source: &Path, sink: &Path) -> Result<(), MirrorError> {
 /// # Errors
 /// [`MirrorError::Swapped`].
 pub(super) fn are_not_swapped(source: &Path, sink: &Path, commit_bytes_max: u64) -> Result<(), MirrorError> {
-    let record = FsRepo::open(source).and_then(|repo| MirrorRecord::read(&repo));
+    let record = current(source).and_then(|repo| MirrorRecord::read(&repo));
     let Some(record) = record.ok().flatten().filter(|record| record.names(&source_identity(sink))) else {
         return Ok(());
     };
     // A copy may well be brought back to where its original was lost.
-    let holds_log = || FsRepo::open(sink).and_then(|repo| segment_starts(&repo)).is_ok_and(|starts| !starts.is_empty());
+    let holds_log = || current(sink).and_then(|repo| segment_starts(&repo)).is_ok_and(|starts| !starts.is_empty());
     if holds_log() && !was_restored(source, &record, sink, commit_bytes_max) {
         return Err(MirrorError::Swapped { source_place: source.to_owned(), sink: sink.to_owned() });
     }
@@ -197,9 +197,9 @@ pub(super) fn are_not_swapped(source: &Path, sink: &Path, commit_bytes_max: u64)
 /// in turn, and ends where it was durable.
 fn was_restored(source: &Path, record: &MirrorRecord, sink: &Path, commit_bytes_max: u64) -> bool {
     let end = |dir: &Path, durable: Offset| -> Option<Survey> {
-        survey(&FsRepo::open(dir).ok()?, commit_bytes_max, Some(durable)).ok()
+        survey(&current(dir).ok()?, commit_bytes_max, Some(durable)).ok()
     };
-    let held = FsRepo::open(sink).and_then(|repo| MirrorRecord::read(&repo));
+    let held = current(sink).and_then(|repo| MirrorRecord::read(&repo));
     let Some(held) = held.ok().flatten().filter(|held| held.names(&source_identity(source))) else {
         return false;
     };
@@ -257,6 +257,9 @@ pub(super) fn is_log_or_empty(dir: &Path) -> Result<(), MirrorError> {
     let Ok(mut names) = FsRepo::open(dir).and_then(|repo| repo.list()) else {
         return Ok(());
     };
+    if current_dir(dir).is_ok_and(|current| current != dir) {
+        return Ok(());
+    }
     names.sort();
     if names.iter().any(|file| file == RECORD || name::parse_segment(file).is_some()) {
         return Ok(());
@@ -305,16 +308,21 @@ pub(super) fn identity(path: &Path) -> Option<DirIdentity> {
     fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
+/// The directory that holds the current generation of a directory, opened.
+fn current(dir: &Path) -> io::Result<FsRepo> {
+    FsRepo::open(current_dir(dir)?)
+}
+
 /// Whether a directory has a mirror record: its content is a copy of ours.
 #[must_use]
 pub fn is_mirror(dir: &Path) -> bool {
-    FsRepo::open(dir).is_ok_and(|repo| matches!(MirrorRecord::read(&repo), Ok(Some(_))))
+    current(dir).is_ok_and(|repo| matches!(MirrorRecord::read(&repo), Ok(Some(_))))
 }
 
 /// Up to where the log in a directory is durable, as its mirror record says; `None` without one.
 #[must_use]
 pub fn recorded_end(dir: &Path) -> Option<Offset> {
-    let record = FsRepo::open(dir).and_then(|repo| MirrorRecord::read(&repo));
+    let record = current(dir).and_then(|repo| MirrorRecord::read(&repo));
     record.ok().flatten().map(|record| record.durable)
 }
 

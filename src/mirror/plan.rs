@@ -9,10 +9,10 @@ use super::distance::{SharedWal, measure_dir};
 use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
 use super::pump::compare;
+use super::relay::Relay;
 use super::run::Origin;
 use super::sink::{LostEnd, Sink, SinkStatus};
 use super::source::{Extent, Source};
-use crate::client::ClientError;
 use crate::format::LogFormat;
 use crate::offset::{Generation, Offset};
 use crate::stream::{Tail, TornContent};
@@ -98,9 +98,10 @@ async fn plan_log(mirror: &Mirror, source: &Source, sink: &Sink) -> Result<Plan,
         None => current,
     };
     if extent.generation > begun {
-        let may_go_on = sink.check_generation_gone(begun, extent, mirror.adopt).await;
+        let may_go_on = sink.check_generation_gone(begun, extent, mirror).await;
         may_go_on.map_err(|error| sink.own(error))?;
     }
+    Relay::of(mirror, source, extent, sink).await.map_err(|error| sink.own(error))?;
     let instead = match extent.format {
         Some(LogFormat::Wal) => sink.base_due(source, extent, false).await.map_err(|error| sink.own(error))?,
         _ => None,
@@ -170,9 +171,8 @@ async fn plan_log(mirror: &Mirror, source: &Source, sink: &Sink) -> Result<Plan,
 /// The first generation from `begun` on, before the `current` one, that the source still holds.
 async fn oldest_held(source: &Source, begun: Generation, current: Generation) -> Result<Option<Extent>, MirrorError> {
     for generation in (begun.0..current.0).map(Generation) {
-        match source.extent(Some(generation)).await {
-            Err(MirrorError::Client(ClientError::Refused { body, .. })) if body.error == "pruned" => {}
-            older => return older.map(Some),
+        if let Some(older) = source.extent_of(generation).await? {
+            return Ok(Some(older));
         }
     }
     Ok(None)

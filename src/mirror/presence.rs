@@ -13,7 +13,7 @@ use super::failure::MirrorError;
 use super::ownership::{DirIdentity, identity};
 use crate::offset::Offset;
 use crate::repo::{FsRepo, Repo};
-use crate::stream::{MirrorRecord, RECORD, RecordFile};
+use crate::stream::{MirrorRecord, RECORD, RecordFile, current_dir};
 
 /// What is missing.
 pub(super) const WRITTEN: &str = "the directory that was written is not there now";
@@ -148,6 +148,6 @@ fn recorded(path: &Path) -> io::Result<Option<MirrorRecord>> {
     match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
-        Ok(_) => MirrorRecord::read(&FsRepo::open(path)?),
+        Ok(_) => MirrorRecord::read(&FsRepo::open(current_dir(path)?)?),
     }
 }

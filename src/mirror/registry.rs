@@ -28,7 +28,7 @@ use crate::api::{AppendOutcome, CheckpointPolicy, CreateLog};
 use crate::format::{Framing, LogFormat, database, name};
 use crate::limits::{
     CHECKPOINT_CONCURRENCY, COMMIT_BYTES_MAX, COMMIT_HELD_MAX, COMMIT_HELD_MIN, COMMIT_HELD_PART, FILES_WAIT,
-    LIBSQL_PAGE_SIZE, MEMORY_MAX, WAL_SEGMENT_BYTES, WRITER_THREADS_MAX,
+    GENERATION_MAX, LIBSQL_PAGE_SIZE, MEMORY_MAX, WAL_SEGMENT_BYTES, WRITER_THREADS_MAX,
 };
 use crate::offset::{Generation, Offset};
 use crate::repo::{Repo, RepoFile, RepoLock, is_out_of_files, persist_names, read_small, replace};
@@ -369,7 +369,24 @@ impl Registry {
     /// # Errors
     /// When it exists with another format or first offset, or cannot be created.
     pub fn create(&self, log_name: &str, wanted: CreateLog) -> Result<(Arc<Log>, bool), Error> {
+        self.create_in(log_name, wanted, Generation::FIRST)
+    }
+
+    /// The same; a WAL that is created starts with `generation`, as the log does that it is to be a copy of. Blocks.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), and for a generation that cannot be.
+    pub fn create_in(
+        &self,
+        log_name: &str,
+        wanted: CreateLog,
+        generation: Generation,
+    ) -> Result<(Arc<Log>, bool), Error> {
         check_name(log_name)?;
+        let last = if wanted.format == LogFormat::Wal { GENERATION_MAX } else { Generation::FIRST.0 };
+        if !(Generation::FIRST.0..=last).contains(&generation.0) {
+            return Err(Error::Invalid(format!("a {} cannot start with generation {generation}", wanted.format)));
+        }
         let first = match (wanted.format.first(), wanted.first) {
             (Some(only), Some(first)) if only != first => {
                 let text = format!("a {} starts at offset {only}, not at {first}", wanted.format);
@@ -378,10 +395,15 @@ impl Registry {
             (only, first) => first.or(only).unwrap_or_default(),
         };
         check_policy(wanted.format, wanted.checkpoint)?;
-        self.exclusively(log_name, || self.find_or_create(log_name, wanted, first))
+        self.exclusively(log_name, || self.find_or_create(log_name, wanted, (generation, first)))
     }
 
-    fn find_or_create(&self, log_name: &str, wanted: CreateLog, first: Offset) -> Result<(Arc<Log>, bool), Error> {
+    fn find_or_create(
+        &self,
+        log_name: &str,
+        wanted: CreateLog,
+        (generation, first): (Generation, Offset),
+    ) -> Result<(Arc<Log>, bool), Error> {
         if let Ok(log) = self.get(log_name) {
             log.intact()?;
             if log.format() != wanted.format {
@@ -403,28 +425,32 @@ impl Registry {
             // It was a log: what is left of it is not written over.
             Err(error) if matches!(unloaded(&error, "".into()), State::Damaged(_)) => {
                 self.keep(log_name, &error);
-                return self.find_or_create(log_name, wanted, first);
+                return self.find_or_create(log_name, wanted, (generation, first));
             }
             found => found.map_err(failed)?,
         };
         if let Some(log) = found {
             // Its directory was put there while the service ran.
             self.start(log);
-            return self.find_or_create(log_name, wanted, first);
+            return self.find_or_create(log_name, wanted, (generation, first));
         }
-        let log = self.create_files(log_name, wanted, first).map_err(failed)?;
+        let log = self.create_files(log_name, wanted, (generation, first)).map_err(failed)?;
         log::info!("log {log_name} created: a {}, first offset {first}, id {}", log.format(), log.id());
         self.counters.logs_created.inc();
         self.start(log);
         Ok((self.get(log_name)?, true))
     }
 
-    fn create_files(&self, log_name: &str, wanted: CreateLog, first: Offset) -> io::Result<Log> {
+    fn create_files(
+        &self,
+        log_name: &str,
+        wanted: CreateLog,
+        (generation, first): (Generation, Offset),
+    ) -> io::Result<Log> {
         let id = uuid::Uuid::new_v4().to_string();
         let CreateLog { format, checkpoint, .. } = wanted;
         let checkpoint = checkpoint.unwrap_or_default();
-        let (generation, durable_mark, losses, base) = (Generation::FIRST, false, 0, None);
-        let writers = Writers::default();
+        let (durable_mark, losses, writers, base) = (false, 0, Writers::default(), None);
         let mut meta = Meta { format, id, generation, first, checkpoint, durable_mark, losses, writers, base };
         let is_new = self.logs_repo.dir(log_name).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         let dir = ensure_dir(&*self.logs_repo, log_name)?;
@@ -438,15 +464,15 @@ impl Registry {
         };
         let made = make();
         if made.is_err() && is_new {
-            self.remove_uncreated(log_name, &*dir);
+            self.remove_uncreated(log_name, &*dir, generation);
         }
         Ok(self.log(log_name, meta, made?))
     }
 
     /// Removes what a creation that failed has made, as far as that works: without `log.json` it is no log.
-    fn remove_uncreated(&self, log_name: &str, dir: &dyn Repo) {
+    fn remove_uncreated(&self, log_name: &str, dir: &dyn Repo, generation: Generation) {
         let removed = dir.remove(META).or_else(absent).and_then(|()| {
-            let generation = name::generation(Generation::FIRST);
+            let generation = name::generation(generation);
             remove_dir(dir, &generation).or_else(absent)?;
             self.logs_repo.remove(log_name).or_else(absent)
         });

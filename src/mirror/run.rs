@@ -229,7 +229,7 @@ impl Ends {
         told: &mut impl FnMut(Event),
     ) -> Result<(), MirrorError> {
         // The sink first: whether it is the source itself shows also while there is nothing to read.
-        let sink = match &self.sink {
+        let sink = match &mut self.sink {
             Some(sink) => sink,
             None => self.sink.insert(Sink::find(mirror)?),
         };
@@ -237,6 +237,11 @@ impl Ends {
             Some(source) => source,
             None => self.source.insert(Origin::find(mirror, &self.wal)?),
         };
+        if let Sink::Url(client) = sink {
+            // Now it shows whether the source is a directory or a database.
+            *client = client.clone().of_source(&mirror.identity());
+        }
+        let sink = &*sink;
         // What this process writes was compared with the source before.
         let is_opened = matches!(sink, Sink::Dir(dir) if dir.is_opened());
         // A source that was not there before may be a link to the sink, or mounted on it, now.
@@ -258,7 +263,6 @@ impl Ends {
         }
         match source {
             Origin::Log(source) => {
-                sink.admits_mirrors(mirror.adopt).await?;
                 are_two_logs(source, sink).await?;
                 for warning in [source.warning().await?, sink.warning().await?].into_iter().flatten() {
                     told(Event::Warning(warning));
@@ -329,7 +333,7 @@ impl Sink {
     pub(super) fn find(mirror: &Mirror) -> Result<Sink, MirrorError> {
         let path = match &mirror.sink {
             Place::Url(url) => {
-                return Ok(Sink::Url(Client::with_options(url, &mirror.http)?.of_source(&mirror.identity())));
+                return Ok(Sink::Url(Client::with_options(url, &mirror.http)?));
             }
             Place::Dir(path) => path,
         };
@@ -349,17 +353,6 @@ impl Sink {
         }
         let options = Options { commit_bytes_max: mirror.commit_bytes_max, forget: true, ..Options::default() };
         Ok(Sink::Dir(Arc::new(DirSink::new(path, options, mirror.adopt, identity))))
-    }
-
-    /// Refuses a log that was handed over to its clients, unless it is to be taken from them.
-    pub(super) async fn admits_mirrors(&self, adopt: bool) -> Result<(), MirrorError> {
-        let Sink::Url(client) = self else {
-            return Ok(());
-        };
-        match client.find().await?.and_then(|status| status.promoted_from) {
-            Some(from) if !adopt => Err(MirrorError::Promoted { place: client.url().to_string(), from }),
-            _ => Ok(()),
-        }
     }
 
     /// Refuses a sink that does not exist.

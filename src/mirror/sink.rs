@@ -28,7 +28,8 @@ use crate::repo::{FsRepo, Repo, RepoLock};
 use crate::segment::base::BaseDigest;
 use crate::stream::{
     Claim, Cursor, CutTail, Fault, FaultKind, LogEnd, MirrorRecord, OnTrailing, OpenError, Options, RECORD, ReadError,
-    RecordFile, StreamWriter, Survey, SurveyError, Tail, TornContent, format_of, survey, torn_content,
+    RecordFile, StreamWriter, Survey, SurveyError, Tail, TornContent, begin_step, current_dir, draft_name, end_step,
+    format_of, remove_before_current, survey, torn_content,
 };
 
 /// Where to write to, and how it is reached.
@@ -134,18 +135,6 @@ impl Sink {
         }
     }
 
-    /// Refuses a directory that holds frames of another generation of this source: it holds one.
-    pub(super) fn check_generation(&self, status: &SinkStatus, generation: Generation) -> Result<(), MirrorError> {
-        match (self, status) {
-            (Sink::Dir(dir), SinkStatus::Dir(Some(found)))
-                if dir.generation(found).is_some_and(|held| held != generation) =>
-            {
-                Err(MirrorError::OtherGeneration { place: dir.path.clone() })
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// That a sink may go on of which the source has pruned what would have to be compared: a directory must be ours up to there,
     /// and say that it is a mirror of this source.
     pub(super) fn check_uncompared(
@@ -233,7 +222,8 @@ impl OpenSink {
     }
 }
 
-/// A plain directory that is the sink.
+/// A plain directory that is the sink. Its log is in the directory of its current generation, once it has gone through more than
+/// one. Locks are those of the directory itself.
 #[derive(Debug)]
 pub(super) struct DirSink {
     path: PathBuf,
@@ -250,7 +240,7 @@ pub(super) struct DirSink {
     emptied: Mutex<Option<Offset>>,
     /// What is known of where its content comes from.
     origin: Mutex<Origin>,
-    /// Held from when it is given a base until it is opened, with the directory's device and inode.
+    /// Held from when it is given a base until it is opened, with the device and the inode of the directory itself.
     lock: Mutex<Option<(RepoLock, (u64, u64))>>,
     /// The offsets that it lost at its end, and that are fetched again. Reported when it is opened.
     refetched: Mutex<Option<(Offset, Offset)>>,
@@ -366,8 +356,14 @@ impl DirSink {
 
     /// The generation of the source that its frames are of, where its record says so.
     fn generation(&self, found: &DirStatus) -> Option<Generation> {
-        let ours = found.record.as_ref().filter(|record| record.names(&self.source) && record.format == LogFormat::Wal);
-        ours.filter(|_| found.survey.first.is_some()).map(|record| record.generation)
+        let log = locked(&self.origin).log;
+        let ours = |record: &&MirrorRecord| self.is_named_by(record, log) && record.format == LogFormat::Wal;
+        found.record.as_ref().filter(ours).filter(|_| found.survey.first.is_some()).map(|record| record.generation)
+    }
+
+    /// The directory that holds its current generation, opened.
+    fn current(&self) -> Result<FsRepo, MirrorError> {
+        current_dir(&self.path).and_then(FsRepo::open).map_err(|error| self.at(error))
     }
 
     fn not_ours(&self, reason: impl Into<String>) -> MirrorError {
@@ -397,7 +393,7 @@ impl DirSink {
                 ownership::is_not_running(&self.path)?;
             }
         }
-        let repo = FsRepo::open(&self.path).map_err(|error| self.at(error))?;
+        let repo = self.current()?;
         let mut record = MirrorRecord::read(&repo).map_err(|error| self.at(error))?;
         let floor = record.as_ref().map(|record| record.durable);
         let max = self.options.commit_bytes_max;
@@ -533,11 +529,11 @@ impl DirSink {
 
     /// Writes the record of the directory that was opened again, if its files are as they were left.
     fn restore_record(&self, record: MirrorRecord) -> Result<(), MirrorError> {
-        let repo = FsRepo::open(&self.path).map_err(|error| self.at(error))?;
+        let repo = self.current()?;
         let (found, cut) = self.survey(&repo, Some(&record))?;
         let is_as_left = !cut && contradiction(&repo, &record, &found, self.options.commit_bytes_max)?.is_none();
         if is_as_left && found.first.is_some() && record.first <= found.first {
-            Presence::restore(&self.path, &repo, record)?;
+            Presence::restore(repo.path(), &repo, record)?;
         }
         Ok(())
     }
@@ -606,7 +602,7 @@ impl DirSink {
             .zip(survey.format)
             .flat_map(|(start, format)| [name::segment(format, start), name::index(format, start)]);
         for file in files.chain([RECORD.to_owned()]) {
-            match ownership::other_names(&self.path.join(&file)) {
+            match ownership::other_names(&found.repo.path().join(&file)) {
                 Ok(None) => {}
                 Ok(Some(what)) => {
                     return Err(self.not_ours(format!(
@@ -620,7 +616,7 @@ impl DirSink {
     }
 
     /// Makes the directory ours before anything else is put into it: it exists then with its record, and no SpacetimeDB can
-    /// start on it. Blocks.
+    /// start on it. Returns where the base is to be put. Blocks.
     ///
     /// # Errors
     /// When it holds frames, or another base than `instead` says; when another process writes it.
@@ -631,11 +627,24 @@ impl DirSink {
         instead: Instead,
     ) -> Result<FsRepo, MirrorError> {
         self.status_for_base()?;
-        let repo = self.create()?;
+        let root = self.create()?;
         *locked(&self.lock) = None;
-        let lock = self.lock(&repo)?;
+        let lock = self.lock(&root)?;
         // Nobody else writes it from here on.
         let found = self.status_for_base()?;
+        if instead == Instead::Older {
+            let held = found.as_ref().and_then(|found| found.record.as_ref()).map(|record| record.generation);
+            if held.is_none_or(|held| held >= generation) {
+                return Err(OpenError::Changed { place: root.place() }.into());
+            }
+            // What it holds stays as it is until the next generation is whole.
+            let made =
+                begin_step(&root, generation).and_then(|_| FsRepo::open(root.path().join(draft_name(generation))));
+            let made = made.map_err(|error| self.at(error))?;
+            *locked(&self.lock) = Some(lock);
+            return Ok(made);
+        }
+        let repo = self.current()?;
         let (begun, based) = found.as_ref().map_or((false, false), |it| (it.survey.first.is_some(), it.based));
         if begun || (based && instead == Instead::Nothing) {
             return Err(OpenError::Changed { place: repo.place() }.into());
@@ -654,6 +663,34 @@ impl DirSink {
         self.presence.opened(id, &self.path);
         *locked(&self.lock) = Some(lock);
         Ok(repo)
+    }
+
+    /// The base with this digest is durable where [`prepare`](Self::prepare) said. Where that is the next generation, it becomes
+    /// the current one, and what the directory held before is removed. Blocks.
+    ///
+    /// # Errors
+    /// As the file system says. The directory holds the generation before or the new one then, whole.
+    pub(super) fn has_given_base(
+        &self,
+        generation: Generation,
+        instead: Instead,
+        digest: BaseDigest,
+    ) -> Result<(), MirrorError> {
+        if instead != Instead::Older {
+            self.has_base(digest);
+            return Ok(());
+        }
+        let root = FsRepo::open(&self.path).map_err(|error| self.at(error))?;
+        let before = MirrorRecord::read(&self.current()?).map_err(|error| self.at(error))?;
+        let new = MirrorRecord::new(&self.source, LogFormat::Wal, generation);
+        let id = before.as_ref().map_or(new.id, |before| before.id);
+        let record = MirrorRecord { id, log: locked(&self.origin).log, base: Some(digest), ..new };
+        end_step(&root, record).map_err(|error| self.at(error))?;
+        self.has_base(digest);
+        let before = before.map(|before| format!(": generation {} was removed", before.generation));
+        log::info!("{}: now in generation {generation}{}", self.path.display(), before.unwrap_or_default());
+        self.presence.opened(id, &self.path);
+        remove_before_current(&root).map(drop).map_err(|error| self.at(error))
     }
 
     /// Lets the next one write it, of which [`prepare`](Self::prepare) kept all others away.
@@ -733,7 +770,8 @@ impl DirSink {
         generation: Generation,
     ) -> Result<StreamWriter, MirrorError> {
         self.check_writable(found)?;
-        let repo = self.create()?;
+        let root = self.create()?;
+        let repo = self.current()?;
         self.report_emptied(found);
         // The id is that of the record that is there, also one that was written since.
         let recorded = MirrorRecord::read(&repo).map_err(|error| self.at(error))?;
@@ -767,9 +805,11 @@ impl DirSink {
             Some((lock, dir)) if dir == (here.dev(), here.ino()) => lock,
             held => {
                 drop(held);
-                self.lock(&repo)?.0
+                self.lock(&root)?.0
             }
         };
+        // A crash may have left something of the generation before.
+        remove_before_current(&root).map_err(|error| self.at(error))?;
         let options = Options { format, ..self.options };
         let writer =
             StreamWriter::open_locked_mirror(Arc::new(repo), options, &claim, lock).map_err(|error| match error {

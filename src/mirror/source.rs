@@ -17,7 +17,7 @@ use super::failure::MirrorError;
 use super::read_url;
 use super::still::{Stillness, Verdict};
 use crate::api::{LogSource, LogState, Positions};
-use crate::client::{Client, positions};
+use crate::client::{Client, ClientError, positions};
 use crate::format::wal::FIRST_FRAME;
 use crate::format::{Framing, LogFormat, name};
 use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED, STILL_LOOK};
@@ -25,7 +25,8 @@ use crate::offset::{BytePos, Generation, Offset};
 use crate::repo::{FsRepo, Repo};
 use crate::segment::SegmentReader;
 use crate::stream::{
-    Batch, Fault, FaultKind, MirrorRecord, Read, ReadError, StreamReader, Tail, format_of, known_base, segment_starts,
+    Batch, Fault, FaultKind, MirrorRecord, Read, ReadError, StreamReader, Tail, current_dir, format_of, known_base,
+    recorded_generation, segment_starts,
 };
 
 /// Where to read from.
@@ -91,7 +92,16 @@ pub(super) type Pieces = mpsc::Receiver<Result<Piece, MirrorError>>;
 pub(super) type Out = mpsc::Sender<Result<Piece, MirrorError>>;
 
 impl Source {
-    /// What it holds of one generation; `None` is the current one.
+    /// What it holds of one generation; none when it does not hold that any more.
+    pub(super) async fn extent_of(&self, generation: Generation) -> Result<Option<Extent>, MirrorError> {
+        match (self, self.extent(Some(generation)).await) {
+            (_, Err(MirrorError::Client(ClientError::Refused { body, .. }))) if body.error == "pruned" => Ok(None),
+            (Source::Dir(_), Ok(extent)) if extent.generation != generation => Ok(None),
+            (_, extent) => extent.map(Some),
+        }
+    }
+
+    /// What it holds of one generation; `None` is the current one, and all that a directory has.
     pub(super) async fn extent(&self, generation: Option<Generation>) -> Result<Extent, MirrorError> {
         match self {
             Source::Url(client) => {
@@ -105,10 +115,11 @@ impl Source {
                 let log = Uuid::parse_str(&status.id).ok();
                 Ok(Extent { generation, format: Some(format), first: Some(first), end, bytes, log })
             }
-            Source::Dir(repo) => {
-                let unreadable = |error| MirrorError::Dir { place: repo.place(), error };
+            Source::Dir(dir) => {
+                let unreadable = |error| MirrorError::Dir { place: dir.place(), error };
+                let repo = &current_of(dir)?;
+                let generation = generation_of(repo)?;
                 let starts = segment_starts(repo).map_err(unreadable)?;
-                let generation = Generation::FIRST;
                 if starts.is_empty() && is_based(repo).map_err(unreadable)? {
                     let (first, format) = (Some(FIRST_FRAME), Some(LogFormat::Wal));
                     return Ok(Extent { generation, format, first, end: first, bytes: 0, log: None });
@@ -134,6 +145,9 @@ impl Source {
                 if let Ok(Some(bytes)) = bytes_in_dir(repo.path().to_owned(), from) {
                     return bytes;
                 }
+                let Ok(repo) = &current_of(repo) else {
+                    return 0;
+                };
                 let starts = segment_starts(repo).unwrap_or_default();
                 let held = starts.partition_point(|start| *start <= from).saturating_sub(1);
                 starts[held..].iter().map(|start| bytes_of(repo, *start, from).unwrap_or(0)).sum()
@@ -141,18 +155,37 @@ impl Source {
         }
     }
 
+    /// The directory that holds a generation, of a source that is a directory. Blocks.
+    ///
+    /// # Errors
+    /// [`MirrorError::Interrupted`] when it holds another one now.
+    pub(super) fn dir_of(&self, generation: Generation) -> Result<FsRepo, MirrorError> {
+        let Source::Dir(dir) = self else {
+            return Err(MirrorError::Interrupted("the source is no directory".into()));
+        };
+        let repo = current_of(dir)?;
+        match generation_of(&repo)? {
+            found if found == generation => Ok(repo),
+            found => Err(stepped(dir, found)),
+        }
+    }
+
     /// Streams what is read.
     pub(super) fn stream(&self, reading: Reading, commit_bytes_max: u64) -> Pieces {
         let (out, pieces) = mpsc::channel(BATCHES_UNDER_WAY);
         match self {
-            Source::Dir(repo) => {
-                let repo = repo.clone();
+            Source::Dir(dir) => {
+                let (source, dir) = (self.clone(), dir.clone());
                 tokio::task::spawn_blocking(move || {
-                    if let Err(error) = read_dir(&repo, reading, commit_bytes_max, &out) {
-                        let error = match error {
+                    let read = source.dir_of(reading.generation).and_then(|repo| {
+                        read_dir(&dir, &repo, reading, commit_bytes_max, &out).map_err(|error| match error {
+                            // What it was read from is removed once it goes on in another directory.
+                            _ if !is_current(&dir, &repo) => stepped(&dir, reading.generation),
                             MirrorError::Read(ReadError::Io(error)) => MirrorError::Dir { place: repo.place(), error },
                             error => error,
-                        };
+                        })
+                    });
+                    if let Err(error) = read {
                         // The other end is gone when it has stopped for a reason of its own.
                         let _ = out.blocking_send(Err(error));
                     }
@@ -169,6 +202,27 @@ impl Source {
         }
         pieces
     }
+}
+
+/// What a directory holds its current generation in.
+fn current_of(dir: &FsRepo) -> Result<FsRepo, MirrorError> {
+    let current = current_dir(dir.path()).and_then(FsRepo::open);
+    current.map_err(|error| MirrorError::Dir { place: dir.place(), error })
+}
+
+/// The generation that such a directory says it is of; the first where it says nothing.
+fn generation_of(repo: &FsRepo) -> Result<Generation, MirrorError> {
+    let recorded = recorded_generation(repo).map_err(|error| MirrorError::Dir { place: repo.place(), error })?;
+    Ok(recorded.unwrap_or(Generation::FIRST))
+}
+
+/// Whether a directory still has its current generation in `repo`. What cannot be read is the same.
+fn is_current(dir: &FsRepo, repo: &FsRepo) -> bool {
+    current_dir(dir.path()).map_or(true, |current| current == repo.path())
+}
+
+fn stepped(dir: &FsRepo, from: Generation) -> MirrorError {
+    MirrorError::Interrupted(format!("{} went into another generation than {from}", dir.place()))
 }
 
 /// Whether a directory holds a base, or should: one without segments is a WAL then.
@@ -189,10 +243,11 @@ fn bytes_of(repo: &FsRepo, start: Offset, from: Offset) -> io::Result<u64> {
     Ok(found.map_or(0, |found| len.saturating_sub(found.at.0)))
 }
 
-fn read_dir(repo: &FsRepo, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {
+/// Reads the generation of `dir` that is in `repo`.
+fn read_dir(dir: &FsRepo, repo: &FsRepo, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {
     let Reading { from, mut held, follow, .. } = reading;
     // Watch first: what is written between the first read and the first wait must wake us.
-    let watch = follow.then(|| Watch::new(repo.path(), None));
+    let watch = follow.then(|| Watch::of_both(repo.path(), dir.path()));
     // Read before the log, which may grow meanwhile: a mirror's record is never ahead of its files.
     let recorded = MirrorRecord::read(repo).map_err(ReadError::Io)?;
     let mut reader = StreamReader::open(Arc::new(repo.clone()), from, max)?;
@@ -225,6 +280,8 @@ fn read_dir(repo: &FsRepo, reading: Reading, max: u64, out: &Out) -> Result<(), 
                 let _ = out.blocking_send(Ok(Piece::End(tail)));
                 return Ok(());
             }
+            // Another generation holds what follows.
+            (Ok(Read::End(_)), Some(_)) if !is_current(dir, repo) => return Err(stepped(dir, reading.generation)),
             (Ok(Read::End(_)), Some(watch)) => {
                 looks = 0;
                 watch.wait();
@@ -277,6 +334,15 @@ pub(super) struct Watch {
 impl Watch {
     /// For all files of a directory, or those whose names start with `names`.
     pub(super) fn new(dir: &Path, names: Option<&OsStr>) -> Watch {
+        Watch::of(&[dir], names)
+    }
+
+    /// For all files of two directories, which may be the same.
+    fn of_both(one: &Path, other: &Path) -> Watch {
+        if one == other { Watch::of(&[one], None) } else { Watch::of(&[one, other], None) }
+    }
+
+    fn of(dirs: &[&Path], names: Option<&OsStr>) -> Watch {
         let names = names.map(|names| names.as_encoded_bytes().to_owned());
         // One pending wake says it all, so more are dropped.
         let (wake, changes) = wakes::sync_channel(1);
@@ -295,13 +361,14 @@ impl Watch {
             }
         });
         let watcher = watcher.and_then(|mut watcher| {
-            watcher.watch(dir, RecursiveMode::NonRecursive)?;
+            dirs.iter().try_for_each(|dir| watcher.watch(dir, RecursiveMode::NonRecursive))?;
             Ok(watcher)
         });
         match watcher {
             Ok(watcher) => Watch { changes, every: POLL_EVERY, _watcher: Some(watcher) },
             Err(error) => {
-                log::warn!("{} cannot be watched and is polled: {error}", dir.display());
+                let shown = dirs.first().map(|dir| dir.display().to_string()).unwrap_or_default();
+                log::warn!("{shown} cannot be watched and is polled: {error}");
                 Watch { changes, every: POLL_EVERY_UNWATCHED, _watcher: None }
             }
         }

@@ -154,6 +154,9 @@ pub fn verify_each(
 impl Report {
     /// Adds what was found of the base, which comes before everything else.
     fn add_base(&mut self, base: CheckedBase) {
+        if base.report.is_some() && self.segments.is_empty() {
+            self.next = FIRST_FRAME;
+        }
         self.base = base.report;
         self.error = base.faults.first().map(|fault| fault.message.clone()).or(self.error.take());
         self.faults.splice(0..0, base.faults);

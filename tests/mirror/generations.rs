@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use futures::TryStreamExt;
+use logmirror::api::{CheckpointPolicy, LogSource};
 use logmirror::client::Client;
 use logmirror::format::LogFormat;
 use logmirror::offset::{Generation, Offset};
@@ -23,7 +24,7 @@ fn generation(service: &Service, client: &Client, generation: u64) -> (Vec<u8>, 
 }
 
 /// Some transactions that write all of a small database; each number makes another log.
-fn history(number: u32) -> FrameLog {
+pub(crate) fn history(number: u32) -> FrameLog {
     let mut log = FrameLog::new(4096, false);
     log.header.salts[1] = number;
     log.chain = log.header.seed();
@@ -109,8 +110,37 @@ fn a_wal_directory_goes_through_a_service_and_comes_back_with_its_base() {
     assert!(refused.error().contains("the sink is in generation 2"), "{refused:?}");
 }
 
+/// The database that `restore` makes of a log or a directory, as of now.
+pub(crate) fn restored(place: impl AsRef<str>) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.db");
+    let restored = Mirror::command(&["restore", place.as_ref(), arg(&out), "--json"]).ended();
+    assert_eq!(restored.code, Some(0), "{restored:?}");
+    std::fs::read(out).unwrap()
+}
+
+/// All names in a directory, in order.
+fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = entries.collect();
+    names.sort();
+    names
+}
+
+/// That `dir` holds what the log holds, whole, and says so.
+fn is_current(service: &Service, client: &Client, dir: &Path) {
+    assert!(restored(arg(dir)) == restored(client.url()), "{} is not what the log holds", dir.display());
+    let status = service.call(client.status()).unwrap();
+    let here = Mirror::command(&["status", arg(dir), "--json"]).ended();
+    let said = &here.lines[0];
+    assert_eq!(said["generation"], status.generation.unwrap().0, "{here:?}");
+    assert_eq!((&said["format"], &said["next"]), (&"wal".into(), &status.durable.unwrap().0.into()), "{here:?}");
+    let verified = Mirror::command(&["verify", arg(dir), "--json"]).ended();
+    assert_eq!(verified.code, Some(0), "{verified:?}");
+}
+
 #[test]
-fn a_directory_is_completed_with_its_generation_and_refuses_the_next_one_as_that() {
+fn a_directory_goes_on_with_the_generations_of_its_source_also_one_without_frames() {
     let (data, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let service = Service::start(data.path());
     let client = service.client("app");
@@ -122,16 +152,239 @@ fn a_directory_is_completed_with_its_generation_and_refuses_the_next_one_as_that
     let longer = log.clone().commit(&[2, 3], 4);
     service.call(client.append(None, longer.stream(&[]))).unwrap();
     service.call(client.checkpoint(false)).unwrap();
-    // Shorter and longer than what the directory holds.
+    // Without a frame, then with fewer and with more than the directory held.
+    let done = mirror(service.url("app"), arg(to.path()), &[]);
+    assert_eq!((done.code, &done.last("done")["durable"]), (Some(0), &1.into()), "{done:?}");
+    is_current(&service, &client, to.path());
     for number in [1, 9] {
         service.call(client.append(None, history(number).stream(&[]))).unwrap_or_else(|error| panic!("{error}"));
-        let refused = mirror(service.url("app"), arg(to.path()), &[]);
-        assert_eq!(refused.code, Some(1), "{refused:?}");
-        assert!(refused.error().contains("holds another generation"), "{refused:?}");
-        let held = std::fs::read(to.path().join("00000000000000000001.wal")).unwrap();
-        assert_eq!(held, longer.stream(&[]), "the rest of its own generation is there");
+        assert_eq!(mirror(service.url("app"), arg(to.path()), &[]).code, Some(0));
+        is_current(&service, &client, to.path());
         service.call(client.checkpoint(false)).unwrap();
     }
+    // It holds one generation, and nothing is left of those before.
+    assert_eq!(mirror(service.url("app"), arg(to.path()), &[]).code, Some(0));
+    is_current(&service, &client, to.path());
+    assert_eq!(names(to.path()), ["generation-0000000004"]);
+}
+
+#[test]
+fn a_directory_that_was_away_for_several_generations_skips_them_also_when_they_were_deleted() {
+    for keep in [None, Some(1)] {
+        let (data, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let service = Service::start(data.path());
+        let client = service.client("app");
+        service.call(client.create(LogFormat::Wal, None)).unwrap();
+        if let Some(keep) = keep {
+            let policy = CheckpointPolicy::Roll { frames: None, bytes: None, seconds: Some(1 << 30), keep };
+            service.call(client.set_checkpoint(policy)).unwrap();
+        }
+        for round in 0..3 {
+            service.call(client.append(None, history(2).stream(&[]))).unwrap();
+            assert_eq!(mirror(service.url("app"), arg(to.path()), &[]).code, Some(0));
+            is_current(&service, &client, to.path());
+            for number in [round + 3, round + 4] {
+                service.call(client.checkpoint(false)).unwrap();
+                service.call(client.append(None, history(number).stream(&[]))).unwrap();
+            }
+            service.call(client.checkpoint(false)).unwrap();
+            if keep.is_some() {
+                let gone = service.call(client.status_of(Generation(1))).unwrap_err();
+                assert!(gone.to_string().contains("no longer here"), "{gone}");
+            }
+        }
+        let follower = Mirror::start(service.url("app"), arg(to.path()), &["--follow"]);
+        follower.wait_durable(1);
+        is_current(&service, &client, to.path());
+        follower.terminate();
+    }
+}
+
+#[test]
+fn a_following_directory_goes_through_generations_as_they_end_also_after_it_was_killed() {
+    let (data, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = Service::start(data.path());
+    let client = service.client("app");
+    service.call(client.create(LogFormat::Wal, None)).unwrap();
+    let mut follower = Mirror::start(client.url(), arg(to.path()), &["--follow"]);
+    for number in 1..=8 {
+        service.call(client.append(None, history(number).stream(&[]))).unwrap();
+        if number % 3 == 0 {
+            follower.kill();
+            // What a kill leaves is whole, whatever it interrupted.
+            let verified = Mirror::command(&["verify", arg(to.path()), "--json"]).ended();
+            assert_eq!(verified.code, Some(0), "{verified:?}");
+            restored(arg(to.path()));
+            follower = Mirror::start(client.url(), arg(to.path()), &["--follow"]);
+        }
+        if number % 2 == 0 {
+            until("it holds the same", || (restored(arg(to.path())) == restored(client.url())).then_some(()));
+        }
+        service.call(client.checkpoint(false)).unwrap();
+    }
+    until("it is in the last generation", || to.path().join("generation-0000000009/base.sums").exists().then_some(()));
+    until("nothing else is left", || (names(to.path()) == ["generation-0000000009"]).then_some(()));
+    is_current(&service, &client, to.path());
+    let ended = follower.terminate();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+#[test]
+fn a_directory_steps_only_if_it_is_a_copy_of_that_log() {
+    let (data, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = Service::start(data.path());
+    let [(first, log), (second, other)] = two_bases(&service);
+    service.call(first.append(None, log.stream(&[]))).unwrap();
+    assert_eq!(mirror(first.url(), arg(to.path()), &[]).code, Some(0));
+    service.call(second.append(None, other.stream(&[]))).unwrap();
+    service.call(second.checkpoint(false)).unwrap();
+    let refused = untouched(to.path(), || mirror(second.url(), arg(to.path()), &[]));
+    is_refused(&refused, "holds the base of another log");
+    // A source that went back is not where it came from either.
+    service.call(first.checkpoint(false)).unwrap();
+    assert_eq!(mirror(first.url(), arg(to.path()), &[]).code, Some(0));
+    let older = tempfile::tempdir().unwrap();
+    store(&log.files(&[]), older.path());
+    let refused = mirror(arg(older.path()), arg(to.path()), &[]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+    is_current(&service, &first, to.path());
+}
+
+#[test]
+fn a_copy_of_a_directory_steps_with_it() {
+    let (data, first, second) =
+        (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = Service::start(data.path());
+    let client = service.client("app");
+    service.call(client.create(LogFormat::Wal, None)).unwrap();
+    service.call(client.append(None, history(1).stream(&[]))).unwrap();
+    assert_eq!(mirror(client.url(), arg(first.path()), &[]).code, Some(0));
+    let follower = Mirror::start(arg(first.path()), arg(second.path()), &["--follow"]);
+    follower.wait_durable(history(1).frames.len() as u64 + 1);
+    let relay = Mirror::start(arg(first.path()), service.url("relay"), &["--follow"]);
+    for number in 2..=4 {
+        service.call(client.checkpoint(false)).unwrap();
+        service.call(client.append(None, history(number).stream(&[]))).unwrap();
+        assert_eq!(mirror(client.url(), arg(first.path()), &[]).code, Some(0));
+        until("the copy has it", || (restored(arg(second.path())) == restored(client.url())).then_some(()));
+        let there = service.client("relay");
+        until("the relay is in the same generation", || {
+            let status = service.call(there.find()).unwrap()?;
+            (status.generation == Some(Generation(u64::from(number)))
+                && status.durable == Some(Offset(history(number).frames.len() as u64 + 1)))
+            .then_some(())
+        });
+        assert!(restored(there.url()) == restored(client.url()));
+    }
+    is_current(&service, &client, second.path());
+    follower.terminate();
+    relay.terminate();
+}
+
+#[test]
+fn a_relay_has_the_generations_the_policy_and_the_name_of_its_source() {
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start(data.path());
+    let (source, relay) = (service.client("source"), service.client("relay"));
+    service.call(source.create(LogFormat::Wal, None)).unwrap();
+    for number in 1..=3 {
+        service.call(source.append(None, history(number).stream(&[]))).unwrap();
+        service.call(source.checkpoint(false)).unwrap();
+    }
+    let policy = |keep| CheckpointPolicy::Roll { frames: None, bytes: None, seconds: Some(1 << 30), keep };
+    service.call(source.set_checkpoint(policy(3))).unwrap();
+    let with_password = service.url("source").replace("http://", "http://:secret@");
+    let done = mirror(with_password, relay.url(), &[]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let status = service.call(relay.status()).unwrap();
+    assert_eq!((status.generation, status.checkpoint), (Some(Generation(4)), Some(policy(3))), "{status:?}");
+    assert_eq!(status.source.unwrap().identity, service.url("source"), "without what is secret");
+    assert!(restored(relay.url()) == restored(source.url()));
+    // None before that was made up.
+    let data_of = |name: &str| names(&data.path().join("logs").join(name));
+    assert_eq!(data_of("relay"), ["0000000004", "log.json"]);
+    // What changes there later is taken over, and so are the next generations.
+    service.call(source.set_checkpoint(policy(2))).unwrap();
+    for number in 4..=6 {
+        service.call(source.append(None, history(number).stream(&[]))).unwrap();
+        service.call(source.checkpoint(false)).unwrap();
+        assert_eq!(mirror(service.url("source"), relay.url(), &[]).code, Some(0));
+        let status = service.call(relay.status()).unwrap();
+        assert_eq!((status.generation, status.checkpoint), (Some(Generation(u64::from(number) + 1)), Some(policy(2))));
+        assert_eq!(status.source.unwrap().generation, Generation(u64::from(number) + 1));
+    }
+    // Also where all that it held is gone from its source.
+    for number in 7..=9 {
+        service.call(source.append(None, history(number).stream(&[]))).unwrap();
+        service.call(source.checkpoint(false)).unwrap();
+    }
+    let done = mirror(service.url("source"), relay.url(), &[]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(restored(relay.url()) == restored(source.url()));
+}
+
+#[test]
+fn a_relay_is_never_rolled_over_by_itself() {
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start(data.path());
+    let (source, relay, other) = (service.client("source"), service.client("relay"), service.client("other"));
+    let log = history(5);
+    for client in [&source, &other] {
+        service.call(client.create(LogFormat::Wal, None)).unwrap();
+        service.call(client.append(None, log.stream(&[]))).unwrap();
+    }
+    assert_eq!(mirror(source.url(), relay.url(), &[]).code, Some(0));
+    let policy = CheckpointPolicy::Roll { frames: Some(1), bytes: None, seconds: None, keep: 2 };
+    for client in [&relay, &other] {
+        service.call(client.set_checkpoint(policy)).unwrap();
+    }
+    // Logs are looked at in the order of their names, so the relay was looked at before the second time.
+    for generation in 2..=3 {
+        until("the other one is rolled over", || {
+            (service.call(other.status()).unwrap().generation == Some(Generation(generation))).then_some(())
+        });
+        service.call(other.append(None, log.stream(&[]))).unwrap();
+    }
+    assert_eq!(service.call(relay.status()).unwrap().generation, Some(Generation(1)));
+}
+
+#[test]
+fn a_log_that_a_database_feeds_becomes_no_relay_without_proof() {
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start(data.path());
+    let [(source, log), (fed, _)] = two_bases(&service);
+    service.call(source.append(None, log.stream(&[]))).unwrap();
+    let note = |offset| LogSource {
+        identity: "host:/srv/app.db".into(),
+        generation: Generation(1),
+        offset: Offset(offset),
+        salts: [1, 2],
+        frames: 0,
+        checksum: "0".into(),
+        log_checksum: "0".into(),
+    };
+    service.call(fed.set_source(&note(1), false)).unwrap();
+    for flags in [&[][..], &["--dry-run"]] {
+        let refused = mirror(source.url(), fed.url(), flags);
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.errors.contains("it is fed from host:/srv/app.db"), "{refused:?}");
+    }
+    assert_eq!(service.call(fed.status()).unwrap().source, Some(note(1)));
+    // The same commits are proof.
+    let copy = service.client("copy");
+    assert_eq!(mirror(source.url(), copy.url(), &[]).code, Some(0));
+    let end = service.call(copy.status()).unwrap().next.unwrap();
+    service.call(copy.set_source(&note(end.0), false)).unwrap();
+    let again = mirror(source.url(), copy.url(), &[]);
+    assert_eq!(again.code, Some(0), "{again:?}");
+    assert_eq!(service.call(copy.status()).unwrap().source.unwrap().identity, source.url().as_str());
+    // An empty one is taken over by who says so.
+    let empty = service.client("empty");
+    service.call(empty.create(LogFormat::Wal, None)).unwrap();
+    service.call(empty.set_source(&note(1), false)).unwrap();
+    is_refused(&mirror(source.url(), empty.url(), &[]), "it is fed from host:/srv/app.db");
+    assert_eq!(mirror(source.url(), empty.url(), &["--adopt"]).code, Some(0));
+    assert!(restored(empty.url()) == restored(source.url()));
 }
 
 #[test]

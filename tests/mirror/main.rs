@@ -9,6 +9,7 @@ mod output;
 mod refusals;
 mod resume;
 mod specimens;
+mod wal_directory;
 
 use std::collections::BTreeMap;
 use std::fs;

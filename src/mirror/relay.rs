@@ -1,0 +1,108 @@
+//! A WAL log of a service that is a copy of another log, or of a directory: it notes what it is a copy of, as one does that is fed
+//! from a database, and keeps generations as its source does. Its generations are those of the source, so it starts none itself.
+
+use super::endpoint::Mirror;
+use super::failure::MirrorError;
+use super::fed;
+use super::sink::Sink;
+use super::source::{Extent, Source};
+use crate::api::{CheckpointPolicy, Positions};
+use crate::client::{Client, positions};
+use crate::format::LogFormat;
+use crate::offset::{Generation, Offset};
+
+/// What a log notes of the log that it is a copy of.
+#[derive(Clone, Debug)]
+pub(super) struct Relay {
+    identity: String,
+    /// None where the source has no policy, as a directory.
+    policy: Option<CheckpointPolicy>,
+}
+
+impl Relay {
+    /// That `sink` becomes or is a copy of `source`; `None` for a sink that notes nothing. Changes nothing.
+    ///
+    /// # Errors
+    /// [`MirrorError::Unproven`] for a log that is fed from a database and holds nothing to compare with the source.
+    pub(super) async fn of(
+        mirror: &Mirror,
+        source: &Source,
+        extent: &Extent,
+        sink: &Sink,
+    ) -> Result<Option<Relay>, MirrorError> {
+        let (Sink::Url(client), Some(LogFormat::Wal)) = (sink, extent.format) else {
+            return Ok(None);
+        };
+        let relay = Relay { identity: mirror.identity(), policy: policy_of(source).await? };
+        let Some(status) = client.find().await? else {
+            return Ok(Some(relay));
+        };
+        let Positions { generation, first, durable, .. } = positions(&status)?;
+        let is_compared = generation == extent.generation && durable > first;
+        match status.source {
+            Some(noted) if !noted.is_log() && !is_compared && !mirror.adopt => {
+                let reason = format!("it is fed from {}, and holds no commit that SRC holds too", noted.identity);
+                Err(MirrorError::Unproven { place: client.url().to_string(), reason })
+            }
+            _ => Ok(Some(relay)),
+        }
+    }
+
+    /// Notes it in a log that was compared with the source, and that ends at `next`. After Ok it is durable.
+    ///
+    /// # Errors
+    /// When the log cannot be reached or written.
+    pub(super) async fn note(&self, sink: &Sink, generation: Generation, next: Offset) -> Result<(), MirrorError> {
+        let Sink::Url(client) = sink else {
+            return Ok(());
+        };
+        let status = client.find().await?;
+        let (noted, policy) = status.map_or((None, None), |status| (status.source, status.checkpoint));
+        if noted.is_none_or(|noted| noted.identity != self.identity || noted.generation != generation) {
+            sink.note_source(&fed::name(&self.identity, generation, next)).await?;
+        }
+        match self.policy {
+            Some(wanted) if policy.is_some_and(|policy| policy != wanted) => {
+                client.set_checkpoint(wanted).await?;
+                log::info!("{}: it keeps generations as its source does now", client.url());
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Takes a log that was handed over to its clients back from them, where that is wanted: what the source has comes after what they
+/// wrote, in another generation.
+///
+/// # Errors
+/// [`MirrorError::Promoted`] where it is not.
+pub(super) async fn take_over(mirror: &Mirror, sink: &Sink) -> Result<(), MirrorError> {
+    let Sink::Url(client) = sink else {
+        return Ok(());
+    };
+    let Some(status) = client.find().await?.filter(|status| status.promoted_from.is_some()) else {
+        return Ok(());
+    };
+    match (positions(&status)?, status.promoted_from) {
+        (found, _) if mirror.adopt => {
+            sink.claim(&fed::name(&mirror.identity(), found.generation, found.durable), true).await
+        }
+        (_, from) => {
+            Err(MirrorError::Promoted { place: client.url().to_string(), from: from.unwrap_or_default() })
+        }
+    }
+}
+
+/// Whether a log notes that it is a copy of what is mirrored.
+pub(super) async fn is_of(client: &Client, identity: &str) -> Result<bool, MirrorError> {
+    Ok(client.find().await?.and_then(|status| status.source).is_some_and(|noted| noted.identity == identity))
+}
+
+/// When the source is rolled over and how much of it is kept, if it says so.
+pub(super) async fn policy_of(source: &Source) -> Result<Option<CheckpointPolicy>, MirrorError> {
+    match source {
+        Source::Url(client) => Ok(client.status().await?.checkpoint),
+        Source::Dir(_) => Ok(None),
+    }
+}
