@@ -72,25 +72,25 @@ impl Relay {
     }
 }
 
-/// Takes a log that was handed over to its clients back from them, where that is wanted: what the source has comes after what they
-/// wrote, in another generation.
+/// Takes a log from what feeds it, or from the clients that it was handed over to, where that is wanted.
 ///
 /// # Errors
-/// [`MirrorError::Promoted`] where it is not.
+/// [`MirrorError::Promoted`] where clients are not to lose it.
 pub(super) async fn take_over(mirror: &Mirror, sink: &Sink) -> Result<(), MirrorError> {
     let Sink::Url(client) = sink else {
         return Ok(());
     };
-    let Some(status) = client.find().await?.filter(|status| status.promoted_from.is_some()) else {
+    let Some(status) = client.find().await? else {
         return Ok(());
     };
-    match (positions(&status)?, status.promoted_from) {
-        (found, _) if mirror.adopt => {
+    let found = positions(&status)?;
+    let is_others = status.source.is_some_and(|noted| noted.identity != mirror.identity());
+    match status.promoted_from {
+        Some(from) if !mirror.adopt => Err(MirrorError::Promoted { place: client.url().to_string(), from }),
+        from if mirror.adopt && (from.is_some() || is_others) => {
             sink.claim(&fed::name(&mirror.identity(), found.generation, found.durable), true).await
         }
-        (_, from) => {
-            Err(MirrorError::Promoted { place: client.url().to_string(), from: from.unwrap_or_default() })
-        }
+        _ => Ok(()),
     }
 }
 
