@@ -7,6 +7,7 @@ mod support;
 mod basics;
 mod crashes;
 mod index;
+mod model;
 mod mortal;
 mod origin;
 mod readers;
