@@ -11,7 +11,7 @@ use super::failure::MirrorError;
 use super::fed;
 use super::outlet::{Handed, Outlet};
 use super::source::{Piece, Watch};
-use crate::format::wal::{Chain, WalHeader};
+use crate::format::wal::{Chain, FRAME_HEADER_LEN, WalHeader};
 use crate::limits::{
     DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, HELD_WAL_BYTES_MAX, LOCK_PATIENCE, LOOK_AT_ONCE, LOOK_AT_ONCE_FOR, LOOK_BUSY,
     LOOK_BUSY_FOR, LOOK_IDLE,
@@ -387,7 +387,7 @@ impl Live {
         if let Moved::To(frame) = follower.look()? {
             let (mut at, outlet) = (follower.position(), &mut self.outlet);
             each_frame(follower, &mut at, frame, |_, claim, frame, _| {
-                found.add(outlet, claim.page, &frame[frame.len() - follower.page_bytes()..], None);
+                found.add(outlet, claim.page, &frame[FRAME_HEADER_LEN..], None);
                 if claim.size > 0 {
                     found.pages = claim.size;
                 }

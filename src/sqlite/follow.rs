@@ -26,7 +26,7 @@ use super::held::{HeldDatabase, broken, each_frame, holds};
 use super::lock::beside_users::before;
 use super::lock::hand_over_hand as lock;
 use super::snapshot;
-use super::source::{Opened, Places};
+use super::source::{Opened, Places, page_size};
 use super::wal_index::WalIndex;
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
 use crate::repo::read_at;
@@ -248,12 +248,6 @@ impl Follower {
         self.at = at;
     }
 
-    /// Bytes of a page.
-    #[must_use]
-    pub fn page_bytes(&self) -> usize {
-        self.seen.page_size as usize
-    }
-
     /// Moves to a position that was reached before, if the WAL holds it. What was read up to there must be all that was
     /// committed up to there.
     ///
@@ -291,7 +285,11 @@ impl HeldDatabase for Follower {
     }
 
     fn bytes_of_page(&self) -> Option<u32> {
-        Some(self.seen.page_size)
+        match self.seen.page_size {
+            // Of a WAL that has no frame yet the wal-index says none.
+            0 => page_size(&self.database).ok().flatten(),
+            found => Some(found),
+        }
     }
 
     fn page_count(&self) -> Result<u32, DatabaseError> {
@@ -299,7 +297,8 @@ impl HeldDatabase for Follower {
             return Ok(self.seen.db_pages);
         }
         let bytes = self.database.stamp()?.bytes;
-        Ok(u32::try_from(bytes / u64::from(self.seen.page_size)).unwrap_or(u32::MAX))
+        let page_size = self.bytes_of_page().map_or(u64::MAX, u64::from);
+        Ok(u32::try_from(bytes / page_size).unwrap_or(u32::MAX))
     }
 
     fn read_frames(&self, at: u64, buf: &mut [u8]) -> Result<usize, DatabaseError> {

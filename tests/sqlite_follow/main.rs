@@ -10,7 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use logmirror::sqlite::{DatabaseError, Follower, Held, Moved};
+use logmirror::sqlite::page_sums::PageSums;
+use logmirror::sqlite::{DatabaseError, Follower, Held, Moved, each_difference};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use support::commitlog::{Draw, seed};
@@ -93,6 +94,29 @@ fn numbers(rows: &Value) -> Vec<i64> {
 fn settle(follower: &mut Follower) {
     assert_eq!(follower.look().unwrap(), Moved::Not);
     assert_eq!(follower.held(), Held::Zero);
+}
+
+#[test]
+fn a_database_that_was_only_read_since_it_was_opened_is_compared_as_any_other() {
+    let (_dir, path, mut app) = in_use();
+    app.rows("INSERT INTO t (x) VALUES (randomblob(9000))");
+    app.reopen();
+    app.rows("SELECT count(*) FROM t");
+    assert_eq!(fs::metadata(path.with_file_name("app.db-wal")).unwrap().len(), 0, "no frame was written yet");
+    let mut follower = attach(&path);
+    let (sums, mut pages) = (PageSums::new(7), 0);
+    let (_, count) = each_difference(&follower, &sums, |_, content, _| {
+        assert_eq!(content.len(), 4096);
+        pages += 1;
+        Ok::<_, DatabaseError>(())
+    })
+    .unwrap();
+    assert_eq!(u64::from(count) * 4096, fs::metadata(&path).unwrap().len());
+    assert_eq!(pages, count);
+    // And followed from there on.
+    app.rows("INSERT INTO t (x) VALUES (1)");
+    let mut image = Image::default();
+    assert!(image.take(&mut follower).unwrap());
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod prepared;
 mod pushes;
 mod refusals;
 mod requests;
+mod rot;
 mod streams;
 
 use std::sync::Arc;

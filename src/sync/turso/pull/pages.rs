@@ -8,7 +8,8 @@ use roaring::{RoaringBitmap, bitmap, treemap};
 
 use super::plan::{LOCK_PAGE, Plan};
 use super::revision::{Base, Point};
-use crate::format::wal::{FRAME_HEADER_LEN, WalHeader};
+use crate::format::Framing;
+use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, WalHeader};
 use crate::mirror::Error;
 use crate::offset::Offset;
 use crate::repo::RepoFile;
@@ -196,22 +197,49 @@ impl Pages {
                     _ if cached => return Ok(None),
                     _ => self.segment(segment)?,
                 };
-                let at = frame_at(segment, &header, first);
-                if !read(&*file, &mut space[..count * FRAME_LEN], at.0, cached)? {
+                let at = frame_at(segment, &header, first).0;
+                let Some(mut chain) = self.chain_before((segment, first), &*file, at, cached)? else {
+                    return Ok(None);
+                };
+                if !read(&*file, &mut space[..count * FRAME_LEN], at, cached)? {
                     return Ok(None);
                 }
                 let mut end = 0;
                 for nth in 0..count {
                     let frame = nth * FRAME_LEN;
-                    let head = space[frame..].first_chunk().and_then(|head| header.claim(head).ok());
+                    // Clients have no checksum to look at.
+                    let head = space[frame..frame + FRAME_LEN].split_first_chunk();
+                    let head = head.and_then(|(head, page)| header.check(chain, head, page).ok());
                     let head = head.ok_or_else(|| {
-                        Error::Damaged(format!("frame {} is not where it must be", first.0 + nth as u64).into())
+                        let text = format!("frame {} is not what was stored: its checksum is wrong", first.0 + nth as u64);
+                        Error::Damaged(text.into())
                     })?;
+                    chain = head.chain;
                     end = self.encode(head.page - 1, space, end, frame + FRAME_HEADER_LEN)?;
                 }
                 Ok(Some(end))
             }
         }
+    }
+
+    /// The checksum that the frame `first` continues, which starts at byte `at`; none when reading it would have to wait.
+    fn chain_before(
+        &self,
+        (segment, first): (Offset, Offset),
+        file: &dyn RepoFile,
+        at: u64,
+        cached: bool,
+    ) -> Result<Option<Chain>, Error> {
+        if first == segment {
+            let found = self.segments.iter().find(|found| found.start == segment).map(|found| found.framing);
+            return match found {
+                Some(Framing::Wal(Some(start))) => Ok(Some(start.chain)),
+                _ => Err(Error::Damaged(format!("segment {segment} has no header").into())),
+            };
+        }
+        let mut head = [0; FRAME_HEADER_LEN];
+        let there = read(file, &mut head, at - FRAME_LEN as u64, cached)?;
+        Ok(there.then(|| FrameHeader::decode(&head).chain))
     }
 
     /// Encodes the page whose content stands at `from`, so that it starts at `end`; where it ends. What stands before a page
