@@ -5,6 +5,8 @@
 //! | magic | page size | write | read | reserved.. | change counter | pages.. | encoding.. | version-valid-for | version |
 //! ```
 
+use std::ops::Range;
+
 use super::wal::PAGE_SIZES;
 
 /// Bytes of the header at the front of page 1.
@@ -12,6 +14,12 @@ pub const HEADER_LEN: usize = 100;
 
 /// First bytes of every database.
 pub const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// Where the header says how the database is written and how it is read.
+pub const VERSIONS: Range<usize> = 18..20;
+
+/// What it says there of a database that is written and read through a WAL.
+pub const WAL_VERSIONS: [u8; 2] = [2, 2];
 
 /// SQLite's locks are on the bytes from this one on, so nothing ever writes the page around it.
 pub const LOCK_BYTE: u64 = 1 << 30;
@@ -146,7 +154,7 @@ impl DatabaseHeader {
     /// Whether it is read and written through a WAL.
     #[must_use]
     pub fn is_wal(&self) -> bool {
-        (self.write_version, self.read_version) == (2, 2)
+        [self.write_version, self.read_version] == WAL_VERSIONS
     }
 
     /// Pages of the database, where the header counts: the size in it is not zero, and was written with the last change. Else

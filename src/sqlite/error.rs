@@ -50,6 +50,20 @@ pub enum DatabaseError {
         /// The journal.
         path: PathBuf,
     },
+    /// Another connection has the write lock of a database that only we write.
+    #[error("another connection is writing to {}, which is a read replica", .path.display())]
+    WriteLocked {
+        /// The database.
+        path: PathBuf,
+    },
+    /// A database that only we write was written by another program. What it wrote was not overwritten.
+    #[error("{} was written by another program: {what}", .path.display())]
+    WrittenByOthers {
+        /// The database.
+        path: PathBuf,
+        /// What shows it.
+        what: &'static str,
+    },
     /// A checkpoint is under way.
     #[error("a checkpoint of {} is under way, and did not end in time", .path.display())]
     Checkpoint {
@@ -109,8 +123,9 @@ impl DatabaseError {
     /// Whether it may go better later, without anybody doing anything about it.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        use DatabaseError::{Busy, Changed, Checkpoint, Exclusive, Unsettled, Writing};
-        let in_use = matches!(self, Busy { .. } | Exclusive { .. } | Writing { .. } | Checkpoint { .. });
+        use DatabaseError::{Busy, Changed, Checkpoint, Exclusive, Unsettled, WriteLocked, Writing};
+        let in_use =
+            matches!(self, Busy { .. } | Exclusive { .. } | Writing { .. } | Checkpoint { .. } | WriteLocked { .. });
         in_use || matches!(self, Changed { .. } | Unsettled { .. })
     }
 }

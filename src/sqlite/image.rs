@@ -36,6 +36,11 @@ impl<P: Copy> Newest<P> {
         }
     }
 
+    /// Forgets the frames after the last commit.
+    pub fn forget_open(&mut self) {
+        self.open.clear();
+    }
+
     /// Pages of the database after the last commit; none without a commit.
     #[must_use]
     pub fn size(&self) -> Option<u32> {
@@ -67,13 +72,27 @@ impl<P: Copy> Newest<P> {
     pub fn fold<E>(
         &self,
         page_size: u32,
+        read: impl FnMut(u32, P, &mut Vec<u8>) -> Result<(), E>,
+        write: impl FnMut(u32, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.fold_where(|_| true, page_size, read, write)
+    }
+
+    /// The same for those pages whose newest content is where `is_due` says.
+    ///
+    /// # Errors
+    /// Those of `read` and `write`.
+    pub fn fold_where<E>(
+        &self,
+        is_due: impl Fn(P) -> bool,
+        page_size: u32,
         mut read: impl FnMut(u32, P, &mut Vec<u8>) -> Result<(), E>,
         mut write: impl FnMut(u32, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let pages_max = (READ_BLOCK as u32 / page_size).max(1);
         let mut run = Vec::with_capacity(READ_BLOCK.max(page_size as usize));
         let (mut first, mut count) = (0, 0);
-        for (page, place) in self.in_order() {
+        for (page, place) in self.in_order().into_iter().filter(|(_, place)| is_due(*place)) {
             if count == pages_max || page != first + count {
                 if count > 0 {
                     write(first, &run)?;

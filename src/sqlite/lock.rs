@@ -5,13 +5,14 @@
 //! -shm       120 WRITE   121 CKPT   122 RECOVER   123 READ0   124..128 READ1..READ4   128 DMS
 //! ```
 //!
-//! Three sets of them, which differ on purpose:
+//! Four sets of them, which differ on purpose:
 //!
 //! - [`beside_users`]: shared locks only, which hold a database still for a reader while its users go on. They go on with
 //!   everything but what would change the bytes that are read;
 //! - [`hand_over_hand`]: the single read marks of a follower, who is never without one of them;
 //! - [`alone`]: exclusive locks for files that we write, and between two writes the one that lets users in without letting
-//!   any of them be the last to leave.
+//!   any of them be the last to leave;
+//! - [`one_writer`]: the exclusive locks of SQLite's writers and checkpoints, for a database that others read meanwhile.
 //!
 //! The locks are those of an open file description (`F_OFD_*`): they conflict with the process-wide ones of SQLite, also in
 //! this process, and go with the file. But **SQLite's own go when its process closes any descriptor of the file**.
@@ -20,6 +21,7 @@
 pub(crate) mod alone;
 pub(super) mod beside_users;
 pub(super) mod hand_over_hand;
+pub(super) mod one_writer;
 
 use std::fs::File;
 use std::io;
@@ -31,8 +33,8 @@ use nix::libc;
 use crate::format::database::LOCK_BYTE;
 
 /// Bytes of a file: the first, and how many.
-#[derive(Clone, Copy)]
-struct Bytes(i64, i64);
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bytes(i64, i64);
 
 /// Held by a writer that waits for its readers to end.
 const PENDING: Bytes = Bytes(LOCK_BYTE as i64, 1);

@@ -7,6 +7,7 @@
 //! - `wal_scan`: how far a `-wal` file is sound, and the frames that were added since;
 //! - [`wal_append`], [`wal_frames`]: the writer of a `-wal` file;
 //! - [`image`]: a database as of a frame, and the fold of frames into its file;
+//! - [`read_replica`]: a database that we write while others read it;
 //! - `lock`, `names`: SQLite's locks, and its names for the files beside a database;
 //! - [`btree`], [`record`]: the trees of a database and their rows, without an engine.
 
@@ -18,6 +19,7 @@ pub mod image;
 pub(crate) mod lock;
 pub(crate) mod names;
 pub mod page_sums;
+pub mod read_replica;
 pub mod record;
 mod snapshot;
 mod source;

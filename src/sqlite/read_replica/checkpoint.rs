@@ -1,0 +1,169 @@
+//! Checkpoints of a [`ReadReplicaFile`] that nobody waits for: SQLite's PASSIVE ones. Owns: how far frames may be copied while
+//! others read, and when the WAL can start again.
+//!
+//! A reader uses the database file and the frames up to its read mark. So frames up to the lowest mark in use may be copied: all
+//! who read see them, in the WAL or in the file. A reader with mark 0 uses the file alone, and nothing may be copied while
+//! there is one. Once everything is copied new readers take mark 0, so those that use the WAL become fewer, and when there are
+//! none it starts again. All of it is tried once and left for the next checkpoint where a reader is in the way.
+
+use std::io::{self, IoSlice};
+
+use uuid::Uuid;
+
+use super::super::image::Newest;
+use super::super::lock::one_writer::{self, Exclusive};
+use super::super::wal_frames::frame_at;
+use super::super::wal_index::{IndexHeader, MARKS, UNUSED, WalIndex};
+use super::{DatabaseError, ReadReplicaFile};
+use crate::format::wal::{Chain, FRAME_HEADER_LEN};
+
+/// What a checkpoint did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checkpointed {
+    /// Frames that the WAL had.
+    pub frames: u64,
+    /// How many of them are in the database file.
+    pub copied: u64,
+    /// Whether the WAL starts again with its next frame.
+    pub restarted: bool,
+}
+
+impl ReadReplicaFile {
+    /// Copies what no reader needs any more as it was into the database file, and lets the WAL start again if no reader uses
+    /// it. Waits for no reader and lets none wait. Between two transactions only: while one is appended nothing is done.
+    ///
+    /// # Errors
+    /// [`DatabaseError::WrittenByOthers`]; as the file system says.
+    pub fn checkpoint(&mut self) -> Result<Checkpointed, DatabaseError> {
+        self.usable()?;
+        let mut done = Checkpointed { frames: self.frames(), ..Checkpointed::default() };
+        if self.write.is_some() {
+            return Ok(done);
+        }
+        let lock = Exclusive::lock(&self.files.index, one_writer::CHECKPOINT);
+        let Some(_checkpoint) = lock.map_err(|error| self.io("locking", error))? else {
+            // Another connection is at it.
+            return Ok(done);
+        };
+        let write = self.lock_write()?;
+        let now = self.confirm()?;
+        // Others may write from here on, after the frames that are copied.
+        drop(write);
+        self.sync()?;
+        let copied = self.copy(&now);
+        let copied = self.latch(copied)?;
+        if copied > now.copied {
+            self.copied = copied;
+        }
+        done = Checkpointed { frames: now.frames, copied, restarted: now.frames == 0 };
+        if done.copied == now.frames && now.frames > 0 {
+            let _write = self.lock_write()?;
+            let now = self.confirm()?;
+            done.restarted = now.frames == 0 || self.restart(&now)?;
+        }
+        Ok(done)
+    }
+
+    /// Ends it: everything is put into the database file, and the WAL emptied, unless readers are in the way. Where nobody reads,
+    /// the database file is all that there is. It returns the mark of what is left.
+    ///
+    /// # Errors
+    /// As [`checkpoint`](Self::checkpoint).
+    pub fn close(mut self) -> Result<super::StateMark, DatabaseError> {
+        self.forget_open();
+        self.commit()?;
+        if self.checkpoint()?.restarted {
+            let _write = self.lock_write()?;
+            if self.confirm()?.frames == 0
+                && let Some(wal) = &self.files.wal
+            {
+                wal.truncate(0).and_then(|()| wal.sync()).map_err(|error| self.io("emptying the WAL of", error))?;
+            }
+        }
+        self.mark()
+    }
+
+    /// With CKPT: copies frames as far as readers let it, and returns how many are copied.
+    fn copy(&self, now: &WalIndex) -> io::Result<u64> {
+        if now.is_copied() {
+            return Ok(now.copied);
+        }
+        let safe = self.raise_marks(now)?;
+        if safe <= now.copied {
+            return Ok(now.copied);
+        }
+        let Some(_database) = Exclusive::lock(&self.files.index, one_writer::read_mark(0))? else {
+            return Ok(now.copied);
+        };
+        self.index.set_attempted(safe)?;
+        self.write_pages(now.copied, safe)?;
+        if safe == now.frames {
+            self.files.database.truncate(u64::from(now.db_pages) * u64::from(self.page_size))?;
+        }
+        self.files.database.sync()?;
+        self.files.stamp()?;
+        self.index.set_copied(safe)?;
+        Ok(safe)
+    }
+
+    /// Up to which frame all readers see: read marks that nobody holds are moved out of the way.
+    fn raise_marks(&self, now: &WalIndex) -> io::Result<u64> {
+        let mut safe = now.frames;
+        for slot in 1..MARKS {
+            let mark = u64::from(now.marks[slot]);
+            if mark >= safe {
+                continue;
+            }
+            match Exclusive::lock(&self.files.index, one_writer::read_mark(slot))? {
+                // Readers that cannot write the wal-index need one mark that they can use.
+                Some(_free) => self.index.set_mark(slot, if slot == 1 { safe as u32 } else { UNUSED })?,
+                None => safe = mark,
+            }
+        }
+        Ok(safe)
+    }
+
+    /// Writes the pages whose newest frame is after `copied` up to `safe`.
+    fn write_pages(&self, copied: u64, safe: u64) -> io::Result<()> {
+        let Some(wal) = &self.files.wal else { return Err(io::ErrorKind::NotFound.into()) };
+        let page_size = self.page_size;
+        let read = |page: u32, frame: u64, run: &mut Vec<u8>| {
+            let from = run.len();
+            run.resize(from + page_size as usize, 0);
+            let read = wal.read_at(&mut run[from..], frame_at(page_size, frame) + FRAME_HEADER_LEN as u64)?;
+            let cut = || io::Error::new(io::ErrorKind::UnexpectedEof, format!("page {page} is cut in frame {frame}"));
+            (read == page_size as usize).then_some(()).ok_or_else(cut)
+        };
+        let write = |first: u32, run: &[u8]| {
+            self.files.database.write_at(&mut [IoSlice::new(run)], u64::from(first - 1) * u64::from(page_size))
+        };
+        self.newest.fold_where(|frame| copied < frame && frame <= safe, page_size, read, write)
+    }
+
+    /// With WRITE, where everything is copied: lets the WAL start again, if no reader uses it.
+    pub(super) fn restart(&mut self, now: &WalIndex) -> Result<bool, DatabaseError> {
+        let lock = Exclusive::lock(&self.files.index, one_writer::READ_WAL);
+        let Some(_readers) = lock.map_err(|error| self.io("locking", error))? else {
+            return Ok(false);
+        };
+        if self.copied < now.frames {
+            // Who copied them may not have synced the database file.
+            let synced = self.files.database.sync();
+            self.latch(synced)?;
+        }
+        // As SQLite does it: the first salt counts, the second is random.
+        let random = Uuid::new_v4().into_bytes();
+        let salts = [now.salts[0].wrapping_add(1), u32::from_be_bytes(std::array::from_fn(|i| random[i]))];
+        let header = IndexHeader { frames: 0, salts, chain: Chain::default(), ..now.header };
+        let restarted = self.index.publish(header).and_then(|()| {
+            self.index.set_copied(0)?;
+            self.index.set_attempted(0)?;
+            self.index.set_mark(1, 0)?;
+            (2..MARKS).try_for_each(|slot| self.index.set_mark(slot, UNUSED))
+        });
+        self.latch(restarted)?;
+        self.index.adopt(header);
+        (self.wal, self.newest, self.copied) = (None, Newest::default(), 0);
+        Ok(true)
+    }
+}

@@ -1,0 +1,48 @@
+//! [`StateMark`]: what a read replica looked like when it was written last, to notice that it was written by others since.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+
+use serde::{Deserialize, Serialize};
+
+use super::super::wal_index::IndexHeader;
+
+/// Which state the files of a [`ReadReplicaFile`](super::ReadReplicaFile) are in. The caller keeps it beside its own position in
+/// the source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateMark {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    /// When the database file was modified: seconds, and nanoseconds that are random unless another program wrote it.
+    modified: (i64, i64),
+    /// Frames of the WAL; where there are none, what follows is 0.
+    frames: u64,
+    salts: [u32; 2],
+    chain: u64,
+}
+
+impl StateMark {
+    pub(super) fn of(database: &Metadata, wal: &IndexHeader) -> StateMark {
+        let (salts, chain) = if wal.frames > 0 { (wal.salts, wal.chain.number()) } else { ([0; 2], 0) };
+        StateMark {
+            device: database.dev(),
+            inode: database.ino(),
+            bytes: database.len(),
+            modified: (database.mtime(), database.mtime_nsec()),
+            frames: wal.frames,
+            salts,
+            chain,
+        }
+    }
+}
+
+/// Whether a replica was written by another program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touched {
+    /// It was not.
+    No,
+    /// It may have been, or a connection that closed it put its WAL into the database file, or a crash came between a write of
+    /// ours and the mark. Its pages say what it holds.
+    Maybe,
+}
