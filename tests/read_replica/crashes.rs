@@ -16,7 +16,7 @@ fn a_mirror_that_is_killed_over_and_over_ends_with_the_source() {
     for round in 0..20_u64 {
         let following = Mirror::start(world.url(), arg(&world.replica()), &["--follow"]);
         for part in 0..5 {
-            world.app.rows(&format!("INSERT INTO t (x) SELECT randomblob({}) FROM generate_series(1, 200)", 100 + round * 40 + part));
+            world.fill(200, 100 + round * 40 + part);
             if draw.below(4) == 0 {
                 world.app.rows("DELETE FROM t WHERE n % 7 = 3");
             }

@@ -58,7 +58,7 @@ fn a_reader_in_a_transaction_keeps_its_state_and_holds_nobody_up() {
     sees(&mut old, 1);
     old.rows("BEGIN; SELECT count(*) FROM t");
     for round in 0..20 {
-        world.app.rows("INSERT INTO t (x) SELECT randomblob(1000) FROM generate_series(1, 500)");
+        world.fill(500, 1000);
         sees(&mut new, 501 + round * 500);
         assert_eq!(old.rows("SELECT count(*) FROM t")[0][0], 1);
     }
@@ -78,7 +78,7 @@ fn a_reader_in_a_transaction_keeps_its_state_and_holds_nobody_up() {
 #[test]
 fn roll_overs_and_a_vacuum_of_the_source_are_followed() {
     let mut world = World::new();
-    world.app.rows("INSERT INTO t (x) SELECT randomblob(1000) FROM generate_series(1, 1000)");
+    world.fill(1000, 1000);
     let (feeding, following) = world.follow();
     let mut reader = reader(&world);
     sees(&mut reader, 1001);

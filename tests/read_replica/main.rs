@@ -69,6 +69,12 @@ impl World {
         self.app.rows(&format!("INSERT INTO t (x) VALUES ('{text}')"));
     }
 
+    /// Inserts rows with so many random bytes each, in one transaction.
+    fn fill(&mut self, rows: u64, bytes: u64) {
+        let numbers = format!("WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < {rows})");
+        self.app.rows(&format!("{numbers} INSERT INTO t (x) SELECT randomblob({bytes}) FROM c"));
+    }
+
     /// Brings the log to where the application is.
     #[track_caller]
     fn feed(&self) {

@@ -22,7 +22,7 @@ fn a_log_becomes_a_plain_file_with_what_the_source_holds() {
 #[test]
 fn a_second_run_fetches_only_what_is_new() {
     let mut world = World::new();
-    world.app.rows("INSERT INTO t (x) SELECT randomblob(1000) FROM generate_series(1, 500)");
+    world.fill(500, 1000);
     world.feed();
     is_done(&world.pull(&[]));
     let inode = inode(&world);
@@ -75,7 +75,7 @@ fn pages_of_every_size_and_bases_with_a_rollback_journal() {
             world.feed();
             is_done(&world.pull(&[]));
             assert_eq!(fs::read(world.replica()).unwrap()[18..20], [2, 2], "readers never block the writer");
-            world.app.rows("INSERT INTO t (x) SELECT randomblob(700) FROM generate_series(1, 300)");
+            world.fill(300, 700);
             world.feed();
             let ended = world.pull(&[]);
             is_done(&ended);
@@ -88,7 +88,7 @@ fn pages_of_every_size_and_bases_with_a_rollback_journal() {
 #[test]
 fn a_database_that_shrinks_is_shorter_in_the_replica_too() {
     let mut world = World::new();
-    world.app.rows("INSERT INTO t (x) SELECT randomblob(1000) FROM generate_series(1, 2000)");
+    world.fill(2000, 1000);
     world.feed();
     is_done(&world.pull(&[]));
     let before = fs::metadata(world.replica()).unwrap().len();
@@ -96,7 +96,7 @@ fn a_database_that_shrinks_is_shorter_in_the_replica_too() {
     world.feed();
     is_done(&world.pull(&[]));
     assert!(fs::metadata(world.replica()).unwrap().len() < before / 10);
-    world.app.rows("INSERT INTO t (x) SELECT randomblob(1000) FROM generate_series(1, 300)");
+    world.fill(300, 1000);
     world.feed();
     is_done(&world.pull(&[]));
     // The sum that followed all of this is that of the file.
@@ -123,7 +123,7 @@ fn a_directory_of_a_log_is_a_source_too() {
 #[test]
 fn a_roll_over_makes_no_new_file_and_sends_no_base() {
     let mut world = World::new();
-    world.app.rows("INSERT INTO t (x) SELECT randomblob(1000) FROM generate_series(1, 1000)");
+    world.fill(1000, 1000);
     world.feed();
     is_done(&world.pull(&[]));
     let inode = inode(&world);
@@ -144,7 +144,7 @@ fn a_roll_over_makes_no_new_file_and_sends_no_base() {
 #[test]
 fn generations_that_are_gone_and_another_base_are_stepped_over_page_by_page() {
     let mut world = World::new();
-    world.app.rows("INSERT INTO t (x) SELECT randomblob(1000) FROM generate_series(1, 1000)");
+    world.fill(1000, 1000);
     world.feed();
     is_done(&world.pull(&[]));
     let inode = inode(&world);

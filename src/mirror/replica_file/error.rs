@@ -101,7 +101,10 @@ pub enum ReplicaFileError {
 
 impl From<DatabaseError> for ReplicaFileError {
     fn from(error: DatabaseError) -> ReplicaFileError {
-        ReplicaFileError::File(error)
+        match error {
+            DatabaseError::WrittenByOthers { path, .. } => ReplicaFileError::Touched { path },
+            error => ReplicaFileError::File(error),
+        }
     }
 }
 

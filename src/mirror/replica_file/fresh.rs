@@ -10,7 +10,6 @@ use tokio::time::sleep;
 
 use super::kept::{Kept, at, of_file, sum_of, with_a_wal};
 use super::record::{FileRecord, FileState, Position, RecordFile, sync_dir};
-use super::stub::ReadReplicaFile;
 use super::target::Instead;
 use crate::api::LastCommit;
 use crate::checkpoint::{Wanted, restore_dir, restore_url};
@@ -25,6 +24,7 @@ use crate::mirror::source::{Extent, Piece, Reading, Source};
 use crate::offset::Offset;
 use crate::segment::base::seen;
 use crate::sqlite::names::{JOURNAL, SHM, WAL, beside};
+use crate::sqlite::read_replica::ReadReplicaFile;
 
 /// What the name of a file that is being built ends in.
 const DRAFT: &str = "-logmirror-draft";

@@ -9,7 +9,6 @@ use super::error::ReplicaFileError;
 use super::frames::each_block;
 use super::record::{FileRecord, FileState, Position, RecordFile};
 use super::state_sum::StateSum;
-use super::stub::{ReadReplicaFile, StateMark};
 use crate::api::LastCommit;
 use crate::format::Framing;
 use crate::format::database::lock_page;
@@ -18,6 +17,7 @@ use crate::limits::REPLICA_CHECKPOINT_BYTES;
 use crate::mirror::failure::MirrorError;
 use crate::offset::Offset;
 use crate::sqlite::DatabaseError;
+use crate::sqlite::read_replica::{ReadReplicaFile, StateMark};
 use crate::sqlite::wal_frames::{frame_len, frames_of};
 use crate::stream::Run;
 

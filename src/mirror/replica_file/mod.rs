@@ -16,7 +16,6 @@ mod record;
 mod state_sum;
 mod status;
 mod step;
-mod stub;
 mod target;
 
 pub(super) use attempt::attempt;

@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::ReplicaFileError;
-use super::stub::StateMark;
 use crate::api::LastCommit;
 use crate::limits::JSON_BYTES_MAX;
 use crate::mirror::failure::MirrorError;
 use crate::offset::{Generation, Offset};
 use crate::repo::open_regular;
 use crate::sqlite::names::beside;
+use crate::sqlite::read_replica::StateMark;
 
 /// What its name ends in.
 const SUFFIX: &str = "-logmirror";

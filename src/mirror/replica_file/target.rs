@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use super::error::ReplicaFileError;
 use super::kept::{Kept, at, of_file, sum_of_file};
 use super::record::{FileRecord, FileState, RecordFile, read_record, record_path};
-use super::stub::{ReadReplicaFile, Touched};
 use crate::mirror::failure::MirrorError;
 use crate::sqlite::names::{WAL, beside, looks_like_a_database};
+use crate::sqlite::read_replica::{ReadReplicaFile, Touched};
 
 /// Endings of names that are those of database files.
 const ENDINGS: [&str; 4] = ["db", "sqlite", "sqlite3", "db3"];
