@@ -10,7 +10,7 @@ use super::fresh::{build, install};
 use super::kept::Kept;
 use super::record::{FileRecord, Position, RecordFile};
 use super::step::{is_to_be_made_again, step};
-use super::target::{Followed, Found, Instead, ReplicaFile, open};
+use super::target::{Followed, Found, Instead, ReplicaFile, is_in_place, open};
 use crate::client::{ClientError, without_secrets};
 use crate::format::LogFormat;
 use crate::limits::{REPLICA_PUBLISH_BYTES, REPLICA_SETTLE_AFTER, SINK_LOOK_EVERY};
@@ -93,6 +93,7 @@ pub(in crate::mirror) async fn attempt(
 ) -> Result<(), MirrorError> {
     let extent = extent_of(source, target).await?;
     let followed = followed(mirror, &extent);
+    is_in_place(&target.path, target.was_kept)?;
     if target.kept.is_none() {
         let (path, wanted) = (target.path.clone(), followed.clone());
         match off(move || open(&path, &wanted)).await?? {
@@ -108,12 +109,14 @@ pub(in crate::mirror) async fn attempt(
             }
         }
     }
+    target.was_kept = true;
     let (mut extent, mut again) = (extent, false);
     while let Err(error) = go_on(mirror, source, &extent, target, progress, told).await {
-        let Some(instead) = made_again_for(&error, mirror.adopt).filter(|_| !again) else {
+        let Some(instead) = made_again_for(&error, mirror).filter(|_| !again) else {
             return Err(error);
         };
         again = true;
+        is_in_place(&target.path, target.was_kept)?;
         if instead == Instead::Ours {
             log::info!("{error}: the file is made again, and those who have it open keep what they have");
         }
@@ -144,15 +147,17 @@ pub(in crate::mirror) async fn attempt(
 }
 
 /// What a file is made again in place of after an error of going on with it; none where that would not help.
-fn made_again_for(error: &MirrorError, adopt: bool) -> Option<Instead> {
+fn made_again_for(error: &MirrorError, mirror: &Mirror) -> Option<Instead> {
     match error {
         error if is_to_be_made_again(error) => Some(Instead::Ours),
-        MirrorError::ReplicaFile(ReplicaFileError::Touched { .. }) => {
-            Some(Instead::Aside("another process has written it".to_owned()))
-        }
-        MirrorError::Fork { .. } | MirrorError::Reset { .. } | MirrorError::LaterGeneration { .. } if adopt => {
+        MirrorError::ReplicaFile(ReplicaFileError::Touched { what, .. }) => Some(Instead::touched(what)),
+        MirrorError::Fork { .. } | MirrorError::Reset { .. } | MirrorError::LaterGeneration { .. }
+            if mirror.adopt =>
+        {
             Some(Instead::Aside(error.to_string()))
         }
+        // One that follows waits for a source that lost its end, which may bring it back.
+        MirrorError::Ahead { .. } if mirror.adopt && !mirror.follow => Some(Instead::Aside(error.to_string())),
         _ => None,
     }
 }

@@ -79,10 +79,12 @@ pub enum ReplicaFileError {
         record: PathBuf,
     },
     /// Another process has written the file. It is set aside, and made again.
-    #[error("sink: {}: another process has written this file", .path.display())]
+    #[error("sink: {}: another process has written this file: {what}", .path.display())]
     Touched {
         /// The file.
         path: PathBuf,
+        /// What shows it.
+        what: &'static str,
     },
     /// The source goes on with pages of another size. The file is made again.
     #[error("sink: {}: it has pages of {held} bytes, and the source now of {offered}", .path.display())]
@@ -102,7 +104,7 @@ pub enum ReplicaFileError {
 impl From<DatabaseError> for ReplicaFileError {
     fn from(error: DatabaseError) -> ReplicaFileError {
         match error {
-            DatabaseError::WrittenByOthers { path, .. } => ReplicaFileError::Touched { path },
+            DatabaseError::WrittenByOthers { path, what } => ReplicaFileError::Touched { path, what },
             error => ReplicaFileError::File(error),
         }
     }

@@ -43,6 +43,13 @@ pub(super) enum Instead {
     Aside(String),
 }
 
+impl Instead {
+    /// Of one that another process has written, as `what` shows.
+    pub(super) fn touched(what: &str) -> Instead {
+        Instead::Aside(format!("another process has written it ({what})"))
+    }
+}
+
 /// What a file was found to be.
 #[derive(Debug)]
 pub(super) enum Found {
@@ -69,13 +76,27 @@ pub(crate) struct ReplicaFile {
     pub(super) path: PathBuf,
     /// The file, while it is open.
     pub(super) kept: Option<Box<Kept>>,
+    /// Whether it was open once: it is not made where its record is gone with it.
+    pub(super) was_kept: bool,
 }
 
 impl ReplicaFile {
     /// Nothing is opened before an attempt.
     pub(crate) fn new(path: &Path) -> ReplicaFile {
-        ReplicaFile { path: path.to_owned(), kept: None }
+        ReplicaFile { path: path.to_owned(), kept: None, was_kept: false }
     }
+}
+
+/// That a file which was kept before is not gone with its record: then its directory is, and what is left in its place is not it.
+///
+/// # Errors
+/// [`MirrorError::Away`].
+pub(super) fn is_in_place(path: &Path, was_kept: bool) -> Result<(), MirrorError> {
+    if was_kept && !record_path(path).exists() && !path.exists() {
+        let what = "the file that was kept is not there now, and its record neither".to_owned();
+        return Err(MirrorError::Away { place: path.display().to_string(), what });
+    }
+    Ok(())
 }
 
 /// Whether a file has no byte, and none of SQLite's beside it.
@@ -131,12 +152,9 @@ pub(super) fn open(path: &Path, followed: &Followed) -> Result<Found, MirrorErro
         let instead = if path.exists() { Instead::Aside(format!("it follows {held}")) } else { Instead::Nothing };
         return Ok(Found::Fresh { store, instead });
     }
-    let touched = |store| {
-        let instead = Instead::Aside("another process has written it".to_owned());
-        Found::Fresh { store, instead }
-    };
+    let touched = |store, what| Found::Fresh { store, instead: Instead::touched(what) };
     let opened = match ReadReplicaFile::open(path).map_err(of_file) {
-        Err(MirrorError::ReplicaFile(ReplicaFileError::Touched { .. })) => return Ok(touched(store)),
+        Err(MirrorError::ReplicaFile(ReplicaFileError::Touched { what, .. })) => return Ok(touched(store, what)),
         opened => opened?,
     };
     let Some(file) = opened else {
@@ -146,7 +164,7 @@ pub(super) fn open(path: &Path, followed: &Followed) -> Result<Found, MirrorErro
         return Ok(Found::Fresh { store, instead: Instead::Nothing });
     };
     let Some((now, settled)) = state_of(&file, &record)? else {
-        return Ok(touched(store));
+        return Ok(touched(store, "its pages are not those that were written last"));
     };
     // It may have been called something else since.
     let record = FileRecord { source: followed.source.clone(), ..record };
