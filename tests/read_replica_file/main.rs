@@ -5,7 +5,12 @@
 mod support;
 
 mod basics;
+mod crashes;
+mod index;
+mod model;
+mod mortal;
 mod origin;
+mod readers;
 
 /// The processes of [`support::sqlite::Sqlite`], and that they can be had.
 #[test]

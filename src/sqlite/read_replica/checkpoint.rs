@@ -7,15 +7,22 @@
 //! none it starts again. All of it is tried once and left for the next checkpoint where a reader is in the way.
 
 use std::io::{self, IoSlice};
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
 use super::super::image::Newest;
+use super::super::lock::beside_users::before;
 use super::super::lock::one_writer::{self, Exclusive};
 use super::super::wal_frames::frame_at;
 use super::super::wal_index::{IndexHeader, MARKS, UNUSED, WalIndex};
 use super::{DatabaseError, ReadReplicaFile};
 use crate::format::wal::{Chain, FRAME_HEADER_LEN};
+
+/// Bytes of a WAL that is to be checkpointed, or of what was added to it since that was tried.
+pub(super) const WAL_BYTES_DUE: u64 = 4 << 20;
+/// How long commits wait for readers then. Most reads take less.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What a checkpoint did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +71,35 @@ impl ReadReplicaFile {
         Ok(done)
     }
 
+    /// The same again and again until the WAL starts again, or `patience` is over. While nothing is committed, readers that come
+    /// and go get out of the way within the time that a read takes: first those that use the file alone, so that everything can
+    /// be copied, and then those that use the WAL. A read that takes longer is not waited for.
+    ///
+    /// # Errors
+    /// As [`checkpoint`](Self::checkpoint).
+    pub fn checkpoint_within(&mut self, patience: Duration) -> Result<Checkpointed, DatabaseError> {
+        let mut done = Checkpointed::default();
+        before(Instant::now() + patience, || -> Result<_, DatabaseError> {
+            done = self.checkpoint()?;
+            Ok(done.restarted.then_some(()))
+        })?;
+        Ok(done)
+    }
+
+    /// For the caller to call after each commit: a checkpoint when the WAL has 4 MiB, or so much more than at the last one
+    /// where a reader was in the way.
+    ///
+    /// # Errors
+    /// As [`checkpoint`](Self::checkpoint).
+    pub fn checkpoint_if_due(&mut self) -> Result<Option<Checkpointed>, DatabaseError> {
+        if self.wal_bytes() < self.checkpoint_at || self.write.is_some() {
+            return Ok(None);
+        }
+        let done = self.checkpoint_within(PATIENCE)?;
+        self.checkpoint_at = WAL_BYTES_DUE + if done.restarted { 0 } else { self.wal_bytes() };
+        Ok(Some(done))
+    }
+
     /// Ends it: everything is put into the database file, and the WAL emptied, unless readers are in the way. Where nobody reads,
     /// the database file is all that there is. It returns the mark of what is left.
     ///
@@ -72,7 +108,7 @@ impl ReadReplicaFile {
     pub fn close(mut self) -> Result<super::StateMark, DatabaseError> {
         self.forget_open();
         self.commit()?;
-        if self.checkpoint()?.restarted {
+        if self.checkpoint_within(PATIENCE)?.restarted {
             let _write = self.lock_write()?;
             if self.confirm()?.frames == 0
                 && let Some(wal) = &self.files.wal

@@ -99,6 +99,8 @@ pub struct ReadReplicaFile {
     unsynced: bool,
     /// Frames that are in the database file, and synced.
     copied: u64,
+    /// How many bytes the WAL has when a checkpoint is due.
+    checkpoint_at: u64,
     failed: bool,
 }
 
@@ -210,6 +212,7 @@ impl ReadReplicaFile {
             return Err(self.io("appending to", error));
         }
         let Some(wal) = &mut self.wal else { return Err(self.io("writing", io::ErrorKind::NotFound.into())) };
+        let WalHeader { big_endian, salts, .. } = wal.header();
         let appended = wal.append(claimed.iter().map(|(head, page)| (*head, &**page)));
         let heads = self.latch(appended)?;
         let mut frame = self.frames() + self.unpublished.pages.len() as u64;
@@ -218,8 +221,9 @@ impl ReadReplicaFile {
             self.unpublished.pages.push(page);
             self.newest.add(page, size, frame);
             if size > 0 {
-                let last = *self.index.header();
-                let header = IndexHeader { frames: frame, db_pages: size, chain, ..last };
+                let IndexHeader { change, .. } = *self.index.header();
+                let (page_size, db_pages) = (self.page_size, size);
+                let header = IndexHeader { change, big_endian, page_size, salts, frames: frame, db_pages, chain };
                 self.unpublished.commit = Some((self.unpublished.pages.len(), header));
             }
         }
@@ -333,10 +337,11 @@ impl ReadReplicaFile {
     /// restarted the WAL without writing.
     fn compare(&self, now: &WalIndex) -> Result<IndexHeader, DatabaseError> {
         let (ours, header) = (self.index.header(), now.header);
-        let same = |header: &IndexHeader| (header.salts, header.frames, header.chain);
-        let is_same = same(&header) == same(ours) && (header.db_pages == ours.db_pages || header.frames == 0);
+        let same =
+            |header: &IndexHeader| (header.page_size, header.salts, header.frames, header.chain, header.db_pages);
+        // One without frames says nothing else: SQLite leaves out the page size of a WAL that it found empty.
         let is_restarted = header.frames == 0 && header.change == ours.change;
-        if header.page_size == self.page_size && (is_same || is_restarted) {
+        if is_restarted || (header.frames > 0 && same(&header) == same(ours)) {
             return Ok(header);
         }
         Err(self.others("the index of its WAL is not the one that was written last"))
@@ -347,14 +352,11 @@ impl ReadReplicaFile {
         let header = *self.index.header();
         if self.wal.is_none() {
             let wal = if header.frames == 0 {
-                let WalHeader { sequence, .. } = new_header(self.page_size, self.sequence.wrapping_add(1));
-                self.sequence = sequence;
-                let start = WalHeader {
-                    big_endian: header.big_endian,
-                    page_size: self.page_size,
-                    sequence,
-                    salts: header.salts,
-                };
+                self.sequence = self.sequence.wrapping_add(1);
+                let start = new_header(self.page_size, self.sequence);
+                // The salts of a restart, unless the WAL was found empty.
+                let salts = if header.salts == [0; 2] { start.salts } else { header.salts };
+                let start = WalHeader { salts, ..start };
                 WalAppender::create(&*self.files.dir, &self.files.wal_name, start)?
             } else {
                 let wal = WalAppender::open(&*self.files.dir, &self.files.wal_name, header.frames)?;

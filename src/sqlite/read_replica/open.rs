@@ -17,6 +17,7 @@ use super::super::lock::one_writer::{self, Exclusive, plain};
 use super::super::names::{JOURNAL, SHM, WAL, beside};
 use super::super::wal_index::{IndexHeader, MARKS, UNUSED, WalIndex};
 use super::super::wal_scan::{WalScan, read_header};
+use super::checkpoint::WAL_BYTES_DUE;
 use super::{DatabaseError, IndexWriter, ReadReplicaFile, Unpublished};
 use crate::format::database::{self, DatabaseHeader, VERSIONS, WAL_VERSIONS};
 use crate::format::wal::{Chain, FrameHeader, WalHeader};
@@ -219,6 +220,7 @@ impl ReadReplicaFile {
             unpublished: Unpublished::default(),
             unsynced: true,
             copied: 0,
+            checkpoint_at: WAL_BYTES_DUE,
             failed: false,
             files,
         })
