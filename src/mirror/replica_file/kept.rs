@@ -13,7 +13,6 @@ use crate::api::LastCommit;
 use crate::format::Framing;
 use crate::format::database::lock_page;
 use crate::format::wal::FRAME_HEADER_LEN;
-use crate::limits::REPLICA_CHECKPOINT_BYTES;
 use crate::mirror::failure::MirrorError;
 use crate::offset::Offset;
 use crate::sqlite::DatabaseError;
@@ -213,10 +212,7 @@ impl Kept {
         self.file.commit().map_err(of_file)?;
         (self.now, self.sum, self.pages, self.settled) = (upcoming, sum, size, false);
         (self.fresh, self.size, self.bytes) = (HashMap::new(), None, 0);
-        if self.file.wal_bytes() >= REPLICA_CHECKPOINT_BYTES {
-            self.file.checkpoint().map_err(of_file)?;
-        }
-        Ok(())
+        self.file.checkpoint_if_due().map(drop).map_err(of_file)
     }
 
     /// Has the record say what the file looks like now, so that the next start need not read all of it.
