@@ -153,3 +153,63 @@ fn no_secret_is_in_the_record() {
     let text = fs::read_to_string(world.path("replica.db-logmirror")).unwrap();
     assert!(text.contains(&world.url()) && !text.contains("secret"), "{text}");
 }
+
+#[test]
+fn a_log_that_was_made_again_under_its_name_is_another_one() {
+    let mut world = World::new();
+    world.feed();
+    is_done(&world.pull(&[]));
+    world.service.kill();
+    fs::rename(world.path("data/logs/app"), world.path("old")).unwrap();
+    world.service.restart();
+    world.insert("second");
+    world.feed();
+    is_refused(&world.pull(&[]), 1, &["it follows http://", "--adopt"]);
+    let held = content(&world.replica());
+    is_done(&world.pull(&["--adopt"]));
+    assert_eq!(content(&world.path(&world.aside()[0])), held);
+    assert_eq!(content(&world.replica()), content(&world.source()));
+}
+
+#[test]
+fn a_source_that_went_back_is_refused_unless_adopted() {
+    let mut world = World::new();
+    world.feed();
+    world.service.kill();
+    let copy = |from: &str, to: &str| {
+        fs::create_dir_all(world.path(to)).unwrap();
+        for entry in fs::read_dir(world.path(from)).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+            fs::copy(entry.path(), world.path(to).join(entry.file_name())).unwrap();
+        }
+    };
+    for dir in ["", "/0000000001"] {
+        copy(&format!("data/logs/app{dir}"), &format!("backup{dir}"));
+    }
+    world.service.restart();
+    world.insert("second");
+    world.feed();
+    is_done(&world.pull(&[]));
+    world.service.kill();
+    fs::remove_dir_all(world.path("data/logs/app")).unwrap();
+    fs::rename(world.path("backup"), world.path("data/logs/app")).unwrap();
+    world.service.restart();
+    is_refused(&world.pull(&[]), 1, &["before the sink"]);
+    // It goes on in another way than before.
+    world.insert("third");
+    world.feed();
+    let ended = world.pull(&[]);
+    assert_eq!((ended.code, world.aside().len()), (Some(1), 0), "{ended:?}");
+    let held = content(&world.replica());
+    is_done(&world.pull(&["--adopt"]));
+    assert_eq!(content(&world.path(&world.aside()[0])), held);
+    assert_eq!(content(&world.replica()), content(&world.source()));
+}
+
+#[test]
+fn a_link_is_not_written_through() {
+    let world = World::new();
+    world.feed();
+    std::os::unix::fs::symlink(world.path("elsewhere.db"), world.replica()).unwrap();
+    is_refused(&world.pull(&[]), 2, &["symbolic link"]);
+    assert!(!world.path("elsewhere.db").exists());
+}

@@ -8,9 +8,9 @@ use uuid::Uuid;
 use super::error::ReplicaFileError;
 use super::fresh::{build, install};
 use super::kept::Kept;
-use super::record::{FileRecord, Position, RecordFile};
-use super::step::{is_to_be_made_again, step};
-use super::target::{Followed, Found, Instead, ReplicaFile, is_in_place, open};
+use super::record::{FileRecord, Followed, Position, RecordFile};
+use super::step::step;
+use super::target::{Found, Instead, ReplicaFile, is_in_place, open};
 use crate::client::{ClientError, without_secrets};
 use crate::format::LogFormat;
 use crate::limits::{REPLICA_PUBLISH_BYTES, REPLICA_SETTLE_AFTER, SINK_LOOK_EVERY};
@@ -94,6 +94,8 @@ pub(in crate::mirror) async fn attempt(
     let extent = extent_of(source, target).await?;
     let followed = followed(mirror, &extent);
     is_in_place(&target.path, target.was_kept)?;
+    // A log that was deleted and created again is another one.
+    target.kept = target.kept.take().filter(|kept| kept.follows(&followed));
     if target.kept.is_none() {
         let (path, wanted) = (target.path.clone(), followed.clone());
         match off(move || open(&path, &wanted)).await?? {
@@ -113,7 +115,12 @@ pub(in crate::mirror) async fn attempt(
     let (mut extent, mut again) = (extent, false);
     while let Err(error) = go_on(mirror, source, &extent, target, progress, told).await {
         let Some(instead) = made_again_for(&error, mirror).filter(|_| !again) else {
-            return Err(error);
+            // A stream ends with its generation.
+            match extent_of(source, target).await {
+                Ok(now) if mirror.follow && now.generation > extent.generation && now.log == extent.log => extent = now,
+                _ => return Err(error),
+            }
+            continue;
         };
         again = true;
         is_in_place(&target.path, target.was_kept)?;
@@ -149,7 +156,7 @@ pub(in crate::mirror) async fn attempt(
 /// What a file is made again in place of after an error of going on with it; none where that would not help.
 fn made_again_for(error: &MirrorError, mirror: &Mirror) -> Option<Instead> {
     match error {
-        error if is_to_be_made_again(error) => Some(Instead::Ours),
+        MirrorError::ReplicaFile(ReplicaFileError::Again { .. }) => Some(Instead::Ours),
         MirrorError::ReplicaFile(ReplicaFileError::Touched { what, .. }) => Some(Instead::touched(what)),
         MirrorError::Fork { .. } | MirrorError::Reset { .. } | MirrorError::LaterGeneration { .. }
             if mirror.adopt =>
@@ -220,9 +227,8 @@ async fn go_on(
     }
     if held < extent.generation {
         let Source::Url(client) = source else {
-            // A directory holds one generation.
-            let (held, offered) = target.kept.as_ref().map_or((0, 0), |kept| (kept.page_size(), kept.page_size()));
-            return Err(ReplicaFileError::PageSize { path: target.path.clone(), held, offered }.into());
+            let why = format!("it is in generation {held}, and the directory that it follows in {}", extent.generation);
+            return Err(ReplicaFileError::Again { path: target.path.clone(), why }.into());
         };
         match source.extent(Some(held)).await {
             Err(MirrorError::Client(ClientError::Refused { body, .. })) if body.error == "pruned" => {}

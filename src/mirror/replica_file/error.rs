@@ -86,15 +86,13 @@ pub enum ReplicaFileError {
         /// What shows it.
         what: &'static str,
     },
-    /// The source goes on with pages of another size. The file is made again.
-    #[error("sink: {}: it has pages of {held} bytes, and the source now of {offered}", .path.display())]
-    PageSize {
+    /// The source goes on with what cannot be reached by transactions. The file is made again.
+    #[error("sink: {}: {why}", .path.display())]
+    Again {
         /// The file.
         path: PathBuf,
-        /// Its pages.
-        held: u32,
-        /// Those of the source.
-        offered: u32,
+        /// What the source goes on with.
+        why: String,
     },
     /// The file cannot be used.
     #[error("sink: {0}")]
@@ -111,6 +109,12 @@ impl From<DatabaseError> for ReplicaFileError {
 }
 
 impl ReplicaFileError {
+    /// That the source goes on with pages of another size.
+    pub(super) fn page_size(path: &Path, held: u32, offered: u32) -> ReplicaFileError {
+        let why = format!("it has pages of {held} bytes, and the source now of {offered}");
+        ReplicaFileError::Again { path: path.to_owned(), why }
+    }
+
     /// That of a read replica file at `path` that is to be a source, and follows `of`.
     pub(in crate::mirror) fn swapped(path: &Path, of: String) -> ReplicaFileError {
         ReplicaFileError::Swapped { path: path.to_owned(), of, record: record_path(path) }
@@ -119,12 +123,12 @@ impl ReplicaFileError {
 
 impl Blamed for ReplicaFileError {
     fn blame(&self) -> Blame {
-        use ReplicaFileError::{File, Link, Locked, NotOurs, OtherLog, PageSize, Record, Source, Swapped, Touched};
+        use ReplicaFileError::{Again, File, Link, Locked, NotOurs, OtherLog, Record, Source, Swapped, Touched};
         match self {
             NotOurs { .. } | Link { .. } | Source { .. } | Swapped { .. } => Blame::Usage,
             OtherLog { .. } | Record { .. } => Blame::Data,
             Locked { .. } => Blame::Io,
-            Touched { .. } | PageSize { .. } => Blame::Transient,
+            Again { .. } | Touched { .. } => Blame::Transient,
             File(error) if error.is_transient() => Blame::Transient,
             File(DatabaseError::Io { .. }) => Blame::Io,
             File(_) => Blame::Data,

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::error::ReplicaFileError;
 use super::frames::each_block;
-use super::record::{FileRecord, FileState, Position, RecordFile};
+use super::record::{FileRecord, FileState, Followed, Position, RecordFile};
 use super::state_sum::StateSum;
 use crate::api::LastCommit;
 use crate::format::Framing;
@@ -82,6 +82,11 @@ impl Kept {
         Ok(Kept { file, store, record, now, sum, pages, fresh, size, bytes, last, settled })
     }
 
+    /// Whether it follows this source.
+    pub(super) fn follows(&self, followed: &Followed) -> bool {
+        self.record.is_of(followed)
+    }
+
     pub(super) fn position(&self) -> Position {
         self.now.at
     }
@@ -116,13 +121,13 @@ impl Kept {
     /// Appends a run of commits, which readers do not see yet.
     ///
     /// # Errors
-    /// [`ReplicaFileError::PageSize`]; [`ReplicaFileError::Touched`] when another process has written the file.
+    /// [`ReplicaFileError::Again`]; [`ReplicaFileError::Touched`] when another process has written the file.
     pub(super) fn append_run(&mut self, run: &Run) -> Result<(), MirrorError> {
         if let Framing::Wal(Some(start)) = run.framing
             && start.header.page_size != self.page_size()
         {
-            let (held, offered) = (self.page_size(), start.header.page_size);
-            return Err(ReplicaFileError::PageSize { path: self.file.path().to_owned(), held, offered }.into());
+            let offered = start.header.page_size;
+            return Err(ReplicaFileError::page_size(self.file.path(), self.page_size(), offered).into());
         }
         let unread = |error: io::Error| MirrorError::Interrupted(format!("the source: {error}"));
         each_block(run, unread, |frames| self.append(frames))?;

@@ -3,7 +3,7 @@
 use super::attempt::{extent_of, followed};
 use super::error::ReplicaFileError;
 use super::record::read_record;
-use super::target::{ReplicaFile, is_ours_or_absent, is_same_source};
+use super::target::{ReplicaFile, is_ours_or_absent};
 use crate::mirror::endpoint::Mirror;
 use crate::mirror::failure::MirrorError;
 use crate::mirror::overlap::Overlap;
@@ -35,7 +35,7 @@ pub(in crate::mirror) async fn plan(
         plan.notes.push(format!("the base of generation {} is fetched first", extent.generation));
         return Ok(plan);
     };
-    if !is_same_source(&record, &followed) {
+    if !record.is_of(&followed) {
         if !followed.adopt {
             let (held, offered) = (record.source, followed.source);
             return Err(ReplicaFileError::OtherLog { path: path.clone(), held, offered }.into());

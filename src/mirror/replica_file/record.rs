@@ -43,6 +43,17 @@ pub(super) struct FileState {
     pub(super) sum: u64,
 }
 
+/// Which source a file must follow.
+#[derive(Clone, Debug)]
+pub(super) struct Followed {
+    /// Its name, without secrets.
+    pub(super) source: String,
+    /// The id of its log, if it is a service's.
+    pub(super) log: Option<String>,
+    /// Whether a file that follows another one is set aside.
+    pub(super) adopt: bool,
+}
+
 /// The record of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FileRecord {
@@ -65,6 +76,14 @@ impl FileRecord {
     pub(super) fn new(source: &str, log: Option<String>, key: u64) -> FileRecord {
         let (now, mark, upcoming) = (None, None, None);
         FileRecord { version: VERSION, source: source.to_owned(), log, key, now, mark, upcoming }
+    }
+
+    /// Whether the file follows this source. The log of a service may have got another URL.
+    pub(super) fn is_of(&self, followed: &Followed) -> bool {
+        match (&self.log, &followed.log) {
+            (Some(held), Some(offered)) => held == offered,
+            _ => self.source == followed.source,
+        }
     }
 }
 

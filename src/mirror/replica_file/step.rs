@@ -69,7 +69,7 @@ impl PageSet {
 /// called. Returns how many pages were fetched from its base, because no frame brought them.
 ///
 /// # Errors
-/// [`ReplicaFileError::PageSize`] when the file is to be made again.
+/// [`ReplicaFileError::Again`] when the file is to be made again.
 pub(super) async fn step(
     client: &Client,
     extent: &Extent,
@@ -81,8 +81,7 @@ pub(super) async fn step(
     let mut missing = target
         .with(move |kept| {
             if page_size != kept.page_size() {
-                let (held, offered) = (kept.page_size(), page_size);
-                return Err(ReplicaFileError::PageSize { path, held, offered }.into());
+                return Err(ReplicaFileError::page_size(&path, kept.page_size(), page_size).into());
             }
             Ok((differing(kept, &sums)?, sums))
         })
@@ -293,9 +292,3 @@ fn end_at(kept: &mut Kept, pages: u32, last_frame: Vec<u8>, to: Position) -> Res
     debug_assert!(last_frame.len() % (FRAME_HEADER_LEN + kept.page_size() as usize) == 0);
     kept.publish(to)
 }
-
-/// The error of a page size, as what it means for the file.
-pub(super) fn is_to_be_made_again(error: &MirrorError) -> bool {
-    matches!(error, MirrorError::ReplicaFile(ReplicaFileError::PageSize { .. }))
-}
-

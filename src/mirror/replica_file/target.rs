@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::ReplicaFileError;
 use super::kept::{Kept, at, of_file, sum_of_file};
-use super::record::{FileRecord, FileState, RecordFile, read_record, record_path};
+use super::record::{FileRecord, FileState, Followed, RecordFile, read_record, record_path};
 use crate::mirror::failure::MirrorError;
 use crate::sqlite::names::{WAL, beside, looks_like_a_database};
 use crate::sqlite::read_replica::{ReadReplicaFile, Touched};
@@ -57,17 +57,6 @@ pub(super) enum Found {
     Fresh { store: RecordFile, instead: Instead },
     /// It goes on.
     Kept(Box<Kept>),
-}
-
-/// Which source a file must follow.
-#[derive(Clone, Debug)]
-pub(super) struct Followed {
-    /// Its name, without secrets.
-    pub(super) source: String,
-    /// The id of its log, if it is a service's.
-    pub(super) log: Option<String>,
-    /// Whether a file that follows another one is set aside.
-    pub(super) adopt: bool,
 }
 
 /// A SQLite file that is the sink.
@@ -143,7 +132,7 @@ pub(super) fn open(path: &Path, followed: &Followed) -> Result<Found, MirrorErro
         let instead = if path.exists() { Instead::Ours } else { Instead::Nothing };
         return Ok(Found::Fresh { store, instead });
     };
-    if !is_same_source(&record, followed) {
+    if !record.is_of(followed) {
         let held = named(&record.source, record.log.as_deref());
         let offered = named(&followed.source, followed.log.as_deref());
         if !followed.adopt {
@@ -182,14 +171,6 @@ fn state_of(file: &ReadReplicaFile, record: &FileRecord) -> Result<Option<(FileS
     let sum = sum_of_file(file, record.key)?;
     let states = [record.now, record.upcoming];
     Ok(states.into_iter().flatten().find(|state| state.sum == sum).map(|state| (state, false)))
-}
-
-/// Whether a file follows this source.
-pub(super) fn is_same_source(record: &FileRecord, followed: &Followed) -> bool {
-    match (&record.log, &followed.log) {
-        (Some(held), Some(offered)) => held == offered,
-        _ => record.source == followed.source,
-    }
 }
 
 fn named(source: &str, log: Option<&str>) -> String {
