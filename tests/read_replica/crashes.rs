@@ -9,7 +9,8 @@ use super::{World, content, is_done};
 
 #[test]
 fn a_mirror_that_is_killed_over_and_over_ends_with_the_source() {
-    let mut draw = Draw(seed());
+    let seed = seed();
+    let mut draw = Draw(seed);
     let mut world = World::new();
     world.feed();
     let mut reader = None;
@@ -23,7 +24,8 @@ fn a_mirror_that_is_killed_over_and_over_ends_with_the_source() {
             world.feed();
         }
         std::thread::sleep(Duration::from_millis(draw.below(60)));
-        following.kill();
+        let ended = following.kill();
+        assert_eq!(world.aside(), [""; 0], "seed {seed}, round {round}: {ended:?}");
         if world.replica().exists() {
             let reader = reader.get_or_insert_with(|| Sqlite::open(&world.replica()));
             assert_eq!(reader.rows("PRAGMA integrity_check")[0][0], "ok");

@@ -5,7 +5,7 @@ use std::io;
 use bytes::Buf;
 
 use crate::format::Framing;
-use crate::format::wal::{FRAME_HEADER_LEN, SUMMED_HEAD_LEN, WalStart};
+use crate::format::wal::{FRAME_HEADER_LEN, WalStart};
 use crate::limits::LARGE_COPY_BYTES;
 use crate::sqlite::wal_frames::frame_len;
 use crate::stream::Run;
@@ -66,13 +66,6 @@ fn check(frames: &[u8], from: &mut WalStart) -> io::Result<()> {
         from.chain = from.header.check(from.chain, head, page).map_err(|_| changed())?.chain;
     }
     Ok(())
-}
-
-/// Makes a frame one that ends no transaction.
-pub(super) fn end_nothing(frame: &mut [u8]) {
-    if let Some(size) = frame.get_mut(4..SUMMED_HEAD_LEN) {
-        size.fill(0);
-    }
 }
 
 fn changed() -> io::Error {

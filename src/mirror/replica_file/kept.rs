@@ -12,7 +12,7 @@ use super::state_sum::StateSum;
 use crate::api::LastCommit;
 use crate::format::Framing;
 use crate::format::database::lock_page;
-use crate::format::wal::FRAME_HEADER_LEN;
+use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader};
 use crate::mirror::failure::MirrorError;
 use crate::offset::Offset;
 use crate::sqlite::DatabaseError;
@@ -52,12 +52,14 @@ pub(super) struct Kept {
     sum: StateSum,
     /// Pages of the database that readers see.
     pages: u32,
-    /// Pages that were appended and are not visible yet, or that are gone then.
+    /// Pages that were appended and are not visible yet.
     fresh: HashMap<u32, Change>,
     /// Pages of the database after the last commit that was appended.
     size: Option<u32>,
     /// Bytes of pages that are not visible yet.
     bytes: u64,
+    /// The last frame that was appended: it is not in the WAL yet.
+    held_back: Vec<u8>,
     /// The last commit of the runs that were appended.
     last: Option<LastCommit>,
     /// Whether the record says what the file looks like now.
@@ -78,8 +80,8 @@ impl Kept {
     ) -> Result<Kept, MirrorError> {
         let sum = StateSum::new(record.key, file.page_size()).with(now.sum);
         let pages = file.pages().map_err(of_file)?;
-        let (fresh, size, bytes, last) = (HashMap::new(), None, 0, None);
-        Ok(Kept { file, store, record, now, sum, pages, fresh, size, bytes, last, settled })
+        let (fresh, size, bytes, held_back, last) = (HashMap::new(), None, 0, Vec::new(), None);
+        Ok(Kept { file, store, record, now, sum, pages, fresh, size, bytes, held_back, last, settled })
     }
 
     /// Whether it follows this source.
@@ -110,7 +112,7 @@ impl Kept {
         (self.store, FileRecord { now: Some(self.now), upcoming: None, ..self.record })
     }
 
-    /// Reads a page of the database as of the last commit that was appended.
+    /// Reads a page of the database that readers see.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -141,40 +143,44 @@ impl Kept {
     /// [`ReplicaFileError::Touched`].
     pub(super) fn append(&mut self, frames: &mut [u8]) -> Result<(), MirrorError> {
         let page_size = self.page_size();
-        for frame in frames.chunks_exact_mut(frame_len(page_size)) {
+        let frame_len = frame_len(page_size);
+        let mut content = vec![0; page_size as usize];
+        for frame in frames.chunks_exact_mut(frame_len) {
             let (head, page) = frame.split_at_mut(FRAME_HEADER_LEN);
-            if head.starts_with(&1_u32.to_be_bytes()) {
+            let [number, size] = [0, 4].map(|at| head[at..].first_chunk().map_or(0, |word| u32::from_be_bytes(*word)));
+            if number == 1 {
                 with_a_wal(page);
             }
-        }
-        // What they replace must be read before.
-        let (mut content, mut shortest) = (vec![0; page_size as usize], None);
-        for (head, page) in frames_of(frames, page_size) {
-            let after = self.sum.of_page(head.page, page);
-            match self.fresh.get_mut(&head.page) {
+            if size > 0 {
+                self.size = Some(size);
+                head[4..8].fill(0);
+            }
+            let after = self.sum.of_page(number, page);
+            match self.fresh.get_mut(&number) {
                 Some(change) => change.after = after,
                 None => {
-                    let before = self.added_by(head.page, &mut content)?;
-                    self.fresh.insert(head.page, Change { before, after });
+                    let before = self.added_by(number, &mut content)?;
+                    self.fresh.insert(number, Change { before, after });
                 }
-            }
-            if head.size > 0 {
-                self.size = Some(head.size);
-                shortest = Some(shortest.unwrap_or(head.size).min(head.size));
-            }
-        }
-        for page in shortest.map_or(1, |pages| pages.saturating_add(1))..=self.pages {
-            if shortest.is_some() && !self.fresh.contains_key(&page) {
-                let before = self.added_by(page, &mut content)?;
-                self.fresh.insert(page, Change { before, after: 0 });
             }
         }
         self.bytes += frames.len() as u64;
-        let pages = frames_of(frames, page_size).map(|(head, page)| (head.page, head.size, page));
-        self.file.append(pages).map_err(of_file)
+        // What is in the WAL counts after a crash if it ends with a commit: so the end is written when the record names it.
+        let (first, held_back) = frames.split_at(frames.len().saturating_sub(frame_len));
+        let before = std::mem::take(&mut self.held_back);
+        for frames in [&before[..], first] {
+            let pages = frames_of(frames, page_size).map(|(head, page)| (head.page, head.size, page));
+            if !frames.is_empty() {
+                self.file.append(pages).map_err(of_file)?;
+            }
+        }
+        self.held_back = before;
+        self.held_back.clear();
+        self.held_back.extend_from_slice(held_back);
+        Ok(())
     }
 
-    /// What a page that was not appended adds to the sum of what readers see.
+    /// What a page adds to the sum of what readers see.
     fn added_by(&self, page: u32, content: &mut [u8]) -> Result<u64, MirrorError> {
         if page > self.pages {
             return Ok(0);
@@ -195,7 +201,23 @@ impl Kept {
         self.publish(Position { generation, next, last: Some(last) })
     }
 
-    /// Makes all that was appended visible, which must end with a commit: the state at `at`. After Ok it survives power loss.
+    /// The same of a database of `pages` pages, whatever was appended.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub(super) fn publish_sized(&mut self, pages: u32, at: Position) -> Result<(), MirrorError> {
+        if self.held_back.is_empty() && pages != self.pages {
+            // It is only shorter.
+            let mut content = vec![0; self.page_size() as usize];
+            self.read_page(1, &mut content)?;
+            let head = FrameHeader { page: 1, size: 0, salts: [0; 2], chain: Chain::default() };
+            self.append(&mut [&head.encode()[..], &content].concat())?;
+        }
+        self.size = Some(pages).filter(|_| !self.held_back.is_empty());
+        self.publish(at)
+    }
+
+    /// Makes all that was appended visible as one transaction, which must end with a commit: the state at `at`. After Ok it survives power loss.
     ///
     /// # Errors
     /// [`ReplicaFileError::Touched`]. The file is in the state before or in this one then.
@@ -205,18 +227,26 @@ impl Kept {
             self.settled = false;
             return self.settle();
         };
-        let mut sum = self.sum;
+        let (mut sum, mut content) = (self.sum, vec![0; self.page_size() as usize]);
         for (page, change) in &self.fresh {
             sum.remove(change.before);
             if *page <= size {
                 sum.add(change.after);
             }
         }
+        for page in size.saturating_add(1)..=self.pages {
+            if !self.fresh.contains_key(&page) {
+                sum.remove(self.added_by(page, &mut content)?);
+            }
+        }
         let upcoming = FileState { at, sum: sum.number() };
         self.note(Some(upcoming))?;
+        let pages = frames_of(&self.held_back, self.page_size()).map(|(head, page)| (head.page, size, page));
+        self.file.append(pages).map_err(of_file)?;
         self.file.commit().map_err(of_file)?;
         (self.now, self.sum, self.pages, self.settled) = (upcoming, sum, size, false);
         (self.fresh, self.size, self.bytes) = (HashMap::new(), None, 0);
+        self.held_back.clear();
         self.file.checkpoint_if_due().map(drop).map_err(of_file)
     }
 

@@ -7,20 +7,20 @@ use uuid::Uuid;
 
 use super::attempt::gone;
 use super::error::ReplicaFileError;
-use super::frames::{each_block, end_nothing};
+use super::frames::each_block;
 use super::kept::Kept;
 use super::record::Position;
 use super::target::ReplicaFile;
 use crate::api::LastCommit;
 use crate::client::{Client, positions};
 use crate::format::database::lock_page;
-use crate::format::wal::{Chain, FIRST_FRAME, FRAME_HEADER_LEN, FrameHeader};
+use crate::format::wal::{Chain, FIRST_FRAME, FrameHeader};
 use crate::mirror::failure::MirrorError;
 use crate::mirror::page_sums::HEAD_LEN;
 use crate::mirror::source::{Extent, Piece, Reading, Source};
 use crate::offset::Offset;
 use crate::sqlite::page_sums::PageSums;
-use crate::sqlite::wal_frames::{frame_len, frames_of};
+use crate::sqlite::wal_frames::frames_of;
 use crate::stream::Run;
 
 /// The pages of a source as of a commit.
@@ -86,8 +86,7 @@ pub(super) async fn step(
             Ok((differing(kept, &sums)?, sums))
         })
         .await?;
-    // The last frame is held back: it ends the transaction, and is the last only if no page comes after it.
-    let (mut last_frame, mut last) = (Vec::new(), None);
+    let mut last = None;
     let mut at_offset = FIRST_FRAME;
     if next > FIRST_FRAME {
         let reading = Reading { generation: extent.generation, from: FIRST_FRAME, held: true, follow: false };
@@ -102,13 +101,7 @@ pub(super) async fn step(
             for run in batch.runs() {
                 let Some(run) = up_to(run, next) else { continue };
                 (at_offset, last) = (run.end, Some(LastCommit::from(&run.last)));
-                (missing, last_frame) = target
-                    .with(move |kept| {
-                        let (mut missing, mut last_frame) = (missing, last_frame);
-                        append_open(kept, &run, &mut missing.0, &mut last_frame)?;
-                        Ok((missing, last_frame))
-                    })
-                    .await?;
+                missing = target.with(move |kept| append(kept, &run, missing)).await?;
             }
         }
         if at_offset < next {
@@ -119,10 +112,10 @@ pub(super) async fn step(
     }
     let fetched = missing.0.count;
     if fetched > 0 {
-        (missing, last_frame) = fetch(client, extent, target, missing, last_frame).await?;
+        missing = fetch(client, extent, target, missing).await?;
     }
-    let (sums, to) = (missing.1, Position { generation: extent.generation, next, last });
-    target.with(move |kept| end_at(kept, sums.pages(), last_frame, to)).await?;
+    let (pages, to) = (missing.1.pages(), Position { generation: extent.generation, next, last });
+    target.with(move |kept| kept.publish_sized(pages, to)).await?;
     Ok(fetched)
 }
 
@@ -192,42 +185,30 @@ fn up_to(run: &Run, next: Offset) -> Option<Run> {
     cut.and_then(|at| run.split(at)).map(|(front, _)| front)
 }
 
-/// Appends frames that end no commit, but for the last of them, which takes the place of the one that was held back.
-fn append_open(
-    kept: &mut Kept,
-    run: &Run,
-    missing: &mut PageSet,
-    last_frame: &mut Vec<u8>,
-) -> Result<(), MirrorError> {
-    let frame_len = frame_len(kept.page_size());
-    let unread = |error| MirrorError::Interrupted(format!("the source: {error}"));
-    each_block(run, unread, |frames| {
-        frames_of(frames, kept.page_size()).for_each(|(head, _)| missing.remove(head.page));
-        frames.chunks_exact_mut(frame_len).for_each(end_nothing);
-        if !last_frame.is_empty() {
-            kept.append(last_frame)?;
-        }
-        let (open, held_back) = frames.split_at_mut(frames.len() - frame_len);
-        last_frame.clear();
-        last_frame.extend_from_slice(held_back);
-        if open.is_empty() { Ok(()) } else { kept.append(open) }
-    })
-}
-
+/// Pages that were not appended yet, and the sums of all.
 type Missing = (PageSet, PageSums);
+
+/// Appends the frames of a run.
+fn append(kept: &mut Kept, run: &Run, mut missing: Missing) -> Result<Missing, MirrorError> {
+    let unread = |error| MirrorError::Interrupted(format!("the source: {error}"));
+    let page_size = kept.page_size();
+    each_block(run, unread, |frames| {
+        frames_of(frames, page_size).for_each(|(head, _)| missing.0.remove(head.page));
+        kept.append(frames)
+    })?;
+    Ok(missing)
+}
 
 /// Appends the pages that no frame brought, from the base of the generation; each is checked.
 async fn fetch(
     client: &Client,
     extent: &Extent,
     target: &mut ReplicaFile,
-    missing: Missing,
-    last_frame: Vec<u8>,
-) -> Result<(Missing, Vec<u8>), MirrorError> {
+    mut missing: Missing,
+) -> Result<Missing, MirrorError> {
     let page_size = target.with(|kept| Ok(kept.page_size() as usize)).await?;
     let mut base = std::pin::pin!(client.base(extent.generation).await?);
     let (mut bytes, mut page) = (BytesMut::new(), 0_u32);
-    let (mut missing, mut last_frame) = (missing, last_frame);
     while missing.0.count > 0 {
         let block = base.try_next().await?;
         let is_end = block.is_none();
@@ -253,42 +234,12 @@ async fn fetch(
             }
         }
         if !frames.is_empty() {
-            last_frame = target
-                .with(move |kept| {
-                    let mut last_frame = last_frame;
-                    if !last_frame.is_empty() {
-                        kept.append(&mut last_frame)?;
-                    }
-                    let held_back = frames.split_off(frames.len() - frame_len(kept.page_size()));
-                    if !frames.is_empty() {
-                        kept.append(&mut frames)?;
-                    }
-                    Ok(held_back)
-                })
-                .await?;
+            target.with(move |kept| kept.append(&mut frames)).await?;
         }
         if is_end && missing.0.count > 0 {
             let left = missing.0.count;
             return Err(MirrorError::Interrupted(format!("{left} pages are neither in the source's base nor in a frame")));
         }
     }
-    Ok((missing, last_frame))
-}
-
-/// Ends the transaction with the frame that was held back, for a database of `pages` pages, and publishes it.
-fn end_at(kept: &mut Kept, pages: u32, last_frame: Vec<u8>, to: Position) -> Result<(), MirrorError> {
-    let mut last_frame = last_frame;
-    if last_frame.is_empty() && pages != kept.pages() {
-        // It is only shorter.
-        let mut content = vec![0; kept.page_size() as usize];
-        kept.read_page(1, &mut content)?;
-        let head = FrameHeader { page: 1, size: 0, salts: [0; 2], chain: Chain::default() };
-        last_frame = [&head.encode()[..], &content].concat();
-    }
-    if let Some(size) = last_frame.get_mut(4..8) {
-        size.copy_from_slice(&pages.to_be_bytes());
-        kept.append(&mut last_frame)?;
-    }
-    debug_assert!(last_frame.len() % (FRAME_HEADER_LEN + kept.page_size() as usize) == 0);
-    kept.publish(to)
+    Ok(missing)
 }

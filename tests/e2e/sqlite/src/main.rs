@@ -47,7 +47,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         Some(&"rollback") => workloads::rollback(count(1, 200)?, seed),
         Some(&"open-close") => workloads::open_close(count(1, 86_400)?),
         Some(&"histories") => histories::run(count(1, 500)?, seed),
-        Some(&"replica") => replica::run(count(1, 120)?, seed),
+        Some(&"replica") => replica::run(count(1, 120)?, count(2, 20)?, seed),
         Some(&"replica-reader") => {
             replica::read(arguments.get(1).context("the path of a replica")?, count(2, 0)?)
         }

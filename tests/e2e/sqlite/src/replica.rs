@@ -17,7 +17,6 @@ use rustix::process::Signal;
 use crate::app;
 use crate::followed::{Followed, Work};
 
-const READERS: u64 = 20;
 const ACCOUNTS: i64 = 2000;
 /// What all accounts hold together, at any time.
 const TOTAL: i64 = ACCOUNTS * 100;
@@ -27,8 +26,8 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// Ends a reader.
 const STOP: &str = "stop";
 
-/// The workload: a writer at the source, readers of the replica in other processes, for so many seconds.
-pub fn run(seconds: u64, seed: u64) -> Result<()> {
+/// The workload: a writer at the source, so many readers of the replica in other processes, for so many seconds.
+pub fn run(seconds: u64, readers: u64, seed: u64) -> Result<()> {
     let work = Work::create("replica")?;
     let db = app::plain(&work.app())?;
     db.execute_batch(
@@ -50,7 +49,7 @@ pub fn run(seconds: u64, seed: u64) -> Result<()> {
     let mut mirror = program.start(&["mirror", &url, path, "--follow", "--json"], &work.0, "replica")?;
     wait_for("the replica to be there", LIMIT, || Ok(replica.exists().then_some(())))?;
 
-    let readers: Vec<Child> = (0..READERS).map(|number| start_reader(&replica, number)).collect::<Result<_>>()?;
+    let reading: Vec<Child> = (0..readers).map(|number| start_reader(&replica, number)).collect::<Result<_>>()?;
     let (times, ended) = (Arc::new(Mutex::new(vec![Instant::now()])), Arc::new(AtomicBool::new(false)));
     let seen = Arc::new(AtomicU64::new(0));
     let watching = {
@@ -63,7 +62,7 @@ pub fn run(seconds: u64, seed: u64) -> Result<()> {
     ended.store(true, Ordering::Relaxed);
     let mut lags = watching.join().map_err(|_| anyhow::anyhow!("the watcher ended"))??;
     let (mut reads, mut checks, mut errors) = (0, 0, 0);
-    for reader in readers {
+    for reader in reading {
         let (read, checked, failed) = end_reader(reader)?;
         (reads, checks, errors) = (reads + read, checks + checked, errors + failed);
     }
@@ -74,7 +73,7 @@ pub fn run(seconds: u64, seed: u64) -> Result<()> {
     let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
     let wal = std::fs::metadata(work.0.join("replica.db-wal")).map_or(0, |found| found.len());
     println!("{written} commits, seen after p50 {p50:.1?}, p99 {p99:.1?}, at most {max:.1?}");
-    println!("{READERS} readers: {reads} reads, {checks} integrity checks, {errors} errors; WAL {wal} bytes at the end");
+    println!("{readers} readers: {reads} reads, {checks} integrity checks, {errors} errors; WAL {wal} bytes at the end");
     ensure!(errors == 0, "{errors} reads failed");
     ensure!(max <= LAG_MAX, "a commit was seen after {max:?}");
     ensure!(wal <= 64 << 20, "the WAL has grown to {wal} bytes");
