@@ -191,6 +191,10 @@ pub const POLL_EVERY: Duration = Duration::from_secs(1);
 /// The same where the file system cannot say anything.
 pub const POLL_EVERY_UNWATCHED: Duration = Duration::from_millis(50);
 
+/// Commits become visible in a read replica file when so many bytes of them are waiting, or no more comes.
+pub const REPLICA_PUBLISH_BYTES: u64 = 8 << 20;
+/// The record of a read replica file that was written says what it looks like after so long without a commit.
+pub const REPLICA_SETTLE_AFTER: Duration = Duration::from_millis(300);
 /// How often the bytes of a base are reported while it is copied.
 pub const BASE_PROGRESS_EVERY: Duration = Duration::from_millis(250);
 

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 
+use logmirror::mirror::replica_file_status;
 use logmirror::sqlite::{DatabaseError, Snapshot, Verdict, take};
 use serde_json::{Map, Value, json};
 
@@ -21,6 +22,13 @@ pub(super) fn run(path: &str, as_json: bool) -> Exit {
         Err(error) if error.is_transient() => return Exit::Io.because(error),
         Err(error) => return Exit::Data.because(error),
     };
+    let mut found = found;
+    match replica_file_status(Path::new(path)).map(|status| status.map(serde_json::to_value)) {
+        Ok(None) => {}
+        Ok(Some(Ok(status))) => _ = found.insert("replica_of".to_owned(), status),
+        Ok(Some(Err(error))) => return Exit::Io.because(error),
+        Err(error) => return Exit::of(&error).because(error),
+    }
     let mut out = std::io::stdout().lock();
     let written = if as_json {
         writeln!(out, "{}", Value::Object(found))

@@ -26,7 +26,8 @@ use super::wrong_place;
 /// How often a report is asked whether a line is due.
 const TICK: Duration = Duration::from_millis(250);
 
-/// Copy, push, pull or relay a log: SRC and DST are each a directory or the URL of a log, SRC also a SQLite database
+/// Copy, push, pull or relay a log: SRC and DST are each a directory or the URL of a log, SRC also a SQLite database, DST also a
+/// SQLite file that follows a log
 #[derive(Args)]
 pub(crate) struct MirrorArgs {
     /// Directory with segments, URL of a log (http://HOST/logs/NAME), or SQLite database (app.db, or its WAL app.db-wal),
@@ -34,7 +35,8 @@ pub(crate) struct MirrorArgs {
     /// libsql+https:// or libsql://), one on either side
     #[arg(value_name = "SRC")]
     pub(super) source: String,
-    /// Directory or URL; a directory or log that is not there is created, see --create
+    /// Directory, SQLite file (replica.db: a name that ends in .db, .sqlite, .sqlite3 or .db3, and no slash) or URL; what is not
+    /// there is created, see --create
     #[arg(value_name = "DST")]
     pub(super) sink: String,
     /// Go on as SRC grows, until stopped. Waits for what is not there or cannot be reached, read or written now; only
@@ -45,7 +47,8 @@ pub(crate) struct MirrorArgs {
     #[arg(long)]
     pub(super) trim: bool,
     /// Take over a directory DST that has no mirror record and does not pass for a mirror by itself: compared with SRC all
-    /// the same, and what must be cut off its end is set aside
+    /// the same, and what must be cut off its end is set aside. A SQLite file DST that follows another log, or another history of
+    /// it, is set aside and made again
     #[arg(long)]
     adopt: bool,
     /// Hand the log DST over to its clients once all of SRC is copied: they may write it then, and no mirror does any more

@@ -30,19 +30,15 @@ pub(crate) fn not_a_log(path: &str) -> Option<String> {
     })
 }
 
-/// Why a path cannot be a directory to write to; none when it can be one.
+/// Why a path cannot be a directory or a SQLite file to write to; none when it can be one.
 pub(crate) fn not_a_sink(path: &str) -> Option<String> {
     let file = Path::new(path).ancestors().find(|at| at.is_file())?;
-    let what = match file == Path::new(path) {
-        true => format!("{path}: this is a file, and DST is a directory or the URL of a log: give another path"),
-        false => {
-            format!("{path}: {} is a file, so there can be no directory below it: give another path", file.display())
-        }
-    };
-    Some(match is_database(file) {
-        true => format!("{what} (`logmirror restore SRC OUT.db` writes the database of a log into a file)"),
-        false => what,
-    })
+    if file == Path::new(path) {
+        // Whose database it is shows beside it.
+        let what = "this is a file, and DST is a directory, a SQLite database or the URL of a log";
+        return (!is_database(file)).then(|| format!("{path}: {what}: give another path"));
+    }
+    Some(format!("{path}: {} is a file, so there can be no directory below it: give another path", file.display()))
 }
 
 /// Why a directory cannot be the data directory of a service; none when it can be one, or is one already.

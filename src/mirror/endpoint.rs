@@ -8,7 +8,8 @@ use crate::limits::COMMIT_BYTES_MAX;
 /// A directory with segments in it, the URL of a log, or, as a source, a SQLite database or its WAL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A directory; as a source also the file of a database (`app.db`) or of its WAL (`app.db-wal`).
+    /// A directory; as a source also the file of a database (`app.db`) or of its WAL (`app.db-wal`), and as a sink a SQLite file
+    /// that follows a log: see [`is_replica_file`](super::is_replica_file).
     Dir(std::path::PathBuf),
     /// The URL of a log.
     Url(String),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::replica_file::ReplicaFileError;
 use crate::api::ErrorBody;
 use crate::blame::{Blame, Blamed};
 use crate::checkpoint::RestoreError;
@@ -252,6 +253,9 @@ pub enum MirrorError {
         /// The sink.
         sink: PathBuf,
     },
+    /// The sink is a read replica file that cannot be kept.
+    #[error(transparent)]
+    ReplicaFile(#[from] ReplicaFileError),
     /// What the sink holds cannot be restored, to be compared.
     #[error("sink: {0}")]
     Restore(#[from] RestoreError),
@@ -446,6 +450,7 @@ impl Blamed for MirrorError {
             // A source that was written while it was copied.
             MirrorError::Append(AppendError::Unread { .. }) => Blame::Transient,
             MirrorError::Client(error) => error.blame(),
+            MirrorError::ReplicaFile(error) => error.blame(),
             MirrorError::Refused(body) => body.blame(),
             MirrorError::Snapshot(error) if error.is_transient() => Blame::Transient,
             MirrorError::Snapshot(DatabaseError::Io { .. }) => Blame::Io,

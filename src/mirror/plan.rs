@@ -10,7 +10,8 @@ use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
 use super::pump::compare;
 use super::relay::Relay;
-use super::run::Origin;
+use super::replica_file::{self, ReplicaFile};
+use super::run::{Origin, file_of};
 use super::sink::{LostEnd, Sink, SinkStatus};
 use super::source::{Extent, Source};
 use crate::format::LogFormat;
@@ -60,6 +61,12 @@ impl fmt::Display for Plan {
 /// Those that would stop the mirror before anything is sent.
 pub async fn plan(mirror: &Mirror) -> Result<Plan, MirrorError> {
     let mirror = &Mirror { follow: false, ..mirror.clone() };
+    if let Some(path) = file_of(mirror, false) {
+        return match Origin::for_file(mirror, path, &SharedWal::default())? {
+            Origin::Log(source) => replica_file::plan(mirror, &source, &ReplicaFile::new(path)).await,
+            Origin::Database(database) => plan_database(&database, &Sink::find(mirror)?).await,
+        };
+    }
     let sink = &Sink::find(mirror)?;
     let origin = Origin::find(mirror, &SharedWal::default())?;
     if !mirror.create {

@@ -15,6 +15,7 @@ use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
 use super::missing::{self, Warning};
 use super::ownership;
+use super::replica_file::{self, ReplicaFile, ReplicaFileError, is_replica_file, replica_file_status};
 use super::shorter;
 use super::sink::{DirSink, Sink};
 use super::source::Source;
@@ -157,7 +158,7 @@ pub async fn run(mirror: &Mirror, events: impl FnMut(Event)) -> Result<Progress,
 
 /// Makes one attempt after the other, until there is nothing left to try.
 async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) -> Result<Progress, MirrorError> {
-    let mut ends = Ends { source: None, sink: None, found: false, wal };
+    let mut ends = Ends { source: None, sink: None, file: None, found: false, wal };
     let mut progress = Progress::default();
     let mut doubt = Doubt::default();
     let mut failures = 0;
@@ -210,6 +211,8 @@ async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) 
 struct Ends {
     source: Option<Origin>,
     sink: Option<Sink>,
+    /// The file that is the sink instead of a log.
+    file: Option<ReplicaFile>,
     /// Whether a sink that must exist was found once.
     found: bool,
     wal: SharedWal,
@@ -228,6 +231,9 @@ impl Ends {
         progress: &mut Progress,
         told: &mut impl FnMut(Event),
     ) -> Result<(), MirrorError> {
+        if let Some(path) = file_of(mirror, self.file.is_some()) {
+            return self.attempt_file(mirror, path, progress, told).await;
+        }
         // The sink first: whether it is the source itself shows also while there is nothing to read.
         let sink = match &mut self.sink {
             Some(sink) => sink,
@@ -291,6 +297,36 @@ impl Ends {
     }
 }
 
+impl Ends {
+    /// The same where the sink is a SQLite file.
+    async fn attempt_file(
+        &mut self,
+        mirror: &Mirror,
+        path: &Path,
+        progress: &mut Progress,
+        told: &mut impl FnMut(Event),
+    ) -> Result<(), MirrorError> {
+        let source = match &self.source {
+            Some(Origin::Log(source)) => source,
+            _ => match self.source.insert(Origin::for_file(mirror, path, &self.wal)?) {
+                Origin::Log(source) => source,
+                Origin::Database(_) => return Err(MirrorError::Interrupted("the source is a database".into())),
+            },
+        };
+        source.warning().await?.into_iter().for_each(|warning| told(Event::Warning(warning)));
+        let file = self.file.get_or_insert_with(|| ReplicaFile::new(path));
+        replica_file::attempt(mirror, source, file, progress, told).await
+    }
+}
+
+/// The path of the sink, if that is a SQLite file and no directory; what it was once it stays.
+pub(super) fn file_of(mirror: &Mirror, was_file: bool) -> Option<&Path> {
+    match &mirror.sink {
+        Place::Dir(path) if was_file || is_replica_file(path) => Some(path),
+        _ => None,
+    }
+}
+
 /// That source and sink are not the same log, by whatever names their services are reached.
 ///
 /// # Errors
@@ -318,10 +354,30 @@ pub(super) enum Origin {
 }
 
 impl Origin {
+    /// The source of a SQLite file, which is a log.
+    ///
+    /// # Errors
+    /// When one is inside the other, or the source is a database.
+    pub(super) fn for_file(mirror: &Mirror, sink: &Path, wal: &SharedWal) -> Result<Origin, MirrorError> {
+        ownership::is_not_of_a_service(sink)?;
+        if let Place::Dir(source) = &mirror.source {
+            ownership::are_apart(source, sink)?;
+            if database::is_database(source) {
+                return Err(MirrorError::ReplicaFile(ReplicaFileError::Source {
+                    path: sink.to_owned(),
+                    what: format!("{}, a SQLite database", source.display()),
+                    advice: "mirror it into a directory or a service first, and that into the file",
+                }));
+            }
+        }
+        Origin::find(mirror, wal)
+    }
+
     pub(super) fn find(mirror: &Mirror, wal: &SharedWal) -> Result<Origin, MirrorError> {
         Ok(match &mirror.source {
             Place::Url(url) => Origin::Log(Source::Url(Client::with_options(url, &mirror.http)?)),
             Place::Dir(path) if database::is_database(path) => {
+                is_no_replica(path)?;
                 Origin::Database(Database::new(path, mirror.adopt, wal.clone()))
             }
             Place::Dir(path) => Origin::Log(Source::Dir(dir(path, FsRepo::open(path))?)),
@@ -366,6 +422,18 @@ impl Sink {
             }
         };
         absent.map_or(Ok(()), |place| Err(MirrorError::Absent { place }))
+    }
+}
+
+/// That a database is not one that a mirror keeps: its source is elsewhere.
+///
+/// # Errors
+/// [`ReplicaFileError::Swapped`].
+fn is_no_replica(path: &Path) -> Result<(), MirrorError> {
+    let path = path.to_str().and_then(|path| path.strip_suffix("-wal")).map_or(path, Path::new);
+    match replica_file_status(path)? {
+        Some(found) => Err(ReplicaFileError::swapped(path, found.source).into()),
+        None => Ok(()),
     }
 }
 

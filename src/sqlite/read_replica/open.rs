@@ -102,11 +102,25 @@ impl ReadReplicaFile {
     /// # Errors
     /// As [`create`](Self::create).
     pub fn create_through(dir: &Arc<dyn Repo>, path: &Path, draft: &str) -> Result<ReadReplicaFile, DatabaseError> {
+        if fs::symlink_metadata(path).is_ok() {
+            return Err(DatabaseError::io("making", path, io::ErrorKind::AlreadyExists.into()));
+        }
+        ReadReplicaFile::replace_through(dir, path, draft)
+    }
+
+    /// The same where there may be a file at `path`, in whose place the draft is put. Connections that have that file open
+    /// keep it, with its WAL. The caller has set aside what must stay.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), but for `AlreadyExists`.
+    pub fn replace(path: &Path, draft: &Path) -> Result<ReadReplicaFile, DatabaseError> {
+        let (dir, path) = place(path)?;
+        ReadReplicaFile::replace_through(&dir, &path, &name_of(draft)?)
+    }
+
+    fn replace_through(dir: &Arc<dyn Repo>, path: &Path, draft: &str) -> Result<ReadReplicaFile, DatabaseError> {
         let io = |error| DatabaseError::io("making", path, error);
         let name = name_of(path)?;
-        if fs::symlink_metadata(path).is_ok() {
-            return Err(io(io::ErrorKind::AlreadyExists.into()));
-        }
         let database = dir.open_write(draft).map_err(io)?;
         let header = header_of(&*database, path)?;
         DatabaseHeader::of_file(&header, database.bytes().map_err(io)?)

@@ -69,6 +69,11 @@ impl Followed {
         Ok(Followed { mirror, ..self })
     }
 
+    /// The log's URL.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Where the log stands.
     pub fn status(&self) -> Result<serde_json::Value> {
         let said = self.program.command(&["status", &self.url, "--json"]).output()?;

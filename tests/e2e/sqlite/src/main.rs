@@ -3,6 +3,7 @@
 mod app;
 mod followed;
 mod histories;
+mod replica;
 mod waits;
 mod workloads;
 
@@ -25,7 +26,10 @@ fn main() -> ExitCode {
 
 fn run(arguments: &[&str]) -> Result<()> {
     let seed = seed()?;
-    println!("{SEED}={seed}");
+    // What a reader prints is its counts.
+    if arguments.first() != Some(&"replica-reader") {
+        println!("{SEED}={seed}");
+    }
     let count = |at: usize, default: u64| match arguments.get(at) {
         Some(text) => text.parse().with_context(|| format!("expected a number, found {text:?}")),
         None => Ok(default),
@@ -43,6 +47,10 @@ fn run(arguments: &[&str]) -> Result<()> {
         Some(&"rollback") => workloads::rollback(count(1, 200)?, seed),
         Some(&"open-close") => workloads::open_close(count(1, 86_400)?),
         Some(&"histories") => histories::run(count(1, 500)?, seed),
+        Some(&"replica") => replica::run(count(1, 120)?, count(2, 20)?, seed),
+        Some(&"replica-reader") => {
+            replica::read(arguments.get(1).context("the path of a replica")?, count(2, 0)?)
+        }
         Some(&"waits") => waits::run(count(1, 60)?, seed),
         Some(other) => bail!("there is no workload {other:?}: see the script"),
     }

@@ -1,0 +1,374 @@
+//! One attempt to bring a read replica file to where its source is, and to keep it there.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use uuid::Uuid;
+
+use super::error::ReplicaFileError;
+use super::fresh::{build, install};
+use super::kept::Kept;
+use super::record::{FileRecord, Followed, Position, RecordFile};
+use super::step::step;
+use super::target::{Found, Instead, ReplicaFile, is_in_place, open};
+use crate::client::{ClientError, without_secrets};
+use crate::format::LogFormat;
+use crate::limits::{REPLICA_PUBLISH_BYTES, REPLICA_SETTLE_AFTER, SINK_LOOK_EVERY};
+use crate::mirror::database::off;
+use crate::mirror::endpoint::{Mirror, Place};
+use crate::mirror::failure::MirrorError;
+use crate::mirror::missing::Warning;
+use crate::mirror::overlap::Overlap;
+use crate::mirror::ownership::source_identity;
+use crate::mirror::run::{Event, Progress};
+use crate::mirror::source::{Extent, Piece, Reading, Source};
+use crate::stream::{MirrorRecord, ReadError, Tail};
+
+pub(super) fn gone() -> MirrorError {
+    MirrorError::Interrupted("the source is gone".into())
+}
+
+impl ReplicaFile {
+    /// Works on the file where it holds nobody up. After an error of the work it is closed, and opened again by the next attempt.
+    pub(super) async fn with<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Kept) -> Result<T, MirrorError> + Send + 'static,
+    ) -> Result<T, MirrorError> {
+        let mut kept = self.kept.take().ok_or_else(|| MirrorError::Interrupted("the file is closed".into()))?;
+        let (kept, done) = off(move || {
+            let done = work(&mut kept);
+            (kept, done)
+        })
+        .await?;
+        self.kept = Some(kept).filter(|_| done.is_ok());
+        done
+    }
+
+    fn position(&self) -> Option<Position> {
+        self.kept.as_ref().map(|kept| kept.position())
+    }
+}
+
+/// What a source holds; of a directory, as its mirror record says.
+///
+/// # Errors
+/// [`ReplicaFileError::Source`] for a source that makes no database.
+pub(super) async fn extent_of(source: &Source, target: &ReplicaFile) -> Result<Extent, MirrorError> {
+    let mut extent = source.extent(None).await?;
+    if let Source::Dir(repo) = source {
+        let record = MirrorRecord::read(repo).map_err(ReadError::Io)?;
+        if let Some(record) = record.filter(|record| record.format == LogFormat::Wal) {
+            (extent.generation, extent.log) = (record.generation, record.log);
+        }
+    }
+    match extent.format {
+        Some(LogFormat::Wal) => Ok(extent),
+        Some(format) => Err(ReplicaFileError::Source {
+            path: target.path.clone(),
+            what: format!("a {format}, which makes no database"),
+            advice: "give a directory as DST (a slash at its end says that it is one)",
+        }
+        .into()),
+        None => Err(MirrorError::Interrupted("the source is empty".into())),
+    }
+}
+
+/// Which source a file must follow.
+pub(super) fn followed(mirror: &Mirror, extent: &Extent) -> Followed {
+    let source = match &mirror.source {
+        Place::Url(url) => without_secrets(url),
+        Place::Dir(path) => source_identity(path),
+    };
+    let log = extent.log.map(|log| log.to_string());
+    Followed { source, log, adopt: mirror.adopt }
+}
+
+/// Mirrors what is missing, and then follows if that is wanted.
+pub(in crate::mirror) async fn attempt(
+    mirror: &Mirror,
+    source: &Source,
+    target: &mut ReplicaFile,
+    progress: &mut Progress,
+    told: &mut impl FnMut(Event),
+) -> Result<(), MirrorError> {
+    let extent = extent_of(source, target).await?;
+    let followed = followed(mirror, &extent);
+    is_in_place(&target.path, target.was_kept)?;
+    // A log that was deleted and created again is another one.
+    target.kept = target.kept.take().filter(|kept| kept.follows(&followed));
+    if target.kept.is_none() {
+        let (path, wanted) = (target.path.clone(), followed.clone());
+        match off(move || open(&path, &wanted)).await?? {
+            Found::Kept(kept) => target.kept = Some(kept),
+            Found::Fresh { store, instead } => {
+                if !mirror.create && instead == Instead::Nothing {
+                    store.remove_if_empty();
+                    return Err(MirrorError::Absent { place: target.path.display().to_string() });
+                }
+                let record = FileRecord::new(&followed.source, followed.log.clone(), new_key());
+                let made = make(mirror, source, &extent, target, (store, record, instead), progress, told).await;
+                made?;
+            }
+        }
+    }
+    target.was_kept = true;
+    let (mut extent, mut again) = (extent, false);
+    while let Err(error) = go_on(mirror, source, &extent, target, progress, told).await {
+        let Some(instead) = made_again_for(&error, mirror).filter(|_| !again) else {
+            // A stream ends with its generation.
+            match extent_of(source, target).await {
+                Ok(now) if mirror.follow && now.generation > extent.generation && now.log == extent.log => extent = now,
+                _ => return Err(error),
+            }
+            continue;
+        };
+        again = true;
+        is_in_place(&target.path, target.was_kept)?;
+        if instead == Instead::Ours {
+            log::info!("{error}: the file is made again, and those who have it open keep what they have");
+        }
+        let (store, record) = match target.kept.take() {
+            Some(kept) => kept.into_store(),
+            None => {
+                let path = target.path.clone();
+                off(move || {
+                    let store = RecordFile::lock(&path)?;
+                    let record = store.read()?;
+                    Ok::<_, MirrorError>((store, record))
+                })
+                .await?
+                .map(|(store, record)| {
+                    let fresh = || FileRecord::new(&followed.source, followed.log.clone(), new_key());
+                    (store, record.unwrap_or_else(fresh))
+                })?
+            }
+        };
+        // Where the source is now.
+        extent = extent_of(source, target).await?;
+        make(mirror, source, &extent, target, (store, record, instead), progress, told).await?;
+    }
+    match target.kept.take() {
+        Some(kept) => off(move || kept.finish()).await?,
+        None => Ok(()),
+    }
+}
+
+/// What a file is made again in place of after an error of going on with it; none where that would not help.
+fn made_again_for(error: &MirrorError, mirror: &Mirror) -> Option<Instead> {
+    match error {
+        MirrorError::ReplicaFile(ReplicaFileError::Again { .. }) => Some(Instead::Ours),
+        MirrorError::ReplicaFile(ReplicaFileError::Touched { what, .. }) => Some(Instead::touched(what)),
+        MirrorError::Fork { .. } | MirrorError::Reset { .. } | MirrorError::LaterGeneration { .. }
+            if mirror.adopt =>
+        {
+            Some(Instead::Aside(error.to_string()))
+        }
+        // One that follows waits for a source that lost its end, which may bring it back.
+        MirrorError::Ahead { .. } if mirror.adopt && !mirror.follow => Some(Instead::Aside(error.to_string())),
+        _ => None,
+    }
+}
+
+fn new_key() -> u64 {
+    Uuid::new_v4().as_u64_pair().0
+}
+
+/// Makes the file, as of the end of the source.
+async fn make(
+    mirror: &Mirror,
+    source: &Source,
+    extent: &Extent,
+    target: &mut ReplicaFile,
+    (store, record, instead): (RecordFile, FileRecord, Instead),
+    progress: &mut Progress,
+    told: &mut impl FnMut(Event),
+) -> Result<(), MirrorError> {
+    let first = extent.first.unwrap_or_default();
+    progress.begin(extent.generation, first);
+    told(Event::Started { from: first, held: false, source_bytes: source.bytes_from(first, extent) });
+    let built = match build(mirror, source, extent, &target.path, progress, told).await {
+        Ok(built) => built,
+        Err(error) => {
+            store.remove_if_empty();
+            return Err(error);
+        }
+    };
+    let (path, at, reason) = (target.path.clone(), built.at, instead.clone());
+    let (kept, aside) = off(move || install(&path, built, store, record, &instead)).await??;
+    target.kept = Some(Box::new(kept));
+    if let Some(aside) = aside {
+        let reason = match reason {
+            Instead::Aside(reason) => reason,
+            Instead::Nothing | Instead::Ours => "files of SQLite's were beside the place of DST".to_owned(),
+        };
+        let (path, aside) = (target.path.display(), aside.display());
+        let text = format!("sink: {path}: {reason}: what was there is set aside as {aside}, and the file is made again");
+        told(Event::Warning(Warning { text, missing: None }));
+    }
+    (progress.next, progress.durable) = (at.next, at.next);
+    progress.counted = (at.generation, at.next);
+    told(Event::Opened { durable: at.next });
+    told(Event::Moved(*progress));
+    Ok(())
+}
+
+/// Goes on with a file that is open.
+async fn go_on(
+    mirror: &Mirror,
+    source: &Source,
+    extent: &Extent,
+    target: &mut ReplicaFile,
+    progress: &mut Progress,
+    told: &mut impl FnMut(Event),
+) -> Result<(), MirrorError> {
+    let Some(Position { generation: held, .. }) = target.position() else { return Err(gone()) };
+    if held > extent.generation {
+        return Err(MirrorError::LaterGeneration { sink: held, source_generation: extent.generation });
+    }
+    if held < extent.generation {
+        let Source::Url(client) = source else {
+            let why = format!("it is in generation {held}, and the directory that it follows in {}", extent.generation);
+            return Err(ReplicaFileError::Again { path: target.path.clone(), why }.into());
+        };
+        match source.extent(Some(held)).await {
+            Err(MirrorError::Client(ClientError::Refused { body, .. })) if body.error == "pruned" => {}
+            older => {
+                let once = Mirror { follow: false, ..mirror.clone() };
+                bring(&once, source, &older?, target, progress, told).await?;
+            }
+        }
+        let fetched = step(client, extent, target, mirror.commit_bytes_max).await;
+        if fetched.is_err() {
+            // What was appended for it is no transaction.
+            target.kept = None;
+        }
+        let fetched = fetched?;
+        if fetched > 0 {
+            let reason = format!("the source started generation {} from another database", extent.generation);
+            told(Event::Compared { reason, pages: fetched.into() });
+        }
+        if let Some(position) = target.position() {
+            progress.begin(position.generation, position.next);
+            progress.counted = (position.generation, position.next);
+            told(Event::Moved(*progress));
+        }
+    }
+    bring(mirror, source, extent, target, progress, told).await
+}
+
+/// Brings the file to the end of its generation, and follows if that is wanted.
+async fn bring(
+    mirror: &Mirror,
+    source: &Source,
+    extent: &Extent,
+    target: &mut ReplicaFile,
+    progress: &mut Progress,
+    told: &mut impl FnMut(Event),
+) -> Result<(), MirrorError> {
+    let Some(Position { generation, next, last }) = target.position() else { return Err(gone()) };
+    let mut held = Overlap::only(last);
+    progress.begin(generation, next);
+    told(Event::Started { from: next, held: true, source_bytes: source.bytes_from(progress.uncounted(), extent) });
+    told(Event::Opened { durable: next });
+    if let Some(source_end) = extent.end.filter(|end| *end < next) {
+        return Err(MirrorError::Ahead { sink: next, source_end });
+    }
+    let from = held.next().unwrap_or(next);
+    let reading = Reading { generation, from, held: held.next().is_some(), follow: mirror.follow };
+    let pumped = pump(source, reading, mirror.commit_bytes_max, &mut held, target, progress, told).await;
+    // What was appended is sound, and is kept, whatever became of the rest.
+    if target.kept.as_ref().is_some_and(|kept| kept.bytes() > 0) {
+        publish(target, progress, told).await?;
+    }
+    match pumped? {
+        Tail::Torn { bytes } if !mirror.trim => Err(MirrorError::Torn { bytes, next: progress.next }),
+        _ if mirror.follow => Err(MirrorError::Interrupted("the service ended the stream".into())),
+        _ => match extent.end.filter(|end| progress.next < *end) {
+            Some(end) => {
+                let text =
+                    format!("the source's answer ended at offset {}, but it is durable up to {end}", progress.next);
+                Err(MirrorError::Interrupted(text))
+            }
+            None => Ok(()),
+        },
+    }
+}
+
+/// Appends what the source sends, and publishes it as soon as no more is waiting.
+async fn pump(
+    source: &Source,
+    reading: Reading,
+    max: u64,
+    held: &mut Overlap,
+    target: &mut ReplicaFile,
+    progress: &mut Progress,
+    told: &mut impl FnMut(Event),
+) -> Result<Tail, MirrorError> {
+    let sink = progress.next;
+    let mut pieces = source.stream(reading, max);
+    let mut looks = interval_at(Instant::now() + SINK_LOOK_EVERY, SINK_LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut settled = false;
+    loop {
+        let piece = tokio::select! {
+            piece = pieces.recv() => piece,
+            _ = looks.tick() => {
+                target.with(Kept::look).await?;
+                continue;
+            }
+            () = sleep(if settled { Duration::MAX } else { REPLICA_SETTLE_AFTER }) => {
+                target.with(Kept::settle).await?;
+                settled = true;
+                continue;
+            }
+        };
+        let batch = match piece {
+            None => return Err(gone()),
+            Some(Err(MirrorError::Read(ReadError::Ahead { next, .. }))) => {
+                return Err(MirrorError::Ahead { sink, source_end: next });
+            }
+            Some(Err(MirrorError::Read(ReadError::Reset { at }))) => return Err(MirrorError::Reset { at }),
+            Some(Err(MirrorError::Client(ClientError::Refused { body, .. }))) if body.error == "ahead" => {
+                return Err(MirrorError::Ahead { sink, source_end: body.next.unwrap_or_default() });
+            }
+            Some(Err(error)) => return Err(error),
+            Some(Ok(Piece::Live { next, bytes })) => {
+                told(Event::SourceLive { next, bytes });
+                continue;
+            }
+            Some(Ok(Piece::Mark(_) | Piece::Compared { .. } | Piece::Stepped(_))) => continue,
+            Some(Ok(Piece::End(tail))) => {
+                return match held.next() {
+                    Some(source_end) => Err(MirrorError::Ahead { sink, source_end }),
+                    None => Ok(tail),
+                };
+            }
+            Some(Ok(Piece::Batch(batch))) => batch,
+        };
+        let batch = if held.next().is_some() { held.without(batch).await? } else { batch };
+        for run in batch.runs() {
+            progress.count(run);
+            let run = run.clone();
+            target.with(move |kept| kept.append_run(&run)).await?;
+            if target.kept.as_ref().is_some_and(|kept| kept.bytes() >= REPLICA_PUBLISH_BYTES) {
+                publish(target, progress, told).await?;
+            }
+        }
+        if pieces.is_empty() && target.kept.as_ref().is_some_and(|kept| kept.bytes() > 0) {
+            publish(target, progress, told).await?;
+            settled = false;
+        }
+        told(Event::Moved(*progress));
+    }
+}
+
+/// Makes what was appended visible.
+async fn publish(
+    target: &mut ReplicaFile,
+    progress: &mut Progress,
+    told: &mut impl FnMut(Event),
+) -> Result<(), MirrorError> {
+    progress.durable = target.with(|kept| kept.publish_runs().map(|()| kept.position().next)).await?;
+    told(Event::Moved(*progress));
+    Ok(())
+}

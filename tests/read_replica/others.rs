@@ -1,0 +1,72 @@
+//! What other processes wrote is set aside, and never written over.
+
+use std::fs;
+
+use super::support::sqlite::Sqlite;
+use super::{World, content, is_done, warnings};
+
+/// Writes a row into the replica, as an application would, and returns its content.
+fn write(world: &World) -> String {
+    let mut other = Sqlite::open_within(&world.replica(), 10);
+    other.rows("INSERT INTO t (n, x) VALUES (1000, 'theirs')");
+    other.close();
+    content(&world.replica())
+}
+
+#[test]
+fn a_file_that_was_written_meanwhile_is_set_aside_and_made_again() {
+    let mut world = World::new();
+    world.feed();
+    is_done(&world.pull(&[]));
+    let theirs = write(&world);
+    world.insert("second");
+    world.feed();
+    let ended = world.pull(&[]);
+    is_done(&ended);
+    let aside = world.aside();
+    assert!(warnings(&ended).iter().any(|text| text.contains(&aside[0])), "{ended:?}");
+    assert_eq!(content(&world.replica()), content(&world.source()));
+    assert_eq!(content(&world.path(&aside[0])), theirs);
+    let count = world.aside().len();
+    is_done(&world.pull(&[]));
+    assert_eq!(world.aside().len(), count);
+}
+
+#[test]
+fn what_is_still_in_its_wal_is_set_aside_with_it() {
+    let world = World::new();
+    world.feed();
+    is_done(&world.pull(&[]));
+    let mut other = Sqlite::open_within(&world.replica(), 10);
+    other.rows("INSERT INTO t (n, x) VALUES (1000, 'theirs')");
+    // It is open, and nothing is checkpointed.
+    let ended = world.pull(&[]);
+    is_done(&ended);
+    assert_eq!(content(&world.replica()), content(&world.source()));
+    assert_eq!(other.rows("SELECT count(*) FROM t")[0][0], 2, "they keep what they have");
+    other.kill();
+    let aside: Vec<_> = world.aside().into_iter().filter(|name| !name.ends_with("-wal") && !name.ends_with("-shm")).collect();
+    assert!(content(&world.path(&aside[0])).contains("theirs"));
+}
+
+#[test]
+fn a_file_that_was_deleted_is_made_again() {
+    let world = World::new();
+    world.feed();
+    is_done(&world.pull(&[]));
+    fs::remove_file(world.replica()).unwrap();
+    is_done(&world.pull(&[]));
+    assert_eq!(content(&world.replica()), content(&world.source()));
+}
+
+#[test]
+fn another_journal_mode_is_a_write() {
+    let world = World::new();
+    world.feed();
+    is_done(&world.pull(&[]));
+    let mut other = Sqlite::open_within(&world.replica(), 10);
+    other.rows("PRAGMA journal_mode = DELETE");
+    other.close();
+    is_done(&world.pull(&[]));
+    assert_eq!((world.aside().len(), content(&world.replica())), (1, content(&world.source())));
+}
