@@ -29,6 +29,7 @@ mod checkpoint;
 mod index_writer;
 mod mark;
 mod open;
+mod reading;
 
 use std::borrow::Cow;
 use std::fs;
@@ -49,7 +50,7 @@ use super::wal_append::{WalAppender, new_header};
 use super::wal_frames::{frame_at, heads};
 use super::wal_index::{IndexHeader, WalIndex};
 use crate::format::database::{VERSIONS, WAL_VERSIONS};
-use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, WalHeader};
+use crate::format::wal::{Chain, FrameHeader, WalHeader};
 use crate::limits::LOCK_PATIENCE;
 
 /// Frames that were appended, but not published.
@@ -101,6 +102,8 @@ pub struct ReadReplicaFile {
     copied: u64,
     /// How many bytes the WAL has when a checkpoint is due.
     checkpoint_at: u64,
+    /// Whether the WAL must not start again.
+    keeps_frames: bool,
     failed: bool,
 }
 
@@ -132,37 +135,6 @@ impl ReadReplicaFile {
         }
     }
 
-    /// Pages of the database after the last commit frame that was appended.
-    ///
-    /// # Errors
-    /// When the file cannot be asked.
-    pub fn pages(&self) -> Result<u32, DatabaseError> {
-        match self.last_header().db_pages {
-            0 => {
-                let bytes = self.files.database.bytes().map_err(|error| self.io("reading", error))?;
-                Ok(u32::try_from(bytes / u64::from(self.page_size)).unwrap_or(u32::MAX))
-            }
-            pages => Ok(pages),
-        }
-    }
-
-    /// Reads page `number`, from 1, as of the last commit frame that was appended, into `page`, which has the length of one.
-    /// False when it is not there.
-    ///
-    /// # Errors
-    /// As the file system says.
-    pub fn read_page(&self, number: u32, page: &mut [u8]) -> Result<bool, DatabaseError> {
-        let is_there = (1..=self.pages()?).contains(&number);
-        let read = match (self.newest.get(number), &self.files.wal) {
-            (Some(frame), Some(wal)) => wal.read_at(page, frame_at(self.page_size, frame) + FRAME_HEADER_LEN as u64),
-            _ => {
-                let before = u64::from(number.saturating_sub(1));
-                self.files.database.read_at(page, before * u64::from(self.page_size))
-            }
-        };
-        Ok(read.map_err(|error| self.io("reading", error))? == page.len() && is_there)
-    }
-
     /// What the files look like now, as of the last commit that was published. The caller stores it beside its own position in
     /// the source, once that is durable and after each checkpoint.
     ///
@@ -191,6 +163,17 @@ impl ReadReplicaFile {
         let now = self.index.read().map_err(|error| self.io("reading the -shm file of", error))?;
         let changed = DatabaseError::Changed { path: self.path().to_owned(), what: "its -shm file is being written" };
         self.compare(&now.ok_or(changed)?).map(drop)
+    }
+
+    /// Says whether the WAL is not to start again: frame n is then frame n until that is taken back, and the WAL grows as long.
+    /// Another program that restarts it is noticed as one that wrote.
+    pub fn keep_frames(&mut self, keep: bool) {
+        self.keeps_frames = keep;
+    }
+
+    /// Gives the next WAL this number of checkpoints before it; the ones after it count on.
+    pub fn set_sequence(&mut self, sequence: u32) {
+        self.sequence = sequence.wrapping_sub(1);
     }
 
     /// Appends frames after the last one: each is the number of a page, the pages of the database if it ends a transaction
@@ -294,7 +277,7 @@ impl ReadReplicaFile {
         self.usable()?;
         let write = self.lock_write()?;
         let now = self.confirm()?;
-        if now.is_copied() && now.frames > 0 {
+        if now.is_copied() && now.frames > 0 && !self.keeps_frames {
             self.restart(&now)?;
         }
         let ready = self.make_ready();
@@ -325,8 +308,7 @@ impl ReadReplicaFile {
             }
         }
         let needed = if now.frames > 0 { frame_at(self.page_size, now.frames + 1) } else { 0 };
-        let bytes =
-            self.files.wal.as_ref().map_or(Ok(0), |wal| wal.bytes()).map_err(|error| self.io("reading", error))?;
+        let bytes = self.files.wal.bytes().map_err(|error| self.io("reading", error))?;
         if bytes < needed {
             return Err(self.others("its WAL was cut"));
         }
@@ -340,7 +322,8 @@ impl ReadReplicaFile {
         let same =
             |header: &IndexHeader| (header.page_size, header.salts, header.frames, header.chain, header.db_pages);
         // One without frames says nothing else: SQLite leaves out the page size of a WAL that it found empty.
-        let is_restarted = header.frames == 0 && header.change == ours.change;
+        let is_restarted =
+            header.frames == 0 && header.change == ours.change && !(self.keeps_frames && ours.frames > 0);
         if is_restarted || (header.frames > 0 && same(&header) == same(ours)) {
             return Ok(header);
         }
@@ -367,17 +350,10 @@ impl ReadReplicaFile {
             };
             self.wal = Some(wal);
         }
-        if self.files.wal.is_none() {
-            self.files.wal = Some(self.files.dir.open(&self.files.wal_name)?);
-        }
         if !self.index.is_clean()? {
             let (first, last) = self.index.last_block();
-            let pages: Vec<u32> = match &self.files.wal {
-                Some(wal) if last > 0 => {
-                    heads(&**wal, self.page_size, first - 1, last)?.iter().map(|head| head.page).collect()
-                }
-                _ => Vec::new(),
-            };
+            let heads = heads(&*self.files.wal, self.page_size, first - 1, last)?;
+            let pages: Vec<u32> = heads.iter().map(|head| head.page).collect();
             self.index.load(&pages)?;
         }
         Ok(())

@@ -32,8 +32,7 @@ pub(super) struct Files {
     pub(super) wal_name: String,
     pub(super) database: Arc<dyn RepoFile>,
     pub(super) index: Arc<dyn RepoFile>,
-    /// For reading; none while there is none.
-    pub(super) wal: Option<Arc<dyn RepoFile>>,
+    pub(super) wal: Arc<dyn RepoFile>,
 }
 
 impl Drop for Files {
@@ -46,12 +45,11 @@ impl Files {
     /// The files that have the names are those that are open.
     pub(super) fn check_in_place(&self) -> Result<(), DatabaseError> {
         let named = [
-            (Some(&self.database), self.path.clone(), "its file was replaced or removed"),
-            (Some(&self.index), beside(&self.path, SHM), "its -shm file was replaced or removed"),
-            (self.wal.as_ref(), beside(&self.path, WAL), "its WAL was replaced or removed"),
+            (&self.database, self.path.clone(), "its file was replaced or removed"),
+            (&self.index, beside(&self.path, SHM), "its -shm file was replaced or removed"),
+            (&self.wal, beside(&self.path, WAL), "its WAL was replaced or removed"),
         ];
         for (file, path, what) in named {
-            let Some(file) = file else { continue };
             if !is_at(&**file, &path).map_err(|error| DatabaseError::io("reading", &path, error))? {
                 return Err(DatabaseError::WrittenByOthers { path: self.path.clone(), what });
             }
@@ -175,8 +173,8 @@ impl ReadReplicaFile {
         }
         let index = open_or_create(&**dir, &format!("{name}{SHM}"), &*database).map_err(io)?;
         let wal_name = format!("{name}{WAL}");
-        let mut files = Files { path: path.to_owned(), dir: dir.clone(), wal_name, database, index, wal: None };
-        files.wal = Some(open_or_create(&**dir, &files.wal_name, &*files.database).map_err(io)?);
+        let wal = open_or_create(&**dir, &wal_name, &*database).map_err(io)?;
+        let files = Files { path: path.to_owned(), dir: dir.clone(), wal_name, database, index, wal };
         let unused = one_writer::take_unused_index(&files.index).map_err(io)?;
         files.check_in_place()?;
         let page_size = decoded.page_size;
@@ -207,6 +205,7 @@ impl ReadReplicaFile {
             unsynced: true,
             copied: 0,
             checkpoint_at: WAL_BYTES_DUE,
+            keeps_frames: false,
             failed: false,
             files,
         })
@@ -254,9 +253,9 @@ impl Found {
     /// The committed part of the WAL, verified: of as many frames as a header says, or else of all there are.
     fn in_wal(files: &Files, page_size: u32, header: Option<&IndexHeader>) -> Result<Found, DatabaseError> {
         let (mut scanned, mut sequence) = (None, 0);
-        if let Some(wal) = files.wal.as_ref().filter(|_| header.is_none_or(|header| header.frames > 0)) {
+        if header.is_none_or(|header| header.frames > 0) {
             let io = |error| DatabaseError::io("reading the WAL of", &files.path, error);
-            let wal = plain(&**wal).map_err(io)?;
+            let wal = plain(&*files.wal).map_err(io)?;
             if let Some(Ok(start)) = read_header(wal).map_err(io)? {
                 sequence = start.sequence;
                 scanned = Some(scan(wal, start, header.map(|header| header.frames)).map_err(io)?);
