@@ -16,6 +16,7 @@ use super::super::lock::beside_users::before;
 use super::super::lock::one_writer::{self, Exclusive};
 use super::super::wal_index::{IndexHeader, MARKS, UNUSED, WalIndex};
 use super::{DatabaseError, ReadReplicaFile};
+use crate::format::database::{VERSIONS, WAL_VERSIONS};
 use crate::format::wal::Chain;
 
 /// Bytes of a WAL that is to be checkpointed, or of what was added to it since that was tried.
@@ -81,6 +82,19 @@ impl ReadReplicaFile {
         before(Instant::now() + patience, || -> Result<_, DatabaseError> {
             done = self.checkpoint()?;
             Ok(done.restarted.then_some(()))
+        })?;
+        Ok(done)
+    }
+
+    /// The same until everything is copied, where [frames are kept](Self::keep_frames).
+    ///
+    /// # Errors
+    /// As [`checkpoint`](Self::checkpoint).
+    pub fn copy_within(&mut self, patience: Duration) -> Result<Checkpointed, DatabaseError> {
+        let mut done = Checkpointed::default();
+        before(Instant::now() + patience, || -> Result<_, DatabaseError> {
+            done = self.checkpoint()?;
+            Ok((done.copied == done.frames).then_some(()))
         })?;
         Ok(done)
     }
@@ -166,7 +180,12 @@ impl ReadReplicaFile {
             run.resize(from + page_size as usize, 0);
             let read = wal.read_at(&mut run[from..], self.page_in(frame))?;
             let cut = || io::Error::new(io::ErrorKind::UnexpectedEof, format!("page {page} is cut in frame {frame}"));
-            (read == page_size as usize).then_some(()).ok_or_else(cut)
+            (read == page_size as usize).then_some(()).ok_or_else(cut)?;
+            if page == 1 {
+                // Without frames in the WAL a connection goes by what the file says.
+                run[from..][VERSIONS].copy_from_slice(&WAL_VERSIONS);
+            }
+            Ok(())
         };
         let write = |first: u32, run: &[u8]| {
             self.files.database.write_at(&mut [IoSlice::new(run)], u64::from(first - 1) * u64::from(page_size))

@@ -114,6 +114,11 @@ impl ReadReplicaFile {
         &self.files.path
     }
 
+    /// The database file, which another descriptor of it must not take the place of.
+    pub(crate) fn database(&self) -> Result<&fs::File, DatabaseError> {
+        one_writer::plain(&*self.files.database).map_err(|error| self.io("reading", error))
+    }
+
     /// Bytes of a page.
     #[must_use]
     pub fn page_size(&self) -> u32 {
@@ -141,8 +146,8 @@ impl ReadReplicaFile {
     /// # Errors
     /// When the database file cannot be asked.
     pub fn mark(&self) -> Result<StateMark, DatabaseError> {
-        let meta = one_writer::plain(&*self.files.database).and_then(fs::File::metadata);
-        Ok(StateMark::of(&meta.map_err(|error| self.io("reading", error))?, self.index.header()))
+        let meta = self.database()?.metadata().map_err(|error| self.io("reading", error))?;
+        Ok(StateMark::of(&meta, self.index.header()))
     }
 
     /// Whether nobody wrote since this mark was taken; and while this is open, since it was opened.
@@ -165,8 +170,8 @@ impl ReadReplicaFile {
         self.compare(&now.ok_or(changed)?).map(drop)
     }
 
-    /// Says whether the WAL is not to start again: frame n is then frame n until that is taken back, and the WAL grows as long.
-    /// Another program that restarts it is noticed as one that wrote.
+    /// Says whether the WAL is not to start again: frame n is then frame n, as it was appended, until that is taken back, and
+    /// the WAL grows as long. Another program that restarts it is noticed as one that wrote.
     pub fn keep_frames(&mut self, keep: bool) {
         self.keeps_frames = keep;
     }
@@ -178,14 +183,17 @@ impl ReadReplicaFile {
 
     /// Appends frames after the last one: each is the number of a page, the pages of the database if it ends a transaction
     /// and else 0, and the page. Nobody sees them until the transaction is [committed](Self::commit); a large one may come in
-    /// several calls. Page 1 is stored with the version numbers of a database in WAL mode, whatever it says in bytes 18 and 19.
+    /// several calls. Page 1 is stored with the version numbers of a database in WAL mode, whatever it says in bytes 18 and 19; in
+    /// a WAL whose [frames are kept](Self::keep_frames), once it is in the database file.
     ///
     /// # Errors
     /// [`DatabaseError::WrittenByOthers`], and nothing was written; [`DatabaseError::WriteLocked`] when another connection
     /// is writing, or has a checkpoint wait for readers.
     pub fn append<'a>(&mut self, frames: impl IntoIterator<Item = (u32, u32, &'a [u8])>) -> Result<(), DatabaseError> {
         self.begin()?;
-        let claimed: Vec<_> = frames.into_iter().map(|(page, size, content)| claim(page, size, content)).collect();
+        let keeps = self.keeps_frames;
+        let claimed: Vec<_> =
+            frames.into_iter().map(|(page, size, content)| claim(page, size, content, keeps)).collect();
         let wrong =
             |(head, page): &(FrameHeader, Cow<'_, [u8]>)| head.page == 0 || page.len() != self.page_size as usize;
         let count = self.frames() + (self.unpublished.pages.len() + claimed.len()) as u64;
@@ -385,11 +393,11 @@ impl ReadReplicaFile {
     }
 }
 
-/// A frame as it is to be written.
-fn claim(page: u32, size: u32, content: &[u8]) -> (FrameHeader, Cow<'_, [u8]>) {
+/// A frame as it is to be written: as it is, or such that it says that the database is in WAL mode.
+fn claim(page: u32, size: u32, content: &[u8], keep: bool) -> (FrameHeader, Cow<'_, [u8]>) {
     let head = FrameHeader { page, size, salts: [0; 2], chain: Chain::default() };
     let mut content = Cow::Borrowed(content);
-    if page == 1 && content.get(VERSIONS).is_some_and(|versions| versions != WAL_VERSIONS) {
+    if page == 1 && !keep && content.get(VERSIONS).is_some_and(|versions| versions != WAL_VERSIONS) {
         content.to_mut()[VERSIONS].copy_from_slice(&WAL_VERSIONS);
     }
     (head, content)

@@ -22,7 +22,7 @@ use super::{DatabaseError, IndexWriter, ReadReplicaFile, Unpublished};
 use crate::format::database::{self, DatabaseHeader, VERSIONS, WAL_VERSIONS};
 use crate::format::wal::{Chain, FrameHeader, WalHeader};
 use crate::limits::{LOCK_PATIENCE, SNAPSHOT_ROUNDS};
-use crate::repo::{FsRepo, Repo, RepoFile, read_at};
+use crate::repo::{FsRepo, Repo, RepoFile, opened, read_at};
 
 /// The files of a replica, with the locks that it holds as long as it is open.
 #[derive(Debug)]
@@ -100,12 +100,27 @@ impl ReadReplicaFile {
     /// # Errors
     /// As [`create`](Self::create).
     pub fn create_through(dir: &Arc<dyn Repo>, path: &Path, draft: &str) -> Result<ReadReplicaFile, DatabaseError> {
+        let database = dir.open_write(draft).map_err(|error| DatabaseError::io("making", path, error))?;
+        ReadReplicaFile::name_draft(dir, path, draft, database)
+    }
+
+    /// The same for a draft that is open, with what locks it has.
+    pub(crate) fn create_of(path: &Path, draft: &Path, file: fs::File) -> Result<ReadReplicaFile, DatabaseError> {
+        let (dir, path) = place(path)?;
+        ReadReplicaFile::name_draft(&dir, &path, &name_of(draft)?, Arc::new(opened(file)))
+    }
+
+    fn name_draft(
+        dir: &Arc<dyn Repo>,
+        path: &Path,
+        draft: &str,
+        database: Arc<dyn RepoFile>,
+    ) -> Result<ReadReplicaFile, DatabaseError> {
         let io = |error| DatabaseError::io("making", path, error);
         let name = name_of(path)?;
         if fs::symlink_metadata(path).is_ok() {
             return Err(io(io::ErrorKind::AlreadyExists.into()));
         }
-        let database = dir.open_write(draft).map_err(io)?;
         let header = header_of(&*database, path)?;
         DatabaseHeader::of_file(&header, database.bytes().map_err(io)?)
             .map_err(|reason| DatabaseError::not_one(path, &reason))?;
@@ -135,7 +150,8 @@ impl ReadReplicaFile {
     ///
     /// # Errors
     /// [`DatabaseError::WrittenByOthers`] when it is not in WAL mode any more; [`DatabaseError::Changed`] when its WAL is
-    /// damaged; [`DatabaseError::Exclusive`] when another connection has it for itself.
+    /// damaged; [`DatabaseError::Busy`] when another process of this program writes it, [`DatabaseError::Exclusive`] when a
+    /// connection has it for itself.
     pub fn open(path: &Path) -> Result<Option<ReadReplicaFile>, DatabaseError> {
         let (dir, path) = place(path)?;
         ReadReplicaFile::open_through(&dir, &path)
@@ -158,6 +174,9 @@ impl ReadReplicaFile {
         let io = |error| DatabaseError::io("opening", path, error);
         let name = name_of(path)?;
         // Now its lock is held only as long as `files` is there.
+        if !one_writer::own(&*database).map_err(io)? {
+            return Err(DatabaseError::Busy { path: path.to_owned(), pid: None });
+        }
         let share = || share_database(plain(&*database)?).map(|shared| shared.then_some(()));
         let deadline = Instant::now() + LOCK_PATIENCE;
         if before(deadline, share).map_err(io)?.is_none() {
