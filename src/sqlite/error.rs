@@ -131,6 +131,7 @@ impl DatabaseError {
     pub fn is_transient(&self) -> bool {
         self.is_in_use() || matches!(self, DatabaseError::Changed { .. } | DatabaseError::Unsettled { .. })
     }
+
     /// Whether what others do with the database is in the way, and nothing else is wrong.
     #[must_use]
     pub fn is_in_use(&self) -> bool {

@@ -149,6 +149,25 @@ fn those_who_have_it_open_read_what_is_pulled_and_stop_nothing() {
 }
 
 #[test]
+fn a_base_that_is_not_in_wal_mode_makes_a_replica_that_is() {
+    let stage = Stage::new();
+    let (base, replica) = (stage.path("base.db"), stage.path("replica.db"));
+    sqlite::run(&base, &rows(50)).unwrap();
+    assert_eq!(fs::read(&base).unwrap()[18..20], [1, 1]);
+    stage.fake.store().generations[0].base = fs::read(&base).unwrap();
+    stage.pull(&replica).unwrap();
+    assert_eq!((fs::read(&replica).unwrap()[18..20].to_vec(), dump(&replica)), (vec![2, 2], dump(&base)));
+    // Without metadata it is known by its pages.
+    fs::remove_file(beside(&replica, "-info")).unwrap();
+    stage.pull(&replica).unwrap();
+    assert_eq!((litter(&replica), info(&replica)), (Vec::<String>::new(), (1, 0)));
+    // One of before, which is not.
+    fs::copy(&base, &replica).unwrap();
+    stage.pull(&replica).unwrap();
+    assert_eq!(fs::read(&replica).unwrap()[18..20], [2, 2]);
+}
+
+#[test]
 fn a_generation_ends_once_reads_that_started_in_it_have_ended() {
     let stage = Stage::new();
     let (db, replica) = (stage.database(&rows(10)), stage.path("replica.db"));

@@ -43,10 +43,18 @@ impl StateMark {
         self.frames
     }
 
+    /// Whether the file system keeps times that say whether a file was written: some have whole seconds only.
+    pub(super) fn is_exact(&self) -> bool {
+        self.modified.1 != 0
+    }
+
     /// Whether the other one has the same database file, and a WAL that may have grown from this one.
     pub(super) fn is_before(&self, other: &StateMark) -> bool {
         let file = |mark: &StateMark| (mark.device, mark.inode, mark.bytes, mark.modified);
-        file(self) == file(other) && self.frames <= other.frames && (self.frames == 0 || self.salts == other.salts)
+        self.is_exact()
+            && file(self) == file(other)
+            && self.frames <= other.frames
+            && (self.frames == 0 || self.salts == other.salts)
     }
 
     /// Whether its last frame is this one.

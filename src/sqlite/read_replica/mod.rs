@@ -154,7 +154,7 @@ impl ReadReplicaFile {
     #[must_use]
     pub fn touched_since(&self, mark: &StateMark) -> Touched {
         match (self.mark(), self.check()) {
-            (Ok(now), Ok(())) if now == *mark => Touched::No,
+            (Ok(now), Ok(())) if now == *mark && now.is_exact() => Touched::No,
             _ => Touched::Maybe,
         }
     }

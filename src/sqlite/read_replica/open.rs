@@ -5,9 +5,11 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
+use rustix::io::Errno;
 use uuid::Uuid;
 
 use super::super::image::Newest;
@@ -70,9 +72,16 @@ fn stamp(database: &dyn RepoFile) -> io::Result<()> {
     let nanoseconds = u32::from_be_bytes(std::array::from_fn(|i| random[i])) % 1_000_000_000;
     let last_modification = Timespec { tv_sec: now.as_secs() as _, tv_nsec: nanoseconds as _ };
     let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ };
-    rustix::fs::futimens(plain(database)?, &Timestamps { last_access, last_modification })?;
+    match rustix::fs::futimens(plain(database)?, &Timestamps { last_access, last_modification }) {
+        // Of a file of another user. Then time must pass, so that a later write has another time.
+        Err(Errno::PERM) => thread::sleep(CLOCK_TICK),
+        done => done?,
+    }
     Ok(())
 }
+
+/// A write has the time of the last tick of a clock before it: more than the longest there is between two of them.
+const CLOCK_TICK: Duration = Duration::from_millis(20);
 
 fn is_at(file: &dyn RepoFile, path: &Path) -> io::Result<bool> {
     let open = plain(file)?.metadata()?;
