@@ -34,7 +34,7 @@ use super::overlap::Overlap;
 use super::ownership::source_identity;
 use super::pump::pump;
 use super::run::{Event, Progress};
-use super::sink::Sink;
+use super::sink::{Sink, SinkStatus};
 use super::source::{Piece, Pieces, Watch};
 use super::standing::Standing;
 use super::step::{Steps, may_be_rolled, step};
@@ -146,13 +146,18 @@ pub(super) async fn attempt(
         let watch = mirror.follow.then(|| watch(&database.path));
         let snapshot = open(&database.path).await?;
         sink.status(Some(LogFormat::Wal)).await.map_err(|error| sink.own(error))?;
-        let start = begin(database, &snapshot, sink, progress, told).await?;
+        let (start, mut generation) = begin(database, &snapshot, sink, progress, told).await?;
         // What the sink holds may be new with this generation.
         let status = sink.status(Some(LogFormat::Wal)).await.map_err(|error| sink.own(error))?;
-        let standing = sink.standing(false).await.map_err(|error| sink.own(error))?;
+        if let SinkStatus::Url(Some(now)) = &status
+            && (now.generation, now.durable) != (generation, start.next)
+        {
+            log::debug!("the sink moved to offset {} of generation {} meanwhile", now.durable, now.generation);
+            continue;
+        }
         let mut delivery = Delivery::new(sink, status, LogFormat::Wal, Generation::FIRST);
         delivery.open(None, told).await?;
-        let (mut generation, from, steps) = (standing.generation, start.next, Arc::<Steps>::default());
+        let (from, steps) = (start.next, Arc::<Steps>::default());
         steps.set_durable(from);
         progress.begin(Generation::FIRST, from);
         // Frames of another generation start over at the first.
@@ -348,14 +353,14 @@ fn is_same(snapshot: &Snapshot, sums: &PageSums) -> Result<bool, DatabaseError> 
     Ok(!differ && pages == sums.pages())
 }
 
-/// Brings the sink to where it can take what a snapshot holds, with a new generation if that needs one.
+/// Brings the sink to where it can take what a snapshot holds, with a new generation if that needs one; and which one it is in.
 async fn begin(
     source: &Database,
     snapshot: &Arc<Snapshot>,
     sink: &Sink,
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
-) -> Result<Start, MirrorError> {
+) -> Result<(Start, Generation), MirrorError> {
     let path = &source.path;
     let standing = sink.standing(true).await?;
     let mut start = find_start(source, snapshot, sink, &standing).await?;
@@ -372,7 +377,7 @@ async fn begin(
             };
             sink.note_source(&note).await?;
         }
-        return Ok(start);
+        return Ok((start, standing.generation));
     };
     let made = start.made.take();
     if let (Sink::Url(_), true) = (sink, generation == standing.generation) {
@@ -397,7 +402,7 @@ async fn begin(
             );
         }
     }
-    Ok(start)
+    Ok((start, generation))
 }
 
 /// The position of the sink in a snapshot whose WAL has its header.

@@ -80,6 +80,7 @@ impl Live {
         // With its locks.
         drop(first);
         if let (Looked::End, _) | (_, None) = (&looked, &self.watch) {
+            self.all_is_taken();
             return Ok(());
         }
         let mut damaged = 0;
@@ -90,7 +91,10 @@ impl Live {
             }
             self.took = Duration::ZERO;
             let ended = match self.look() {
-                Ok(Looked::End) => return Ok(()),
+                Ok(Looked::End) => {
+                    self.all_is_taken();
+                    return Ok(());
+                }
                 Ok(Looked::Again) => continue,
                 Ok(Looked::Done) => {
                     damaged = 0;
@@ -102,7 +106,7 @@ impl Live {
                     if waits { DAMAGE_LOOK_AGAIN } else { return Err(error) }
                 }
             };
-            if self.outlet_is_closed() {
+            if !self.all_is_taken() {
                 return Ok(());
             }
             // Such a look may read the whole database: at most half of the time.
@@ -271,7 +275,7 @@ impl Live {
             };
             let longest = match follower.held() {
                 // Frames are in the WAL a moment before they count.
-                _ if busy.elapsed() < LOOK_AT_ONCE_FOR => LOOK_AT_ONCE,
+                _ if busy.elapsed() < LOOK_AT_ONCE_FOR || self.outlet.is_waiting() => LOOK_AT_ONCE,
                 Held::Zero => Duration::MAX,
                 Held::Slot(_) if follower.wal_bytes() > HELD_WAL_BYTES_MAX && let_go.elapsed() > LET_GO_EVERY => {
                     log::info!("{}: letting go of its WAL of {} bytes", self.path.display(), follower.wal_bytes());
@@ -328,8 +332,11 @@ impl Live {
         match handed {
             Handed::Over => None,
             Handed::Gone => Some(Looked::End),
-            // The caller lets go of all locks before it waits.
-            Handed::Stalled => Some(Looked::Again),
+            Handed::Stalled => {
+                // The caller lets go of all locks before it waits.
+                log::info!("{}: letting go of its locks, the sink takes nothing", self.path.display());
+                Some(Looked::Again)
+            }
         }
     }
 

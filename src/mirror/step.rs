@@ -90,6 +90,7 @@ pub(super) async fn step(
         }
     };
     let Ok(Some(step)) = found else {
+        log::info!("{}: the next generation is not known to follow generation {generation}", client.url());
         return Ok(None);
     };
     steps.want(step);
