@@ -46,6 +46,8 @@ pub(super) struct Live {
     pub(super) took: Duration,
     /// The state of a database that nobody had open when it was looked at last.
     pub(super) seen: Option<Rest>,
+    /// Whether it was reported that it has a rollback journal, so that its pages are compared whenever it changed.
+    pub(super) is_rollback_known: bool,
 }
 
 /// What tells whether a database that nobody has open has changed.
@@ -188,6 +190,12 @@ impl Live {
                     return Ok(Looked::End);
                 };
                 snapshot.check()?;
+                if position.is_none() && has_rollback_journal(snapshot)? {
+                    self.reason = match std::mem::replace(&mut self.is_rollback_known, true) {
+                        false => "it has a rollback journal, as after each change from here on".to_owned(),
+                        true => String::new(),
+                    };
+                }
                 let looked = self.compared(position, committed)?;
                 // Also when the sink stalls: it is taken after what was compared.
                 if let Some(at) = position
@@ -421,7 +429,9 @@ impl Live {
         (self.at, self.committed) = (position, position);
         self.reason = "it was not open".to_owned();
         log::debug!("{}: {count} pages differ at frame {next}: {reason}", self.path.display());
+        // Where it is the only way, it is reported once.
         if count > 0
+            && !reason.is_empty()
             && let Handed::Gone = self.outlet.piece(Piece::Compared { reason, pages: count })
         {
             return Ok(Looked::End);
@@ -436,6 +446,12 @@ impl Live {
         let frame_bytes = held.bytes_of_page().map_or(0, |bytes| u64::from(bytes) + 24);
         *self.wal.lock().unwrap_or_else(PoisonError::into_inner) = Some(WalSeen { next, frame_bytes });
     }
+}
+
+/// Whether a database file says that it has a rollback journal and no WAL: byte 18 of its header.
+fn has_rollback_journal(held: &impl HeldDatabase) -> Result<bool, DatabaseError> {
+    let mut version = [0];
+    Ok(held.read_database(18, &mut version)? == 1 && version == [1])
 }
 
 /// Pages that differ, on their way.
