@@ -13,7 +13,9 @@ use sha2::{Digest, Sha256};
 
 /// Held for as long as a mirror feeds a log from a database.
 #[derive(Debug)]
-pub(super) struct Alone(Option<UnixDatagram>);
+pub(super) struct Alone {
+    _socket: Option<UnixDatagram>,
+}
 
 impl Alone {
     /// Claims the log with the id `log` for the database `identity`; none while another process has done so.
@@ -23,12 +25,12 @@ impl Alone {
         let bound = SocketAddr::from_abstract_name(format!("logmirror-feed-{name}"))
             .and_then(|address| UnixDatagram::bind_addr(&address));
         match bound {
-            Ok(socket) => Some(Alone(Some(socket))),
+            Ok(socket) => Some(Alone { _socket: Some(socket) }),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => None,
             // Without such names nobody can be seen.
             Err(error) => {
                 log::debug!("whether another mirror feeds log {log} is not known: {error}");
-                Some(Alone(None))
+                Some(Alone { _socket: None })
             }
         }
     }
