@@ -137,6 +137,7 @@ impl Database {
             hold: mirror.hold,
             took: Duration::ZERO,
             seen: base,
+            page_size: snapshot.page_size().unwrap_or(LIBSQL_PAGE_SIZE),
             is_rollback_known: false,
         };
         tokio::task::spawn_blocking(move || {
@@ -193,7 +194,7 @@ pub(super) async fn attempt(
         progress.counted.1 = progress.counted.1.min(from);
         told(Event::Started { from, held: true, source_bytes: bytes_left(&snapshot, &start) });
         let mut pieces = database.read(mirror, snapshot, (start, generation), watch, steps.clone());
-        while let Err(error) = deliver(&mut pieces, delivery, progress, &steps, told).await {
+        while let Err(error) = deliver(&mut pieces, delivery, progress, &steps, told).await.map_err(moved) {
             let Sink::Url(client) = sink else { return Err(error) };
             if !mirror.follow || !may_be_rolled(&error) {
                 return Err(error);
@@ -217,6 +218,17 @@ pub(super) async fn attempt(
             return Ok(());
         }
         log::debug!("{}: asking what the sink holds", database.path.display());
+    }
+}
+
+/// What a mirror of ours that was killed has sent may be taken only after the next one asked where the log ends: it is no other
+/// history, and shows when it asks again.
+fn moved(error: MirrorError) -> MirrorError {
+    match error {
+        MirrorError::Refused(body) if body.error == "fork" => {
+            MirrorError::Interrupted(format!("{}: asking again what the sink holds", body.message))
+        }
+        error => error,
     }
 }
 
@@ -423,13 +435,16 @@ async fn begin(
     let folded = off(move || folding.folded()).await??;
     start.rest = Some(Rest::of(&snapshot));
     let copied = match (&start.made, sink) {
-        (None, Sink::Url(_)) => copied(snapshot.clone()).await?,
+        (None, Sink::Url(_)) => copied(snapshot.clone(), folded).await?,
+        (None, Sink::Dir(_)) if folded > 0 => copied(snapshot.clone(), folded).await?,
         _ => None,
     };
+    let is_completed = copied.as_ref().is_some_and(|copy| copy.at.is_some());
+    let mut at = header.map(|header| WalPosition { salts: header.salts, frames: 0, chain: header.seed() });
     let snapshot = if let Some(copy) = copied {
         drop(snapshot);
         base::put(copy.stream(), generation, sink, Instead::Nothing, progress, told).await?;
-        start.sums = copy.sums;
+        (start.sums, at) = (copy.sums, copy.at.or(at));
         None
     } else {
         bring(snapshot.clone(), start.made.take(), generation, sink, progress, told).await?;
@@ -437,26 +452,25 @@ async fn begin(
     };
     log::info!("{} starts generation {generation}", path.display());
     sink.note_source(&fed::name(&source.identity(), generation, FIRST_FRAME)).await?;
-    if let Some(header) = header {
-        let at = WalPosition { salts: header.salts, frames: 0, chain: header.seed() };
+    if let (Some(at), Some(header)) = (at, header) {
         start.from = From::Position(Some(at));
-        let note = fed::note((&source.identity(), generation), &at, (header.seed(), header.seed()), FIRST_FRAME);
-        sink.note_source(&note).await?;
-        if folded > 0 {
+        let note = fed::note((&source.identity(), generation), &at, (at.chain, header.seed()), FIRST_FRAME);
+        if folded > 0 && !is_completed {
             log::warn!(
                 "{}: frames up to {folded} may be in the database already, so this generation is only sure to be restored to \
                  frame {folded} and later",
                 path.display()
             );
         }
+        sink.note_source(&note).await?;
     }
     Ok((start, generation, snapshot))
 }
 
 /// A copy of the database file, for a sink that is far away; none where there is no room for one.
-async fn copied(snapshot: Arc<Snapshot>) -> Result<Option<BaseCopy>, MirrorError> {
+async fn copied(snapshot: Arc<Snapshot>, folded: u64) -> Result<Option<BaseCopy>, MirrorError> {
     let path = snapshot.path().to_owned();
-    match off(move || BaseCopy::of(&snapshot)).await? {
+    match off(move || BaseCopy::of(&snapshot, folded)).await? {
         Ok(copy) => Ok(Some(copy)),
         Err(CopyError::Database(error)) => Err(error.into()),
         Err(CopyError::Copy(error)) => {

@@ -46,6 +46,8 @@ pub(super) struct Live {
     pub(super) took: Duration,
     /// The state of a database that nobody had open when it was looked at last.
     pub(super) seen: Option<Rest>,
+    /// Bytes of a page in this generation of the log.
+    pub(super) page_size: u32,
     /// Whether it was reported that it has a rollback journal, so that its pages are compared whenever it changed.
     pub(super) is_rollback_known: bool,
 }
@@ -367,6 +369,10 @@ impl Live {
     /// when it is not known what the log holds.
     fn compare(&mut self, held: &impl HeldDatabase) -> Result<Option<(Option<WalPosition>, Difference)>, MirrorError> {
         self.give_up();
+        if held.bytes_of_page().is_some_and(|bytes| bytes != self.page_size) {
+            // They need a generation of their own.
+            return Ok(None);
+        }
         let Some(sums) = self.outlet.sums.take() else {
             return Ok(None);
         };

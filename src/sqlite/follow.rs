@@ -26,7 +26,7 @@ use super::held::{HeldDatabase, broken, each_frame, holds};
 use super::lock::beside_users::before;
 use super::lock::hand_over_hand as lock;
 use super::snapshot;
-use super::source::{Opened, Places};
+use super::source::{Opened, Places, page_size};
 use super::wal_index::WalIndex;
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
 use crate::repo::read_at;
@@ -291,15 +291,17 @@ impl HeldDatabase for Follower {
     }
 
     fn bytes_of_page(&self) -> Option<u32> {
-        Some(self.seen.page_size)
+        // Before the first frame the wal-index says nothing of it.
+        let stated = || page_size(&self.database).ok().flatten();
+        Some(self.seen.page_size).filter(|bytes| *bytes > 0).or_else(stated)
     }
 
     fn page_count(&self) -> Result<u32, DatabaseError> {
         if self.seen.frames > 0 && self.seen.db_pages > 0 {
             return Ok(self.seen.db_pages);
         }
-        let bytes = self.database.stamp()?.bytes;
-        Ok(u32::try_from(bytes / u64::from(self.seen.page_size)).unwrap_or(u32::MAX))
+        let (bytes, page_bytes) = (self.database.stamp()?.bytes, self.bytes_of_page().unwrap_or(0));
+        Ok(bytes.checked_div(page_bytes.into()).map_or(0, |pages| u32::try_from(pages).unwrap_or(u32::MAX)))
     }
 
     fn read_frames(&self, at: u64, buf: &mut [u8]) -> Result<usize, DatabaseError> {
