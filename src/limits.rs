@@ -245,13 +245,16 @@ pub const LOOK_IDLE: Duration = Duration::from_millis(25);
 /// The largest WAL of a database that is followed which may have grown because of us: it is let go of then.
 pub const HELD_WAL_BYTES_MAX: u64 = 64 << 20;
 
-/// How long the locks of a database that is followed are held on to while the log that it is mirrored to is rolled over. Nobody
-/// waits for them meanwhile: what is written is read on.
-pub const ROLL_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the locks of a database that is followed are held on to while the log that it is mirrored to is rolled over, if the
+/// service answers meanwhile: the fold of some gigabytes. Nobody waits for them: what is written is read on.
+pub const ROLL_PATIENCE: Duration = Duration::from_secs(30);
 /// How often the service is asked whether it is done.
-pub const ROLL_LOOK_AGAIN: Duration = Duration::from_millis(5);
-/// Bytes of a database that are remembered until they are durable in the log, to be sent again when that is rolled over.
+pub const ROLL_LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// Bytes of a database that is followed which are kept in memory until they are durable in the log: they may have to be sent again
+/// when that is rolled over. As many may wait for a sink before their reader waits too.
 pub const RETAINED_BYTES_MAX: u64 = 16 << 20;
+/// How long: what the sync of a slow disk may take, or the fold of a small log. What is written meanwhile is read on.
+pub const WAITING_MAX: Duration = Duration::from_secs(2);
 
 /// Times a SQLite database is read anew because it changed while it was read. What SQLite does can make it change at
 /// most twice: it is opened, and its WAL is started anew; then there are locks to hold it.

@@ -312,6 +312,10 @@ impl Wal {
             Some(start) if start.header == header => {
                 return Err(FormatError::Header { found: header.encode().to_vec() });
             }
+            // A header that no frame followed says nothing: a crash leaves it.
+            Some(start) if start == WalStart::first(start.header) && self.frames == 0 => {
+                self.start = Some(WalStart::first(header));
+            }
             Some(start) => {
                 return Err(FormatError::Restarted { salts: start.header.salts, found: header.salts });
             }

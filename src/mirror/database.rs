@@ -2,7 +2,8 @@
 //!
 //! What keeps a wrong byte from being stored while the database is in use:
 //!
-//! - **The base** is read through a [`Snapshot`], whose locks keep SQLite from changing it. What does not heed them shows in
+//! - **The base** is read through a [`Snapshot`], whose locks keep SQLite from changing it, into a temporary file if it goes to a
+//!   service: they are not held while a network is waited for. What does not heed them shows in
 //!   `check`, which is asked after the last byte was read and before the stream of them ends: a base whose stream ends with
 //!   an error is never given its name by the sink.
 //! - **Frames** are verified on the way, each by the checksum that runs on from the header of its WAL. In the log they get
@@ -14,14 +15,16 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use tokio::sync::mpsc;
 
+use super::alone::Alone;
 use super::base::{self, BaseStream, Blocks};
+use super::base_copy::{BaseCopy, CopyError};
 use super::base_due::Instead;
 use super::delivery::Delivery;
 use super::distance::SharedWal;
@@ -34,7 +37,7 @@ use super::overlap::Overlap;
 use super::ownership::source_identity;
 use super::pump::pump;
 use super::run::{Event, Progress};
-use super::sink::Sink;
+use super::sink::{Sink, SinkStatus};
 use super::source::{Piece, Pieces, Watch};
 use super::standing::Standing;
 use super::step::{Steps, may_be_rolled, step};
@@ -45,7 +48,7 @@ use crate::limits::{BATCHES_UNDER_WAY, LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::offset::{Generation, Offset};
 use crate::sqlite::names::{WAL, database_of_wal, looks_like_a_database};
 use crate::sqlite::page_sums::PageSums;
-use crate::sqlite::{DatabaseError, Snapshot, Verdict, WalPosition, each_difference, holds};
+use crate::sqlite::{DatabaseError, HeldDatabase, Snapshot, Verdict, WalPosition, each_difference, holds};
 use crate::stream::Tail;
 
 /// Whether a path is that of a SQLite database, which an empty file is too, or by its name that of a WAL. Whether they are
@@ -66,11 +69,13 @@ pub(super) struct Database {
     adopt: bool,
     /// Where it ends, as last seen.
     wal: SharedWal,
+    /// That no other mirror feeds the sink from it.
+    alone: Mutex<Option<Alone>>,
 }
 
 impl Database {
     pub(super) fn new(path: &Path, adopt: bool, wal: SharedWal) -> Database {
-        Database { path: path.to_owned(), adopt, wal }
+        Database { path: path.to_owned(), adopt, wal, alone: Mutex::default() }
     }
 
     pub(super) async fn snapshot(&self) -> Result<Arc<Snapshot>, MirrorError> {
@@ -80,6 +85,21 @@ impl Database {
     /// What a sink notes as its source.
     fn identity(&self) -> String {
         identity(&self.path)
+    }
+
+    /// Makes sure that no other mirror feeds a service's log from it; true if that was not known before. The log is created.
+    async fn claim(&self, sink: &Sink) -> Result<bool, MirrorError> {
+        let held = || self.alone.lock().unwrap_or_else(PoisonError::into_inner);
+        let Sink::Url(client) = sink else { return Ok(false) };
+        if held().is_some() {
+            return Ok(false);
+        }
+        sink.standing(true).await?;
+        let log = client.status().await?.id;
+        let claimed = Alone::claim(&self.identity(), &log);
+        let place = || client.url().to_string();
+        *held() = Some(claimed.ok_or_else(|| MirrorError::FedByAnother { place: place() })?);
+        Ok(true)
     }
 
     /// Reads it on a thread of its own.
@@ -92,8 +112,10 @@ impl Database {
         steps: Arc<Steps>,
     ) -> Pieces {
         let (out, pieces) = mpsc::channel(BATCHES_UNDER_WAY);
+        // The base that was just given is all there is.
+        let base = matches!(start.from, From::Position(None)).then(|| start.rest.unwrap_or_else(|| Rest::of(&snapshot)));
         let (at, sums, reason) = match start.from {
-            From::Position(at) => (at, None, String::new()),
+            From::Position(at) => (at, start.sums, "it was written while its base was sent".to_owned()),
             From::Pages { sums, reason } => (None, Some(*sums), reason),
         };
         let outlet = Outlet::new(
@@ -103,7 +125,6 @@ impl Database {
             sums,
             steps,
         );
-        let is_base = at.is_none() && reason.is_empty();
         let live = Live {
             path: self.path.clone(),
             outlet,
@@ -115,8 +136,9 @@ impl Database {
             wal: self.wal.clone(),
             hold: mirror.hold,
             took: Duration::ZERO,
-            // The base that was just given is all there is.
-            seen: is_base.then(|| Rest::of(&snapshot)),
+            seen: base,
+            page_size: snapshot.page_size().unwrap_or(LIBSQL_PAGE_SIZE),
+            is_rollback_known: false,
         };
         tokio::task::spawn_blocking(move || {
             let end = live.run(snapshot).map(|()| Piece::End(Tail::Clean));
@@ -151,20 +173,33 @@ pub(super) async fn attempt(
         let watch = mirror.follow.then(|| watch(&database.path));
         let snapshot = open(&database.path).await?;
         sink.status(Some(LogFormat::Wal)).await.map_err(|error| sink.own(error))?;
-        let start = begin(database, &snapshot, sink, progress, told).await?;
+        if database.claim(sink).await? {
+            // What another mirror sent until now must be in the snapshot.
+            continue;
+        }
+        let (start, mut generation, snapshot) = begin(database, snapshot, sink, progress, told).await?;
+        let snapshot = match snapshot {
+            Some(snapshot) => snapshot,
+            None => open(&database.path).await?,
+        };
         // What the sink holds may be new with this generation.
         let status = sink.status(Some(LogFormat::Wal)).await.map_err(|error| sink.own(error))?;
-        let standing = sink.standing(false).await.map_err(|error| sink.own(error))?;
+        if let SinkStatus::Url(Some(now)) = &status
+            && (now.generation, now.durable) != (generation, start.next)
+        {
+            log::debug!("the sink moved to offset {} of generation {} meanwhile", now.durable, now.generation);
+            continue;
+        }
         let mut delivery = Delivery::new(sink, status, LogFormat::Wal, Generation::FIRST);
         delivery.open(None, told).await?;
-        let (mut generation, from, steps) = (standing.generation, start.next, Arc::<Steps>::default());
+        let (from, steps) = (start.next, Arc::<Steps>::default());
         steps.set_durable(from);
         progress.begin(Generation::FIRST, from);
         // Frames of another generation start over at the first.
         progress.counted.1 = progress.counted.1.min(from);
         told(Event::Started { from, held: true, source_bytes: bytes_left(&snapshot, &start) });
         let mut pieces = database.read(mirror, snapshot, (start, generation), watch, steps.clone());
-        while let Err(error) = deliver(&mut pieces, delivery, progress, &steps, told).await {
+        while let Err(error) = deliver(&mut pieces, delivery, progress, &steps, told).await.map_err(moved) {
             let Sink::Url(client) = sink else { return Err(error) };
             if !mirror.follow || !may_be_rolled(&error) {
                 return Err(error);
@@ -188,6 +223,17 @@ pub(super) async fn attempt(
             return Ok(());
         }
         log::debug!("{}: asking what the sink holds", database.path.display());
+    }
+}
+
+/// What a mirror of ours that was killed has sent may be taken only after the next one asked where the log ends: it is no other
+/// history, and shows when it asks again.
+fn moved(error: MirrorError) -> MirrorError {
+    match error {
+        MirrorError::Refused(body) if body.error == "fork" => {
+            MirrorError::Interrupted(format!("{}: asking again what the sink holds", body.message))
+        }
+        error => error,
     }
 }
 
@@ -251,6 +297,9 @@ pub(super) struct Start {
     pub(super) generation: Option<Generation>,
     /// The base to give instead of the database file.
     made: Option<Vec<u8>>,
+    /// The sums of the pages of the base that was given, and what the database was like then.
+    sums: Option<PageSums>,
+    rest: Option<Rest>,
     /// What the sink holds, and what goes on.
     from: From,
 }
@@ -277,7 +326,7 @@ pub(super) async fn find_start(
     let noted = sink.source().await.map_err(|error| sink.own(error))?;
     let ours = noted.as_ref().is_some_and(|noted| noted.identity == source.identity());
     let go_on =
-        |at| Start { next: standing.next, end: standing.end, generation: None, made: None, from: From::Position(at) };
+        |at| Start { next: standing.next, end: standing.end, generation: None, made: None, sums: None, rest: None, from: From::Position(at) };
     if let Some(at) = noted.as_ref().and_then(|noted| fed::position(noted, standing)) {
         let looking = snapshot.clone();
         if off(move || holds(&*looking, &at)).await?? {
@@ -310,6 +359,8 @@ pub(super) async fn find_start(
         end: None,
         generation: Some(generation),
         made: made.clone(),
+        sums: None,
+        rest: None,
         from: From::Position(None),
     };
     if sink.is_unset(standing).await? {
@@ -353,18 +404,19 @@ fn is_same(snapshot: &Snapshot, sums: &PageSums) -> Result<bool, DatabaseError> 
     Ok(!differ && pages == sums.pages())
 }
 
-/// Brings the sink to where it can take what a snapshot holds, with a new generation if that needs one.
+/// Brings the sink to where it can take what a snapshot holds, with a new generation if that needs one; and which one it is in. The
+/// snapshot is returned unless its locks were let go.
 async fn begin(
     source: &Database,
-    snapshot: &Arc<Snapshot>,
+    snapshot: Arc<Snapshot>,
     sink: &Sink,
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
-) -> Result<Start, MirrorError> {
+) -> Result<(Start, Generation, Option<Arc<Snapshot>>), MirrorError> {
     let path = &source.path;
     sink.admits_mirrors(source.adopt).await?;
     let standing = sink.standing(true).await?;
-    let mut start = find_start(source, snapshot, sink, &standing).await?;
+    let mut start = find_start(source, &snapshot, sink, &standing).await?;
     let Some(generation) = start.generation else {
         // From now on it is this database that feeds it.
         let noted = sink.source().await?;
@@ -378,32 +430,63 @@ async fn begin(
             };
             sink.claim(&note, source.adopt).await?;
         }
-        return Ok(start);
+        return Ok((start, standing.generation, Some(snapshot)));
     };
-    let made = start.made.take();
     if let Sink::Url(_) = sink {
         // Before the base: nobody else writes meanwhile, and an attempt that ends right after it finds a log that is its own.
         sink.claim(&fed::name(&source.identity(), standing.generation, standing.next), source.adopt).await?;
     }
-    bring(snapshot.clone(), made, generation, sink, progress, told).await?;
+    let header = snapshot.header().filter(|_| snapshot.frames() > 0);
+    let folding = snapshot.clone();
+    let folded = off(move || folding.folded()).await??;
+    start.rest = Some(Rest::of(&snapshot));
+    let copied = match (&start.made, sink) {
+        (None, Sink::Url(_)) => copied(snapshot.clone(), folded).await?,
+        (None, Sink::Dir(_)) if folded > 0 => copied(snapshot.clone(), folded).await?,
+        _ => None,
+    };
+    let is_completed = copied.as_ref().is_some_and(|copy| copy.at.is_some());
+    let mut at = header.map(|header| WalPosition { salts: header.salts, frames: 0, chain: header.seed() });
+    let snapshot = if let Some(copy) = copied {
+        drop(snapshot);
+        base::put(copy.stream(), generation, sink, Instead::Nothing, progress, told).await?;
+        (start.sums, at) = (copy.sums, copy.at.or(at));
+        None
+    } else {
+        bring(snapshot.clone(), start.made.take(), generation, sink, progress, told).await?;
+        Some(snapshot)
+    };
     log::info!("{} starts generation {generation}", path.display());
     sink.note_source(&fed::name(&source.identity(), generation, FIRST_FRAME)).await?;
-    if let Some(header) = snapshot.header().filter(|_| snapshot.frames() > 0) {
-        let at = WalPosition { salts: header.salts, frames: 0, chain: header.seed() };
+    if let (Some(at), Some(header)) = (at, header) {
         start.from = From::Position(Some(at));
-        let note = fed::note((&source.identity(), generation), &at, (header.seed(), header.seed()), FIRST_FRAME);
-        sink.note_source(&note).await?;
-        let folding = snapshot.clone();
-        let folded = off(move || folding.folded()).await??;
-        if folded > 0 {
+        let note = fed::note((&source.identity(), generation), &at, (at.chain, header.seed()), FIRST_FRAME);
+        if folded > 0 && !is_completed {
             log::warn!(
                 "{}: frames up to {folded} may be in the database already, so this generation is only sure to be restored to \
                  frame {folded} and later",
                 path.display()
             );
         }
+        sink.note_source(&note).await?;
     }
-    Ok(start)
+    Ok((start, generation, snapshot))
+}
+
+/// A copy of the database file, for a sink that is far away; none where there is no room for one.
+async fn copied(snapshot: Arc<Snapshot>, folded: u64) -> Result<Option<BaseCopy>, MirrorError> {
+    let path = snapshot.path().to_owned();
+    match off(move || BaseCopy::of(&snapshot, folded)).await? {
+        Ok(copy) => Ok(Some(copy)),
+        Err(CopyError::Database(error)) => Err(error.into()),
+        Err(CopyError::Copy(error)) => {
+            log::warn!(
+                "{}: its file cannot be copied before it is sent, so nobody checkpoints until it is: {error}",
+                path.display()
+            );
+            Ok(None)
+        }
+    }
 }
 
 /// The position of the sink in a snapshot whose WAL has its header.

@@ -144,9 +144,14 @@ impl<'a> Delivery<'a> {
     /// Notes in the sink which database feeds it, and how far that was read. After Ok it is durable.
     ///
     /// # Errors
-    /// When the sink cannot be reached or written.
-    pub(super) async fn note_source(&self, source: &LogSource) -> Result<(), MirrorError> {
-        self.sink.note_source(source).await.map_err(|error| self.sink.own(error))
+    /// When the sink cannot be reached or written, or has ended by itself meanwhile.
+    pub(super) async fn note_source(&mut self, source: &LogSource) -> Result<(), MirrorError> {
+        let sink = self.sink;
+        tokio::select! {
+            // A service that rolls the log over answers only after that.
+            error = self.failed() => Err(error),
+            noted = sink.note_source(source) => noted.map_err(|error| sink.own(error)),
+        }
     }
 
     /// Returns when an open sink has ended by itself.

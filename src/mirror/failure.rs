@@ -227,6 +227,12 @@ pub enum MirrorError {
         /// What it was fed from.
         from: String,
     },
+    /// Another mirror on this machine feeds the log that is the sink from the same database. Nothing was changed.
+    #[error("sink: {place}: another mirror on this machine feeds it from this database: this one goes on when that has ended")]
+    FedByAnother {
+        /// The URL.
+        place: String,
+    },
     /// A SpacetimeDB is running on the directory that is the sink. Nothing was changed.
     #[error(
         "sink: {}: SpacetimeDB or another mirror{} has it open: {} is locked; nothing was changed; is this the source?", .place.display(),
@@ -442,7 +448,9 @@ impl Blamed for MirrorError {
             },
             // A stream from a service that is cut by its end, not by damage.
             MirrorError::Received(ScanError::Truncated { .. }) => Blame::Transient,
-            MirrorError::HeldBack { .. } | MirrorError::Interrupted(_) => Blame::Transient,
+            MirrorError::HeldBack { .. } | MirrorError::Interrupted(_) | MirrorError::FedByAnother { .. } => {
+                Blame::Transient
+            }
             MirrorError::Open(OpenError::Io(_) | OpenError::Locked { .. }) | MirrorError::Dir { .. } => Blame::Io,
             // A write or sync of ours failed.
             MirrorError::Append(AppendError::Poisoned { .. } | AppendError::Spool(_)) => Blame::Io,

@@ -46,6 +46,10 @@ pub(super) struct Live {
     pub(super) took: Duration,
     /// The state of a database that nobody had open when it was looked at last.
     pub(super) seen: Option<Rest>,
+    /// Bytes of a page in this generation of the log.
+    pub(super) page_size: u32,
+    /// Whether it was reported that it has a rollback journal, so that its pages are compared whenever it changed.
+    pub(super) is_rollback_known: bool,
 }
 
 /// What tells whether a database that nobody has open has changed.
@@ -80,6 +84,7 @@ impl Live {
         // With its locks.
         drop(first);
         if let (Looked::End, _) | (_, None) = (&looked, &self.watch) {
+            self.all_is_taken();
             return Ok(());
         }
         let mut damaged = 0;
@@ -90,7 +95,10 @@ impl Live {
             }
             self.took = Duration::ZERO;
             let ended = match self.look() {
-                Ok(Looked::End) => return Ok(()),
+                Ok(Looked::End) => {
+                    self.all_is_taken();
+                    return Ok(());
+                }
                 Ok(Looked::Again) => continue,
                 Ok(Looked::Done) => {
                     damaged = 0;
@@ -102,7 +110,7 @@ impl Live {
                     if waits { DAMAGE_LOOK_AGAIN } else { return Err(error) }
                 }
             };
-            if self.outlet_is_closed() {
+            if !self.all_is_taken() {
                 return Ok(());
             }
             // Such a look may read the whole database: at most half of the time.
@@ -184,6 +192,12 @@ impl Live {
                     return Ok(Looked::End);
                 };
                 snapshot.check()?;
+                if position.is_none() && has_rollback_journal(snapshot)? {
+                    self.reason = match std::mem::replace(&mut self.is_rollback_known, true) {
+                        false => "it has a rollback journal, as after each change from here on".to_owned(),
+                        true => String::new(),
+                    };
+                }
                 let looked = self.compared(position, committed)?;
                 // Also when the sink stalls: it is taken after what was compared.
                 if let Some(at) = position
@@ -271,7 +285,7 @@ impl Live {
             };
             let longest = match follower.held() {
                 // Frames are in the WAL a moment before they count.
-                _ if busy.elapsed() < LOOK_AT_ONCE_FOR => LOOK_AT_ONCE,
+                _ if busy.elapsed() < LOOK_AT_ONCE_FOR || self.outlet.is_waiting() => LOOK_AT_ONCE,
                 Held::Zero => Duration::MAX,
                 Held::Slot(_) if follower.wal_bytes() > HELD_WAL_BYTES_MAX && let_go.elapsed() > LET_GO_EVERY => {
                     log::info!("{}: letting go of its WAL of {} bytes", self.path.display(), follower.wal_bytes());
@@ -328,8 +342,11 @@ impl Live {
         match handed {
             Handed::Over => None,
             Handed::Gone => Some(Looked::End),
-            // The caller lets go of all locks before it waits.
-            Handed::Stalled => Some(Looked::Again),
+            Handed::Stalled => {
+                // The caller lets go of all locks before it waits.
+                log::info!("{}: letting go of its locks, the sink takes nothing", self.path.display());
+                Some(Looked::Again)
+            }
         }
     }
 
@@ -352,6 +369,10 @@ impl Live {
     /// when it is not known what the log holds.
     fn compare(&mut self, held: &impl HeldDatabase) -> Result<Option<(Option<WalPosition>, Difference)>, MirrorError> {
         self.give_up();
+        if held.bytes_of_page().is_some_and(|bytes| bytes != self.page_size) {
+            // They need a generation of their own.
+            return Ok(None);
+        }
         let Some(sums) = self.outlet.sums.take() else {
             return Ok(None);
         };
@@ -414,7 +435,9 @@ impl Live {
         (self.at, self.committed) = (position, position);
         self.reason = "it was not open".to_owned();
         log::debug!("{}: {count} pages differ at frame {next}: {reason}", self.path.display());
+        // Where it is the only way, it is reported once.
         if count > 0
+            && !reason.is_empty()
             && let Handed::Gone = self.outlet.piece(Piece::Compared { reason, pages: count })
         {
             return Ok(Looked::End);
@@ -429,6 +452,12 @@ impl Live {
         let frame_bytes = held.bytes_of_page().map_or(0, |bytes| u64::from(bytes) + 24);
         *self.wal.lock().unwrap_or_else(PoisonError::into_inner) = Some(WalSeen { next, frame_bytes });
     }
+}
+
+/// Whether a database file says that it has a rollback journal and no WAL: byte 18 of its header.
+fn has_rollback_journal(held: &impl HeldDatabase) -> Result<bool, DatabaseError> {
+    let mut version = [0];
+    Ok(held.read_database(18, &mut version)? == 1 && version == [1])
 }
 
 /// Pages that differ, on their way.

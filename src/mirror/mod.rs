@@ -1,9 +1,11 @@
 //! Many logs in one process: who owns a writer, what readers see, and the loop behind `logmirror mirror`. Async starts
 //! here. Knows no HTTP but through [`client`](crate::client).
 
+mod alone;
 mod append;
 mod attempt;
 mod base;
+mod base_copy;
 mod base_due;
 mod base_url;
 mod batching;

@@ -1,5 +1,6 @@
 //! The frames of a database on their way to a log: given its checksums, put together to commits, handed over.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use super::step::{Step, Steps};
 use crate::api::LogSource;
 use crate::format::Framing;
 use crate::format::wal::{Chain, FIRST_FRAME, FRAME_HEADER_LEN, FrameHeader, WalHeader, WalStart};
-use crate::limits::{COMMIT_HELD_MAX, READ_BLOCK};
+use crate::limits::{COMMIT_HELD_MAX, READ_BLOCK, RETAINED_BYTES_MAX, WAITING_MAX};
 use crate::offset::{Generation, Offset};
 use crate::sqlite::page_sums::PageSums;
 use crate::stream::{Batch, BatchError, Batcher, LargeCommits};
@@ -51,8 +52,13 @@ pub(super) struct Outlet {
     touched: Vec<(u32, u64)>,
     /// What is known of the pages of the log's database after the last commit.
     pub(super) sums: Option<PageSums>,
-    /// Pieces that wait to be taken.
-    waiting: Vec<Piece>,
+    /// Pieces that wait to be taken, and how many bytes of batches.
+    waiting: VecDeque<Piece>,
+    waiting_bytes: u64,
+    /// So many may wait without keeping others up.
+    room: u64,
+    /// When a piece was taken last, or none waited.
+    taken: Instant,
     retained: Retained,
     steps: Arc<Steps>,
     /// Whether the log went on to a generation that this cannot go on in.
@@ -68,7 +74,8 @@ impl Outlet {
         steps: Arc<Steps>,
     ) -> Outlet {
         let batcher = batcher(end, next, commit_bytes_max);
-        let (bytes, touched, waiting) = (Vec::new(), Vec::new(), Vec::new());
+        let (bytes, touched, waiting) = (Vec::new(), Vec::new(), VecDeque::new());
+        let room = if stall == NO_STALL { 0 } else { RETAINED_BYTES_MAX };
         let retained = Retained::new(end.map(|end| end.chain));
         Outlet {
             out,
@@ -83,6 +90,9 @@ impl Outlet {
             touched,
             sums,
             waiting,
+            waiting_bytes: 0,
+            room,
+            taken: Instant::now(),
             retained,
             steps,
             left: false,
@@ -201,7 +211,8 @@ impl Outlet {
         })?;
         if !batch.is_empty() {
             self.retained.add(&batch);
-            self.waiting.push(Piece::Batch(batch));
+            self.waiting_bytes += bytes_of(&batch);
+            self.waiting.push_back(Piece::Batch(batch));
         }
         Ok(())
     }
@@ -211,33 +222,62 @@ impl Outlet {
         if let Piece::Mark(mark) = &piece {
             self.retained.add_mark(mark);
         }
-        self.waiting.push(piece);
+        self.waiting.push_back(piece);
         self.send(self.stall)
     }
 
-    /// Waits a while for the sink to take what waits.
+    /// Waits a while for the sink to take all that waits.
     pub(super) fn wait(&mut self, patience: Duration) -> Handed {
-        self.send(patience)
-    }
-
-    fn send(&mut self, patience: Duration) -> Handed {
         let deadline = Instant::now() + patience;
-        self.retained.forget(self.steps.durable());
         loop {
-            self.step_if_wanted();
-            if self.left {
-                return Handed::Gone;
-            }
-            if self.waiting.is_empty() {
-                return if self.out.is_closed() { Handed::Gone } else { Handed::Over };
-            }
-            match self.out.try_reserve() {
-                Ok(place) => place.send(Ok(self.waiting.remove(0))),
-                Err(TrySendError::Closed(())) => return Handed::Gone,
-                Err(TrySendError::Full(())) if Instant::now() >= deadline => return Handed::Stalled,
-                Err(TrySendError::Full(())) => std::thread::sleep(Duration::from_millis(1)),
+            match self.offer() {
+                Some(handed) => return handed,
+                None if Instant::now() >= deadline => return Handed::Stalled,
+                None => std::thread::sleep(Duration::from_millis(1)),
             }
         }
+    }
+
+    /// Whether something waits to be taken.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Lets some wait, for a while; when it is too much or too long, waits itself until the sink takes nothing for `stall`.
+    fn send(&mut self, stall: Duration) -> Handed {
+        loop {
+            match self.offer() {
+                Some(handed) => return handed,
+                None if self.waiting_bytes < self.room && self.taken.elapsed() < WAITING_MAX => return Handed::Over,
+                None if self.taken.elapsed() >= stall => return Handed::Stalled,
+                None => std::thread::sleep(Duration::from_millis(1)),
+            }
+        }
+    }
+
+    /// Hands over what the sink takes at once; none while something is left.
+    fn offer(&mut self) -> Option<Handed> {
+        self.retained.forget(self.steps.durable());
+        self.step_if_wanted();
+        if self.left {
+            return Some(Handed::Gone);
+        }
+        while !self.waiting.is_empty() {
+            let place = match self.out.try_reserve() {
+                Ok(place) => place,
+                Err(TrySendError::Closed(())) => return Some(Handed::Gone),
+                Err(TrySendError::Full(())) => return None,
+            };
+            if let Some(piece) = self.waiting.pop_front() {
+                if let Piece::Batch(batch) = &piece {
+                    self.waiting_bytes -= bytes_of(batch);
+                }
+                place.send(Ok(piece));
+            }
+            self.taken = Instant::now();
+        }
+        self.taken = Instant::now();
+        Some(if self.out.is_closed() { Handed::Gone } else { Handed::Over })
     }
 
     /// Goes on in the next generation of the log if that is wanted, once a transaction is whole.
@@ -272,9 +312,9 @@ impl Outlet {
         self.batcher = batcher(None, FIRST_FRAME, self.commit_bytes_max);
         self.retained = Retained::default();
         self.steps.set_durable(FIRST_FRAME);
-        let events = std::mem::take(&mut self.waiting).into_iter();
-        self.waiting = events.filter(|piece| matches!(piece, Piece::Compared { .. })).collect();
-        self.waiting.push(Piece::Stepped(after));
+        self.waiting.retain(|piece| matches!(piece, Piece::Compared { .. }));
+        self.waiting_bytes = 0;
+        self.waiting.push_back(Piece::Stepped(after));
         for kept in kept {
             match kept {
                 Kept::Mark(mark) => self.mark_again(*mark),
@@ -302,8 +342,13 @@ impl Outlet {
         let log_checksum = end.map_or(mark.log_checksum, |end| format!("{:016x}", end.chain.number()));
         let mark = LogSource { generation: self.generation, offset, log_checksum, ..mark };
         self.retained.add_mark(&mark);
-        self.waiting.push(Piece::Mark(Box::new(mark)));
+        self.waiting.push_back(Piece::Mark(Box::new(mark)));
     }
+}
+
+/// Bytes of a batch in memory.
+fn bytes_of(batch: &Batch) -> u64 {
+    batch.slices().map(|slice| slice.len() as u64).sum()
 }
 
 /// A large transaction is kept in a temporary file until it is whole: where it comes from it may be written over.
@@ -340,6 +385,11 @@ mod tests {
         let (mut outlet, mut pieces) = outlet(Duration::from_millis(1), None);
         let chain = add(&mut outlet, HEADER.seed());
         assert!(matches!(outlet.hand_over(), Ok(Handed::Over)));
+        let chain = add(&mut outlet, chain);
+        assert!(matches!(outlet.hand_over(), Ok(Handed::Over)), "some may wait");
+        assert!(matches!(pieces.try_recv(), Ok(Ok(Piece::Batch(_)))) && outlet.is_waiting());
+        assert!(matches!(outlet.wait(Duration::ZERO), Handed::Over) && !outlet.is_waiting());
+        outlet.room = 0;
         add(&mut outlet, chain);
         assert!(matches!(outlet.hand_over(), Ok(Handed::Stalled)));
         assert!(pieces.blocking_recv().is_some());

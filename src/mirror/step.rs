@@ -19,7 +19,7 @@ use super::source::{Piece, Pieces};
 use crate::api::LogStatus;
 use crate::client::{Client, ClientError};
 use crate::format::wal::{Chain, FIRST_FRAME};
-use crate::limits::{ROLL_LOOK_AGAIN, ROLL_PATIENCE};
+use crate::limits::{ROLL_LOOK_AGAIN, ROLL_PATIENCE, WAITING_MAX};
 use crate::offset::{Generation, Offset};
 
 /// Where to go on.
@@ -90,6 +90,7 @@ pub(super) async fn step(
         }
     };
     let Ok(Some(step)) = found else {
+        log::info!("{}: the next generation is not known to follow generation {generation}", client.url());
         return Ok(None);
     };
     steps.want(step);
@@ -127,10 +128,11 @@ fn passed(
 /// Asks for the next generation until it is there.
 async fn find_next(client: &Client, identity: &str, generation: Generation) -> Option<Step> {
     loop {
-        match client.find().await {
-            Ok(Some(status)) if status.generation > Some(generation) => return step_of(&status, identity),
-            Ok(Some(_)) => sleep(ROLL_LOOK_AGAIN).await,
-            Ok(None) | Err(_) => return None,
+        // One that does not even answer is not busy with a fold.
+        match timeout(WAITING_MAX, client.find()).await {
+            Ok(Ok(Some(status))) if status.generation > Some(generation) => return step_of(&status, identity),
+            Ok(Ok(Some(_))) => sleep(ROLL_LOOK_AGAIN).await,
+            Ok(Ok(None) | Err(_)) | Err(_) => return None,
         }
     }
 }

@@ -285,20 +285,17 @@ impl HeldDatabase for Follower {
     }
 
     fn bytes_of_page(&self) -> Option<u32> {
-        match self.seen.page_size {
-            // Of a WAL that has no frame yet the wal-index says none.
-            0 => page_size(&self.database).ok().flatten(),
-            found => Some(found),
-        }
+        // Before the first frame the wal-index says nothing of it.
+        let stated = || page_size(&self.database).ok().flatten();
+        Some(self.seen.page_size).filter(|bytes| *bytes > 0).or_else(stated)
     }
 
     fn page_count(&self) -> Result<u32, DatabaseError> {
         if self.seen.frames > 0 && self.seen.db_pages > 0 {
             return Ok(self.seen.db_pages);
         }
-        let bytes = self.database.stamp()?.bytes;
-        let page_size = self.bytes_of_page().map_or(u64::MAX, u64::from);
-        Ok(u32::try_from(bytes / page_size).unwrap_or(u32::MAX))
+        let (bytes, page_bytes) = (self.database.stamp()?.bytes, self.bytes_of_page().unwrap_or(0));
+        Ok(bytes.checked_div(page_bytes.into()).map_or(0, |pages| u32::try_from(pages).unwrap_or(u32::MAX)))
     }
 
     fn read_frames(&self, at: u64, buf: &mut [u8]) -> Result<usize, DatabaseError> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use logmirror::sqlite::page_sums::PageSums;
-use logmirror::sqlite::{DatabaseError, Follower, Held, Moved, each_difference};
+use logmirror::sqlite::{DatabaseError, Follower, Held, HeldDatabase, Moved, each_difference};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use support::commitlog::{Draw, seed};
@@ -280,6 +280,18 @@ fn what_cannot_be_known_any_more_is_an_error_and_no_guess() {
     drop(follower);
     app.close();
     assert!(Follower::attach(&path, Duration::ZERO).unwrap().is_none(), "nobody has it open");
+}
+
+#[test]
+fn a_database_that_nobody_wrote_to_since_it_was_opened_has_the_pages_that_its_file_says() {
+    let (_dir, path, mut app) = in_use();
+    app.rows("PRAGMA wal_checkpoint(TRUNCATE)");
+    app.close();
+    let mut app = Sqlite::open(&path);
+    app.rows("SELECT count(*) FROM t");
+    let follower = attach(&path);
+    let pages = fs::metadata(&path).unwrap().len() / 4096;
+    assert_eq!((follower.bytes_of_page(), u64::from(follower.page_count().unwrap())), (Some(4096), pages));
 }
 
 #[test]

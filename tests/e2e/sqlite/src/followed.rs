@@ -1,6 +1,8 @@
 //! A service, a mirror that follows a database into it, and what that costs.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use logmirror_e2e_support::wait_for;
 use rusqlite::Connection;
 
 use crate::app;
+use crate::model::States;
 
 /// For everything that should not take long.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -41,10 +44,13 @@ pub struct Followed {
     program: Program,
     work: PathBuf,
     url: String,
+    address: String,
     /// The service.
     pub service: Process,
     /// The mirror.
     pub mirror: Process,
+    compared: u64,
+    started: bool,
 }
 
 impl Followed {
@@ -59,14 +65,60 @@ impl Followed {
         let url = format!("http://{address}/logs/app");
         let app = text(&work.app())?;
         let mirror = program.start(&["mirror", &app, &url, "--follow", "--json"], &work.0, "mirror")?;
-        Ok(Followed { program, work: work.0.clone(), url, service, mirror })
+        let work = work.0.clone();
+        Ok(Followed { program, work, url, address, service, mirror, compared: 0, started: false })
     }
 
     /// Starts the mirror once more.
-    pub fn again(self, work: &Work) -> Result<Followed> {
+    pub fn start_mirror(&mut self, work: &Work) -> Result<()> {
         let app = work.app().to_str().map(str::to_owned).context("a path in plain UTF-8")?;
-        let mirror = self.program.start(&["mirror", &app, &self.url, "--follow", "--json"], &self.work, "mirror")?;
-        Ok(Followed { mirror, ..self })
+        self.read_lines()?;
+        self.mirror = self.program.start(&["mirror", &app, &self.url, "--follow", "--json"], &self.work, "mirror")?;
+        self.started = false;
+        Ok(())
+    }
+
+    /// `kill -9` for the service, and a new one in its place.
+    pub fn restart_service(&mut self, work: &Work) -> Result<()> {
+        self.service.kill()?;
+        let data = work.0.join("data").to_str().map(str::to_owned).context("a path in plain UTF-8")?;
+        self.service =
+            self.program.start(&["serve", "--data", &data, "--listen", &self.address], &self.work, "service")?;
+        self.service.listening(LIMIT)
+    }
+
+    /// Has the log rolled over after so many frames. All generations are kept.
+    pub fn roll_after(&self, frames: u64, keep: u64) -> Result<()> {
+        let body = format!(r#"{{"policy":"roll","frames":{frames},"keep":{keep}}}"#);
+        for (path, body) in [("", r#"{"format":"wal"}"#), ("/checkpoint", &*body)] {
+            let mut stream = TcpStream::connect(&self.address)?;
+            let length = body.len();
+            write!(stream, "PUT /logs/app{path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            ensure!(answer.starts_with("HTTP/1.1 20"), "{answer}");
+        }
+        Ok(())
+    }
+
+    /// Waits until the log holds this state of a history, which nobody writes meanwhile.
+    pub fn caught_up_with(&mut self, states: &States, number: i64) -> Result<()> {
+        let out = self.work.join("restored.db");
+        let text = out.to_str().context("a path in plain UTF-8")?.to_owned();
+        let (program, url, work) = (self.program.clone(), self.url.clone(), self.work.clone());
+        wait_for(&format!("the log to hold state {number}"), LIMIT, || {
+            let status = program.run(&["restore", &url, &text, "--force"], &work, "restore", LIMIT)?;
+            if !status.success() {
+                return Ok(None);
+            }
+            let found = states.find(&Connection::open(&out)?)?;
+            Ok((found == Some(number)).then_some(()))
+        })
+        .with_context(|| self.mirror.errors())?;
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = fs::remove_file(format!("{text}{suffix}"));
+        }
+        Ok(())
     }
 
     /// The log's URL.
@@ -141,10 +193,26 @@ impl Followed {
         Ok((log, bases, generations))
     }
 
-    /// How often pages were compared.
+    /// How often pages were compared since it was asked last.
     pub fn compared(&mut self) -> Result<u64> {
-        let lines = self.mirror.json_lines()?;
-        Ok(lines.iter().filter(|line| line["event"] == "compared").count() as u64)
+        self.read_lines()?;
+        Ok(std::mem::take(&mut self.compared))
+    }
+
+    fn read_lines(&mut self) -> Result<()> {
+        for line in self.mirror.json_lines()? {
+            self.compared += u64::from(line["event"] == "compared");
+            self.started |= line["event"] == "started";
+        }
+        Ok(())
+    }
+
+    /// Waits until the mirror has found out where it goes on.
+    pub fn started(&mut self) -> Result<()> {
+        wait_for("the mirror to start", LIMIT, || {
+            self.read_lines()?;
+            Ok(self.started.then_some(()))
+        })
     }
 
     /// Ends the mirror, so that what it sent is counted.

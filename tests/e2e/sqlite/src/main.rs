@@ -1,8 +1,11 @@
 //! SQLite databases as applications run them, followed by logmirror.
 
 mod app;
+mod child;
+mod commits;
 mod followed;
 mod histories;
+mod model;
 mod replica;
 mod waits;
 mod workloads;
@@ -15,7 +18,11 @@ use logmirror_e2e_support::random::{SEED, seed};
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match run(&arguments) {
+    let ran = match &arguments[..] {
+        [child::ARGUMENT, path, mode] => child::run(path.as_ref(), mode),
+        arguments => run(arguments),
+    };
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("FAILED: {error:#}");

@@ -1,0 +1,150 @@
+//! [`BaseCopy`]: the file of a database, copied to a temporary file while its locks are held. What is sent to a service comes from
+//! there: nobody waits for a network with the locks of a database in hand.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use sha2::{Digest, Sha256};
+
+use super::base::{BaseStream, Blocks};
+use crate::format::wal::FRAME_HEADER_LEN;
+use crate::limits::{READ_BLOCK, SPOOL_RESERVE_BYTES};
+use crate::repo::{FsRepo, Repo, temporary_dir};
+use crate::segment::base::BaseDigest;
+use crate::sqlite::page_sums::PageSums;
+use crate::sqlite::{DatabaseError, Snapshot, WalPosition, each_frame};
+
+/// See the [module](self). It is a state that the database was in: what a checkpoint that is not done, or that a WAL was not reset
+/// after, has put into the file already is completed from the WAL.
+#[derive(Debug)]
+pub(super) struct BaseCopy {
+    file: Arc<File>,
+    digest: BaseDigest,
+    /// The position in the WAL that it is the state at; none where nothing of the WAL is in it.
+    pub(super) at: Option<WalPosition>,
+    /// The sums of its pages: what differs from them later was written meanwhile.
+    pub(super) sums: Option<PageSums>,
+}
+
+/// Why there is no copy.
+#[derive(Debug)]
+pub(super) enum CopyError {
+    /// The database cannot be read, or changed meanwhile.
+    Database(DatabaseError),
+    /// The temporary file cannot be written.
+    Copy(io::Error),
+}
+
+impl From<DatabaseError> for CopyError {
+    fn from(error: DatabaseError) -> CopyError {
+        CopyError::Database(error)
+    }
+}
+
+impl From<io::Error> for CopyError {
+    fn from(error: io::Error) -> CopyError {
+        CopyError::Copy(error)
+    }
+}
+
+impl BaseCopy {
+    /// Copies the file of a snapshot, in which frames up to `folded` may be already. Blocks.
+    pub(super) fn of(snapshot: &Snapshot, folded: u64) -> Result<BaseCopy, CopyError> {
+        let (bytes, dir) = (snapshot.base_bytes().unwrap_or(0), temporary_dir());
+        let free = FsRepo::open(&dir)?.free_bytes()?;
+        if let Some(free) = free.filter(|free| *free < bytes.saturating_add(SPOOL_RESERVE_BYTES)) {
+            let text = format!("{} has {free} bytes free, and {bytes} are to be copied", dir.display());
+            return Err(CopyError::Copy(io::Error::new(io::ErrorKind::StorageFull, text)));
+        }
+        let file = tempfile::tempfile_in(dir)?;
+        let (mut at, mut block) = (0, vec![0; READ_BLOCK]);
+        while at < bytes {
+            let count = snapshot.read_base(at, &mut block)?;
+            if count == 0 {
+                break;
+            }
+            file.write_all_at(&block[..count], at)?;
+            at += count as u64;
+        }
+        let position = complete(snapshot, folded, &file)?;
+        snapshot.check()?;
+        let page_size = snapshot.page_size().unwrap_or(0) as usize;
+        let (digest, sums) = summed(&file, page_size)?;
+        Ok(BaseCopy { file: Arc::new(file), digest, at: position, sums })
+    }
+
+    /// Its bytes, with their digest.
+    pub(super) fn stream(&self) -> BaseStream {
+        BaseStream { blocks: blocks(self.file.clone()), digest: Some(self.digest), unproven: false }
+    }
+}
+
+fn blocks(file: Arc<File>) -> Blocks {
+    let blocks = stream::try_unfold((file, 0), |(file, at)| async move {
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut block = vec![0; READ_BLOCK];
+            let count = file.read_at(&mut block, at)?;
+            block.truncate(count);
+            Ok::<_, io::Error>((block, file))
+        });
+        let (block, file) = reading.await.map_err(io::Error::other)??;
+        let at = at + block.len() as u64;
+        Ok((!block.is_empty()).then_some((Bytes::from(block), (file, at))))
+    });
+    blocks.boxed()
+}
+
+/// Writes the pages of all frames up to the first commit from `folded` on into a copy of the database. Returns the position after
+/// them.
+fn complete(snapshot: &Snapshot, folded: u64, copy: &File) -> Result<Option<WalPosition>, CopyError> {
+    let Some(header) = snapshot.header().filter(|_| folded > 0) else {
+        return Ok(None);
+    };
+    let mut at = WalPosition { salts: header.salts, frames: 0, chain: header.seed() };
+    let (mut newest, mut number, mut pages) = (BTreeMap::new(), 0, 0);
+    each_frame(snapshot, &mut at, snapshot.frames(), |_, claim, _, _| {
+        newest.insert(claim.page, number);
+        number += 1;
+        pages = claim.size;
+        claim.size == 0 || number < folded
+    })?;
+    let page_bytes = u64::from(header.page_size);
+    let mut page = vec![0; header.page_size as usize];
+    for (number, frame) in newest.into_iter().filter(|(number, _)| (1..=pages).contains(number)) {
+        let read = snapshot.read_wal(header.byte_after(frame) + FRAME_HEADER_LEN as u64, &mut page)?;
+        copy.write_all_at(&page[..read], u64::from(number - 1) * page_bytes)?;
+    }
+    copy.set_len(u64::from(pages) * page_bytes)?;
+    Ok(Some(at))
+}
+
+/// The digest of a file, and the sums of its pages: what is after the last one is no page.
+fn summed(file: &File, page_size: usize) -> io::Result<(BaseDigest, Option<PageSums>)> {
+    let mut sums = (page_size > 0).then(|| PageSums::new(uuid::Uuid::new_v4().as_u64_pair().0));
+    let (mut hash, mut at, mut page) = (Sha256::new(), 0, 0);
+    let mut block = vec![0; READ_BLOCK.next_multiple_of(page_size.max(1))];
+    loop {
+        let mut filled = 0;
+        while filled < block.len() {
+            match file.read_at(&mut block[filled..], at)? {
+                0 => break,
+                count => (filled, at) = (filled + count, at + count as u64),
+            }
+        }
+        hash.update(&block[..filled]);
+        if let Some(sums) = &mut sums {
+            for content in block[..filled].chunks_exact(page_size) {
+                page += 1;
+                sums.set(page, sums.sum_of(content))?;
+            }
+        }
+        if filled < block.len() {
+            return Ok((BaseDigest(hash.finalize().into()), sums));
+        }
+    }
+}
