@@ -363,6 +363,9 @@ pub const BASE_SUMS_EVERY: Duration = Duration::from_secs(60);
 /// Largest export of a database taken: the most pages SQLite can number.
 pub const EXPORT_BYTES_MAX: u64 = (u32::MAX as u64 - 1) * 4096;
 
+/// Bytes of transactions that wait to be pushed to a libSQL server before no more is read of the database.
+pub const PUSH_HELD_MAX: usize = 64 << 20;
+
 /// Largest metadata file of the libSQL sync protocol; real ones have some 80 bytes.
 pub const METADATA_BYTES_MAX: u64 = 4096;
 

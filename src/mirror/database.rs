@@ -281,7 +281,7 @@ pub(super) async fn off<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'st
     tokio::task::spawn_blocking(work).await.map_err(|error| MirrorError::Interrupted(error.to_string()))
 }
 
-fn watch(path: &Path) -> Watch {
+pub(super) fn watch(path: &Path) -> Watch {
     let path = database_of(path);
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     Watch::new(dir, path.file_name())

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::PAGE_LEN;
 use crate::blame::{Blame, Blamed, is_passing_status};
+use crate::mirror::MirrorError;
 use crate::sqlite::DatabaseError;
 use crate::transport::explained;
 
@@ -153,9 +154,21 @@ pub enum SyncError {
     /// The files here cannot be used.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+    /// The database cannot be read on.
+    #[error(transparent)]
+    Source(Box<MirrorError>),
     /// A thread ended early.
     #[error("{0}")]
     Interrupted(String),
+}
+
+impl From<MirrorError> for SyncError {
+    fn from(error: MirrorError) -> SyncError {
+        match error {
+            MirrorError::Snapshot(error) => SyncError::Database(error),
+            error => SyncError::Source(Box::new(error)),
+        }
+    }
 }
 
 fn said(text: &str) -> String {
@@ -181,6 +194,7 @@ impl SyncError {
             SyncError::Transport { error, .. } => !error.is_builder(),
             SyncError::Status { status, .. } => is_passing_status(*status),
             SyncError::Database(error) => error.is_transient(),
+            SyncError::Source(error) => error.blame() == Blame::Transient,
             SyncError::Interrupted(_) => true,
             _ => false,
         }
@@ -216,6 +230,7 @@ impl SyncError {
         match self {
             SyncError::Database(error) => !matches!(error, DatabaseError::Io { .. }) && !error.is_in_use(),
             SyncError::Status { status, .. } => *status == 410,
+            SyncError::Source(error) => error.blame() == Blame::Data,
             SyncError::Url { .. } | SyncError::Token | SyncError::Transport { .. } => false,
             SyncError::Protocol { .. } | SyncError::Interrupted(_) => false,
             _ => true,

@@ -63,6 +63,14 @@ impl LocalLog {
         self.chains.len() as u32
     }
 
+    /// Whether it has this checksum after so many frames, under these salts.
+    #[must_use]
+    pub(super) fn holds(&self, frames: u32, salts: [u32; 2], chain: Chain) -> bool {
+        let header = self.header().filter(|header| header.salts == salts);
+        let last = frames.checked_sub(1).map(|last| self.chains.get(last as usize));
+        header.is_some() && last.is_none_or(|last| last == Some(&chain))
+    }
+
     /// The log's header, if it has a sound one.
     #[must_use]
     pub fn header(&self) -> Option<WalHeader> {
@@ -199,6 +207,24 @@ pub(super) fn open_shared(path: &Path) -> Result<File, SyncError> {
         return Err(DatabaseError::Busy { path: path.to_owned(), pid: lock::holder(&file) }.into());
     }
     Ok(file)
+}
+
+/// A database file whose WAL is not checkpointed away by the connection that closes it last, until this is dropped.
+#[derive(Debug)]
+pub(super) struct Stay(File);
+
+impl Stay {
+    /// # Errors
+    /// As [`open_shared`].
+    pub(super) fn beside_others(path: &Path) -> Result<Stay, SyncError> {
+        open_shared(path).map(Stay)
+    }
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        lock::release(&self.0);
+    }
 }
 
 /// Checks that a file is an empty database, which has no header, or one with pages that the protocol knows.

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Position;
+use super::push_mark::{self, PushMark};
 use crate::limits::{DRAFT_STALE_AFTER, METADATA_BYTES_MAX};
 use crate::repo::{Repo, read_small};
 
@@ -128,9 +129,33 @@ impl MetadataFile {
     /// # Errors
     /// As the directory says.
     pub fn store(&self, position: Position) -> io::Result<()> {
+        self.replace(&encode(position))
+    }
+
+    /// The same with what position of a WAL stands for that.
+    ///
+    /// # Errors
+    /// As the directory says.
+    pub(super) fn store_pushed(&self, position: Position, mark: &PushMark) -> io::Result<()> {
+        self.replace(&push_mark::encode(position, mark))
+    }
+
+    /// What position of a WAL it says to stand for what it says, if it does.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn load_pushed(&self) -> io::Result<Option<(Position, PushMark)>> {
+        let content = read_small(&*self.dir, &self.name, METADATA_BYTES_MAX)?;
+        Ok(content.and_then(|content| {
+            let position = decode(&content).ok()?;
+            Some((position, push_mark::decode(position, &content)?))
+        }))
+    }
+
+    fn replace(&self, content: &[u8]) -> io::Result<()> {
         let draft = draft_name(SystemTime::now(), Uuid::new_v4());
         let file = self.dir.create(&draft)?;
-        let written = file.write_at(&mut [IoSlice::new(&encode(position))], 0).and_then(|()| file.sync());
+        let written = file.write_at(&mut [IoSlice::new(content)], 0).and_then(|()| file.sync());
         if let Err(error) = written.and_then(|()| self.dir.rename(&draft, &self.name)) {
             // Without a name of its own it would only be in the way; the first error counts.
             let _ = self.dir.remove(&draft);

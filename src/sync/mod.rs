@@ -14,9 +14,12 @@ mod local;
 pub mod metadata;
 mod pull;
 mod push;
+mod push_live;
+mod push_mark;
 mod remote;
 mod replica;
 mod replicate;
+mod server_state;
 #[cfg(feature = "turso")]
 pub mod turso;
 

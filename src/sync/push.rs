@@ -8,18 +8,21 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 
 use super::error::SyncError;
-use super::local::{LocalLog, Look, open_shared};
+use super::local::{LocalLog, Look, Stay, open_shared};
 use super::metadata::{Known, MetadataFile};
+use super::push_live::{Ends, LivePush};
+use super::push_mark::{PushMark, Sending, digest_of};
 use super::remote::{Pulled, Range, Remote};
 use super::replica::place;
 use super::replicate::Told;
 use super::{FRAME_LEN, Position, base, blocking, into_file, off};
+use crate::format::wal::{FrameHeader, WalHeader, WalStart};
 use crate::limits::{DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS};
 use crate::mirror::Event;
 use crate::offset::Offset;
 use crate::repo::FsRepo;
-use crate::sqlite::DatabaseError;
 use crate::sqlite::lock::alone as lock;
+use crate::sqlite::{DatabaseError, WalPosition};
 
 /// The database that is pushed, open.
 #[derive(Debug)]
@@ -47,6 +50,8 @@ pub(super) struct Push {
     stored: Option<Position>,
     /// Whether there was a comparison of the last frame that both hold.
     compared: bool,
+    /// The mark after the frame that was confirmed last, of those that are being pushed.
+    sent: Option<PushMark>,
 }
 
 /// What the server says of one frame.
@@ -70,7 +75,7 @@ impl Push {
                 begin(&remote, &source, path).await?
             }
         };
-        Ok(Push { remote, source, batch, position, stored, compared: false })
+        Ok(Push { remote, source, batch, position, stored, compared: false, sent: None })
     }
 
     /// Pushes what is new. After Ok the server confirmed all frames up to the last commit, and the metadata says so.
@@ -93,16 +98,35 @@ impl Push {
         } else if self.stored.is_some() {
             return Ok(());
         }
-        let position = self.position;
+        let (position, sent) = (self.position, self.sent.clone());
         let stored = blocking(&self.source, move |source| {
-            source
-                .info
-                .store(position)
-                .map_err(|error| DatabaseError::io("writing the -info file of", source.log.database(), error))
+            // Of a WAL that was reset just now it is known what was sent.
+            let stored = match source.mark(position).ok().flatten().or(sent) {
+                Some(mark) => source.info.store_pushed(position, &mark),
+                None => source.info.store(position),
+            };
+            stored.map_err(|error| DatabaseError::io("writing the -info file of", source.log.database(), error))
         });
         stored.await??;
         self.stored = Some(position);
         Ok(())
+    }
+
+    /// The push that follows the database from here on; `None` when it has no WAL to follow yet.
+    pub(super) async fn follow(&self) -> Result<Option<LivePush>, SyncError> {
+        let (position, remote, batch) = (self.position, self.remote.clone(), self.batch);
+        let found = blocking(&self.source, move |source| {
+            let (mark, path) = (source.mark(position)?, source.log.database().to_owned());
+            let stay = Stay::beside_others(&path)?;
+            Ok::<_, SyncError>((mark, path, Ends { info: Arc::new(source.info.clone()), stay }))
+        });
+        let (mark, path, ends) = found.await??;
+        log::info!(
+            "{}: following it through the checkpoints of its WAL; what is committed while this does not run is found, after \
+             a checkpoint, by comparing its pages with all that the server holds",
+            path.display()
+        );
+        Ok(mark.map(|mark| LivePush::resume((remote, &path, batch), ends, position, mark, true).checked()))
     }
 
     /// The server may be another one when it is reached again.
@@ -134,6 +158,20 @@ impl Push {
         Ok(())
     }
 
+    /// Notes how far the server is, and what is sent to it next: should the WAL be reset meanwhile, that is known as ours.
+    async fn note(&self, sending: Option<Sending>) -> Result<(), SyncError> {
+        let Some(mut mark) = self.sent.clone() else {
+            return Ok(());
+        };
+        let position = self.position;
+        mark.sending = sending;
+        let stored = blocking(&self.source, move |source| {
+            let stored = source.info.store_pushed(position, &mark);
+            stored.map_err(|error| DatabaseError::io("writing the -info file of", source.log.database(), error))
+        });
+        Ok(stored.await??)
+    }
+
     /// Compares a frame that counts here with the server's.
     async fn compare(&self, frame: u32) -> Result<Held, SyncError> {
         let generation = self.position.generation;
@@ -161,9 +199,18 @@ impl Push {
             let start = self.position.frame + 1;
             let end = start.saturating_add(self.batch).min(frames + 1);
             let range = Range { generation, start, end };
-            let body = Bytes::from(blocking(&self.source, move |source| source.log.batch(start, end)).await??);
+            let read = blocking(&self.source, move |source| Ok((source.log.batch(start, end)?, source.log.header())));
+            let (body, header) = match read.await? {
+                Ok((body, header)) => (Bytes::from(body), header),
+                Err::<_, DatabaseError>(error) => {
+                    self.note(None).await?;
+                    return Err(error.into());
+                }
+            };
             let commits = body.chunks_exact(FRAME_LEN).filter(|frame| frame.get(4..8) != Some(&[0; 4])).count();
             let bytes = body.len();
+            self.note(Some(Sending::of(end, &body))).await?;
+            let last_frame = body.slice(body.len().saturating_sub(FRAME_LEN)..);
             log::debug!("pushing {range}");
             let answer = self.remote.push(range, baton.as_deref(), body).await?;
             let (server, confirmed) = (answer.generation.unwrap_or(generation), answer.frame);
@@ -179,6 +226,7 @@ impl Push {
             let last = end - 1;
             if confirmed == last {
                 self.position.frame = last;
+                self.sent = header.map(|header| mark_of(header, last, &last_frame));
                 told.moved(commits as u64, bytes as u64, Offset(u64::from(last) + 1));
                 continue;
             }
@@ -191,7 +239,7 @@ impl Push {
             } else {
                 log::info!("the server has frames up to {confirmed} already: going on behind them");
             }
-            self.position.frame = confirmed.min(frames);
+            (self.position.frame, self.sent) = (confirmed.min(frames), None);
             if self.position.frame > 0 {
                 self.compare(self.position.frame).await?;
             }
@@ -201,13 +249,75 @@ impl Push {
     }
 }
 
+impl Source {
+    /// What position of the WAL stands for a frame that the server confirmed; `None` where the WAL does not hold it.
+    fn mark(&self, position: Position) -> Result<Option<PushMark>, DatabaseError> {
+        let (frame, header) = (position.frame, self.log.header());
+        let Some(header) = header.filter(|_| frame > 0 && frame <= self.log.frames()) else {
+            return Ok(None);
+        };
+        Ok(Some(mark_of(header, frame, &self.log.batch(frame, frame + 1)?)))
+    }
+}
+
+/// The mark after a frame of a WAL, which is that of the server too.
+fn mark_of(header: WalHeader, frame: u32, last: &[u8]) -> PushMark {
+    let chain = last.first_chunk().map(FrameHeader::decode).map(|head| head.chain).unwrap_or_default();
+    let wal = WalPosition { salts: header.salts, frames: frame.into(), chain };
+    PushMark::new(digest_of(last), WalStart { header, chain }, Some(wal))
+}
+
+/// The push of a database whose WAL is not the one that the server has all frames of; `None` where it still is, or that is not
+/// known.
+pub(super) async fn resume(
+    remote: &Remote,
+    path: &Path,
+    (batch, follow): (u32, bool),
+) -> Result<Option<LivePush>, SyncError> {
+    let database = path.to_owned();
+    let found = off(move || {
+        let info = info_of(&database)?;
+        let Some((position, mark)) = info.load_pushed().ok().flatten() else {
+            return Ok(None);
+        };
+        let stay = Stay::beside_others(&database)?;
+        let log = LocalLog::open(&database)?;
+        let is_whole = mark.wal().is_some_and(|at| {
+            at.frames == u64::from(position.frame) && log.holds(at.frames as u32, at.salts, at.chain)
+        });
+        Ok::<_, SyncError>((!is_whole).then_some((Ends { info: Arc::new(info), stay }, position, mark)))
+    });
+    let found = found.await??;
+    let from = (remote.clone(), path, batch);
+    Ok(found.map(|(ends, position, mark)| LivePush::resume(from, ends, position, mark, follow)))
+}
+
+/// The push of a database that has pages which are not in its WAL, to a server that holds nothing; `None` when it holds something.
+pub(super) async fn begin_live(
+    remote: &Remote,
+    path: &Path,
+    (batch, follow): (u32, bool),
+) -> Result<Option<LivePush>, SyncError> {
+    let database = path.to_owned();
+    let ends = off(move || {
+        let stay = Stay::beside_others(&database)?;
+        Ok::<_, SyncError>(Ends { info: Arc::new(info_of(&database)?), stay })
+    });
+    LivePush::begin((remote.clone(), path, batch), ends.await??, follow).await
+}
+
+/// The metadata file of a database.
+fn info_of(path: &Path) -> Result<MetadataFile, SyncError> {
+    let (dir, name) = place(path)?;
+    let dir = FsRepo::open(&dir).map_err(|error| DatabaseError::io("opening", &dir, error))?;
+    Ok(MetadataFile::new(Arc::new(dir), format!("{name}-info")))
+}
+
 /// Opens a database, with what its metadata say.
 fn open(path: &Path) -> Result<(Source, Known), SyncError> {
     let database = open_shared(path)?;
     let log = LocalLog::open(path)?;
-    let (dir, name) = place(path)?;
-    let dir = FsRepo::open(&dir).map_err(|error| DatabaseError::io("opening", &dir, error))?;
-    let info = MetadataFile::new(Arc::new(dir), format!("{name}-info"));
+    let info = info_of(path)?;
     info.clean().map_err(|error| DatabaseError::io("cleaning up beside", path, error))?;
     let known = info.load();
     Ok((Source { database, log, info }, known))

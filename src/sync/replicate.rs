@@ -7,7 +7,8 @@ use tokio::time::sleep;
 
 use super::error::SyncError;
 use super::pull::Pull;
-use super::push::Push;
+use super::push::{self, Push};
+use super::push_live::LivePush;
 use super::remote::Remote;
 use crate::blame::{Blame, Blamed, with_causes};
 use crate::limits::{ATTEMPTS_MAX, POLL_EVERY, SYNC_BATCH};
@@ -59,6 +60,10 @@ impl<F: FnMut(Event)> Told<F> {
         (self.tell)(Event::Started { from, held: true, source_bytes });
     }
 
+    pub(super) fn compared(&mut self, reason: String, pages: u64) {
+        (self.tell)(Event::Compared { reason, pages });
+    }
+
     pub(super) fn moved(&mut self, commits: u64, bytes: u64, next: Offset) {
         self.progress.commits += commits;
         self.progress.bytes += bytes;
@@ -69,6 +74,8 @@ impl<F: FnMut(Event)> Told<F> {
 
 enum Session {
     Push(Push),
+    /// Of a database whose WAL does not hold all that the server has, or that is followed.
+    Live(Box<LivePush>),
     Pull(Pull),
 }
 
@@ -76,7 +83,20 @@ impl Session {
     async fn open(what: &Replicate) -> Result<Session, SyncError> {
         let (remote, batch) = (what.remote.clone(), what.batch.max(1));
         Ok(match what.direction {
-            Direction::Push => Session::Push(Push::open(remote, &what.database, batch).await?),
+            Direction::Push => {
+                if let Some(live) = push::resume(&remote, &what.database, (batch, what.follow)).await? {
+                    return Ok(Session::Live(Box::new(live)));
+                }
+                match Push::open(remote.clone(), &what.database, batch).await {
+                    Ok(push) => Session::Push(push),
+                    // With nothing on the server, all of its pages are what differs.
+                    Err(error @ SyncError::Base { .. }) => {
+                        let live = push::begin_live(&remote, &what.database, (batch, what.follow)).await?;
+                        Session::Live(Box::new(live.ok_or(error)?))
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
             Direction::Pull => Session::Pull(Pull::open(remote, &what.database, batch).await?),
         })
     }
@@ -84,6 +104,7 @@ impl Session {
     fn again(&mut self) {
         match self {
             Session::Push(push) => push.again(),
+            Session::Live(live) => live.again(),
             Session::Pull(pull) => pull.again(),
         }
     }
@@ -91,6 +112,7 @@ impl Session {
     async fn sync(&mut self, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
         match self {
             Session::Push(push) => push.sync(told).await,
+            Session::Live(live) => live.sync(told).await,
             Session::Pull(pull) => pull.sync(told).await,
         }
     }
@@ -148,5 +170,15 @@ async fn attempt(
         Some(session) => session,
         None => session.insert(Session::open(what).await?),
     };
-    session.sync(told).await
+    session.sync(told).await?;
+    // Its locks are held until those of the follower are.
+    if let (true, Session::Push(push)) = (what.follow, &*session)
+        && let Some(live) = push.follow().await?
+    {
+        let mut live = Box::new(live);
+        live.start(told).await?;
+        *session = Session::Live(live);
+        return session.sync(told).await;
+    }
+    Ok(())
 }

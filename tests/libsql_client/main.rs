@@ -6,6 +6,7 @@
 mod support;
 
 mod batches;
+mod checkpoints;
 mod command;
 mod damage;
 mod fake;

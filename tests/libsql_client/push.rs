@@ -4,7 +4,7 @@ use logmirror::sqlite::DatabaseError;
 use logmirror::sync::{Direction, SyncError};
 
 use crate::fake::{Fault, calls, pushed};
-use crate::sqlite::{self, large, rows};
+use crate::sqlite::{self, dump, large, rows};
 use crate::{Stage, beside, frames, info, set_info};
 
 #[test]
@@ -141,19 +141,52 @@ fn other_frames_on_the_server_are_a_conflict_before_anything_is_sent() {
 }
 
 #[test]
-fn a_log_checkpointed_by_another_program_is_not_mixed_in() {
+fn what_was_committed_before_a_checkpoint_that_was_not_seen_is_found_by_comparing_pages() {
     let stage = Stage::new();
-    let db = stage.database(&rows(10));
+    let (db, replica) = (stage.database(&rows(10)), stage.path("replica.db"));
     stage.push(&db).unwrap();
     let (total, kept) = (frames(&db), stage.fake.frames());
     // Opened and closed: SQLite removes the WAL.
     sqlite::run(&db, "SELECT 1 FROM t").unwrap();
     assert!(!beside(&db, "-wal").exists());
     assert_eq!(stage.push(&db).unwrap().bytes, 0);
-    assert_eq!(info(&db), (1, total), "what the server confirmed still holds");
-    // A new log, shorter and then longer than the old one.
-    for count in [2, 20] {
+    assert_eq!((info(&db), stage.fake.frames()), ((1, total), kept), "what the server confirmed still holds");
+    // A new log, shorter and then longer than the old one, and one that is gone.
+    for count in [2, 20, 3] {
         sqlite::run_and_die(&db, &format!("{} UPDATE t SET b = {count};", rows(count)));
+        if count == 3 {
+            sqlite::run(&db, "VACUUM").unwrap();
+        }
+        stage.push(&db).unwrap();
+        stage.pull(&replica).unwrap();
+        assert_eq!(dump(&replica), dump(&db));
+        assert_eq!(stage.push(&db).unwrap().bytes, 0, "nothing is sent twice");
+        // What follows goes on without a comparison.
+        stage.fake.seen();
+        sqlite::run_and_die(&db, "INSERT INTO t VALUES(1, 2)");
+        assert_eq!(stage.push(&db).unwrap().commits, 1);
+        assert_eq!(calls(&stage.fake.seen()).iter().any(|call| call.starts_with("GET export")), count == 3);
+    }
+    // Others may have pushed since: that is never overwritten.
+    let mut frame = stage.fake.store().generations[0].frames.last().unwrap().clone();
+    frame[100] ^= 1;
+    stage.fake.store().generations[0].frames.push(frame);
+    sqlite::run(&db, "UPDATE t SET b = 7").unwrap();
+    let error = stage.push(&db).unwrap_err();
+    assert!(matches!(error, SyncError::Conflict { .. }), "{error}");
+}
+
+#[test]
+fn a_log_checkpointed_by_another_program_is_not_mixed_in_where_it_is_not_known_what_was_pushed() {
+    let stage = Stage::new();
+    let db = stage.database(&rows(10));
+    stage.push(&db).unwrap();
+    let (total, kept) = (frames(&db), stage.fake.frames());
+    for count in [2, 20] {
+        sqlite::run(&db, "SELECT 1 FROM t").unwrap();
+        sqlite::run_and_die(&db, &format!("{} UPDATE t SET b = {count};", rows(count)));
+        // As libSQL's own client writes it.
+        set_info(&db, 1, total);
         let error = stage.push(&db).unwrap_err();
         assert!(matches!(error, SyncError::Fork { .. }), "{error}");
         assert_eq!((stage.fake.frames(), info(&db)), (kept, (1, total)));
@@ -161,17 +194,44 @@ fn a_log_checkpointed_by_another_program_is_not_mixed_in() {
 }
 
 #[test]
-fn a_database_that_is_more_than_its_frames_is_refused() {
+fn frames_whose_answer_was_lost_are_known_as_ours_after_a_checkpoint() {
     let stage = Stage::new();
-    let db = stage.path("app.db");
+    let (db, replica) = (stage.database(&rows(10)), stage.path("replica.db"));
+    stage.push(&db).unwrap();
+    sqlite::run(&db, "UPDATE t SET b = 1").unwrap();
+    stage.fake.fault("POST", Fault::Reset);
+    for _ in 0..20 {
+        stage.fake.fault("GET sync", Fault::Answer(503, "busy".into()));
+    }
+    // From then on it cannot be asked what it has.
+    stage.push(&db).unwrap_err();
+    assert!(stage.fake.frames() > info(&db).1, "the server took them");
+    stage.fake.store().faults.clear();
+    // Another mirror, later, after one more checkpoint.
+    sqlite::run(&db, "UPDATE t SET b = 2").unwrap();
+    stage.push(&db).unwrap();
+    stage.pull(&replica).unwrap();
+    assert_eq!((dump(&replica), info(&db).1), (dump(&db), stage.fake.frames()));
+}
+
+#[test]
+fn a_database_that_is_more_than_its_frames_is_pushed_to_an_empty_server_and_no_other() {
+    let stage = Stage::new();
+    let (db, replica) = (stage.path("app.db"), stage.path("replica.db"));
     sqlite::run(&db, &format!("PRAGMA journal_mode=WAL; {}", rows(10))).unwrap();
+    stage.push(&db).unwrap();
+    stage.pull(&replica).unwrap();
+    assert_eq!(dump(&replica), dump(&db));
+    // Where there is something, it is not known to be this database's.
+    std::fs::remove_file(beside(&db, "-info")).unwrap();
     let error = stage.push(&db).unwrap_err();
-    assert!(matches!(error, SyncError::Base { page: 1, generation: 1, .. }), "{error}");
+    assert!(matches!(error, SyncError::Base { generation: 1, .. }), "{error}");
     sqlite::run_and_die(&db, "INSERT INTO t VALUES(1, 2);");
     let error = stage.push(&db).unwrap_err();
     assert!(matches!(error, SyncError::Base { .. }) && error.is_data(), "{error}");
-    assert_eq!((stage.fake.frames(), beside(&db, "-info").exists()), (0, false));
+    assert!(!beside(&db, "-info").exists());
     // But not when the server has the rest.
+    stage.fake.store().generations[0].frames.clear();
     stage.fake.store().generations[0].base = std::fs::read(&db).unwrap();
     stage.push(&db).unwrap();
     assert_eq!(stage.fake.frames(), frames(&db));

@@ -1,0 +1,433 @@
+//! The push of a database that is checkpointed while it is pushed, or was since: the frames of a WAL that SQLite started anew
+//! follow the last ones on the server, since SQLite's read locks are held hand over hand while it is followed. What was missed is
+//! found by comparing pages with all that the server holds.
+//!
+//! What the metadata file says at each moment:
+//!
+//! - before the first frame of another WAL is sent, at which frame of the server it starts;
+//! - before frames are sent, what they are: those that the server took although its answer was lost are known as ours.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::error::SyncError;
+use super::local::Stay;
+use super::metadata::MetadataFile;
+use super::push_mark::{PushMark, Sending, digest_of};
+use super::remote::{Pulled, Range, Remote};
+use super::replicate::Told;
+use super::server_state::ServerState;
+use super::{FRAME_LEN, Position, off};
+use crate::format::wal::Chain;
+use crate::limits::PUSH_HELD_MAX;
+use crate::mirror::{Event, LiveFeed, LivePiece, LiveStart, MirrorError};
+use crate::offset::Offset;
+use crate::sqlite::{DatabaseError, Snapshot, WalPosition, holds};
+use crate::stream::{Batch, LargeCommit, Part};
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct LivePush {
+    remote: Remote,
+    path: PathBuf,
+    ends: Ends,
+    batch: u32,
+    follow: bool,
+    position: Position,
+    mark: PushMark,
+    /// Whether the metadata file says less than that.
+    dirty: bool,
+    /// What the server holds, where that was just read.
+    state: Option<ServerState>,
+    feed: Option<LiveFeed>,
+    queue: Queue,
+    baton: Option<String>,
+    /// Whether the end of the server was compared with what it confirmed.
+    checked: bool,
+    /// How often in a row it had less than it confirmed.
+    lost: u32,
+    /// Whether it was reported where it starts.
+    announced: bool,
+}
+
+/// What is kept of a database for as long as it is pushed.
+#[derive(Debug)]
+pub(super) struct Ends {
+    pub(super) info: Arc<MetadataFile>,
+    /// Without it, an application that opens the database, writes and closes it would leave no WAL to go on with.
+    #[allow(dead_code, reason = "it is held")]
+    pub(super) stay: Stay,
+}
+
+/// What is to be sent.
+#[derive(Debug)]
+enum Item {
+    /// Whole transactions, or the rest of them.
+    Frames(BytesMut),
+    /// A transaction that is not in memory, from this byte on.
+    Large(LargeCommit, u64),
+    Mark(WalPosition),
+    Compared(String, u64),
+}
+
+/// Pieces that were taken off a database and not sent yet, so that a slow server does not hold its locks.
+#[derive(Debug, Default)]
+struct Queue {
+    items: VecDeque<Item>,
+    bytes: usize,
+    ended: Option<Result<(), MirrorError>>,
+}
+
+impl Queue {
+    fn takes_more(&self) -> bool {
+        self.ended.is_none() && self.bytes < PUSH_HELD_MAX
+    }
+
+    fn put(&mut self, piece: Option<Result<LivePiece, MirrorError>>) {
+        match piece {
+            None => self.ended = Some(Ok(())),
+            Some(Err(error)) => self.ended = Some(Err(error)),
+            Some(Ok(LivePiece::Frames(batch))) => self.put_frames(batch),
+            Some(Ok(LivePiece::Compared { reason, pages })) => self.items.push_back(Item::Compared(reason, pages)),
+            Some(Ok(LivePiece::Mark(mark))) => {
+                let chain = u64::from_str_radix(&mark.checksum, 16).map(Chain::from_number).unwrap_or_default();
+                let at = WalPosition { salts: mark.salts, frames: mark.frames, chain };
+                self.items.push_back(Item::Mark(at));
+            }
+        }
+    }
+
+    fn put_frames(&mut self, batch: Batch) {
+        for part in batch.parts {
+            // The server keeps no header.
+            let Part::Run(run) = part else { continue };
+            if let Some(large) = run.large {
+                self.items.push_back(Item::Large(large, 0));
+                continue;
+            }
+            if !matches!(self.items.back(), Some(Item::Frames(_))) {
+                self.items.push_back(Item::Frames(BytesMut::new()));
+            }
+            if let Some(Item::Frames(bytes)) = self.items.back_mut() {
+                for slice in run.slices {
+                    self.bytes += slice.len();
+                    bytes.extend_from_slice(&slice);
+                }
+            }
+        }
+    }
+}
+
+impl LivePush {
+    /// Goes on from what the metadata file says.
+    pub(super) fn resume(
+        (remote, path, batch): (Remote, &Path, u32),
+        ends: Ends,
+        position: Position,
+        mark: PushMark,
+        follow: bool,
+    ) -> LivePush {
+        let (path, queue) = (path.to_owned(), Queue::default());
+        let (dirty, state, feed, baton, checked, lost, announced) = (false, None, None, None, false, 0, false);
+        LivePush {
+            remote,
+            path,
+            ends,
+            batch,
+            follow,
+            position,
+            mark,
+            dirty,
+            state,
+            feed,
+            queue,
+            baton,
+            checked,
+            lost,
+            announced,
+        }
+    }
+
+    /// Starts with a server that holds nothing; `None` when it holds something.
+    pub(super) async fn begin(
+        (remote, path, batch): (Remote, &Path, u32),
+        ends: Ends,
+        follow: bool,
+    ) -> Result<Option<LivePush>, SyncError> {
+        let generation = remote.info().await?.unwrap_or(1);
+        let state = ServerState::read(&remote, generation, path).await?;
+        if !state.is_blank {
+            return Ok(None);
+        }
+        let (position, mark) = (Position { generation, frame: 0 }, PushMark::new(String::new(), state.ours, None));
+        let started = LivePush::resume((remote, path, batch), ends, position, mark, follow);
+        Ok(Some(LivePush { state: Some(state), checked: true, ..started }))
+    }
+
+    /// The same; the end of the server was just compared.
+    pub(super) fn checked(self) -> LivePush {
+        LivePush { checked: true, announced: true, ..self }
+    }
+
+    /// The server may be another one when it is reached again.
+    pub(super) fn again(&mut self) {
+        self.checked = false;
+    }
+
+    /// Pushes what is new; of a database that is followed, until pages must be compared with what the server holds. After Ok the
+    /// server confirmed all that was handed over, and the metadata say so.
+    pub(super) async fn sync(&mut self, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
+        if !self.checked {
+            let before = self.position.frame;
+            self.check_server().await?;
+            self.checked = true;
+            if self.position.frame > before {
+                told.moved(0, 0, Offset(u64::from(self.position.frame) + 1));
+            }
+        }
+        if self.feed.is_none() {
+            self.start(told).await?;
+        }
+        loop {
+            match self.queue.items.front_mut() {
+                Some(Item::Frames(bytes)) if bytes.is_empty() => drop(self.queue.items.pop_front()),
+                Some(Item::Frames(bytes)) => {
+                    let count = bytes.len().min(self.batch as usize * FRAME_LEN);
+                    let body = Bytes::copy_from_slice(&bytes[..count]);
+                    self.send(body, told).await?;
+                    if let Some(Item::Frames(bytes)) = self.queue.items.front_mut() {
+                        drop(bytes.split_to(count));
+                        self.queue.bytes -= count;
+                    }
+                }
+                Some(Item::Large(large, at)) => {
+                    let (large, from, bytes_max) = (large.clone(), *at, self.batch as usize * FRAME_LEN);
+                    let read = off(move || large.block(from, bytes_max)).await?;
+                    let body =
+                        read.map_err(|error| DatabaseError::Io { doing: "reading a transaction".into(), error })?;
+                    let count = body.len() as u64;
+                    if count == 0 {
+                        self.queue.items.pop_front();
+                        continue;
+                    }
+                    self.send(body, told).await?;
+                    if let Some(Item::Large(_, at)) = self.queue.items.front_mut() {
+                        *at += count;
+                    }
+                }
+                Some(Item::Mark(at)) => {
+                    self.mark.set_wal(Some(*at));
+                    self.store().await?;
+                    self.queue.items.pop_front();
+                }
+                Some(Item::Compared(reason, pages)) => {
+                    told.compared(std::mem::take(reason), *pages);
+                    // Those pages are in no WAL.
+                    self.mark.set_wal(None);
+                    self.queue.items.pop_front();
+                }
+                None => {
+                    if self.dirty {
+                        self.store().await?;
+                    }
+                    match (self.queue.ended.take(), &mut self.feed) {
+                        (None, Some(feed)) => {
+                            let piece = feed.next().await;
+                            self.queue.put(piece);
+                        }
+                        (ended, _) => {
+                            self.feed = None;
+                            // A follower that has ended needs what the server holds.
+                            if self.follow && matches!(ended, Some(Ok(())) | None) {
+                                self.mark.set_wal(None);
+                            }
+                            return ended.unwrap_or(Ok(())).map_err(SyncError::from);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts reading the database where the server is known to be, or with a comparison.
+    pub(super) async fn start(&mut self, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
+        let (path, at) = (self.path.clone(), self.mark.wal());
+        let opened = off(move || {
+            let snapshot = Arc::new(Snapshot::open(&path)?);
+            let held = at.map_or(Ok(false), |at| holds(&*snapshot, &at))?;
+            Ok::<_, DatabaseError>((snapshot, at.filter(|_| held)))
+        });
+        let (snapshot, at) = opened.await??;
+        let (sums, reason) = if at.is_some() {
+            (None, String::new())
+        } else {
+            let state = match self.state.take() {
+                Some(state) => state,
+                None => self.read_state().await?,
+            };
+            self.position.frame = state.frames;
+            self.mark = PushMark::new(state.last, state.ours, None);
+            let reason = "it was not known what was committed since this database was pushed last";
+            (Some(state.sums), reason.to_owned())
+        };
+        let (end, next) = (self.mark.ours(), Offset(u64::from(self.position.frame) + 1));
+        let source_bytes = at.map_or(0, |at| snapshot.frames().saturating_sub(at.frames) * FRAME_LEN as u64);
+        if !std::mem::replace(&mut self.announced, true) {
+            told.started(next, source_bytes);
+        }
+        let start = LiveStart { at, sums, end, next, reason, follow: self.follow };
+        self.feed = Some(LiveFeed::start(&self.path, snapshot, start));
+        Ok(())
+    }
+
+    async fn read_state(&self) -> Result<ServerState, SyncError> {
+        let Position { generation, frame } = self.position;
+        log::info!("{}: comparing its pages with what the server holds", self.path.display());
+        let state = ServerState::read(&self.remote, generation, &self.path).await?;
+        if state.frames > frame {
+            return Err(SyncError::Conflict { generation, start: frame + 1, server: state.frames });
+        }
+        if state.frames < frame {
+            log::warn!(
+                "the server confirmed frame {frame}, and ends at {} now: what it lost is sent again",
+                state.frames
+            );
+        }
+        Ok(state)
+    }
+
+    /// That the end of the server's log is what it confirmed, or what was being sent.
+    async fn check_server(&mut self) -> Result<(), SyncError> {
+        let Position { generation, frame } = self.position;
+        let pulled = |start, end| self.remote.pull(Range { generation, start, end });
+        if frame > 0 {
+            match pulled(frame, frame + 1).await {
+                // The first servers only took frames.
+                Err(SyncError::Status { status: 404 | 405 | 501, .. }) => return Ok(()),
+                Ok(Pulled::Nothing(server)) if server != generation => {
+                    return Err(SyncError::Generation { ours: generation, server });
+                }
+                Ok(Pulled::Nothing(_)) => {
+                    // It lost its end: only all that it holds tells how to go on.
+                    self.forget();
+                    return Ok(());
+                }
+                Ok(Pulled::Frames(found)) if digest_of(&found) != self.mark.last => {
+                    return Err(SyncError::Fork { path: self.path.clone(), generation, frame });
+                }
+                found => drop(found?),
+            }
+        }
+        let end = self.mark.sending.as_ref().map_or(frame + 2, |sending| sending.end);
+        let more = match pulled(frame + 1, end).await? {
+            Pulled::Nothing(server) if server != generation && server > generation => {
+                return Err(SyncError::Generation { ours: generation, server });
+            }
+            Pulled::Nothing(_) => return Ok(()),
+            Pulled::Frames(more) => more,
+        };
+        match self.mark.sending.clone().filter(|sending| sending.digest == digest_of(&more)) {
+            Some(sent) => {
+                self.confirmed(sent.end - 1, &sent);
+                // What waits starts with them.
+                self.skip(more.len());
+                Ok(())
+            }
+            None => Err(SyncError::Conflict {
+                generation,
+                start: frame + 1,
+                server: frame + (more.len() / FRAME_LEN) as u32,
+            }),
+        }
+    }
+
+    /// Takes bytes off the front of what waits, if something does.
+    fn skip(&mut self, count: usize) {
+        match self.queue.items.front_mut() {
+            Some(Item::Frames(bytes)) if bytes.len() >= count => {
+                drop(bytes.split_to(count));
+                self.queue.bytes -= count;
+            }
+            Some(Item::Large(_, at)) => *at += count as u64,
+            _ => {}
+        }
+    }
+
+    /// Forgets what was read of the database, and where it was.
+    fn forget(&mut self) {
+        (self.feed, self.queue, self.baton) = (None, Queue::default(), None);
+        self.mark.set_wal(None);
+    }
+
+    /// Offers frames that follow the last ones, and waits for the server. What the database gives meanwhile is put into the queue.
+    async fn send(&mut self, body: Bytes, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
+        let generation = self.position.generation;
+        let count = (body.len() / FRAME_LEN) as u32;
+        let start = self.position.frame + 1;
+        let end = start.checked_add(count).ok_or_else(|| SyncError::Full { path: self.path.clone() })?;
+        let sending = Sending::of(end, &body);
+        if self.mark.sending.as_ref() != Some(&sending) {
+            self.mark.sending = Some(sending.clone());
+            self.store().await?;
+        }
+        let commits = body.chunks_exact(FRAME_LEN).filter(|frame| frame.get(4..8) != Some(&[0; 4])).count();
+        let bytes = body.len() as u64;
+        let range = Range { generation, start, end };
+        log::debug!("pushing {range}");
+        let (remote, baton) = (self.remote.clone(), self.baton.clone());
+        let mut pushing = std::pin::pin!(remote.push(range, baton.as_deref(), body));
+        let answer = loop {
+            tokio::select! {
+                answer = &mut pushing => break answer?,
+                piece = next_of(&mut self.feed), if self.queue.takes_more() => self.queue.put(piece),
+            }
+        };
+        let (server, confirmed) = (answer.generation.unwrap_or(generation), answer.frame);
+        if answer.conflict {
+            return Err(SyncError::Conflict { generation, start, server: confirmed });
+        }
+        if server != generation {
+            return Err(SyncError::Generation { ours: generation, server });
+        }
+        if confirmed < end - 1 {
+            self.lost += 1;
+            if self.lost > 1 {
+                return Err(SyncError::Behind { generation, start, server: confirmed });
+            }
+            self.forget();
+            self.checked = false;
+            let text = format!("the server ends at frame {confirmed}, before frames {start}.. that it was sent");
+            return Err(SyncError::Interrupted(text));
+        }
+        log::debug!("the server confirmed frame {confirmed} of generation {server}");
+        (self.baton, self.lost) = (answer.baton, 0);
+        self.confirmed(end - 1, &sending);
+        told.moved(commits as u64, bytes, Offset(u64::from(end)));
+        Ok(())
+    }
+
+    fn confirmed(&mut self, frame: u32, sent: &Sending) {
+        self.mark.confirm(frame - self.position.frame, sent);
+        self.position.frame = frame;
+        self.dirty = true;
+    }
+
+    async fn store(&mut self) -> Result<(), SyncError> {
+        let (info, position, mark) = (self.ends.info.clone(), self.position, self.mark.clone());
+        let stored = off(move || info.store_pushed(position, &mark)).await?;
+        stored.map_err(|error| DatabaseError::io("writing the -info file of", &self.path, error))?;
+        self.dirty = false;
+        Ok(())
+    }
+}
+
+/// The next piece of a database that is being read.
+async fn next_of(feed: &mut Option<LiveFeed>) -> Option<Result<LivePiece, MirrorError>> {
+    match feed {
+        Some(feed) => feed.next().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,170 @@
+//! What the metadata file of a pushed database says beside how far the server confirmed: which position of the database's WAL
+//! stands for that frame of the server. SQLite starts its WAL anew after a checkpoint, and the server's frames count on.
+//!
+//! ```text
+//! {"hash":…,"version":0,"durable_frame_num":112,"generation":1,"pushed":{…},"pushed_hash":…}
+//! ```
+//!
+//! libSQL's own client passes over keys that it does not know. `pushed_hash` is the CRC-32 of the frame number, as a
+//! little-endian u32, and of `pushed` as it is written.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::metadata;
+use super::{FRAME_LEN, Position};
+use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, SUMMED_HEAD_LEN, WalHeader, WalStart};
+use crate::sqlite::WalPosition;
+use crate::sync::PAGE_LEN;
+
+/// Bytes of a digest that are kept.
+const DIGEST_LEN: usize = 16;
+
+/// See the [module](self).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PushMark {
+    /// The digest of the last frame that the server confirmed; empty before the first.
+    pub(super) last: String,
+    /// What the checksums of pushed frames go on from: the header that they are those of, and the one after that frame.
+    salts: [u32; 2],
+    sequence: u32,
+    big_endian: bool,
+    checksum: u64,
+    /// The position in the WAL that stands for it; none where the next frames are found by comparing pages.
+    wal: Option<WalMark>,
+    /// Frames that were sent, and may not have been confirmed.
+    pub(super) sending: Option<Sending>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct WalMark {
+    salts: [u32; 2],
+    frames: u64,
+    checksum: u64,
+}
+
+/// Frames on their way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sending {
+    /// The number after the last.
+    pub(super) end: u32,
+    pub(super) digest: String,
+    /// That of the last of them.
+    last: String,
+    /// The checksum after them.
+    checksum: u64,
+}
+
+impl Sending {
+    /// Of these frames, which end before `end`.
+    pub(super) fn of(end: u32, frames: &[u8]) -> Sending {
+        let last = frames.len().checked_sub(FRAME_LEN).and_then(|at| frames.get(at..)).unwrap_or_default();
+        let checksum = last.first_chunk().map(FrameHeader::decode).map_or(0, |head| head.chain.number());
+        Sending { end, digest: digest_of(frames), last: digest_of(last), checksum }
+    }
+}
+
+impl PushMark {
+    pub(super) fn new(last: String, ours: WalStart, wal: Option<WalPosition>) -> PushMark {
+        let WalStart { header: WalHeader { big_endian, sequence, salts, .. }, chain } = ours;
+        let mut mark =
+            PushMark { last, salts, sequence, big_endian, checksum: chain.number(), wal: None, sending: None };
+        mark.set_wal(wal);
+        mark
+    }
+
+    /// What the next frame goes on from.
+    pub(super) fn ours(&self) -> WalStart {
+        let PushMark { salts, sequence, big_endian, checksum, .. } = *self;
+        let header = WalHeader { big_endian, page_size: PAGE_LEN as u32, sequence, salts };
+        WalStart { header, chain: Chain::from_number(checksum) }
+    }
+
+    /// The position in the WAL after the last frame that was confirmed.
+    pub(super) fn wal(&self) -> Option<WalPosition> {
+        let WalMark { salts, frames, checksum } = self.wal?;
+        Some(WalPosition { salts, frames, chain: Chain::from_number(checksum) })
+    }
+
+    pub(super) fn set_wal(&mut self, wal: Option<WalPosition>) {
+        self.wal = wal.map(|at| WalMark { salts: at.salts, frames: at.frames, checksum: at.chain.number() });
+    }
+
+    /// So many frames more were confirmed: those that were being sent.
+    pub(super) fn confirm(&mut self, frames: u32, sent: &Sending) {
+        if let Some(wal) = &mut self.wal {
+            // The same frames followed on both sides: what the sums differ by was carried along.
+            let number = Chain::from_number;
+            let apart = number(self.checksum).minus(number(wal.checksum));
+            let apart = apart.carried(u64::from(frames) * (SUMMED_HEAD_LEN + PAGE_LEN) as u64);
+            wal.frames += u64::from(frames);
+            wal.checksum = number(sent.checksum).minus(apart).number();
+        }
+        (self.last, self.checksum, self.sending) = (sent.last.clone(), sent.checksum, None);
+    }
+}
+
+/// The digest of what is the same of frames on every replica.
+pub(super) fn digest_of(frames: &[u8]) -> String {
+    let mut digest = Sha256::new();
+    for frame in frames.chunks(FRAME_LEN) {
+        digest.update(frame.get(..8).unwrap_or_default());
+        digest.update(frame.get(FRAME_HEADER_LEN..).unwrap_or_default());
+    }
+    digest.finalize()[..DIGEST_LEN].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[derive(Deserialize)]
+struct Beside {
+    pushed: PushMark,
+    pushed_hash: u32,
+}
+
+fn hash(position: Position, pushed: &[u8]) -> u32 {
+    crc32fast::hash(&[&position.frame.to_le_bytes()[..], pushed].concat())
+}
+
+/// The content of a metadata file with a mark.
+pub(super) fn encode(position: Position, mark: &PushMark) -> Vec<u8> {
+    let mut content = metadata::encode(position);
+    if let (Ok(pushed), Some(b'}')) = (serde_json::to_vec(mark), content.pop()) {
+        content.extend_from_slice(b",\"pushed\":");
+        content.extend_from_slice(&pushed);
+        content.extend_from_slice(format!(",\"pushed_hash\":{}", hash(position, &pushed)).as_bytes());
+    }
+    content.push(b'}');
+    content
+}
+
+/// The mark in the content of a metadata file that says `position`, if there is one that can be believed.
+pub(super) fn decode(position: Position, content: &[u8]) -> Option<PushMark> {
+    let Beside { pushed, pushed_hash } = serde_json::from_slice(content).ok()?;
+    let written = serde_json::to_vec(&pushed).ok()?;
+    (hash(position, &written) == pushed_hash).then_some(pushed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_is_read_as_it_was_written_and_libsql_reads_the_rest() {
+        let header = WalHeader { big_endian: false, page_size: 4096, sequence: 3, salts: [u32::MAX, 0] };
+        let wal = WalPosition { salts: [7, 8], frames: 900, chain: Chain::from_number(u64::MAX) };
+        let position = Position { generation: 2, frame: 77 };
+        for wal in [None, Some(wal)] {
+            for sending in [None, Some(Sending { end: 80, digest: "ab".into(), last: "cd".into(), checksum: 1 })] {
+                let start = WalStart { header, chain: Chain::from_number(5) };
+                let mark = PushMark { sending, ..PushMark::new("ef".into(), start, wal) };
+                let content = encode(position, &mark);
+                assert_eq!(metadata::decode(&content).ok(), Some(position));
+                assert_eq!(decode(position, &content), Some(mark.clone()));
+                assert_eq!((mark.ours(), mark.wal()), (start, wal));
+                assert_eq!(decode(Position { frame: 78, ..position }, &content), None, "it is of that frame");
+                let changed = String::from_utf8(content).unwrap_or_default().replace("\"ef\"", "\"ee\"");
+                assert_eq!(decode(position, changed.as_bytes()), None);
+            }
+        }
+        assert_eq!(decode(position, &metadata::encode(position)), None);
+    }
+}

@@ -1,0 +1,109 @@
+//! Databases that SQLite checkpoints as it does by default, pushed to the service's own libSQL endpoint.
+
+use std::path::Path;
+
+use logmirror::format::LogFormat;
+
+use crate::sqlite::dump;
+use crate::support::process::{Mirror, Service, arg, mirror, until};
+use crate::support::sqlite::{Sqlite, run};
+
+fn url(service: &Service) -> String {
+    format!("libsql+{}", service.url("app"))
+}
+
+fn service(data: &Path) -> Service {
+    let service = Service::start(data);
+    service.call(service.client("app").create(LogFormat::Wal, None)).unwrap();
+    service
+}
+
+/// What a replica of the log holds.
+fn held(service: &Service) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.db");
+    let restored = Mirror::command(&["restore", &service.url("app"), arg(&out), "--json"]).ended();
+    assert_eq!(restored.code, Some(0), "{restored:?}");
+    dump(&out)
+}
+
+fn compared(lines: &[serde_json::Value]) -> usize {
+    lines.iter().filter(|line| line["event"] == "compared").count()
+}
+
+#[test]
+fn a_database_that_checkpoints_by_itself_is_followed_through_restarts_and_checkpoints_of_each_mode() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = service(data.path());
+    let path = dir.path().join("app.db");
+    let mut app = Sqlite::open(&path);
+    app.run(&["PRAGMA journal_mode = WAL", "PRAGMA synchronous = OFF", "CREATE TABLE t (id INTEGER PRIMARY KEY, x)"]);
+    let follower = Mirror::start(arg(&path), url(&service), &["--follow"]);
+    follower.wait_for("its start", |line| line["event"] == "started");
+    for round in 0..10 {
+        for _ in 0..500 {
+            app.rows("INSERT INTO t (x) VALUES (randomblob(300))");
+        }
+        match round % 5 {
+            0 => drop(app.rows("PRAGMA wal_checkpoint(TRUNCATE)")),
+            1 => app.reopen(),
+            2 => drop(app.rows("PRAGMA wal_checkpoint(RESTART)")),
+            3 => drop(app.rows("UPDATE t SET x = 'changed' WHERE id % 10 = 0")),
+            _ => drop(app.rows("VACUUM")),
+        }
+    }
+    until("the log holds all of it", || (held(&service) == dump(&path)).then_some(()));
+    let lines = follower.lines();
+    assert!(compared(&lines) <= 2, "{} comparisons", compared(&lines));
+    assert!(lines.iter().all(|line| line["event"] != "failed" && line["event"] != "error"), "{lines:?}");
+    assert_eq!(follower.terminate().code, Some(0));
+    // What was committed while it did not run is found when it runs again.
+    app.rows("DELETE FROM t WHERE id % 3 = 0");
+    app.rows("PRAGMA wal_checkpoint(TRUNCATE)");
+    app.rows("INSERT INTO t (x) VALUES ('after')");
+    let again = mirror(arg(&path), url(&service), &[]);
+    assert_eq!((again.code, compared(&again.lines)), (Some(0), 1), "{again:?}");
+    assert_eq!(held(&service), dump(&path));
+}
+
+#[test]
+fn an_application_that_opens_writes_and_closes_is_followed_and_so_it_is_after_the_mirror_was_killed() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = service(data.path());
+    let path = dir.path().join("app.db");
+    run(&path, "PRAGMA journal_mode = WAL; CREATE TABLE t (id INTEGER PRIMARY KEY, x)").unwrap();
+    let mut follower = Mirror::start(arg(&path), url(&service), &["--follow"]);
+    follower.wait_for("its start", |line| line["event"] == "started");
+    for number in 0..40 {
+        run(&path, &format!("INSERT INTO t (x) VALUES (hex(zeroblob({})))", 100 * number)).unwrap();
+        if number % 10 == 5 {
+            follower.kill();
+            run(&path, "INSERT INTO t (x) VALUES ('nobody looks')").unwrap();
+            follower = Mirror::start(arg(&path), url(&service), &["--follow"]);
+        }
+        if number % 8 == 7 {
+            until("the log holds all of it", || (held(&service) == dump(&path)).then_some(()));
+        }
+    }
+    until("the log holds all of it", || (held(&service) == dump(&path)).then_some(()));
+    assert_eq!(follower.terminate().code, Some(0));
+}
+
+#[test]
+fn a_mirror_that_is_run_now_and_then_sends_what_differs_and_nothing_twice() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = service(data.path());
+    let path = dir.path().join("app.db");
+    run(&path, "PRAGMA journal_mode = WAL; CREATE TABLE t (id INTEGER PRIMARY KEY, x)").unwrap();
+    run(&path, "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000) INSERT INTO t SELECT i, hex(i) FROM n")
+        .unwrap();
+    for number in 0..5 {
+        run(&path, &format!("UPDATE t SET x = {number} WHERE id = {}", number * 900 + 1)).unwrap();
+        let done = mirror(arg(&path), url(&service), &[]);
+        assert_eq!(done.code, Some(0), "{done:?}");
+        assert_eq!(held(&service), dump(&path));
+        let (again, bytes) = (mirror(arg(&path), url(&service), &[]), done.last("done")["bytes"].as_u64().unwrap());
+        assert_eq!(again.last("done")["bytes"], 0, "{again:?}");
+        assert!(number == 0 || bytes <= 3 * 4120, "{bytes} bytes for one row");
+    }
+}
