@@ -12,6 +12,7 @@ use super::failure::MirrorError;
 use super::live::Live;
 use super::outlet::{NO_STALL, Outlet, STALL};
 use super::source::{Piece, Pieces};
+use super::step::Steps;
 use crate::api::LogSource;
 use crate::format::wal::WalStart;
 use crate::limits::BATCHES_UNDER_WAY;
@@ -56,18 +57,22 @@ impl LiveFeed {
         let (out, pieces) = mpsc::channel(BATCHES_UNDER_WAY);
         let LiveStart { at, sums, end, next, reason, follow } = start;
         let stall = if follow { STALL } else { NO_STALL };
+        // Nobody asks for another generation.
+        let steps = Arc::<Steps>::default();
         let live = Live {
             path: path.to_owned(),
-            outlet: Outlet::new((out.clone(), stall), Some(end), next, u64::MAX, sums),
+            outlet: Outlet::new((out.clone(), stall), (Generation::FIRST, Some(end), next), u64::MAX, sums, steps),
             watch: follow.then(|| watch(path)),
             at,
             committed: at,
             reason,
-            feeds: (String::new(), Generation::FIRST),
+            identity: String::new(),
             wal: SharedWal::default(),
             hold: true,
             took: Duration::ZERO,
             seen: None,
+            page_size: end.header.page_size,
+            is_rollback_known: false,
         };
         tokio::task::spawn_blocking(move || {
             let end = live.run(first).map(|()| Piece::End(Tail::Clean));
@@ -84,7 +89,7 @@ impl LiveFeed {
                 Ok(Piece::Batch(batch)) => Ok(LivePiece::Frames(batch)),
                 Ok(Piece::Mark(mark)) => Ok(LivePiece::Mark(mark)),
                 Ok(Piece::Compared { reason, pages }) => Ok(LivePiece::Compared { reason, pages }),
-                Ok(Piece::Live { .. }) => continue,
+                Ok(Piece::Live { .. } | Piece::Stepped(_)) => continue,
                 Ok(Piece::End(_)) => return None,
                 Err(error) => Err(error),
             });
