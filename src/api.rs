@@ -191,6 +191,9 @@ pub struct LogSource {
     pub checksum: String,
     /// The checksum of the log before `offset`, in hexadecimal; that of its header where that is its first.
     pub log_checksum: String,
+    /// Whether the base of the generation is still to come from there: until then the log holds no database.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub awaits_base: bool,
 }
 
 impl LogSource {

@@ -15,9 +15,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use base64::Engine;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt};
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response, Url};
 
@@ -219,15 +220,32 @@ impl Client {
         let client = Client { http, url: parsed, authorization: None, source: None, way: Arc::default() };
         Ok(match token {
             Some(token) => client.with_token(&token),
-            None => client,
+            None => client.without_user(),
         })
+    }
+
+    /// The same with the user and the password of its URL in a header, as they are sent anyhow, and no more in the URL.
+    fn without_user(self) -> Client {
+        let (user, password) = (self.url.username(), self.url.password());
+        if user.is_empty() && password.is_none() {
+            return self;
+        }
+        let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let pair = format!("{}:{}", plain(user), password.map(plain).unwrap_or_default());
+        let field = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair));
+        // What is encoded is of bytes that may stand in a header, so this never fails.
+        self.with_authorization(HeaderValue::try_from(field).ok())
     }
 
     /// The same with the token that the service asks for.
     #[must_use]
     pub fn with_token(self, token: &Token) -> Client {
         // A token is of bytes that may stand in a header, so this never fails.
-        let authorization = HeaderValue::try_from(format!("Bearer {}", token.reveal())).ok().map(|mut value| {
+        self.with_authorization(HeaderValue::try_from(format!("Bearer {}", token.reveal())).ok())
+    }
+
+    fn with_authorization(self, authorization: Option<HeaderValue>) -> Client {
+        let authorization = authorization.map(|mut value| {
             value.set_sensitive(true);
             value
         });

@@ -245,6 +245,9 @@ pub const LOOK_IDLE: Duration = Duration::from_millis(25);
 /// The largest WAL of a database that is followed which may have grown because of us: it is let go of then.
 pub const HELD_WAL_BYTES_MAX: u64 = 64 << 20;
 
+/// Bytes of the name of what feeds a log: more than a path or a URL has.
+pub const SOURCE_IDENTITY_BYTES_MAX: usize = 8192;
+
 /// How long the locks of a database that is followed are held on to while the log that it is mirrored to is rolled over, if the
 /// service answers meanwhile: the fold of some gigabytes. Nobody waits for them: what is written is read on.
 pub const ROLL_PATIENCE: Duration = Duration::from_secs(30);

@@ -255,6 +255,7 @@ fn a_source_takes_a_log_over_only_where_that_ends() {
         frames: 0,
         checksum: format!("{:016x}", 0),
         log_checksum: format!("{:016x}", 0),
+        awaits_base: false,
     };
     let code = |offset, generation| match rig.service.call(client.set_source(&source(offset, generation), false)) {
         Err(ClientError::Refused { status: 409, body }) => body.error,
@@ -290,4 +291,94 @@ fn what_cannot_be_released_is_refused_before_anything_is_copied() {
         !promoted.status.success() && String::from_utf8_lossy(&promoted.stderr).contains("commitlog"),
         "{promoted:?}"
     );
+}
+
+#[test]
+fn adoption_takes_a_log_back_while_the_application_goes_on_in_the_same_wal() {
+    let rig = Rig::new();
+    let app = Connection::open(&rig.app).unwrap();
+    app.execute_batch("PRAGMA wal_autocheckpoint = 0; INSERT INTO t VALUES (2)").unwrap();
+    copied(&mirror(arg(&rig.app), rig.url(), &[]));
+    app.execute_batch("INSERT INTO t VALUES (3)").unwrap();
+    copied(&mirror(arg(&rig.app), rig.url(), &["--release"]));
+    rig.insert(10);
+    app.execute_batch("INSERT INTO t VALUES (4)").unwrap();
+    refused(&mirror(arg(&rig.app), rig.url(), &[]), "--adopt");
+    copied(&mirror(arg(&rig.app), rig.url(), &["--adopt"]));
+    assert_eq!(rig.rows(), [1, 2, 3, 4]);
+    let status = rig.status();
+    assert_eq!((&status["generation"], &status["promoted_from"]), (&json!(2), &Value::Null));
+    app.execute_batch("INSERT INTO t VALUES (5)").unwrap();
+    copied(&mirror(arg(&rig.app), rig.url(), &[]));
+    assert_eq!(rig.rows(), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_log_whose_base_has_not_come_yet_holds_no_database_for_anybody() {
+    let mut rig = Rig::new();
+    let client = rig.client();
+    rig.service.call(client.create(LogFormat::Wal, None)).unwrap();
+    // As a mirror leaves it that was killed before its base was there.
+    let source = LogSource {
+        identity: "host:/srv/app.db".into(),
+        generation: Generation(1),
+        offset: Offset(1),
+        salts: [0, 0],
+        frames: 0,
+        checksum: "0".into(),
+        log_checksum: "0".into(),
+        awaits_base: true,
+    };
+    rig.service.call(client.set_source(&source, false)).unwrap();
+    for restarted in [false, true] {
+        if restarted {
+            rig.service.kill();
+            rig.service.restart();
+        }
+        let said = |answer: &Answer| {
+            assert_eq!(answer.refusal(), (503, "unavailable".to_owned()), "{}", answer.text());
+            assert!(answer.text().contains("host:/srv/app.db"), "{}", answer.text());
+        };
+        said(&rig.call("GET", "/logs/app/base", b""));
+        said(&rig.call("GET", "/logs/app/export/1", b""));
+        said(&rig.call("POST", "/logs/app/pull-updates", b""));
+        said(&rig.call("GET", "/logs/app/page-sums?key=1", b""));
+        said(&rig.sql(&["SELECT 1"]));
+        said(&rig.call("POST", "/logs/app/promote", b""));
+        let out = rig.app.with_file_name("out.db");
+        let restored = command(&["restore", &rig.url(), arg(&out)]);
+        assert!(!restored.status.success() && !out.exists(), "{restored:?}");
+        assert!(!command(&["verify", &rig.url()]).status.success());
+        assert!(rig.status()["warning"].as_str().unwrap().contains("host:/srv/app.db"));
+    }
+    // The mirror that brings it, or another one.
+    copied(&mirror(arg(&rig.app), rig.url(), &[]));
+    assert_eq!(rig.rows(), [1]);
+    assert_eq!(rig.status()["warning"], Value::Null);
+    assert!(command(&["verify", &rig.url()]).status.success());
+}
+
+#[test]
+fn an_empty_database_is_no_base_that_has_not_come() {
+    let mut rig = Rig::new();
+    let empty = rig.app.with_file_name("empty.db");
+    std::fs::write(&empty, b"").unwrap();
+    copied(&mirror(arg(&empty), rig.url(), &[]));
+    for _ in 0..2 {
+        assert_eq!(rig.sql(&["SELECT 1"]).status, 200);
+        assert!(rig.status()["source"]["awaits_base"].is_null());
+        rig.service.kill();
+        rig.service.restart();
+    }
+}
+
+#[test]
+fn what_no_source_is_called_is_refused() {
+    let rig = Rig::mirrored(&[]);
+    for identity in [String::new(), "a\nb".to_owned(), "a\0b".to_owned(), "x".repeat(10_000)] {
+        let mut source = rig.status()["source"].clone();
+        source["identity"] = identity.into();
+        let answer = rig.call("PUT", "/logs/app/source", source.to_string().as_bytes());
+        assert_eq!(answer.refusal(), (400, "invalid".to_owned()));
+    }
 }

@@ -20,7 +20,8 @@ const DIRS_SEARCHED_MAX: usize = 2000;
 
 /// Whether an argument names a log of a service rather than a directory.
 pub fn is_url(place: &str) -> bool {
-    place.starts_with("http://") || place.starts_with("https://")
+    let scheme = place.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    matches!(scheme.as_deref(), Some("http" | "https"))
 }
 
 /// Opens a directory that holds the segments of a log; of a mirror that has gone through generations, that of the current one.

@@ -83,7 +83,8 @@ impl Engine {
         let opened = Database::do_open(io, DATABASE, options).and_then(|database| Ok((connect(&database)?, database)));
         let (keeper, database) = opened.map_err(|error| of_engine(&error))?;
         // The engine takes a WAL for ended where a frame is not sound: what it has then is an older database.
-        let (seen, durable) = (keeper.wal_state().map_err(|error| of_engine(&error))?.max_frame, wal.known().unwrap_or(0));
+        let (seen, durable) =
+            (keeper.wal_state().map_err(|error| of_engine(&error))?.max_frame, wal.known().unwrap_or(0));
         if seen < durable {
             let text = format!(
                 "frame {} is not what was stored (the checksum is wrong), and {durable} are durable: `logmirror verify` says where",

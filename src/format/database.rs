@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::wal::PAGE_SIZES;
+use super::wal::is_page_size;
 
 /// Bytes of the header at the front of page 1.
 pub const HEADER_LEN: usize = 100;
@@ -126,7 +126,7 @@ impl DatabaseHeader {
             1 => 65_536,
             stored => u32::from(stored),
         };
-        if !PAGE_SIZES.contains(&page_size) || !page_size.is_power_of_two() {
+        if !is_page_size(page_size) {
             return Err(HeaderError::PageSize { found: page_size });
         }
         Ok(DatabaseHeader {

@@ -46,6 +46,12 @@ pub const FRAME_HEADER_LEN: usize = 24;
 pub const SUMMED_HEAD_LEN: usize = 8;
 /// Page sizes, of which powers of two only.
 pub const PAGE_SIZES: RangeInclusive<u32> = 512..=65_536;
+
+/// Whether a database may have pages of so many bytes.
+#[must_use]
+pub fn is_page_size(bytes: u32) -> bool {
+    PAGE_SIZES.contains(&bytes) && bytes.is_power_of_two()
+}
 /// Number of the first frame of a generation.
 pub const FIRST_FRAME: Offset = Offset(1);
 
@@ -71,7 +77,7 @@ impl WalHeader {
         let (words, _) = bytes.as_chunks::<4>();
         let word = |at: usize| u32::from_be_bytes(words[at]);
         let (magic, version, page_size) = (word(0), word(1), word(2));
-        let sound = PAGE_SIZES.contains(&page_size) && page_size.is_power_of_two();
+        let sound = is_page_size(page_size);
         if magic & !1 != MAGIC || version != VERSION || !sound {
             return Err(FormatError::Header { found: bytes.to_vec() });
         }

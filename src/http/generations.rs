@@ -19,6 +19,7 @@ use super::paths::App;
 use super::reply::{self, Failure, drain};
 use super::upload::{self, PartQuery};
 use super::writers::writer_of;
+use crate::api::LogSource;
 use crate::format::database::{self, DatabaseHeader};
 use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::mirror::{Draft, Error, Log, Writer};
@@ -185,7 +186,7 @@ pub(super) async fn start_from(
         finished.publish().map_err(failed)?;
         let started = registry.start_generation(&log, &draft, |log, _| {
             log.admit(&claims.writer)?;
-            Ok(log.source())
+            Ok(log.source().map(|source| LogSource { awaits_base: false, ..source }))
         })?;
         // Nobody here reads the old generation any more.
         drop((log, draft));

@@ -24,9 +24,9 @@ pub(super) async fn attempt(
 ) -> Result<(), MirrorError> {
     loop {
         let extent = source.extent(None).await?;
-    if extent.format == Some(LogFormat::Wal) {
-        relay::take_over(mirror, sink).await.map_err(|error| sink.own(error))?;
-    }
+        if extent.format == Some(LogFormat::Wal) {
+            relay::take_over(mirror, sink).await.map_err(|error| sink.own(error))?;
+        }
         sink.comes_from(&extent);
         let held = sink.generation().await.map_err(|error| sink.own(error))?.unwrap_or(extent.generation);
         for generation in (held.0..extent.generation.0).map(Generation) {
@@ -105,6 +105,7 @@ async fn attempt_generation(
     if format == LogFormat::Wal
         && let Some(instead) = sink.base_due(source, extent, true).await.map_err(|error| sink.own(error))?
     {
+        relay::announce(mirror, sink, extent.generation).await.map_err(|error| sink.own(error))?;
         base::bring(source, extent.generation, sink, instead, progress, told).await?;
     }
     let status = sink.status(extent.format).await.map_err(|error| sink.own(error))?;

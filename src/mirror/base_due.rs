@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::base::{digest_held, digest_of, unset};
+use super::base::{digest_held, digest_of};
 use super::database::off;
 use super::endpoint::Mirror;
 use super::failure::MirrorError;
 use super::relay;
 use super::sink::{DirSink, DirStatus, Sink};
 use super::source::{Extent, Source};
+use super::standing::is_unset;
 use crate::api::Positions;
 use crate::client::{Client, positions};
 use crate::format::LogFormat;
@@ -68,7 +69,7 @@ impl Sink {
         let Some(Positions { first, durable, .. }) = found.filter(|_| !adopt) else {
             return Ok(());
         };
-        if durable == first && digest_of_service(client, begun).await? == unset() {
+        if durable == first && is_unset(client, begun).await? {
             return Ok(());
         }
         let reason = format!(
@@ -170,10 +171,10 @@ async fn in_service(
         return Ok(Some(Instead::Nothing));
     }
     // An attempt before may have ended right after the log was created.
-    let held = digest_of_service(client, generation).await?;
-    if held == unset() {
+    if is_unset(client, generation).await? {
         return Ok(Some(Instead::Nothing));
     }
+    let held = digest_of_service(client, generation).await?;
     let offered = digest_of(source, generation).await?;
     if offered == held {
         return Ok(None);

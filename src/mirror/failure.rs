@@ -228,7 +228,9 @@ pub enum MirrorError {
         from: String,
     },
     /// Another mirror on this machine feeds the log that is the sink from the same database. Nothing was changed.
-    #[error("sink: {place}: another mirror on this machine feeds it from this database: this one goes on when that has ended")]
+    #[error(
+        "sink: {place}: another mirror on this machine feeds it from this database: this one goes on when that has ended"
+    )]
     FedByAnother {
         /// The URL.
         place: String,

@@ -34,6 +34,7 @@ pub(super) fn note(
         frames: at.frames,
         checksum: format!("{:016x}", theirs.number()),
         log_checksum: format!("{:016x}", ours.number()),
+        awaits_base: false,
     }
 }
 
@@ -41,6 +42,11 @@ pub(super) fn note(
 pub(super) fn name(identity: &str, generation: Generation, offset: Offset) -> LogSource {
     let nowhere = WalPosition { salts: [0, 0], frames: 0, chain: Chain::default() };
     note((identity, generation), &nowhere, (Chain::default(), Chain::default()), offset)
+}
+
+/// The note of a source that is to bring the first base of a log.
+pub(super) fn awaited(identity: &str, generation: Generation) -> LogSource {
+    LogSource { awaits_base: true, ..name(identity, generation, FIRST_FRAME) }
 }
 
 /// The position in the WAL of the source that stands for the end of the sink, if what was noted tells.

@@ -197,6 +197,7 @@ impl Registry {
                 return Err(NotBegun::Certain(Error::OtherBase { generation: *generation }));
             }
             if held == Held::Same {
+                replace(&**parent, META, &described(&meta).map_err(failed)?).map_err(failed)?;
                 return Ok(self.log(log.name(), meta, repo.clone()));
             }
             let copied = copy_base(&**dir, repo.clone()).inspect_err(|_| BaseBuilder::discard(&**repo));

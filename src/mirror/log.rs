@@ -355,7 +355,7 @@ impl Log {
                 name::BASE
             )
         });
-        let all: Vec<String> = pruned.into_iter().chain(kept).chain(unproven).collect();
+        let all: Vec<String> = pruned.into_iter().chain(kept).chain(unproven).chain(self.awaited_base()).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 

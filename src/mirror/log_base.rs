@@ -43,6 +43,9 @@ impl Log {
     /// # Errors
     /// [`Error::Damaged`] when it is missing, or not the one that it should be, or still has the fault that it had.
     pub fn base(self: &Arc<Self>) -> Result<LogBase, Error> {
+        if let Some(what) = self.awaited_base() {
+            return Err(Error::Unavailable(what));
+        }
         let reader = self.open_base().map_err(|error| self.base_error(error))?;
         Ok(LogBase { reader, log: self.clone() })
     }

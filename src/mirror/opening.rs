@@ -50,6 +50,7 @@ pub(super) fn open(log: &Arc<Log>, settings: &Settings) -> Result<StreamWriter, 
         durable: Some(log.view().acknowledged).filter(|durable| *durable > log.first()),
         durable_mark: true,
         durable_mark_expected: log.is_marked(),
+        in_place: true,
         ..Options::default()
     };
     StreamWriter::open_in(log.repo().clone(), options, log.dir()?)

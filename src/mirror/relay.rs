@@ -58,7 +58,9 @@ impl Relay {
         };
         let status = client.find().await?;
         let (noted, policy) = status.map_or((None, None), |status| (status.source, status.checkpoint));
-        if noted.is_none_or(|noted| noted.identity != self.identity || noted.generation != generation) {
+        if noted
+            .is_none_or(|noted| noted.identity != self.identity || noted.generation != generation || noted.awaits_base)
+        {
             sink.note_source(&fed::name(&self.identity, generation, next)).await?;
         }
         match self.policy {
@@ -89,6 +91,19 @@ pub(super) async fn take_over(mirror: &Mirror, sink: &Sink) -> Result<(), Mirror
         Some(from) if !mirror.adopt => Err(MirrorError::Promoted { place: client.url().to_string(), from }),
         from if mirror.adopt && (from.is_some() || is_others) => {
             sink.claim(&fed::name(&mirror.identity(), found.generation, found.durable), true).await
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Notes in a log that nothing was put into that its base is to come from what is mirrored.
+pub(super) async fn announce(mirror: &Mirror, sink: &Sink, generation: Generation) -> Result<(), MirrorError> {
+    let Sink::Url(client) = sink else {
+        return Ok(());
+    };
+    match client.find().await? {
+        Some(status) if status.generation == Some(generation) && status.durable == status.first => {
+            sink.claim(&fed::awaited(&mirror.identity(), generation), mirror.adopt).await
         }
         _ => Ok(()),
     }

@@ -8,16 +8,17 @@ use bytes::{Buf, BytesMut};
 use futures::TryStreamExt;
 use uuid::Uuid;
 
+use super::base::{digest_of, unset};
 use super::database::off;
 use super::failure::MirrorError;
 use super::page_sums::HEAD_LEN;
 use super::sink::{DirSink, DirStatus, Sink};
+use super::source::Source;
 use crate::api::Positions;
 use crate::checkpoint::{Wanted, restore_dir};
-use crate::client::{Client, positions};
-use crate::format::wal::{Chain, FIRST_FRAME, WalStart};
-use crate::format::{Framing, LogFormat, database};
-use crate::limits::LIBSQL_PAGE_SIZE;
+use crate::client::{Client, ClientError, positions};
+use crate::format::wal::{Chain, FIRST_FRAME, WalStart, is_page_size};
+use crate::format::{Framing, LogFormat};
 use crate::offset::{Generation, Offset};
 use crate::sqlite::page_sums::PageSums;
 
@@ -112,6 +113,10 @@ async fn sums_of_service(
         bytes.extend_from_slice(&piece);
         if head.is_none() && bytes.len() >= HEAD_LEN {
             let found = (Offset(bytes.get_u64_le()), bytes.get_u32_le(), bytes.get_u32_le());
+            if found.2 > 0 && !is_page_size(found.1) {
+                let what = format!("it says that the pages of the log have {} bytes, as no database's have", found.1);
+                return Err(ClientError::NotFromService { what }.into());
+            }
             if found.1 != page_size && found.2 > 0 {
                 return Ok(None);
             }
@@ -154,17 +159,16 @@ fn at(place: &str, error: std::io::Error) -> MirrorError {
 }
 
 /// Whether a generation has the base that a log is created with, and no other.
-async fn is_unset(client: &Client, generation: Generation) -> Result<bool, MirrorError> {
-    let unset = database::empty(LIBSQL_PAGE_SIZE);
-    let mut rest = &unset[..];
-    let mut base = std::pin::pin!(client.base(generation).await?);
-    while let Some(bytes) = base.try_next().await? {
-        match rest.strip_prefix(&bytes[..]) {
-            Some(left) => rest = left,
-            None => return Ok(false),
-        }
+pub(super) async fn is_unset(client: &Client, generation: Generation) -> Result<bool, MirrorError> {
+    let status = client.status_of(generation).await?;
+    if status.source.is_some_and(|source| source.awaits_base) {
+        return Ok(true);
     }
-    Ok(rest.is_empty())
+    match status.base {
+        Some(base) => Ok(base.sha256 == unset().to_string()),
+        // One without sums yet.
+        None => Ok(digest_of(&Source::Url(client.clone()), generation).await? == unset()),
+    }
 }
 
 fn of_dir(dir: &DirSink) -> Result<Standing, MirrorError> {

@@ -12,6 +12,7 @@ use super::log::{Log, Meta};
 use super::registry::Registry;
 use super::shard::Message;
 use crate::api::LogSource;
+use crate::limits::SOURCE_IDENTITY_BYTES_MAX;
 use crate::offset::Offset;
 
 /// What a log knows of its writers: a part of `log.json`.
@@ -70,6 +71,15 @@ impl Log {
         self.writers().source
     }
 
+    /// That its base is still to come, in words; none for a log that holds a database.
+    pub(super) fn awaited_base(&self) -> Option<String> {
+        let LogSource { identity, .. } = self.source().filter(|source| source.awaits_base)?;
+        Some(format!(
+            "log {:?} holds no database yet: its base is to come from the mirror of {identity}; run that, or wait for it",
+            self.name()
+        ))
+    }
+
     /// Whether `writer` may write now. What it appends is asked again, in the order in which it is stored.
     ///
     /// # Errors
@@ -101,6 +111,7 @@ impl Registry {
             let log = self.get(log_name)?;
             log.writable()?;
             check_wal(&log)?;
+            check_identity(&source.identity)?;
             if source.generation != log.generation() {
                 return Err(Error::Ended { generation: source.generation });
             }
@@ -147,6 +158,9 @@ impl Registry {
             let log = self.get(log_name)?;
             log.writable()?;
             check_wal(&log)?;
+            if let Some(what) = log.awaited_base() {
+                return Err(Error::Unavailable(what));
+            }
             if let Some(LogSource { identity, .. }) = log.source() {
                 let writers = Writers { source: None, promoted_from: Some(identity) };
                 self.store_meta(&log, &Meta { writers: writers.clone(), ..log.described() })?;
@@ -156,4 +170,14 @@ impl Registry {
             Ok(log)
         })
     }
+}
+
+/// That an identity can stand in a message and in a header.
+fn check_identity(identity: &str) -> Result<(), Error> {
+    if identity.is_empty() || identity.len() > SOURCE_IDENTITY_BYTES_MAX || identity.chars().any(char::is_control) {
+        return Err(Error::Invalid(format!(
+            "the identity of a source has 1 to {SOURCE_IDENTITY_BYTES_MAX} bytes, and no control characters"
+        )));
+    }
+    Ok(())
 }

@@ -217,6 +217,16 @@ impl Repo for FsRepo {
 
     /// The lock is on the directory itself (`flock`), so it leaves no file behind in a directory that must stay
     /// byte-identical to its source, and it goes with the process however that ends.
+    fn is_named(&self, name: &str, file: &dyn RepoFile) -> io::Result<bool> {
+        let Some(file) = file.plain() else { return Ok(true) };
+        let found = match fs::symlink_metadata(self.dir.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            found => found?,
+        };
+        let ours = file.metadata()?;
+        Ok((found.dev(), found.ino()) == (ours.dev(), ours.ino()))
+    }
+
     fn lock(&self) -> io::Result<RepoLock> {
         let dir = File::open(&self.dir)?;
         match dir.try_lock() {

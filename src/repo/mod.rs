@@ -109,6 +109,16 @@ pub trait Repo: fmt::Debug + Send + Sync {
     /// written those names: see [`persist_names`].
     fn sync_dir(&self) -> io::Result<()>;
 
+    /// Whether `file`, which was opened by that name, still has it in this directory: another one may have been put in its
+    /// place. Where that cannot be told it has.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    fn is_named(&self, name: &str, file: &dyn RepoFile) -> io::Result<bool> {
+        let _ = (name, file);
+        Ok(true)
+    }
+
     /// Makes the caller the one writer of this directory until the lock is dropped or its process ends.
     ///
     /// # Errors

@@ -44,6 +44,9 @@ pub struct Options {
     /// Whether what is durable need not stay in the page cache: for a copy that nobody reads at once. It leaves the
     /// memory to those who need it, and is written into the same few pages over and over.
     pub forget: bool,
+    /// Whether a sync fails when the segment is not in the directory under its name any more. Nothing is acknowledged then
+    /// that a restart would not find.
+    pub in_place: bool,
 }
 
 impl Default for Options {
@@ -59,6 +62,7 @@ impl Default for Options {
             durable_mark: false,
             durable_mark_expected: false,
             forget: false,
+            in_place: false,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::format::Commit;
 use crate::offset::{BytePos, Epoch, Offset};
-use crate::repo::RepoFile;
+use crate::repo::{Repo, RepoFile};
 
 /// Lets through the syncs of one log.
 ///
@@ -15,13 +15,20 @@ use crate::repo::RepoFile;
 pub(super) struct SyncLatch(Arc<Mutex<Option<String>>>);
 
 impl SyncLatch {
-    /// Syncs `file`. Blocks while another sync of the log is under way.
-    pub(super) fn sync(&self, file: &dyn RepoFile) -> io::Result<()> {
+    /// Syncs `file`, which must have its name in `place` if that is given. Blocks while another sync of the log is under way.
+    pub(super) fn sync(&self, file: &dyn RepoFile, place: Option<&(Arc<dyn Repo>, String)>) -> io::Result<()> {
         let mut failed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cause) = &*failed {
             return Err(io::Error::other(cause.clone()));
         }
-        file.sync().inspect_err(|error| *failed = Some(error.to_string()))
+        let synced = file.sync().and_then(|()| match place {
+            Some((repo, name)) if !repo.is_named(name, file)? => {
+                let text = format!("{}/{name} was moved away or replaced while it was written", repo.place());
+                Err(io::Error::new(io::ErrorKind::NotFound, text))
+            }
+            _ => Ok(()),
+        });
+        synced.inspect_err(|error| *failed = Some(error.to_string()))
     }
 }
 
@@ -43,6 +50,8 @@ pub struct SyncJob {
     pub(super) reached: Frontier,
     /// Whether what it synced need not stay in the page cache.
     pub(super) forget: bool,
+    /// Where the file must be.
+    pub(super) place: Option<(Arc<dyn Repo>, String)>,
 }
 
 /// A sync that was done.
@@ -56,7 +65,7 @@ impl SyncJob {
     /// Syncs. Blocks for as long as the disk takes.
     #[must_use]
     pub fn run(self) -> Synced {
-        let result = self.latch.sync(&*self.file);
+        let result = self.latch.sync(&*self.file, self.place.as_ref());
         if let (Ok(()), true, Some((_, end))) = (&result, self.forget, self.reached.segment) {
             self.file.forget(end.0);
         }

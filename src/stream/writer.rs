@@ -430,7 +430,13 @@ impl StreamWriter {
             latch: self.latch.clone(),
             reached: self.reached,
             forget: self.options.forget,
+            place: self.place_of(head),
         }))
+    }
+
+    /// Where the file of the open segment must be for a sync of it to count.
+    fn place_of(&self, head: &SegmentWriter) -> Option<(Arc<dyn Repo>, String)> {
+        self.options.in_place.then(|| (self.repo.clone(), name::segment(self.framing().format(), head.start())))
     }
 
     /// Takes note of a sync that was done.
@@ -538,7 +544,7 @@ impl StreamWriter {
                 return Ok(());
             }
             unsynced = 0;
-            latch.sync(&**head.file())
+            latch.sync(&**head.file(), None)
         };
         match large::copy(large, run.framing, &run.last, write) {
             Ok(()) => {}
@@ -593,7 +599,7 @@ impl StreamWriter {
         self.flush()?;
         self.check_foreign()?;
         if let Some(head) = &self.head {
-            let synced = self.latch.sync(&**head.file());
+            let synced = self.latch.sync(&**head.file(), self.place_of(head).as_ref());
             self.poisoning("sync", synced)?;
             self.durable = self.reached;
             self.settle();

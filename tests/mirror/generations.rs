@@ -362,6 +362,7 @@ fn a_log_that_a_database_feeds_becomes_no_relay_without_proof() {
         frames: 0,
         checksum: "0".into(),
         log_checksum: "0".into(),
+        awaits_base: false,
     };
     service.call(fed.set_source(&note(1), false)).unwrap();
     for flags in [&[][..], &["--dry-run"]] {

@@ -211,7 +211,8 @@ impl Pages {
                     let head = space[frame..frame + FRAME_LEN].split_first_chunk();
                     let head = head.and_then(|(head, page)| header.check(chain, head, page).ok());
                     let head = head.ok_or_else(|| {
-                        let text = format!("frame {} is not what was stored: its checksum is wrong", first.0 + nth as u64);
+                        let text =
+                            format!("frame {} is not what was stored: its checksum is wrong", first.0 + nth as u64);
                         Error::Damaged(text.into())
                     })?;
                     chain = head.chain;
