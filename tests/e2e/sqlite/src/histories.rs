@@ -332,6 +332,8 @@ impl History {
         if let Some(app) = self.app.take() {
             app.close()?;
         }
+        // The file first: without its WAL it would be a database of before.
+        fs::remove_file(self.work.app())?;
         for suffix in ["-wal", "-shm", "-journal"] {
             let _ = fs::remove_file(beside(&self.work.app(), suffix));
         }
@@ -355,6 +357,8 @@ impl History {
     }
 
     fn mirror_again(&mut self) -> Result<()> {
+        // What a crash left is waited for until it is opened.
+        self.app()?;
         self.followed.start_mirror(&self.work)?;
         // In most cases it is to see what comes.
         if self.random.one_in(5) { Ok(()) } else { self.followed.started() }
@@ -395,7 +399,10 @@ impl History {
                     return Ok(());
                 }
                 let ahead = had[at..].iter().position(|(had, _)| *had == number);
-                let ahead = ahead.with_context(|| format!("{}: state {number} is there again after {last:?}", place()))?;
+                let ahead = ahead.with_context(|| {
+                    let known = had.iter().position(|(had, _)| *had == number);
+                    format!("{}: state {number} ({known:?}) is there again after {last:?} ({at})", place())
+                })?;
                 // The first is where the mirror started.
                 let passed = had[at..at + ahead].iter().filter(|(_, sure)| *sure).count() as u64;
                 found.missing += if last.is_some() { passed } else { 0 };
