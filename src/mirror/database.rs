@@ -113,7 +113,8 @@ impl Database {
     ) -> Pieces {
         let (out, pieces) = mpsc::channel(BATCHES_UNDER_WAY);
         // The base that was just given is all there is.
-        let base = matches!(start.from, From::Position(None)).then(|| start.rest.unwrap_or_else(|| Rest::of(&snapshot)));
+        let base =
+            matches!(start.from, From::Position(None)).then(|| start.rest.unwrap_or_else(|| Rest::of(&snapshot)));
         let (at, sums, reason) = match start.from {
             From::Position(at) => (at, start.sums, "it was written while its base was sent".to_owned()),
             From::Pages { sums, reason } => (None, Some(*sums), reason),
@@ -320,8 +321,15 @@ pub(super) async fn find_start(
     let path = &source.path;
     let noted = sink.source().await.map_err(|error| sink.own(error))?;
     let ours = noted.as_ref().is_some_and(|noted| noted.identity == source.identity());
-    let go_on =
-        |at| Start { next: standing.next, end: standing.end, generation: None, made: None, sums: None, rest: None, from: From::Position(at) };
+    let go_on = |at| Start {
+        next: standing.next,
+        end: standing.end,
+        generation: None,
+        made: None,
+        sums: None,
+        rest: None,
+        from: From::Position(at),
+    };
     if let Some(at) = noted.as_ref().and_then(|noted| fed::position(noted, standing)) {
         let looking = snapshot.clone();
         if off(move || holds(&*looking, &at)).await?? {

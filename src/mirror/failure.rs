@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::api::ErrorBody;
 use crate::blame::{Blame, Blamed};
-use crate::checkpoint::RestoreError;
+use crate::checkpoint::{FoldError, RestoreError};
 use crate::client::ClientError;
 use crate::format::{FormatError, LogFormat, ScanError};
 use crate::offset::{BytePos, Generation, Offset};
@@ -216,7 +216,9 @@ pub enum MirrorError {
         reason: String,
     },
     /// Another mirror on this machine feeds the log that is the sink from the same database. Nothing was changed.
-    #[error("sink: {place}: another mirror on this machine feeds it from this database: this one goes on when that has ended")]
+    #[error(
+        "sink: {place}: another mirror on this machine feeds it from this database: this one goes on when that has ended"
+    )]
     FedByAnother {
         /// The URL.
         place: String,
@@ -413,6 +415,12 @@ impl MirrorError {
             _ => false,
         };
         !unproven && matches!(self.blame(), Blame::Usage | Blame::Data)
+    }
+}
+
+impl From<FoldError> for MirrorError {
+    fn from(error: FoldError) -> MirrorError {
+        MirrorError::Restore(error.into())
     }
 }
 

@@ -291,7 +291,10 @@ impl Outlet {
         match self.step(step) {
             Ok(true) => {}
             Ok(false) => {
-                log::info!("generation {} starts from what was not sent here: asking what the sink holds", step.generation);
+                log::info!(
+                    "generation {} starts from what was not sent here: asking what the sink holds",
+                    step.generation
+                );
                 self.left = true;
             }
             Err(error) => {
