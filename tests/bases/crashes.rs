@@ -90,7 +90,7 @@ fn a_log_is_sound_with_the_base_of_before_or_the_new_one_whatever_a_crash_leaves
                 let mut base = BaseBuilder::create(draft.dir().clone())?;
                 base.write(&new)?;
                 base.publish(true)?;
-                registry.start_generation(&log, &draft, |_, _| Ok(()))
+                registry.start_generation(&log, &draft, |_, _| Ok(None))
             });
             registry.stop();
             for loss in LOSSES {

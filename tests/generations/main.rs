@@ -439,13 +439,13 @@ fn an_unused_generation_gets_another_base_unless_it_was_put_to_use_meanwhile() {
         draft
     };
     let (used, late) = (draft(&log), draft(&log));
-    let log = registry.start_generation(&log, &used, |_, _| Ok(())).unwrap();
+    let log = registry.start_generation(&log, &used, |_, _| Ok(None)).unwrap();
     assert_eq!(log.generation(), Generation(1));
     assert!(get(&**log.repo(), name::BASE) == history.first.state(14));
     let third = draft(&log);
     send(&registry, &history, 3).unwrap();
     for draft in [late, third] {
-        let refused = registry.start_generation(&log, &draft, |_, _| Ok(())).unwrap_err();
+        let refused = registry.start_generation(&log, &draft, |_, _| Ok(None)).unwrap_err();
         assert!(matches!(refused, Error::Ended { .. }), "{refused}");
     }
     assert_eq!(log.view().state, State::Ok);
