@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::replica_file::ReplicaFileError;
 use crate::api::ErrorBody;
 use crate::blame::{Blame, Blamed};
-use crate::checkpoint::RestoreError;
+use crate::checkpoint::{FoldError, RestoreError};
 use crate::client::ClientError;
 use crate::format::{FormatError, LogFormat, ScanError};
 use crate::offset::{BytePos, Generation, Offset};
@@ -430,6 +430,12 @@ impl MirrorError {
             _ => false,
         };
         !unproven && matches!(self.blame(), Blame::Usage | Blame::Data)
+    }
+}
+
+impl From<FoldError> for MirrorError {
+    fn from(error: FoldError) -> MirrorError {
+        MirrorError::Restore(error.into())
     }
 }
 

@@ -1,7 +1,5 @@
 //! Where a sink stands with a WAL, and whether it holds the same database as a source.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bytes::{Buf, BytesMut};
@@ -15,11 +13,12 @@ use super::page_sums::HEAD_LEN;
 use super::sink::{DirSink, DirStatus, Sink};
 use super::source::Source;
 use crate::api::Positions;
-use crate::checkpoint::{Wanted, restore_dir};
+use crate::checkpoint::each_page;
 use crate::client::{Client, ClientError, positions};
 use crate::format::wal::{Chain, FIRST_FRAME, WalStart, is_page_size};
 use crate::format::{Framing, LogFormat};
 use crate::offset::{Generation, Offset};
+use crate::repo::FsRepo;
 use crate::sqlite::page_sums::PageSums;
 
 /// Where a sink stands with its generation of a WAL.
@@ -137,21 +136,13 @@ async fn sums_of_service(
 }
 
 fn sums_of_dir(place: &Path, (key, page_size): (u64, u32)) -> Result<Option<PageSums>, MirrorError> {
-    let dir = tempfile::tempdir().map_err(|error| at("a temporary directory", error))?;
-    let out = dir.path().join("sink.db");
-    let folded = restore_dir(place, &Wanted { to: None, generation: None, out: out.clone(), overwrite: false })?;
-    if folded.1.page_size.is_some_and(|found| found != page_size) {
-        return Ok(None);
-    }
-    let failed = |error| at("a temporary file", error);
-    let file = File::open(&out).map_err(failed)?;
-    let (mut sums, mut page) = (PageSums::new(key), vec![0; page_size as usize]);
-    let pages = u32::try_from(file.metadata().map_err(failed)?.len() / u64::from(page_size)).unwrap_or(u32::MAX);
-    for number in 1..=pages {
-        file.read_exact_at(&mut page, u64::from(number - 1) * u64::from(page_size)).map_err(failed)?;
-        sums.set(number, sums.sum_of(&page)).map_err(failed)?;
-    }
-    Ok(Some(sums))
+    let repo = FsRepo::open(place).map_err(|error| at(&place.display().to_string(), error))?;
+    let mut sums = PageSums::new(key);
+    let found = each_page(&repo, |page, content| {
+        let sum = sums.sum_of(content);
+        sums.set(page, sum).map_err(|error| at("a temporary file", error))
+    })?;
+    Ok(found.is_none_or(|found| found == page_size).then_some(sums))
 }
 
 fn at(place: &str, error: std::io::Error) -> MirrorError {
