@@ -146,3 +146,33 @@ fn a_mirror_that_is_killed_again_and_again_while_the_application_writes_loses_an
     assert_eq!(held(&service), dump(&path));
     assert_eq!(mirror(arg(&path), url(&service), &[]).last("done")["bytes"], 0, "nothing is sent twice");
 }
+
+#[test]
+fn a_push_goes_on_when_the_service_rolls_the_log_over() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = service(data.path());
+    let path = dir.path().join("app.db");
+    let mut app = Sqlite::open(&path);
+    app.run(&["PRAGMA journal_mode = WAL", "PRAGMA synchronous = OFF", "CREATE TABLE t (id INTEGER PRIMARY KEY, x)"]);
+    let follow = || Some(Mirror::start(arg(&path), url(&service), &["--follow"]));
+    let mut follower = follow();
+    for round in 0..8 {
+        for _ in 0..20 {
+            app.rows("INSERT INTO t (x) VALUES (randomblob(300))");
+        }
+        until("the log holds all of it", || (held(&service) == dump(&path)).then_some(()));
+        if round % 3 == 2 {
+            follower.take().unwrap().kill();
+            app.rows("PRAGMA wal_checkpoint(TRUNCATE)");
+        }
+        service.call(service.client("app").checkpoint(false)).unwrap();
+        if round % 3 == 2 {
+            app.rows("UPDATE t SET x = 1 WHERE id = 5");
+            follower = follow();
+        }
+    }
+    until("the log holds all of it", || (held(&service) == dump(&path)).then_some(()));
+    let status = service.call(service.client("app").status()).unwrap();
+    assert_eq!(status.generation.unwrap().0, 9);
+    assert_eq!(follower.unwrap().terminate().code, Some(0));
+}
