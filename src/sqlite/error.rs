@@ -56,6 +56,12 @@ pub enum DatabaseError {
         /// The database.
         path: PathBuf,
     },
+    /// A read that started before a WAL was copied keeps it from starting again.
+    #[error("a transaction has been reading {} for long: until it ends the WAL cannot start again", .path.display())]
+    ReadInTheWay {
+        /// The database.
+        path: PathBuf,
+    },
     /// A database that only we write was written by another program. What it wrote was not overwritten.
     #[error("{} was written by another program: {what}", .path.display())]
     WrittenByOthers {
@@ -123,9 +129,21 @@ impl DatabaseError {
     /// Whether it may go better later, without anybody doing anything about it.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        use DatabaseError::{Busy, Changed, Checkpoint, Exclusive, Unsettled, WriteLocked, Writing};
-        let in_use =
-            matches!(self, Busy { .. } | Exclusive { .. } | Writing { .. } | Checkpoint { .. } | WriteLocked { .. });
-        in_use || matches!(self, Changed { .. } | Unsettled { .. })
+        self.is_in_use() || matches!(self, DatabaseError::Changed { .. } | DatabaseError::Unsettled { .. })
+    }
+
+    /// Whether what others do with the database is in the way, and nothing else is wrong.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        use DatabaseError::{Busy, Checkpoint, Exclusive, ReadInTheWay, WriteLocked, Writing};
+        matches!(
+            self,
+            Busy { .. }
+                | Exclusive { .. }
+                | Writing { .. }
+                | Checkpoint { .. }
+                | ReadInTheWay { .. }
+                | WriteLocked { .. }
+        )
     }
 }

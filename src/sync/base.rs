@@ -7,14 +7,15 @@ use std::path::Path;
 
 use super::PAGE_LEN;
 use super::local::LocalLog;
-use crate::format::database::is_blank;
+use crate::format::database::{MAGIC, VERSIONS, WAL_VERSIONS, is_blank};
 use crate::repo::read_at;
 use crate::sqlite::DatabaseError;
 
 /// The first page of a database file that is neither what the base has there nor in any frame of the log. None: whoever
 /// has the base and all frames has everything, whether or not the frames were checkpointed into the file.
 ///
-/// A database in which nothing was ever stored is as good as an empty one, on either side.
+/// A database in which nothing was ever stored is as good as an empty one, on either side. A base that is not in WAL mode is
+/// the same in a replica, which is.
 pub(super) fn stranger(
     path: &Path,
     database: &File,
@@ -59,9 +60,12 @@ fn pages_of(file: &File) -> io::Result<u32> {
     u32::try_from(pages).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "more pages than SQLite can number"))
 }
 
-/// A page of a database file; zeros behind its end.
+/// A page of a database file, in WAL mode; zeros after its end.
 fn read_page(file: &File, page: u32, buf: &mut [u8; PAGE_LEN]) -> io::Result<()> {
     let bytes = read_at(file, buf, u64::from(page - 1) * PAGE_LEN as u64)?;
     buf[bytes..].fill(0);
+    if page == 1 && buf.starts_with(MAGIC) {
+        buf[VERSIONS].copy_from_slice(&WAL_VERSIONS);
+    }
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::sqlite::DatabaseError;
 use crate::sqlite::lock::alone as lock;
 use crate::sqlite::names::{SHM, WAL, beside};
+use crate::sqlite::read_replica::ReadReplicaFile;
 
 /// A base on its way in, in a file of its own beside the replica. One at a time: the file is locked.
 #[derive(Debug)]
@@ -64,18 +65,11 @@ impl Draft {
     /// When the file system refuses; running it again repeats what was done.
     pub(super) fn install(self, generation: u32) -> Result<Replica, SyncError> {
         let Draft { replica: path, path: draft, file } = self;
-        // Before the database has its name: a WAL of another would be taken for its own.
-        for ending in [WAL, SHM, "-info"] {
-            remove(&beside(&path, ending))?;
-        }
-        let install = || {
-            file.sync_all()?;
-            sync_dir_of(&path)?;
-            fs::rename(&draft, &path)?;
-            sync_dir_of(&path)
-        };
-        install().map_err(|error| DatabaseError::io("making", &path, error))?;
-        let mut replica = Replica::of(&path, file)?;
+        // Before the database has its name: it would be taken for its own.
+        remove(&beside(&path, "-info"))?;
+        // With the lock that the draft has: no other process takes it for one of its own before it has its name.
+        let file = file.try_clone().map_err(|error| DatabaseError::io("making", &path, error))?;
+        let mut replica = Replica::of(&path, ReadReplicaFile::create_of(&path, &draft, file)?)?;
         replica.resume(Position { generation, frame: 0 });
         replica.store()?;
         Ok(replica)
@@ -88,17 +82,23 @@ impl Draft {
 }
 
 /// Gives a replica that cannot go on another name, so that nothing in it is lost, and says which. Its WAL goes first: a
-/// database without its WAL is only out of date, but a WAL without its database is nothing.
-pub(super) fn set_aside(replica: Replica) -> Result<PathBuf, DatabaseError> {
+/// database without its WAL is only out of date, but a WAL without its database is nothing. Its index goes along, or those who
+/// have the database open would share it with those who open the next one.
+///
+/// The replica must stay open as long as the process can: a connection that still has it open and was the last to leave would
+/// remove the WAL of the next one.
+pub(super) fn set_aside(replica: &Replica) -> Result<PathBuf, DatabaseError> {
     let path = replica.path().to_owned();
     let aside = beside(&path, &format!(".set-aside.{}", stamp(SystemTime::now())));
     let io = |error| DatabaseError::io("setting aside", &path, error);
     if aside.try_exists().map_err(io)? {
         return Err(io(io::ErrorKind::AlreadyExists.into()));
     }
-    match fs::rename(beside(&path, WAL), beside(&aside, WAL)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
-        _ => {}
+    for ending in [WAL, SHM] {
+        match fs::rename(beside(&path, ending), beside(&aside, ending)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
+            _ => {}
+        }
     }
     sync_dir_of(&path).and_then(|()| fs::rename(&path, &aside)).and_then(|()| sync_dir_of(&path)).map_err(io)?;
     log::warn!("{} was set aside as {}", path.display(), aside.display());
@@ -113,7 +113,9 @@ pub(super) fn drop_aside(aside: &Path, replica: &Replica, base: &File) -> Result
         return Ok(());
     }
     log::info!("removing {}: the replica has all of it", aside.display());
-    remove(&beside(aside, WAL))?;
+    for ending in [WAL, SHM] {
+        remove(&beside(aside, ending))?;
+    }
     Ok(remove(aside)?)
 }
 

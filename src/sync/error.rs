@@ -192,10 +192,10 @@ impl SyncError {
         matches!(self, SyncError::Status { .. })
     }
 
-    /// Whether another process has the database open, and nothing else is wrong.
+    /// Whether what other processes do with the database is in the way, and nothing else is wrong.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        matches!(self, SyncError::Database(DatabaseError::Busy { .. }))
+        matches!(self, SyncError::Database(error) if error.is_in_use())
     }
 
     /// Whether it is the server or the way there, and the files here are as they were.
@@ -214,7 +214,7 @@ impl SyncError {
     #[must_use]
     pub fn is_data(&self) -> bool {
         match self {
-            SyncError::Database(error) => !matches!(error, DatabaseError::Io { .. } | DatabaseError::Busy { .. }),
+            SyncError::Database(error) => !matches!(error, DatabaseError::Io { .. }) && !error.is_in_use(),
             SyncError::Status { status, .. } => *status == 410,
             SyncError::Url { .. } | SyncError::Token | SyncError::Transport { .. } => false,
             SyncError::Protocol { .. } | SyncError::Interrupted(_) => false,

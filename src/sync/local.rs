@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::error::SyncError;
 use super::{FRAME_LEN, PAGE_LEN, same_frame};
 use crate::format::database::{self, DatabaseHeader, HeaderError};
-use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader, WalStart};
+use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
 use crate::repo::{open_regular, read_at};
 use crate::sqlite::DatabaseError;
 use crate::sqlite::lock::alone as lock;
@@ -175,19 +175,6 @@ impl LocalLog {
         match &self.file {
             Some(file) => file.read_exact_at(page, at).map_err(|error| self.io("reading", error)),
             None => Err(DatabaseError::restarted(&self.path)),
-        }
-    }
-
-    /// The checksum that a further frame continues.
-    pub(super) fn last_chain(&self) -> Option<Chain> {
-        self.scan.map(|scan| scan.end().chain)
-    }
-
-    /// Frames up to a commit frame were written and synced; the checksum after each.
-    pub(super) fn extend(&mut self, chains: &mut Vec<Chain>) {
-        self.chains.append(chains);
-        if let (Some(header), Some(chain)) = (self.header(), self.chains.last()) {
-            self.scan = Some(WalScan::after(WalStart { header, chain: *chain }, self.chains.len() as u64));
         }
     }
 

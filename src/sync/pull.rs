@@ -23,7 +23,10 @@ pub(super) struct Pull {
     replica: Arc<Mutex<Option<Replica>>>,
     /// The metadata could not be believed: the files here are used as far as they are what the server has.
     doubtful: bool,
+    /// What was set aside, where it is, until it is known whether the replica has all of it.
     aside: Option<PathBuf>,
+    /// All that were set aside: others may still have them open.
+    former: Vec<Replica>,
     /// Whether the last frame that both hold was compared.
     compared: bool,
 }
@@ -33,8 +36,16 @@ impl Pull {
         let file = path.to_owned();
         let opened = off(move || Replica::open(&file)).await??;
         let replica = Arc::new(Mutex::new(None));
-        let mut pull =
-            Pull { remote, path: path.to_owned(), batch, replica, doubtful: false, aside: None, compared: false };
+        let mut pull = Pull {
+            remote,
+            path: path.to_owned(),
+            batch,
+            replica,
+            doubtful: false,
+            aside: None,
+            former: Vec::new(),
+            compared: false,
+        };
         let Some((replica, known)) = opened else {
             let (draft, generation) = pull.download().await?;
             pull.install(draft, generation).await?;
@@ -71,8 +82,7 @@ impl Pull {
         }
         self.doubtful = false;
         self.with(|replica| Ok(replica.store()?)).await?;
-        self.forget_aside().await?;
-        self.with(|replica| Ok(replica.unlock()?)).await
+        self.forget_aside().await
     }
 
     /// The server may be another one when it is reached again.
@@ -132,7 +142,7 @@ impl Pull {
         match self.remote.pull(range).await? {
             Pulled::Nothing(_) => self.with(move |replica| no_more_than_the_server(replica, frame - 1)).await,
             Pulled::Frames(theirs) => {
-                self.with(move |replica| match replica.log.differs(frame, &theirs)? {
+                self.with(move |replica| match replica.differs(frame, &theirs)? {
                     None => Ok(()),
                     Some(frame) => Err(SyncError::Fork { path: replica.path().to_owned(), generation, frame }),
                 })
@@ -147,7 +157,7 @@ impl Pull {
         let (draft, generation) = self.download().await?;
         let file = draft.file.clone();
         let stranger = self
-            .with(move |replica| Ok(base::stranger(replica.path(), &replica.database, Some(&file), &replica.log)?))
+            .with(move |replica| Ok(base::stranger(replica.path(), replica.database()?, Some(&file), &replica.log)?))
             .await?;
         if let Some(page) = stranger {
             log::warn!(
@@ -173,8 +183,14 @@ impl Pull {
 
     /// Nothing of the replica is lost: what the server does not have stays under another name.
     async fn replace(&mut self, draft: Draft, generation: u32) -> Result<(), SyncError> {
-        let aside = blocking(&self.replica, |replica| replica.take().map(set_aside).transpose()).await??;
-        self.aside = aside.or(self.aside.take());
+        let set_aside = |replica: &mut Option<Replica>| match replica.take() {
+            Some(replica) => set_aside(&replica).map(|aside| Some((replica, aside))),
+            None => Ok(None),
+        };
+        if let Some((replica, aside)) = blocking(&self.replica, set_aside).await?? {
+            self.former.push(replica);
+            self.aside = Some(aside);
+        }
         self.doubtful = false;
         self.install(draft, generation).await
     }
@@ -209,7 +225,7 @@ impl Pull {
     async fn forget_aside(&mut self) -> Result<(), SyncError> {
         match self.aside.take() {
             None => Ok(()),
-            Some(aside) => self.with(move |replica| drop_aside(&aside, replica, &replica.database)).await,
+            Some(aside) => self.with(move |replica| drop_aside(&aside, replica, replica.database()?)).await,
         }
     }
 

@@ -7,6 +7,7 @@ use logmirror::sync::{Direction, Replica, SyncError};
 
 use crate::fake::{Fault, calls, pulled};
 use crate::sqlite::{self, dump, large, rows};
+use crate::support::sqlite::Sqlite;
 use crate::{Stage, beside, frames, info, litter, set_info};
 
 #[test]
@@ -76,7 +77,9 @@ fn what_only_a_checkpointed_replica_has_is_set_aside() {
     sqlite::run(&replica, "INSERT INTO t VALUES('mine', 1)").unwrap();
     stage.pull(&replica).unwrap();
     assert_eq!(dump(&replica), dump(&db));
-    let aside = litter(&replica);
+    let mut aside = litter(&replica);
+    // Those who have it open would share them.
+    aside.retain(|name| !name.ends_with("-wal") && !name.ends_with("-shm"));
     assert!(aside.len() == 1 && aside[0].starts_with("replica.db.set-aside."), "{aside:?}");
     assert!(dump(&stage.path(&aside[0])).contains("mine"));
 }
@@ -120,41 +123,89 @@ fn a_server_that_lost_its_end_or_has_another_log_is_an_error() {
 }
 
 #[test]
-fn nobody_else_has_it_open_while_it_is_written() {
+fn those_who_have_it_open_read_what_is_pulled_and_stop_nothing() {
     let stage = Stage::new();
     let (db, replica) = (stage.database(&rows(10)), stage.path("replica.db"));
     stage.push(&db).unwrap();
     stage.pull(&replica).unwrap();
-    let mut reader = sqlite::Open::start(&replica);
-    reader.run("SELECT count(*) FROM t;");
-    sqlite::run_and_die(&db, &rows(5));
-    stage.push(&db).unwrap();
-    let before = frames(&replica);
-    let error = stage.pull(&replica).unwrap_err();
-    let SyncError::Database(DatabaseError::Busy { pid, .. }) = &error else { panic!("{error}") };
-    assert!(pid.is_some() && !error.is_data() && error.is_transient(), "{error}");
-    assert_eq!(frames(&replica), before);
-    // Killed, it leaves its -shm file, which nobody holds.
-    drop(reader);
-    assert!(beside(&replica, "-shm").exists());
+    let (mut idle, mut busy) = (Sqlite::open(&replica), Sqlite::open(&replica));
+    let count = |sqlite: &mut Sqlite| sqlite.rows("SELECT count(*) FROM t")[0][0].as_i64().unwrap();
+    busy.rows("BEGIN");
+    assert_eq!((count(&mut idle), count(&mut busy)), (10, 10));
+    for round in 1..4 {
+        sqlite::run_and_die(&db, &rows(5));
+        stage.push(&db).unwrap();
+        stage.pull(&replica).unwrap();
+        assert_eq!((count(&mut idle), count(&mut busy)), (10 + 5 * round, 10));
+    }
+    busy.rows("COMMIT");
+    assert_eq!(count(&mut busy), 25);
+    // A generation ends: what was read is moved into the database file, in sight of both.
+    stage.fake.roll();
     stage.pull(&replica).unwrap();
-    assert!(!beside(&replica, "-shm").exists());
+    assert_eq!((info(&replica), frames(&replica), count(&mut idle)), ((2, 0), 0, 25));
+    assert_eq!(idle.rows("PRAGMA integrity_check"), serde_json::json!([["ok"]]));
     assert_eq!(dump(&replica), dump(&db));
 }
 
 #[test]
-fn sqlite_is_told_to_wait_while_a_replica_is_written() {
+fn a_base_that_is_not_in_wal_mode_makes_a_replica_that_is() {
+    let stage = Stage::new();
+    let (base, replica) = (stage.path("base.db"), stage.path("replica.db"));
+    sqlite::run(&base, &rows(50)).unwrap();
+    assert_eq!(fs::read(&base).unwrap()[18..20], [1, 1]);
+    stage.fake.store().generations[0].base = fs::read(&base).unwrap();
+    stage.pull(&replica).unwrap();
+    assert_eq!((fs::read(&replica).unwrap()[18..20].to_vec(), dump(&replica)), (vec![2, 2], dump(&base)));
+    // Without metadata it is known by its pages.
+    fs::remove_file(beside(&replica, "-info")).unwrap();
+    stage.pull(&replica).unwrap();
+    assert_eq!((litter(&replica), info(&replica)), (Vec::<String>::new(), (1, 0)));
+    // One of before, which is not.
+    fs::copy(&base, &replica).unwrap();
+    stage.pull(&replica).unwrap();
+    assert_eq!(fs::read(&replica).unwrap()[18..20], [2, 2]);
+}
+
+#[test]
+fn a_generation_ends_once_reads_that_started_in_it_have_ended() {
     let stage = Stage::new();
     let (db, replica) = (stage.database(&rows(10)), stage.path("replica.db"));
     stage.push(&db).unwrap();
     stage.pull(&replica).unwrap();
-    let (mut held, _) = Replica::open(&replica).unwrap().unwrap();
-    assert!(sqlite::run(&replica, "SELECT 1 FROM t").unwrap_err().contains("database is locked"));
-    let twice = Replica::open(&replica).unwrap_err();
-    assert!(matches!(twice, SyncError::Database(DatabaseError::Busy { .. })), "{twice}");
-    held.unlock().unwrap();
+    let mut reader = Sqlite::open(&replica);
+    reader.rows("BEGIN; SELECT count(*) FROM t");
+    // It reads from the WAL: all of that can be copied, but its frames must stay.
+    let (mut held, known) = Replica::open(&replica).unwrap().unwrap();
+    held.resume(known.unwrap());
+    held.fold().unwrap();
+    assert_eq!((info(&replica), held.frames(), frames(&replica)), ((2, 0), 0, frames(&db)));
+    let frame = [&[0, 0, 0, 1, 0, 0, 0, 2][..], &[0; 16], &fs::read(&replica).unwrap()[..4096]].concat();
+    let error = held.apply(&frame).unwrap_err();
+    assert!(matches!(error, SyncError::Database(DatabaseError::ReadInTheWay { .. })), "{error}");
+    assert!(error.is_busy() && error.is_transient() && !error.is_data());
+    drop(held);
+    let (mut held, known) = Replica::open(&replica).unwrap().unwrap();
+    held.resume(known.unwrap());
+    assert!(held.apply(&frame).unwrap_err().is_busy());
+    assert_eq!(reader.rows("SELECT count(*) FROM t"), serde_json::json!([[10]]));
+    reader.rows("COMMIT");
+    held.apply(&frame).unwrap();
+    assert_eq!((info(&replica), frames(&replica)), ((2, 1), 1));
+    assert_eq!(reader.rows("SELECT count(*) FROM t"), serde_json::json!([[10]]));
+}
+
+#[test]
+fn sqlite_reads_a_replica_that_is_held_and_only_one_of_us_writes_it() {
+    let stage = Stage::new();
+    let (db, replica) = (stage.database(&rows(10)), stage.path("replica.db"));
+    stage.push(&db).unwrap();
+    stage.pull(&replica).unwrap();
+    let (held, _) = Replica::open(&replica).unwrap().unwrap();
     assert_eq!(sqlite::run(&replica, "SELECT count(*) FROM t").unwrap(), "10\n");
     assert!(beside(&replica, "-wal").exists(), "it was not the last to leave");
+    let twice = Replica::open(&replica).unwrap_err();
+    assert!(matches!(twice, SyncError::Database(DatabaseError::Busy { .. })) && twice.is_transient(), "{twice}");
     drop(held);
     sqlite::run(&replica, "SELECT 1 FROM t").unwrap();
     assert!(!beside(&replica, "-wal").exists());

@@ -123,3 +123,94 @@ fn it_goes_on_where_it_was_closed_and_the_mark_says_whether_anybody_wrote() {
     let replica = ReadReplicaFile::open(&path).unwrap().unwrap();
     assert_eq!(replica.touched_since(&mark), Touched::Maybe);
 }
+
+#[test]
+fn frames_that_came_after_a_mark_can_be_read_and_all_pages_be_copied() {
+    let mut origin = Origin::new(4096, SCHEMA);
+    let mut replica = origin.replica("replica.db");
+    let path = replica.path().to_owned();
+    for round in 0..4 {
+        let mark = replica.mark().unwrap();
+        assert_eq!(replica.added_since(&mark).unwrap(), Some(replica.frames() + 1..replica.frames() + 1));
+        let frames = origin.run(INSERT);
+        append(&mut replica, &frames);
+        replica.commit().unwrap();
+        drop(replica);
+        replica = ReadReplicaFile::open(&path).unwrap().unwrap();
+        assert_eq!(replica.touched_since(&mark), Touched::Maybe);
+        let added = replica.added_since(&mark).unwrap().unwrap();
+        let mut page = vec![0; 4096];
+        let mut found = Vec::new();
+        for frame in added {
+            let (number, size) = replica.read_frame(frame, &mut page).unwrap();
+            found.push((number, size, page.clone()));
+        }
+        let wanted: Vec<_> =
+            crate::origin::claims(&frames, 4096).map(|(n, size, page)| (n, size, page.to_vec())).collect();
+        assert!(found == wanted);
+        assert!(replica.read_frame(replica.frames() + 1, &mut page).is_err());
+        let copy = origin.dir.path().join(format!("copy-{round}.db"));
+        replica.copy_to(&copy).unwrap();
+        assert_eq!(dump(&connect(&copy)), origin.dump());
+        if round == 1 {
+            assert!(replica.checkpoint().unwrap().restarted);
+            assert_eq!(replica.added_since(&mark).unwrap(), None, "the database file is another one");
+        }
+    }
+}
+
+#[test]
+fn a_wal_whose_frames_are_kept_is_copied_but_does_not_start_again() {
+    let mut origin = Origin::new(4096, SCHEMA);
+    let mut replica = origin.replica("replica.db");
+    replica.keep_frames(true);
+    replica.set_sequence(7);
+    for _ in 0..5 {
+        origin.run_both(&mut replica, INSERT);
+        let (before, done) = (replica.frames(), replica.checkpoint().unwrap());
+        assert_eq!(done, Checkpointed { frames: before, copied: before, restarted: false });
+    }
+    let wal = fs::read(format!("{}-wal", replica.path().display())).unwrap();
+    assert_eq!(wal[12..16], [0, 0, 0, 7]);
+    let frames = replica.frames();
+    replica.keep_frames(false);
+    origin.run_both(&mut replica, INSERT);
+    assert!(replica.frames() < frames);
+    replica.keep_frames(true);
+    let mut other = Sqlite::open(replica.path());
+    other.rows("PRAGMA wal_checkpoint(TRUNCATE)");
+    let refused = replica.append(crate::origin::claims(&origin.run(INSERT), 4096)).unwrap_err();
+    assert!(matches!(refused, DatabaseError::WrittenByOthers { .. }), "{refused}");
+}
+
+#[test]
+fn whatever_is_no_replica_is_refused_and_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("replica.db");
+    assert!(ReadReplicaFile::open(&path).unwrap().is_none());
+    fs::write(&path, "no database").unwrap();
+    assert!(matches!(ReadReplicaFile::open(&path).unwrap_err(), DatabaseError::NotADatabase { .. }));
+    let taken = ReadReplicaFile::create(&path, &path).unwrap_err();
+    assert!(taken.to_string().contains("exists"), "{taken}");
+    fs::remove_file(&path).unwrap();
+    connect(&path).execute_batch("CREATE TABLE t (x)").unwrap();
+    assert!(matches!(ReadReplicaFile::open(&path).unwrap_err(), DatabaseError::WrittenByOthers { .. }));
+    assert_eq!(crate::support::files_named(dir.path()), ["replica.db"]);
+    // As a draft it is one: what was left of another replica goes.
+    let draft = dir.path().join("draft");
+    fs::rename(&path, &draft).unwrap();
+    fs::write(dir.path().join("replica.db-wal"), "left").unwrap();
+    fs::write(dir.path().join("replica.db-shm"), "left").unwrap();
+    let replica = ReadReplicaFile::create(&path, &draft).unwrap();
+    assert_eq!((replica.frames(), replica.pages().unwrap(), draft.exists()), (0, 2, false));
+    assert_eq!(
+        rows(&connect(&path), "PRAGMA journal_mode; SELECT count(*) FROM t").unwrap(),
+        [[json!("wal")], [json!(0)]]
+    );
+    drop(replica);
+    // Whoever has it open sees the file that has its name, not one that took its place.
+    let mut replica = ReadReplicaFile::open(&path).unwrap().unwrap();
+    fs::copy(&path, &draft).unwrap();
+    fs::rename(&draft, &path).unwrap();
+    assert!(matches!(replica.checkpoint().unwrap_err(), DatabaseError::WrittenByOthers { .. }));
+}

@@ -8,7 +8,7 @@ use std::io;
 
 use nix::libc;
 
-use super::{DATABASE, INDEX, in_the_way, set, share_database};
+use super::{DATABASE, in_the_way, set, share_database};
 
 /// Locks out everybody. False: another connection has the database open, and what we held we still hold.
 pub(crate) fn take(database: &File) -> io::Result<bool> {
@@ -26,11 +26,6 @@ pub(crate) fn stay(database: &File) -> io::Result<bool> {
 pub(crate) fn release(database: &File) {
     // What cannot be unlocked goes with the file.
     let _ = set(database, DATABASE, libc::F_UNLCK);
-}
-
-/// Whether nobody uses a `-shm` file; it is then locked for as long as it is open.
-pub(crate) fn take_index(shm: &File) -> io::Result<bool> {
-    set(shm, INDEX, libc::F_WRLCK)
 }
 
 /// A process that has the database open, when the system can tell.

@@ -22,6 +22,8 @@ use crate::repo::RepoFile;
 
 /// Held by a writer.
 pub(crate) const WRITE: Bytes = Bytes(120, 1);
+/// A byte of the database file after those that SQLite locks: a process of ours is the one that writes the database.
+pub(crate) const OWNER: Bytes = Bytes(DATABASE.0 + DATABASE.1, 1);
 /// Held by a checkpoint.
 pub(crate) const CHECKPOINT: Bytes = Bytes(121, 1);
 /// READ1 to READ4.
@@ -58,6 +60,11 @@ impl Drop for Exclusive {
     }
 }
 
+/// Becomes the process that writes a database, until its file is [released](release). False: another one is.
+pub(crate) fn own(database: &dyn RepoFile) -> io::Result<bool> {
+    set(plain(database)?, OWNER, libc::F_WRLCK)
+}
+
 /// Takes DMS exclusively, and WRITE and CKPT with it. `None`: another connection uses the wal-index. Once DMS is shared, by
 /// [`share_in_use`](super::hand_over_hand::share_in_use), others come in.
 pub(crate) fn take_unused_index(index: &Arc<dyn RepoFile>) -> io::Result<Option<Exclusive>> {
@@ -70,7 +77,7 @@ pub(crate) fn take_unused_index(index: &Arc<dyn RepoFile>) -> io::Result<Option<
 
 /// Gives all locks of both files back: see [`alone::release`](super::alone::release).
 pub(crate) fn release(database: &dyn RepoFile, index: &dyn RepoFile) {
-    for (file, bytes) in [(index, INDEX), (database, DATABASE)] {
+    for (file, bytes) in [(index, INDEX), (database, DATABASE), (database, OWNER)] {
         let _ = plain(file).and_then(|file| set(file, bytes, libc::F_UNLCK));
     }
 }

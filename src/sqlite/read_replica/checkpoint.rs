@@ -14,10 +14,10 @@ use uuid::Uuid;
 use super::super::image::Newest;
 use super::super::lock::beside_users::before;
 use super::super::lock::one_writer::{self, Exclusive};
-use super::super::wal_frames::frame_at;
 use super::super::wal_index::{IndexHeader, MARKS, UNUSED, WalIndex};
 use super::{DatabaseError, ReadReplicaFile};
-use crate::format::wal::{Chain, FRAME_HEADER_LEN};
+use crate::format::database::{VERSIONS, WAL_VERSIONS};
+use crate::format::wal::Chain;
 
 /// Bytes of a WAL that is to be checkpointed, or of what was added to it since that was tried.
 pub(super) const WAL_BYTES_DUE: u64 = 4 << 20;
@@ -63,7 +63,7 @@ impl ReadReplicaFile {
             self.copied = copied;
         }
         done = Checkpointed { frames: now.frames, copied, restarted: now.frames == 0 };
-        if done.copied == now.frames && now.frames > 0 {
+        if done.copied == now.frames && now.frames > 0 && !self.keeps_frames {
             let _write = self.lock_write()?;
             let now = self.confirm()?;
             done.restarted = now.frames == 0 || self.restart(&now)?;
@@ -82,6 +82,19 @@ impl ReadReplicaFile {
         before(Instant::now() + patience, || -> Result<_, DatabaseError> {
             done = self.checkpoint()?;
             Ok(done.restarted.then_some(()))
+        })?;
+        Ok(done)
+    }
+
+    /// The same until everything is copied, where [frames are kept](Self::keep_frames).
+    ///
+    /// # Errors
+    /// As [`checkpoint`](Self::checkpoint).
+    pub fn copy_within(&mut self, patience: Duration) -> Result<Checkpointed, DatabaseError> {
+        let mut done = Checkpointed::default();
+        before(Instant::now() + patience, || -> Result<_, DatabaseError> {
+            done = self.checkpoint()?;
+            Ok((done.copied == done.frames).then_some(()))
         })?;
         Ok(done)
     }
@@ -110,9 +123,8 @@ impl ReadReplicaFile {
         self.commit()?;
         if self.checkpoint_within(PATIENCE)?.restarted {
             let _write = self.lock_write()?;
-            if self.confirm()?.frames == 0
-                && let Some(wal) = &self.files.wal
-            {
+            if self.confirm()?.frames == 0 {
+                let wal = &self.files.wal;
                 wal.truncate(0).and_then(|()| wal.sync()).map_err(|error| self.io("emptying the WAL of", error))?;
             }
         }
@@ -161,14 +173,19 @@ impl ReadReplicaFile {
 
     /// Writes the pages whose newest frame is after `copied` up to `safe`.
     fn write_pages(&self, copied: u64, safe: u64) -> io::Result<()> {
-        let Some(wal) = &self.files.wal else { return Err(io::ErrorKind::NotFound.into()) };
+        let wal = &self.files.wal;
         let page_size = self.page_size;
         let read = |page: u32, frame: u64, run: &mut Vec<u8>| {
             let from = run.len();
             run.resize(from + page_size as usize, 0);
-            let read = wal.read_at(&mut run[from..], frame_at(page_size, frame) + FRAME_HEADER_LEN as u64)?;
+            let read = wal.read_at(&mut run[from..], self.page_in(frame))?;
             let cut = || io::Error::new(io::ErrorKind::UnexpectedEof, format!("page {page} is cut in frame {frame}"));
-            (read == page_size as usize).then_some(()).ok_or_else(cut)
+            (read == page_size as usize).then_some(()).ok_or_else(cut)?;
+            if page == 1 {
+                // Without frames in the WAL a connection goes by what the file says.
+                run[from..][VERSIONS].copy_from_slice(&WAL_VERSIONS);
+            }
+            Ok(())
         };
         let write = |first: u32, run: &[u8]| {
             self.files.database.write_at(&mut [IoSlice::new(run)], u64::from(first - 1) * u64::from(page_size))
@@ -192,6 +209,8 @@ impl ReadReplicaFile {
         let salts = [now.salts[0].wrapping_add(1), u32::from_be_bytes(std::array::from_fn(|i| random[i]))];
         let header = IndexHeader { frames: 0, salts, chain: Chain::default(), ..now.header };
         let restarted = self.index.publish(header).and_then(|()| {
+            // An empty one says after a crash that there is nothing in it.
+            self.files.wal.truncate(0)?;
             self.index.set_copied(0)?;
             self.index.set_attempted(0)?;
             self.index.set_mark(1, 0)?;

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use serde::{Deserialize, Serialize};
 
 use super::super::wal_index::IndexHeader;
+use crate::format::wal::FrameHeader;
 
 /// Which state the files of a [`ReadReplicaFile`](super::ReadReplicaFile) are in. The caller keeps it beside its own position in
 /// the source.
@@ -34,6 +35,31 @@ impl StateMark {
             salts,
             chain,
         }
+    }
+}
+
+impl StateMark {
+    pub(super) fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    /// Whether the file system keeps times that say whether a file was written: some have whole seconds only.
+    pub(super) fn is_exact(&self) -> bool {
+        self.modified.1 != 0
+    }
+
+    /// Whether the other one has the same database file, and a WAL that may have grown from this one.
+    pub(super) fn is_before(&self, other: &StateMark) -> bool {
+        let file = |mark: &StateMark| (mark.device, mark.inode, mark.bytes, mark.modified);
+        self.is_exact()
+            && file(self) == file(other)
+            && self.frames <= other.frames
+            && (self.frames == 0 || self.salts == other.salts)
+    }
+
+    /// Whether its last frame is this one.
+    pub(super) fn ends_with(&self, last: &FrameHeader) -> bool {
+        (self.salts, self.chain) == (last.salts, last.chain.number())
     }
 }
 

@@ -29,6 +29,7 @@ mod checkpoint;
 mod index_writer;
 mod mark;
 mod open;
+mod reading;
 
 use std::borrow::Cow;
 use std::fs;
@@ -49,7 +50,7 @@ use super::wal_append::{WalAppender, new_header};
 use super::wal_frames::{frame_at, heads};
 use super::wal_index::{IndexHeader, WalIndex};
 use crate::format::database::{VERSIONS, WAL_VERSIONS};
-use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, WalHeader};
+use crate::format::wal::{Chain, FrameHeader, WalHeader};
 use crate::limits::LOCK_PATIENCE;
 
 /// Frames that were appended, but not published.
@@ -101,6 +102,8 @@ pub struct ReadReplicaFile {
     copied: u64,
     /// How many bytes the WAL has when a checkpoint is due.
     checkpoint_at: u64,
+    /// Whether the WAL must not start again.
+    keeps_frames: bool,
     failed: bool,
 }
 
@@ -109,6 +112,11 @@ impl ReadReplicaFile {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.files.path
+    }
+
+    /// The database file, which another descriptor of it must not take the place of.
+    pub(crate) fn database(&self) -> Result<&fs::File, DatabaseError> {
+        one_writer::plain(&*self.files.database).map_err(|error| self.io("reading", error))
     }
 
     /// Bytes of a page.
@@ -132,52 +140,21 @@ impl ReadReplicaFile {
         }
     }
 
-    /// Pages of the database after the last commit frame that was appended.
-    ///
-    /// # Errors
-    /// When the file cannot be asked.
-    pub fn pages(&self) -> Result<u32, DatabaseError> {
-        match self.last_header().db_pages {
-            0 => {
-                let bytes = self.files.database.bytes().map_err(|error| self.io("reading", error))?;
-                Ok(u32::try_from(bytes / u64::from(self.page_size)).unwrap_or(u32::MAX))
-            }
-            pages => Ok(pages),
-        }
-    }
-
-    /// Reads page `number`, from 1, as of the last commit frame that was appended, into `page`, which has the length of one.
-    /// False when it is not there.
-    ///
-    /// # Errors
-    /// As the file system says.
-    pub fn read_page(&self, number: u32, page: &mut [u8]) -> Result<bool, DatabaseError> {
-        let is_there = (1..=self.pages()?).contains(&number);
-        let read = match (self.newest.get(number), &self.files.wal) {
-            (Some(frame), Some(wal)) => wal.read_at(page, frame_at(self.page_size, frame) + FRAME_HEADER_LEN as u64),
-            _ => {
-                let before = u64::from(number.saturating_sub(1));
-                self.files.database.read_at(page, before * u64::from(self.page_size))
-            }
-        };
-        Ok(read.map_err(|error| self.io("reading", error))? == page.len() && is_there)
-    }
-
     /// What the files look like now, as of the last commit that was published. The caller stores it beside its own position in
     /// the source, once that is durable and after each checkpoint.
     ///
     /// # Errors
     /// When the database file cannot be asked.
     pub fn mark(&self) -> Result<StateMark, DatabaseError> {
-        let meta = one_writer::plain(&*self.files.database).and_then(fs::File::metadata);
-        Ok(StateMark::of(&meta.map_err(|error| self.io("reading", error))?, self.index.header()))
+        let meta = self.database()?.metadata().map_err(|error| self.io("reading", error))?;
+        Ok(StateMark::of(&meta, self.index.header()))
     }
 
     /// Whether nobody wrote since this mark was taken; and while this is open, since it was opened.
     #[must_use]
     pub fn touched_since(&self, mark: &StateMark) -> Touched {
         match (self.mark(), self.check()) {
-            (Ok(now), Ok(())) if now == *mark => Touched::No,
+            (Ok(now), Ok(())) if now == *mark && now.is_exact() => Touched::No,
             _ => Touched::Maybe,
         }
     }
@@ -193,16 +170,30 @@ impl ReadReplicaFile {
         self.compare(&now.ok_or(changed)?).map(drop)
     }
 
+    /// Says whether the WAL is not to start again: frame n is then frame n, as it was appended, until that is taken back, and
+    /// the WAL grows as long. Another program that restarts it is noticed as one that wrote.
+    pub fn keep_frames(&mut self, keep: bool) {
+        self.keeps_frames = keep;
+    }
+
+    /// Gives the next WAL this number of checkpoints before it; the ones after it count on.
+    pub fn set_sequence(&mut self, sequence: u32) {
+        self.sequence = sequence.wrapping_sub(1);
+    }
+
     /// Appends frames after the last one: each is the number of a page, the pages of the database if it ends a transaction
     /// and else 0, and the page. Nobody sees them until the transaction is [committed](Self::commit); a large one may come in
-    /// several calls. Page 1 is stored with the version numbers of a database in WAL mode, whatever it says in bytes 18 and 19.
+    /// several calls. Page 1 is stored with the version numbers of a database in WAL mode, whatever it says in bytes 18 and 19; in
+    /// a WAL whose [frames are kept](Self::keep_frames), once it is in the database file.
     ///
     /// # Errors
     /// [`DatabaseError::WrittenByOthers`], and nothing was written; [`DatabaseError::WriteLocked`] when another connection
     /// is writing, or has a checkpoint wait for readers.
     pub fn append<'a>(&mut self, frames: impl IntoIterator<Item = (u32, u32, &'a [u8])>) -> Result<(), DatabaseError> {
         self.begin()?;
-        let claimed: Vec<_> = frames.into_iter().map(|(page, size, content)| claim(page, size, content)).collect();
+        let keeps = self.keeps_frames;
+        let claimed: Vec<_> =
+            frames.into_iter().map(|(page, size, content)| claim(page, size, content, keeps)).collect();
         let wrong =
             |(head, page): &(FrameHeader, Cow<'_, [u8]>)| head.page == 0 || page.len() != self.page_size as usize;
         let count = self.frames() + (self.unpublished.pages.len() + claimed.len()) as u64;
@@ -294,7 +285,7 @@ impl ReadReplicaFile {
         self.usable()?;
         let write = self.lock_write()?;
         let now = self.confirm()?;
-        if now.is_copied() && now.frames > 0 {
+        if now.is_copied() && now.frames > 0 && !self.keeps_frames {
             self.restart(&now)?;
         }
         let ready = self.make_ready();
@@ -325,8 +316,7 @@ impl ReadReplicaFile {
             }
         }
         let needed = if now.frames > 0 { frame_at(self.page_size, now.frames + 1) } else { 0 };
-        let bytes =
-            self.files.wal.as_ref().map_or(Ok(0), |wal| wal.bytes()).map_err(|error| self.io("reading", error))?;
+        let bytes = self.files.wal.bytes().map_err(|error| self.io("reading", error))?;
         if bytes < needed {
             return Err(self.others("its WAL was cut"));
         }
@@ -340,7 +330,8 @@ impl ReadReplicaFile {
         let same =
             |header: &IndexHeader| (header.page_size, header.salts, header.frames, header.chain, header.db_pages);
         // One without frames says nothing else: SQLite leaves out the page size of a WAL that it found empty.
-        let is_restarted = header.frames == 0 && header.change == ours.change;
+        let is_restarted =
+            header.frames == 0 && header.change == ours.change && !(self.keeps_frames && ours.frames > 0);
         if is_restarted || (header.frames > 0 && same(&header) == same(ours)) {
             return Ok(header);
         }
@@ -367,17 +358,10 @@ impl ReadReplicaFile {
             };
             self.wal = Some(wal);
         }
-        if self.files.wal.is_none() {
-            self.files.wal = Some(self.files.dir.open(&self.files.wal_name)?);
-        }
         if !self.index.is_clean()? {
             let (first, last) = self.index.last_block();
-            let pages: Vec<u32> = match &self.files.wal {
-                Some(wal) if last > 0 => {
-                    heads(&**wal, self.page_size, first - 1, last)?.iter().map(|head| head.page).collect()
-                }
-                _ => Vec::new(),
-            };
+            let heads = heads(&*self.files.wal, self.page_size, first - 1, last)?;
+            let pages: Vec<u32> = heads.iter().map(|head| head.page).collect();
             self.index.load(&pages)?;
         }
         Ok(())
@@ -409,11 +393,11 @@ impl ReadReplicaFile {
     }
 }
 
-/// A frame as it is to be written.
-fn claim(page: u32, size: u32, content: &[u8]) -> (FrameHeader, Cow<'_, [u8]>) {
+/// A frame as it is to be written: as it is, or such that it says that the database is in WAL mode.
+fn claim(page: u32, size: u32, content: &[u8], keep: bool) -> (FrameHeader, Cow<'_, [u8]>) {
     let head = FrameHeader { page, size, salts: [0; 2], chain: Chain::default() };
     let mut content = Cow::Borrowed(content);
-    if page == 1 && content.get(VERSIONS).is_some_and(|versions| versions != WAL_VERSIONS) {
+    if page == 1 && !keep && content.get(VERSIONS).is_some_and(|versions| versions != WAL_VERSIONS) {
         content.to_mut()[VERSIONS].copy_from_slice(&WAL_VERSIONS);
     }
     (head, content)

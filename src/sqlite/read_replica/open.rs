@@ -5,9 +5,11 @@ use std::io::{self, IoSlice};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT};
+use rustix::io::Errno;
 use uuid::Uuid;
 
 use super::super::image::Newest;
@@ -22,7 +24,7 @@ use super::{DatabaseError, IndexWriter, ReadReplicaFile, Unpublished};
 use crate::format::database::{self, DatabaseHeader, VERSIONS, WAL_VERSIONS};
 use crate::format::wal::{Chain, FrameHeader, WalHeader};
 use crate::limits::{LOCK_PATIENCE, SNAPSHOT_ROUNDS};
-use crate::repo::{FsRepo, Repo, RepoFile, read_at};
+use crate::repo::{FsRepo, Repo, RepoFile, opened, read_at};
 
 /// The files of a replica, with the locks that it holds as long as it is open.
 #[derive(Debug)]
@@ -32,8 +34,7 @@ pub(super) struct Files {
     pub(super) wal_name: String,
     pub(super) database: Arc<dyn RepoFile>,
     pub(super) index: Arc<dyn RepoFile>,
-    /// For reading; none while there is none.
-    pub(super) wal: Option<Arc<dyn RepoFile>>,
+    pub(super) wal: Arc<dyn RepoFile>,
 }
 
 impl Drop for Files {
@@ -46,12 +47,11 @@ impl Files {
     /// The files that have the names are those that are open.
     pub(super) fn check_in_place(&self) -> Result<(), DatabaseError> {
         let named = [
-            (Some(&self.database), self.path.clone(), "its file was replaced or removed"),
-            (Some(&self.index), beside(&self.path, SHM), "its -shm file was replaced or removed"),
-            (self.wal.as_ref(), beside(&self.path, WAL), "its WAL was replaced or removed"),
+            (&self.database, self.path.clone(), "its file was replaced or removed"),
+            (&self.index, beside(&self.path, SHM), "its -shm file was replaced or removed"),
+            (&self.wal, beside(&self.path, WAL), "its WAL was replaced or removed"),
         ];
         for (file, path, what) in named {
-            let Some(file) = file else { continue };
             if !is_at(&**file, &path).map_err(|error| DatabaseError::io("reading", &path, error))? {
                 return Err(DatabaseError::WrittenByOthers { path: self.path.clone(), what });
             }
@@ -72,9 +72,16 @@ fn stamp(database: &dyn RepoFile) -> io::Result<()> {
     let nanoseconds = u32::from_be_bytes(std::array::from_fn(|i| random[i])) % 1_000_000_000;
     let last_modification = Timespec { tv_sec: now.as_secs() as _, tv_nsec: nanoseconds as _ };
     let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ };
-    rustix::fs::futimens(plain(database)?, &Timestamps { last_access, last_modification })?;
+    match rustix::fs::futimens(plain(database)?, &Timestamps { last_access, last_modification }) {
+        // Of a file of another user. Then time must pass, so that a later write has another time.
+        Err(Errno::PERM) => thread::sleep(CLOCK_TICK),
+        done => done?,
+    }
     Ok(())
 }
+
+/// A write has the time of the last tick of a clock before it: more than the longest there is between two of them.
+const CLOCK_TICK: Duration = Duration::from_millis(20);
 
 fn is_at(file: &dyn RepoFile, path: &Path) -> io::Result<bool> {
     let open = plain(file)?.metadata()?;
@@ -102,9 +109,7 @@ impl ReadReplicaFile {
     /// # Errors
     /// As [`create`](Self::create).
     pub fn create_through(dir: &Arc<dyn Repo>, path: &Path, draft: &str) -> Result<ReadReplicaFile, DatabaseError> {
-        if fs::symlink_metadata(path).is_ok() {
-            return Err(DatabaseError::io("making", path, io::ErrorKind::AlreadyExists.into()));
-        }
+        is_free(path)?;
         ReadReplicaFile::replace_through(dir, path, draft)
     }
 
@@ -119,9 +124,25 @@ impl ReadReplicaFile {
     }
 
     fn replace_through(dir: &Arc<dyn Repo>, path: &Path, draft: &str) -> Result<ReadReplicaFile, DatabaseError> {
+        let database = dir.open_write(draft).map_err(|error| DatabaseError::io("making", path, error))?;
+        ReadReplicaFile::name_draft(dir, path, draft, database)
+    }
+
+    /// The same for a draft that is open, with what locks it has.
+    pub(crate) fn create_of(path: &Path, draft: &Path, file: fs::File) -> Result<ReadReplicaFile, DatabaseError> {
+        let (dir, path) = place(path)?;
+        is_free(&path)?;
+        ReadReplicaFile::name_draft(&dir, &path, &name_of(draft)?, Arc::new(opened(file)))
+    }
+
+    fn name_draft(
+        dir: &Arc<dyn Repo>,
+        path: &Path,
+        draft: &str,
+        database: Arc<dyn RepoFile>,
+    ) -> Result<ReadReplicaFile, DatabaseError> {
         let io = |error| DatabaseError::io("making", path, error);
         let name = name_of(path)?;
-        let database = dir.open_write(draft).map_err(io)?;
         let header = header_of(&*database, path)?;
         DatabaseHeader::of_file(&header, database.bytes().map_err(io)?)
             .map_err(|reason| DatabaseError::not_one(path, &reason))?;
@@ -151,7 +172,8 @@ impl ReadReplicaFile {
     ///
     /// # Errors
     /// [`DatabaseError::WrittenByOthers`] when it is not in WAL mode any more; [`DatabaseError::Changed`] when its WAL is
-    /// damaged; [`DatabaseError::Exclusive`] when another connection has it for itself.
+    /// damaged; [`DatabaseError::Busy`] when another process of this program writes it, [`DatabaseError::Exclusive`] when a
+    /// connection has it for itself.
     pub fn open(path: &Path) -> Result<Option<ReadReplicaFile>, DatabaseError> {
         let (dir, path) = place(path)?;
         ReadReplicaFile::open_through(&dir, &path)
@@ -174,6 +196,9 @@ impl ReadReplicaFile {
         let io = |error| DatabaseError::io("opening", path, error);
         let name = name_of(path)?;
         // Now its lock is held only as long as `files` is there.
+        if !one_writer::own(&*database).map_err(io)? {
+            return Err(DatabaseError::Busy { path: path.to_owned(), pid: None });
+        }
         let share = || share_database(plain(&*database)?).map(|shared| shared.then_some(()));
         let deadline = Instant::now() + LOCK_PATIENCE;
         if before(deadline, share).map_err(io)?.is_none() {
@@ -189,8 +214,8 @@ impl ReadReplicaFile {
         }
         let index = open_or_create(&**dir, &format!("{name}{SHM}"), &*database).map_err(io)?;
         let wal_name = format!("{name}{WAL}");
-        let mut files = Files { path: path.to_owned(), dir: dir.clone(), wal_name, database, index, wal: None };
-        files.wal = Some(open_or_create(&**dir, &files.wal_name, &*files.database).map_err(io)?);
+        let wal = open_or_create(&**dir, &wal_name, &*database).map_err(io)?;
+        let files = Files { path: path.to_owned(), dir: dir.clone(), wal_name, database, index, wal };
         let unused = one_writer::take_unused_index(&files.index).map_err(io)?;
         files.check_in_place()?;
         let page_size = decoded.page_size;
@@ -221,6 +246,7 @@ impl ReadReplicaFile {
             unsynced: true,
             copied: 0,
             checkpoint_at: WAL_BYTES_DUE,
+            keeps_frames: false,
             failed: false,
             files,
         })
@@ -268,9 +294,9 @@ impl Found {
     /// The committed part of the WAL, verified: of as many frames as a header says, or else of all there are.
     fn in_wal(files: &Files, page_size: u32, header: Option<&IndexHeader>) -> Result<Found, DatabaseError> {
         let (mut scanned, mut sequence) = (None, 0);
-        if let Some(wal) = files.wal.as_ref().filter(|_| header.is_none_or(|header| header.frames > 0)) {
+        if header.is_none_or(|header| header.frames > 0) {
             let io = |error| DatabaseError::io("reading the WAL of", &files.path, error);
-            let wal = plain(&**wal).map_err(io)?;
+            let wal = plain(&*files.wal).map_err(io)?;
             if let Some(Ok(start)) = read_header(wal).map_err(io)? {
                 sequence = start.sequence;
                 scanned = Some(scan(wal, start, header.map(|header| header.frames)).map_err(io)?);
@@ -368,6 +394,14 @@ fn open_or_create(dir: &dyn Repo, name: &str, database: &dyn RepoFile) -> io::Re
     plain(&*file)?.set_permissions(plain(database)?.metadata()?.permissions())?;
     dir.sync_dir()?;
     Ok(file)
+}
+
+/// That there is no file at a path.
+fn is_free(path: &Path) -> Result<(), DatabaseError> {
+    match fs::symlink_metadata(path).is_ok() {
+        true => Err(DatabaseError::io("making", path, io::ErrorKind::AlreadyExists.into())),
+        false => Ok(()),
+    }
 }
 
 /// The directory of a replica, and its path: SQLite follows a link to a database before it looks for the other files.
