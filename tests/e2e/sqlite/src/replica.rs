@@ -70,6 +70,11 @@ pub fn run(seconds: u64, readers: u64, seed: u64) -> Result<()> {
     }
     mirror.signal(Signal::INT)?;
     mirror.ended(LIMIT)?;
+    let behind = |lines: &[serde_json::Value]| {
+        lines.iter().filter_map(|line| line["behind_seconds"].as_f64()).fold(0.0, f64::max)
+    };
+    let (log, file) = (behind(&followed.mirror.json_lines()?), behind(&mirror.json_lines()?));
+    println!("as the mirrors say, the log was at most {log:.2} s behind the source, and the file {file:.2} s behind the log");
     lags.sort_unstable();
     let at = |share: f64| lags[((lags.len() - 1) as f64 * share) as usize];
     let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
