@@ -41,7 +41,7 @@ fn the_index_is_the_one_that_sqlite_makes_of_the_same_wal() {
         let mut replica = origin.replica("replica.db");
         let path = replica.path().to_owned();
         let reader = connect(&path);
-        let wanted = if page_size == 65_536 { 600 } else { 13_000 };
+        let wanted = if page_size == 65_536 { 600 } else { 9_000 };
         let mut round = 0;
         while replica.frames() < wanted {
             round += 1;

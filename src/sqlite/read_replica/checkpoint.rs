@@ -208,13 +208,14 @@ impl ReadReplicaFile {
         let random = Uuid::new_v4().into_bytes();
         let salts = [now.salts[0].wrapping_add(1), u32::from_be_bytes(std::array::from_fn(|i| random[i]))];
         let header = IndexHeader { frames: 0, salts, chain: Chain::default(), ..now.header };
-        let restarted = self.index.publish(header).and_then(|()| {
-            // An empty one says after a crash that there is nothing in it.
-            self.files.wal.truncate(0)?;
-            self.index.set_copied(0)?;
+        // The header comes after what goes with it: a reader that found fewer frames in the WAL than are said to be copied would
+        // not look for those that come next. The file comes last: an empty one says after a crash that nothing is in it.
+        let restarted = self.index.set_copied(0).and_then(|()| {
             self.index.set_attempted(0)?;
             self.index.set_mark(1, 0)?;
-            (2..MARKS).try_for_each(|slot| self.index.set_mark(slot, UNUSED))
+            (2..MARKS).try_for_each(|slot| self.index.set_mark(slot, UNUSED))?;
+            self.index.publish(header)?;
+            self.files.wal.truncate(0)
         });
         self.latch(restarted)?;
         self.index.adopt(header);

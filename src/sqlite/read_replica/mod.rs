@@ -315,6 +315,11 @@ impl ReadReplicaFile {
                 (self.wal, self.newest, self.copied) = (None, Newest::default(), 0);
             }
         }
+        if now.copied > now.frames {
+            // Who restarted it died before it was done.
+            let repaired = self.index.set_copied(0);
+            self.latch(repaired)?;
+        }
         let needed = if now.frames > 0 { frame_at(self.page_size, now.frames + 1) } else { 0 };
         let bytes = self.files.wal.bytes().map_err(|error| self.io("reading", error))?;
         if bytes < needed {
