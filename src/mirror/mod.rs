@@ -74,8 +74,8 @@ pub use ownership::{DbLock, db_lock_state, is_mirror, recorded_end, service_data
 pub use pages::Sought;
 pub use plan::{Plan, plan};
 pub use registry::{Registry, Settings};
-pub use replica_file::{ReplicaFileError, ReplicaFileStatus, is_replica_file, replica_file_status};
 pub use repair::{AcceptedLoss, NewDescription, accept_loss, describe_again, on_opening};
+pub use replica_file::{ReplicaFileError, ReplicaFileStatus, is_replica_file, replica_file_status};
 pub use run::{Event, Progress, run};
 pub use upload::{LastPart, Progress as UploadProgress, Staged, Upload, Uploads};
 pub use verify::verify_url;

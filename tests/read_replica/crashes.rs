@@ -31,7 +31,9 @@ fn a_mirror_that_is_killed_over_and_over_ends_with_the_source() {
             assert_eq!(reader.rows("PRAGMA integrity_check")[0][0], "ok");
         }
         // Sometimes nobody has it open, and the last to close it puts the WAL into the database.
-        if draw.below(2) == 0 && let Some(reader) = reader.take() {
+        if draw.below(2) == 0
+            && let Some(reader) = reader.take()
+        {
             reader.close();
         }
     }

@@ -45,7 +45,8 @@ fn what_is_still_in_its_wal_is_set_aside_with_it() {
     assert_eq!(content(&world.replica()), content(&world.source()));
     assert_eq!(other.rows("SELECT count(*) FROM t")[0][0], 2, "they keep what they have");
     other.kill();
-    let aside: Vec<_> = world.aside().into_iter().filter(|name| !name.ends_with("-wal") && !name.ends_with("-shm")).collect();
+    let aside: Vec<_> =
+        world.aside().into_iter().filter(|name| !name.ends_with("-wal") && !name.ends_with("-shm")).collect();
     assert!(content(&world.path(&aside[0])).contains("theirs"));
 }
 

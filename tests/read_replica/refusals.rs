@@ -3,8 +3,8 @@
 use std::fs;
 
 use super::support::process::{Mirror, arg, mirror, until};
-use super::support::sqlite::connect;
 use super::support::specimen;
+use super::support::sqlite::connect;
 use super::{World, content, is_done, is_refused, logmirror, record};
 
 #[test]
@@ -95,7 +95,11 @@ fn a_replica_is_no_source_by_accident() {
     world.feed();
     is_done(&world.pull(&[]));
     for sink in [world.url(), world.service.url("new"), arg(&world.path("copy")).to_owned()] {
-        is_refused(&mirror(arg(&world.replica()), sink, &[]), 2, &["are the arguments swapped", "replica.db-logmirror"]);
+        is_refused(
+            &mirror(arg(&world.replica()), sink, &[]),
+            2,
+            &["are the arguments swapped", "replica.db-logmirror"],
+        );
     }
     fs::remove_file(world.path("replica.db-logmirror")).unwrap();
     is_done(&mirror(arg(&world.replica()), world.service.url("new"), &[]));
@@ -178,7 +182,8 @@ fn a_source_that_went_back_is_refused_unless_adopted() {
     world.service.kill();
     let copy = |from: &str, to: &str| {
         fs::create_dir_all(world.path(to)).unwrap();
-        for entry in fs::read_dir(world.path(from)).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+        for entry in fs::read_dir(world.path(from)).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file())
+        {
             fs::copy(entry.path(), world.path(to).join(entry.file_name())).unwrap();
         }
     };

@@ -133,9 +133,7 @@ fn made_again_for(error: &MirrorError, mirror: &Mirror) -> Option<Instead> {
     match error {
         MirrorError::ReplicaFile(ReplicaFileError::Again { .. }) => Some(Instead::Ours),
         MirrorError::ReplicaFile(ReplicaFileError::Touched { what, .. }) => Some(Instead::touched(what)),
-        MirrorError::Fork { .. } | MirrorError::Reset { .. } | MirrorError::LaterGeneration { .. }
-            if mirror.adopt =>
-        {
+        MirrorError::Fork { .. } | MirrorError::Reset { .. } | MirrorError::LaterGeneration { .. } if mirror.adopt => {
             Some(Instead::Aside(error.to_string()))
         }
         // One that follows waits for a source that lost its end, which may bring it back.
@@ -177,7 +175,8 @@ async fn make(
             Instead::Nothing | Instead::Ours => "files of SQLite's were beside the place of DST".to_owned(),
         };
         let (path, aside) = (target.path.display(), aside.display());
-        let text = format!("sink: {path}: {reason}: what was there is set aside as {aside}, and the file is made again");
+        let text =
+            format!("sink: {path}: {reason}: what was there is set aside as {aside}, and the file is made again");
         told(Event::Warning(Warning { text, missing: None }));
     }
     (progress.next, progress.durable) = (at.next, at.next);

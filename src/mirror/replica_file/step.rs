@@ -237,7 +237,9 @@ async fn fetch(
         }
         if is_end && missing.0.count > 0 {
             let left = missing.0.count;
-            return Err(MirrorError::Interrupted(format!("{left} pages are neither in the source's base nor in a frame")));
+            return Err(MirrorError::Interrupted(format!(
+                "{left} pages are neither in the source's base nor in a frame"
+            )));
         }
     }
     Ok(missing)
