@@ -15,7 +15,7 @@ use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
 use super::missing::{self, Warning};
 use super::ownership;
-use super::replica_file::{self, ReplicaFile, ReplicaFileError, is_replica_file, replica_file_status};
+use super::replica_file::{self, ReplicaFile, ReplicaFileError, is_replica_file};
 use super::shorter;
 use super::sink::{DirSink, Sink};
 use super::source::Source;
@@ -377,7 +377,7 @@ impl Origin {
         Ok(match &mirror.source {
             Place::Url(url) => Origin::Log(Source::Url(Client::with_options(url, &mirror.http)?)),
             Place::Dir(path) if database::is_database(path) => {
-                is_no_replica(path)?;
+                replica_file::is_no_replica(path)?;
                 Origin::Database(Database::new(path, mirror.adopt, wal.clone()))
             }
             Place::Dir(path) => Origin::Log(Source::Dir(dir(path, FsRepo::open(path))?)),
@@ -422,18 +422,6 @@ impl Sink {
             }
         };
         absent.map_or(Ok(()), |place| Err(MirrorError::Absent { place }))
-    }
-}
-
-/// That a database is not one that a mirror keeps: its source is elsewhere.
-///
-/// # Errors
-/// [`ReplicaFileError::Swapped`].
-fn is_no_replica(path: &Path) -> Result<(), MirrorError> {
-    let path = path.to_str().and_then(|path| path.strip_suffix("-wal")).map_or(path, Path::new);
-    match replica_file_status(path)? {
-        Some(found) => Err(ReplicaFileError::swapped(path, found.source).into()),
-        None => Ok(()),
     }
 }
 
