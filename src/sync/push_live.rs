@@ -259,6 +259,7 @@ impl LivePush {
         });
         let (snapshot, at) = opened.await??;
         let (sums, reason) = if at.is_some() {
+            self.mark = self.mark.clone().under_own_header(self.position.frame);
             (None, String::new())
         } else {
             let state = match self.state.take() {

@@ -15,6 +15,7 @@ use super::metadata;
 use super::{FRAME_LEN, Position};
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, SUMMED_HEAD_LEN, WalHeader, WalStart};
 use crate::sqlite::WalPosition;
+use crate::sqlite::wal_append::new_header;
 use crate::sync::PAGE_LEN;
 
 /// Bytes of a digest that are kept.
@@ -78,6 +79,15 @@ impl PushMark {
         let PushMark { salts, sequence, big_endian, checksum, .. } = *self;
         let header = WalHeader { big_endian, page_size: PAGE_LEN as u32, sequence, salts };
         WalStart { header, chain: Chain::from_number(checksum) }
+    }
+
+    /// The same with checksums that go on from a header of our own: a server knows the sums of a sender at once whose database was
+    /// never checkpointed, as its header says. `frame` is the one that was confirmed last.
+    pub(super) fn under_own_header(self, frame: u32) -> PushMark {
+        let ours = self.ours();
+        let header = WalHeader { big_endian: ours.header.big_endian, ..new_header(PAGE_LEN as u32, 0) };
+        let chain = header.chain_like(frame.into(), ours);
+        PushMark::new(self.last.clone(), WalStart { header, chain }, self.wal())
     }
 
     /// The position in the WAL after the last frame that was confirmed.
