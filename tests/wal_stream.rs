@@ -289,3 +289,25 @@ fn power_loss_at_every_step_of_a_wal_keeps_what_was_acknowledged() {
     println!("wal: {steps} steps, {cases} power losses (step, pattern)");
     assert!(cases > 300, "{cases}");
 }
+
+#[test]
+fn a_header_that_no_frame_followed_gives_way_to_another_and_one_with_frames_does_not() {
+    let (left, mut other) = (log(), FrameLog::new(512, true));
+    other.header.salts = [1, 2];
+    other.chain = other.header.seed();
+    let other = other.commit(&[1, 2], 2).commit(&[2], 2);
+    let options = Options { segment_bytes_max: 1 << 20, ..options() };
+    let name = "00000000000000000001.wal";
+    for torn in [0, 100] {
+        let repo = MemRepo::default();
+        // As a crash leaves it.
+        put(&repo, name, &wal(&left)[..HEADER_LEN + torn]);
+        assert_eq!(write(&repo, options.clone(), &wal(&other), 70).unwrap(), Offset(4));
+        assert_eq!(segments(&repo)[name], wal(&other));
+        let refused = write(&repo, options.clone(), &wal(&left), 70).unwrap_err();
+        assert!(
+            matches!(refused, AppendError::Stream(ScanError::Corrupt { error: FormatError::Restarted { .. }, .. })),
+            "{refused:?}"
+        );
+    }
+}
