@@ -172,8 +172,7 @@ impl World {
             },
             Step::Connect(at) => {
                 if self.readers[at].take().is_none() {
-                    self.readers[at] =
-                        Some(Reader { sqlite: Sqlite::open(&self.replica().path().to_owned()), sees: None });
+                    self.readers[at] = Some(Reader { sqlite: Sqlite::open(self.replica().path()), sees: None });
                 }
             }
             Step::Transaction(at) => {
