@@ -171,13 +171,13 @@ pub(super) struct WalIndex {
     pub(super) db_pages: u32,
     /// How many of these frames are in the database file.
     pub(super) copied: u64,
-    /// All that the header says.
-    pub(super) header: IndexHeader,
     pub(super) marks: [u32; MARKS],
+    change: u32,
+    big_endian: bool,
 }
 
 impl WalIndex {
-    /// What it says now; `None` while it is being written, or when nobody has filled it.
+    /// What it says now; `None` while it is being written, or before it was filled.
     pub(super) fn read(file: &File) -> io::Result<Option<WalIndex>> {
         let mut bytes = [0; LEN];
         if read_at(file, &mut bytes, 0)? < LEN {
@@ -192,10 +192,16 @@ impl WalIndex {
             return None;
         }
         let header = IndexHeader::decode(header)?;
-        let IndexHeader { page_size, salts, frames, chain, db_pages, .. } = header;
+        let IndexHeader { change, big_endian, page_size, salts, frames, chain, db_pages } = header;
         let word = |at: usize| u32::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
         let (copied, marks) = (word(COPIED_AT).into(), std::array::from_fn(|slot| word(mark_at(slot))));
-        Some(WalIndex { page_size, salts, frames, chain, db_pages, copied, header, marks })
+        Some(WalIndex { page_size, salts, frames, chain, db_pages, copied, marks, change, big_endian })
+    }
+
+    /// What the header says.
+    pub(super) fn header(&self) -> IndexHeader {
+        let WalIndex { page_size, salts, frames, chain, db_pages, change, big_endian, .. } = *self;
+        IndexHeader { change, big_endian, page_size, salts, frames, db_pages, chain }
     }
 
     /// Whether all frames are in the database file.

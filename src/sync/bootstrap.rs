@@ -82,11 +82,11 @@ impl Draft {
 }
 
 /// Gives a replica that cannot go on another name, so that nothing in it is lost, and says which. Its WAL goes first: a
-/// database without its WAL is only out of date, but a WAL without its database is nothing. Its index goes along, or those who
-/// have the database open would share it with those who open the next one.
+/// database without its WAL is only out of date, but a WAL without its database is nothing. Its index goes along: connections to
+/// the old database must not share it with connections to the next one.
 ///
-/// The replica must stay open as long as the process can: a connection that still has it open and was the last to leave would
-/// remove the WAL of the next one.
+/// The replica must stay open as long as the process can: in early versions of SQLite the last connection
+/// to close the old database would remove the WAL of the next one.
 pub(super) fn set_aside(replica: &Replica) -> Result<PathBuf, DatabaseError> {
     let path = replica.path().to_owned();
     let aside = beside(&path, &format!(".set-aside.{}", stamp(SystemTime::now())));

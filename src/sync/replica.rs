@@ -2,7 +2,7 @@
 //! when a generation is folded into the database. Knows no server.
 //!
 //! Frame n of the generation is frame n of the WAL, which is neither restarted nor, by us, copied before the generation ends.
-//! What a crash leaves is told by the files alone. Frames are written after the last commit frame, synced when a commit frame is
+//! The files alone say what a crash left. Frames are written after the last commit frame, synced when a commit frame is
 //! among them, published to readers, and only then counted in the metadata: so the WAL holds at least what the metadata says,
 //! and more is compared with what comes. At the end of a generation the order is: pages into the database, synced; metadata
 //! to the next generation; WAL restarted. The first two wait for readers that use the database file as it was, the last for

@@ -181,5 +181,5 @@ fn readers_go_on_when_it_dies_at_any_step() {
 
 #[test]
 fn a_power_failure_at_any_step_takes_nothing_that_was_committed() {
-    die_at_each_step(false, Some(seed() % 2 == 0));
+    die_at_each_step(false, Some(seed().is_multiple_of(2)));
 }

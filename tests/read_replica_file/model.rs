@@ -157,7 +157,8 @@ impl World {
             Step::GiveUp => {
                 let frames = self.origin.run("UPDATE t SET x = hex(randomblob(300))");
                 let page_size = self.replica().page_size();
-                let last = frames.len() - (24 + page_size as usize);
+                // There may be no row to change.
+                let last = frames.len().saturating_sub(24 + page_size as usize);
                 if self.append(&frames[..last]) {
                     self.replica().forget_open();
                     // The source sends it again.
@@ -172,8 +173,7 @@ impl World {
             },
             Step::Connect(at) => {
                 if self.readers[at].take().is_none() {
-                    self.readers[at] =
-                        Some(Reader { sqlite: Sqlite::open(&self.replica().path().to_owned()), sees: None });
+                    self.readers[at] = Some(Reader { sqlite: Sqlite::open(self.replica().path()), sees: None });
                 }
             }
             Step::Transaction(at) => {

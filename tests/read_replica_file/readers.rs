@@ -136,7 +136,7 @@ fn every_read_sees_one_state_the_newest_one_and_nobody_is_locked_out() {
             // A reader that fails must not leave the others behind.
             let end = Ended(&shared.ended);
             let (start, mut version) = (Instant::now(), 0);
-            while version < 1200 && start.elapsed() < Duration::from_secs(40) {
+            while version < 800 && start.elapsed() < Duration::from_secs(40) {
                 let many = 1 + draw.below(4);
                 for _ in 0..many {
                     version += 1;

@@ -9,8 +9,8 @@
 //!   them, while its mark is changed: readers try again at once;
 //! - DMS exclusively, while the wal-index of a dead process is emptied: a connection that is opened tries again at once.
 //!
-//! RECOVER is not taken. It would say to readers that a recovery may take long, and they would be told that the database is
-//! busy; without it they try again for some ten seconds.
+//! RECOVER is not taken. It would say to readers that a recovery may take long, and their reads would fail as busy; without it they
+//! try again for some ten seconds.
 
 use std::io;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! Checkpoints of a [`ReadReplicaFile`] that nobody waits for: SQLite's PASSIVE ones. Owns: how far frames may be copied while
+//! Checkpoints of a [`ReadReplicaFile`] that no reader waits for: SQLite's PASSIVE ones. Owns: how far frames may be copied while
 //! others read, and when the WAL can start again.
 //!
 //! A reader uses the database file and the frames up to its read mark. So frames up to the lowest mark in use may be copied: all
-//! who read see them, in the WAL or in the file. A reader with mark 0 uses the file alone, and nothing may be copied while
+//! readers see them, in the WAL or in the file. A reader with mark 0 uses the file alone, and nothing may be copied while
 //! there is one. Once everything is copied new readers take mark 0, so those that use the WAL become fewer, and when there are
 //! none it starts again. All of it is tried once and left for the next checkpoint where a reader is in the way.
 
@@ -154,7 +154,7 @@ impl ReadReplicaFile {
         Ok(safe)
     }
 
-    /// Up to which frame all readers see: read marks that nobody holds are moved out of the way.
+    /// The last frame that all readers see. Read marks that no reader holds are moved out of the way.
     fn raise_marks(&self, now: &WalIndex) -> io::Result<u64> {
         let mut safe = now.frames;
         for slot in 1..MARKS {
@@ -200,14 +200,14 @@ impl ReadReplicaFile {
             return Ok(false);
         };
         if self.copied < now.frames {
-            // Who copied them may not have synced the database file.
+            // The connection that copied them may not have synced the database file.
             let synced = self.files.database.sync();
             self.latch(synced)?;
         }
         // As SQLite does it: the first salt counts, the second is random.
         let random = Uuid::new_v4().into_bytes();
         let salts = [now.salts[0].wrapping_add(1), u32::from_be_bytes(std::array::from_fn(|i| random[i]))];
-        let header = IndexHeader { frames: 0, salts, chain: Chain::default(), ..now.header };
+        let header = IndexHeader { frames: 0, salts, chain: Chain::default(), ..now.header() };
         // The header comes after what goes with it: a reader that found fewer frames in the WAL than are said to be copied would
         // not look for those that come next. The file comes last: an empty one says after a crash that nothing is in it.
         let restarted = self.index.set_copied(0).and_then(|()| {

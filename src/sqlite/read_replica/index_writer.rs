@@ -1,7 +1,7 @@
 //! [`IndexWriter`]: writes the wal-index that SQLite's readers go by. Owns: the order in which page numbers, slots and header
 //! are written. Knows no locks: the caller holds WRITE.
 //!
-//! Everything is written with `pwrite`, which Linux shows at once to those who have the file mapped, and which returns an error
+//! Everything is written with `pwrite`, which Linux shows at once to processes that have the file mapped, and which returns an error
 //! on a full disk where a store to a map would end the process.
 //!
 //! A reader looks at no frame after those that the header counts, so page numbers and slots of new frames may be written in any

@@ -5,7 +5,7 @@
 //! the header of the wal-index says so. Readers never wait for it, and it never waits for them.
 //!
 //! ```text
-//! append      frames into the WAL                          nobody sees them
+//! append      frames into the WAL                          no reader sees them
 //! sync        the WAL                                      they survive power loss
 //! publish     page numbers and slots, then the header      every read that starts from here on sees them
 //! checkpoint  frames into the database file, as far as no reader needs the file as it is; then the next
@@ -16,8 +16,9 @@
 //! that was published last, and nothing is written any more ([`DatabaseError::WrittenByOthers`]). While this process does not
 //! run, a [`StateMark`] that the caller keeps says whether anything was written.
 //!
-//! For as long as it is open it holds SHARED on the database file and DMS on the wal-index, so that no connection is the last
-//! to leave, who would checkpoint the WAL away, or the first to come, who would make the wal-index again.
+//! While it is open it holds SHARED on the database file and DMS on the wal-index, so that no connection is the last one to close,
+//! which would checkpoint and remove the WAL, or the first one to open, which would make the wal-index again. And it holds a byte
+//! of the database file that SQLite does not use: a second process of this program cannot open it.
 //!
 //! What a crash leaves: frames that were not published. If any connection has the database open they are cut off by the next
 //! [`open`](ReadReplicaFile::open); else they are in the WAL, and count if they end a transaction, as for SQLite.
@@ -150,7 +151,7 @@ impl ReadReplicaFile {
         Ok(StateMark::of(&meta, self.index.header()))
     }
 
-    /// Whether nobody wrote since this mark was taken; and while this is open, since it was opened.
+    /// Whether no other program wrote since this mark was taken; and while this is open, since it was opened.
     #[must_use]
     pub fn touched_since(&self, mark: &StateMark) -> Touched {
         match (self.mark(), self.check()) {
@@ -182,7 +183,7 @@ impl ReadReplicaFile {
     }
 
     /// Appends frames after the last one: each is the number of a page, the pages of the database if it ends a transaction
-    /// and else 0, and the page. Nobody sees them until the transaction is [committed](Self::commit); a large one may come in
+    /// and else 0, and the page. No reader sees them until the transaction is [committed](Self::commit); a large one may come in
     /// several calls. Page 1 is stored with the version numbers of a database in WAL mode, whatever it says in bytes 18 and 19; in
     /// a WAL whose [frames are kept](Self::keep_frames), once it is in the database file.
     ///
@@ -304,19 +305,19 @@ impl ReadReplicaFile {
     fn confirm(&mut self) -> Result<WalIndex, DatabaseError> {
         self.files.check_in_place()?;
         let now = self.index.read().map_err(|error| self.io("reading the -shm file of", error))?;
-        // Nobody writes it, so one that makes no sense is what somebody left who tried to.
+        // No connection is writing it, so one that makes no sense is what a writer left that died.
         let now = now.ok_or_else(|| self.others("a write of its -shm file was broken off"))?;
         if self.compare(&now)? != *self.index.header() {
-            self.index.adopt(now.header);
+            self.index.adopt(now.header());
             if now.frames == 0 {
-                // Who restarted it may not have synced the database file.
+                // The connection that restarted it may not have synced the database file.
                 let synced = self.files.database.sync();
                 self.latch(synced)?;
                 (self.wal, self.newest, self.copied) = (None, Newest::default(), 0);
             }
         }
         if now.copied > now.frames {
-            // Who restarted it died before it was done.
+            // The process that restarted it died before the restart was complete.
             let repaired = self.index.set_copied(0);
             self.latch(repaired)?;
         }
@@ -331,7 +332,7 @@ impl ReadReplicaFile {
     /// The header of the wal-index if it counts what was published last. A connection that had everything copied may have
     /// restarted the WAL without writing.
     fn compare(&self, now: &WalIndex) -> Result<IndexHeader, DatabaseError> {
-        let (ours, header) = (self.index.header(), now.header);
+        let (ours, header) = (self.index.header(), now.header());
         let same =
             |header: &IndexHeader| (header.page_size, header.salts, header.frames, header.chain, header.db_pages);
         // One without frames says nothing else: SQLite leaves out the page size of a WAL that it found empty.

@@ -122,8 +122,8 @@ impl ReadReplicaFile {
     }
 
     /// The same where there may be a file at `path`, in whose place the draft is put. Connections that have that one open keep
-    /// it, with its WAL, and it stays locked as long as this is open: a connection that was its last to leave would remove the
-    /// WAL of this one, which has the same name. Where the page size is the same, writing the pages that differ in one
+    /// it, with its WAL, and it stays locked as long as this is open: in early versions of SQLite the last connection to close it
+    /// would remove the WAL of this one, which has the same name. Where the page size is the same, writing the pages that differ in one
     /// transaction is better: the connections go along then. The caller has set aside what must stay.
     ///
     /// # Errors
@@ -244,7 +244,7 @@ impl ReadReplicaFile {
         let page_size = decoded.page_size;
         let found = match unused {
             Some(_all) => {
-                // With all locks of it: nobody has it mapped.
+                // No connection has it mapped: each would hold DMS.
                 files.index.truncate(0).map_err(io)?;
                 share_in_use(plain(&*files.index).map_err(io)?).map_err(io)?;
                 Found::in_wal(&files, page_size, None)?.rebuild(&files, page_size)?
@@ -287,7 +287,7 @@ struct Found {
 impl Found {
     /// Where others have the database open: what its wal-index says, or, where that makes no sense, what the WAL holds.
     fn beside_others(files: &Files, page_size: u32) -> Result<Found, DatabaseError> {
-        let read = || WalIndex::read(plain(&*files.index)?).map_err(|error| error);
+        let read = || WalIndex::read(plain(&*files.index)?);
         let io = |error| DatabaseError::io("reading the -shm file of", &files.path, error);
         for _ in 0..SNAPSHOT_ROUNDS {
             // One that is being written is whole a moment later.
@@ -304,10 +304,10 @@ impl Found {
                 }
                 return Found::in_wal(files, page_size, None)?.rebuild(files, page_size);
             };
-            let found = Found::in_wal(files, page_size, Some(&now.header));
+            let found = Found::in_wal(files, page_size, Some(&now.header()));
             // Another connection may have restarted the WAL while it was read.
             let after = read().map_err(io)?;
-            if after.is_some_and(|after| after.header == now.header) {
+            if after.is_some_and(|after| after.header() == now.header()) {
                 return found;
             }
         }
@@ -404,7 +404,7 @@ fn header_of(database: &dyn RepoFile, path: &Path) -> Result<[u8; database::HEAD
     Ok(header)
 }
 
-/// A file beside the database, with its permissions: who may read that one may read this one.
+/// A file beside the database, with the permissions of the database.
 fn open_or_create(dir: &dyn Repo, name: &str, database: &dyn RepoFile) -> io::Result<Arc<dyn RepoFile>> {
     match dir.open_write(name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
