@@ -1,7 +1,9 @@
 //! `logmirror mirror` between a SQLite database and a libSQL sync server.
 
 use std::cell::RefCell;
+use std::path::Path;
 
+use logmirror::mirror::replica_file_status;
 use logmirror::sync::{Direction, Replicate};
 
 use super::exit::{Exit, with_causes};
@@ -30,6 +32,11 @@ pub(super) fn run(args: &MirrorArgs, report: RefCell<Report>) -> Exit {
         return Exit::Usage.because(
             "--release is for logs of a logmirror service; a libSQL sync server is always written by its clients",
         );
+    }
+    if let Ok(Some(found)) = replica_file_status(Path::new(database)) {
+        let of = found.source;
+        return Exit::Usage
+            .because(format_args!("{database} is a read replica file that follows {of}: give another path"));
     }
     if args.trim {
         return Exit::Usage.because("--trim is for directories with segments; a WAL's unfinished end is never sent");

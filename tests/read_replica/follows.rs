@@ -43,7 +43,8 @@ fn each_commit_is_seen_within_a_second_beside_readers() {
     for reader in &mut readers {
         assert_eq!(reader.rows("PRAGMA integrity_check")[0][0], "ok");
     }
-    (feeding.terminate(), following.terminate());
+    feeding.terminate();
+    following.terminate();
     readers.into_iter().for_each(Sqlite::close);
     assert_eq!(content(&world.replica()), content(&world.source()));
     is_done(&world.pull(&[]));

@@ -101,6 +101,10 @@ fn a_replica_is_no_source_by_accident() {
             &["are the arguments swapped", "replica.db-logmirror"],
         );
     }
+    let libsql = world.url().replace("http://", "libsql+http://");
+    for (source, sink) in [(arg(&world.replica()), &*libsql), (&*libsql, arg(&world.replica()))] {
+        is_refused(&mirror(source, sink, &[]), 2, &["a read replica file that follows http://"]);
+    }
     fs::remove_file(world.path("replica.db-logmirror")).unwrap();
     is_done(&mirror(arg(&world.replica()), world.service.url("new"), &[]));
 }

@@ -57,9 +57,7 @@ fn run(arguments: &[&str]) -> Result<()> {
         Some(&"open-close-roll") => workloads::open_close(count(1, 86_400)?, Some(count(2, 4000)?)),
         Some(&"histories") => histories::run(count(1, 500)?, seed),
         Some(&"replica") => replica::run(count(1, 120)?, count(2, 20)?, seed),
-        Some(&"replica-reader") => {
-            replica::read(arguments.get(1).context("the path of a replica")?, count(2, 0)?)
-        }
+        Some(&"replica-reader") => replica::read(arguments.get(1).context("the path of a replica")?, count(2, 0)?),
         Some(&"waits") => waits::run(count(1, 60)?, seed),
         Some(other) => bail!("there is no workload {other:?}: see the script"),
     }

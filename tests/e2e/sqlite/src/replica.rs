@@ -59,7 +59,8 @@ pub fn run(seconds: u64, readers: u64, seed: u64) -> Result<()> {
         std::thread::spawn(move || watch(&replica, &times, &ended, &seen))
     };
     let written = write(&db, seconds, seed, &times)?;
-    let last = wait_for("the last commit to be seen", LIMIT, || Ok((seen.load(Ordering::Relaxed) >= written).then_some(())));
+    let last =
+        wait_for("the last commit to be seen", LIMIT, || Ok((seen.load(Ordering::Relaxed) >= written).then_some(())));
     last.with_context(|| mirror.errors())?;
     ended.store(true, Ordering::Relaxed);
     let mut lags = watching.join().map_err(|_| anyhow::anyhow!("the watcher ended"))??;
@@ -74,13 +75,17 @@ pub fn run(seconds: u64, readers: u64, seed: u64) -> Result<()> {
         lines.iter().filter_map(|line| line["behind_seconds"].as_f64()).fold(0.0, f64::max)
     };
     let (log, file) = (behind(&followed.mirror.json_lines()?), behind(&mirror.json_lines()?));
-    println!("as the mirrors say, the log was at most {log:.2} s behind the source, and the file {file:.2} s behind the log");
+    println!(
+        "as the mirrors say, the log was at most {log:.2} s behind the source, and the file {file:.2} s behind the log"
+    );
     lags.sort_unstable();
     let at = |share: f64| lags[((lags.len() - 1) as f64 * share) as usize];
     let (p50, p99, max) = (at(0.5), at(0.99), at(1.0));
     let wal = std::fs::metadata(work.0.join("replica.db-wal")).map_or(0, |found| found.len());
     println!("{written} commits, seen after p50 {p50:.1?}, p99 {p99:.1?}, at most {max:.1?}");
-    println!("{readers} readers: {reads} reads, {checks} integrity checks, {errors} errors; WAL {wal} bytes at the end");
+    println!(
+        "{readers} readers: {reads} reads, {checks} integrity checks, {errors} errors; WAL {wal} bytes at the end"
+    );
     ensure!(errors == 0, "{errors} reads failed");
     ensure!(max <= LAG_MAX, "a commit was seen after {max:?}");
     ensure!(wal <= 64 << 20, "the WAL has grown to {wal} bytes");
@@ -88,9 +93,11 @@ pub fn run(seconds: u64, readers: u64, seed: u64) -> Result<()> {
     ensure!(once.success(), "the mirror ended with {once}");
     let (ours, theirs) = (app::plain(&replica)?, &db);
     let content = |db: &Connection| -> Result<(i64, i64, i64)> {
-        Ok(db.query_row("SELECT (SELECT seq FROM latest), (SELECT sum(balance * id) FROM account), (SELECT count(*) FROM t)", [], |row| {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        })?)
+        Ok(db.query_row(
+            "SELECT (SELECT seq FROM latest), (SELECT sum(balance * id) FROM account), (SELECT count(*) FROM t)",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )?)
     };
     ensure!(content(&ours)? == content(theirs)?, "the replica is not the source");
     let aside = std::fs::read_dir(&work.0)?.filter_map(Result::ok);
@@ -112,7 +119,10 @@ fn write(db: &Connection, seconds: u64, seed: u64, times: &Mutex<Vec<Instant>>) 
         for _ in 0..=random.within(0..4) {
             let (from, to) = (random.within(1..ACCOUNTS as u64) as i64, random.within(1..ACCOUNTS as u64) as i64);
             let amount = random.within(1..50) as i64;
-            db.execute("UPDATE account SET balance = balance - ?, note = randomblob(200) WHERE id = ?", [amount, from])?;
+            db.execute(
+                "UPDATE account SET balance = balance - ?, note = randomblob(200) WHERE id = ?",
+                [amount, from],
+            )?;
             db.execute("UPDATE account SET balance = balance + ? WHERE id = ?", [amount, to])?;
         }
         match random.within(0..200) {
