@@ -46,6 +46,8 @@ pub const FRAME_HEADER_LEN: usize = 24;
 pub const SUMMED_HEAD_LEN: usize = 8;
 /// Page sizes, of which powers of two only.
 pub const PAGE_SIZES: RangeInclusive<u32> = 512..=65_536;
+/// The highest number of a page, and so the most pages that a database has.
+pub const PAGE_MAX: u32 = u32::MAX - 1;
 /// Number of the first frame of a generation.
 pub const FIRST_FRAME: Offset = Offset(1);
 
@@ -143,15 +145,15 @@ impl WalHeader {
         frames.saturating_mul(self.frame_len()).saturating_add(HEADER_LEN as u64)
     }
 
-    /// What the header of a frame claims, if such a frame can be of this log: it has its salts and a page number. Its
-    /// checksum is not looked at.
+    /// What the header of a frame claims, if such a frame can be of this log: it has its salts, the number of a page and a size
+    /// that databases can have. Its checksum is not looked at.
     ///
     /// # Errors
     /// [`FormatError::Zeros`] or [`FormatError::NotALog`].
     #[inline]
     pub fn claim(&self, head: &[u8; FRAME_HEADER_LEN]) -> Result<FrameHeader, FormatError> {
         let claim = FrameHeader::decode(head);
-        if claim.page != 0 && claim.salts == self.salts {
+        if claim.is_possible() && claim.salts == self.salts {
             return Ok(claim);
         }
         let zeros = head.iter().all(|byte| *byte == 0);
@@ -185,6 +187,12 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
+    /// Whether a database can have such a page and such a size.
+    #[must_use]
+    pub fn is_possible(&self) -> bool {
+        (1..=PAGE_MAX).contains(&self.page) && self.size <= PAGE_MAX
+    }
+
     /// Checks the stored checksum against the one that header and page give.
     #[inline]
     fn check(&self, computed: Chain) -> Result<(), FormatError> {
