@@ -73,7 +73,11 @@ async fn restore(
     }
     let place = source.clone();
     let restoring = tokio::task::spawn_blocking(move || restore_dir(Path::new(&source), &wanted));
-    restoring.await.unwrap_or_else(|error| Err(RestoreError::Io { place, error: std::io::Error::other(error) }))
+    match restoring.await {
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        restored => restored
+            .unwrap_or_else(|error| Err(RestoreError::Io { place, error: std::io::Error::other(error) })),
+    }
 }
 
 /// The thread that writes cannot be told to stop: the process ends under it.
