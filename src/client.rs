@@ -331,13 +331,15 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]; [`ClientError::OtherContent`] when the answer says that it is another base.
     pub async fn base(&self, generation: Generation) -> Result<Base, ClientError> {
-        let named = base::named(&self.status_of(generation).await?)?;
+        let named = base::named(&self.status_of(generation).await?, generation)?;
         let response = begun(self.request(Method::GET, "base").query(&[("generation", generation)])).await?;
         let response = of_generation(raw(checked(response).await?)?, generation)?;
         let digest = base::digest(&response)?;
         let named = match (&named, &digest) {
             // It may have been given its first base just now.
-            (Some(named), Some(digest)) if *named != digest.sha256 => base::named(&self.status_of(generation).await?)?,
+            (Some(named), Some(digest)) if *named != digest.sha256 => {
+                base::named(&self.status_of(generation).await?, generation)?
+            }
             _ => named,
         };
         Base::new(digest, named, steady(response.bytes_stream()).boxed())

@@ -204,12 +204,17 @@ async fn restore_url_once(client: &Client, wanted: &Wanted) -> Result<(Option<Ge
         Some(generation) => client.status_of(generation).await?,
         None => client.status().await?,
     };
-    let Positions { format, generation, durable, last_commit, .. } = positions(&status)?;
+    let Positions { format, generation: described, durable, last_commit, .. } = positions(&status)?;
     if format != LogFormat::Wal {
         return Err(RestoreError::NotALog(format!("{} is a {format}, which makes no database", client.url())));
     }
+    let generation = wanted.generation.unwrap_or(described);
     let durable = Offset(durable.0.saturating_sub(1));
-    let end = DurableEnd { durable: wanted.to.is_none().then_some(durable), last_commit };
+    let end = match described == generation {
+        true => DurableEnd { durable: wanted.to.is_none().then_some(durable), last_commit },
+        // A service of before describes no other generation than the current one.
+        false => DurableEnd::default(),
+    };
 
     let (sender, pieces) = mpsc::channel(PIECES_UNDER_WAY);
     let to = wanted.to;
@@ -228,6 +233,7 @@ async fn restore_url_once(client: &Client, wanted: &Wanted) -> Result<(Option<Ge
 }
 
 /// What the service says of the end of a log.
+#[derive(Default)]
 struct DurableEnd {
     /// The last durable frame, if all up to it is wanted.
     durable: Option<Offset>,

@@ -75,8 +75,9 @@ async fn restore(
     let restoring = tokio::task::spawn_blocking(move || restore_dir(Path::new(&source), &wanted));
     match restoring.await {
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        restored => restored
-            .unwrap_or_else(|error| Err(RestoreError::Io { place, error: std::io::Error::other(error) })),
+        restored => {
+            restored.unwrap_or_else(|error| Err(RestoreError::Io { place, error: std::io::Error::other(error) }))
+        }
     }
 }
 

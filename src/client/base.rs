@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::ClientError;
 use crate::api::LogStatus;
+use crate::offset::Generation;
 use crate::repr_digest::{self, ReprDigest};
 use crate::segment::base::BaseDigest;
 
@@ -59,7 +60,9 @@ impl Base {
         let found = BaseDigest(std::mem::take(&mut self.hash).finalize().into());
         match self.expected {
             Some(expected) if self.received == 0 && expected != found => Err(ClientError::OtherContent {
-                what: format!("the answer to a request for the base is empty, and the service says {expected} is its SHA-256"),
+                what: format!(
+                    "the answer to a request for the base is empty, and the service says {expected} is its SHA-256"
+                ),
             }),
             Some(expected) if expected != found => Err(other(found, expected)),
             _ => Ok(()),
@@ -106,12 +109,12 @@ impl Stream for Base {
     }
 }
 
-/// The base that a status names; none where it says nothing of it.
+/// The base of `generation` that a status names; none where it says nothing of it, as that of a service of before.
 ///
 /// # Errors
 /// [`ClientError::Protocol`] when what it says is no digest.
-pub(super) fn named(status: &LogStatus) -> Result<Option<BaseDigest>, ClientError> {
-    let Some(base) = &status.base else {
+pub(super) fn named(status: &LogStatus, generation: Generation) -> Result<Option<BaseDigest>, ClientError> {
+    let Some(base) = status.base.as_ref().filter(|_| status.generation == Some(generation)) else {
         return Ok(None);
     };
     let wrong = |reason| ClientError::Protocol(format!("the base in the status of the log: {reason}"));

@@ -67,7 +67,8 @@ impl Log {
         match page_size(&first[..count]).filter(|of_base| *of_base != bytes) {
             None => Ok(()),
             Some(of_base) => Err(Error::Format(format!(
-                "the frames have pages of {bytes} bytes, and the base of generation {} of this log has pages of {of_base} bytes: send                  them to another log, or start a generation from their own database",
+                "the frames have pages of {bytes} bytes, and the base of generation {} of this log has pages of {of_base} bytes: \
+                 send them to another log, or start a generation from their own database",
                 self.generation()
             ))),
         }

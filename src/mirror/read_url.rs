@@ -74,7 +74,8 @@ async fn stream(
     out: &Out,
 ) -> Result<Ended, MirrorError> {
     // What is there now shows whether the answer is of the log, before any of it goes further.
-    let last_commit = client.status_of(reading.generation).await?.last_commit;
+    let status = client.status_of(reading.generation).await?;
+    let last_commit = status.last_commit.filter(|_| status.generation == Some(reading.generation));
     let opening = client.read_of(Some(reading.generation), reading.from, None, reading.follow);
     let mut silence = Silence::new(*next);
     // Something that holds back all of an answer holds back its head too.
