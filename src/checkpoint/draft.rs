@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::fold::FoldError;
 use crate::format::database::{self, DatabaseHeader, HeaderError};
-use crate::limits::READ_BLOCK;
+use crate::limits::{LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::repo::{Repo, RepoFile};
 use crate::segment::base::{self, BaseReader, sum_file};
 
@@ -59,6 +59,15 @@ impl Draft {
     /// how large the database is: SQLite fills such a page up with zeros.
     pub(super) fn base_done(&mut self, page_size: u32) -> Result<(), FoldError> {
         self.page_size = Some(page_size);
+        if self.base_bytes == u64::from(LIBSQL_PAGE_SIZE) && page_size != LIBSQL_PAGE_SIZE {
+            let mut base = vec![0; LIBSQL_PAGE_SIZE as usize];
+            let count = self.file.read_at(&mut base, 0)?;
+            // What a log is created with, whatever pages are to come, has no content.
+            if base[..count] == database::empty(LIBSQL_PAGE_SIZE) {
+                self.file.truncate(0)?;
+                self.base_bytes = 0;
+            }
+        }
         self.check_page_size()
     }
 

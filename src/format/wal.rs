@@ -432,6 +432,17 @@ mod tests {
     }
 
     #[test]
+    fn a_page_or_a_size_that_no_database_has_is_no_frame() {
+        let header = WalHeader { big_endian: false, page_size: 512, sequence: 0, salts: [1, 2] };
+        let claimed = |page, size| {
+            let (head, _) = header.frame(header.seed(), page, size, &[0; 512]);
+            header.check(header.seed(), &head, &[0; 512]).is_ok()
+        };
+        assert!(claimed(PAGE_MAX, PAGE_MAX) && claimed(1, 0));
+        assert!(!claimed(u32::MAX, 1) && !claimed(0, 1) && !claimed(1, u32::MAX));
+    }
+
+    #[test]
     fn checksums_are_those_of_sqlite() {
         for (big_endian, sums) in [
             (false, [0xd8ea_0514_98d8_e2be, 0x0391_d555_1996_78f9, 0x7a63_9839_0eb2_9205]),

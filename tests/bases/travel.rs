@@ -211,7 +211,18 @@ fn frames_with_pages_of_another_size_than_those_of_the_base_are_refused() {
     assert!(fs::read(&out).unwrap() == log.state(2));
     // The base that a log is created with has no content, and no size that matters.
     assert_eq!(service.put("/logs/b", r#"{"format":"wal"}"#).status, 201);
-    assert_eq!(service.append("b", "?from=1", &other).status, 200);
+    let small = FrameLog::new(1024, false).commit(&[1, 2, 3], 3).commit(&[2, 4], 4);
+    assert_eq!(service.append("b", "?from=1", &small.stream(&[])).status, 200);
+    let restored = |name: &str| {
+        let out = data.path().join(name);
+        let (code, text) = said(&["restore", &service.url("/logs/b"), out.to_str().unwrap()]);
+        assert_eq!(code, 0, "{text}");
+        fs::read(&out).unwrap()
+    };
+    assert!(restored("b.db") == small.state(5));
+    let rolled = service.call("POST", "/logs/b/checkpoint", "", b"");
+    assert_eq!(rolled.status, 200, "{}", rolled.text());
+    assert!(restored("rolled.db") == small.state(5));
 }
 
 #[test]
