@@ -15,6 +15,9 @@ pub const FRAMING_FIELD: &str = "log-format-version";
 /// from one source takes nothing of another.
 pub const SOURCE_FIELD: &str = "log-source";
 
+/// Which generation an answer with commits or a base is of, so that one that was kept from another request is not taken for it.
+pub const GENERATION_FIELD: &str = "log-generation";
+
 pub use crate::format::LogFormat;
 
 /// Body of a request to create a log.
@@ -251,6 +254,14 @@ pub struct LastCommit {
     pub entries: u32,
     /// Its checksum.
     pub checksum: u64,
+}
+
+impl LastCommit {
+    /// The offset of its last entry.
+    #[must_use]
+    pub fn last_offset(&self) -> Offset {
+        Offset(self.offset.0.saturating_add(self.entries.into()).saturating_sub(1))
+    }
 }
 
 impl From<&Commit> for LastCommit {

@@ -1,11 +1,13 @@
 //! A client for the native API.
 
+mod base;
 mod options;
 mod patience;
 mod raw;
 mod refusal;
 mod way;
 
+pub use base::Base;
 pub use options::HttpOptions;
 pub(crate) use way::Way;
 
@@ -35,7 +37,7 @@ use crate::segment::base::BaseDigest;
 use crate::token::Token;
 use crate::transport::explained;
 use patience::{begun, patience, steady, stored_within, taken};
-use raw::{framing, raw};
+use raw::{framing, of_generation, raw};
 use refusal::checked;
 
 /// What an identity has encoded in a header: all but plain ASCII, and the sign that says so.
@@ -74,6 +76,12 @@ pub enum ClientError {
         /// What answered, and in what way.
         what: String,
     },
+    /// An answer that could be one of the service, with other bytes of the log than the service says it holds.
+    #[error("{what}: something between us and the service, or in its place, gave or changed this answer")]
+    OtherContent {
+        /// What was received, and what the service says.
+        what: String,
+    },
     /// The service could not be reached, or the connection broke.
     #[error("{}", explained(.0))]
     Transport(#[from] reqwest::Error),
@@ -93,6 +101,12 @@ impl ClientError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         self.blame() == Blame::Transient
+    }
+
+    /// Whether the same call on a new connection shows whether this was the network's fault.
+    #[must_use]
+    pub fn is_doubtful(&self) -> bool {
+        matches!(self, ClientError::OtherContent { .. })
     }
 
     /// Whether something between us and the service takes no body of that size, or none without a length.
@@ -157,6 +171,7 @@ pub fn positions(status: &LogStatus) -> Result<Positions, ClientError> {
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
+    options: HttpOptions,
     url: Url,
     /// The whole field, marked as a secret.
     authorization: Option<HeaderValue>,
@@ -217,7 +232,8 @@ impl Client {
         parsed.set_query(None);
         let token = Token::of_url(&parsed).map_err(|reason| wrong(&reason))?;
         let http = options.builder(&parsed).build()?;
-        let client = Client { http, url: parsed, authorization: None, source: None, way: Arc::default() };
+        let (options, way) = (options.clone(), Arc::default());
+        let client = Client { http, options, url: parsed, authorization: None, source: None, way };
         Ok(match token {
             Some(token) => client.with_token(&token),
             None => client.without_user(),
@@ -261,6 +277,15 @@ impl Client {
         // What is encoded is of bytes that may stand in a header, so this never fails.
         let source = HeaderValue::try_from(utf8_percent_encode(identity, PLAIN).to_string()).ok();
         Client { source, ..self }
+    }
+
+    /// The same on connections of its own: what answered on those before may not answer on these.
+    ///
+    /// # Errors
+    /// [`ClientError::Transport`] when no client can be made.
+    pub fn connected_again(&self) -> Result<Client, ClientError> {
+        let http = self.options.builder(&self.url).build()?;
+        Ok(Client { http, way: Arc::default(), ..self.clone() })
     }
 
     /// The log's URL.
@@ -318,15 +343,24 @@ impl Client {
         json(request.timeout(ANSWER_TIMEOUT).send().await?).await
     }
 
-    /// The database that a generation of the log starts from.
+    /// The database that a generation of the log starts from. Whatever the answer says of itself, its bytes end well only when
+    /// they are the base that the status of the log names.
     ///
     /// # Errors
-    /// See [`ClientError`].
+    /// See [`ClientError`]; [`ClientError::OtherContent`] when the answer says that it is another base.
     pub async fn base(&self, generation: Generation) -> Result<Base, ClientError> {
+        let named = base::named(&self.status_of(generation).await?, generation)?;
         let response = begun(self.request(Method::GET, "base").query(&[("generation", generation)])).await?;
-        let response = raw(checked(response).await?)?;
-        let digest = digest(&response)?;
-        Ok(Base { digest, bytes: steady(response.bytes_stream()).boxed() })
+        let response = of_generation(raw(checked(response).await?)?, generation)?;
+        let digest = base::digest(&response)?;
+        let named = match (&named, &digest) {
+            // It may have been given its first base just now.
+            (Some(named), Some(digest)) if *named != digest.sha256 => {
+                base::named(&self.status_of(generation).await?, generation)?
+            }
+            _ => named,
+        };
+        Base::new(digest, named, steady(response.bytes_stream()).boxed())
     }
 
     /// The checksums of the pages of the database that a WAL log holds, as of its last durable commit, under `key`, as
@@ -482,6 +516,10 @@ impl Client {
         }
         let response = if follow { request.send().await? } else { begun(request).await? };
         let response = raw(checked(response).await?)?;
+        let response = match generation {
+            Some(generation) => of_generation(response, generation)?,
+            None => response,
+        };
         let framing = framing(&response)?;
         let bytes = response.bytes_stream();
         let bytes = if follow { bytes.map_err(ClientError::from).boxed() } else { steady(bytes).boxed() };
@@ -591,48 +629,6 @@ impl Stream for Commits {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.bytes.poll_next_unpin(cx)
     }
-}
-
-/// The bytes of a base, as they come in.
-pub struct Base {
-    digest: Option<ReprDigest>,
-    bytes: futures::stream::BoxStream<'static, Result<Bytes, ClientError>>,
-}
-
-impl Base {
-    /// The digest that the service says it has; none of a service of before.
-    #[must_use]
-    pub fn digest(&self) -> Option<BaseDigest> {
-        self.digest.map(|digest| digest.sha256)
-    }
-
-    /// Whether nothing vouches for it: the service says so, or nothing of it.
-    #[must_use]
-    pub fn is_unproven(&self) -> bool {
-        self.digest.is_none_or(|digest| digest.unproven)
-    }
-}
-
-impl std::fmt::Debug for Base {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Base").field("digest", &self.digest).finish_non_exhaustive()
-    }
-}
-
-impl Stream for Base {
-    type Item = Result<Bytes, ClientError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.bytes.poll_next_unpin(cx)
-    }
-}
-
-fn digest(response: &Response) -> Result<Option<ReprDigest>, ClientError> {
-    let Some(field) = response.headers().get(repr_digest::FIELD) else {
-        return Ok(None);
-    };
-    let parsed = field.to_str().map_err(|error| error.to_string()).and_then(ReprDigest::parse);
-    parsed.map_err(|error| ClientError::Protocol(format!("{}: {error}", repr_digest::FIELD)))
 }
 
 fn with_digest(request: RequestBuilder, digest: Option<BaseDigest>) -> RequestBuilder {

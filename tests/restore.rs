@@ -346,7 +346,8 @@ fn a_url_restores_as_a_directory_does() {
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!((&told["frame"], &told["generation"], &told["bytes"]), (&json!(13), &json!(3), &json!(5 * 1024)));
     let base = "/logs/app/base?generation=3";
-    assert_eq!(service.asked(), ["/logs/app", base, "/logs/app/commits?from=1&generation=3"]);
+    let described = "/logs/app?generation=3";
+    assert_eq!(service.asked(), ["/logs/app", described, base, "/logs/app/commits?from=1&generation=3"]);
 
     for (to, wanted) in [(0, log.base.clone()), (2, log.state(2)), (10, log.state(10)), (11, log.state(11))] {
         assert_eq!(restore(&[&service.url, &out, "--force", "--to", &to.to_string()]).0, 0);
@@ -420,4 +421,89 @@ fn what_a_service_sends_is_verified() {
     let (code, _, errors) = restore(&["http://127.0.0.1:1/logs/app", &out]);
     assert_eq!(code, 3, "{errors}");
     assert_eq!(restore(&["http://127.0.0.1:1/", &out]).0, 2);
+}
+
+/// The program, with these arguments: its exit code, and all that it printed.
+fn program(args: &[&str]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_logmirror"));
+    let output = command.env_remove("LOGMIRROR_TOKEN").args(args).stdin(Stdio::null()).output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+}
+
+#[test]
+fn a_mirror_directory_that_lost_what_its_record_says_is_durable_is_not_restored() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, source, mirror, out) = (small(), path(&dir, "source"), path(&dir, "mirror"), path(&dir, "out.db"));
+    store(Path::new(&source), &log, &[]);
+    let (code, text) = program(&["mirror", &source, &mirror]);
+    assert_eq!(code, 0, "{text}");
+    let segment = Path::new(&mirror).join("00000000000000000001.wal");
+    let whole = fs::read(&segment).unwrap();
+    let frame_len = log.header.frame_len() as usize;
+    let mut rotten = whole.clone();
+    rotten[whole.len() - 9] ^= 1;
+    let cases: [(&str, Option<&[u8]>, &[&str]); 5] = [
+        ("its segment is gone", None, &["ends with frame 0", "durable up to frame 13"]),
+        ("its segment is empty", Some(&[]), &["frame 1", "byte 0"]),
+        (
+            "the last transaction is gone",
+            Some(&whole[..whole.len() - 2 * frame_len]),
+            &["ends with frame 11", "frame 13"],
+        ),
+        ("it is cut inside a frame", Some(&whole[..whole.len() - 7]), &["frame 13 is cut", "frame 11"]),
+        ("its last frame rotted", Some(&rotten), &["checksum mismatch at frame 13", "frame 11"]),
+    ];
+    for (what, bytes, says) in cases {
+        match bytes {
+            None => fs::remove_file(&segment).unwrap(),
+            Some(bytes) => fs::write(&segment, bytes).unwrap(),
+        }
+        let (code, _, errors) = restore(&[&mirror, &out]);
+        assert_eq!(code, 1, "{what}: {errors}");
+        for text in says.iter().chain(&["sound copy", "--to "]) {
+            assert!(errors.contains(text), "{what}: {text:?} is not in {errors}");
+        }
+        assert!(!Path::new(&out).exists(), "{what}");
+        assert_eq!(program(&["verify", &mirror]).0, 1, "{what}");
+        // What is whole can still be asked for.
+        if bytes.is_some_and(|bytes| !bytes.is_empty()) {
+            assert_eq!(restore(&[&mirror, &out, "--to", "11", "--force"]).0, 0, "{what}");
+            assert!(fs::read(&out).unwrap() == log.state(11), "{what}");
+            fs::remove_file(&out).unwrap();
+        }
+    }
+    fs::write(&segment, &whole).unwrap();
+    // What follows the durable end is what a crash leaves, as before.
+    fs::write(&segment, [&whole[..], &whole[32..90]].concat()).unwrap();
+    let (code, told, errors) = restore(&[&mirror, &out, "--json"]);
+    assert!(code == 0 && told.contains("\"torn\":58"), "{code}: {told}{errors}");
+    assert!(fs::read(&out).unwrap() == log.state(13));
+    fs::remove_file(&out).unwrap();
+    for file in ["base.db", "base.sums"] {
+        fs::remove_file(Path::new(&mirror).join(file)).unwrap();
+    }
+    for to in ["13", "0"] {
+        let (code, _, errors) = restore(&[&mirror, &out, "--to", to]);
+        assert!(code == 1 && errors.contains("base.db") && errors.contains("missing"), "{code}: {errors}");
+    }
+    assert!(!Path::new(&out).exists());
+}
+
+#[test]
+fn a_frame_of_a_page_that_no_database_has_is_none_wherever_it_comes_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plain, out) = (path(&dir, "plain"), path(&dir, "out.db"));
+    for (pages, size) in [(&[1, u32::MAX][..], 1), (&[1], u32::MAX), (&[u32::MAX - 1, u32::MAX], 1)] {
+        let log = small().commit(pages, size);
+        store(Path::new(&plain), &log, &[]);
+        let (code, _, errors) = restore(&[&plain, &out, "--to", &log.frames.len().to_string()]);
+        assert!(code == 1 || code == 2, "{code}: {errors}");
+        assert!(!errors.contains("panicked"), "{errors}");
+        let service = Service::start(served(&log, &[]));
+        let (code, _, errors) = restore(&[&service.url, &out]);
+        assert!(code == 1 && errors.contains("at frame 1"), "{code}: {errors}");
+    }
+    let mut left = support::files_named(dir.path());
+    left.retain(|name| name.contains("tmp") || name.contains("out.db"));
+    assert!(left.is_empty(), "{left:?}");
 }

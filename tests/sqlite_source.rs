@@ -292,6 +292,70 @@ fn what_is_no_database_is_refused() {
     assert!(!refused(&path).is_transient());
 }
 
+/// The program, with these arguments: its exit code, and all that it printed.
+fn program(args: &[&str]) -> (i32, String) {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_logmirror"));
+    let output = command.env_remove("LOGMIRROR_TOKEN").args(args).output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+}
+
+#[test]
+fn a_database_file_that_ends_before_its_last_page_is_damaged_unless_sqlite_sees_all_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let mut sqlite = Sqlite::open(&path);
+    sqlite.run(&["PRAGMA journal_mode = WAL", "CREATE TABLE t(a)"]);
+    for _ in 0..40 {
+        sqlite.rows("INSERT INTO t VALUES (randomblob(3000))");
+    }
+    sqlite.close();
+    let sound = fs::read(&path).unwrap();
+    let pages = (sound.len() / 4096) as u32;
+    assert!(pages > 20);
+    let place = path.to_str().unwrap();
+    for cut in [1, 3000, 4096, 4097, 9000] {
+        let bytes = sound.len() - cut;
+        fs::write(&path, &sound[..bytes]).unwrap();
+        let page = (bytes / 4096 + 1) as u32;
+        let found = open(&path).cut().unwrap().unwrap();
+        assert_eq!((found.page, found.at, found.pages), (page, BytePos(u64::from(page - 1) * 4096), pages));
+        for command in ["verify", "status"] {
+            let (code, text) = program(&[command, place]);
+            assert!(
+                code == 1 && text.contains(&format!("page {page}, from byte {}", found.at)),
+                "{cut}: {code}: {text}"
+            );
+            assert!(text.contains("damaged"), "{text}");
+        }
+        let sink = dir.path().join("copy");
+        let (code, text) = program(&["mirror", place, sink.to_str().unwrap()]);
+        assert!(code == 1 && text.contains(&format!("page {page}, from byte")), "{cut}: {code}: {text}");
+        assert!(!text.contains("network") && !sink.join("base.db").exists(), "{text}");
+    }
+    // The size in a header that was not written with the last change does not count, and SQLite fills such a page up.
+    let mut stale = sound[..sound.len() - 3000].to_vec();
+    stale[27] ^= 1;
+    fs::write(&path, &stale).unwrap();
+    assert_eq!(open(&path).cut().unwrap(), None);
+    // A checkpoint that broke off: what the file lacks is in the WAL.
+    fs::write(&path, &sound).unwrap();
+    let mut sqlite = Sqlite::open(&path);
+    sqlite.run(&["PRAGMA wal_autocheckpoint = 0", "CREATE TABLE u(a)"]);
+    for _ in 0..10 {
+        sqlite.rows("INSERT INTO u VALUES (randomblob(3000))");
+    }
+    let copy = dir.path().join("broken.db");
+    let wal = |path: &Path| format!("{}-wal", path.display());
+    fs::copy(&path, &copy).unwrap();
+    fs::copy(wal(&path), wal(&copy)).unwrap();
+    assert!(open(&copy).db_pages() > u64::from(pages));
+    assert_eq!(open(&copy).cut().unwrap(), None, "the new pages are in the WAL");
+    assert_eq!(program(&["verify", copy.to_str().unwrap()]).0, 0);
+    fs::write(&copy, &sound[..sound.len() - 9000]).unwrap();
+    let found = open(&copy).cut().unwrap().unwrap();
+    assert_eq!(found.page, ((sound.len() - 9000) / 4096 + 1) as u32, "that one is in no frame");
+}
+
 #[test]
 fn a_link_leads_to_the_wal_of_the_file_it_names() {
     let dir = tempfile::tempdir().unwrap();

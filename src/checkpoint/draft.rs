@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::fold::FoldError;
 use crate::format::database::{self, DatabaseHeader, HeaderError};
-use crate::limits::READ_BLOCK;
+use crate::limits::{LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::repo::{Repo, RepoFile};
 use crate::segment::base::{self, BaseReader, sum_file};
 
@@ -59,6 +59,15 @@ impl Draft {
     /// how large the database is: SQLite fills such a page up with zeros.
     pub(super) fn base_done(&mut self, page_size: u32) -> Result<(), FoldError> {
         self.page_size = Some(page_size);
+        if self.base_bytes == u64::from(LIBSQL_PAGE_SIZE) && page_size != LIBSQL_PAGE_SIZE {
+            let mut base = vec![0; LIBSQL_PAGE_SIZE as usize];
+            let count = self.file.read_at(&mut base, 0)?;
+            // What a log is created with, whatever pages are to come, has no content.
+            if base[..count] == database::empty(LIBSQL_PAGE_SIZE) {
+                self.file.truncate(0)?;
+                self.base_bytes = 0;
+            }
+        }
         self.check_page_size()
     }
 
@@ -74,7 +83,7 @@ impl Draft {
         };
         let base_pages = self.base_pages(page_size);
         let count = pages.len() / page_size as usize;
-        self.grown.extend((first..).take(count).filter(|page| u64::from(*page) > base_pages));
+        self.grown.extend(numbers(first, count).filter(|page| u64::from(*page) > base_pages));
         self.file.write_at(&mut [IoSlice::new(pages)], u64::from(first.saturating_sub(1)) * u64::from(page_size))
     }
 
@@ -135,6 +144,20 @@ impl Draft {
     }
 }
 
+/// A panic leaves nothing of it behind.
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.discard();
+        }
+    }
+}
+
+/// `count` page numbers from `first` on, as far as there are any.
+fn numbers(first: u32, count: usize) -> impl Iterator<Item = u32> {
+    (0..count).map_while(move |nth| first.checked_add(u32::try_from(nth).ok()?))
+}
+
 /// The first page of `1..=size` that neither a base of `base_pages` nor a frame holds.
 fn missing(size: u32, page_size: u32, base_pages: u64, grown: &HashSet<u32>) -> Option<u32> {
     let lock_page = u64::from(database::lock_page(page_size));
@@ -147,6 +170,27 @@ fn missing(size: u32, page_size: u32, base_pages: u64, grown: &HashSet<u32>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn page_numbers_end_with_the_last_that_there_can_be() {
+        assert_eq!(numbers(u32::MAX - 1, 3).collect::<Vec<_>>(), [u32::MAX - 1, u32::MAX]);
+        assert_eq!(numbers(7, 2).collect::<Vec<_>>(), [7, 8]);
+    }
+
+    #[test]
+    fn a_panic_leaves_no_draft() {
+        let repo: Arc<dyn Repo> = Arc::new(crate::repo::MemRepo::default());
+        let panicked = std::thread::spawn({
+            let repo = repo.clone();
+            move || {
+                let _draft = Draft::create(repo.clone(), "x.tmp".to_owned()).expect("created");
+                assert_eq!(repo.list().expect("listed"), ["x.tmp"]);
+                panic!("as a fault of ours would");
+            }
+        });
+        assert!(panicked.join().is_err());
+        assert_eq!(repo.list().expect("listed"), [""; 0]);
+    }
 
     #[test]
     fn only_the_page_with_the_locks_may_be_missing() {

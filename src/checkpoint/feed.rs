@@ -22,6 +22,8 @@ pub(super) struct Feed {
     /// The last commit frame, and the size it says.
     end: Offset,
     size: Option<u32>,
+    /// A frame whose checksum is to be compared, and the checksum once it was received.
+    watched: Option<(Offset, Option<u64>)>,
     /// The start of a frame whose end is still to come.
     rest: Vec<u8>,
 }
@@ -30,7 +32,19 @@ impl Feed {
     /// Up to frame `to`, or the last.
     pub(super) fn new(draft: Draft, to: Option<Offset>) -> Feed {
         let (from, head, rest) = (None, [0; HEADER_LEN], Vec::new());
-        Feed { draft, to, from, head, segment: FIRST_FRAME, next: FIRST_FRAME, end: Offset(0), size: None, rest }
+        let (segment, next, end) = (FIRST_FRAME, FIRST_FRAME, Offset(0));
+        Feed { draft, to, from, head, segment, next, end, size: None, watched: None, rest }
+    }
+
+    /// The same, keeping the checksum of this frame for [`watched`](Self::watched).
+    pub(super) fn watching(self, frame: Option<Offset>) -> Feed {
+        Feed { watched: frame.map(|frame| (frame, None)), ..self }
+    }
+
+    /// The frame that is watched and its checksum, once it was received.
+    pub(super) fn watched(&self) -> Option<(Offset, u64)> {
+        let (frame, found) = self.watched?;
+        Some((frame, found?))
     }
 
     /// The next bytes of the base.
@@ -112,6 +126,9 @@ impl Feed {
             }
             self.draft.write(claim.page, page)?;
             self.from = Some(WalStart { chain: claim.chain, ..from });
+            if let Some((_, found)) = self.watched.as_mut().filter(|(frame, _)| *frame == number) {
+                *found = Some(claim.chain.number());
+            }
             self.next = Offset(number.0 + 1);
             if claim.size != 0 {
                 (self.end, self.size) = (number, Some(claim.size));

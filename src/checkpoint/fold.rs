@@ -22,7 +22,7 @@ use crate::repo::{Repo, RepoFile};
 use crate::segment::base::{self, BaseFault};
 use crate::segment::frames::{BASE, FrameError, Frames, frame_at, segment_name, segment_starts};
 use crate::sqlite::image::Newest;
-use crate::stream::DurableMark;
+use crate::stream::{DurableMark, MirrorRecord};
 
 /// Why there is no database as of that frame.
 #[derive(Debug, thiserror::Error)]
@@ -239,7 +239,11 @@ pub(super) fn survey(source: &dyn Repo, to: Option<Offset>) -> Result<State, Fol
     if to == Some(Offset(0)) {
         return Ok(State::default());
     }
-    let durable = DurableMark::read(source)?.offset();
+    // Before any segment, so a writer at work cannot move it past what is found.
+    let durable = match DurableMark::read(source)?.offset() {
+        None => MirrorRecord::read(source)?.map(|record| record.durable),
+        durable => durable,
+    };
     let mut state = State { starts: segment_starts(source)?, ..State::default() };
     let mut from = None;
     let mut next = FIRST_FRAME;
@@ -319,8 +323,8 @@ fn behind(frames: &Frames, segment: Offset, header: &WalHeader, state: &State) -
     frames.bytes_from(at).map_err(|error| FoldError::Damaged { error, last: state.end })
 }
 
-/// Whether what stands at the end of the last segment is what a crash left, rather than damage: behind the durable mark
-/// if there is one, else with nothing sound behind it.
+/// Whether what stands at the end of the last segment is what a crash left, rather than damage: behind the durable end
+/// if that is known, else with nothing sound behind it.
 fn is_torn(frames: Option<&Frames>, error: &FrameError, durable: Option<Offset>) -> Result<bool, FoldError> {
     let Some(frame) = error.frame() else {
         return Ok(false);

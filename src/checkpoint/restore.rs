@@ -9,20 +9,19 @@ use futures::{Stream, StreamExt};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::draft::Draft;
 use super::feed::Feed;
 use super::fold::{FoldError, Folded, prepare};
-use crate::api::Positions;
+use crate::api::{LastCommit, Positions};
 use crate::client::{Client, ClientError, positions};
 use crate::format::wal::FIRST_FRAME;
 use crate::format::{LogFormat, name};
 use crate::limits::{JSON_BYTES_MAX, PIECES_UNDER_WAY};
 use crate::offset::{Generation, Offset};
 use crate::repo::{FsRepo, Repo, read_small};
-use crate::segment::base::{BaseDigest, BaseReader};
+use crate::segment::base::BaseReader;
 use crate::segment::frames::{BASE, segment_starts};
 use crate::sqlite::names::{JOURNAL, WAL, beside, looks_like_a_database};
 use crate::stream::{current_generation, known_base};
@@ -72,16 +71,6 @@ pub enum RestoreError {
         /// What it says.
         durable: Offset,
     },
-    /// The base that was received is not the one that the service says it is.
-    #[error("the base of {place} that was received has the SHA-256 {found}, and the service says {expected}")]
-    OtherBase {
-        /// The log.
-        place: String,
-        /// The digest of what was received.
-        found: BaseDigest,
-        /// What the service says.
-        expected: BaseDigest,
-    },
     /// The service does not answer as it should.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -106,10 +95,7 @@ impl RestoreError {
             | RestoreError::Beside(_)
             | RestoreError::Invalid(_) => true,
             RestoreError::Client(error) => matches!(error, ClientError::Url { .. }),
-            RestoreError::NotALog(_)
-            | RestoreError::Short { .. }
-            | RestoreError::OtherBase { .. }
-            | RestoreError::Io { .. } => false,
+            RestoreError::NotALog(_) | RestoreError::Short { .. } | RestoreError::Io { .. } => false,
         }
     }
 
@@ -119,7 +105,8 @@ impl RestoreError {
         match self {
             RestoreError::Fold(error) => error.is_data(),
             RestoreError::Client(ClientError::Refused { body, .. }) => body.error == "corrupt-log",
-            RestoreError::NotALog(_) | RestoreError::Short { .. } | RestoreError::OtherBase { .. } => true,
+            RestoreError::Client(ClientError::OtherContent { .. }) => true,
+            RestoreError::NotALog(_) | RestoreError::Short { .. } => true,
             _ => false,
         }
     }
@@ -133,7 +120,7 @@ impl RestoreError {
             RestoreError::Invalid(_) => "invalid",
             RestoreError::NotALog(_) => "not-a-log",
             RestoreError::Short { .. } => "truncated",
-            RestoreError::OtherBase { .. } => "corrupt",
+            RestoreError::Client(ClientError::OtherContent { .. }) => "corrupt",
             RestoreError::Client(_) => "unavailable",
             RestoreError::Io { .. } => "io",
         }
@@ -196,27 +183,48 @@ fn restore_generation(
     Ok(Some(folded))
 }
 
-/// Restores from the log of a service. After Ok the database survives power loss.
+/// Restores from the log of a service. After Ok the database survives power loss. An answer that is not what the service says it
+/// holds is asked for once more, on a new connection.
 ///
 /// # Errors
 /// See [`RestoreError`].
 pub async fn restore_url(client: &Client, wanted: &Wanted) -> Result<(Option<Generation>, Folded), RestoreError> {
+    match restore_url_once(client, wanted).await {
+        Err(RestoreError::Client(error)) if error.is_doubtful() => {
+            log::warn!("{}: {error}; asking again on a new connection", client.url());
+            restore_url_once(&client.connected_again()?, wanted).await
+        }
+        restored => restored,
+    }
+}
+
+async fn restore_url_once(client: &Client, wanted: &Wanted) -> Result<(Option<Generation>, Folded), RestoreError> {
     let place = Place::of(wanted)?;
-    let Positions { format, generation: current, durable, .. } = positions(&client.status().await?)?;
+    let status = match wanted.generation {
+        Some(generation) => client.status_of(generation).await?,
+        None => client.status().await?,
+    };
+    let Positions { format, generation: described, durable, last_commit, .. } = positions(&status)?;
     if format != LogFormat::Wal {
         return Err(RestoreError::NotALog(format!("{} is a {format}, which makes no database", client.url())));
     }
-    let generation = wanted.generation.unwrap_or(current);
+    let generation = wanted.generation.unwrap_or(described);
     let durable = Offset(durable.0.saturating_sub(1));
-    // Of an older generation the status does not say where it ends.
-    let durable = (generation == current && wanted.to.is_none()).then_some(durable);
+    let end = match described == generation {
+        true => DurableEnd { durable: wanted.to.is_none().then_some(durable), last_commit },
+        // A service of before describes no other generation than the current one.
+        false => DurableEnd::default(),
+    };
 
     let (sender, pieces) = mpsc::channel(PIECES_UNDER_WAY);
     let to = wanted.to;
     let source = client.url().to_string();
-    let folding = tokio::task::spawn_blocking(move || fold_pieces(place, &source, to, durable, pieces));
+    let folding = tokio::task::spawn_blocking(move || fold_pieces(place, &source, to, end, pieces));
     let sent = send(client, generation, to, sender).await;
-    let folded = folding.await.map_err(|error| at(&wanted.out, io::Error::other(error)))?;
+    let folded = match folding.await {
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        folded => folded.map_err(|error| at(&wanted.out, io::Error::other(error)))?,
+    };
     match (folded, sent) {
         (Some(folded), _) => Ok((Some(generation), folded?)),
         (None, Err(error)) => Err(error.into()),
@@ -224,9 +232,34 @@ pub async fn restore_url(client: &Client, wanted: &Wanted) -> Result<(Option<Gen
     }
 }
 
+/// What the service says of the end of a log.
+#[derive(Default)]
+struct DurableEnd {
+    /// The last durable frame, if all up to it is wanted.
+    durable: Option<Offset>,
+    /// The last durable commit.
+    last_commit: Option<LastCommit>,
+}
+
+impl DurableEnd {
+    /// That what was folded reaches as far, and is what the service holds there.
+    fn check(&self, folded: &Folded, feed: &Feed) -> Result<(), RestoreError> {
+        if let Some(durable) = self.durable.filter(|durable| folded.frame < *durable) {
+            return Err(RestoreError::Short { last: folded.frame, durable });
+        }
+        match (self.last_commit, feed.watched()) {
+            (Some(LastCommit { checksum, .. }), Some((frame, found))) if checksum != found => {
+                let what = format!(
+                    "the frames that were received have the checksum {found:016x} at frame {frame}, and the service says {checksum:016x}"
+                );
+                Err(ClientError::OtherContent { what }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 enum Piece {
-    /// The digest that the base has, if the service says so.
-    Digest(Option<BaseDigest>),
     Base(Bytes),
     Log(Bytes),
     End,
@@ -240,7 +273,7 @@ async fn send(
     sender: mpsc::Sender<Piece>,
 ) -> Result<(), ClientError> {
     let base = client.base(generation).await?;
-    if sender.send(Piece::Digest(base.digest())).await.is_err() || !pass(base, Piece::Base, &sender).await? {
+    if !pass(base, Piece::Base, &sender).await? {
         return Ok(());
     }
     if to != Some(Offset(0))
@@ -272,40 +305,29 @@ fn fold_pieces(
     place: Place,
     source: &str,
     to: Option<Offset>,
-    durable: Option<Offset>,
+    end: DurableEnd,
     mut pieces: mpsc::Receiver<Piece>,
 ) -> Option<Result<Folded, RestoreError>> {
     let draft = match Draft::create(place.target.clone(), place.draft_name.clone()) {
         Ok(draft) => draft,
         Err(error) => return Some(Err(at(&place.out, error))),
     };
-    let mut feed = Feed::new(draft, to);
-    let mut base = ReceivedBase::default();
+    let mut feed = Feed::new(draft, to).watching(end.last_commit.map(|last| last.last_offset()));
     let mut fed = || loop {
         let done = match pieces.blocking_recv()? {
-            Piece::Digest(digest) => {
-                base.expected = digest;
-                continue;
-            }
-            Piece::Base(bytes) => {
-                base.hash(&bytes);
-                feed.base(&bytes)
-            }
-            Piece::Log(bytes) => match base.check(source) {
-                Ok(()) => feed.log(&bytes),
-                Err(error) => return Some(Err(error)),
-            },
-            Piece::End => return Some(base.check(source).and_then(|()| Ok(feed.finish()?))),
+            Piece::Base(bytes) => feed.base(&bytes),
+            Piece::Log(bytes) => feed.log(&bytes),
+            Piece::End => return Some(feed.finish()),
         };
         match done {
-            Err(error) => return Some(Err(error.into())),
-            Ok(()) if to != Some(Offset(0)) && feed.reached() => return Some(feed.finish().map_err(Into::into)),
+            Err(error) => return Some(Err(error)),
+            Ok(()) if to != Some(Offset(0)) && feed.reached() => return Some(feed.finish()),
             Ok(()) => {}
         }
     };
-    let fed = fed().map(|fed| match (fed?, durable) {
-        (folded, Some(durable)) if folded.frame < durable => Err(RestoreError::Short { last: folded.frame, durable }),
-        (folded, _) => Ok(folded),
+    let fed = fed().map(|fed| {
+        let folded = fed?;
+        end.check(&folded, &feed).map(|()| folded)
     });
     let draft = feed.into_draft();
     match fed {
@@ -313,33 +335,6 @@ fn fold_pieces(
         failed => {
             draft.discard();
             failed
-        }
-    }
-}
-
-/// The digest of a base as it is received, and the one that the service says.
-#[derive(Default)]
-struct ReceivedBase {
-    expected: Option<BaseDigest>,
-    hash: Sha256,
-}
-
-impl ReceivedBase {
-    fn hash(&mut self, bytes: &[u8]) {
-        if self.expected.is_some() {
-            self.hash.update(bytes);
-        }
-    }
-
-    /// All of it was received. To be called before the first frame is written, and any number of times.
-    fn check(&mut self, source: &str) -> Result<(), RestoreError> {
-        let Some(expected) = self.expected.take() else {
-            return Ok(());
-        };
-        let found = BaseDigest(std::mem::take(&mut self.hash).finalize().into());
-        match found == expected {
-            true => Ok(()),
-            false => Err(RestoreError::OtherBase { place: source.to_owned(), found, expected }),
         }
     }
 }

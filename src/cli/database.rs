@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use logmirror::mirror::replica_file_status;
-use logmirror::sqlite::{DatabaseError, Snapshot, Verdict, take};
+use logmirror::sqlite::{DatabaseError, HeldDatabase, Snapshot, Verdict, take};
 use serde_json::{Map, Value, json};
 
 use super::exit::{Exit, printed};
@@ -16,7 +16,7 @@ pub(super) fn is_meant(path: &str) -> bool {
 
 /// Reads the whole WAL, checks every checksum, and says what is there.
 pub(super) fn run(path: &str, as_json: bool) -> Exit {
-    let (found, exit) = match take(Path::new(path), |snapshot| Ok::<_, DatabaseError>(describe(path, snapshot))) {
+    let (found, exit) = match take(Path::new(path), |snapshot| describe(path, snapshot)) {
         Ok(found) => found,
         Err(error @ DatabaseError::Io { .. }) => return Exit::Io.because(error),
         Err(error) if error.is_transient() => return Exit::Io.because(error),
@@ -41,8 +41,9 @@ pub(super) fn run(path: &str, as_json: bool) -> Exit {
     printed(written.map(|()| exit))
 }
 
-fn describe(path: &str, snapshot: &Snapshot) -> (Map<String, Value>, Exit) {
+fn describe(path: &str, snapshot: &Snapshot) -> Result<(Map<String, Value>, Exit), DatabaseError> {
     let mut leftover = Value::Null;
+    let cut = snapshot.cut()?;
     let (mut frame, mut at) = (Value::Null, Value::Null);
     let (verdict, fault, exit) = match snapshot.verdict() {
         Verdict::Whole => ("whole", None, Exit::Done),
@@ -63,6 +64,14 @@ fn describe(path: &str, snapshot: &Snapshot) -> (Map<String, Value>, Exit) {
             ("damaged", Some(fault), Exit::Data)
         }
     };
+    let (verdict, fault, exit) = match (&cut, fault) {
+        (None, fault) => (verdict, fault, exit),
+        (Some(cut), None) => {
+            at = json!(cut.at);
+            ("damaged", Some(format!("{}: {cut}", snapshot.path().display())), Exit::Data)
+        }
+        (Some(cut), Some(fault)) => ("damaged", Some(format!("{fault}; {}: {cut}", snapshot.path().display())), exit),
+    };
     let header = snapshot.header();
     let mut found = Map::new();
     found.extend([
@@ -79,9 +88,10 @@ fn describe(path: &str, snapshot: &Snapshot) -> (Map<String, Value>, Exit) {
         ("salts".to_owned(), json!(header.map(|header| header.salts))),
         ("sequence".to_owned(), json!(header.map(|header| header.sequence))),
         ("leftover_bytes".to_owned(), leftover),
+        ("fault_page".to_owned(), json!(cut.map(|cut| cut.page))),
         ("fault_frame".to_owned(), frame),
         ("fault_byte".to_owned(), at),
         ("fault".to_owned(), json!(fault)),
     ]);
-    (found, exit)
+    Ok((found, exit))
 }

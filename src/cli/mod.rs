@@ -30,6 +30,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use stop::{asked_to_drain, asked_to_stop, block_on};
 
+/// How a process ends that panicked, as the standard library has it.
+const PANIC_EXIT: u8 = 101;
+
 /// Verified, byte-exact mirrors of write-ahead logs.
 #[derive(Parser)]
 #[command(version, about, max_term_width = 110)]
@@ -67,7 +70,11 @@ pub(crate) fn main() -> ExitCode {
     output::report_panics();
     let exit = run();
     output::finish();
-    exit.into()
+    match exit {
+        // What a thread that panicked did not do is neither the disk's fault nor the network's.
+        exit::Exit::Io if output::has_panicked() => ExitCode::from(PANIC_EXIT),
+        exit => exit.into(),
+    }
 }
 
 fn run() -> exit::Exit {

@@ -102,9 +102,18 @@ fn finish_within(wait: Duration) {
     ERR.wait(Some(until));
 }
 
+/// Whether anything in this process panicked.
+static PANICKED: AtomicBool = AtomicBool::new(false);
+
+/// Whether anything in this process panicked since [`report_panics`].
+pub(super) fn has_panicked() -> bool {
+    PANICKED.load(Ordering::Relaxed)
+}
+
 /// Reports panics as the default does, but without waiting for a reader.
 pub(super) fn report_panics() {
     std::panic::set_hook(Box::new(|info| {
+        PANICKED.store(true, Ordering::Relaxed);
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("<unnamed>");
         let backtrace = std::backtrace::Backtrace::capture();

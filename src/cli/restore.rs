@@ -73,7 +73,12 @@ async fn restore(
     }
     let place = source.clone();
     let restoring = tokio::task::spawn_blocking(move || restore_dir(Path::new(&source), &wanted));
-    restoring.await.unwrap_or_else(|error| Err(RestoreError::Io { place, error: std::io::Error::other(error) }))
+    match restoring.await {
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        restored => {
+            restored.unwrap_or_else(|error| Err(RestoreError::Io { place, error: std::io::Error::other(error) }))
+        }
+    }
 }
 
 /// The thread that writes cannot be told to stop: the process ends under it.
@@ -111,5 +116,22 @@ fn failed(error: &RestoreError) -> Exit {
         RestoreError::Fold(FoldError::NotACommit { before, after, .. }) => json!({"before": before, "after": after}),
         _ => Value::Null,
     };
-    exit.because_code(error.code(), error, more)
+    match whole_up_to(error) {
+        Some(last) => {
+            let text = format!(
+                "{error}; put back what is missing from a sound copy, or mirror the source again; --to {last} restores what is whole"
+            );
+            exit.because_code(error.code(), text, more)
+        }
+        None => exit.because_code(error.code(), error, more),
+    }
+}
+
+/// The last transaction that a damaged log still has.
+fn whole_up_to(error: &RestoreError) -> Option<Offset> {
+    match error {
+        RestoreError::Fold(FoldError::Lost { last, .. } | FoldError::Gap { last, .. }) => Some(*last),
+        RestoreError::Fold(error @ FoldError::Damaged { last, .. }) if error.is_data() => Some(*last),
+        _ => None,
+    }
 }

@@ -5,8 +5,9 @@ use reqwest::{Response, StatusCode};
 
 use super::ClientError;
 use super::refusal::{plain, who};
-use crate::api::FRAMING_FIELD;
+use crate::api::{FRAMING_FIELD, GENERATION_FIELD};
 use crate::format::Framing;
+use crate::offset::Generation;
 
 /// What the service calls bytes.
 const BYTES: &str = "application/octet-stream";
@@ -33,6 +34,17 @@ pub(super) fn framing(response: &Response) -> Result<Framing, ClientError> {
     };
     let framing = value.to_str().ok().and_then(|text| text.parse().ok());
     framing.ok_or_else(|| ClientError::Protocol(format!("commits framed as {value:?}")))
+}
+
+/// The response, unless it says that it is of another generation than was asked for.
+pub(super) fn of_generation(response: Response, asked: Generation) -> Result<Response, ClientError> {
+    let named = response.headers().get(GENERATION_FIELD).map(plain);
+    match named.filter(|named| *named != asked.to_string()) {
+        None => Ok(response),
+        Some(named) => Err(ClientError::OtherContent {
+            what: format!("the answer to a request for generation {asked} of the log is of generation {named}"),
+        }),
+    }
 }
 
 fn foreign(response: &Response, what: &str) -> ClientError {

@@ -48,9 +48,8 @@ impl Blamed for ClientError {
             ClientError::Intermediary { status, .. } if is_passing_status(*status) => Blame::Transient,
             ClientError::Intermediary { .. } => Blame::Io,
             ClientError::Transport(error) if error.is_builder() => Blame::Usage,
-            ClientError::Transport(_) | ClientError::Silent { .. } | ClientError::NotFromService { .. } => {
-                Blame::Transient
-            }
+            ClientError::Transport(_) | ClientError::Silent { .. } => Blame::Transient,
+            ClientError::NotFromService { .. } | ClientError::OtherContent { .. } => Blame::Transient,
             ClientError::Protocol(_) => Blame::Io,
         }
     }

@@ -46,6 +46,8 @@ pub const FRAME_HEADER_LEN: usize = 24;
 pub const SUMMED_HEAD_LEN: usize = 8;
 /// Page sizes, of which powers of two only.
 pub const PAGE_SIZES: RangeInclusive<u32> = 512..=65_536;
+/// The highest number of a page, and so the most pages that a database has.
+pub const PAGE_MAX: u32 = u32::MAX - 1;
 
 /// Whether a database may have pages of so many bytes.
 #[must_use]
@@ -149,15 +151,15 @@ impl WalHeader {
         frames.saturating_mul(self.frame_len()).saturating_add(HEADER_LEN as u64)
     }
 
-    /// What the header of a frame claims, if such a frame can be of this log: it has its salts and a page number. Its
-    /// checksum is not looked at.
+    /// What the header of a frame claims, if such a frame can be of this log: it has its salts, the number of a page and a size
+    /// that databases can have. Its checksum is not looked at.
     ///
     /// # Errors
     /// [`FormatError::Zeros`] or [`FormatError::NotALog`].
     #[inline]
     pub fn claim(&self, head: &[u8; FRAME_HEADER_LEN]) -> Result<FrameHeader, FormatError> {
         let claim = FrameHeader::decode(head);
-        if claim.page != 0 && claim.salts == self.salts {
+        if claim.is_possible() && claim.salts == self.salts {
             return Ok(claim);
         }
         let zeros = head.iter().all(|byte| *byte == 0);
@@ -191,6 +193,12 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
+    /// Whether a database can have such a page and such a size.
+    #[must_use]
+    pub fn is_possible(&self) -> bool {
+        (1..=PAGE_MAX).contains(&self.page) && self.size <= PAGE_MAX
+    }
+
     /// Checks the stored checksum against the one that header and page give.
     #[inline]
     fn check(&self, computed: Chain) -> Result<(), FormatError> {
@@ -431,6 +439,17 @@ mod tests {
 
     fn content() -> ([u8; 4096], [u8; 4096]) {
         (std::array::from_fn(|at| (at % 251) as u8), [0; 4096])
+    }
+
+    #[test]
+    fn a_page_or_a_size_that_no_database_has_is_no_frame() {
+        let header = WalHeader { big_endian: false, page_size: 512, sequence: 0, salts: [1, 2] };
+        let claimed = |page, size| {
+            let (head, _) = header.frame(header.seed(), page, size, &[0; 512]);
+            header.check(header.seed(), &head, &[0; 512]).is_ok()
+        };
+        assert!(claimed(PAGE_MAX, PAGE_MAX) && claimed(1, 0));
+        assert!(!claimed(u32::MAX, 1) && !claimed(0, 1) && !claimed(1, u32::MAX));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use axum::response::Response;
 use futures::stream;
 use serde::Deserialize;
@@ -19,7 +19,7 @@ use super::paths::App;
 use super::reply::{self, Failure, drain};
 use super::upload::{self, PartQuery};
 use super::writers::writer_of;
-use crate::api::LogSource;
+use crate::api::{GENERATION_FIELD, LogSource};
 use crate::format::database::{self, DatabaseHeader};
 use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::mirror::{Draft, Error, Log, Writer};
@@ -35,7 +35,9 @@ pub(super) async fn read_base(
 ) -> Result<Response, Failure> {
     let GenerationQuery { generation } = query(&uri)?;
     let log = in_generation(&app, parse(name)?, generation).await?;
-    Ok(base(app.registry.base(&log)?).await?)
+    let mut response = base(app.registry.base(&log)?).await?;
+    response.headers_mut().insert(HeaderName::from_static(GENERATION_FIELD), HeaderValue::from(log.generation().0));
+    Ok(response)
 }
 
 /// A base that was received, and is not checked yet.

@@ -22,7 +22,7 @@ use super::conditional::{Outcome, Validators};
 use super::paths::App;
 use super::range::{self, Wanted};
 use super::reply::{self, Failure};
-use crate::api::{CreateLog, FRAMING_FIELD, LogStatus, SegmentStatus};
+use crate::api::{CreateLog, FRAMING_FIELD, GENERATION_FIELD, LogStatus, SegmentStatus};
 use crate::limits::BODY_ERROR_DELAY;
 use crate::mirror::{Error, Feed, Log, State as Health};
 use crate::offset::{Generation, Offset};
@@ -106,9 +106,10 @@ pub(super) async fn read(State(app): State<Arc<App>>, name: Parsed<String>, uri:
     let feed = app.registry.feed(&log, (from, to), follow).await?;
     let framing = app.registry.framing_at(&log, from).await?;
     let there = from < log.view().durable && to.is_none_or(|to| from < to);
-    let body = body(log, feed, there).await?;
+    let body = body(log.clone(), feed, there).await?;
     let mut response = ([(CONTENT_TYPE, "application/octet-stream")], body).into_response();
     response.headers_mut().insert(HeaderName::from_static(FRAMING_FIELD), reply::header(&framing.to_string())?);
+    response.headers_mut().insert(HeaderName::from_static(GENERATION_FIELD), HeaderValue::from(log.generation().0));
     Ok(response)
 }
 

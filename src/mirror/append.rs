@@ -35,6 +35,8 @@ pub struct Append {
     /// The offset that comes next in the stream, as far as that is known.
     next: Option<Offset>,
     error: Option<Error>,
+    /// Whether the frames are known to fit the base of the generation.
+    fits_base: bool,
 }
 
 impl Append {
@@ -57,7 +59,8 @@ impl Append {
         let next = from.or(Some(view.durable).filter(|durable| *durable == log.first()));
         let (share, error) = Default::default();
         let session = Arc::new(Session::of(writer));
-        Append { log, budget, queue, session, batcher, share, from, next, error }
+        let fits_base = log.format() != LogFormat::Wal;
+        Append { log, budget, queue, session, batcher, share, from, next, error, fits_base }
     }
 
     /// Whether the stream is on a boundary: nothing of an unfinished commit was received.
@@ -106,6 +109,10 @@ impl Append {
         if let Err(error) = pushed {
             self.fail(error.into());
         }
+        if let Err(error) = self.check_base(&batch).await {
+            self.fail(error);
+            return false;
+        }
         // A header alone is no news for the writer: it comes once more with the run behind it.
         if batch.runs().next().is_some() {
             let share = self.share.split(self.batcher.held());
@@ -134,6 +141,9 @@ impl Append {
         let scanned = chunks.into_iter().try_for_each(|chunk| self.batcher.push(chunk, &mut batch));
         let scanned = scanned.map_err(Error::from).and_then(|()| self.batcher.finish().map_err(Error::from));
         if let Err(error) = scanned {
+            return Err((error, self.log.view().durable));
+        }
+        if let Err(error) = self.check_base(&batch).await {
             return Err((error, self.log.view().durable));
         }
         let (reply, ended) = oneshot::channel();
@@ -170,6 +180,22 @@ impl Append {
             }
         }
         self.finish().await
+    }
+
+    /// That the first frames of the stream have pages as the base of the generation has them.
+    ///
+    /// # Errors
+    /// [`Error::Format`].
+    async fn check_base(&mut self, batch: &Batch) -> Result<(), Error> {
+        let framing = batch.runs().next().map(|run| run.framing);
+        let Some(Framing::Wal(Some(start))) = framing.filter(|_| !self.fits_base) else {
+            return Ok(());
+        };
+        let log = self.log.clone();
+        let checked = tokio::task::spawn_blocking(move || log.check_page_size(start.header.page_size)).await;
+        checked.unwrap_or_else(|_| Err(Error::Unavailable("the work was interrupted".into())))?;
+        self.fits_base = true;
+        Ok(())
     }
 
     /// The name of the log.

@@ -129,8 +129,11 @@ pub(super) fn at(repo: &FsRepo, error: io::Error) -> MirrorError {
     MirrorError::Dir { place: repo.place(), error }
 }
 
-/// The fault of a source's base that ended a stream of it.
+/// The fault of a source's base that ended a stream of it: that of a file, or an answer with another base.
 pub(super) fn of_source(error: &io::Error) -> Option<MirrorError> {
+    if let Some(ClientError::OtherContent { what }) = error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        return Some(ClientError::OtherContent { what: what.clone() }.into());
+    }
     // A stream wraps what a body was made of.
     let fault = BaseFault::of(error).or_else(|| {
         let inner = error.get_ref()?;
@@ -148,10 +151,11 @@ pub(super) fn is_in(repo: &FsRepo) -> Result<bool, MirrorError> {
     Ok(names.iter().any(|file| file == name::BASE))
 }
 
-/// The base that a service sends, once it has begun as a database does.
+/// The base that a service sends, once its first bytes are those of a database.
 ///
 /// # Errors
-/// [`ClientError::NotFromService`] when it is none: the service has no other.
+/// [`ClientError::NotFromService`] when they are not: the service has no other. [`ClientError::OtherContent`] when it is empty, or
+/// another one than the service names.
 pub(super) async fn of_url(client: &Client, generation: Generation) -> Result<BaseStream, MirrorError> {
     let mut blocks = client.base(generation).await?;
     let (digest, unproven) = (blocks.digest(), blocks.is_unproven());

@@ -324,6 +324,10 @@ pub(super) async fn find_start(
     standing: &Standing,
 ) -> Result<Start, MirrorError> {
     let path = &source.path;
+    let looking = snapshot.clone();
+    if let Some(cut) = off(move || looking.cut()).await?? {
+        return Err(DatabaseError::Cut { path: path.clone(), cut }.into());
+    }
     let noted = sink.source().await.map_err(|error| sink.own(error))?;
     let ours = noted.as_ref().is_some_and(|noted| noted.identity == source.identity());
     let go_on = |at| Start {

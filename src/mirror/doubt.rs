@@ -44,6 +44,7 @@ fn offset(mirror: &Mirror, error: &MirrorError, next: Offset) -> Option<Offset> 
     match error {
         MirrorError::Received(ScanError::Corrupt { offset, .. }) if is_received => Some(offset.unwrap_or(next)),
         MirrorError::Fork { at, .. } if is_received => Some(*at),
+        MirrorError::Client(ClientError::OtherContent { .. }) if is_received => Some(next),
         MirrorError::Append(_) if is_received && error.blame() == Blame::Data => Some(next),
         MirrorError::Refused(body) | MirrorError::Client(ClientError::Refused { body, .. })
             if is_sent && matches!(body.error.as_str(), "corrupt" | "fork") =>

@@ -13,7 +13,8 @@ use super::log::{Log, State};
 use super::registry::Registry;
 use crate::api::Damage;
 use crate::format::database::HEADER_LEN;
-use crate::format::{LogFormat, name};
+use crate::format::{LogFormat, database, name};
+use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::offset::{BytePos, Offset};
 use crate::repo::is_out_of_files;
 use crate::segment::base::{BaseFault, BaseId, BasePages, BaseReader, KnownBase, page_size, seen};
@@ -48,6 +49,32 @@ impl Log {
         }
         let reader = self.open_base().map_err(|error| self.base_error(error))?;
         Ok(LogBase { reader, log: self.clone() })
+    }
+
+    /// That frames with pages of `bytes` bytes may be the first of the generation: the base has such pages too, or is the one that
+    /// a log is created with. A base that is damaged says nothing; nor does one whose pages have no size, as an encrypted one.
+    /// Blocks for small reads.
+    ///
+    /// # Errors
+    /// [`Error::Format`].
+    pub(super) fn check_page_size(self: &Arc<Self>, bytes: u32) -> Result<(), Error> {
+        if self.view().durable > self.first() {
+            return Ok(());
+        }
+        let Ok(base) = self.base() else { return Ok(()) };
+        let mut first = vec![0; LIBSQL_PAGE_SIZE as usize];
+        let Ok(count) = base.read_at(&mut first, 0) else { return Ok(()) };
+        if base.bytes() == first.len() as u64 && first == database::empty(LIBSQL_PAGE_SIZE) {
+            return Ok(());
+        }
+        match page_size(&first[..count]).filter(|of_base| *of_base != bytes) {
+            None => Ok(()),
+            Some(of_base) => Err(Error::Format(format!(
+                "the frames have pages of {bytes} bytes, and the base of generation {} of this log has pages of {of_base} bytes: \
+                 send them to another log, or start a generation from their own database",
+                self.generation()
+            ))),
+        }
     }
 
     /// Opens the base, and learns of it what its files say.

@@ -35,6 +35,7 @@ mod log_base;
 mod missing;
 mod old_bases;
 mod opening;
+mod others;
 mod outlet;
 mod overlap;
 mod ownership;

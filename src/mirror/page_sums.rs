@@ -115,7 +115,7 @@ impl PageSumFeed {
         // What is behind the end of the base is in frames, or zeros.
         self.base.read_at(&mut block, u64::from(done) * page_size as u64)?;
         let mut sums = Vec::with_capacity(8 * count);
-        for (page, content) in (done + 1..).zip(block.chunks_exact_mut(page_size)) {
+        for (content, page) in block.chunks_exact_mut(page_size).zip(done + 1..) {
             if let Some(frame) = self.newest.get(&page).copied() {
                 self.read_frame(frame, content)?;
             }

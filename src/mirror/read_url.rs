@@ -7,6 +7,7 @@ use tokio::time::{sleep, timeout};
 
 use super::batching;
 use super::failure::MirrorError;
+use super::others;
 use super::source::{Out, Piece, Reading};
 use crate::api::LogState;
 use crate::client::{Client, ClientError, Commits};
@@ -72,6 +73,9 @@ async fn stream(
     max: u64,
     out: &Out,
 ) -> Result<Ended, MirrorError> {
+    // What is there now shows whether the answer is of the log, before any of it goes further.
+    let status = client.status_of(reading.generation).await?;
+    let last_commit = status.last_commit.filter(|_| status.generation == Some(reading.generation));
     let opening = client.read_of(Some(reading.generation), reading.from, None, reading.follow);
     let mut silence = Silence::new(*next);
     // Something that holds back all of an answer holds back its head too.
@@ -100,6 +104,9 @@ async fn stream(
         if is_first && let Some(first) = batch.runs().next().and_then(|run| run.commits().next()) {
             is_first = false;
             starts_at(&first.1, reading.from)?;
+        }
+        if let Some(last) = last_commit {
+            others::check(&batch, last)?;
         }
         *next = batch.runs().last().map_or(*next, |run| run.end);
         silence = Silence::new(*next);

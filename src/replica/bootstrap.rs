@@ -238,8 +238,8 @@ impl Writer<'_> {
             let Some((head, page)) = frame.split_first_chunk::<FRAME_HEADER_LEN>() else { continue };
             let head = FrameHeader::decode(head);
             self.written.frames += 1;
-            if head.page == 0 {
-                let reason = format!("frame {} is of page 0", self.written.frames);
+            if !head.is_possible() {
+                let reason = format!("frame {} is of page {} of {}", self.written.frames, head.page, head.size);
                 return Err(SyncError::Protocol { call: "reading frames".into(), reason }.into());
             }
             if head.size > 0 {

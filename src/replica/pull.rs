@@ -42,9 +42,9 @@ impl Store {
         for frame in frames.chunks_exact(FRAME_LEN) {
             let head = frame.first_chunk().map_or(FrameHeader::decode(&[0; FRAME_HEADER_LEN]), FrameHeader::decode);
             self.taken.frames += 1;
-            if head.page == 0 {
+            if !head.is_possible() {
                 let frame = self.info.synced_frame_no.saturating_add(self.taken.frames);
-                let reason = format!("frame {frame} is of page 0");
+                let reason = format!("frame {frame} is of page {} of {}", head.page, head.size);
                 return Err(SyncError::Protocol { call: "reading frames".into(), reason }.into());
             }
             if head.size > 0 {

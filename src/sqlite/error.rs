@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::cut::CutPage;
 use crate::format::database::HeaderError;
 
 /// Why the files of a database cannot be used. Nothing was changed.
@@ -93,6 +94,14 @@ pub enum DatabaseError {
         path: PathBuf,
         /// Those frames.
         frames: u64,
+    },
+    /// The file ends before the database does.
+    #[error("{} is cut: {cut}; put it back from a backup, or save what is left with `sqlite3 FILE .recover`", .path.display())]
+    Cut {
+        /// The database.
+        path: PathBuf,
+        /// Where.
+        cut: CutPage,
     },
     /// The files are not any more what they were when they were opened.
     #[error("{} was changed by another process: {what}", .path.display())]

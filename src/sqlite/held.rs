@@ -6,7 +6,7 @@ use std::path::Path;
 use super::error::DatabaseError;
 use super::follow::WalPosition;
 use super::page_sums::PageSums;
-use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
+use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, PAGE_MAX, WalHeader};
 use crate::limits::READ_BLOCK;
 
 /// What both a [`Snapshot`](super::Snapshot) and a [`Follower`](super::Follower) can read.
@@ -136,7 +136,7 @@ pub fn each_difference<E: From<DatabaseError>>(
         })?;
         position = Some(at);
     }
-    let (pages, page_bytes) = (held.page_count()?, u64::from(page_size));
+    let (pages, page_bytes) = (held.page_count()?.min(PAGE_MAX), u64::from(page_size));
     let mut block = vec![0; (READ_BLOCK / page_size as usize).max(1) * page_size as usize];
     let mut first = 1;
     while first <= pages {
@@ -144,7 +144,7 @@ pub fn each_difference<E: From<DatabaseError>>(
         let part = &mut block[..count * page_size as usize];
         let read = held.read_database(u64::from(first - 1) * page_bytes, part)?;
         part[read..].fill(0);
-        for (page, content) in (first..).zip(part.chunks_exact_mut(page_size as usize)) {
+        for (content, page) in part.chunks_exact_mut(page_size as usize).zip(first..) {
             if let Some(frame) = newest.get(&page) {
                 let at = HEADER_LEN as u64 + frame * (FRAME_HEADER_LEN as u64 + page_bytes) + FRAME_HEADER_LEN as u64;
                 if held.read_frames(at, content)? < content.len() {

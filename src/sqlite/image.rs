@@ -93,7 +93,7 @@ impl<P: Copy> Newest<P> {
         let mut run = Vec::with_capacity(READ_BLOCK.max(page_size as usize));
         let (mut first, mut count) = (0, 0);
         for (page, place) in self.in_order().into_iter().filter(|(_, place)| is_due(*place)) {
-            if count == pages_max || page != first + count {
+            if count == pages_max || u64::from(page) != u64::from(first) + u64::from(count) {
                 if count > 0 {
                     write(first, &run)?;
                     run.clear();

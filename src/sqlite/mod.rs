@@ -12,6 +12,7 @@
 //! - [`btree`], [`record`]: the trees of a database and their rows, without an engine.
 
 pub mod btree;
+mod cut;
 mod error;
 mod follow;
 mod held;
@@ -28,6 +29,7 @@ pub mod wal_frames;
 mod wal_index;
 pub(crate) mod wal_scan;
 
+pub use cut::CutPage;
 pub use error::DatabaseError;
 pub use follow::{Follower, Held, Moved, WalPosition};
 pub use held::{HeldDatabase, each_difference, each_frame, holds};

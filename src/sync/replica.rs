@@ -162,8 +162,9 @@ impl Replica {
         let (start, count) = (self.next, (frames.len() / FRAME_LEN) as u32);
         let end = start.checked_add(count).ok_or_else(|| SyncError::Full { path: self.path.clone() })?;
         let mut numbers = (start..).zip(frames_of(frames, LIBSQL_PAGE_SIZE));
-        if let Some((number, _)) = numbers.find(|(_, (head, _))| head.page == 0) {
-            let (call, reason) = ("reading frames".into(), format!("frame {number} is of page 0"));
+        if let Some((number, (head, _))) = numbers.find(|(_, (head, _))| !head.is_possible()) {
+            let reason = format!("frame {number} is of page {} of {}", head.page, head.size);
+            let call = "reading frames".into();
             return Err(SyncError::Protocol { call, reason });
         }
         let held = (self.frames() + 1).saturating_sub(start).min(count);

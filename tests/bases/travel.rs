@@ -14,6 +14,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::support::frames::FrameLog;
 use crate::support::service::Service;
 use crate::{GENERATION, base_of, flip, log_of, said, serve, service_with, sha256};
 
@@ -76,22 +77,43 @@ fn a_base_with_another_digest_than_its_sender_says_is_refused_before_it_is_visib
 }
 
 /// What becomes of a base on its way.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 enum OnTheWay {
     /// One bit changes.
     Changed,
     /// It is sent by a service that knows no digests.
     WithoutDigest,
+    /// Nothing in the answer says which base it was, and one bit changes.
+    ChangedWithoutDigest,
+    /// It is empty.
+    Empty,
+    /// That of the generation before comes, as from a cache that ignores the query; the fields of the answer too.
+    OfOtherGeneration,
+    /// So do the commits, without a field that says of which generation they are.
+    CommitsOfOtherGeneration,
 }
 
 /// Something in front of a service that passes everything on, and a base as `what` says. Its address.
 fn in_front_of(service: &Service, what: OnTheWay) -> String {
     async fn pass_on(State((to, what)): State<(Arc<str>, OnTheWay)>, request: Request) -> Response {
-        let path = request.uri().path_and_query().unwrap().as_str().to_owned();
+        let mut path = request.uri().path_and_query().unwrap().as_str().to_owned();
+        let older = match what {
+            OnTheWay::OfOtherGeneration => "/base",
+            OnTheWay::CommitsOfOtherGeneration => "/commits",
+            _ => "//",
+        };
+        if path.contains(older) {
+            path = path.replace("generation=2", "generation=1").replace("&to=5", "");
+        }
         let answer = reqwest::get(format!("{to}{path}")).await.unwrap();
         let mut response = Response::builder().status(answer.status());
         for (name, value) in answer.headers() {
-            let skipped = matches!(what, OnTheWay::WithoutDigest) && name == "repr-digest";
+            let skipped = match what {
+                OnTheWay::WithoutDigest | OnTheWay::ChangedWithoutDigest => name == "repr-digest",
+                OnTheWay::Empty => path.contains("/base") && ["repr-digest", "content-length"].contains(&name.as_str()),
+                OnTheWay::CommitsOfOtherGeneration => name == "log-generation",
+                OnTheWay::Changed | OnTheWay::OfOtherGeneration => false,
+            };
             if !skipped && name != "transfer-encoding" && name != "connection" {
                 response = response.header(name, value);
             }
@@ -100,8 +122,11 @@ fn in_front_of(service: &Service, what: OnTheWay) -> String {
             return Response::builder().status(StatusCode::BAD_GATEWAY).body(Body::empty()).unwrap();
         };
         let mut body = body.to_vec();
-        if matches!(what, OnTheWay::Changed) && path.contains("/base") {
-            body[6000] ^= 4;
+        match what {
+            _ if !path.contains("/base") => {}
+            OnTheWay::Changed | OnTheWay::ChangedWithoutDigest => body[6000] ^= 4,
+            OnTheWay::Empty => body.clear(),
+            _ => {}
         }
         response.body(body.into()).unwrap()
     }
@@ -127,6 +152,77 @@ fn a_base_that_changed_on_its_way_is_not_taken() {
     let (code, text) = said(&["verify", &url]);
     assert!(code == 1 && text.contains(&sha256(&log.base)), "{code}: {text}");
     assert!(!out.exists() && !copy.join("base.db").exists());
+}
+
+#[test]
+fn what_is_not_of_the_generation_that_was_asked_for_is_not_taken() {
+    let data = tempfile::tempdir().unwrap();
+    let log = log_of(4096, 5).commit(&[2], 5);
+    let service = service_with(data.path(), &log.base, &log.stream(&[]));
+    assert_eq!(service.call("POST", "/logs/app/checkpoint", "", b"").status, 200);
+    let base = service.get("/logs/app/base").body;
+    let next = FrameLog { base: base.clone(), ..FrameLog::new(4096, false).commit(&[4, 3], 5).commit(&[5], 5) };
+    assert_eq!(service.append("app", "?from=1", &next.stream(&[])).status, 200);
+    let ways = [
+        (OnTheWay::ChangedWithoutDigest, sha256(&base)),
+        (OnTheWay::Empty, "is empty".to_owned()),
+        (OnTheWay::OfOtherGeneration, "is of generation 1".to_owned()),
+        (OnTheWay::CommitsOfOtherGeneration, "have the checksum".to_owned()),
+    ];
+    for (nth, (what, says)) in ways.into_iter().enumerate() {
+        let url = in_front_of(&service, what);
+        let (out, copy) = (data.path().join(format!("{nth}.db")), data.path().join(format!("copy-{nth}")));
+        let (code, text) = said(&["restore", &url, out.to_str().unwrap()]);
+        assert!(code == 1 && text.contains(&says), "{what:?}: {code}: {text}");
+        assert!(text.contains("asking again on a new connection"), "{what:?}: {text}");
+        let (code, text) = said(&["mirror", &url, copy.to_str().unwrap()]);
+        assert!(code == 3 && text.contains(&says) && !text.contains("panicked"), "{what:?}: {code}: {text}");
+        assert!(text.contains("asking again on a new connection"), "{what:?}: {text}");
+        let (code, text) = said(&["verify", &url]);
+        assert!(code == 1 && text.contains(&says), "{what:?}: {code}: {text}");
+        assert!(!out.exists(), "{what:?}");
+        assert!(!copy.join("00000000000000000001.wal").exists(), "{what:?}: nothing of the wrong frames is kept");
+    }
+}
+
+#[test]
+fn frames_with_pages_of_another_size_than_those_of_the_base_are_refused() {
+    let data = tempfile::tempdir().unwrap();
+    let (log, other) = (log_of(4096, 5), log_of(1024, 5).stream(&[]));
+    let service = service_with(data.path(), &log.base, &[]);
+    let in_parts = || {
+        let (half, rest) = other.split_at(900);
+        assert_eq!(service.append("app", "?from=1&upload=u&at=0", half).status, 202);
+        service.append("app", &format!("?from=1&upload=u&at=900&total={}", other.len()), rest)
+    };
+    let answers = [
+        service.append("app", "?from=1", &other),
+        service.append("app", "", &other),
+        service.append_chunked("app", "?from=1", &other, 700),
+        in_parts(),
+    ];
+    for answer in answers {
+        assert_eq!(answer.refusal(), (409, "format".to_owned()), "{}", answer.text());
+        assert!(answer.text().contains("1024") && answer.text().contains("4096"), "{}", answer.text());
+    }
+    assert_eq!(service.append("app", "?from=1", &log.stream(&[])).status, 200);
+    let out = data.path().join("out.db");
+    assert_eq!(said(&["restore", &service.url("/logs/app"), out.to_str().unwrap()]).0, 0);
+    assert!(fs::read(&out).unwrap() == log.state(2));
+    // The base that a log is created with has no content, and no size that matters.
+    assert_eq!(service.put("/logs/b", r#"{"format":"wal"}"#).status, 201);
+    let small = FrameLog::new(1024, false).commit(&[1, 2, 3], 3).commit(&[2, 4], 4);
+    assert_eq!(service.append("b", "?from=1", &small.stream(&[])).status, 200);
+    let restored = |name: &str| {
+        let out = data.path().join(name);
+        let (code, text) = said(&["restore", &service.url("/logs/b"), out.to_str().unwrap()]);
+        assert_eq!(code, 0, "{text}");
+        fs::read(&out).unwrap()
+    };
+    assert!(restored("b.db") == small.state(5));
+    let rolled = service.call("POST", "/logs/b/checkpoint", "", b"");
+    assert_eq!(rolled.status, 200, "{}", rolled.text());
+    assert!(restored("rolled.db") == small.state(5));
 }
 
 #[test]

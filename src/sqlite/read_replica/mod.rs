@@ -196,7 +196,7 @@ impl ReadReplicaFile {
         let claimed: Vec<_> =
             frames.into_iter().map(|(page, size, content)| claim(page, size, content, keeps)).collect();
         let wrong =
-            |(head, page): &(FrameHeader, Cow<'_, [u8]>)| head.page == 0 || page.len() != self.page_size as usize;
+            |(head, page): &(FrameHeader, Cow<'_, [u8]>)| !head.is_possible() || page.len() != self.page_size as usize;
         let count = self.frames() + (self.unpublished.pages.len() + claimed.len()) as u64;
         if claimed.iter().any(wrong) || count >= u64::from(u32::MAX) {
             let error =

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::sequence::Sequences;
 use super::stage::Stages;
-use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, SUMMED_HEAD_LEN, WalHeader, WalStart};
+use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, PAGE_MAX, SUMMED_HEAD_LEN, WalHeader, WalStart};
 use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::mirror::{Error, Log};
 use crate::offset::Offset;
@@ -67,7 +67,7 @@ impl Pushed {
     /// Reads what was sent as frames `start..end`.
     ///
     /// # Errors
-    /// When the body has not that many frames, their salts differ, or a page number is 0.
+    /// When the body has not that many frames, their salts differ, or a page number or a size is none that databases have.
     pub(super) fn parse(start: Offset, end: Offset, body: BytesMut) -> Result<Pushed, Error> {
         let wanted = (end.0 - start.0).checked_mul(FRAME_LEN as u64);
         if wanted != Some(body.len() as u64) {
@@ -80,8 +80,11 @@ impl Pushed {
         let salts = header_of(&body).salts;
         for (at, header) in body.chunks(FRAME_LEN).map(header_of).enumerate() {
             let number = start.0 + at as u64;
-            if header.page == 0 {
-                return Err(Error::Invalid(format!("frame {number} is for page 0, and pages are numbered from 1")));
+            if !header.is_possible() {
+                let (page, size) = (header.page, header.size);
+                return Err(Error::Invalid(format!(
+                    "frame {number} is for page {page} of {size}, and pages are numbered from 1 to {PAGE_MAX}"
+                )));
             }
             if header.salts != salts {
                 return Err(Error::Invalid(format!("frame {number} has other salts than frame {start} of this push")));
