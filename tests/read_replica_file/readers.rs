@@ -165,13 +165,16 @@ fn every_read_sees_one_state_the_newest_one_and_nobody_is_locked_out() {
                     copied += u32::from(done.copied > 0);
                 }
             }
+            // They all read on, and what is in the WAL gets into the file all the same.
+            assert!(replica.wal_bytes() < 12 << 20);
+            assert!(replica.checkpoint_within(Duration::from_secs(5)).unwrap().restarted);
             drop(end);
             println!(
                 "pages of {page_size}: {version} versions, {restarts} restarts, {copied} checkpoints that copied, {} reads in {:?}",
                 shared.reads.load(SeqCst),
                 start.elapsed()
             );
-            assert!(restarts > 3 && copied > 10 && replica.wal_bytes() < 12 << 20);
+            assert!(copied > 10);
         });
         let db = connect(&path);
         assert_sound(&db);
