@@ -49,7 +49,11 @@ fn answering(answer: impl Into<Vec<u8>>) -> String {
     format!("http://{address}/logs/app")
 }
 
-/// The URL of a log where everybody gets the start of an answer, and then nothing more.
+/// What a status says that is asked for before a base.
+const STATUS: &str = r#"{"log":"app","format":"wal","id":"","generation":1,"epoch":0,"first":1,"next":1,"durable":1,"segments":0,"bytes":0,"last_commit":null,"state":"ok","error":null}"#;
+
+/// The URL of a log where everybody gets the start of an answer, and then nothing more; but the status of a generation whole, where
+/// there are answers at all.
 fn silent_after(start: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -59,6 +63,11 @@ fn silent_after(start: &'static str) -> String {
             let (mut stream, mut head, mut byte) = (stream.unwrap(), Vec::new(), [0]);
             while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|count| count == 1) {
                 head.push(byte[0]);
+            }
+            if !start.is_empty() && head.starts_with(b"GET /logs/app?generation=") {
+                let (fields, length) = ("HTTP/1.1 200 OK\r\nconnection: close", STATUS.len());
+                let _ = stream.write_all(format!("{fields}\r\ncontent-length: {length}\r\n\r\n{STATUS}").as_bytes());
+                continue;
             }
             let _ = stream.write_all(start.as_bytes());
             open.push(stream);
