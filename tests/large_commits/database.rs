@@ -39,7 +39,7 @@ fn a_vacuum_while_followed_is_one_commit_that_restores() {
     assert!(after.0 - before.0 > pages, "{before} to {after}, {pages} pages");
     let peak = peak_bytes(follower.id()).max(peak_bytes(service.id()));
     println!("at most {} MiB of memory", peak >> 20);
-    assert!(peak < 80 << 20, "{peak} bytes of memory");
+    assert!(peak < 48 << 20, "{peak} bytes of memory");
     follower.terminate();
     let restored = std::process::Command::new(env!("CARGO_BIN_EXE_logmirror"))
         .args(["restore", &service.url("app"), arg(&copy)])

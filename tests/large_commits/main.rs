@@ -31,11 +31,14 @@ fn large_bytes() -> u64 {
     given.unwrap_or(20 << 20)
 }
 
-/// The most memory that a process has had.
+/// The most memory that a process has had, without what files back: that is the program itself, which is large in a debug build.
 fn peak_bytes(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    let kilobytes = |field: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap()
+    };
+    (kilobytes("VmHWM:") - kilobytes("RssFile:")) * 1024
 }
 
 /// Whether two files hold the same bytes.

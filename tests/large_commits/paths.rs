@@ -61,7 +61,7 @@ fn goes_everywhere(from: &Path, segment: &str, next: Offset) {
     for (place, process) in [("service", &service), ("relay", &relay)] {
         let peak = peak_bytes(process.id());
         println!("{place}: at most {} MiB of memory", peak >> 20);
-        assert!(peak < 40 << 20, "{place}: {peak} bytes of memory");
+        assert!(peak < 16 << 20, "{place}: {peak} bytes of memory");
     }
 }
 
