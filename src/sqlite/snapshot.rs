@@ -5,7 +5,9 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::counted::{Counted, have_it_open};
 use super::error::DatabaseError;
+use super::follow::WalPosition;
 use super::held::HeldDatabase;
 use super::lock::beside_users as lock;
 use super::source::{BaseVersion, Opened, Places, Stamp, page_size};
@@ -44,6 +46,8 @@ pub struct Snapshot {
     wal: Option<Opened>,
     /// None where the WAL has no sound header.
     scan: Option<WalScan>,
+    /// What its users count, where that is more than what is proven.
+    counted: Option<Counted>,
     verdict: Verdict,
     page_size: Option<u32>,
 }
@@ -97,20 +101,35 @@ impl Snapshot {
             }
         }
         let stated = base.as_ref().map_or(Ok(None), |(database, _)| page_size(database))?;
+        // Before the WAL: what counts is in it by then.
+        let counted = index.as_ref().map_or(Ok(None), Counted::of)?;
+        if let (Some((database, _)), Some(index)) = (&base, &index) {
+            have_it_open(places, database, index)?;
+        }
         let wal = Opened::find(&places.wal)?;
         if let (None, true) = (&wal, base.is_none()) {
             let error = io::ErrorKind::NotFound.into();
             return Err(DatabaseError::io("opening", &places.wal, error));
         }
-        let (scan, verdict) = match &wal {
+        let bytes = wal.as_ref().map_or(Ok(0), |wal| wal.stamp().map(|stamp| stamp.bytes))?;
+        let (mut scan, mut verdict) = match &wal {
             None => (None, Verdict::Whole),
-            Some(wal) => {
-                let bytes = wal.stamp()?.bytes;
-                wal.ask(|file| scan(file, bytes))?
-            }
+            Some(wal) => wal.ask(|file| scan(file, bytes))?,
         };
-        let snapshot = Snapshot { places: places.clone(), base, index, wal, scan, verdict, page_size: stated };
-        snapshot.agrees()
+        let counted = match counted {
+            Some(counted) if !counted.are_in(scan.map(|scan| scan.end().header), bytes) => {
+                counted.are_elsewhere(places)?;
+                (scan, verdict) = (None, Verdict::Whole);
+                None
+            }
+            counted => counted.filter(|counted| scan.is_some_and(|scan| scan.frames() < counted.position.frames)),
+        };
+        if let (Some(counted), Some(scan)) = (&counted, &scan) {
+            let after = bytes.saturating_sub(scan.end().header.byte_after(counted.position.frames));
+            verdict = if after == 0 { Verdict::Whole } else { Verdict::Leftover { bytes: after } };
+        }
+        let places = places.clone();
+        Snapshot { places, base, index, wal, scan, counted, verdict, page_size: stated }.agrees()
     }
 
     /// Base and WAL must belong together.
@@ -196,19 +215,27 @@ impl Snapshot {
     /// Where the committed part of the WAL ends: its header, and the checksum that the next frame would go on from.
     #[must_use]
     pub fn end(&self) -> Option<WalStart> {
-        self.scan.map(|scan| scan.end())
+        let end = self.scan?.end();
+        Some(self.counted.map_or(end, |counted| WalStart { chain: counted.position.chain, ..end }))
     }
 
     /// Frames of the committed part of the WAL.
     #[must_use]
     pub fn frames(&self) -> u64 {
-        self.scan.map_or(0, |scan| scan.frames())
+        self.scan.map_or(0, |scan| self.counted.map_or(scan.frames(), |counted| counted.position.frames))
+    }
+
+    /// The first frame of the committed part whose checksum does not fit. From there on frames count only as long as a connection
+    /// has the database open and counts them: a recovery after a crash would not. None where all are proven.
+    #[must_use]
+    pub fn unproven(&self) -> Option<u64> {
+        self.counted.and(self.scan).map(|scan| scan.valid_frames() + 1)
     }
 
     /// Sound frames of the WAL from its start on, those behind the last commit included.
     #[must_use]
     pub fn valid_frames(&self) -> u64 {
-        self.scan.map_or(0, |scan| scan.valid_frames())
+        self.scan.map_or(0, |scan| scan.valid_frames()).max(self.frames())
     }
 
     /// Transactions of the committed part of the WAL.
@@ -222,14 +249,14 @@ impl Snapshot {
     pub fn db_pages(&self) -> u64 {
         match (self.frames(), self.base_bytes(), self.page_size) {
             (0, Some(bytes), Some(page_size)) => bytes / u64::from(page_size),
-            _ => self.scan.map_or(0, |scan| scan.db_pages()).into(),
+            _ => self.scan.map_or(0, |scan| self.counted.map_or(scan.db_pages(), |counted| counted.db_pages)).into(),
         }
     }
 
     /// Bytes of the committed part of the WAL, its header included; 0 when nothing of it counts.
     #[must_use]
     pub fn wal_bytes(&self) -> u64 {
-        self.scan.map_or(0, |scan| scan.bytes())
+        self.scan.map_or(0, |scan| scan.end().header.byte_after(self.frames()))
     }
 
     /// Reads the committed part of the WAL into `buf` from `at`; fewer bytes than asked for only at its end.
@@ -261,6 +288,10 @@ impl Snapshot {
         let (Some(header), Some(_)) = (self.header(), &self.base) else {
             return Ok(0);
         };
+        if self.counted.is_some() {
+            // Frames that are not proven cannot be passed on one by one.
+            return Ok(self.frames());
+        }
         let page_size = u64::from(header.page_size);
         let mut frame = vec![0; FRAME_HEADER_LEN + header.page_size as usize];
         let mut page = vec![0; header.page_size as usize];
@@ -295,6 +326,10 @@ impl HeldDatabase for Snapshot {
 
     fn wal_frames(&self) -> u64 {
         self.frames()
+    }
+
+    fn counted(&self) -> Option<WalPosition> {
+        self.counted.map(|counted| counted.position)
     }
 
     fn bytes_of_page(&self) -> Option<u32> {
