@@ -73,6 +73,8 @@ impl BaseCopy {
         }
         let position = complete(snapshot, folded, &file)?;
         snapshot.check()?;
+        // The rest takes longer than the copy.
+        snapshot.let_writers_on()?;
         let page_size = snapshot.page_size().unwrap_or(0) as usize;
         let (digest, sums) = summed(&file, page_size)?;
         Ok(BaseCopy { file: Arc::new(file), digest, at: position, sums })

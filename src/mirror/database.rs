@@ -143,6 +143,7 @@ impl Database {
             page_size: snapshot.page_size().unwrap_or(LIBSQL_PAGE_SIZE),
             is_rollback_known: false,
             failing: None,
+            gave_way: 0,
         };
         tokio::task::spawn_blocking(move || {
             let end = live.run(snapshot).map(|()| Piece::End(Tail::Clean));

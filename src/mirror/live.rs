@@ -31,6 +31,9 @@ const LET_GO_EVERY: Duration = Duration::from_secs(5);
 /// How long what may pass within moments is waited for before it is reported.
 const FAILING_MAX: Duration = Duration::from_secs(3);
 
+/// How often in a row a comparison of pages makes way for a writer with a rollback journal before that waits for it.
+const GIVE_WAY_MAX: u32 = 3;
+
 /// See the [module](self).
 pub(super) struct Live {
     pub(super) path: PathBuf,
@@ -59,6 +62,8 @@ pub(super) struct Live {
     pub(super) is_rollback_known: bool,
     /// Since when each look has failed.
     pub(super) failing: Option<Instant>,
+    /// How often in a row a writer was let go first.
+    pub(super) gave_way: u32,
 }
 
 /// What tells whether a database that nobody has open has changed.
@@ -209,6 +214,7 @@ impl Live {
     fn take_snapshot(&mut self, snapshot: &Snapshot) -> Result<Looked, MirrorError> {
         let rest = Rest::of(snapshot);
         if self.seen == Some(rest) {
+            self.note_seen(snapshot);
             return Ok(Looked::Done);
         }
         // What is sound before damage is handed over first.
@@ -217,10 +223,18 @@ impl Live {
             Some(at) if goes_on(snapshot, &at)? => at,
             _ => {
                 whole()?;
-                let Some((position, committed)) = self.compare(snapshot)? else {
+                if self.watch.is_none() || self.gave_way >= GIVE_WAY_MAX {
+                    snapshot.insist();
+                }
+                let compared = self.compare(snapshot);
+                if let Err(MirrorError::Snapshot(DatabaseError::Writing { .. })) = &compared {
+                    (self.gave_way, self.failing) = (self.gave_way + 1, None);
+                }
+                let Some((position, committed)) = compared? else {
                     return Ok(Looked::End);
                 };
                 snapshot.check()?;
+                self.gave_way = 0;
                 if position.is_none() && has_rollback_journal(snapshot)? {
                     self.reason = match std::mem::replace(&mut self.is_rollback_known, true) {
                         false => "it has a rollback journal, as after each change from here on".to_owned(),
@@ -228,6 +242,7 @@ impl Live {
                     };
                 }
                 let looked = self.compared(position, committed)?;
+                self.note_seen(snapshot);
                 // Also when the sink stalls: it is taken after what was compared.
                 if let Some(at) = position
                     && let Some(ended) = self.mark(snapshot, &at)?

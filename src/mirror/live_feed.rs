@@ -75,6 +75,7 @@ impl LiveFeed {
             page_size: end.header.page_size,
             is_rollback_known: false,
             failing: None,
+            gave_way: 0,
         };
         tokio::task::spawn_blocking(move || {
             let end = live.run(first).map(|()| Piece::End(Tail::Clean));

@@ -7,13 +7,19 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
 use super::error::DatabaseError;
 use super::follow::WalPosition;
+use super::lock::beside_users::before;
 use super::lock::hand_over_hand::{is_in_use, user};
 use super::source::{Opened, Places};
-use super::wal_index::WalIndex;
+use super::wal_index::{BLOCK_LEN, WalIndex, head_of, place_of};
 use crate::format::wal::{FRAME_HEADER_LEN, HEADER_LEN, WalHeader};
+use crate::repo::read_at;
+
+/// How long a wal-index that makes no sense is taken for one that is being written.
+const BEING_WRITTEN: Duration = Duration::from_millis(20);
 
 /// What the connections count, at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -28,25 +34,28 @@ pub(super) struct Counted {
 }
 
 impl Counted {
-    /// None when no connection has the wal-index in use, or it counts no frame, or is being written. Whoever calls holds the
-    /// locks that keep the WAL from being reset: then frames that count are in the WAL before they count.
+    /// None when no connection has the wal-index in use, or none has filled it. Whoever calls holds the locks that keep the WAL
+    /// from being reset: then frames that count are in the WAL before they count.
     pub(super) fn of(index: &Opened) -> Result<Option<Counted>, DatabaseError> {
         if !index.ask(is_in_use)? {
             return Ok(None);
         }
-        Ok(index.ask(WalIndex::read)?.and_then(|now| Counted::by(&now)))
+        // A commit writes it within microseconds.
+        let found = before(Instant::now() + BEING_WRITTEN, || index.ask(WalIndex::read))?;
+        Ok(found.as_ref().map(Counted::by))
     }
 
     /// The same of what was read.
-    pub(super) fn by(now: &WalIndex) -> Option<Counted> {
+    pub(super) fn by(now: &WalIndex) -> Counted {
         let position = WalPosition { salts: now.salts, frames: now.frames, chain: now.chain };
-        let counted =
-            Counted { position, db_pages: now.db_pages, is_copied: now.is_copied(), page_size: now.page_size };
-        (now.frames > 0).then_some(counted)
+        Counted { position, db_pages: now.db_pages, is_copied: now.is_copied(), page_size: now.page_size }
     }
 
-    /// Whether a WAL of so many bytes with this header is the one that is counted.
+    /// Whether a WAL of so many bytes with this header has all frames that are counted.
     pub(super) fn are_in(&self, header: Option<WalHeader>, bytes: u64) -> bool {
+        if self.position.frames == 0 {
+            return true;
+        }
         let frame_len = FRAME_HEADER_LEN as u64 + u64::from(self.page_size);
         header.is_some_and(|header| header.salts == self.position.salts)
             && bytes >= HEADER_LEN as u64 + self.position.frames * frame_len
@@ -62,6 +71,14 @@ impl Counted {
             false => Err(DatabaseError::WalAway { path: places.database.clone(), frames: self.position.frames }),
         }
     }
+}
+
+/// The page that a wal-index names for a frame; 0 where it ends before.
+pub(super) fn page_of(index: &Opened, frame: u64) -> Result<u32, DatabaseError> {
+    let (block, nth) = place_of(frame);
+    let (mut page, at) = ([0; 4], block * BLOCK_LEN as u64 + (head_of(block) + 4 * nth) as u64);
+    let read = index.ask(|file| read_at(file, &mut page, at))?;
+    Ok(if read == page.len() { u32::from_ne_bytes(page) } else { 0 })
 }
 
 /// That whoever has the wal-index in use has this database file open, and not one that was there before, as far as the system

@@ -21,7 +21,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::counted::{Counted, have_it_open};
+use super::counted::{Counted, have_it_open, page_of};
 use super::error::DatabaseError;
 use super::held::{HeldDatabase, broken, each_frame, holds};
 use super::lock::beside_users::before;
@@ -234,7 +234,7 @@ impl Follower {
             return Ok(());
         }
         // It may have been reset and cut since it was looked at, while nothing of it was held.
-        let counted = self.index.ask(WalIndex::read)?.as_ref().and_then(Counted::by);
+        let counted = self.index.ask(WalIndex::read)?.as_ref().map(Counted::by);
         match counted {
             Some(counted) if counted.position == self.counted_when_seen() => counted.are_elsewhere(&self.places),
             _ => Ok(()),
@@ -243,9 +243,7 @@ impl Follower {
 
     /// Whether the frames that count are in the WAL.
     fn has_what_counts(&self) -> Result<bool, DatabaseError> {
-        let Some(counted) = Counted::by(&self.seen) else {
-            return Ok(true);
-        };
+        let counted = Counted::by(&self.seen);
         let header = self.wal.ask(read_header)?.and_then(Result::ok);
         Ok(counted.are_in(header, self.wal.stamp()?.bytes))
     }
@@ -314,6 +312,10 @@ impl HeldDatabase for Follower {
 
     fn counted(&self) -> Option<WalPosition> {
         Some(self.counted_when_seen())
+    }
+
+    fn counted_page(&self, frame: u64) -> Result<u32, DatabaseError> {
+        page_of(&self.index, frame)
     }
 
     fn bytes_of_page(&self) -> Option<u32> {

@@ -27,8 +27,22 @@ pub trait HeldDatabase {
     /// continues: also where the checksums of frames before do not fit. None where no connection says so.
     fn counted(&self) -> Option<WalPosition>;
 
+    /// The page that these connections find in a frame; 0 where they find none.
+    ///
+    /// # Errors
+    /// When they cannot be asked.
+    fn counted_page(&self, frame: u64) -> Result<u32, DatabaseError>;
+
     /// Bytes of a page; none for a database without any.
     fn bytes_of_page(&self) -> Option<u32>;
+
+    /// Asked again and again while much is read: an error when it is time to let go, because a writer has waited for long.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Writing`].
+    fn give_way(&self) -> Result<(), DatabaseError> {
+        Ok(())
+    }
 
     /// Pages of the database after the last commit.
     ///
@@ -99,7 +113,7 @@ pub fn each_frame(
 /// nobody says so.
 ///
 /// # Errors
-/// [`DatabaseError::Changed`] when a frame is of another WAL, or names no page.
+/// [`DatabaseError::Changed`] when a frame is of another WAL, or of another page than they say.
 pub(crate) fn each_counted_frame(
     held: &(impl HeldDatabase + ?Sized),
     before: u64,
@@ -115,7 +129,9 @@ pub(crate) fn each_counted_frame(
             return Err(broken(held.path(), "the WAL was cut"));
         }
         let claim = FrameHeader::decode(&head);
-        if claim.salts != end.salts || claim.page == 0 {
+        // Where it has no checksum yet, SQLite leaves out the salts too.
+        let is_of_this_wal = claim.salts == end.salts || claim.salts == [0, 0];
+        if !is_of_this_wal || claim.page == 0 || claim.page != held.counted_page(number)? {
             return Err(broken(held.path(), "a frame of the WAL that counts is damaged or was written over"));
         }
         take(number, &claim);
@@ -140,14 +156,9 @@ pub fn holds(held: &(impl HeldDatabase + ?Sized), position: &WalPosition) -> Res
     let mut head = [0; FRAME_HEADER_LEN];
     let read = held.read_frames(header.byte_after(before), &mut head)?;
     let last = FrameHeader::decode(&head);
-    if read < head.len() || last.salts != position.salts {
-        return Ok(false);
-    }
-    if last.chain == position.chain || held.counted() == Some(*position) {
+    let is_last = read == head.len() && last.salts == position.salts && last.chain == position.chain;
+    if is_last || held.counted() == Some(*position) {
         return Ok(true);
-    }
-    if position.frames == held.wal_frames() {
-        return Ok(false);
     }
     // The checksum that was counted after it need not be the one in it.
     let mut frame = vec![0; header.frame_len() as usize];
@@ -218,6 +229,7 @@ pub fn each_difference<E: From<DatabaseError>>(
     while first <= pages {
         let count = (block.len() / page_size as usize).min((pages - first) as usize + 1);
         let part = &mut block[..count * page_size as usize];
+        held.give_way()?;
         let read = held.read_database(u64::from(first - 1) * page_bytes, part)?;
         part[read..].fill(0);
         for (page, content) in (first..).zip(part.chunks_exact_mut(page_size as usize)) {

@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::counted::{Counted, have_it_open};
+use super::counted::{Counted, have_it_open, page_of};
 use super::error::DatabaseError;
 use super::follow::WalPosition;
 use super::held::HeldDatabase;
@@ -50,7 +52,14 @@ pub struct Snapshot {
     counted: Option<Counted>,
     verdict: Verdict,
     page_size: Option<u32>,
+    /// Since when a writer has been waiting for us, as far as is known.
+    waited_for: OnceLock<Instant>,
+    /// Whether writers wait however long it takes.
+    insists: AtomicBool,
 }
+
+/// How long a writer with a rollback journal waits for us. SQLite's users give up after five seconds, if they wait at all.
+const WRITER_WAITS_MAX: Duration = Duration::from_secs(1);
 
 impl Snapshot {
     /// A snapshot of the database at `path`, or of the one whose WAL is at `path` (`app.db-wal`). Such a WAL may stand alone:
@@ -122,14 +131,22 @@ impl Snapshot {
                 (scan, verdict) = (None, Verdict::Whole);
                 None
             }
-            counted => counted.filter(|counted| scan.is_some_and(|scan| scan.frames() < counted.position.frames)),
+            // What is in the WAL is in the database file already, and is not looked for in it any more.
+            Some(counted) if counted.position.frames == 0 && matches!(verdict, Verdict::Damaged { .. }) => {
+                (scan, verdict) = (None, Verdict::Whole);
+                None
+            }
+            counted => counted,
         };
-        if let (Some(counted), Some(scan)) = (&counted, &scan) {
-            let after = bytes.saturating_sub(scan.end().header.byte_after(counted.position.frames));
-            verdict = if after == 0 { Verdict::Whole } else { Verdict::Leftover { bytes: after } };
-        }
+        let counted = counted.zip(scan).and_then(|(counted, scan)| {
+            let frames = scan.frames().max(counted.position.frames);
+            // Frames after those that counted may be on their way.
+            verdict = Verdict::of_rest(bytes.saturating_sub(scan.end().header.byte_after(frames)));
+            (scan.frames() < frames).then_some(counted)
+        });
         let places = places.clone();
-        Snapshot { places, base, index, wal, scan, counted, verdict, page_size: stated }.agrees()
+        let (waited_for, insists) = (OnceLock::new(), AtomicBool::new(false));
+        Snapshot { places, base, index, wal, scan, counted, verdict, page_size: stated, waited_for, insists }.agrees()
     }
 
     /// Base and WAL must belong together.
@@ -174,6 +191,23 @@ impl Snapshot {
             }
         }
         Ok(())
+    }
+
+    /// Has it held also while a writer waits: see [`HeldDatabase::give_way`].
+    pub fn insist(&self) {
+        self.insists.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets writers with a rollback journal go on, where the database has one. What was read before stays consistent; what is read
+    /// after it counts only as far as [`check`](Self::check) says.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Io`].
+    pub fn let_writers_on(&self) -> Result<(), DatabaseError> {
+        match (&self.base, &self.index) {
+            (Some((database, _)), None) => database.ask(lock::release_database),
+            _ => Ok(()),
+        }
     }
 
     /// Bytes of a page; none when there is neither a page nor a WAL.
@@ -330,6 +364,21 @@ impl HeldDatabase for Snapshot {
 
     fn counted(&self) -> Option<WalPosition> {
         self.counted.map(|counted| counted.position)
+    }
+
+    fn give_way(&self) -> Result<(), DatabaseError> {
+        let Some((database, _)) = self.base.as_ref().filter(|_| !self.insists.load(Ordering::Relaxed)) else {
+            return Ok(());
+        };
+        let waits = database.ask(lock::is_pending)? && {
+            let since = *self.waited_for.get_or_init(Instant::now);
+            since.elapsed() > WRITER_WAITS_MAX
+        };
+        if waits { Err(DatabaseError::Writing { path: self.places.database.clone() }) } else { Ok(()) }
+    }
+
+    fn counted_page(&self, frame: u64) -> Result<u32, DatabaseError> {
+        self.index.as_ref().map_or(Ok(0), |index| page_of(index, frame))
     }
 
     fn bytes_of_page(&self) -> Option<u32> {
