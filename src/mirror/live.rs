@@ -19,8 +19,8 @@ use crate::limits::{
 };
 use crate::sqlite::names::database_of_wal;
 use crate::sqlite::{
-    BaseVersion, DatabaseError, Differences, Follower, Held, HeldDatabase, Moved, Snapshot, WalPosition, each_difference,
-    each_frame, holds, is_proven_after,
+    BaseVersion, DatabaseError, Differences, Follower, Held, HeldDatabase, Moved, Snapshot, WalPosition,
+    each_difference, each_frame, holds, is_proven_after,
 };
 
 /// How long a WAL that grew because of us is let go of.

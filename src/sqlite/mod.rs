@@ -32,8 +32,8 @@ pub(crate) mod wal_scan;
 
 pub use error::DatabaseError;
 pub use follow::{Follower, Held, Moved, WalPosition};
-pub use held::{Differences, HeldDatabase, each_difference, each_frame, holds, is_proven_after};
 pub(crate) use held::each_counted_frame;
+pub use held::{Differences, HeldDatabase, each_difference, each_frame, holds, is_proven_after};
 pub use snapshot::{Snapshot, take};
 pub use source::BaseVersion;
 pub use wal_scan::{Place, Verdict};

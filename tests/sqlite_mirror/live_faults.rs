@@ -94,7 +94,7 @@ fn frames_that_connections_count_are_mirrored_although_their_checksums_do_not_fi
     // In a first base.
     spoil_last_frame(&app);
     for place in &places {
-        is_good(&mirror(arg(&app), place, &[]);
+        is_good(&mirror(arg(&app), place, &[]));
         is_mirrored(place, &mut sqlite);
     }
     // What follows continues the checksum that was counted.
@@ -115,10 +115,10 @@ fn frames_that_connections_count_are_mirrored_although_their_checksums_do_not_fi
         assert!(matches!(&reasons(&ended)[..], [reason] if reason.contains("checksum")), "{ended:?}");
         is_mirrored(place, &mut sqlite);
     }
-    is_good(&mirror(arg(&app), service.url("app"), &["--no-hold"]);
+    is_good(&mirror(arg(&app), service.url("app"), &["--no-hold"]));
     // Once they are checkpointed they are like all others.
     sqlite.run(&["PRAGMA wal_checkpoint(TRUNCATE)", INSERT]);
-    is_good(&mirror(arg(&app), service.url("app"), &[]);
+    is_good(&mirror(arg(&app), service.url("app"), &[]));
     is_mirrored(&service.url("app"), &mut sqlite);
 }
 
@@ -147,12 +147,12 @@ fn a_follower_goes_on_over_frames_whose_checksums_do_not_fit() {
 #[test]
 fn frames_whose_checksums_do_not_fit_do_not_count_when_nobody_has_the_database_open() {
     let (_dir, service, app, mut sqlite) = in_use();
-    is_good(&mirror(arg(&app), service.url("app"), &[]);
+    is_good(&mirror(arg(&app), service.url("app"), &[]));
     let before = seen(&mut sqlite);
     sqlite.rows(INSERT);
     spoil_last_frame(&app);
     sqlite.kill();
-    is_good(&mirror(arg(&app), service.url("app"), &[]);
+    is_good(&mirror(arg(&app), service.url("app"), &[]));
     assert_eq!(restored(&service.url("app")), Some(before.clone()));
     assert_eq!(seen(&mut Sqlite::open(&app)), before, "as SQLite itself finds after the crash");
 }
@@ -220,6 +220,9 @@ fn a_path_that_is_switched_to_another_database_ends_a_follower_that_cannot_prove
     fs::copy(&app, release("two").join("app.db")).unwrap();
     switch("two");
     wait_for_reason(&follower, "leads to");
+    // Its pages are compared before they are written.
+    let started = || follower.lines().iter().filter(|line| line["event"] == "started").count();
+    until("it to start with the other", || (started() > 1).then_some(()));
     let mut two = Sqlite::open_within(&app, 10);
     assert_eq!(seen(&mut two), held);
     two.rows(INSERT);
@@ -281,7 +284,7 @@ fn another_database_in_a_directory_of_the_same_name_is_found_and_reported() {
     is_mirrored(&service.url("app"), &mut other);
     assert_eq!(seen(&mut other), [json!(77)]);
     let ended = follower.interrupt();
-    assert_eq!(reasons(&ended).len(), 1, "{ended:?}");
+    assert!(!reasons(&ended).is_empty(), "{ended:?}");
 }
 
 #[test]
