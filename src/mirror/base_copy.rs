@@ -17,7 +17,7 @@ use crate::limits::{READ_BLOCK, SPOOL_RESERVE_BYTES};
 use crate::repo::{FsRepo, Repo, temporary_dir};
 use crate::segment::base::BaseDigest;
 use crate::sqlite::page_sums::PageSums;
-use crate::sqlite::{DatabaseError, Snapshot, WalPosition, each_frame};
+use crate::sqlite::{DatabaseError, Snapshot, WalPosition, each_counted_frame, each_frame};
 
 /// See the [module](self). It is a state that the database was in: what a checkpoint that is not done, or that a WAL was not reset
 /// after, has put into the file already is completed from the WAL.
@@ -73,6 +73,8 @@ impl BaseCopy {
         }
         let position = complete(snapshot, folded, &file)?;
         snapshot.check()?;
+        // The rest takes longer than the copy.
+        snapshot.let_writers_on()?;
         let page_size = snapshot.page_size().unwrap_or(0) as usize;
         let (digest, sums) = summed(&file, page_size)?;
         Ok(BaseCopy { file: Arc::new(file), digest, at: position, sums })
@@ -107,12 +109,20 @@ fn complete(snapshot: &Snapshot, folded: u64, copy: &File) -> Result<Option<WalP
     };
     let mut at = WalPosition { salts: header.salts, frames: 0, chain: header.seed() };
     let (mut newest, mut number, mut pages) = (BTreeMap::new(), 0, 0);
-    each_frame(snapshot, &mut at, snapshot.frames(), |_, claim, _, _| {
+    let proven = each_frame(snapshot, &mut at, snapshot.frames(), |_, claim, _, _| {
         newest.insert(claim.page, number);
         number += 1;
         pages = claim.size;
         claim.size == 0 || number < folded
-    })?;
+    });
+    if let Err(error) = proven {
+        // All that counts is folded then.
+        let counted = each_counted_frame(snapshot, at.frames, |frame, claim| {
+            newest.insert(claim.page, frame - 1);
+            pages = claim.size;
+        })?;
+        at = counted.ok_or(error)?;
+    }
     let page_bytes = u64::from(header.page_size);
     let mut page = vec![0; header.page_size as usize];
     for (number, frame) in newest.into_iter().filter(|(number, _)| (1..=pages).contains(number)) {

@@ -31,7 +31,7 @@ use super::distance::SharedWal;
 use super::endpoint::Mirror;
 use super::failure::MirrorError;
 use super::fed;
-use super::live::{Live, Rest};
+use super::live::{Live, Rest, goes_on};
 use super::outlet::{NO_STALL, Outlet, STALL};
 use super::overlap::Overlap;
 use super::ownership::source_identity;
@@ -48,7 +48,7 @@ use crate::limits::{BATCHES_UNDER_WAY, LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::offset::{Generation, Offset};
 use crate::sqlite::names::{WAL, database_of_wal, looks_like_a_database};
 use crate::sqlite::page_sums::PageSums;
-use crate::sqlite::{DatabaseError, HeldDatabase, Snapshot, Verdict, WalPosition, each_difference, holds};
+use crate::sqlite::{DatabaseError, HeldDatabase, Snapshot, Verdict, WalPosition, each_difference};
 use crate::stream::Tail;
 
 /// Whether a path is that of a SQLite database, which an empty file is too, or by its name that of a WAL. Whether they are
@@ -69,8 +69,8 @@ pub(super) struct Database {
     adopt: bool,
     /// Where it ends, as last seen.
     wal: SharedWal,
-    /// That no other mirror feeds the sink from it.
-    alone: Mutex<Option<Alone>>,
+    /// That no other mirror feeds the sink from it, by the name it has then.
+    alone: Mutex<Option<(String, Alone)>>,
 }
 
 impl Database {
@@ -91,14 +91,15 @@ impl Database {
     async fn claim(&self, sink: &Sink) -> Result<bool, MirrorError> {
         let held = || self.alone.lock().unwrap_or_else(PoisonError::into_inner);
         let Sink::Url(client) = sink else { return Ok(false) };
-        if held().is_some() {
+        let identity = self.identity();
+        if held().as_ref().is_some_and(|(name, _)| *name == identity) {
             return Ok(false);
         }
         sink.standing(true).await?;
         let log = client.status().await?.id;
-        let claimed = Alone::claim(&self.identity(), &log);
+        let claimed = Alone::claim(&identity, &log);
         let place = || client.url().to_string();
-        *held() = Some(claimed.ok_or_else(|| MirrorError::FedByAnother { place: place() })?);
+        *held() = Some((identity, claimed.ok_or_else(|| MirrorError::FedByAnother { place: place() })?));
         Ok(true)
     }
 
@@ -128,6 +129,7 @@ impl Database {
         );
         let live = Live {
             path: self.path.clone(),
+            database: database_of(&self.path),
             outlet,
             watch,
             at,
@@ -140,6 +142,8 @@ impl Database {
             seen: base,
             page_size: snapshot.page_size().unwrap_or(LIBSQL_PAGE_SIZE),
             is_rollback_known: false,
+            failing: None,
+            gave_way: 0,
         };
         tokio::task::spawn_blocking(move || {
             let end = live.run(snapshot).map(|()| Piece::End(Tail::Clean));
@@ -156,7 +160,7 @@ pub(super) fn identity(path: &Path) -> String {
 }
 
 /// The database that a path of it or of its WAL names.
-fn database_of(path: &Path) -> PathBuf {
+pub(super) fn database_of(path: &Path) -> PathBuf {
     let path = database_of_wal(path).unwrap_or(path);
     fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
@@ -341,15 +345,16 @@ pub(super) async fn find_start(
     };
     if let Some(at) = noted.as_ref().and_then(|noted| fed::position(noted, standing)) {
         let looking = snapshot.clone();
-        if off(move || holds(&*looking, &at)).await?? {
+        if off(move || goes_on(&looking, &at)).await?? {
             return Ok(go_on(Some(at)));
         }
     }
     if let (Some(theirs), Some(header)) = (standing.end, snapshot.header())
         && theirs.header == header
     {
-        match fits(snapshot, standing, theirs.chain) {
-            Ok(at) => return Ok(go_on(Some(at))),
+        match fits(snapshot, standing, theirs.chain).and_then(|at| Ok((at, goes_on(snapshot, &at)?))) {
+            Ok((_, false)) => {}
+            Ok((at, true)) => return Ok(go_on(Some(at))),
             // What damage has taken away is told as that.
             Err(error) => match damage(path, snapshot) {
                 Some(damage) => return Err(damage),
@@ -408,12 +413,12 @@ pub(super) async fn find_start(
 /// Whether the database of a snapshot has exactly these pages.
 fn is_same(snapshot: &Snapshot, sums: &PageSums) -> Result<bool, DatabaseError> {
     let mut differ = false;
-    let (_, pages) = each_difference(snapshot, sums, |_, _, _| {
+    let found = each_difference(snapshot, sums, |_, _, _| {
         differ = true;
         Ok::<_, DatabaseError>(())
     })?;
     snapshot.check()?;
-    Ok(!differ && pages == sums.pages())
+    Ok(!differ && found.pages == sums.pages())
 }
 
 /// Brings the sink to where it can take what a snapshot holds, with a new generation if that needs one; and which one it is in. The

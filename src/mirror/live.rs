@@ -1,6 +1,7 @@
 //! A SQLite database in use, read for a log: its transactions one by one while its locks are held hand over hand, and where they
 //! could not be, the pages that differ as one transaction. On a thread of its own.
 
+use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,9 +17,10 @@ use crate::limits::{
     DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, HELD_WAL_BYTES_MAX, LOCK_PATIENCE, LOOK_AT_ONCE, LOOK_AT_ONCE_FOR, LOOK_BUSY,
     LOOK_BUSY_FOR, LOOK_IDLE,
 };
+use crate::sqlite::names::database_of_wal;
 use crate::sqlite::{
-    BaseVersion, DatabaseError, Follower, Held, HeldDatabase, Moved, Snapshot, WalPosition, each_difference,
-    each_frame, holds,
+    BaseVersion, DatabaseError, Differences, Follower, Held, HeldDatabase, Moved, Snapshot, WalPosition,
+    each_difference, each_frame, holds, is_proven_after,
 };
 
 /// How long a WAL that grew because of us is let go of.
@@ -26,9 +28,17 @@ const LET_GO: Duration = Duration::from_millis(20);
 /// How often at most.
 const LET_GO_EVERY: Duration = Duration::from_secs(5);
 
+/// How long what may pass within moments is waited for before it is reported.
+const FAILING_MAX: Duration = Duration::from_secs(3);
+
+/// How often in a row a comparison of pages makes way for a writer with a rollback journal before that waits for it.
+const GIVE_WAY_MAX: u32 = 3;
+
 /// See the [module](self).
 pub(super) struct Live {
     pub(super) path: PathBuf,
+    /// The database that it led to at the start.
+    pub(super) database: PathBuf,
     pub(super) outlet: Outlet,
     /// None for a mirror that does not follow.
     pub(super) watch: Option<Watch>,
@@ -50,6 +60,10 @@ pub(super) struct Live {
     pub(super) page_size: u32,
     /// Whether it was reported that it has a rollback journal, so that its pages are compared whenever it changed.
     pub(super) is_rollback_known: bool,
+    /// Since when each look has failed.
+    pub(super) failing: Option<Instant>,
+    /// How often in a row a writer was let go first.
+    pub(super) gave_way: u32,
 }
 
 /// What tells whether a database that nobody has open has changed.
@@ -101,13 +115,16 @@ impl Live {
                 }
                 Ok(Looked::Again) => continue,
                 Ok(Looked::Done) => {
-                    damaged = 0;
+                    (damaged, self.failing) = (0, None);
                     Duration::ZERO
                 }
                 Err(error) => {
                     let waits = self.waits_for(&error, &mut damaged);
                     self.give_up();
-                    if waits { DAMAGE_LOOK_AGAIN } else { return Err(error) }
+                    // Where it ends now is not known.
+                    *self.wal.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    let since = *self.failing.get_or_insert_with(Instant::now);
+                    if waits && since.elapsed() < FAILING_MAX { DAMAGE_LOOK_AGAIN } else { return Err(error) }
                 }
             };
             if !self.all_is_taken() {
@@ -128,6 +145,10 @@ impl Live {
                 log::debug!("looking again: {error}");
                 true
             }
+            // Nothing that passes within moments.
+            MirrorError::Snapshot(
+                DatabaseError::WalAway { .. } | DatabaseError::FileAway { .. } | DatabaseError::PathMoved { .. },
+            ) => false,
             // A connection may hold it exclusively indefinitely.
             MirrorError::Snapshot(error) if error.is_transient() => {
                 log::warn!("looking again: {error}");
@@ -163,7 +184,20 @@ impl Live {
         self.at = self.committed;
     }
 
+    /// That the path still leads to the database that this started with.
+    fn check_path(&self) -> Result<(), DatabaseError> {
+        let named = database_of_wal(&self.path).unwrap_or(&self.path);
+        match fs::canonicalize(named) {
+            Ok(now) if now == self.database => Ok(()),
+            Ok(now) => Err(DatabaseError::PathMoved { path: self.path.clone(), before: self.database.clone(), now }),
+            // A WAL may stand alone.
+            Err(_) if named == self.database => Ok(()),
+            Err(error) => Err(DatabaseError::io("opening", named, error)),
+        }
+    }
+
     fn look(&mut self) -> Result<Looked, MirrorError> {
+        self.check_path()?;
         if self.hold
             && let Some(follower) = Follower::attach(&self.path, LOCK_PATIENCE)?
         {
@@ -180,18 +214,27 @@ impl Live {
     fn take_snapshot(&mut self, snapshot: &Snapshot) -> Result<Looked, MirrorError> {
         let rest = Rest::of(snapshot);
         if self.seen == Some(rest) {
+            self.note_seen(snapshot);
             return Ok(Looked::Done);
         }
         // What is sound before damage is handed over first.
         let whole = || damage(&self.path, snapshot).map_or(Ok(()), Err);
         let at = match self.at {
-            Some(at) if holds(snapshot, &at)? => at,
+            Some(at) if goes_on(snapshot, &at)? => at,
             _ => {
                 whole()?;
-                let Some((position, committed)) = self.compare(snapshot)? else {
+                if self.watch.is_none() || self.gave_way >= GIVE_WAY_MAX {
+                    snapshot.insist();
+                }
+                let compared = self.compare(snapshot);
+                if let Err(MirrorError::Snapshot(DatabaseError::Writing { .. })) = &compared {
+                    (self.gave_way, self.failing) = (self.gave_way + 1, None);
+                }
+                let Some((position, committed)) = compared? else {
                     return Ok(Looked::End);
                 };
                 snapshot.check()?;
+                self.gave_way = 0;
                 if position.is_none() && has_rollback_journal(snapshot)? {
                     self.reason = match std::mem::replace(&mut self.is_rollback_known, true) {
                         false => "it has a rollback journal, as after each change from here on".to_owned(),
@@ -199,6 +242,7 @@ impl Live {
                     };
                 }
                 let looked = self.compared(position, committed)?;
+                self.note_seen(snapshot);
                 // Also when the sink stalls: it is taken after what was compared.
                 if let Some(at) = position
                     && let Some(ended) = self.mark(snapshot, &at)?
@@ -245,6 +289,7 @@ impl Live {
         }
         let (mut busy, mut let_go) = (Instant::now(), Instant::now());
         loop {
+            self.check_path()?;
             let moved = match follower.look() {
                 Err(error @ DatabaseError::Changed { .. }) => {
                     log::debug!("{}: {error}", self.path.display());
@@ -266,8 +311,10 @@ impl Live {
                     }
                 }
                 if let Err(error) = self.read_on(&mut follower, frame) {
+                    // The same frames would be in the way again.
                     self.reason = error.to_string();
                     self.give_up();
+                    (self.at, self.committed) = (None, None);
                     return Ok(Looked::Again);
                 }
                 match self.hand_over()? {
@@ -276,7 +323,7 @@ impl Live {
                 }
             }
             self.at = Some(follower.position());
-            self.committed = self.at;
+            (self.committed, self.failing) = (self.at, None);
             if self.outlet_is_closed() {
                 return Ok(Looked::End);
             }
@@ -387,7 +434,13 @@ impl Live {
             Ok::<_, MirrorError>(())
         });
         self.outlet.sums = Some(sums);
-        let (position, pages) = walked?;
+        let Differences { position, pages, unproven } = walked?;
+        if let Some(frame) = unproven {
+            self.reason = format!(
+                "frame {frame} of its WAL has a checksum that does not fit, but the application counts it (SQLite up to 3.40.1 writes \
+                 such frames after ROLLBACK TO): until they are checkpointed a crash would lose that frame and those after it"
+            );
+        }
         found.pages = pages;
         if found.last.is_none() && found.before != pages && pages > 0 {
             let mut first = vec![0; held.bytes_of_page().unwrap_or(4096) as usize];
@@ -452,6 +505,11 @@ impl Live {
         let frame_bytes = held.bytes_of_page().map_or(0, |bytes| u64::from(bytes) + 24);
         *self.wal.lock().unwrap_or_else(PoisonError::into_inner) = Some(WalSeen { next, frame_bytes });
     }
+}
+
+/// Whether a snapshot holds a position, and all that follows can be passed on frame by frame.
+pub(super) fn goes_on(snapshot: &Snapshot, at: &WalPosition) -> Result<bool, DatabaseError> {
+    Ok(holds(snapshot, at)? && (snapshot.unproven().is_none() || is_proven_after(snapshot, at)?))
 }
 
 /// Whether a database file says that it has a rollback journal and no WAL: byte 18 of its header.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::database::watch;
+use super::database::{database_of, watch};
 use super::distance::SharedWal;
 use super::failure::MirrorError;
 use super::live::Live;
@@ -61,6 +61,7 @@ impl LiveFeed {
         let steps = Arc::<Steps>::default();
         let live = Live {
             path: path.to_owned(),
+            database: database_of(path),
             outlet: Outlet::new((out.clone(), stall), (Generation::FIRST, Some(end), next), u64::MAX, sums, steps),
             watch: follow.then(|| watch(path)),
             at,
@@ -73,6 +74,8 @@ impl LiveFeed {
             seen: None,
             page_size: end.header.page_size,
             is_rollback_known: false,
+            failing: None,
+            gave_way: 0,
         };
         tokio::task::spawn_blocking(move || {
             let end = live.run(first).map(|()| Piece::End(Tail::Clean));

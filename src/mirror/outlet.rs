@@ -114,8 +114,12 @@ impl Outlet {
         self.next
     }
 
-    /// Forgets what belongs to a transaction that is not whole.
+    /// Forgets what belongs to a transaction that is not whole. Those before it wait to be taken.
     pub(super) fn give_up(&mut self) {
+        if let Err(error) = self.gather() {
+            log::warn!("what was read cannot be passed on: {error}: asking what the sink holds");
+            self.left = true;
+        }
         (self.end, self.next) = self.committed;
         self.bytes.clear();
         self.touched.clear();
@@ -429,7 +433,7 @@ mod tests {
 
     #[test]
     fn what_is_given_up_leaves_no_trace() {
-        let (mut outlet, _pieces) = outlet(STALL, None);
+        let (mut outlet, mut pieces) = outlet(STALL, None);
         add(&mut outlet, HEADER.seed());
         let committed = outlet.committed();
         outlet.page(&HEADER, 2, 0, (&[9; 4096], Some(9)));
@@ -437,5 +441,9 @@ mod tests {
         outlet.give_up();
         assert_eq!((outlet.committed(), outlet.next()), (committed, committed.1));
         assert!(outlet.touched.is_empty() && outlet.bytes.is_empty());
+        // The transaction before it is not forgotten.
+        assert!(matches!(outlet.wait(Duration::ZERO), Handed::Over));
+        let Ok(Ok(Piece::Batch(batch))) = pieces.try_recv() else { panic!("a batch") };
+        assert_eq!(batch.runs().map(|run| (run.first, run.end)).collect::<Vec<_>>(), [(Offset(1), Offset(2))]);
     }
 }

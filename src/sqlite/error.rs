@@ -103,6 +103,39 @@ pub enum DatabaseError {
         /// Where.
         cut: CutPage,
     },
+    /// Connections count frames of a WAL that is not there any more: it was removed, cut or replaced under them.
+    #[error(
+        "an application that has {} open counts {frames} frames of its WAL, which are not in {}-wal any more: that was removed, cut \
+         or replaced: what is committed cannot be read until the application has checkpointed; let it do so, and start it again",
+        .path.display(), .path.display()
+    )]
+    WalAway {
+        /// The database.
+        path: PathBuf,
+        /// Those frames.
+        frames: u64,
+    },
+    /// The WAL belongs to a database file that is not there any more.
+    #[error(
+        "process {pid} has the -shm file of {} in use, but not that database file: it was replaced under it, and what is in -wal \
+         belongs to the file before: start the application again", .path.display()
+    )]
+    FileAway {
+        /// The database.
+        path: PathBuf,
+        /// The process.
+        pid: i32,
+    },
+    /// The path that was given leads to another database than before.
+    #[error("{} leads to {} now, no longer to {}: starting again with that", .path.display(), .now.display(), .before.display())]
+    PathMoved {
+        /// The path that was given.
+        path: PathBuf,
+        /// The database before.
+        before: PathBuf,
+        /// The database now.
+        now: PathBuf,
+    },
     /// The files are not any more what they were when they were opened.
     #[error("{} was changed by another process: {what}", .path.display())]
     Changed {
@@ -138,7 +171,9 @@ impl DatabaseError {
     /// Whether it may go better later, without anybody doing anything about it.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        self.is_in_use() || matches!(self, DatabaseError::Changed { .. } | DatabaseError::Unsettled { .. })
+        use DatabaseError::{Changed, FileAway, PathMoved, Unsettled, WalAway};
+        let differs = matches!(self, WalAway { .. } | FileAway { .. } | PathMoved { .. });
+        self.is_in_use() || differs || matches!(self, Changed { .. } | Unsettled { .. })
     }
 
     /// Whether what others do with the database is in the way, and nothing else is wrong.

@@ -21,6 +21,7 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::counted::{Counted, have_it_open, page_of};
 use super::error::DatabaseError;
 use super::held::{HeldDatabase, broken, each_frame, holds};
 use super::lock::beside_users::before;
@@ -28,6 +29,7 @@ use super::lock::hand_over_hand as lock;
 use super::snapshot;
 use super::source::{Opened, Places, page_size};
 use super::wal_index::WalIndex;
+use super::wal_scan::read_header;
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
 use crate::repo::read_at;
 
@@ -67,6 +69,7 @@ const UNFILLED: Duration = Duration::from_millis(200);
 /// locks hand over hand and never writes. The process must not have the same database open through SQLite.
 #[derive(Debug)]
 pub struct Follower {
+    places: Places,
     database: Opened,
     wal: Opened,
     index: Opened,
@@ -107,9 +110,11 @@ impl Follower {
             None => return Err(busy()),
         };
         let at = WalPosition { salts: seen.salts, frames: 0, chain: Chain::default() };
-        let follower = Follower { database, wal, index, held: Held::Slot(slot), at, seen };
+        have_it_open(&places, &database, &index)?;
+        let follower = Follower { places, database, wal, index, held: Held::Slot(slot), at, seen };
         follower.check_files()?;
-        Ok(Some(follower))
+        // Frames that are all in the database file need no WAL.
+        Ok(follower.has_what_counts()?.then_some(follower))
     }
 
     /// Which lock is held.
@@ -225,7 +230,26 @@ impl Follower {
         if !self.wal.is_in_place()? {
             return Err(broken(&self.database.path, "the WAL was replaced"));
         }
-        Ok(())
+        if self.has_what_counts()? {
+            return Ok(());
+        }
+        // It may have been reset and cut since it was looked at, while nothing of it was held.
+        let counted = self.index.ask(WalIndex::read)?.as_ref().map(Counted::by);
+        match counted {
+            Some(counted) if counted.position == self.counted_when_seen() => counted.are_elsewhere(&self.places),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the frames that count are in the WAL.
+    fn has_what_counts(&self) -> Result<bool, DatabaseError> {
+        let counted = Counted::by(&self.seen);
+        let header = self.wal.ask(read_header)?.and_then(Result::ok);
+        Ok(counted.are_in(header, self.wal.stamp()?.bytes))
+    }
+
+    fn counted_when_seen(&self) -> WalPosition {
+        WalPosition { salts: self.seen.salts, frames: self.seen.frames, chain: self.seen.chain }
     }
 
     /// Reads frames up to `to`, which must have been seen: see [`each_frame`].
@@ -284,6 +308,14 @@ impl HeldDatabase for Follower {
 
     fn wal_frames(&self) -> u64 {
         self.seen.frames
+    }
+
+    fn counted(&self) -> Option<WalPosition> {
+        Some(self.counted_when_seen())
+    }
+
+    fn counted_page(&self, frame: u64) -> Result<u32, DatabaseError> {
+        page_of(&self.index, frame)
     }
 
     fn bytes_of_page(&self) -> Option<u32> {

@@ -23,8 +23,26 @@ pub trait HeldDatabase {
     /// Frames of the WAL up to its last commit.
     fn wal_frames(&self) -> u64;
 
+    /// The last commit as the connections that have the database open count it, with the checksum that the next frame
+    /// continues: also where the checksums of frames before do not fit. None where no connection says so.
+    fn counted(&self) -> Option<WalPosition>;
+
+    /// The page that these connections find in a frame; 0 where they find none.
+    ///
+    /// # Errors
+    /// When they cannot be asked.
+    fn counted_page(&self, frame: u64) -> Result<u32, DatabaseError>;
+
     /// Bytes of a page; none for a database without any.
     fn bytes_of_page(&self) -> Option<u32>;
+
+    /// Asked again and again while much is read: an error when it is time to let go, because a writer has waited for long.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Writing`].
+    fn give_way(&self) -> Result<(), DatabaseError> {
+        Ok(())
+    }
 
     /// Pages of the database after the last commit.
     ///
@@ -90,7 +108,38 @@ pub fn each_frame(
     Ok(())
 }
 
-/// Whether the WAL holds this position: the same salts, and after that frame that checksum.
+/// Gives `take` each frame of a WAL up to its last commit that is not verified, from the one after `before` on: its number and
+/// what it says. Such frames count because the connections that have the database open say so. Returns that commit; none where
+/// nobody says so.
+///
+/// # Errors
+/// [`DatabaseError::Changed`] when a frame is of another WAL, or of another page than they say.
+pub(crate) fn each_counted_frame(
+    held: &(impl HeldDatabase + ?Sized),
+    before: u64,
+    mut take: impl FnMut(u64, &FrameHeader),
+) -> Result<Option<WalPosition>, DatabaseError> {
+    let header = held.wal_header()?;
+    let Some((end, header)) = held.counted().zip(header).filter(|(end, header)| end.salts == header.salts) else {
+        return Ok(None);
+    };
+    for number in before + 1..=end.frames {
+        let mut head = [0; FRAME_HEADER_LEN];
+        if held.read_frames(header.byte_after(number - 1), &mut head)? < head.len() {
+            return Err(broken(held.path(), "the WAL was cut"));
+        }
+        let claim = FrameHeader::decode(&head);
+        // Where it has no checksum yet, SQLite leaves out the salts too.
+        let is_of_this_wal = claim.salts == end.salts || claim.salts == [0, 0];
+        if !is_of_this_wal || claim.page == 0 || claim.page != held.counted_page(number)? {
+            return Err(broken(held.path(), "a frame of the WAL that counts is damaged or was written over"));
+        }
+        take(number, &claim);
+    }
+    Ok(Some(end))
+}
+
+/// Whether the WAL holds this position: the same salts, and after that frame that checksum, or one that the next frame continues.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -107,11 +156,41 @@ pub fn holds(held: &(impl HeldDatabase + ?Sized), position: &WalPosition) -> Res
     let mut head = [0; FRAME_HEADER_LEN];
     let read = held.read_frames(header.byte_after(before), &mut head)?;
     let last = FrameHeader::decode(&head);
-    Ok(read == head.len() && last.salts == position.salts && last.chain == position.chain)
+    let is_last = read == head.len() && last.salts == position.salts && last.chain == position.chain;
+    if is_last || held.counted() == Some(*position) {
+        return Ok(true);
+    }
+    // The checksum that was counted after it need not be the one in it.
+    let mut frame = vec![0; header.frame_len() as usize];
+    let read = held.read_frames(header.byte_after(position.frames), &mut frame)?;
+    let next = frame[..read].split_first_chunk().filter(|_| read == frame.len());
+    Ok(next.is_some_and(|(head, page)| header.check(position.chain, head, page).is_ok()))
 }
 
-/// Gives `take` each page that differs from what `sums` say, with its content and its sum, ascending. Returns the position in
-/// the WAL up to which frames were counted (none when there are no frames) and the number of pages.
+/// Whether all frames after a position that the WAL holds are proven.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn is_proven_after(held: &(impl HeldDatabase + ?Sized), position: &WalPosition) -> Result<bool, DatabaseError> {
+    match each_frame(held, &mut position.clone(), held.wal_frames(), |_, _, _, _| true) {
+        Ok(()) => Ok(true),
+        Err(DatabaseError::Changed { .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// What [`each_difference`] found besides pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Differences {
+    /// The position in the WAL up to which frames were counted; none when there are no frames.
+    pub position: Option<WalPosition>,
+    /// The number of pages.
+    pub pages: u32,
+    /// The first frame whose checksum does not fit, but which connections count.
+    pub unproven: Option<u64>,
+}
+
+/// Gives `take` each page that differs from what `sums` say, with its content and its sum, ascending.
 ///
 /// While frames are copied into the database file meanwhile, pages that are in frames after that position may be newer.
 ///
@@ -121,19 +200,27 @@ pub fn each_difference<E: From<DatabaseError>>(
     held: &(impl HeldDatabase + ?Sized),
     sums: &PageSums,
     mut take: impl FnMut(u32, &[u8], u64) -> Result<(), E>,
-) -> Result<(Option<WalPosition>, u32), E> {
+) -> Result<Differences, E> {
     let Some(page_size) = held.bytes_of_page() else {
-        return Ok((None, 0));
+        return Ok(Differences { position: None, pages: 0, unproven: None });
     };
-    let (mut newest, mut position) = (HashMap::new(), None);
+    let (mut newest, mut position, mut unproven) = (HashMap::new(), None, None);
     if let Some(header) = held.wal_header()? {
         let mut at = WalPosition { salts: header.salts, frames: 0, chain: Chain::default() };
         let mut number = 0;
-        each_frame(held, &mut at, held.wal_frames(), |_, claim, _, _| {
+        let proven = each_frame(held, &mut at, held.wal_frames(), |_, claim, _, _| {
             newest.insert(claim.page, number);
             number += 1;
             true
-        })?;
+        });
+        if let Err(error) = proven {
+            // From the one that does not fit on.
+            unproven = Some(at.frames + 1);
+            let counted = each_counted_frame(held, at.frames, |number, claim| {
+                newest.insert(claim.page, number - 1);
+            })?;
+            at = counted.ok_or(error)?;
+        }
         position = Some(at);
     }
     let (pages, page_bytes) = (held.page_count()?.min(PAGE_MAX), u64::from(page_size));
@@ -142,6 +229,7 @@ pub fn each_difference<E: From<DatabaseError>>(
     while first <= pages {
         let count = (block.len() / page_size as usize).min((pages - first) as usize + 1);
         let part = &mut block[..count * page_size as usize];
+        held.give_way()?;
         let read = held.read_database(u64::from(first - 1) * page_bytes, part)?;
         part[read..].fill(0);
         for (content, page) in part.chunks_exact_mut(page_size as usize).zip(first..) {
@@ -158,5 +246,5 @@ pub fn each_difference<E: From<DatabaseError>>(
         }
         first += count as u32;
     }
-    Ok((position, pages))
+    Ok(Differences { position, pages, unproven })
 }

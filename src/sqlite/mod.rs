@@ -4,6 +4,7 @@
 //! - [`Snapshot`]: a database file and the committed part of its WAL that fit together, and stay so while it is held;
 //! - [`Verdict`]: what is after that committed part;
 //! - [`Follower`]: all transactions of a database in use, through every reset of its WAL;
+//! - `counted`: what the connections that have a database open count of its WAL;
 //! - `wal_scan`: how far a `-wal` file is sound, and the frames that were added since;
 //! - [`wal_append`], [`wal_frames`]: the writer of a `-wal` file;
 //! - [`image`]: a database as of a frame, and the fold of frames into its file;
@@ -12,6 +13,7 @@
 //! - [`btree`], [`record`]: the trees of a database and their rows, without an engine.
 
 pub mod btree;
+mod counted;
 mod cut;
 mod error;
 mod follow;
@@ -32,7 +34,8 @@ pub(crate) mod wal_scan;
 pub use cut::CutPage;
 pub use error::DatabaseError;
 pub use follow::{Follower, Held, Moved, WalPosition};
-pub use held::{HeldDatabase, each_difference, each_frame, holds};
+pub(crate) use held::each_counted_frame;
+pub use held::{Differences, HeldDatabase, each_difference, each_frame, holds, is_proven_after};
 pub use snapshot::{Snapshot, take};
 pub use source::BaseVersion;
 pub use wal_scan::{Place, Verdict};

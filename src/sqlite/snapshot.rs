@@ -3,9 +3,13 @@
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::counted::{Counted, have_it_open, page_of};
 use super::error::DatabaseError;
+use super::follow::WalPosition;
 use super::held::HeldDatabase;
 use super::lock::beside_users as lock;
 use super::source::{BaseVersion, Opened, Places, Stamp, page_size};
@@ -44,9 +48,18 @@ pub struct Snapshot {
     wal: Option<Opened>,
     /// None where the WAL has no sound header.
     scan: Option<WalScan>,
+    /// What its users count, where that is more than what is proven.
+    counted: Option<Counted>,
     verdict: Verdict,
     page_size: Option<u32>,
+    /// Since when a writer has been waiting for us, as far as is known.
+    waited_for: OnceLock<Instant>,
+    /// Whether writers wait however long it takes.
+    insists: AtomicBool,
 }
+
+/// How long a writer with a rollback journal waits for us. SQLite's users give up after five seconds, if they wait at all.
+const WRITER_WAITS_MAX: Duration = Duration::from_secs(1);
 
 impl Snapshot {
     /// A snapshot of the database at `path`, or of the one whose WAL is at `path` (`app.db-wal`). Such a WAL may stand alone:
@@ -97,20 +110,43 @@ impl Snapshot {
             }
         }
         let stated = base.as_ref().map_or(Ok(None), |(database, _)| page_size(database))?;
+        // Before the WAL: what counts is in it by then.
+        let counted = index.as_ref().map_or(Ok(None), Counted::of)?;
+        if let (Some((database, _)), Some(index)) = (&base, &index) {
+            have_it_open(places, database, index)?;
+        }
         let wal = Opened::find(&places.wal)?;
         if let (None, true) = (&wal, base.is_none()) {
             let error = io::ErrorKind::NotFound.into();
             return Err(DatabaseError::io("opening", &places.wal, error));
         }
-        let (scan, verdict) = match &wal {
+        let bytes = wal.as_ref().map_or(Ok(0), |wal| wal.stamp().map(|stamp| stamp.bytes))?;
+        let (mut scan, mut verdict) = match &wal {
             None => (None, Verdict::Whole),
-            Some(wal) => {
-                let bytes = wal.stamp()?.bytes;
-                wal.ask(|file| scan(file, bytes))?
-            }
+            Some(wal) => wal.ask(|file| scan(file, bytes))?,
         };
-        let snapshot = Snapshot { places: places.clone(), base, index, wal, scan, verdict, page_size: stated };
-        snapshot.agrees()
+        let counted = match counted {
+            Some(counted) if !counted.are_in(scan.map(|scan| scan.end().header), bytes) => {
+                counted.are_elsewhere(places)?;
+                (scan, verdict) = (None, Verdict::Whole);
+                None
+            }
+            // What is in the WAL is in the database file already, and is not looked for in it any more.
+            Some(counted) if counted.position.frames == 0 && matches!(verdict, Verdict::Damaged { .. }) => {
+                (scan, verdict) = (None, Verdict::Whole);
+                None
+            }
+            counted => counted,
+        };
+        let counted = counted.zip(scan).and_then(|(counted, scan)| {
+            let frames = scan.frames().max(counted.position.frames);
+            // Frames after those that counted may be on their way.
+            verdict = Verdict::of_rest(bytes.saturating_sub(scan.end().header.byte_after(frames)));
+            (scan.frames() < frames).then_some(counted)
+        });
+        let places = places.clone();
+        let (waited_for, insists) = (OnceLock::new(), AtomicBool::new(false));
+        Snapshot { places, base, index, wal, scan, counted, verdict, page_size: stated, waited_for, insists }.agrees()
     }
 
     /// Base and WAL must belong together.
@@ -157,6 +193,23 @@ impl Snapshot {
         Ok(())
     }
 
+    /// Has it held also while a writer waits: see [`HeldDatabase::give_way`].
+    pub fn insist(&self) {
+        self.insists.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets writers with a rollback journal go on, where the database has one. What was read before stays consistent; what is read
+    /// after it counts only as far as [`check`](Self::check) says.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Io`].
+    pub fn let_writers_on(&self) -> Result<(), DatabaseError> {
+        match (&self.base, &self.index) {
+            (Some((database, _)), None) => database.ask(lock::release_database),
+            _ => Ok(()),
+        }
+    }
+
     /// Bytes of a page; none when there is neither a page nor a WAL.
     #[must_use]
     pub fn page_size(&self) -> Option<u32> {
@@ -196,19 +249,27 @@ impl Snapshot {
     /// Where the committed part of the WAL ends: its header, and the checksum that the next frame would go on from.
     #[must_use]
     pub fn end(&self) -> Option<WalStart> {
-        self.scan.map(|scan| scan.end())
+        let end = self.scan?.end();
+        Some(self.counted.map_or(end, |counted| WalStart { chain: counted.position.chain, ..end }))
     }
 
     /// Frames of the committed part of the WAL.
     #[must_use]
     pub fn frames(&self) -> u64 {
-        self.scan.map_or(0, |scan| scan.frames())
+        self.scan.map_or(0, |scan| self.counted.map_or(scan.frames(), |counted| counted.position.frames))
+    }
+
+    /// The first frame of the committed part whose checksum does not fit. From there on frames count only as long as a connection
+    /// has the database open and counts them: a recovery after a crash would not. None where all are proven.
+    #[must_use]
+    pub fn unproven(&self) -> Option<u64> {
+        self.counted.and(self.scan).map(|scan| scan.valid_frames() + 1)
     }
 
     /// Sound frames of the WAL from its start on, those behind the last commit included.
     #[must_use]
     pub fn valid_frames(&self) -> u64 {
-        self.scan.map_or(0, |scan| scan.valid_frames())
+        self.scan.map_or(0, |scan| scan.valid_frames()).max(self.frames())
     }
 
     /// Transactions of the committed part of the WAL.
@@ -222,14 +283,14 @@ impl Snapshot {
     pub fn db_pages(&self) -> u64 {
         match (self.frames(), self.base_bytes(), self.page_size) {
             (0, Some(bytes), Some(page_size)) => bytes / u64::from(page_size),
-            _ => self.scan.map_or(0, |scan| scan.db_pages()).into(),
+            _ => self.scan.map_or(0, |scan| self.counted.map_or(scan.db_pages(), |counted| counted.db_pages)).into(),
         }
     }
 
     /// Bytes of the committed part of the WAL, its header included; 0 when nothing of it counts.
     #[must_use]
     pub fn wal_bytes(&self) -> u64 {
-        self.scan.map_or(0, |scan| scan.bytes())
+        self.scan.map_or(0, |scan| scan.end().header.byte_after(self.frames()))
     }
 
     /// Reads the committed part of the WAL into `buf` from `at`; fewer bytes than asked for only at its end.
@@ -261,6 +322,10 @@ impl Snapshot {
         let (Some(header), Some(_)) = (self.header(), &self.base) else {
             return Ok(0);
         };
+        if self.counted.is_some() {
+            // Frames that are not proven cannot be passed on one by one.
+            return Ok(self.frames());
+        }
         let page_size = u64::from(header.page_size);
         let mut frame = vec![0; FRAME_HEADER_LEN + header.page_size as usize];
         let mut page = vec![0; header.page_size as usize];
@@ -295,6 +360,25 @@ impl HeldDatabase for Snapshot {
 
     fn wal_frames(&self) -> u64 {
         self.frames()
+    }
+
+    fn counted(&self) -> Option<WalPosition> {
+        self.counted.map(|counted| counted.position)
+    }
+
+    fn give_way(&self) -> Result<(), DatabaseError> {
+        let Some((database, _)) = self.base.as_ref().filter(|_| !self.insists.load(Ordering::Relaxed)) else {
+            return Ok(());
+        };
+        let waits = database.ask(lock::is_pending)? && {
+            let since = *self.waited_for.get_or_init(Instant::now);
+            since.elapsed() > WRITER_WAITS_MAX
+        };
+        if waits { Err(DatabaseError::Writing { path: self.places.database.clone() }) } else { Ok(()) }
+    }
+
+    fn counted_page(&self, frame: u64) -> Result<u32, DatabaseError> {
+        self.index.as_ref().map_or(Ok(0), |index| page_of(index, frame))
     }
 
     fn bytes_of_page(&self) -> Option<u32> {

@@ -46,7 +46,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    fn of_rest(bytes: u64) -> Verdict {
+    pub(super) fn of_rest(bytes: u64) -> Verdict {
         if bytes == 0 { Verdict::Whole } else { Verdict::Leftover { bytes } }
     }
 }

@@ -105,14 +105,14 @@ fn a_database_that_was_only_read_since_it_was_opened_is_compared_as_any_other() 
     assert_eq!(fs::metadata(path.with_file_name("app.db-wal")).unwrap().len(), 0, "no frame was written yet");
     let mut follower = attach(&path);
     let (sums, mut pages) = (PageSums::new(7), 0);
-    let (_, count) = each_difference(&follower, &sums, |_, content, _| {
+    let found = each_difference(&follower, &sums, |_, content, _| {
         assert_eq!(content.len(), 4096);
         pages += 1;
         Ok::<_, DatabaseError>(())
     })
     .unwrap();
-    assert_eq!(u64::from(count) * 4096, fs::metadata(&path).unwrap().len());
-    assert_eq!(pages, count);
+    assert_eq!(u64::from(found.pages) * 4096, fs::metadata(&path).unwrap().len());
+    assert_eq!((pages, found.unproven), (found.pages, None));
     // And followed from there on.
     app.rows("INSERT INTO t (x) VALUES (1)");
     let mut image = Image::default();

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod first_base;
+mod live_faults;
 mod rolls;
 #[path = "../support/mod.rs"]
 mod support;

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 
-use super::{Bytes, READ_DATABASE, RESERVED, SHARED, in_the_way, set};
+use super::{Bytes, PENDING, READ_DATABASE, RESERVED, SHARED, in_the_way, set};
 use crate::limits::LOCK_LOOK_AGAIN;
 
 pub(crate) use super::share_database;
@@ -36,6 +36,11 @@ pub(crate) fn release_database(file: &File) -> io::Result<()> {
 /// Whether a rollback-mode transaction is writing.
 pub(crate) fn is_reserved(file: &File) -> io::Result<bool> {
     Ok(in_the_way(file, RESERVED)?.is_some())
+}
+
+/// Whether a writer in rollback mode waits for its readers to end, us among them.
+pub(crate) fn is_pending(file: &File) -> io::Result<bool> {
+    Ok(in_the_way(file, PENDING)?.is_some())
 }
 
 /// Keeps checkpoints from the database file and writers from starting the WAL anew. False when one of them is at it.
@@ -70,7 +75,6 @@ fn try_share(file: &File, bytes: Bytes) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::PENDING;
     use super::*;
 
     fn handles() -> (tempfile::NamedTempFile, File, File) {

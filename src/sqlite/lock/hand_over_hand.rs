@@ -23,6 +23,11 @@ pub(crate) fn is_in_use(index: &File) -> io::Result<bool> {
     Ok(in_the_way(index, DMS)?.is_some())
 }
 
+/// The process that has the wal-index in use, or one of them, where the system says which.
+pub(crate) fn user(index: &File) -> io::Result<Option<i32>> {
+    Ok(in_the_way(index, DMS)?.map(|lock| lock.l_pid).filter(|pid| *pid > 0))
+}
+
 /// Takes a read mark, of which 0 keeps checkpoints from the database file. False when another has it exclusively.
 pub(crate) fn share_mark(index: &File, slot: usize) -> io::Result<bool> {
     set(index, mark(slot), libc::F_RDLCK)
