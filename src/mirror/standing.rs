@@ -11,19 +11,24 @@ use uuid::Uuid;
 use super::base::{digest_of, unset};
 use super::database::off;
 use super::failure::MirrorError;
+use super::missing::{base_fault, base_fault_of_service};
 use super::page_sums::HEAD_LEN;
 use super::sink::{DirSink, DirStatus, Sink};
 use super::source::Source;
 use crate::api::Positions;
-use crate::checkpoint::{Wanted, restore_dir};
+use crate::checkpoint::{FoldError, RestoreError, Wanted, restore_dir};
 use crate::client::{Client, ClientError, positions};
+use crate::format::database::HEADER_LEN;
 use crate::format::wal::{Chain, FIRST_FRAME, WalStart, is_page_size};
 use crate::format::{Framing, LogFormat};
 use crate::offset::{Generation, Offset};
+use crate::repo::read_at;
+use crate::segment::base;
 use crate::sqlite::page_sums::PageSums;
+use crate::stream::current_generation;
 
 /// Where a sink stands with its generation of a WAL.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Standing {
     pub(super) generation: Generation,
     /// The frame it goes on with.
@@ -32,11 +37,22 @@ pub(super) struct Standing {
     pub(super) end: Option<WalStart>,
     /// Whether it has a base: a directory may not.
     pub(super) based: bool,
+    /// What is wrong with the base that it should have.
+    pub(super) base_fault: Option<String>,
+    /// Whether the mirror record of a directory names this source.
+    pub(super) is_recorded: bool,
 }
 
 impl Standing {
     /// Of a sink that does not exist.
-    const NONE: Standing = Standing { generation: Generation::FIRST, next: FIRST_FRAME, end: None, based: false };
+    pub(super) const NONE: Standing = Standing {
+        generation: Generation::FIRST,
+        next: FIRST_FRAME,
+        end: None,
+        based: false,
+        base_fault: None,
+        is_recorded: false,
+    };
 }
 
 impl Sink {
@@ -44,10 +60,12 @@ impl Sink {
     pub(super) async fn standing(&self, create: bool) -> Result<Standing, MirrorError> {
         match self {
             Sink::Url(client) => {
-                let found = client.find().await?.as_ref().map(positions).transpose()?;
+                let status = client.find().await?;
+                let found = status.as_ref().map(positions).transpose()?;
                 if found.is_none() && !create {
                     return Ok(Standing::NONE);
                 }
+                let base_fault = status.as_ref().and_then(base_fault_of_service);
                 let found = match found.filter(|found| found.format == LogFormat::Wal) {
                     Some(found) => found,
                     // The service says so itself when it is there in another format.
@@ -62,7 +80,7 @@ impl Sink {
                 } else {
                     None
                 };
-                Ok(Standing { generation, next, end, based: true })
+                Ok(Standing { generation, next, end, based: true, base_fault, is_recorded: false })
             }
             Sink::Dir(dir) => {
                 let dir = dir.clone();
@@ -139,12 +157,19 @@ async fn sums_of_service(
 fn sums_of_dir(place: &Path, (key, page_size): (u64, u32)) -> Result<Option<PageSums>, MirrorError> {
     let dir = tempfile::tempdir().map_err(|error| at("a temporary directory", error))?;
     let out = dir.path().join("sink.db");
-    let folded = restore_dir(place, &Wanted { to: None, generation: None, out: out.clone(), overwrite: false })?;
-    if folded.1.page_size.is_some_and(|found| found != page_size) {
-        return Ok(None);
-    }
+    let restored = restore_dir(place, &Wanted { to: None, generation: None, out: out.clone(), overwrite: false });
+    restored.map_err(|error| match error {
+        RestoreError::Fold(FoldError::Base(fault)) => MirrorError::BaseDamaged { side: "sink", fault },
+        error => error.into(),
+    })?;
     let failed = |error| at("a temporary file", error);
     let file = File::open(&out).map_err(failed)?;
+    // Also where no frame says which size they have.
+    let mut head = [0; HEADER_LEN];
+    let count = read_at(&file, &mut head, 0).map_err(failed)?;
+    if base::page_size(&head[..count]).is_some_and(|found| found != page_size) {
+        return Ok(None);
+    }
     let (mut sums, mut page) = (PageSums::new(key), vec![0; page_size as usize]);
     let pages = u32::try_from(file.metadata().map_err(failed)?.len() / u64::from(page_size)).unwrap_or(u32::MAX);
     for number in 1..=pages {
@@ -172,9 +197,15 @@ pub(super) async fn is_unset(client: &Client, generation: Generation) -> Result<
 }
 
 fn of_dir(dir: &DirSink) -> Result<Standing, MirrorError> {
-    let Some(DirStatus { survey: found, based, .. }) = dir.status_of_wal()? else {
+    let Some(status) = dir.status_of_wal()? else {
         return Ok(Standing::NONE);
     };
+    let of_dir = |error| at(&dir.path().display().to_string(), error);
+    let fault = base_fault(&status, status.record.is_some() && status.survey.first.is_some()).map_err(of_dir)?;
+    let named = current_generation(dir.path()).map_err(of_dir)?.map(|(generation, _)| generation);
+    let DirStatus { survey: found, record, based, .. } = status;
+    let generation = record.as_ref().map(|record| record.generation).max(named).unwrap_or(Generation::FIRST);
+    let is_recorded = record.as_ref().is_some_and(|record| dir.is_fed_by(record));
     let framing = found.segments.last().map(|segment| segment.framing);
     let end = match (framing, found.last) {
         (Some(Framing::Wal(Some(start))), Some(last)) => {
@@ -183,5 +214,6 @@ fn of_dir(dir: &DirSink) -> Result<Standing, MirrorError> {
         _ => None,
     };
     let next = if end.is_some() { found.next } else { FIRST_FRAME };
-    Ok(Standing { generation: Generation::FIRST, next, end, based })
+    let base_fault = fault.map(|fault| fault.to_string());
+    Ok(Standing { generation, next, end, based, base_fault, is_recorded })
 }
