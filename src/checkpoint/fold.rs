@@ -218,24 +218,24 @@ pub(super) fn prepare(
 
 /// A frame, and the checksum that it goes on from.
 #[derive(Clone, Copy, Debug)]
-struct Verified {
+pub(super) struct Verified {
     frame: Offset,
     before: Chain,
 }
 
 /// The state as of a commit.
 #[derive(Debug, Default)]
-struct State {
-    header: Option<WalHeader>,
+pub(super) struct State {
+    pub(super) header: Option<WalHeader>,
     starts: Vec<Offset>,
     /// The last commit frame.
     end: Offset,
-    newest: Newest<Verified>,
+    pub(super) newest: Newest<Verified>,
     torn: u64,
 }
 
 /// Walks over all frames up to and with `to`.
-fn survey(source: &dyn Repo, to: Option<Offset>) -> Result<State, FoldError> {
+pub(super) fn survey(source: &dyn Repo, to: Option<Offset>) -> Result<State, FoldError> {
     if to == Some(Offset(0)) {
         return Ok(State::default());
     }
@@ -362,14 +362,14 @@ fn write(source: &dyn Repo, state: &State, draft: &mut Draft) -> Result<u64, Fol
         return draft.finish(None);
     };
     draft.base_done(header.page_size)?;
-    let mut segments = Segments { source, header, starts: &state.starts, last: state.end, open: HashMap::new() };
+    let mut segments = Segments::new(source, header, state);
     let read = |page, newest, run: &mut Vec<u8>| segments.read(page, newest, run);
     state.newest.fold(header.page_size, read, |first, run| Ok(draft.write(first, run)?))?;
     draft.finish(state.newest.size())
 }
 
 /// The segments that pages are copied from.
-struct Segments<'a> {
+pub(super) struct Segments<'a> {
     source: &'a dyn Repo,
     header: WalHeader,
     starts: &'a [Offset],
@@ -377,9 +377,13 @@ struct Segments<'a> {
     open: HashMap<Offset, Arc<dyn RepoFile>>,
 }
 
-impl Segments<'_> {
+impl<'a> Segments<'a> {
+    pub(super) fn new(source: &'a dyn Repo, header: WalHeader, state: &'a State) -> Segments<'a> {
+        Segments { source, header, starts: &state.starts, last: state.end, open: HashMap::new() }
+    }
+
     /// Adds the page of a frame to `run`, verified.
-    fn read(&mut self, page: u32, newest: Verified, run: &mut Vec<u8>) -> Result<(), FoldError> {
+    pub(super) fn read(&mut self, page: u32, newest: Verified, run: &mut Vec<u8>) -> Result<(), FoldError> {
         let behind = self.starts.partition_point(|start| *start <= newest.frame);
         let segment = behind.checked_sub(1).map_or(FIRST_FRAME, |nth| self.starts[nth]);
         let file = self.file(segment)?;

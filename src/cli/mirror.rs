@@ -48,7 +48,8 @@ pub(crate) struct MirrorArgs {
     pub(super) trim: bool,
     /// Take over a directory DST that has no mirror record and does not pass for a mirror by itself: compared with SRC all
     /// the same, and what must be cut off its end is set aside. A SQLite file DST that follows another log, or another history of
-    /// it, is set aside and made again
+    /// it, is set aside and made again. A directory that another SQLite database feeds, or that lost its base, keeps what it held as
+    /// aside-N and starts again from the database SRC, and so does a log in a new generation
     #[arg(long)]
     adopt: bool,
     /// Hand the log DST over to its clients once all of SRC is copied: they may write it then, and no mirror does any more. Refused

@@ -437,7 +437,8 @@ pub(super) async fn find_start(
         (Err(MirrorError::BaseDamaged { fault, .. }), Sink::Dir(dir)) => {
             return Err(MirrorError::BaseLost { place: dir.path().to_owned(), fault: fault.to_string() });
         }
-        (sums, _) => sums?,
+        (Err(error), _) if standing.base_fault.is_some() => return Err(with_adoption(sink.own(error))),
+        (sums, _) => sums.map_err(|error| sink.own(error))?,
     };
     // Without a base to compare, the WAL must be the one that is there.
     if let Some(sums) = sums
@@ -464,6 +465,17 @@ pub(super) async fn find_start(
         Sink::Url(client) => {
             Err(MirrorError::Unproven { place: client.url().to_string(), reason: format!("it {held}") })
         }
+    }
+}
+
+/// What else can be done about a service's log whose base is damaged.
+fn with_adoption(error: MirrorError) -> MirrorError {
+    match error {
+        MirrorError::SinkDamaged { place, reason } => {
+            let reason = format!("{reason}; --adopt starts a new generation of it from SRC");
+            MirrorError::SinkDamaged { place, reason }
+        }
+        error => error,
     }
 }
 

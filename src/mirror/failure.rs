@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::replica_file::ReplicaFileError;
 use crate::api::ErrorBody;
 use crate::blame::{Blame, Blamed};
-use crate::checkpoint::RestoreError;
+use crate::checkpoint::{FoldError, RestoreError};
 use crate::client::ClientError;
 use crate::format::{FormatError, LogFormat, ScanError};
 use crate::offset::{BytePos, Generation, Offset};
@@ -464,6 +464,12 @@ impl MirrorError {
 
 fn process(pid: Option<i32>) -> String {
     pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
+impl From<FoldError> for MirrorError {
+    fn from(error: FoldError) -> MirrorError {
+        MirrorError::Restore(error.into())
+    }
 }
 
 fn holder(pid: Option<u32>, command: Option<&str>) -> String {

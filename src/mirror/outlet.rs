@@ -320,7 +320,7 @@ impl Outlet {
         self.waiting.push_back(Piece::Stepped(after));
         for kept in kept {
             match kept {
-                Kept::Mark(mark) => self.mark_again(*mark),
+                Kept::Mark(mark) => self.mark_again(mark),
                 Kept::Run(run) => {
                     let mut failed = None;
                     let read = retained::each_frame(&run, after, |header, claim, frame, before| {

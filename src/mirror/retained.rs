@@ -17,7 +17,7 @@ pub(super) enum Kept {
     /// Whole transactions.
     Run(Run),
     /// A note of the source, made before what follows.
-    Mark(Box<LogSource>),
+    Mark(LogSource),
 }
 
 /// See the [module](self). Invariant: the runs follow one another without a gap, and the first one follows `from`.
@@ -46,7 +46,7 @@ impl Retained {
     }
 
     pub(super) fn add_mark(&mut self, mark: &LogSource) {
-        self.kept.push_back(Kept::Mark(Box::new(mark.clone())));
+        self.kept.push_back(Kept::Mark(mark.clone()));
     }
 
     /// Forgets what is durable, which is all before this offset.

@@ -15,7 +15,7 @@ use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
 use super::missing::{self, Warning};
 use super::ownership;
-use super::replica_file::{self, ReplicaFile, ReplicaFileError, is_replica_file, replica_file_status};
+use super::replica_file::{self, ReplicaFile, ReplicaFileError, is_replica_file};
 use super::shorter;
 use super::sink::{DirSink, Sink};
 use super::source::Source;
@@ -386,7 +386,7 @@ impl Origin {
             Place::Dir(path) => path,
         };
         if dir(path, database::find_database(path))? {
-            is_no_replica(path)?;
+            replica_file::is_no_replica(path)?;
             return Ok(Origin::Database(Database::new(path, mirror.adopt, wal.clone())));
         }
         Ok(Origin::Log(Source::Dir(dir(path, FsRepo::open(path))?)))
@@ -438,18 +438,6 @@ impl Sink {
             }
         };
         absent.map_or(Ok(()), |place| Err(MirrorError::Absent { place }))
-    }
-}
-
-/// That a database is not one that a mirror keeps: its source is elsewhere.
-///
-/// # Errors
-/// [`ReplicaFileError::Swapped`].
-fn is_no_replica(path: &Path) -> Result<(), MirrorError> {
-    let path = path.to_str().and_then(|path| path.strip_suffix("-wal")).map_or(path, Path::new);
-    match replica_file_status(path)? {
-        Some(found) => Err(ReplicaFileError::swapped(path, found.source).into()),
-        None => Ok(()),
     }
 }
 

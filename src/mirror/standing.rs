@@ -1,7 +1,5 @@
 //! Where a sink stands with a WAL, and whether it holds the same database as a source.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use bytes::{Buf, BytesMut};
@@ -16,16 +14,14 @@ use super::page_sums::HEAD_LEN;
 use super::sink::{DirSink, DirStatus, Sink};
 use super::source::Source;
 use crate::api::Positions;
-use crate::checkpoint::{FoldError, RestoreError, Wanted, restore_dir};
+use crate::checkpoint::{FoldError, RestoreError, each_page};
 use crate::client::{Client, ClientError, positions};
-use crate::format::database::HEADER_LEN;
 use crate::format::wal::{Chain, FIRST_FRAME, WalStart, is_page_size};
 use crate::format::{Framing, LogFormat};
 use crate::offset::{Generation, Offset};
-use crate::repo::read_at;
-use crate::segment::base;
+use crate::repo::FsRepo;
 use crate::sqlite::page_sums::PageSums;
-use crate::stream::current_generation;
+use crate::stream::{current_dir, current_generation};
 
 /// Where a sink stands with its generation of a WAL.
 #[derive(Clone, Debug)]
@@ -155,28 +151,20 @@ async fn sums_of_service(
 }
 
 fn sums_of_dir(place: &Path, (key, page_size): (u64, u32)) -> Result<Option<PageSums>, MirrorError> {
-    let dir = tempfile::tempdir().map_err(|error| at("a temporary directory", error))?;
-    let out = dir.path().join("sink.db");
-    let restored = restore_dir(place, &Wanted { to: None, generation: None, out: out.clone(), overwrite: false });
-    restored.map_err(|error| match error {
-        RestoreError::Fold(FoldError::Base(fault)) => MirrorError::BaseDamaged { side: "sink", fault },
-        error => error.into(),
+    let dir = current_dir(place).map_err(|error| at(&place.display().to_string(), error))?;
+    let repo = FsRepo::open(dir).map_err(|error| at(&place.display().to_string(), error))?;
+    let mut sums = PageSums::new(key);
+    let found = each_page(&repo, |page, content| {
+        let sum = sums.sum_of(content);
+        sums.set(page, sum).map_err(|error| at("a temporary file", error))
+    });
+    let found = found.map_err(|error| match error {
+        MirrorError::Restore(RestoreError::Fold(FoldError::Base(fault))) => {
+            MirrorError::BaseDamaged { side: "sink", fault }
+        }
+        error => error,
     })?;
-    let failed = |error| at("a temporary file", error);
-    let file = File::open(&out).map_err(failed)?;
-    // Also where no frame says which size they have.
-    let mut head = [0; HEADER_LEN];
-    let count = read_at(&file, &mut head, 0).map_err(failed)?;
-    if base::page_size(&head[..count]).is_some_and(|found| found != page_size) {
-        return Ok(None);
-    }
-    let (mut sums, mut page) = (PageSums::new(key), vec![0; page_size as usize]);
-    let pages = u32::try_from(file.metadata().map_err(failed)?.len() / u64::from(page_size)).unwrap_or(u32::MAX);
-    for number in 1..=pages {
-        file.read_exact_at(&mut page, u64::from(number - 1) * u64::from(page_size)).map_err(failed)?;
-        sums.set(number, sums.sum_of(&page)).map_err(failed)?;
-    }
-    Ok(Some(sums))
+    Ok(found.is_none_or(|found| found == page_size).then_some(sums))
 }
 
 fn at(place: &str, error: std::io::Error) -> MirrorError {

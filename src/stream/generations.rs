@@ -181,5 +181,6 @@ fn absent(error: io::Error) -> io::Result<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 #[path = "generations_tests.rs"]
 mod tests;

@@ -117,8 +117,8 @@ pub enum SyncError {
     /// The database holds pages that neither its WAL nor the server's base has, so frames alone cannot make a copy.
     #[error(
         "page {page} of {} is neither in its WAL nor in the server's base of generation {generation}: its WAL was \
-         checkpointed away before all of it was pushed. Push a database whose WAL was kept from its first page on \
-         (PRAGMA wal_autocheckpoint=0), or one that was pulled from this server", .path.display()
+         checkpointed before all of it was pushed, and without what its -info file said it is not known whether the server's \
+         frames are this database's. Push it into an empty log, or push a database that was pulled from this server", .path.display()
     )]
     Base {
         /// The database.

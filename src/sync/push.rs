@@ -267,12 +267,13 @@ fn mark_of(header: WalHeader, frame: u32, last: &[u8]) -> PushMark {
     PushMark::new(digest_of(last), WalStart { header, chain }, Some(wal))
 }
 
-/// The push of a database whose WAL is not the one that the server has all frames of; `None` where it still is, or that is not
-/// known.
+/// The push of a database whose WAL is not the one that the server's generation has all frames of, or with `in_any_case` also of
+/// one where it still is; `None` otherwise, and where it is not known what was pushed.
 pub(super) async fn resume(
     remote: &Remote,
     path: &Path,
     (batch, follow): (u32, bool),
+    in_any_case: bool,
 ) -> Result<Option<LivePush>, SyncError> {
     let database = path.to_owned();
     let found = off(move || {
@@ -285,7 +286,7 @@ pub(super) async fn resume(
         let is_whole = mark.wal().is_some_and(|at| {
             at.frames == u64::from(position.frame) && log.holds(at.frames as u32, at.salts, at.chain)
         });
-        Ok::<_, SyncError>((!is_whole).then_some((Ends { info: Arc::new(info), stay }, position, mark)))
+        Ok::<_, SyncError>((!is_whole || in_any_case).then_some((Ends { info: Arc::new(info), stay }, position, mark)))
     });
     let found = found.await??;
     let from = (remote.clone(), path, batch);

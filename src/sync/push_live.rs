@@ -20,11 +20,12 @@ use super::push_mark::{PushMark, Sending, digest_of};
 use super::remote::{Pulled, Range, Remote};
 use super::replicate::Told;
 use super::server_state::ServerState;
-use super::{FRAME_LEN, Position, off};
-use crate::format::wal::Chain;
+use super::{FRAME_LEN, PAGE_LEN, Position, off};
+use crate::format::wal::{Chain, WalStart};
 use crate::limits::PUSH_HELD_MAX;
 use crate::mirror::{Event, LiveFeed, LivePiece, LiveStart, MirrorError};
 use crate::offset::Offset;
+use crate::sqlite::wal_append::new_header;
 use crate::sqlite::{DatabaseError, Snapshot, WalPosition, holds};
 use crate::stream::{Batch, LargeCommit, Part};
 
@@ -181,17 +182,13 @@ impl LivePush {
     /// server confirmed all that was handed over, and the metadata say so.
     pub(super) async fn sync(&mut self, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
         if !self.checked {
-            let before = self.position.frame;
-            self.check_server().await?;
+            self.check_server(told).await?;
             self.checked = true;
-            if self.position.frame > before {
-                told.moved(0, 0, Offset(u64::from(self.position.frame) + 1));
-            }
-        }
-        if self.feed.is_none() {
-            self.start(told).await?;
         }
         loop {
+            if self.feed.is_none() {
+                self.start(told).await?;
+            }
             match self.queue.items.front_mut() {
                 Some(Item::Frames(bytes)) if bytes.is_empty() => drop(self.queue.items.pop_front()),
                 Some(Item::Frames(bytes)) => {
@@ -299,21 +296,41 @@ impl LivePush {
         Ok(state)
     }
 
-    /// That the end of the server's log is what it confirmed, or what was being sent.
-    async fn check_server(&mut self) -> Result<(), SyncError> {
+    /// That the end of the server's log is what it confirmed, or what was being sent. Where its generation has ended right there,
+    /// the next one starts from what this database pushed, and is gone on with.
+    async fn check_server(&mut self, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
+        let before = self.position;
+        while !self.is_at_end().await? {
+            let generation = self.position.generation + 1;
+            log::info!("{}: the server is in generation {generation} now", self.path.display());
+            let (wal, ours) = (self.mark.wal(), WalStart::first(new_header(PAGE_LEN as u32, 0)));
+            self.forget();
+            self.position = Position { generation, frame: 0 };
+            self.mark = PushMark::new(String::new(), ours, wal);
+            self.dirty = true;
+        }
+        if self.position != before {
+            told.moved(0, 0, Offset(u64::from(self.position.frame) + 1));
+        }
+        Ok(())
+    }
+
+    /// Whether the server's generation goes on right after what it confirmed, or what was being sent; false where it ends there.
+    async fn is_at_end(&mut self) -> Result<bool, SyncError> {
         let Position { generation, frame } = self.position;
         let pulled = |start, end| self.remote.pull(Range { generation, start, end });
         if frame > 0 {
             match pulled(frame, frame + 1).await {
                 // The first servers only took frames.
-                Err(SyncError::Status { status: 404 | 405 | 501, .. }) => return Ok(()),
+                Err(SyncError::Status { status: 404 | 405 | 501, .. }) => return Ok(true),
                 Ok(Pulled::Nothing(server)) if server != generation => {
                     return Err(SyncError::Generation { ours: generation, server });
                 }
                 Ok(Pulled::Nothing(_)) => {
                     // It lost its end: only all that it holds tells how to go on.
                     self.forget();
-                    return Ok(());
+                    self.mark.set_wal(None);
+                    return Ok(true);
                 }
                 Ok(Pulled::Frames(found)) if digest_of(&found) != self.mark.last => {
                     return Err(SyncError::Fork { path: self.path.clone(), generation, frame });
@@ -323,10 +340,7 @@ impl LivePush {
         }
         let end = self.mark.sending.as_ref().map_or(frame + 2, |sending| sending.end);
         let more = match pulled(frame + 1, end).await? {
-            Pulled::Nothing(server) if server != generation && server > generation => {
-                return Err(SyncError::Generation { ours: generation, server });
-            }
-            Pulled::Nothing(_) => return Ok(()),
+            Pulled::Nothing(server) => return Ok(server <= generation),
             Pulled::Frames(more) => more,
         };
         match self.mark.sending.clone().filter(|sending| sending.digest == digest_of(&more)) {
@@ -334,7 +348,8 @@ impl LivePush {
                 self.confirmed(sent.end - 1, &sent);
                 // What waits starts with them.
                 self.skip(more.len());
-                Ok(())
+                // It may have ended since.
+                Box::pin(self.is_at_end()).await
             }
             None => Err(SyncError::Conflict {
                 generation,
@@ -356,10 +371,9 @@ impl LivePush {
         }
     }
 
-    /// Forgets what was read of the database, and where it was.
+    /// Forgets what was read of the database and not sent.
     fn forget(&mut self) {
         (self.feed, self.queue, self.baton) = (None, Queue::default(), None);
-        self.mark.set_wal(None);
     }
 
     /// Offers frames that follow the last ones, and waits for the server. What the database gives meanwhile is put into the queue.
@@ -386,11 +400,14 @@ impl LivePush {
             }
         };
         let (server, confirmed) = (answer.generation.unwrap_or(generation), answer.frame);
-        if answer.conflict {
-            return Err(SyncError::Conflict { generation, start, server: confirmed });
-        }
-        if server != generation {
-            return Err(SyncError::Generation { ours: generation, server });
+        if answer.conflict || server != generation {
+            self.check_server(told).await?;
+            return match self.position.generation == generation {
+                // It goes on with what was read again.
+                false => Ok(()),
+                true if answer.conflict => Err(SyncError::Conflict { generation, start, server: confirmed }),
+                true => Err(SyncError::Generation { ours: generation, server }),
+            };
         }
         if confirmed < end - 1 {
             self.lost += 1;
@@ -398,6 +415,7 @@ impl LivePush {
                 return Err(SyncError::Behind { generation, start, server: confirmed });
             }
             self.forget();
+            self.mark.set_wal(None);
             self.checked = false;
             let text = format!("the server ends at frame {confirmed}, before frames {start}.. that it was sent");
             return Err(SyncError::Interrupted(text));

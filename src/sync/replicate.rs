@@ -84,7 +84,7 @@ impl Session {
         let (remote, batch) = (what.remote.clone(), what.batch.max(1));
         Ok(match what.direction {
             Direction::Push => {
-                if let Some(live) = push::resume(&remote, &what.database, (batch, what.follow)).await? {
+                if let Some(live) = push::resume(&remote, &what.database, (batch, what.follow), false).await? {
                     return Ok(Session::Live(Box::new(live)));
                 }
                 match Push::open(remote.clone(), &what.database, batch).await {
@@ -170,7 +170,16 @@ async fn attempt(
         Some(session) => session,
         None => session.insert(Session::open(what).await?),
     };
-    session.sync(told).await?;
+    match (session.sync(told).await, &*session) {
+        // The server's generation may have ended right after what was pushed.
+        (Err(error @ (SyncError::Conflict { .. } | SyncError::Generation { .. })), Session::Push(_)) => {
+            let from = (what.batch.max(1), what.follow);
+            let live = push::resume(&what.remote, &what.database, from, true).await?;
+            *session = Session::Live(Box::new(live.ok_or(error)?));
+            return session.sync(told).await;
+        }
+        (synced, _) => synced?,
+    }
     // Its locks are held until those of the follower are.
     if let (true, Session::Push(push)) = (what.follow, &*session)
         && let Some(live) = push.follow().await?

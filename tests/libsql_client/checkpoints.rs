@@ -1,6 +1,7 @@
 //! Databases that SQLite checkpoints as it does by default, pushed to the service's own libSQL endpoint.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use logmirror::format::LogFormat;
 
@@ -106,4 +107,72 @@ fn a_mirror_that_is_run_now_and_then_sends_what_differs_and_nothing_twice() {
         assert_eq!(again.last("done")["bytes"], 0, "{again:?}");
         assert!(number == 0 || bytes <= 3 * 4120, "{bytes} bytes for one row");
     }
+}
+
+#[test]
+fn a_mirror_that_is_killed_again_and_again_while_the_application_writes_loses_and_doubles_nothing() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut service = service(data.path());
+    let path = dir.path().join("app.db");
+    let mut app = Sqlite::open(&path);
+    app.run(&["PRAGMA journal_mode = WAL", "PRAGMA synchronous = OFF", "PRAGMA wal_autocheckpoint = 15"]);
+    app.run(&["CREATE TABLE t (id INTEGER PRIMARY KEY, x)"]);
+    let (written, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                app.rows("INSERT INTO t (x) VALUES (randomblob(2000))");
+                app.rows("UPDATE t SET x = x || 'more' WHERE id = (SELECT max(id) / 2 FROM t)");
+                written.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        for round in 0..12 {
+            let flags: &[&str] = if round % 3 == 1 { &["--follow", "--batch", "3"] } else { &["--follow"] };
+            let follower = Mirror::start(arg(&path), url(&service), flags);
+            let some_more = written.load(Ordering::Relaxed) + 10 + 13 * round % 40;
+            until("more was written", || (written.load(Ordering::Relaxed) > some_more).then_some(()));
+            if round == 5 {
+                service.kill();
+                service.restart();
+            }
+            let ended = follower.kill();
+            assert!(!ended.errors.contains("error:"), "round {round}: {}", ended.errors);
+        }
+        over.store(true, Ordering::Relaxed);
+        writing.join().unwrap();
+    });
+    let last = mirror(arg(&path), url(&service), &[]);
+    assert_eq!(last.code, Some(0), "{last:?}");
+    assert_eq!(held(&service), dump(&path));
+    assert_eq!(mirror(arg(&path), url(&service), &[]).last("done")["bytes"], 0, "nothing is sent twice");
+}
+
+#[test]
+fn a_push_goes_on_when_the_service_rolls_the_log_over() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = service(data.path());
+    let path = dir.path().join("app.db");
+    let mut app = Sqlite::open(&path);
+    app.run(&["PRAGMA journal_mode = WAL", "PRAGMA synchronous = OFF", "CREATE TABLE t (id INTEGER PRIMARY KEY, x)"]);
+    let follow = || Some(Mirror::start(arg(&path), url(&service), &["--follow"]));
+    let mut follower = follow();
+    for round in 0..8 {
+        for _ in 0..20 {
+            app.rows("INSERT INTO t (x) VALUES (randomblob(300))");
+        }
+        until("the log holds all of it", || (held(&service) == dump(&path)).then_some(()));
+        if round % 3 == 2 {
+            follower.take().unwrap().kill();
+            app.rows("PRAGMA wal_checkpoint(TRUNCATE)");
+        }
+        service.call(service.client("app").checkpoint(false)).unwrap();
+        if round % 3 == 2 {
+            app.rows("UPDATE t SET x = 1 WHERE id = 5");
+            follower = follow();
+        }
+    }
+    until("the log holds all of it", || (held(&service) == dump(&path)).then_some(()));
+    let status = service.call(service.client("app").status()).unwrap();
+    assert_eq!(status.generation.unwrap().0, 9);
+    assert_eq!(follower.unwrap().terminate().code, Some(0));
 }

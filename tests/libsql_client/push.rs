@@ -319,22 +319,36 @@ fn answers_that_make_no_sense_say_so() {
 }
 
 #[test]
-fn a_database_of_an_old_generation_is_not_pushed() {
+fn a_database_goes_on_in_the_generation_that_follows_what_it_pushed_and_in_no_other() {
     let stage = Stage::new();
-    let db = stage.database(&rows(5));
+    let (db, replica) = (stage.database(&rows(5)), stage.path("replica.db"));
     stage.push(&db).unwrap();
+    // Two generations may have passed.
+    for (rolls, generation) in [(1, 2), (2, 4)] {
+        (0..rolls).for_each(|_| stage.fake.roll());
+        sqlite::run_and_die(&db, &rows(1));
+        stage.push(&db).unwrap();
+        assert_eq!((info(&db), stage.fake.frames()), ((generation, 1), 1));
+        stage.pull(&replica).unwrap();
+        assert_eq!(dump(&replica), dump(&db));
+        assert_eq!(stage.push(&db).unwrap().bytes, 0, "nothing is sent twice");
+    }
+    // Another one pushed before the roll: what is only here is not put on top of that.
+    let mut frame = stage.fake.store().generations[3].frames[0].clone();
+    frame[100] ^= 1;
+    stage.fake.store().generations[3].frames.push(frame);
     stage.fake.roll();
     sqlite::run_and_die(&db, &rows(1));
     let error = stage.push(&db).unwrap_err();
-    assert!(matches!(error, SyncError::Conflict { generation: 1, .. }), "{error}");
-    let moved = r#"{"status":"ok","generation":2,"max_frame_no":7}"#;
+    assert!(matches!(error, SyncError::Conflict { generation: 4, .. }), "{error}");
+    let moved = r#"{"status":"ok","generation":6,"max_frame_no":7}"#;
     stage.fake.fault("POST", Fault::Answer(200, moved.into()));
     let error = stage.push(&db).unwrap_err();
-    assert!(matches!(error, SyncError::Generation { ours: 1, server: 2 }), "{error}");
+    assert!(matches!(error, SyncError::Conflict { .. } | SyncError::Generation { ours: 4, .. }), "{error}");
     // Without metadata it would be the server's generation, whose base is not below these frames.
     std::fs::remove_file(beside(&db, "-info")).unwrap();
     let error = stage.push(&db).unwrap_err();
-    assert!(matches!(error, SyncError::Base { generation: 2, page: 1, .. }), "{error}");
+    assert!(matches!(error, SyncError::Base { generation: 5, page: 1 | 2, .. }), "{error}");
     assert_eq!(stage.fake.frames(), 0);
 }
 

@@ -1,17 +1,26 @@
 //! Databases that this user may not read.
 
-use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
-use crate::support::process::arg;
+use crate::support::process::{arg, until};
 use crate::support::sqlite::connect;
 
 /// A user without any right of its own.
 const NOBODY: u32 = 65_534;
+
+/// A mirror that does not outlive the test.
+struct Follower(Child);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _is_gone_already = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 /// The program as a user who may read only what all may: root loses its rights, and anybody else has none.
 fn as_nobody(dir: &Path, args: &[&str]) -> Command {
@@ -59,15 +68,18 @@ fn a_database_that_may_not_be_read_is_no_damaged_one_but_a_matter_of_permission(
         assert!(!sink.exists());
 
         // Once it may be read, it is.
-        let mut child = as_nobody(dir.path(), &["mirror", arg(path), arg(&sink), "--follow"]).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(|line| line.unwrap());
-        let line = lines.find(|line| line.contains("waiting")).unwrap();
+        let said = dir.path().join("said");
+        let mut command = as_nobody(dir.path(), &["mirror", arg(path), arg(&sink), "--follow"]);
+        let follower = Follower(command.stderr(File::create(&said).unwrap()).spawn().unwrap());
+        let line = until("it to wait", || {
+            let said = fs::read_to_string(&said).unwrap();
+            said.lines().find(|line| line.contains("waiting") && line.contains("application")).map(str::to_owned)
+        });
         assert!(line.contains("ermission denied") && line.contains(arg(path)), "{line}");
         fs::set_permissions(path.parent().unwrap(), Permissions::from_mode(0o777)).unwrap();
         fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
-        crate::support::process::until("the copy", || sink.join("base.db").exists().then_some(()));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        until("the copy", || sink.join("base.db").exists().then_some(()));
+        drop(follower);
         fs::remove_dir_all(&sink).unwrap();
     }
 }

@@ -214,3 +214,28 @@ fn whatever_is_no_replica_is_refused_and_left_as_it_is() {
     fs::rename(&draft, &path).unwrap();
     assert!(matches!(replica.checkpoint().unwrap_err(), DatabaseError::WrittenByOthers { .. }));
 }
+
+#[test]
+fn a_file_that_takes_the_place_of_another_keeps_its_wal_when_those_who_read_that_one_leave() {
+    let mut origin = Origin::new(4096, SCHEMA);
+    let mut first = origin.replica("replica.db");
+    origin.run_both(&mut first, INSERT);
+    let path = first.path().to_owned();
+    let mut old = Sqlite::open(&path);
+    assert_eq!(old.rows("SELECT count(*) FROM t"), json!([[2]]));
+    drop(first);
+    let mut other = Origin::new(8192, SCHEMA);
+    other.run(INSERT);
+    let made = other.replica("other.db");
+    made.copy_to(&origin.dir.path().join("draft.db")).unwrap();
+    let mut second = ReadReplicaFile::replace(&path, &origin.dir.path().join("draft.db")).unwrap();
+    other.run_both(&mut second, INSERT);
+    assert_eq!(old.rows("SELECT count(*) FROM t"), json!([[2]]));
+    let mut new = Sqlite::open(&path);
+    assert_eq!(new.rows("SELECT count(*) FROM t"), json!([[3]]));
+    old.close();
+    second.check().unwrap();
+    other.run_both(&mut second, INSERT);
+    assert_eq!(new.rows("SELECT count(*) FROM t"), json!([[4]]));
+    assert_eq!(new.rows("PRAGMA integrity_check"), json!([["ok"]]));
+}

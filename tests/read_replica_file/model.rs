@@ -246,7 +246,11 @@ impl World {
                 Err(DatabaseError::WrittenByOthers { .. }) if was_written => return self.make(),
                 mark => mark.unwrap(),
             },
-            false => replica.mark().unwrap(),
+            false => {
+                let mark = replica.mark().unwrap();
+                drop(replica);
+                mark
+            }
         };
         // It is stored and read again.
         let mark: StateMark = serde_json::from_str(&serde_json::to_string(&mark).unwrap()).unwrap();

@@ -295,6 +295,21 @@ fn a_database_that_nobody_wrote_to_since_it_was_opened_has_the_pages_that_its_fi
 }
 
 #[test]
+fn a_wal_that_nobody_wrote_to_yet_does_not_prove_that_nothing_was_missed() {
+    let (_dir, path, app) = in_use();
+    app.close();
+    let mut app = Sqlite::open(&path);
+    app.rows("SELECT count(*) FROM t");
+    let position = attach(&path).position();
+    assert_eq!(position.frames, 0);
+    app.run(&["PRAGMA journal_mode = DELETE", "INSERT INTO t (x) VALUES (1)", "PRAGMA journal_mode = WAL"]);
+    app.close();
+    let mut app = Sqlite::open(&path);
+    app.rows("SELECT count(*) FROM t");
+    assert!(!attach(&path).go_on_from(&position).unwrap());
+}
+
+#[test]
 fn a_connection_that_has_read_nothing_yet_is_nobody_to_follow() {
     let (_dir, path, _app) = in_use();
     // As the wal-index is before the first connection has read.

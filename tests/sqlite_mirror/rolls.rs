@@ -272,7 +272,7 @@ fn generations_are_kept_as_the_policy_says_whoever_started_them() {
     sqlite.run(&["CREATE TABLE t (id INTEGER PRIMARY KEY, x)", "INSERT INTO t (x) VALUES (1)"]);
     mirror(arg(&app), service.url("app"), &[]);
     let held = || {
-        let log = FsRepo::open(&data.path().join("logs/app")).unwrap();
+        let log = FsRepo::open(data.path().join("logs/app")).unwrap();
         let names = logmirror::repo::Repo::list(&log).unwrap();
         names.into_iter().filter(|name| name.parse::<u64>().is_ok()).count()
     };

@@ -10,7 +10,7 @@ use super::fresh::{build, install};
 use super::kept::Kept;
 use super::record::{FileRecord, Followed, Position, RecordFile};
 use super::step::step;
-use super::target::{Found, Instead, ReplicaFile, is_in_place, open};
+use super::target::{Found, Instead, ReplicaFile, gone, is_in_place, open};
 use crate::client::{ClientError, without_secrets};
 use crate::format::LogFormat;
 use crate::limits::{REPLICA_PUBLISH_BYTES, REPLICA_SETTLE_AFTER, SINK_LOOK_EVERY};
@@ -23,31 +23,6 @@ use crate::mirror::ownership::source_identity;
 use crate::mirror::run::{Event, Progress};
 use crate::mirror::source::{Extent, Piece, Reading, Source};
 use crate::stream::{MirrorRecord, ReadError, Tail};
-
-pub(super) fn gone() -> MirrorError {
-    MirrorError::Interrupted("the source is gone".into())
-}
-
-impl ReplicaFile {
-    /// Works on the file where it holds nobody up. After an error of the work it is closed, and opened again by the next attempt.
-    pub(super) async fn with<T: Send + 'static>(
-        &mut self,
-        work: impl FnOnce(&mut Kept) -> Result<T, MirrorError> + Send + 'static,
-    ) -> Result<T, MirrorError> {
-        let mut kept = self.kept.take().ok_or_else(|| MirrorError::Interrupted("the file is closed".into()))?;
-        let (kept, done) = off(move || {
-            let done = work(&mut kept);
-            (kept, done)
-        })
-        .await?;
-        self.kept = Some(kept).filter(|_| done.is_ok());
-        done
-    }
-
-    fn position(&self) -> Option<Position> {
-        self.kept.as_ref().map(|kept| kept.position())
-    }
-}
 
 /// What a source holds; of a directory, as its mirror record says.
 ///

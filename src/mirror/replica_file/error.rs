@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use super::record::record_path;
 use crate::blame::{Blame, Blamed};
 use crate::sqlite::DatabaseError;
 
@@ -113,11 +112,6 @@ impl ReplicaFileError {
     pub(super) fn page_size(path: &Path, held: u32, offered: u32) -> ReplicaFileError {
         let why = format!("it has pages of {held} bytes, and the source now of {offered}");
         ReplicaFileError::Again { path: path.to_owned(), why }
-    }
-
-    /// That of a read replica file at `path` that is to be a source, and follows `of`.
-    pub(in crate::mirror) fn swapped(path: &Path, of: String) -> ReplicaFileError {
-        ReplicaFileError::Swapped { path: path.to_owned(), of, record: record_path(path) }
     }
 }
 

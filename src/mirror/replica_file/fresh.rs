@@ -121,6 +121,10 @@ pub(super) fn install(
     instead: &Instead,
 ) -> Result<(Kept, Option<PathBuf>), MirrorError> {
     let failed = |error| at(path, error);
+    if let Ok(before) = fs::metadata(path) {
+        // Those who may read the file may read the one in its place.
+        fs::set_permissions(&built.draft, before.permissions()).map_err(failed)?;
+    }
     let sum = prepare(&built.draft, record.key).map_err(failed)?;
     let now = FileState { at: built.at, sum };
     let (mut store, noted) = (store, FileRecord { upcoming: Some(now), ..record });

@@ -4,9 +4,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::record::{FileRecord, read_record};
+use super::error::ReplicaFileError;
+use super::record::{FileRecord, read_record, record_path};
 use crate::mirror::failure::MirrorError;
 use crate::offset::{Generation, Offset};
+use crate::sqlite::names::database_of_wal;
 
 /// Which source a read replica file follows, and up to where it holds it. A crash may have left it one step further.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -30,4 +32,19 @@ pub fn replica_file_status(path: &Path) -> Result<Option<ReplicaFileStatus>, Mir
         let at = now.map(|now| now.at);
         ReplicaFileStatus { source, log, generation: at.map(|at| at.generation), next: at.map(|at| at.next) }
     }))
+}
+
+/// That a database which is to be a source is not one that a mirror keeps: its source is elsewhere. The path may be that of its WAL.
+///
+/// # Errors
+/// [`ReplicaFileError::Swapped`].
+pub(in crate::mirror) fn is_no_replica(path: &Path) -> Result<(), MirrorError> {
+    let path = database_of_wal(path).unwrap_or(path);
+    match replica_file_status(path)? {
+        Some(ReplicaFileStatus { source: of, .. }) => {
+            let (path, record) = (path.to_owned(), record_path(path));
+            Err(ReplicaFileError::Swapped { path, of, record }.into())
+        }
+        None => Ok(()),
+    }
 }

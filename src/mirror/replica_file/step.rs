@@ -5,12 +5,11 @@ use bytes::{Buf, BytesMut};
 use futures::TryStreamExt;
 use uuid::Uuid;
 
-use super::attempt::gone;
 use super::error::ReplicaFileError;
 use super::frames::each_block;
 use super::kept::Kept;
 use super::record::Position;
-use super::target::ReplicaFile;
+use super::target::{ReplicaFile, gone};
 use crate::api::LastCommit;
 use crate::client::{Client, positions};
 use crate::format::database::lock_page;

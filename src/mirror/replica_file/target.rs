@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::error::ReplicaFileError;
 use super::kept::{Kept, at, of_file, sum_of_file};
-use super::record::{FileRecord, FileState, Followed, RecordFile, read_record, record_path};
+use super::record::{FileRecord, FileState, Followed, Position, RecordFile, read_record, record_path};
+use crate::mirror::database::off;
 use crate::mirror::failure::MirrorError;
 use crate::sqlite::names::{WAL, beside, looks_like_a_database};
 use crate::sqlite::read_replica::{ReadReplicaFile, Touched};
@@ -73,6 +74,26 @@ impl ReplicaFile {
     /// Nothing is opened before an attempt.
     pub(crate) fn new(path: &Path) -> ReplicaFile {
         ReplicaFile { path: path.to_owned(), kept: None, was_kept: false }
+    }
+
+    /// Works on the file where it holds nobody up. After an error of the work it is closed, and opened again by the next attempt.
+    pub(super) async fn with<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Kept) -> Result<T, MirrorError> + Send + 'static,
+    ) -> Result<T, MirrorError> {
+        let mut kept = self.kept.take().ok_or_else(|| MirrorError::Interrupted("the file is closed".into()))?;
+        let (kept, done) = off(move || {
+            let done = work(&mut kept);
+            (kept, done)
+        })
+        .await?;
+        self.kept = Some(kept).filter(|_| done.is_ok());
+        done
+    }
+
+    /// The state that readers see; none while it is closed.
+    pub(super) fn position(&self) -> Option<Position> {
+        self.kept.as_ref().map(|kept| kept.position())
     }
 }
 
@@ -175,4 +196,9 @@ fn state_of(file: &ReadReplicaFile, record: &FileRecord) -> Result<Option<(FileS
 
 fn named(source: &str, log: Option<&str>) -> String {
     log.map_or_else(|| source.to_owned(), |log| format!("{source} (log {log})"))
+}
+
+/// The error of a source whose stream is over before its end.
+pub(super) fn gone() -> MirrorError {
+    MirrorError::Interrupted("the source is gone".into())
 }

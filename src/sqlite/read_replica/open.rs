@@ -35,6 +35,8 @@ pub(super) struct Files {
     pub(super) database: Arc<dyn RepoFile>,
     pub(super) index: Arc<dyn RepoFile>,
     pub(super) wal: Arc<dyn RepoFile>,
+    /// The file that this one took the place of, with SHARED on it.
+    pub(super) _former: Option<Arc<dyn RepoFile>>,
 }
 
 impl Drop for Files {
@@ -92,14 +94,6 @@ fn is_at(file: &dyn RepoFile, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// That there is no file at `path`.
-fn is_free(path: &Path) -> Result<(), DatabaseError> {
-    match fs::symlink_metadata(path) {
-        Ok(_) => Err(DatabaseError::io("making", path, io::ErrorKind::AlreadyExists.into())),
-        Err(_) => Ok(()),
-    }
-}
-
 impl ReadReplicaFile {
     /// Makes the replica at `path` of a finished database, `draft`, in the same directory, which loses that name. In the
     /// draft the version numbers in bytes 18 and 19 become those of WAL mode; nothing else does. It survives power loss then.
@@ -117,30 +111,42 @@ impl ReadReplicaFile {
     /// # Errors
     /// As [`create`](Self::create).
     pub fn create_through(dir: &Arc<dyn Repo>, path: &Path, draft: &str) -> Result<ReadReplicaFile, DatabaseError> {
-        is_free(path)?;
-        ReadReplicaFile::replace_through(dir, path, draft)
+        let database = dir.open_write(draft).map_err(|error| DatabaseError::io("making", path, error))?;
+        ReadReplicaFile::name_draft(dir, path, draft, database, None)
     }
 
     /// The same for a draft that is open, with what locks it has.
     pub(crate) fn create_of(path: &Path, draft: &Path, file: fs::File) -> Result<ReadReplicaFile, DatabaseError> {
         let (dir, path) = place(path)?;
-        is_free(&path)?;
-        ReadReplicaFile::name_draft(&dir, &path, &name_of(draft)?, Arc::new(opened(file)))
+        ReadReplicaFile::name_draft(&dir, &path, &name_of(draft)?, Arc::new(opened(file)), None)
     }
 
-    /// The same where there may be a file at `path`, in whose place the draft is put. Connections that have that file open
-    /// keep it, with its WAL. The caller has set aside what must stay.
+    /// The same where there may be a file at `path`, in whose place the draft is put. Connections that have that one open keep
+    /// it, with its WAL, and it stays locked as long as this is open: a connection that was its last to leave would remove the
+    /// WAL of this one, which has the same name. Where the page size is the same, writing the pages that differ in one
+    /// transaction is better: the connections go along then. The caller has set aside what must stay.
     ///
     /// # Errors
-    /// As [`create`](Self::create), but for `AlreadyExists`.
+    /// As [`create`](Self::create), but for `AlreadyExists`; [`DatabaseError::Exclusive`] when a connection has the file for
+    /// itself.
     pub fn replace(path: &Path, draft: &Path) -> Result<ReadReplicaFile, DatabaseError> {
         let (dir, path) = place(path)?;
-        ReadReplicaFile::replace_through(&dir, &path, &name_of(draft)?)
-    }
-
-    fn replace_through(dir: &Arc<dyn Repo>, path: &Path, draft: &str) -> Result<ReadReplicaFile, DatabaseError> {
-        let database = dir.open_write(draft).map_err(|error| DatabaseError::io("making", path, error))?;
-        ReadReplicaFile::name_draft(dir, path, draft, database)
+        let open = |name: &str| match dir.open_write(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            file => file.map(Some).map_err(|error| DatabaseError::io("opening", &path, error)),
+        };
+        let former = open(&name_of(&path)?)?;
+        if let Some(former) = &former {
+            let share = || share_database(plain(&**former)?).map(|shared| shared.then_some(()));
+            let shared = before(Instant::now() + LOCK_PATIENCE, share);
+            if shared.map_err(|error| DatabaseError::io("locking", &path, error))?.is_none() {
+                return Err(DatabaseError::Exclusive { path });
+            }
+        }
+        let draft = name_of(draft)?;
+        let database =
+            open(&draft)?.ok_or_else(|| DatabaseError::io("making", &path, io::ErrorKind::NotFound.into()))?;
+        ReadReplicaFile::name_draft(&dir, &path, &draft, database, former)
     }
 
     fn name_draft(
@@ -148,9 +154,13 @@ impl ReadReplicaFile {
         path: &Path,
         draft: &str,
         database: Arc<dyn RepoFile>,
+        former: Option<Arc<dyn RepoFile>>,
     ) -> Result<ReadReplicaFile, DatabaseError> {
         let io = |error| DatabaseError::io("making", path, error);
         let name = name_of(path)?;
+        if former.is_none() && fs::symlink_metadata(path).is_ok() {
+            return Err(io(io::ErrorKind::AlreadyExists.into()));
+        }
         let header = header_of(&*database, path)?;
         DatabaseHeader::of_file(&header, database.bytes().map_err(io)?)
             .map_err(|reason| DatabaseError::not_one(path, &reason))?;
@@ -172,7 +182,7 @@ impl ReadReplicaFile {
             dir.sync_dir()
         };
         make().map_err(io)?;
-        ReadReplicaFile::of(dir, path, database)
+        ReadReplicaFile::of(dir, path, database, former)
     }
 
     /// Opens the replica at `path`; `None` when there is no file. What a crash left is put in order as SQLite would: after
@@ -195,12 +205,17 @@ impl ReadReplicaFile {
         match dir.open_write(&name_of(path)?) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(DatabaseError::io("opening", path, error)),
-            Ok(database) => ReadReplicaFile::of(dir, path, database).map(Some),
+            Ok(database) => ReadReplicaFile::of(dir, path, database, None).map(Some),
         }
     }
 
     /// Of a database file that is open, and has that name.
-    fn of(dir: &Arc<dyn Repo>, path: &Path, database: Arc<dyn RepoFile>) -> Result<ReadReplicaFile, DatabaseError> {
+    fn of(
+        dir: &Arc<dyn Repo>,
+        path: &Path,
+        database: Arc<dyn RepoFile>,
+        former: Option<Arc<dyn RepoFile>>,
+    ) -> Result<ReadReplicaFile, DatabaseError> {
         let io = |error| DatabaseError::io("opening", path, error);
         let name = name_of(path)?;
         // Now its lock is held only as long as `files` is there.
@@ -223,7 +238,7 @@ impl ReadReplicaFile {
         let index = open_or_create(&**dir, &format!("{name}{SHM}"), &*database).map_err(io)?;
         let wal_name = format!("{name}{WAL}");
         let wal = open_or_create(&**dir, &wal_name, &*database).map_err(io)?;
-        let files = Files { path: path.to_owned(), dir: dir.clone(), wal_name, database, index, wal };
+        let files = Files { path: path.to_owned(), dir: dir.clone(), wal_name, database, index, wal, _former: former };
         let unused = one_writer::take_unused_index(&files.index).map_err(io)?;
         files.check_in_place()?;
         let page_size = decoded.page_size;

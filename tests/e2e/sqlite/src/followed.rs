@@ -93,7 +93,10 @@ impl Followed {
         for (path, body) in [("", r#"{"format":"wal"}"#), ("/checkpoint", &*body)] {
             let mut stream = TcpStream::connect(&self.address)?;
             let length = body.len();
-            write!(stream, "PUT /logs/app{path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}")?;
+            write!(
+                stream,
+                "PUT /logs/app{path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+            )?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
             ensure!(answer.starts_with("HTTP/1.1 20"), "{answer}");

@@ -271,7 +271,8 @@ impl History {
             1 => "VACUUM".to_owned(),
             _ => {
                 let (number, bytes) = (self.number(), self.random.within(16..9000));
-                let (next, sql) = if what < 4 { self.now.rewrite(number, bytes) } else { self.now.insert(number, bytes) };
+                let (next, sql) =
+                    if what < 4 { self.now.rewrite(number, bytes) } else { self.now.insert(number, bytes) };
                 self.states.add(&next);
                 self.had.push((next.number, false));
                 // In the middle of it, or about to end.
@@ -332,6 +333,8 @@ impl History {
         if let Some(app) = self.app.take() {
             app.close()?;
         }
+        // The file first: without its WAL it would be a database of before.
+        fs::remove_file(self.work.app())?;
         for suffix in ["-wal", "-shm", "-journal"] {
             let _ = fs::remove_file(beside(&self.work.app(), suffix));
         }
@@ -348,13 +351,20 @@ impl History {
         self.followed.mirror.kill()?;
         let bytes = [1024, 4096, 8192][self.random.within(0..3) as usize];
         let app = self.app()?;
-        for sql in ["PRAGMA journal_mode = DELETE", &format!("PRAGMA page_size = {bytes}"), "VACUUM", "PRAGMA journal_mode = WAL"] {
+        for sql in [
+            "PRAGMA journal_mode = DELETE",
+            &format!("PRAGMA page_size = {bytes}"),
+            "VACUUM",
+            "PRAGMA journal_mode = WAL",
+        ] {
             let _ = app.run(sql)?;
         }
         self.mirror_again()
     }
 
     fn mirror_again(&mut self) -> Result<()> {
+        // What a crash left is waited for until it is opened.
+        self.app()?;
         self.followed.start_mirror(&self.work)?;
         // In most cases it is to see what comes.
         if self.random.one_in(5) { Ok(()) } else { self.followed.started() }
@@ -365,9 +375,14 @@ impl History {
         self.look()?;
         self.followed.caught_up_with(&self.states, self.now.number)?;
         self.compared += self.followed.compared()?;
-        let History { mut random, work, app, mut followed, states, had, calm, breaks, compared, crashes, rollback, .. } = self;
+        let History {
+            mut random, work, app, mut followed, states, had, calm, breaks, compared, crashes, rollback, ..
+        } = self;
         ensure!(!calm || compared == before, "pages were compared {compared} times, and nothing was missed");
-        ensure!(compared <= 2 * breaks + 1, "pages were compared {compared} times, and {breaks} times something may have been missed");
+        ensure!(
+            compared <= 2 * breaks + 1,
+            "pages were compared {compared} times, and {breaks} times something may have been missed"
+        );
         // The command agrees with what is computed here.
         for _ in 0..2 {
             let next = followed.status()?["durable"].as_u64().context("durable")?;
@@ -395,7 +410,10 @@ impl History {
                     return Ok(());
                 }
                 let ahead = had[at..].iter().position(|(had, _)| *had == number);
-                let ahead = ahead.with_context(|| format!("{}: state {number} is there again after {last:?}", place()))?;
+                let ahead = ahead.with_context(|| {
+                    let known = had.iter().position(|(had, _)| *had == number);
+                    format!("{}: state {number} ({known:?}) is there again after {last:?} ({at})", place())
+                })?;
                 // The first is where the mirror started.
                 let passed = had[at..at + ahead].iter().filter(|(_, sure)| *sure).count() as u64;
                 found.missing += if last.is_some() { passed } else { 0 };
@@ -406,7 +424,8 @@ impl History {
         ensure!(!calm || found.missing == 0, "{} states are missing", found.missing);
         ensure!(
             found.missing == 0 || compared > 0 || rollback || found.generations > 1,
-            "{} states are missing, and nothing was reported", found.missing
+            "{} states are missing, and nothing was reported",
+            found.missing
         );
         if let Some(app) = app {
             app.close()?;
@@ -420,9 +439,8 @@ impl History {
 fn unsure(work: &Work) -> Result<Vec<(u64, u64)>> {
     let said = fs::read_to_string(work.0.join("mirror.err"))?;
     let (mut generation, mut unsure) = (0, Vec::new());
-    let number = |line: &str, after: &str| -> Option<u64> {
-        line.split(after).nth(1)?.split_whitespace().next()?.parse().ok()
-    };
+    let number =
+        |line: &str, after: &str| -> Option<u64> { line.split(after).nth(1)?.split_whitespace().next()?.parse().ok() };
     for line in said.lines() {
         if let Some(started) = number(line, " starts generation ") {
             generation = started;

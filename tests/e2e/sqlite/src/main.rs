@@ -46,13 +46,15 @@ fn run(arguments: &[&str]) -> Result<()> {
             workloads::reset(60, 8, seed)?;
             workloads::inserts(40)?;
             workloads::rollback(60, seed)?;
-            workloads::open_close(2000)?;
+            workloads::open_close(2000, None)?;
+            workloads::open_close(2000, Some(1000))?;
             histories::run(3, seed)
         }
         Some(&"reset") => workloads::reset(count(1, 534)?, 38, seed),
         Some(&"inserts") => workloads::inserts(count(1, 40)?),
         Some(&"rollback") => workloads::rollback(count(1, 200)?, seed),
-        Some(&"open-close") => workloads::open_close(count(1, 86_400)?),
+        Some(&"open-close") => workloads::open_close(count(1, 86_400)?, None),
+        Some(&"open-close-roll") => workloads::open_close(count(1, 86_400)?, Some(count(2, 4000)?)),
         Some(&"histories") => histories::run(count(1, 500)?, seed),
         Some(&"replica") => replica::run(count(1, 120)?, count(2, 20)?, seed),
         Some(&"replica-reader") => {

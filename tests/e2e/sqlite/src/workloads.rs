@@ -143,8 +143,10 @@ pub fn rollback(commits: u64, seed: u64) -> Result<()> {
     work.remove()
 }
 
-/// An application that opens, writes a row and closes, again and again.
-pub fn open_close(times: u64) -> Result<()> {
+/// An application that opens, writes a row and closes, again and again. With `roll` the log is rolled over after so many frames, and
+/// two generations are kept.
+pub fn open_close(times: u64, roll: Option<u64>) -> Result<()> {
+    let what = if roll.is_some() { "open-close with a roll policy" } else { "open-close" };
     let work = Work::create("open-close")?;
     let db = app::open(&work.app())?;
     db.execute_batch("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, x BLOB)")?;
@@ -152,8 +154,12 @@ pub fn open_close(times: u64) -> Result<()> {
     app::wal_is_gone();
     let mut followed = Followed::start(&work)?;
     followed.caught_up(&app::open(&work.app())?)?;
+    if let Some(frames) = roll {
+        followed.roll_after(frames, 2)?;
+    }
     let (before, frames, start) = (followed.disk()?.0, app::frames_written(), Instant::now());
-    for _ in 0..times {
+    let mut most = 0;
+    for number in 0..times {
         let db = app::open(&work.app())?;
         db.pragma_update(None, "synchronous", "OFF")?;
         db.execute("INSERT INTO t (x) VALUES (randomblob(60))", [])?;
@@ -161,11 +167,37 @@ pub fn open_close(times: u64) -> Result<()> {
         if !wal_of(&work.app()) {
             app::wal_is_gone();
         }
+        if number % 500 == 499 {
+            let (log, bases, _) = followed.disk()?;
+            most = most.max(log + bases);
+        }
     }
     let written = (app::frames_written() - frames) * FRAME;
-    println!("open-close: {times} times in {:.0} s", start.elapsed().as_secs_f64());
+    let seconds = start.elapsed().as_secs_f64();
+    println!("{what}: {times} times in {seconds:.0} s");
     followed.caught_up(&app::open(&work.app())?)?;
-    report("open-close", &mut followed, written, before)?;
-    report_wire("open-close", followed, written, &work)?;
+    let Some(frames) = roll else {
+        report(what, &mut followed, written, before)?;
+        report_wire(what, followed, written, &work)?;
+        return work.remove();
+    };
+    let (log, bases, generations) = followed.disk()?;
+    let compared = followed.compared()?;
+    let database = fs::metadata(work.app())?.len();
+    // What the service may hold: of two generations the frames, with what is written until the next second's look, and their bases;
+    // and once more a base that is made.
+    let in_a_second = (written as f64 / seconds.max(1.0)) as u64;
+    let allowed = 2 * (frames * FRAME + 3 * in_a_second) + 3 * database + (4 << 20);
+    println!(
+        "{what}: written {:.1} MB, on disk at most {:.1} MB, {:.1} MB in the end ({:.1} MB of it bases, {generations} generations); allowed {:.1} MB; pages compared {compared} times",
+        written as f64 / 1e6,
+        most as f64 / 1e6,
+        (log + bases) as f64 / 1e6,
+        bases as f64 / 1e6,
+        allowed as f64 / 1e6
+    );
+    ensure!(most <= allowed, "{most} bytes on disk, and {allowed} are allowed");
+    ensure!(generations <= 3, "{generations} generations");
+    followed.end()?;
     work.remove()
 }
