@@ -296,12 +296,21 @@ fn what_cannot_be_released_is_refused_before_anything_is_copied() {
 #[test]
 fn adoption_takes_a_log_back_while_the_application_goes_on_in_the_same_wal() {
     let rig = Rig::new();
-    let app = Connection::open(&rig.app).unwrap();
-    app.execute_batch("PRAGMA wal_autocheckpoint = 0; INSERT INTO t VALUES (2)").unwrap();
+    let open = || {
+        let app = Connection::open(&rig.app).unwrap();
+        // Its WAL stays when it is closed.
+        app.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).unwrap();
+        app.execute_batch("PRAGMA wal_autocheckpoint = 0").unwrap();
+        app
+    };
+    let app = open();
+    app.execute_batch("INSERT INTO t VALUES (2)").unwrap();
     copied(&mirror(arg(&rig.app), rig.url(), &[]));
     app.execute_batch("INSERT INTO t VALUES (3)").unwrap();
+    app.close().unwrap();
     copied(&mirror(arg(&rig.app), rig.url(), &["--release"]));
     rig.insert(10);
+    let app = open();
     app.execute_batch("INSERT INTO t VALUES (4)").unwrap();
     refused(&mirror(arg(&rig.app), rig.url(), &[]), "--adopt");
     copied(&mirror(arg(&rig.app), rig.url(), &["--adopt"]));

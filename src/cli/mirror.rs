@@ -48,10 +48,12 @@ pub(crate) struct MirrorArgs {
     pub(super) trim: bool,
     /// Take over a directory DST that has no mirror record and does not pass for a mirror by itself: compared with SRC all
     /// the same, and what must be cut off its end is set aside. A SQLite file DST that follows another log, or another history of
-    /// it, is set aside and made again
+    /// it, is set aside and made again. A directory that another SQLite database feeds, or that lost its base, keeps what it held as
+    /// aside-N and starts again from the database SRC, and so does a log in a new generation
     #[arg(long)]
     adopt: bool,
-    /// Hand the log DST over to its clients once all of SRC is copied: they may write it then, and no mirror does any more
+    /// Hand the log DST over to its clients once all of SRC is copied: they may write it then, and no mirror does any more. Refused
+    /// while another process has the database SRC open
     #[arg(long, conflicts_with_all = ["follow", "dry_run"])]
     pub(super) release: bool,
     /// Hold no lock of a SQLite database SRC between two looks: pages are compared each time, and commits between are one
@@ -125,7 +127,7 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     };
     let mut mirror = Mirror::new(Place::parse(&source), Place::parse(&sink));
     (mirror.follow, mirror.trim, mirror.create) = (args.follow, args.trim, args.create == Create::Auto);
-    (mirror.adopt, mirror.hold) = (args.adopt, !args.no_hold);
+    (mirror.adopt, mirror.release, mirror.hold) = (args.adopt, args.release, !args.no_hold);
     mirror.commit_bytes_max = args.commit_bytes_max.map_or(limits::COMMIT_BYTES_MAX, |bytes| bytes.as_u64());
     mirror.http = match args.access.http() {
         Ok(http) => http,

@@ -1,5 +1,6 @@
 //! What a `PATH|URL` argument means.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -29,6 +30,9 @@ pub fn is_url(place: &str) -> bool {
 /// # Errors
 /// What to end with when it cannot be opened or holds no segment; the reason has been said.
 pub fn log_directory(path: &str) -> Result<Arc<dyn Repo>, Exit> {
+    if let Some(error) = not_permitted(Path::new(path)) {
+        return Err(Exit::Io.because(format_args!("cannot open {path}: {error}")));
+    }
     if let Some(wrong) = wrong_place::not_a_log(path) {
         return Err(Exit::Data.because(wrong));
     }
@@ -122,6 +126,12 @@ pub fn is_remote_path(place: &str) -> bool {
     let first = place.split('/').next().unwrap_or_default();
     let is_scheme = ["http", "https"].iter().any(|scheme| first.eq_ignore_ascii_case(scheme));
     !place.contains("://") && (first.contains(':') || is_scheme) && is_absent(Path::new(place))
+}
+
+/// The error of opening a file that this user may not read; none for a directory, and for what fails in another way.
+pub fn not_permitted(file: &Path) -> Option<io::Error> {
+    let opened = if file.is_file() { File::open(file) } else { return None };
+    opened.err().filter(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// Whether there is surely nothing at a path.

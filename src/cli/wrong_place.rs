@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use logmirror::format::name;
 use logmirror::mirror::{is_database, is_mirror};
 
-use super::place::{directories, holds_segments};
+use super::place::{directories, holds_segments, not_permitted};
 
 /// The description of a log, in its directory in the data of a service.
 const DESCRIPTION: &str = "log.json";
 
-/// Why a file cannot be read as a log; none for a directory, a database, and what is not there.
+/// Why a file cannot be read as a log; none for a directory, a database, and what is not there or may not be read.
 pub(crate) fn not_a_log(path: &str) -> Option<String> {
     let at = Path::new(path);
-    if !at.is_file() || is_database(at) {
+    if !at.is_file() || is_database(at) || not_permitted(at).is_some() {
         return None;
     }
     let file = at.file_name().and_then(|file| file.to_str()).unwrap_or_default();

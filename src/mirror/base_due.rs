@@ -9,6 +9,7 @@ use super::base::{digest_held, digest_of};
 use super::database::off;
 use super::endpoint::Mirror;
 use super::failure::MirrorError;
+use super::missing::base_fault;
 use super::relay;
 use super::sink::{DirSink, DirStatus, Sink};
 use super::source::{Extent, Source};
@@ -17,7 +18,7 @@ use crate::api::Positions;
 use crate::client::{Client, positions};
 use crate::format::LogFormat;
 use crate::offset::Generation;
-use crate::segment::base::{BaseDigest, BaseFault, BaseReader, KnownBase};
+use crate::segment::base::BaseDigest;
 use crate::stream::MirrorRecord;
 
 /// In whose place a base is put.
@@ -29,6 +30,15 @@ pub(super) enum Instead {
     Older,
     /// One that may be another log's: it is set aside.
     Another,
+    /// All that a directory holds, of whatever generation: it is set aside once the new generation is whole.
+    All,
+}
+
+impl Instead {
+    /// Whether the base is put into a generation beside, which takes the place of what a directory holds once it is whole.
+    pub(super) fn is_beside(self) -> bool {
+        matches!(self, Instead::Older | Instead::All)
+    }
 }
 
 impl Sink {
@@ -193,16 +203,12 @@ async fn digest_of_service(client: &Client, generation: Generation) -> Result<Ba
 
 /// That a sink with frames still has the base that its record says.
 async fn base_is_there(dir: &DirSink, found: &DirStatus) -> Result<(), MirrorError> {
-    let Some(sha256) = found.record.as_ref().and_then(|record| record.base) else {
-        return Ok(());
-    };
-    let (repo, place) = (found.repo.clone(), dir.path().display().to_string());
-    let known = KnownBase { exists: true, bytes: None, sha256: Some(sha256) };
-    let opened = off(move || BaseReader::open_known(&repo, &known).map(drop)).await?;
-    opened.map_err(|error| match BaseFault::of(&error) {
-        Some(fault) => MirrorError::BaseDamaged { side: "sink", fault: fault.clone() },
-        None => MirrorError::Dir { place, error },
-    })
+    let (place, found) = (dir.path().display().to_string(), found.clone());
+    match off(move || base_fault(&found, false)).await? {
+        Ok(None) => Ok(()),
+        Ok(Some(fault)) => Err(MirrorError::BaseDamaged { side: "sink", fault }),
+        Err(error) => Err(MirrorError::Dir { place, error }),
+    }
 }
 
 fn described(record: Option<&MirrorRecord>, held: &BaseDigest) -> String {

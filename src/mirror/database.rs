@@ -48,17 +48,38 @@ use crate::limits::{BATCHES_UNDER_WAY, LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::offset::{Generation, Offset};
 use crate::sqlite::names::{WAL, database_of_wal, looks_like_a_database};
 use crate::sqlite::page_sums::PageSums;
-use crate::sqlite::{DatabaseError, HeldDatabase, Snapshot, Verdict, WalPosition, each_difference};
+use crate::sqlite::{
+    DatabaseError, DatabaseUser, HeldDatabase, Snapshot, Verdict, WalPosition, each_difference, user_of,
+};
 use crate::stream::Tail;
 
 /// Whether a path is that of a SQLite database, which an empty file is too, or by its name that of a WAL. Whether they are
 /// sound shows when they are read.
 #[must_use]
 pub fn is_database(path: &Path) -> bool {
+    find_database(path).unwrap_or(false)
+}
+
+/// The same; what cannot be read now may be a database, and is an error.
+///
+/// # Errors
+/// When there is something at the path that cannot be read.
+pub(super) fn find_database(path: &Path) -> io::Result<bool> {
+    use io::ErrorKind::{InvalidData, NotADirectory, NotFound, PermissionDenied};
     if path.is_dir() {
-        return false;
+        return Ok(false);
     }
-    path.to_str().is_some_and(|path| path.ends_with(WAL)) || looks_like_a_database(path).unwrap_or(false)
+    if path.to_str().is_some_and(|path| path.ends_with(WAL)) {
+        return Ok(true);
+    }
+    match looks_like_a_database(path) {
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory | InvalidData) => Ok(false),
+        Err(error) if error.kind() == PermissionDenied => {
+            let text = format!("{error}: let this user read it, or run as the user of the application");
+            Err(io::Error::new(PermissionDenied, text))
+        }
+        found => found,
+    }
 }
 
 /// A database to mirror.
@@ -173,6 +194,7 @@ pub(super) async fn attempt(
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
+    let mut is_last = !mirror.release;
     loop {
         // Watch first: what is written between the look and the first wait must wake us.
         let watch = mirror.follow.then(|| watch(&database.path));
@@ -195,7 +217,7 @@ pub(super) async fn attempt(
             log::debug!("the sink moved to offset {} of generation {} meanwhile", now.durable, now.generation);
             continue;
         }
-        let mut delivery = Delivery::new(sink, status, LogFormat::Wal, Generation::FIRST);
+        let mut delivery = Delivery::new(sink, status, LogFormat::Wal, generation);
         delivery.open(None, told).await?;
         let (from, steps) = (start.next, Arc::<Steps>::default());
         steps.set_durable(from);
@@ -216,7 +238,7 @@ pub(super) async fn attempt(
             log::info!("{}: the log was rolled over, going on in generation {next}", client.url());
             generation = next;
             let status = sink.status(Some(LogFormat::Wal)).await.map_err(|error| sink.own(error))?;
-            delivery = Delivery::new(sink, status, LogFormat::Wal, Generation::FIRST);
+            delivery = Delivery::new(sink, status, LogFormat::Wal, generation);
             delivery.open(None, told).await?;
             // What is sent again was counted.
             let again = progress.counted.1.0.saturating_sub(after.0);
@@ -224,10 +246,24 @@ pub(super) async fn attempt(
             progress.counted.1 = Offset(FIRST_FRAME.0 + again);
             told(Event::Started { from: FIRST_FRAME, held: true, source_bytes: 0 });
         }
-        if !mirror.follow {
+        if mirror.release {
+            is_in_no_use(&database.path, progress.durable).await?;
+        }
+        if !mirror.follow && is_last {
             return Ok(());
         }
+        // What was committed before nobody had it open may have come after the look before.
+        is_last = true;
         log::debug!("{}: asking what the sink holds", database.path.display());
+    }
+}
+
+/// That no other process has a database open, which is copied up to `next`.
+async fn is_in_no_use(path: &Path, next: Offset) -> Result<(), MirrorError> {
+    let asking = path.to_owned();
+    match off(move || user_of(&asking)).await?? {
+        Some(DatabaseUser { pid }) => Err(MirrorError::SourceInUse { path: database_of(path), pid, next }),
+        None => Ok(()),
     }
 }
 
@@ -300,6 +336,8 @@ pub(super) struct Start {
     pub(super) end: Option<WalStart>,
     /// The generation that must be given the snapshot's base before.
     pub(super) generation: Option<Generation>,
+    /// In whose place that base is put.
+    pub(super) instead: Instead,
     /// The base to give instead of the database file.
     made: Option<Vec<u8>>,
     /// The sums of the pages of the base that was given, and what the database was like then.
@@ -333,16 +371,50 @@ pub(super) async fn find_start(
         return Err(DatabaseError::Cut { path: path.clone(), cut }.into());
     }
     let noted = sink.source().await.map_err(|error| sink.own(error))?;
-    let ours = noted.as_ref().is_some_and(|noted| noted.identity == source.identity());
+    // A crash may have come before the note of a directory's new generation.
+    let noted = noted.filter(|noted| matches!(sink, Sink::Url(_)) || noted.generation == standing.generation);
+    let ours = noted.as_ref().map_or(standing.is_recorded, |noted| noted.identity == source.identity());
     let go_on = |at| Start {
         next: standing.next,
         end: standing.end,
         generation: None,
+        instead: Instead::Nothing,
         made: None,
         sums: None,
         rest: None,
         from: From::Position(at),
     };
+    let brings = |generation, instead| {
+        let made = match snapshot.base_bytes() {
+            Some(0) => Some(database::empty(LIBSQL_PAGE_SIZE)),
+            Some(_) => None,
+            None => Some(base_of_wal(path, snapshot)?),
+        };
+        let (next, end, generation) = (FIRST_FRAME, None, Some(generation));
+        Ok::<_, MirrorError>(Start {
+            next,
+            end,
+            generation,
+            instead,
+            made,
+            sums: None,
+            rest: None,
+            from: From::Position(None),
+        })
+    };
+    let another = Generation(standing.generation.0.saturating_add(1));
+    if let Some(fault) = &standing.base_fault {
+        match sink {
+            Sink::Dir(_) if !standing.based && standing.end.is_none() && (ours || source.adopt) => {}
+            Sink::Dir(_) if source.adopt => return brings(another, Instead::All),
+            Sink::Dir(dir) => {
+                return Err(MirrorError::BaseLost { place: dir.path().to_owned(), fault: fault.clone() });
+            }
+            Sink::Url(_) if source.adopt => return brings(another, Instead::Nothing),
+            // It takes frames all the same, and the end of the mirror says that the log is not whole.
+            Sink::Url(_) => {}
+        }
+    }
     if let Some(at) = noted.as_ref().and_then(|noted| fed::position(noted, standing)) {
         let looking = snapshot.clone();
         if off(move || goes_on(&looking, &at)).await?? {
@@ -366,25 +438,19 @@ pub(super) async fn find_start(
     if let (Some(_), Verdict::Header(error)) = (standing.end, snapshot.verdict()) {
         return Err(MirrorError::WalHeader { path: path.to_owned(), error: error.clone() });
     }
-    let made = match snapshot.base_bytes() {
-        Some(0) => Some(database::empty(LIBSQL_PAGE_SIZE)),
-        Some(_) => None,
-        None => Some(base_of_wal(path, snapshot)?),
-    };
-    let brings = |generation| Start {
-        next: FIRST_FRAME,
-        end: None,
-        generation: Some(generation),
-        made: made.clone(),
-        sums: None,
-        rest: None,
-        from: From::Position(None),
-    };
     if sink.is_unset(standing).await? {
-        return Ok(brings(standing.generation));
+        return brings(standing.generation, Instead::Nothing);
     }
+    let sums = match (sink.page_sums(standing, snapshot.page_size()).await, sink) {
+        (Err(MirrorError::BaseDamaged { .. }), Sink::Dir(_)) if source.adopt => return brings(another, Instead::All),
+        (Err(MirrorError::BaseDamaged { fault, .. }), Sink::Dir(dir)) => {
+            return Err(MirrorError::BaseLost { place: dir.path().to_owned(), fault: fault.to_string() });
+        }
+        (Err(error), _) if standing.base_fault.is_some() => return Err(with_adoption(sink.own(error))),
+        (sums, _) => sums.map_err(|error| sink.own(error))?,
+    };
     // Without a base to compare, the WAL must be the one that is there.
-    if let Some(sums) = sink.page_sums(standing, snapshot.page_size()).await?
+    if let Some(sums) = sums
         && snapshot.base_bytes().is_some_and(|bytes| bytes > 0)
     {
         let reason = "it was not known what was committed since this database was mirrored last".to_owned();
@@ -397,16 +463,28 @@ pub(super) async fn find_start(
             return Ok(Start { from: From::Pages { sums: Box::new(sums), reason }, ..go_on(None) });
         }
     }
+    let held = match &noted {
+        Some(noted) => format!("is fed from {}, and holds other pages", noted.identity),
+        None => "holds other pages, and nothing says that they came from this database".to_owned(),
+    };
     match sink {
-        Sink::Dir(dir) => Err(MirrorError::OtherGeneration { place: dir.path().to_owned() }),
-        Sink::Url(_) if ours || source.adopt => Ok(brings(Generation(standing.generation.0 + 1))),
+        Sink::Dir(_) if ours || source.adopt => brings(another, Instead::All),
+        Sink::Dir(dir) => Err(MirrorError::OtherDatabase { place: dir.path().to_owned(), held }),
+        Sink::Url(_) if ours || source.adopt => brings(another, Instead::Nothing),
         Sink::Url(client) => {
-            let held = match &noted {
-                Some(noted) => format!("it is fed from {}, and holds other pages", noted.identity),
-                None => "it holds other pages, and nothing says that they came from this database".to_owned(),
-            };
-            Err(MirrorError::Unproven { place: client.url().to_string(), reason: held })
+            Err(MirrorError::Unproven { place: client.url().to_string(), reason: format!("it {held}") })
         }
+    }
+}
+
+/// What else can be done about a service's log whose base is damaged.
+fn with_adoption(error: MirrorError) -> MirrorError {
+    match error {
+        MirrorError::SinkDamaged { place, reason } => {
+            let reason = format!("{reason}; --adopt starts a new generation of it from SRC");
+            MirrorError::SinkDamaged { place, reason }
+        }
+        error => error,
     }
 }
 
@@ -470,11 +548,12 @@ async fn begin(
     let mut at = header.map(|header| WalPosition { salts: header.salts, frames: 0, chain: header.seed() });
     let snapshot = if let Some(copy) = copied {
         drop(snapshot);
-        base::put(copy.stream(), generation, sink, Instead::Nothing, progress, told).await?;
+        base::put(copy.stream(), generation, sink, start.instead, progress, told).await?;
         (start.sums, at) = (copy.sums, copy.at.or(at));
         None
     } else {
-        bring(snapshot.clone(), start.made.take(), generation, sink, progress, told).await?;
+        let base = BaseStream::new(blocks(snapshot.clone(), start.made.take()));
+        bring(&snapshot, base, generation, (sink, start.instead), progress, told).await?;
         Some(snapshot)
     };
     log::info!("{} starts generation {generation}", path.display());
@@ -561,17 +640,16 @@ fn base_of_wal(path: &Path, snapshot: &Snapshot) -> Result<Vec<u8>, MirrorError>
     Err(lacking("it holds no transaction".into()))
 }
 
-/// Makes the base of `generation` of the sink that of the snapshot, or what was made up instead.
+/// Makes the base of `generation` of the sink one that is read from the snapshot, in the place of what is there.
 async fn bring(
-    snapshot: Arc<Snapshot>,
-    made: Option<Vec<u8>>,
+    snapshot: &Snapshot,
+    base: BaseStream,
     generation: Generation,
-    sink: &Sink,
+    (sink, instead): (&Sink, Instead),
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
-    let base = BaseStream::new(blocks(snapshot.clone(), made));
-    let brought = base::put(base, generation, sink, Instead::Nothing, progress, told).await;
+    let brought = base::put(base, generation, sink, instead, progress, told).await;
     if brought.is_err() {
         // The reason, if it is ours.
         snapshot.check()?;

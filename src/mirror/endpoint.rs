@@ -39,6 +39,9 @@ pub struct Mirror {
     /// Whether a directory may be the sink that has no mirror record and cannot be taken for a mirror by itself. It is compared
     /// with the source all the same, no whole commit is cut, and what is cut is set aside beside it.
     pub adopt: bool,
+    /// Whether the log that is the sink is to be handed over to its clients once all is copied: a database that is the source must
+    /// not be open in another process then.
+    pub release: bool,
     /// Whether locks of a SQLite database that is the source are held between two looks, so that no commit is missed.
     pub hold: bool,
     /// Largest commit taken.
@@ -62,7 +65,7 @@ impl Mirror {
     #[must_use]
     pub fn new(source: Place, sink: Place) -> Self {
         let (commit_bytes_max, http) = (COMMIT_BYTES_MAX, HttpOptions::default());
-        let (follow, trim, adopt, create, hold) = (false, false, false, true, true);
-        Mirror { source, sink, follow, trim, create, adopt, hold, commit_bytes_max, http }
+        let (follow, trim, adopt, release, create, hold) = (false, false, false, false, true, true);
+        Mirror { source, sink, follow, trim, create, adopt, release, hold, commit_bytes_max, http }
     }
 }

@@ -175,11 +175,40 @@ pub enum MirrorError {
         /// What is missing.
         reason: String,
     },
-    /// The source goes on with another generation than the one in the directory that is the sink.
-    #[error("{} holds another generation: the source was checkpointed since; mirror it into a new directory", .place.display())]
-    OtherGeneration {
+    /// The directory that is the sink holds another database than the source. Nothing was changed.
+    #[error(
+        "sink: {}: it {held}: nothing was changed; mirror SRC into another directory, or give --adopt: what is in this one is kept in \
+         it as aside-N then, and SRC starts in it from scratch", .place.display()
+    )]
+    OtherDatabase {
         /// The directory.
         place: PathBuf,
+        /// What is known of what it holds.
+        held: String,
+    },
+    /// The base of the directory that is the sink is missing or damaged, so nothing is restored from it. Nothing was changed.
+    #[error(
+        "sink: {}: {fault}: put it back from a sound copy, or give --adopt: what the directory holds is kept in it as aside-N then, and \
+         a new generation starts from SRC", .place.display()
+    )]
+    BaseLost {
+        /// The directory.
+        place: PathBuf,
+        /// What is wrong with it.
+        fault: String,
+    },
+    /// The source is a database that others have open, so what they commit would be in no log once this one is handed over.
+    #[error(
+        "source: {} is open in {}: stop the application first, and run this again; all up to offset {next} is copied, and the log was \
+         not handed over", .path.display(), process(*.pid)
+    )]
+    SourceInUse {
+        /// The database.
+        path: PathBuf,
+        /// The process, if the system can tell.
+        pid: Option<i32>,
+        /// The end of what was copied.
+        next: Offset,
     },
     /// A directory cannot be taken for a mirror of this source by itself. Nothing was changed.
     #[error(
@@ -433,6 +462,10 @@ impl MirrorError {
     }
 }
 
+fn process(pid: Option<i32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+}
+
 impl From<FoldError> for MirrorError {
     fn from(error: FoldError) -> MirrorError {
         MirrorError::Restore(error.into())
@@ -476,7 +509,7 @@ impl Blamed for MirrorError {
             MirrorError::NoBase { .. } | MirrorError::Absent { .. } | MirrorError::SamePlace { .. } => Blame::Usage,
             MirrorError::SameLog { .. } | MirrorError::Swapped { .. } | MirrorError::NoLog { .. } => Blame::Usage,
             MirrorError::ServiceData { .. } => Blame::Usage,
-            MirrorError::DatabaseRuns { .. } | MirrorError::Away { .. } => Blame::Io,
+            MirrorError::DatabaseRuns { .. } | MirrorError::Away { .. } | MirrorError::SourceInUse { .. } => Blame::Io,
             _ => Blame::Data,
         }
     }

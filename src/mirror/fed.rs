@@ -73,7 +73,7 @@ pub(super) fn position(noted: &LogSource, standing: &Standing) -> Option<WalPosi
 /// checksum and header `end`: the same position in the WAL of the source, and the checksum that the generation before ended with.
 /// Where the position is not known, the note says nothing of the WAL.
 pub(super) fn rolled(noted: &LogSource, (generation, next, end): (Generation, Offset, WalStart)) -> LogSource {
-    let standing = Standing { generation, next, end: Some(end), based: true };
+    let standing = Standing { generation, next, end: Some(end), based: true, ..Standing::NONE };
     let following = Generation(generation.0.saturating_add(1));
     let carried = match position(noted, &standing) {
         Some(at) => note((&noted.identity, following), &at, (at.chain, end.chain), FIRST_FRAME),

@@ -1,16 +1,17 @@
-//! Mirrors that lost the segments they began with, and services that say so of a log.
+//! Mirrors that lost the segments they began with, or their base, and services that say so of a log.
 
 use std::io;
 use std::ops::Range;
 use std::path::Path;
 
 use super::failure::MirrorError;
-use super::sink::Sink;
+use super::sink::{DirStatus, Sink};
 use super::source::Source;
-use crate::api::LogStatus;
+use crate::api::{Damage, LogStatus};
 use crate::format::name;
 use crate::offset::Offset;
 use crate::repo::FsRepo;
+use crate::segment::base::{BaseFault, BaseReader, KnownBase};
 use crate::stream::{MirrorRecord, current_dir, format_of, segment_starts};
 
 /// What is to be known of one side of a mirror, and does not stop it.
@@ -52,6 +53,28 @@ pub(super) fn in_a_service(missing: &Range<Offset>) -> String {
     )
 }
 
+/// What is wrong with the base that a directory should have, by its length and its sums; with `required` also where its record
+/// names none. Reads no block. Blocks.
+///
+/// # Errors
+/// When the files cannot be read.
+pub(super) fn base_fault(found: &DirStatus, required: bool) -> io::Result<Option<BaseFault>> {
+    let sha256 = found.record.as_ref().and_then(|record| record.base);
+    if sha256.is_none() && !required {
+        return Ok(None);
+    }
+    match BaseReader::open_known(&found.repo, &KnownBase { exists: true, bytes: None, sha256 }) {
+        Ok(_) => Ok(None),
+        Err(error) => BaseFault::of(&error).cloned().map(Some).ok_or(error),
+    }
+}
+
+/// What a service says of a log whose base is damaged or missing, while its frames are taken and served.
+pub(super) fn base_fault_of_service(status: &LogStatus) -> Option<String> {
+    let at_base = |damage: &Damage| [name::BASE, name::BASE_SUMS].contains(&damage.segment.as_str());
+    status.error.clone().filter(|_| status.damage.as_ref().is_some_and(at_base))
+}
+
 /// What a service warns of.
 fn of_status(place: &str, status: &LogStatus) -> Option<Warning> {
     let text = status.warning.as_ref()?;
@@ -84,10 +107,21 @@ impl Source {
 }
 
 impl Sink {
+    /// What is wrong with the base of a service's log, which takes frames all the same.
+    pub(super) async fn base_fault(&self) -> Result<Option<String>, MirrorError> {
+        match self {
+            Sink::Url(client) => Ok(client.find().await?.as_ref().and_then(base_fault_of_service)),
+            Sink::Dir(_) => Ok(None),
+        }
+    }
+
     /// What is to be known of it.
     pub(super) async fn warning(&self) -> Result<Option<Warning>, MirrorError> {
         match self {
             Sink::Url(client) => Ok(client.find().await?.as_ref().and_then(|status| {
+                if let Some(fault) = base_fault_of_service(status) {
+                    return Some(Warning { text: format!("sink: {}: {fault}", client.url()), missing: None });
+                }
                 let missing = status.missing.map(|(start, end)| start..end);
                 Some(Warning { missing, ..of_status(client.url().as_str(), status)? })
             })),

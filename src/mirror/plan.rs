@@ -92,6 +92,9 @@ async fn plan_database(database: &Database, sink: &Sink) -> Result<Plan, MirrorE
     if let Some(generation) = start.generation {
         let bytes = snapshot.base_bytes().unwrap_or(0);
         plan.notes.push(format!("generation {generation} starts with SRC itself, a SQLite database of {bytes} bytes"));
+        if start.instead == Instead::All {
+            plan.notes.push("what DST holds is set aside in it".to_owned());
+        }
     }
     Ok(plan)
 }

@@ -285,15 +285,22 @@ impl Ends {
                 database::attempt(mirror, database, sink, progress, told).await
             }
         }?;
-        // It goes on with what is new, but a copy without its beginning is no good end.
+        // It goes on with what is new, but a copy without its beginning or its base is no good end.
+        if let Some(fault) = sink.base_fault().await? {
+            let advice = match source {
+                Origin::Database(_) => "; or give --adopt: a new generation of this one starts from SRC then",
+                Origin::Log(_) => "",
+            };
+            return Err(MirrorError::NotWhole { place: sink.place(), text: format!("{fault}{advice}") });
+        }
         let Some(Warning { missing: Some(missing), .. }) = sink.warning().await? else {
             return Ok(());
         };
-        let (place, text) = match sink {
-            Sink::Dir(dir) => (dir.path().display().to_string(), missing::in_words(dir.path(), &missing)),
-            Sink::Url(client) => (client.url().to_string(), missing::in_a_service(&missing)),
+        let text = match sink {
+            Sink::Dir(dir) => missing::in_words(dir.path(), &missing),
+            Sink::Url(_) => missing::in_a_service(&missing),
         };
-        Err(MirrorError::NotWhole { place, text })
+        Err(MirrorError::NotWhole { place: sink.place(), text })
     }
 }
 
@@ -374,14 +381,15 @@ impl Origin {
     }
 
     pub(super) fn find(mirror: &Mirror, wal: &SharedWal) -> Result<Origin, MirrorError> {
-        Ok(match &mirror.source {
-            Place::Url(url) => Origin::Log(Source::Url(Client::with_options(url, &mirror.http)?)),
-            Place::Dir(path) if database::is_database(path) => {
-                replica_file::is_no_replica(path)?;
-                Origin::Database(Database::new(path, mirror.adopt, wal.clone()))
-            }
-            Place::Dir(path) => Origin::Log(Source::Dir(dir(path, FsRepo::open(path))?)),
-        })
+        let path = match &mirror.source {
+            Place::Url(url) => return Ok(Origin::Log(Source::Url(Client::with_options(url, &mirror.http)?))),
+            Place::Dir(path) => path,
+        };
+        if dir(path, database::find_database(path))? {
+            replica_file::is_no_replica(path)?;
+            return Ok(Origin::Database(Database::new(path, mirror.adopt, wal.clone())));
+        }
+        Ok(Origin::Log(Source::Dir(dir(path, FsRepo::open(path))?)))
     }
 }
 
@@ -409,6 +417,14 @@ impl Sink {
         }
         let options = Options { commit_bytes_max: mirror.commit_bytes_max, forget: true, ..Options::default() };
         Ok(Sink::Dir(Arc::new(DirSink::new(path, options, mirror.adopt, identity))))
+    }
+
+    /// Its path or URL.
+    fn place(&self) -> String {
+        match self {
+            Sink::Dir(dir) => dir.path().display().to_string(),
+            Sink::Url(client) => client.url().to_string(),
+        }
     }
 
     /// Refuses a sink that does not exist.

@@ -29,7 +29,7 @@ use crate::segment::base::BaseDigest;
 use crate::stream::{
     Claim, Cursor, CutTail, Fault, FaultKind, LogEnd, MirrorRecord, OnTrailing, OpenError, Options, RECORD, ReadError,
     RecordFile, StreamWriter, Survey, SurveyError, Tail, TornContent, begin_step, current_dir, draft_name, end_step,
-    format_of, remove_before_current, survey, torn_content,
+    format_of, keep_before, remove_before_current, set_before_aside, survey, torn_content,
 };
 
 /// Where to write to, and how it is reached.
@@ -354,6 +354,11 @@ impl DirSink {
         MirrorError::Dir { place: self.path.display().to_string(), error }
     }
 
+    /// Whether a record says that the content comes from this source, which is a database.
+    pub(super) fn is_fed_by(&self, record: &MirrorRecord) -> bool {
+        record.log.is_none() && record.names(&self.source)
+    }
+
     /// The generation of the source that its frames are of, where its record says so.
     fn generation(&self, found: &DirStatus) -> Option<Generation> {
         let log = locked(&self.origin).log;
@@ -632,15 +637,21 @@ impl DirSink {
         let lock = self.lock(&root)?;
         // Nobody else writes it from here on.
         let found = self.status_for_base()?;
-        if instead == Instead::Older {
+        if instead.is_beside() {
             let held = found.as_ref().and_then(|found| found.record.as_ref()).map(|record| record.generation);
-            if held.is_none_or(|held| held >= generation) {
+            let is_later = held.map_or(instead == Instead::All, |held| held < generation);
+            if !is_later {
                 return Err(OpenError::Changed { place: root.place() }.into());
             }
+            // A crash may have left something that must be out of the way, or be kept.
+            self.clear_before(&root)?;
             // What it holds stays as it is until the next generation is whole.
             let made =
                 begin_step(&root, generation).and_then(|_| FsRepo::open(root.path().join(draft_name(generation))));
             let made = made.map_err(|error| self.at(error))?;
+            if instead == Instead::All {
+                keep_before(&root, &made).map_err(|error| self.at(error))?;
+            }
             *locked(&self.lock) = Some(lock);
             return Ok(made);
         }
@@ -666,7 +677,7 @@ impl DirSink {
     }
 
     /// The base with this digest is durable where [`prepare`](Self::prepare) said. Where that is the next generation, it becomes
-    /// the current one, and what the directory held before is removed. Blocks.
+    /// the current one, and what the directory held before is removed, or set aside. Blocks.
     ///
     /// # Errors
     /// As the file system says. The directory holds the generation before or the new one then, whole.
@@ -676,21 +687,32 @@ impl DirSink {
         instead: Instead,
         digest: BaseDigest,
     ) -> Result<(), MirrorError> {
-        if instead != Instead::Older {
+        if !instead.is_beside() {
             self.has_base(digest);
             return Ok(());
         }
         let root = FsRepo::open(&self.path).map_err(|error| self.at(error))?;
         let before = MirrorRecord::read(&self.current()?).map_err(|error| self.at(error))?;
         let new = MirrorRecord::new(&self.source, LogFormat::Wal, generation);
-        let id = before.as_ref().map_or(new.id, |before| before.id);
+        // What is set aside is a mirror of its own.
+        let id = before.as_ref().filter(|_| instead == Instead::Older).map_or(new.id, |before| before.id);
         let record = MirrorRecord { id, log: locked(&self.origin).log, base: Some(digest), ..new };
         end_step(&root, record).map_err(|error| self.at(error))?;
         self.has_base(digest);
+        let before = before.filter(|_| instead == Instead::Older);
         let before = before.map(|before| format!(": generation {} was removed", before.generation));
         log::info!("{}: now in generation {generation}{}", self.path.display(), before.unwrap_or_default());
         self.presence.opened(id, &self.path);
-        remove_before_current(&root).map(drop).map_err(|error| self.at(error))
+        self.clear_before(&root)
+    }
+
+    /// Sets aside what the current generation says is to be kept of before, and removes the rest. For the one who has the lock.
+    fn clear_before(&self, root: &FsRepo) -> Result<(), MirrorError> {
+        let kept = set_before_aside(root).map_err(|error| self.at(error))?;
+        if let Some(aside) = kept {
+            log::warn!("{}: what it held before is kept in {}", self.path.display(), self.path.join(aside).display());
+        }
+        remove_before_current(root).map(drop).map_err(|error| self.at(error))
     }
 
     /// Lets the next one write it, of which [`prepare`](Self::prepare) kept all others away.
@@ -809,7 +831,7 @@ impl DirSink {
             }
         };
         // A crash may have left something of the generation before.
-        remove_before_current(&root).map_err(|error| self.at(error))?;
+        self.clear_before(&root)?;
         let options = Options { format, ..self.options };
         let writer =
             StreamWriter::open_locked_mirror(Arc::new(repo), options, &claim, lock).map_err(|error| match error {

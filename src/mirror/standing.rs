@@ -9,20 +9,22 @@ use uuid::Uuid;
 use super::base::{digest_of, unset};
 use super::database::off;
 use super::failure::MirrorError;
+use super::missing::{base_fault, base_fault_of_service};
 use super::page_sums::HEAD_LEN;
 use super::sink::{DirSink, DirStatus, Sink};
 use super::source::Source;
 use crate::api::Positions;
-use crate::checkpoint::each_page;
+use crate::checkpoint::{FoldError, RestoreError, each_page};
 use crate::client::{Client, ClientError, positions};
 use crate::format::wal::{Chain, FIRST_FRAME, WalStart, is_page_size};
 use crate::format::{Framing, LogFormat};
 use crate::offset::{Generation, Offset};
 use crate::repo::FsRepo;
 use crate::sqlite::page_sums::PageSums;
+use crate::stream::{current_dir, current_generation};
 
 /// Where a sink stands with its generation of a WAL.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Standing {
     pub(super) generation: Generation,
     /// The frame it goes on with.
@@ -31,11 +33,22 @@ pub(super) struct Standing {
     pub(super) end: Option<WalStart>,
     /// Whether it has a base: a directory may not.
     pub(super) based: bool,
+    /// What is wrong with the base that it should have.
+    pub(super) base_fault: Option<String>,
+    /// Whether the mirror record of a directory names this source.
+    pub(super) is_recorded: bool,
 }
 
 impl Standing {
     /// Of a sink that does not exist.
-    const NONE: Standing = Standing { generation: Generation::FIRST, next: FIRST_FRAME, end: None, based: false };
+    pub(super) const NONE: Standing = Standing {
+        generation: Generation::FIRST,
+        next: FIRST_FRAME,
+        end: None,
+        based: false,
+        base_fault: None,
+        is_recorded: false,
+    };
 }
 
 impl Sink {
@@ -43,10 +56,12 @@ impl Sink {
     pub(super) async fn standing(&self, create: bool) -> Result<Standing, MirrorError> {
         match self {
             Sink::Url(client) => {
-                let found = client.find().await?.as_ref().map(positions).transpose()?;
+                let status = client.find().await?;
+                let found = status.as_ref().map(positions).transpose()?;
                 if found.is_none() && !create {
                     return Ok(Standing::NONE);
                 }
+                let base_fault = status.as_ref().and_then(base_fault_of_service);
                 let found = match found.filter(|found| found.format == LogFormat::Wal) {
                     Some(found) => found,
                     // The service says so itself when it is there in another format.
@@ -61,7 +76,7 @@ impl Sink {
                 } else {
                     None
                 };
-                Ok(Standing { generation, next, end, based: true })
+                Ok(Standing { generation, next, end, based: true, base_fault, is_recorded: false })
             }
             Sink::Dir(dir) => {
                 let dir = dir.clone();
@@ -136,11 +151,18 @@ async fn sums_of_service(
 }
 
 fn sums_of_dir(place: &Path, (key, page_size): (u64, u32)) -> Result<Option<PageSums>, MirrorError> {
-    let repo = FsRepo::open(place).map_err(|error| at(&place.display().to_string(), error))?;
+    let dir = current_dir(place).map_err(|error| at(&place.display().to_string(), error))?;
+    let repo = FsRepo::open(dir).map_err(|error| at(&place.display().to_string(), error))?;
     let mut sums = PageSums::new(key);
     let found = each_page(&repo, |page, content| {
         let sum = sums.sum_of(content);
         sums.set(page, sum).map_err(|error| at("a temporary file", error))
+    });
+    let found = found.map_err(|error| match error {
+        MirrorError::Restore(RestoreError::Fold(FoldError::Base(fault))) => {
+            MirrorError::BaseDamaged { side: "sink", fault }
+        }
+        error => error,
     })?;
     Ok(found.is_none_or(|found| found == page_size).then_some(sums))
 }
@@ -163,9 +185,15 @@ pub(super) async fn is_unset(client: &Client, generation: Generation) -> Result<
 }
 
 fn of_dir(dir: &DirSink) -> Result<Standing, MirrorError> {
-    let Some(DirStatus { survey: found, based, .. }) = dir.status_of_wal()? else {
+    let Some(status) = dir.status_of_wal()? else {
         return Ok(Standing::NONE);
     };
+    let of_dir = |error| at(&dir.path().display().to_string(), error);
+    let fault = base_fault(&status, status.record.is_some() && status.survey.first.is_some()).map_err(of_dir)?;
+    let named = current_generation(dir.path()).map_err(of_dir)?.map(|(generation, _)| generation);
+    let DirStatus { survey: found, record, based, .. } = status;
+    let generation = record.as_ref().map(|record| record.generation).max(named).unwrap_or(Generation::FIRST);
+    let is_recorded = record.as_ref().is_some_and(|record| dir.is_fed_by(record));
     let framing = found.segments.last().map(|segment| segment.framing);
     let end = match (framing, found.last) {
         (Some(Framing::Wal(Some(start))), Some(last)) => {
@@ -174,5 +202,6 @@ fn of_dir(dir: &DirSink) -> Result<Standing, MirrorError> {
         _ => None,
     };
     let next = if end.is_some() { found.next } else { FIRST_FRAME };
-    Ok(Standing { generation: Generation::FIRST, next, end, based })
+    let base_fault = fault.map(|fault| fault.to_string());
+    Ok(Standing { generation, next, end, based, base_fault, is_recorded })
 }

@@ -61,6 +61,16 @@ pub(crate) fn share_database(file: &File) -> io::Result<bool> {
     held
 }
 
+/// Another who holds a lock on a database file: 0, or less, where the system cannot tell the process. Takes nothing.
+pub(super) fn holder_of_database(file: &File) -> io::Result<Option<i32>> {
+    Ok(in_the_way(file, DATABASE)?.map(|lock| lock.l_pid))
+}
+
+/// The same of its `-shm` file.
+pub(super) fn holder_of_index(file: &File) -> io::Result<Option<i32>> {
+    Ok(in_the_way(file, INDEX)?.map(|lock| lock.l_pid))
+}
+
 /// Locks or unlocks bytes; the lock replaces what this open file held on them. False when another's lock is in the way:
 /// nothing has changed then.
 fn set(file: &File, bytes: Bytes, kind: i32) -> io::Result<bool> {

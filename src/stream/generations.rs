@@ -35,7 +35,7 @@ pub(crate) fn draft_name(generation: Generation) -> String {
     format!("{}{DRAFT}", dir_name(generation))
 }
 
-fn parse(found: &str) -> Option<Generation> {
+pub(super) fn parse(found: &str) -> Option<Generation> {
     name::parse_generation(found.strip_prefix(PREFIX)?)
 }
 
@@ -125,10 +125,7 @@ pub(crate) fn remove_before_current(dir: &dyn Repo) -> io::Result<bool> {
         return Ok(false);
     };
     let names = dir.list()?;
-    let of_the_first = |found: &String| {
-        let ours = [name::BASE, name::BASE_SUMS, name::BASE_DRAFT, RECORD];
-        ours.contains(&found.as_str()) || name::parse_segment(found).is_some() || is_index(found)
-    };
+    let of_the_first = |found: &String| is_of_the_first(found);
     let before = |found: &String| parse(found).is_some_and(|found| found < current);
     if !names.iter().any(|found| of_the_first(found) || before(found) || is_draft(found)) {
         return Ok(false);
@@ -150,6 +147,12 @@ pub(crate) fn remove_before_current(dir: &dyn Repo) -> io::Result<bool> {
     }
     dir.sync_dir()?;
     Ok(true)
+}
+
+/// Whether a name is that of a file of a generation that is in the directory itself.
+pub(super) fn is_of_the_first(found: &str) -> bool {
+    let ours = [name::BASE, name::BASE_SUMS, name::BASE_DRAFT, RECORD];
+    ours.contains(&found) || name::parse_segment(found).is_some() || is_index(found)
 }
 
 /// Whether a name is that of an index of a segment.

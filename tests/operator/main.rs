@@ -12,6 +12,7 @@ mod mistakes;
 mod odd_files;
 mod signals;
 mod unread;
+mod unreadable;
 
 use std::process::{Command, Stdio};
 

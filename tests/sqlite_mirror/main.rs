@@ -2,6 +2,7 @@
 //! source. `verify`, `status` and `inspect` of such databases too.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod edges;
 mod first_base;
 mod live_faults;
 mod rolls;

@@ -1,0 +1,256 @@
+//! Sinks that cannot go on as they are: of another database, of another page size, or without their base. And a database that is
+//! handed over while its application still has it open.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::support::process::{Ended, Mirror, Service, arg, mirror, until};
+use super::support::sqlite::{Sqlite, connect, rows};
+use super::{beside, is_done, is_refused, logmirror, restored, same, source_in, stands, status};
+
+/// A database that nobody has open, with no WAL beside it.
+fn closed(dir: &Path, name: &str, page_size: u32, statements: &[&str]) -> PathBuf {
+    let path = dir.join(name);
+    let db = connect(&path);
+    let pragmas = format!("PRAGMA page_size = {page_size}; PRAGMA journal_mode = WAL; CREATE TABLE t (x)");
+    rows(&db, &pragmas).unwrap();
+    statements.iter().for_each(|sql| drop(rows(&db, sql).unwrap()));
+    db.close().unwrap();
+    assert!(!beside(&path, "-wal").exists());
+    path
+}
+
+/// Gives a database pages of another size.
+fn with_pages(path: &Path, page_size: u32, sql: &str) {
+    let db = connect(path);
+    let change =
+        format!("PRAGMA journal_mode = DELETE; PRAGMA page_size = {page_size}; VACUUM; PRAGMA journal_mode = WAL");
+    rows(&db, &change).unwrap();
+    rows(&db, sql).unwrap();
+    assert_eq!(rows(&db, "PRAGMA page_size").unwrap(), [[json!(page_size)]]);
+    db.close().unwrap();
+}
+
+/// Checks that a directory is whole, and restores to what the database holds.
+#[track_caller]
+fn holds(dir: &Path, app: &Path) {
+    let verified = logmirror(&["verify", arg(dir)]);
+    assert_eq!(verified.status.code(), Some(0), "{verified:?}");
+    let work = tempfile::tempdir().unwrap();
+    let out = work.path().join("out.db");
+    let output = logmirror(&["restore", arg(dir), arg(&out)]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    same(&[&source_in(work.path(), app), &out]);
+}
+
+/// What a directory restores to, as rows of `t`.
+fn restored_rows(dir: &Path) -> Vec<Vec<serde_json::Value>> {
+    let work = tempfile::tempdir().unwrap();
+    let out = work.path().join("out.db");
+    let output = logmirror(&["restore", arg(dir), arg(&out)]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    rows(&connect(&out), "SELECT x FROM t ORDER BY rowid").unwrap()
+}
+
+#[test]
+fn a_directory_whose_database_changed_its_page_size_starts_a_new_generation_and_keeps_the_old_one() {
+    let dir = tempfile::tempdir().unwrap();
+    for frames in [false, true] {
+        let name = format!("app-{frames}.db");
+        let app = closed(dir.path(), &name, 4096, &["INSERT INTO t VALUES (1), (2)"]);
+        let sink = dir.path().join(format!("sink-{frames}"));
+        is_done(&mirror(arg(&app), arg(&sink), &[]), 0);
+        if frames {
+            rows(&connect(&app), "INSERT INTO t VALUES (3)").unwrap();
+            is_done(&mirror(arg(&app), arg(&sink), &[]), 1);
+        }
+        holds(&sink, &app);
+        let before = restored_rows(&sink);
+        for (page_size, aside) in [(1024, "aside-1"), (8192, "aside-2")] {
+            let kept = restored_rows(&sink);
+            with_pages(&app, page_size, "INSERT INTO t VALUES ('after')");
+            let again = mirror(arg(&app), arg(&sink), &[]);
+            assert_eq!(again.code, Some(0), "{again:?}");
+            holds(&sink, &app);
+            assert!(restored_rows(&sink).contains(&vec![json!("after")]));
+            assert_eq!(restored_rows(&sink.join(aside)), kept, "what was before is kept in {aside}");
+            // From there on it is a mirror like any other.
+            is_done(&mirror(arg(&app), arg(&sink), &[]), 0);
+            rows(&connect(&app), "INSERT INTO t VALUES ('later')").unwrap();
+            is_done(&mirror(arg(&app), arg(&sink), &[]), 1);
+            holds(&sink, &app);
+        }
+        assert_eq!(restored_rows(&sink.join("aside-1")), before);
+    }
+}
+
+#[test]
+fn a_follower_goes_on_in_its_directory_when_the_page_size_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = closed(dir.path(), "app.db", 4096, &["INSERT INTO t VALUES (1)"]);
+    let sink = dir.path().join("sink");
+    is_done(&mirror(arg(&app), arg(&sink), &[]), 0);
+    let follower = Mirror::start(arg(&app), arg(&sink), &["--follow"]);
+    follower.wait_for("it to start", |line| line["event"] == "started");
+    // Nobody has it open, so it holds no lock between two looks.
+    until("the page size to change", || {
+        let db = connect(&app);
+        let changed = rows(&db, "PRAGMA journal_mode = DELETE; PRAGMA page_size = 1024; VACUUM");
+        changed.ok().filter(|_| rows(&db, "PRAGMA page_size").is_ok_and(|size| size == [[json!(1024)]]))
+    });
+    until("a row to be added", || rows(&connect(&app), "INSERT INTO t VALUES (2)").ok());
+    until("the row to be in the mirror", || {
+        let out = dir.path().join("out.db");
+        let output = logmirror(&["restore", arg(&sink), arg(&out), "--force"]);
+        (output.status.success() && rows(&connect(&out), "SELECT count(*) FROM t").ok()? == [[json!(2)]]).then_some(())
+    });
+    let ended = follower.interrupt();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    holds(&sink, &app);
+}
+
+#[test]
+fn another_database_into_a_directory_is_refused_as_that_and_adoption_sets_the_old_one_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    for in_wal in [false, true] {
+        let made = |name: &str| {
+            let app = closed(
+                dir.path(),
+                &format!("{name}-{in_wal}.db"),
+                4096,
+                &[&format!("INSERT INTO t VALUES ('{name}')")],
+            );
+            let mut sqlite = Sqlite::open(&app);
+            if in_wal {
+                sqlite.run(&[&format!("INSERT INTO t VALUES ('{name}')")]);
+            }
+            (app, sqlite)
+        };
+        let ((a, _a_open), (b, _b_open)) = (made("a"), made("b"));
+        let sink = dir.path().join(format!("sink-{in_wal}"));
+        is_done(&mirror(arg(&a), arg(&sink), &[]), u64::from(in_wal));
+        let (before, note) = (restored_rows(&sink), fs::read(sink.join(".logmirror-source")).unwrap());
+        for _ in 0..2 {
+            let refused = mirror(arg(&b), arg(&sink), &[]);
+            is_refused(&refused, 1, &["is fed from", arg(&fs::canonicalize(&a).unwrap()), "other pages", "--adopt"]);
+            assert!(!refused.error().contains("checkpointed"), "{refused:?}");
+        }
+        assert_eq!(restored_rows(&sink), before, "nothing was changed");
+        assert_eq!(fs::read(sink.join(".logmirror-source")).unwrap(), note);
+        let planned = logmirror(&["mirror", arg(&b), arg(&sink), "--adopt", "--dry-run"]);
+        assert!(String::from_utf8_lossy(&planned.stdout).contains("set aside"), "{planned:?}");
+        assert_eq!(restored_rows(&sink), before, "nothing was changed");
+        is_done(&mirror(arg(&b), arg(&sink), &["--adopt"]), u64::from(in_wal));
+        holds(&sink, &b);
+        assert_eq!(restored_rows(&sink.join("aside-1")), before);
+        is_done(&mirror(arg(&b), arg(&sink), &[]), 0);
+        is_refused(&mirror(arg(&a), arg(&sink), &[]), 1, &["is fed from", arg(&fs::canonicalize(&b).unwrap())]);
+        // And back again.
+        is_done(&mirror(arg(&a), arg(&sink), &["--adopt"]), u64::from(in_wal));
+        holds(&sink, &a);
+        assert!(sink.join("aside-2").exists());
+    }
+}
+
+/// A database in WAL mode that stays open, mirrored to a directory with frames.
+fn in_use() -> (TempDir, PathBuf, Sqlite) {
+    let dir = tempfile::tempdir().unwrap();
+    let app = closed(dir.path(), "app.db", 4096, &[]);
+    let mut sqlite = Sqlite::open(&app);
+    sqlite.run(&["INSERT INTO t VALUES ('x')"]);
+    (dir, app, sqlite)
+}
+
+#[test]
+fn a_directory_whose_base_is_lost_or_cut_is_no_mirror_until_adoption_starts_it_again() {
+    let (dir, app, mut sqlite) = in_use();
+    for (number, cut) in [false, true].into_iter().enumerate() {
+        let sink = dir.path().join(format!("sink-{cut}"));
+        let mirrored = mirror(arg(&app), arg(&sink), &[]);
+        assert_eq!(mirrored.code, Some(0), "{mirrored:?}");
+        let base = sink.join("base.db");
+        let whole = fs::read(&base).unwrap();
+        if cut {
+            fs::write(&base, &whole[..1000]).unwrap()
+        } else {
+            fs::remove_file(&base).unwrap()
+        }
+        sqlite.run(&["INSERT INTO t VALUES ('y')"]);
+        for flags in [&[][..], &["--follow"]] {
+            is_refused(&mirror(arg(&app), arg(&sink), flags), 1, &["base.db", "--adopt"]);
+        }
+        // What is put back is as good as before.
+        fs::write(&base, &whole).unwrap();
+        is_done(&mirror(arg(&app), arg(&sink), &[]), 1);
+        holds(&sink, &app);
+        fs::remove_file(&base).unwrap();
+        let adopted = mirror(arg(&app), arg(&sink), &["--adopt"]);
+        assert_eq!(adopted.code, Some(0), "{number}: {adopted:?}");
+        holds(&sink, &app);
+        assert!(sink.join("aside-1/00000000000000000001.wal").exists());
+        sqlite.run(&["INSERT INTO t VALUES ('z')"]);
+        is_done(&mirror(arg(&app), arg(&sink), &[]), 1);
+        holds(&sink, &app);
+    }
+}
+
+#[test]
+fn a_log_of_a_service_whose_base_is_lost_is_fed_but_no_good_end_until_adoption_starts_it_again() {
+    let (dir, app, mut sqlite) = in_use();
+    let mut service = Service::start(&dir.path().join("data"));
+    let url = service.url("app");
+    is_done(&mirror(arg(&app), &url, &[]), 1);
+    fs::remove_file(service.segments_of("app").join("base.db")).unwrap();
+    service.kill();
+    service.restart();
+    for commits in [1, 0] {
+        if commits > 0 {
+            sqlite.run(&["INSERT INTO t VALUES ('y')"]);
+        }
+        let ended = mirror(arg(&app), &url, &[]);
+        is_refused(&ended, 1, &["was copied, but", "base.db is missing", "--adopt"]);
+        assert_eq!(ended.last("failed")["commits"], commits, "{ended:?}");
+        assert!(ended.last("warning")["text"].as_str().unwrap().contains("base.db is missing"), "{ended:?}");
+    }
+    let follower = Mirror::start(arg(&app), &url, &["--follow"]);
+    follower.wait_for("a warning", |line| {
+        line["event"] == "warning" && line["text"].as_str().is_some_and(|text| text.contains("base.db is missing"))
+    });
+    follower.kill();
+    let adopted = mirror(arg(&app), &url, &["--adopt"]);
+    assert_eq!(adopted.code, Some(0), "{adopted:?}");
+    assert_eq!(stands(&service, "app").0, 2);
+    assert_eq!(status(&service, "app").damage, None);
+    let (out, work) = (dir.path().join("out.db"), tempfile::tempdir().unwrap());
+    restored(&service, "app", &out);
+    same(&[&source_in(work.path(), &app), &out]);
+}
+
+#[test]
+fn what_an_application_has_open_is_copied_and_not_handed_over() {
+    let (dir, app, mut sqlite) = in_use();
+    let service = Service::start(&dir.path().join("data"));
+    let url = service.url("app");
+    let refused = |ended: &Ended, pid: Option<u32>| {
+        is_refused(ended, 3, &["app.db is open in ", "stop the application", "is copied"]);
+        if let Some(pid) = pid {
+            assert!(ended.error().contains(&format!("process {pid}")), "{ended:?}");
+        }
+        assert!(status(&service, "app").promoted_from.is_none());
+    };
+    refused(&mirror(arg(&app), &url, &["--release"]), Some(sqlite.id()));
+    assert_eq!(stands(&service, "app"), (1, 1), "all of it is copied");
+    sqlite.run(&["BEGIN IMMEDIATE", "INSERT INTO t VALUES ('not committed yet')"]);
+    refused(&mirror(arg(&app), &url, &["--release"]), Some(sqlite.id()));
+    sqlite.run(&["COMMIT"]);
+    sqlite.close();
+    let released = mirror(arg(&app), &url, &["--release"]);
+    assert_eq!(released.code, Some(0), "{released:?}");
+    assert!(released.last("released")["from"].as_str().unwrap().ends_with(arg(&app)), "{released:?}");
+    let (out, work) = (dir.path().join("out.db"), tempfile::tempdir().unwrap());
+    restored(&service, "app", &out);
+    same(&[&source_in(work.path(), &app), &out]);
+}
