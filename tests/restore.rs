@@ -430,6 +430,9 @@ fn program(args: &[&str]) -> (i32, String) {
     (output.status.code().unwrap(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
 }
 
+/// The bytes of a segment; none where it is gone.
+type Held<'a> = Option<&'a [u8]>;
+
 #[test]
 fn a_mirror_directory_that_lost_what_its_record_says_is_durable_is_not_restored() {
     let dir = tempfile::tempdir().unwrap();
@@ -442,7 +445,7 @@ fn a_mirror_directory_that_lost_what_its_record_says_is_durable_is_not_restored(
     let frame_len = log.header.frame_len() as usize;
     let mut rotten = whole.clone();
     rotten[whole.len() - 9] ^= 1;
-    let cases: [(&str, Option<&[u8]>, &[&str]); 5] = [
+    let cases: [(&str, Held<'_>, &[&str]); 5] = [
         ("its segment is gone", None, &["ends with frame 0", "durable up to frame 13"]),
         ("its segment is empty", Some(&[]), &["frame 1", "byte 0"]),
         (
