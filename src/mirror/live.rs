@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::database::damage;
+use super::difference::{Difference, fresh_header};
 use super::distance::{SharedWal, WalSeen};
 use super::failure::MirrorError;
 use super::fed;
@@ -121,8 +122,7 @@ impl Live {
                 Err(error) => {
                     let waits = self.waits_for(&error, &mut damaged);
                     self.give_up();
-                    // Where it ends now is not known.
-                    *self.wal.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                    self.note_unseen();
                     let since = *self.failing.get_or_insert_with(Instant::now);
                     if waits && since.elapsed() < FAILING_MAX { DAMAGE_LOOK_AGAIN } else { return Err(error) }
                 }
@@ -416,6 +416,8 @@ impl Live {
     /// when it is not known what the log holds.
     fn compare(&mut self, held: &impl HeldDatabase) -> Result<Option<(Option<WalPosition>, Difference)>, MirrorError> {
         self.give_up();
+        // How much differs shows only at the end.
+        self.note_unseen();
         if held.bytes_of_page().is_some_and(|bytes| bytes != self.page_size) {
             // They need a generation of their own.
             return Ok(None);
@@ -505,6 +507,11 @@ impl Live {
         let frame_bytes = held.bytes_of_page().map_or(0, |bytes| u64::from(bytes) + 24);
         *self.wal.lock().unwrap_or_else(PoisonError::into_inner) = Some(WalSeen { next, frame_bytes });
     }
+
+    /// Notes that it is not known where the source ends.
+    fn note_unseen(&self) {
+        *self.wal.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
 }
 
 /// Whether a snapshot holds a position, and all that follows can be passed on frame by frame.
@@ -516,34 +523,4 @@ pub(super) fn goes_on(snapshot: &Snapshot, at: &WalPosition) -> Result<bool, Dat
 fn has_rollback_journal(held: &impl HeldDatabase) -> Result<bool, DatabaseError> {
     let mut version = [0];
     Ok(held.read_database(18, &mut version)? == 1 && version == [1])
-}
-
-/// Pages that differ, on their way.
-struct Difference {
-    /// For a log that has none.
-    header: WalHeader,
-    /// The one found last: it is held back, since it may be the one to end the transaction.
-    last: Option<(u32, Vec<u8>, Option<u64>)>,
-    count: u64,
-    /// Pages of the database now, and in the log.
-    pages: u32,
-    before: u32,
-    /// Page 1, when no page differs but their number does.
-    first: Option<Vec<u8>>,
-}
-
-impl Difference {
-    fn add(&mut self, outlet: &mut Outlet, page: u32, content: &[u8], sum: Option<u64>) {
-        let sum = sum.or_else(|| outlet.sums.as_ref().map(|sums| sums.sum_of(content)));
-        self.count += 1;
-        if let Some((page, content, sum)) = self.last.replace((page, content.to_vec(), sum)) {
-            outlet.page(&self.header, page, 0, (&content, sum));
-        }
-    }
-}
-
-/// The header of a log whose source has no WAL, with salts like no other's.
-fn fresh_header(page_size: u32) -> WalHeader {
-    let (a, b) = uuid::Uuid::new_v4().as_u64_pair();
-    WalHeader { big_endian: false, page_size, sequence: 0, salts: [a as u32, (b >> 32) as u32 ^ b as u32] }
 }

@@ -14,6 +14,7 @@ mod checkpoint;
 mod counters;
 mod database;
 mod delivery;
+mod difference;
 mod distance;
 mod doubt;
 mod endpoint;
