@@ -198,6 +198,25 @@ fn a_directory_whose_base_is_lost_or_cut_is_no_mirror_until_adoption_starts_it_a
 }
 
 #[test]
+fn a_directory_with_a_flipped_bit_in_its_base_is_compared_with_nothing_and_adoption_starts_it_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = closed(dir.path(), "app.db", 4096, &["INSERT INTO t VALUES (1), (2)"]);
+    let sink = dir.path().join("sink");
+    is_done(&mirror(arg(&app), arg(&sink), &[]), 0);
+    let mut base = fs::read(sink.join("base.db")).unwrap();
+    base[5000] ^= 1;
+    fs::write(sink.join("base.db"), &base).unwrap();
+    rows(&connect(&app), "INSERT INTO t VALUES (3)").unwrap();
+    for _ in 0..2 {
+        is_refused(&mirror(arg(&app), arg(&sink), &[]), 1, &["base.db", "damaged", "--adopt"]);
+    }
+    let adopted = mirror(arg(&app), arg(&sink), &["--adopt"]);
+    assert_eq!(adopted.code, Some(0), "{adopted:?}");
+    holds(&sink, &app);
+    assert_eq!(fs::read(sink.join("aside-1/base.db")).unwrap(), base, "what was there is kept as it was");
+}
+
+#[test]
 fn a_log_of_a_service_whose_base_is_lost_is_fed_but_no_good_end_until_adoption_starts_it_again() {
     let (dir, app, mut sqlite) = in_use();
     let mut service = Service::start(&dir.path().join("data"));
