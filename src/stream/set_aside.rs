@@ -79,6 +79,7 @@ fn name_of(text: &[u8]) -> Option<String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::fs;
     use std::path::Path;

@@ -93,9 +93,9 @@ fn a_follower_goes_on_in_its_directory_when_the_page_size_changes() {
     let app = closed(dir.path(), "app.db", 4096, &["INSERT INTO t VALUES (1)"]);
     let sink = dir.path().join("sink");
     is_done(&mirror(arg(&app), arg(&sink), &[]), 0);
-    let follower = Mirror::start(arg(&app), arg(&sink), &["--follow"]);
+    // Locks that are held between two looks would keep the page size as it is.
+    let follower = Mirror::start(arg(&app), arg(&sink), &["--follow", "--no-hold"]);
     follower.wait_for("it to start", |line| line["event"] == "started");
-    // Nobody has it open, so it holds no lock between two looks.
     until("the page size to change", || {
         let db = connect(&app);
         let changed = rows(&db, "PRAGMA journal_mode = DELETE; PRAGMA page_size = 1024; VACUUM");
@@ -195,6 +195,25 @@ fn a_directory_whose_base_is_lost_or_cut_is_no_mirror_until_adoption_starts_it_a
         is_done(&mirror(arg(&app), arg(&sink), &[]), 1);
         holds(&sink, &app);
     }
+}
+
+#[test]
+fn a_directory_with_a_flipped_bit_in_its_base_is_compared_with_nothing_and_adoption_starts_it_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let app = closed(dir.path(), "app.db", 4096, &["INSERT INTO t VALUES (1), (2)"]);
+    let sink = dir.path().join("sink");
+    is_done(&mirror(arg(&app), arg(&sink), &[]), 0);
+    let mut base = fs::read(sink.join("base.db")).unwrap();
+    base[5000] ^= 1;
+    fs::write(sink.join("base.db"), &base).unwrap();
+    rows(&connect(&app), "INSERT INTO t VALUES (3)").unwrap();
+    for _ in 0..2 {
+        is_refused(&mirror(arg(&app), arg(&sink), &[]), 1, &["base.db: block 1", "does not match", "--adopt"]);
+    }
+    let adopted = mirror(arg(&app), arg(&sink), &["--adopt"]);
+    assert_eq!(adopted.code, Some(0), "{adopted:?}");
+    holds(&sink, &app);
+    assert_eq!(fs::read(sink.join("aside-1/base.db")).unwrap(), base, "what was there is kept as it was");
 }
 
 #[test]
