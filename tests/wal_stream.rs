@@ -302,9 +302,9 @@ fn a_header_that_no_frame_followed_gives_way_to_another_and_one_with_frames_does
         let repo = MemRepo::default();
         // As a crash leaves it.
         put(&repo, name, &wal(&left)[..HEADER_LEN + torn]);
-        assert_eq!(write(&repo, options.clone(), &wal(&other), 70).unwrap(), Offset(4));
+        assert_eq!(write(&repo, options, &wal(&other), 70).unwrap(), Offset(4));
         assert_eq!(segments(&repo)[name], wal(&other));
-        let refused = write(&repo, options.clone(), &wal(&left), 70).unwrap_err();
+        let refused = write(&repo, options, &wal(&left), 70).unwrap_err();
         assert!(
             matches!(refused, AppendError::Stream(ScanError::Corrupt { error: FormatError::Restarted { .. }, .. })),
             "{refused:?}"
