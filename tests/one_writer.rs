@@ -391,3 +391,45 @@ fn what_no_source_is_called_is_refused() {
         assert_eq!(answer.refusal(), (400, "invalid".to_owned()));
     }
 }
+
+#[test]
+fn what_does_not_fit_is_not_taken_from_the_clients_by_adoption() {
+    let rig = Rig::mirrored(&["--release"]);
+    rig.insert(10);
+    let other = rig.service.url("other");
+    rig.service.call(rig.service.client("other").create(LogFormat::Wal, None)).unwrap();
+    let body = json!({"requests": [{"type": "execute", "stmt": {"sql": "CREATE TABLE other (x)"}}]}).to_string();
+    assert_eq!(rig.call("POST", "/logs/other/v2/pipeline", body.as_bytes()).status, 200);
+    let ended = mirror(&other, rig.url(), &["--adopt"]);
+    assert_ne!(ended.code, Some(0), "{ended:?}");
+    rig.insert(11);
+    assert_eq!(rig.rows(), [1, 10, 11]);
+}
+
+#[test]
+fn a_copy_of_a_log_is_rolled_over_with_its_source_and_not_by_request() {
+    let rig = Rig::mirrored(&[]);
+    sqlite(&rig.app, "INSERT INTO t VALUES (2)");
+    copied(&mirror(arg(&rig.app), rig.url(), &[]));
+    let copy = rig.service.url("copy");
+    copied(&mirror(rig.url(), &copy, &[]));
+    let rolled = command(&["checkpoint", &copy]);
+    let said = String::from_utf8_lossy(&rolled.stderr).into_owned();
+    assert!(!rolled.status.success() && said.contains(&rig.url()), "{rolled:?}");
+    assert!(command(&["checkpoint", &rig.url()]).status.success());
+    copied(&mirror(rig.url(), &copy, &[]));
+    assert_eq!(rig.call("GET", "/logs/copy", b"").json()["generation"], 2);
+}
+
+#[test]
+fn an_empty_file_in_the_place_of_a_mirrored_database_is_refused() {
+    let rig = Rig::mirrored(&[]);
+    for ending in ["", "-wal", "-shm"] {
+        let _absent = std::fs::remove_file(rig.app.with_file_name(format!("app.db{ending}")));
+    }
+    std::fs::write(&rig.app, b"").unwrap();
+    refused(&mirror(arg(&rig.app), rig.url(), &[]), "is its disk mounted?");
+    assert_eq!((rig.rows(), &rig.status()["generation"]), (vec![1], &json!(1)));
+    copied(&mirror(arg(&rig.app), rig.url(), &["--adopt"]));
+    assert_eq!(rig.status()["generation"], 2);
+}

@@ -25,7 +25,7 @@ pub(super) async fn attempt(
     loop {
         let extent = source.extent(None).await?;
         if extent.format == Some(LogFormat::Wal) {
-            relay::take_over(mirror, sink).await.map_err(|error| sink.own(error))?;
+            relay::check_promoted(mirror, sink).await.map_err(|error| sink.own(error))?;
         }
         sink.comes_from(&extent);
         let held = sink.generation().await.map_err(|error| sink.own(error))?.unwrap_or(extent.generation);

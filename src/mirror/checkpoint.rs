@@ -12,7 +12,7 @@ use super::fed;
 use super::generation::check_wal;
 use super::log::Log;
 use super::registry::Registry;
-use crate::api::{CheckpointOutcome, CheckpointPolicy, CheckpointState};
+use crate::api::{CheckpointOutcome, CheckpointPolicy, CheckpointState, LogSource};
 use crate::checkpoint::{Checkpointer, FoldError, GivenUp, Notifier, Outcome, fold};
 use crate::format::{Framing, name};
 use crate::limits::CHECKPOINT_LOOK_EVERY;
@@ -31,6 +31,12 @@ impl Registry {
         let log = self.get(log_name)?;
         check_wal(&log)?;
         log.intact()?;
+        if let Some(source) = log.source().filter(LogSource::is_log) {
+            let (name, from) = (log.name(), source.identity);
+            return Err(Error::Format(format!(
+                "log {name:?} is a copy of {from}, whose generations it has: roll that over, or promote this one first"
+            )));
+        }
         let frames = |log: &Log| log.view().durable.0 - log.first().0;
         let mut outcome = CheckpointOutcome {
             generation: log.generation(),

@@ -424,7 +424,12 @@ pub(super) async fn find_start(
     if let (Some(theirs), Some(header)) = (standing.end, snapshot.header())
         && theirs.header == header
     {
-        match fits(snapshot, standing, theirs.chain).and_then(|at| Ok((at, goes_on(snapshot, &at)?))) {
+        let (looking, standing_there) = (snapshot.clone(), standing.clone());
+        let fitting = move || {
+            let at = fits(&looking, &standing_there, theirs.chain)?;
+            Ok::<_, MirrorError>((at, goes_on(&looking, &at)?))
+        };
+        match off(fitting).await? {
             Ok((_, false)) => {}
             Ok((at, true)) => return Ok(go_on(Some(at))),
             // What damage has taken away is told as that.
@@ -440,6 +445,9 @@ pub(super) async fn find_start(
     }
     if sink.is_unset(standing).await? {
         return brings(standing.generation, Instead::Nothing);
+    }
+    if snapshot.base_bytes() == Some(0) && snapshot.frames() == 0 && !source.adopt {
+        return Err(MirrorError::EmptySource { path: path.to_owned() });
     }
     let sums = match (sink.page_sums(standing, snapshot.page_size()).await, sink) {
         (Err(MirrorError::BaseDamaged { .. }), Sink::Dir(_)) if source.adopt => return brings(another, Instead::All),

@@ -245,10 +245,20 @@ pub enum MirrorError {
         /// Why not.
         reason: String,
     },
+    /// The source is a file without a byte, and the sink holds a database. Nothing was changed.
+    #[error(
+        "source: {}: it is empty, and DST holds a database: is its disk mounted? Nothing was changed; --adopt starts a new generation \
+         from the empty database", .path.display()
+    )]
+    EmptySource {
+        /// The file.
+        path: PathBuf,
+    },
     /// The log of a service that is the sink was handed over to its clients. Nothing was changed.
     #[error(
         "sink: {place}: it was handed over to its clients (`--release` or `logmirror promote`), and follows {from} no more; nothing \
-         was changed: mirror into another log, or give --adopt to take it from them: what they wrote stays in its last generation"
+         was changed: mirror into another log, or give --adopt to take it from them: what they wrote stays in its last generation, as long as its policy \
+         keeps that"
     )]
     Promoted {
         /// The URL.
@@ -448,6 +458,8 @@ impl MirrorError {
     pub fn ends_follower(&self) -> bool {
         let unproven = match self {
             MirrorError::Ahead { .. } | MirrorError::SinkDamaged { .. } => true,
+            // A disk may be mounted over it yet.
+            MirrorError::EmptySource { .. } => true,
             // Files may be missing while the source is restored from a backup.
             MirrorError::Gap { .. } | MirrorError::SegmentsMissing { .. } => true,
             MirrorError::LostEnd { .. } | MirrorError::MissingSegment { .. } => true,

@@ -59,6 +59,8 @@ impl LiveFeed {
         let stall = if follow { STALL } else { NO_STALL };
         // Nobody asks for another generation.
         let steps = Arc::<Steps>::default();
+        // So nothing has to be kept for one.
+        steps.set_durable(Offset(u64::MAX));
         let live = Live {
             path: path.to_owned(),
             database: database_of(path),

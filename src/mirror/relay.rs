@@ -17,6 +17,7 @@ pub(super) struct Relay {
     identity: String,
     /// None where the source has no policy, as a directory.
     policy: Option<CheckpointPolicy>,
+    adopt: bool,
 }
 
 impl Relay {
@@ -33,7 +34,7 @@ impl Relay {
         let (Sink::Url(client), Some(LogFormat::Wal)) = (sink, extent.format) else {
             return Ok(None);
         };
-        let relay = Relay { identity: mirror.identity(), policy: policy_of(source).await? };
+        let relay = Relay { identity: mirror.identity(), policy: policy_of(source).await?, adopt: mirror.adopt };
         let Some(status) = client.find().await? else {
             return Ok(Some(relay));
         };
@@ -61,7 +62,7 @@ impl Relay {
         if noted
             .is_none_or(|noted| noted.identity != self.identity || noted.generation != generation || noted.awaits_base)
         {
-            sink.note_source(&fed::name(&self.identity, generation, next)).await?;
+            sink.claim(&fed::name(&self.identity, generation, next), self.adopt).await?;
         }
         match self.policy {
             Some(wanted) if policy.is_some_and(|policy| policy != wanted) => {
@@ -74,38 +75,34 @@ impl Relay {
     }
 }
 
-/// Takes a log from what feeds it, or from the clients that it was handed over to, where that is wanted.
+/// That clients are not to lose a log that was handed over to them.
 ///
 /// # Errors
-/// [`MirrorError::Promoted`] where clients are not to lose it.
-pub(super) async fn take_over(mirror: &Mirror, sink: &Sink) -> Result<(), MirrorError> {
+/// [`MirrorError::Promoted`].
+pub(super) async fn check_promoted(mirror: &Mirror, sink: &Sink) -> Result<(), MirrorError> {
+    sink.admits_mirrors(mirror.adopt).await
+}
+
+/// Notes in a log, before it is given a base, where that is to come from; and takes it from what feeds it, or from the clients that
+/// it was handed over to, where that is wanted.
+///
+/// # Errors
+/// When the log cannot be reached or written, or goes on meanwhile.
+pub(super) async fn announce(mirror: &Mirror, sink: &Sink, generation: Generation) -> Result<(), MirrorError> {
     let Sink::Url(client) = sink else {
         return Ok(());
     };
     let Some(status) = client.find().await? else {
         return Ok(());
     };
-    let found = positions(&status)?;
-    let is_others = status.source.is_some_and(|noted| noted.identity != mirror.identity());
-    match status.promoted_from {
-        Some(from) if !mirror.adopt => Err(MirrorError::Promoted { place: client.url().to_string(), from }),
-        from if mirror.adopt && (from.is_some() || is_others) => {
-            sink.claim(&fed::name(&mirror.identity(), found.generation, found.durable), true).await
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Notes in a log that nothing was put into that its base is to come from what is mirrored.
-pub(super) async fn announce(mirror: &Mirror, sink: &Sink, generation: Generation) -> Result<(), MirrorError> {
-    let Sink::Url(client) = sink else {
-        return Ok(());
-    };
-    match client.find().await? {
-        Some(status) if status.generation == Some(generation) && status.durable == status.first => {
-            sink.claim(&fed::awaited(&mirror.identity(), generation), mirror.adopt).await
-        }
-        _ => Ok(()),
+    let (found, identity) = (positions(&status)?, mirror.identity());
+    let is_others = status.source.is_some_and(|noted| noted.identity != identity) || status.promoted_from.is_some();
+    if found.generation == generation && found.durable == found.first {
+        sink.claim(&fed::awaited(&identity, generation), mirror.adopt).await
+    } else if mirror.adopt && is_others {
+        sink.claim(&fed::name(&identity, found.generation, found.durable), true).await
+    } else {
+        Ok(())
     }
 }
 

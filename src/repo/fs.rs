@@ -215,8 +215,6 @@ impl Repo for FsRepo {
         File::open(&self.dir)?.sync_all()
     }
 
-    /// The lock is on the directory itself (`flock`), so it leaves no file behind in a directory that must stay
-    /// byte-identical to its source, and it goes with the process however that ends.
     fn is_named(&self, name: &str, file: &dyn RepoFile) -> io::Result<bool> {
         let Some(file) = file.plain() else { return Ok(true) };
         let found = match fs::symlink_metadata(self.dir.join(name)) {
@@ -227,6 +225,8 @@ impl Repo for FsRepo {
         Ok((found.dev(), found.ino()) == (ours.dev(), ours.ino()))
     }
 
+    /// The lock is on the directory itself (`flock`), so it leaves no file behind in a directory that must stay
+    /// byte-identical to its source, and it goes with the process however that ends.
     fn lock(&self) -> io::Result<RepoLock> {
         let dir = File::open(&self.dir)?;
         match dir.try_lock() {

@@ -16,7 +16,7 @@ use crate::format::database;
 use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::sqlite::DatabaseError;
 use crate::sqlite::lock::alone as lock;
-use crate::sqlite::names::{SHM, WAL, beside};
+use crate::sqlite::names::{JOURNAL, SHM, WAL, beside};
 use crate::sqlite::read_replica::ReadReplicaFile;
 
 /// A base on its way in, in a file of its own beside the replica. One at a time: the file is locked.
@@ -94,7 +94,7 @@ pub(super) fn set_aside(replica: &Replica) -> Result<PathBuf, DatabaseError> {
     if aside.try_exists().map_err(io)? {
         return Err(io(io::ErrorKind::AlreadyExists.into()));
     }
-    for ending in [WAL, SHM] {
+    for ending in [WAL, SHM, JOURNAL] {
         match fs::rename(beside(&path, ending), beside(&aside, ending)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
             _ => {}

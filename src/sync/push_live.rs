@@ -288,6 +288,10 @@ impl LivePush {
         if state.frames > frame {
             return Err(SyncError::Conflict { generation, start: frame + 1, server: state.frames });
         }
+        if state.frames < frame && !state.is_blank {
+            // What is there may be another's: nothing says that it is the beginning of what was pushed.
+            return Err(SyncError::Conflict { generation, start: frame + 1, server: state.frames });
+        }
         if state.frames < frame {
             log::warn!(
                 "the server confirmed frame {frame}, and ends at {} now: what it lost is sent again",

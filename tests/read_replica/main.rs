@@ -39,6 +39,12 @@ impl World {
         World::with(&["PRAGMA journal_mode = WAL"])
     }
 
+    /// What feeds its log, as the service names it.
+    fn identity(&self) -> String {
+        let client = self.service.client("app");
+        self.service.call(client.status()).unwrap().source.unwrap().identity
+    }
+
     /// One whose database starts with these statements.
     fn with(statements: &[&str]) -> World {
         let dir = tempfile::tempdir().unwrap();

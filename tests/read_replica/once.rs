@@ -151,7 +151,7 @@ fn generations_that_are_gone_and_another_base_are_stepped_over_page_by_page() {
     world.app.run(&["UPDATE t SET x = 'changed' WHERE n % 100 = 0", "PRAGMA wal_checkpoint(TRUNCATE)"]);
     // The base of a later generation, which no frame of ours leads to.
     let base = fs::read(world.source()).unwrap();
-    let client = world.service.client("app");
+    let client = world.service.client("app").of_source(&world.identity());
     world.service.call(client.start_generation(logmirror::offset::Generation(5), base)).unwrap();
     let ended = world.pull(&[]);
     is_done(&ended);
@@ -172,7 +172,7 @@ fn another_page_size_makes_the_file_again() {
     reader.rows("BEGIN; SELECT count(*) FROM t");
     world.app.run(&["PRAGMA journal_mode = DELETE", "PRAGMA page_size = 1024", "VACUUM"]);
     let base = fs::read(world.source()).unwrap();
-    let client = world.service.client("app");
+    let client = world.service.client("app").of_source(&world.identity());
     world.service.call(client.start_generation(logmirror::offset::Generation(2), base)).unwrap();
     is_done(&world.pull(&[]));
     assert_eq!(reader.rows("SELECT count(*) FROM t")[0][0], 1, "it keeps what it had");

@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::kept::{Kept, at, of_file, sum_of, with_a_wal};
 use super::record::{FileRecord, FileState, Position, RecordFile, sync_dir};
-use super::target::Instead;
+use super::target::{Instead, is_blank};
 use crate::api::LastCommit;
 use crate::checkpoint::{Wanted, restore_dir, restore_url};
 use crate::client::positions;
@@ -24,7 +24,7 @@ use crate::mirror::source::{Extent, Piece, Reading, Source};
 use crate::offset::Offset;
 use crate::segment::base::seen;
 use crate::sqlite::names::{JOURNAL, SHM, WAL, beside};
-use crate::sqlite::read_replica::ReadReplicaFile;
+use crate::sqlite::read_replica::{ReadReplicaFile, Touched};
 
 /// What the name of a file that is being built ends in.
 const DRAFT: &str = "-logmirror-draft";
@@ -125,6 +125,12 @@ pub(super) fn install(
         // Those who may read the file may read the one in its place.
         fs::set_permissions(&built.draft, before.permissions()).map_err(failed)?;
     }
+    let meanwhile = Instead::touched("while it was made again");
+    let instead = match instead {
+        // It was not locked while that was built.
+        Instead::Ours if !is_unchanged(path, &record) => &meanwhile,
+        instead => instead,
+    };
     let sum = prepare(&built.draft, record.key).map_err(failed)?;
     let now = FileState { at: built.at, sum };
     let (mut store, noted) = (store, FileRecord { upcoming: Some(now), ..record });
@@ -134,6 +140,19 @@ pub(super) fn install(
     let mut kept = Kept::new(file, store, noted, now, false)?;
     kept.settle()?;
     Ok((kept, aside))
+}
+
+/// Whether a file that was to be replaced is still the one that it was when that was decided: without a byte, or as the record
+/// says.
+fn is_unchanged(path: &Path, record: &FileRecord) -> bool {
+    let Some(mark) = record.now.and(record.mark.as_ref()) else {
+        return is_blank(path) || path.symlink_metadata().is_err();
+    };
+    match ReadReplicaFile::open(path) {
+        Ok(Some(file)) => file.touched_since(mark) == Touched::No,
+        Ok(None) => true,
+        Err(_) => false,
+    }
 }
 
 /// Makes a restored database one of exactly the pages that SQLite sees, with a WAL, and syncs it. Returns the sum of its pages.

@@ -110,7 +110,7 @@ pub(super) fn is_in_place(path: &Path, was_kept: bool) -> Result<(), MirrorError
 }
 
 /// Whether a file has no byte, and none of SQLite's beside it.
-fn is_blank(path: &Path) -> bool {
+pub(super) fn is_blank(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.len() == 0) && beside(path, WAL).symlink_metadata().is_err()
 }
 
