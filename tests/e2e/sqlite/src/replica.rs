@@ -194,7 +194,7 @@ pub fn read(replica: &str, number: u64) -> Result<()> {
         let _ended = std::io::stdin().lock().read_line(&mut String::new());
         stopping.store(true, Ordering::Relaxed);
     });
-    let flags = if number % 2 == 0 { OpenFlags::SQLITE_OPEN_READ_ONLY } else { OpenFlags::SQLITE_OPEN_READ_WRITE };
+    let flags = if number.is_multiple_of(2) { OpenFlags::SQLITE_OPEN_READ_ONLY } else { OpenFlags::SQLITE_OPEN_READ_WRITE };
     let mut db = Connection::open_with_flags(replica, flags)?;
     db.busy_timeout(Duration::ZERO)?;
     let (mut reads, mut checks, mut errors, mut last) = (0_u64, 0_u64, 0_u64, 0_i64);
@@ -208,7 +208,7 @@ pub fn read(replica: &str, number: u64) -> Result<()> {
         }
         // All of them together leave the machine some time for what is measured.
         std::thread::sleep(PAUSE);
-        if reads % 500 == 0 && number % 5 == 0 {
+        if reads.is_multiple_of(500) && number.is_multiple_of(5) {
             // Some come and go.
             drop(db);
             db = Connection::open_with_flags(replica, flags)?;
