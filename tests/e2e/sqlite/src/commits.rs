@@ -32,6 +32,10 @@ pub fn each(dir: &Path, mut see: impl FnMut(u64, &Connection) -> Result<()>) -> 
     let mut number = 0;
     for segment in segments {
         let bytes = fs::read(&segment)?;
+        if bytes.len() < HEADER {
+            // The service was killed when it had just created it.
+            continue;
+        }
         let word = |at: usize| -> Result<usize> {
             let word = bytes.get(at..at + 4).context("a frame that is cut")?;
             Ok(u32::from_be_bytes(word.try_into()?) as usize)

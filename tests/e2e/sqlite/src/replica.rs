@@ -194,7 +194,8 @@ pub fn read(replica: &str, number: u64) -> Result<()> {
         let _ended = std::io::stdin().lock().read_line(&mut String::new());
         stopping.store(true, Ordering::Relaxed);
     });
-    let flags = if number.is_multiple_of(2) { OpenFlags::SQLITE_OPEN_READ_ONLY } else { OpenFlags::SQLITE_OPEN_READ_WRITE };
+    let flags =
+        if number.is_multiple_of(2) { OpenFlags::SQLITE_OPEN_READ_ONLY } else { OpenFlags::SQLITE_OPEN_READ_WRITE };
     let mut db = Connection::open_with_flags(replica, flags)?;
     db.busy_timeout(Duration::ZERO)?;
     let (mut reads, mut checks, mut errors, mut last) = (0_u64, 0_u64, 0_u64, 0_i64);
