@@ -468,6 +468,8 @@ impl MirrorError {
             MirrorError::Client(ClientError::Refused { body, .. }) => is_passing(body),
             // SQLite rolls it back when the application opens its database again.
             MirrorError::Snapshot(DatabaseError::HotJournal { .. }) => true,
+            // It may be on its way from a backup.
+            MirrorError::Snapshot(DatabaseError::Cut { .. }) => true,
             _ => false,
         };
         !unproven && matches!(self.blame(), Blame::Usage | Blame::Data)

@@ -273,3 +273,24 @@ fn what_an_application_has_open_is_copied_and_not_handed_over() {
     restored(&service, "app", &out);
     same(&[&source_in(work.path(), &app), &out]);
 }
+
+#[test]
+fn a_database_that_is_being_put_back_from_a_backup_is_waited_for() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = Service::start(data.path());
+    let many = "INSERT INTO t SELECT randomblob(500) FROM (VALUES (1), (2), (3), (4), (5), (6), (7), (8), (9))";
+    let app = closed(dir.path(), "app.db", 4096, &[many, many, many]);
+    let whole = fs::read(&app).unwrap();
+    fs::write(&app, &whole[..whole.len() - 5000]).unwrap();
+    let follower = Mirror::start(arg(&app), service.url("app"), &["--follow"]);
+    follower.wait_for("it to say that the file is cut", |line| {
+        line["event"] == "retrying" && line["error"].as_str().is_some_and(|error| error.contains("is cut"))
+    });
+    fs::write(&app, &whole).unwrap();
+    until("the log to hold it", || {
+        let out = dir.path().join("out.db");
+        let restored = logmirror(&["restore", &service.url("app"), arg(&out), "--force"]);
+        (restored.status.success() && fs::read(&out).unwrap() == whole).then_some(())
+    });
+    assert_eq!(follower.terminate().code, Some(0));
+}
