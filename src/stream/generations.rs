@@ -5,6 +5,7 @@
 //! DIR/.logmirror base.db base.sums *.wal *.ofs     the generation that the copy started with
 //! DIR/generation-0000000002.draft/                 the next one in the making: its base, then its record
 //! DIR/generation-0000000002/                       the next one; from here on it is the current one, and the others are removed
+//! DIR/generation-0000000001.aside/                 one that held more than the log when it ended, such as what was set aside in it
 //! ```
 //!
 //! The rename is the step. Before it everything in the new directory is durable, so what [`current`] finds is whole at any
@@ -25,6 +26,8 @@ use crate::repo::{FsRepo, Repo, persist_names};
 const PREFIX: &str = "generation-";
 /// Ending of one in the making, or being removed.
 const DRAFT: &str = ".draft";
+/// Ending of one that has ended and holds more than a log: it is kept.
+const KEPT: &str = ".aside";
 
 fn dir_name(generation: Generation) -> String {
     format!("{PREFIX}{}", name::generation(generation))
@@ -134,8 +137,10 @@ pub(crate) fn remove_before_current(dir: &dyn Repo) -> io::Result<bool> {
     persist_names(dir)?;
     remove_drafts(dir)?;
     for found in names.iter().filter(|found| before(found)) {
+        // What was set aside in it, or is another's, is not the log's to remove: it stays, with all that is beside it.
+        let is_the_logs = dir.dir(found)?.list()?.iter().all(|file| is_of_the_first(file));
         // Under its own name it is whole, or not there.
-        dir.rename(found, &format!("{found}{DRAFT}"))?;
+        dir.rename(found, &format!("{found}{}", if is_the_logs { DRAFT } else { KEPT }))?;
     }
     remove_drafts(dir)?;
     // The last segments first, so that what is left is a log up to some commit; the record last of all.

@@ -69,6 +69,22 @@ fn names(repo: &MemRepo) -> Vec<String> {
 }
 
 #[test]
+fn what_was_set_aside_in_a_generation_outlives_it() {
+    let repo = flat();
+    step(&repo, 2).unwrap();
+    let second = current(&repo).unwrap().unwrap().1;
+    write(&*second, "base.db.aside-1", b"another log's").unwrap();
+    step(&repo, 3).unwrap();
+    assert_eq!(names(&repo), ["generation-0000000002.aside", "generation-0000000003", "kept.txt"]);
+    let mut bytes = [0; 13];
+    let kept = repo.dir("generation-0000000002.aside").unwrap().open("base.db.aside-1").unwrap();
+    assert_eq!((kept.read_at(&mut bytes, 0).unwrap(), &bytes), (13, b"another log's"));
+    assert_eq!(held(&repo), 3);
+    step(&repo, 4).unwrap();
+    assert_eq!(names(&repo), ["generation-0000000002.aside", "generation-0000000004", "kept.txt"]);
+}
+
+#[test]
 fn a_step_leaves_the_old_generation_or_the_new_one_whole_whatever_a_crash_leaves() {
     let second = flat();
     step(&second, 2).unwrap();

@@ -131,6 +131,11 @@ pub(super) fn install(
         Instead::Ours if !is_unchanged(path, &record) => &meanwhile,
         instead => instead,
     };
+    // What is set aside is none of ours from here on, also while it still has the file's name.
+    let record = match instead {
+        Instead::Aside(_) => FileRecord { now: None, mark: None, ..record },
+        _ => record,
+    };
     let sum = prepare(&built.draft, record.key).map_err(failed)?;
     let now = FileState { at: built.at, sum };
     let (mut store, noted) = (store, FileRecord { upcoming: Some(now), ..record });
