@@ -450,6 +450,10 @@ fn generation_dir(dir: &Path, asked: Option<Generation>) -> Result<(PathBuf, Opt
             _ => Ok(below(asked.unwrap_or(generation))),
         };
     }
+    let names = repo.list().map_err(|error| at(dir, error))?;
+    let holds =
+        names.iter().any(|name| name == BASE) || !segment_starts(&repo).map_err(|error| at(dir, error))?.is_empty();
+    // After the files of the directory itself: those are removed once there is another generation.
     if let Some((held, path)) = current_generation(dir).map_err(|error| at(dir, error))? {
         return match asked {
             Some(asked) if asked != held => {
@@ -458,9 +462,6 @@ fn generation_dir(dir: &Path, asked: Option<Generation>) -> Result<(PathBuf, Opt
             _ => Ok((path, Some(held))),
         };
     }
-    let names = repo.list().map_err(|error| at(dir, error))?;
-    let holds =
-        names.iter().any(|name| name == BASE) || !segment_starts(&repo).map_err(|error| at(dir, error))?.is_empty();
     let own = dir.canonicalize().ok().and_then(|path| name::parse_generation(path.file_name()?.to_str()?));
     let generations = names.iter().filter_map(|name| name::parse_generation(name));
     match (holds, asked, generations.max()) {

@@ -126,14 +126,21 @@ async fn attempt_generation(
     }
     let tail = pumped?;
     ended?;
+    check_end(mirror, extent, tail, progress.next)
+}
+
+/// That a stream which ended like this, at `next`, is all of the source.
+///
+/// # Errors
+/// [`MirrorError::Torn`], and [`MirrorError::Interrupted`] where there is more.
+pub(super) fn check_end(mirror: &Mirror, extent: &Extent, tail: Tail, next: Offset) -> Result<(), MirrorError> {
     match tail {
-        Tail::Torn { bytes } if !mirror.trim => Err(MirrorError::Torn { bytes, next: progress.next }),
+        Tail::Torn { bytes } if !mirror.trim => Err(MirrorError::Torn { bytes, next }),
         _ if mirror.follow => Err(MirrorError::Interrupted("the service ended the stream".into())),
         // A connection that is cut between two commits looks like a good end.
-        _ => match extent.end.filter(|end| progress.next < *end) {
+        _ => match extent.end.filter(|end| next < *end) {
             Some(end) => {
-                let text =
-                    format!("the source's answer ended at offset {}, but it is durable up to {end}", progress.next);
+                let text = format!("the source's answer ended at offset {next}, but it is durable up to {end}");
                 Err(MirrorError::Interrupted(text))
             }
             None => Ok(()),

@@ -184,23 +184,27 @@ pub(super) fn of_dir(repo: &FsRepo) -> Result<BaseStream, MirrorError> {
         Ok((None, _)) => Ok(BaseStream { blocks: stream::empty().boxed(), digest: None, unproven: true }),
         Ok((Some(base), known)) => {
             let (digest, unproven) = (base.id().map(|id| id.sha256).or(known.sha256), base.is_unproven_beside(&known));
-            Ok(BaseStream { blocks: of_reader(base), digest, unproven })
+            Ok(BaseStream { blocks: blocks_of(base, BaseReader::read_at), digest, unproven })
         }
         Err(error) => Err(of_source(&error).unwrap_or_else(|| at(repo, error))),
     }
 }
 
-fn of_reader(base: BaseReader) -> Blocks {
-    let blocks = stream::try_unfold((base, 0), |(base, at)| async move {
+/// All that `read` finds in `source`, in blocks.
+pub(super) fn blocks_of<S: Send + Sync + 'static>(
+    source: S,
+    read: fn(&S, &mut [u8], u64) -> io::Result<usize>,
+) -> Blocks {
+    let blocks = stream::try_unfold((source, 0), move |(source, at)| async move {
         let reading = tokio::task::spawn_blocking(move || {
             let mut block = vec![0; READ_BLOCK];
-            let count = base.read_at(&mut block, at)?;
+            let count = read(&source, &mut block, at)?;
             block.truncate(count);
-            Ok::<_, io::Error>((block, base))
+            Ok::<_, io::Error>((block, source))
         });
-        let (block, base) = reading.await.map_err(io::Error::other)??;
+        let (block, source) = reading.await.map_err(io::Error::other)??;
         let at = at + block.len() as u64;
-        Ok((!block.is_empty()).then_some((Bytes::from(block), (base, at))))
+        Ok((!block.is_empty()).then_some((Bytes::from(block), (source, at))))
     });
     blocks.boxed()
 }

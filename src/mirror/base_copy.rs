@@ -7,11 +7,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use futures::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 
-use super::base::{BaseStream, Blocks};
+use super::base::{BaseStream, blocks_of};
 use crate::format::wal::FRAME_HEADER_LEN;
 use crate::limits::{READ_BLOCK, SPOOL_RESERVE_BYTES};
 use crate::repo::{FsRepo, Repo, temporary_dir};
@@ -82,23 +80,12 @@ impl BaseCopy {
 
     /// Its bytes, with their digest.
     pub(super) fn stream(&self) -> BaseStream {
-        BaseStream { blocks: blocks(self.file.clone()), digest: Some(self.digest), unproven: false }
+        BaseStream {
+            blocks: blocks_of(self.file.clone(), |file, block, at| file.read_at(block, at)),
+            digest: Some(self.digest),
+            unproven: false,
+        }
     }
-}
-
-fn blocks(file: Arc<File>) -> Blocks {
-    let blocks = stream::try_unfold((file, 0), |(file, at)| async move {
-        let reading = tokio::task::spawn_blocking(move || {
-            let mut block = vec![0; READ_BLOCK];
-            let count = file.read_at(&mut block, at)?;
-            block.truncate(count);
-            Ok::<_, io::Error>((block, file))
-        });
-        let (block, file) = reading.await.map_err(io::Error::other)??;
-        let at = at + block.len() as u64;
-        Ok((!block.is_empty()).then_some((Bytes::from(block), (file, at))))
-    });
-    blocks.boxed()
 }
 
 /// Writes the pages of all frames up to the first commit from `folded` on into a copy of the database. Returns the position after

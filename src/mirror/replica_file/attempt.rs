@@ -14,6 +14,7 @@ use super::target::{Found, Instead, ReplicaFile, gone, is_in_place, open};
 use crate::client::{ClientError, without_secrets};
 use crate::format::LogFormat;
 use crate::limits::{REPLICA_PUBLISH_BYTES, REPLICA_SETTLE_AFTER, SINK_LOOK_EVERY};
+use crate::mirror::attempt::check_end;
 use crate::mirror::database::off;
 use crate::mirror::endpoint::{Mirror, Place};
 use crate::mirror::failure::MirrorError;
@@ -254,18 +255,7 @@ async fn bring(
     if target.kept.as_ref().is_some_and(|kept| kept.bytes() > 0) {
         publish(target, progress, told).await?;
     }
-    match pumped? {
-        Tail::Torn { bytes } if !mirror.trim => Err(MirrorError::Torn { bytes, next: progress.next }),
-        _ if mirror.follow => Err(MirrorError::Interrupted("the service ended the stream".into())),
-        _ => match extent.end.filter(|end| progress.next < *end) {
-            Some(end) => {
-                let text =
-                    format!("the source's answer ended at offset {}, but it is durable up to {end}", progress.next);
-                Err(MirrorError::Interrupted(text))
-            }
-            None => Ok(()),
-        },
-    }
+    check_end(mirror, extent, pumped?, progress.next)
 }
 
 /// Appends what the source sends, and publishes it as soon as no more is waiting.
