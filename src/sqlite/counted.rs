@@ -45,10 +45,31 @@ impl Counted {
         Ok(found.as_ref().map(Counted::by))
     }
 
+    /// Whether a connection has the wal-index in use, and it is filled.
+    pub(super) fn by_any(index: &Opened) -> Result<bool, DatabaseError> {
+        Ok(index.ask(is_in_use)? && index.ask(WalIndex::read)?.is_some())
+    }
+
     /// The same of what was read.
     pub(super) fn by(now: &WalIndex) -> Counted {
         let position = WalPosition { salts: now.salts, frames: now.frames, chain: now.chain };
         Counted { position, db_pages: now.db_pages, is_copied: now.is_copied(), page_size: now.page_size }
+    }
+
+    /// How many of so many bytes of a WAL with this header may count. A transaction is counted once its frames are written and
+    /// synced, so there may be more.
+    pub(super) fn bytes_of(&self, header: Option<WalHeader>, bytes: u64) -> u64 {
+        // The frames of a WAL that was to start anew, and has not, are all in the database file.
+        let is_before = |header: WalHeader| header.salts[0].wrapping_add(1) == self.position.salts[0];
+        if self.position.frames == 0 && header.is_some_and(is_before) {
+            return bytes;
+        }
+        bytes.min(self.bytes())
+    }
+
+    /// Bytes of a WAL up to the last frame that is counted.
+    fn bytes(&self) -> u64 {
+        HEADER_LEN as u64 + self.position.frames * (FRAME_HEADER_LEN as u64 + u64::from(self.page_size))
     }
 
     /// Whether a WAL of so many bytes with this header has all frames that are counted.
@@ -56,9 +77,7 @@ impl Counted {
         if self.position.frames == 0 {
             return true;
         }
-        let frame_len = FRAME_HEADER_LEN as u64 + u64::from(self.page_size);
-        header.is_some_and(|header| header.salts == self.position.salts)
-            && bytes >= HEADER_LEN as u64 + self.position.frames * frame_len
+        header.is_some_and(|header| header.salts == self.position.salts) && bytes >= self.bytes()
     }
 
     /// What to do where they are not in the WAL that is found: nothing if the database file holds them.

@@ -13,7 +13,7 @@ use super::follow::WalPosition;
 use super::held::HeldDatabase;
 use super::lock::beside_users as lock;
 use super::source::{BaseVersion, Opened, Places, Stamp, page_size};
-use super::wal_scan::{Verdict, WalScan, scan};
+use super::wal_scan::{Verdict, WalScan, read_header, scan};
 use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader, WalStart};
 use crate::limits::{LOCK_PATIENCE, SNAPSHOT_ROUNDS};
 use crate::repo::read_at;
@@ -123,8 +123,18 @@ impl Snapshot {
         let bytes = wal.as_ref().map_or(Ok(0), |wal| wal.stamp().map(|stamp| stamp.bytes))?;
         let (mut scan, mut verdict) = match &wal {
             None => (None, Verdict::Whole),
-            Some(wal) => wal.ask(|file| scan(file, bytes))?,
+            Some(wal) => {
+                let header = wal.ask(read_header)?.and_then(Result::ok);
+                // After those that count there may be a commit on its way, which may fail.
+                let bytes = counted.map_or(bytes, |counted| counted.bytes_of(header, bytes));
+                wal.ask(|file| scan(file, bytes))?
+            }
         };
+        if let (None, Some(index)) = (&counted, &index)
+            && Counted::by_any(index)?
+        {
+            return Err(DatabaseError::Changed { path: places.database.clone(), what: "it was opened" });
+        }
         let counted = match counted {
             Some(counted) if !counted.are_in(scan.map(|scan| scan.end().header), bytes) => {
                 counted.are_elsewhere(places)?;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use logmirror::sqlite::page_sums::PageSums;
-use logmirror::sqlite::{DatabaseError, Follower, Held, HeldDatabase, Moved, each_difference};
+use logmirror::sqlite::{DatabaseError, Follower, Held, HeldDatabase, Moved, Snapshot, each_difference};
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use support::commitlog::{Draw, seed};
@@ -351,4 +351,40 @@ fn checkpoints_and_writers_do_not_wait_for_a_follower_that_looks() {
     let p99 = waits[waits.len() * 99 / 100];
     println!("checkpoints: p50 {:?}, p99 {p99:?}, longest {:?}", waits[waits.len() / 2], waits.last().unwrap());
     assert!(p99 < Duration::from_millis(500), "{p99:?}");
+}
+
+/// The headers of a wal-index.
+fn index_headers(path: &Path) -> (fs::File, [u8; 96]) {
+    let index = fs::File::options().read(true).write(true).open(format!("{}-shm", path.display())).unwrap();
+    let mut headers = [0; 96];
+    index.read_exact_at(&mut headers, 0).unwrap();
+    (index, headers)
+}
+
+/// SQLite writes the frames of a commit, syncs the WAL, and only then counts them in the wal-index. Should the sync fail they never
+/// count, and the next transaction is written over them.
+#[test]
+fn a_commit_that_does_not_count_yet_is_in_no_snapshot() {
+    for earlier in [0, 1, 3] {
+        let (_dir, path, mut sqlite) = in_use();
+        sqlite.run(&["PRAGMA wal_checkpoint(TRUNCATE)"]);
+        for _ in 0..earlier {
+            sqlite.run(&["INSERT INTO t (x) VALUES (1)"]);
+        }
+        let frames = Snapshot::open(&path).unwrap().frames();
+        let (index, before) = index_headers(&path);
+        sqlite.run(&["INSERT INTO t (x) VALUES (2)"]);
+        let (_, after) = index_headers(&path);
+        index.write_all_at(&before, 0).unwrap();
+        let snapshot = Snapshot::open(&path).unwrap();
+        assert_eq!((snapshot.frames(), snapshot.wal_frames()), (frames, frames), "after {earlier} others");
+        snapshot.check().unwrap();
+        assert_eq!(attach(&path).wal_frames(), frames, "as for a follower");
+        index.write_all_at(&after, 0).unwrap();
+        assert!(Snapshot::open(&path).unwrap().frames() > frames);
+        // Without anybody to count them, all that a recovery would find count.
+        index.write_all_at(&before, 0).unwrap();
+        sqlite.kill();
+        assert!(Snapshot::open(&path).unwrap().frames() > frames);
+    }
 }
