@@ -161,7 +161,7 @@ impl Database {
             hold: mirror.hold,
             took: Duration::ZERO,
             seen: base,
-            page_size: snapshot.page_size().unwrap_or(LIBSQL_PAGE_SIZE),
+            page_size: start.page_size,
             is_rollback_known: false,
             failing: None,
             gave_way: 0,
@@ -340,6 +340,8 @@ pub(super) struct Start {
     pub(super) instead: Instead,
     /// The base to give instead of the database file.
     made: Option<Vec<u8>>,
+    /// Bytes of a page of the log in this generation.
+    page_size: u32,
     /// The sums of the pages of the base that was given, and what the database was like then.
     sums: Option<PageSums>,
     rest: Option<Rest>,
@@ -374,12 +376,14 @@ pub(super) async fn find_start(
     // A crash may have come before the note of a directory's new generation.
     let noted = noted.filter(|noted| matches!(sink, Sink::Url(_)) || noted.generation == standing.generation);
     let ours = noted.as_ref().map_or(standing.is_recorded, |noted| noted.identity == source.identity());
+    let page_size = snapshot.page_size().unwrap_or(LIBSQL_PAGE_SIZE);
     let go_on = |at| Start {
         next: standing.next,
         end: standing.end,
         generation: None,
         instead: Instead::Nothing,
         made: None,
+        page_size,
         sums: None,
         rest: None,
         from: From::Position(at),
@@ -397,6 +401,7 @@ pub(super) async fn find_start(
             generation,
             instead,
             made,
+            page_size,
             sums: None,
             rest: None,
             from: From::Position(None),

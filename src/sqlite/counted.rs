@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::error::DatabaseError;
@@ -90,6 +91,23 @@ impl Counted {
             false => Err(DatabaseError::WalAway { path: places.database.clone(), frames: self.position.frames }),
         }
     }
+}
+
+/// How many frames of the WAL with this header count for the connections that have the database at `path` open; `None` where there
+/// are none, and all count that a recovery would find.
+///
+/// # Errors
+/// When the wal-index cannot be read.
+pub(crate) fn frames_that_count(path: &Path, header: WalHeader) -> Result<Option<u64>, DatabaseError> {
+    let Some(index) = Opened::find(&Places::of(path).index)? else {
+        return Ok(None);
+    };
+    let counted = Counted::of(&index)?;
+    let is_limit = |counted: &Counted| {
+        let Counted { position: WalPosition { salts, frames, .. }, .. } = counted;
+        (*frames == 0 || *salts == header.salts) && counted.bytes_of(Some(header), u64::MAX) < u64::MAX
+    };
+    Ok(counted.filter(is_limit).map(|counted| counted.position.frames))
 }
 
 /// The page that a wal-index names for a frame; 0 where it ends before.

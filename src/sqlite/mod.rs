@@ -13,7 +13,7 @@
 //! - [`btree`], [`record`]: the trees of a database and their rows, without an engine.
 
 pub mod btree;
-mod counted;
+pub(crate) mod counted;
 mod cut;
 mod error;
 mod follow;

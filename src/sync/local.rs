@@ -12,6 +12,7 @@ use crate::format::database::{self, DatabaseHeader, HeaderError};
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
 use crate::repo::{open_regular, read_at};
 use crate::sqlite::DatabaseError;
+use crate::sqlite::counted::frames_that_count;
 use crate::sqlite::lock::alone as lock;
 use crate::sqlite::names::{WAL, beside};
 use crate::sqlite::wal_scan::{WalScan, read_header};
@@ -100,10 +101,11 @@ impl LocalLog {
         }
         self.file = file;
         if let (Some(scan), Some(file)) = (&mut self.scan, &self.file) {
+            let last = frames_that_count(&self.database, scan.end().header)?.unwrap_or(u64::MAX);
             let chains = &mut self.chains;
             let mut open = Vec::new();
             let read = file.metadata().and_then(|meta| {
-                scan.advance(file, scan.room(meta.len()).min(u32::MAX.into()), |claim, _| {
+                scan.advance(file, scan.room(meta.len()).min(u32::MAX.into()).min(last), |claim, _| {
                     open.push(claim.chain);
                     if claim.size != 0 {
                         chains.append(&mut open);

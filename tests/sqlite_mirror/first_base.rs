@@ -99,6 +99,41 @@ fn a_base_is_sent_with_its_digest() {
     assert!(head.contains("repr-digest: sha-256=:"), "{head}");
 }
 
+#[test]
+fn a_database_that_is_replaced_by_one_with_other_pages_while_its_base_is_sent_is_followed() {
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start(data.path());
+    let dir = tempfile::tempdir().unwrap();
+    let [app, other] = ["app.db", "other.db"].map(|name| dir.path().join(name));
+    for (path, page_size) in [(&app, 1024), (&other, 4096)] {
+        let mut sqlite = Sqlite::open(path);
+        sqlite.run(&[
+            &format!("PRAGMA page_size = {page_size}"),
+            "PRAGMA journal_mode = WAL",
+            "PRAGMA synchronous = OFF",
+            "CREATE TABLE t (x)",
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000) INSERT INTO t SELECT randomblob(3500) FROM n",
+        ]);
+        sqlite.close();
+    }
+    let follower = Mirror::start(arg(&app), service.url("app"), &["--follow"]);
+    until("the base to be received", || {
+        let files = fs::read_dir(data.path().join("logs/app")).ok()?;
+        let found = files.flatten().any(|file| file.file_name().to_string_lossy().ends_with(".draft"));
+        found.then_some(())
+    });
+    let process = Pid::from_raw(i32::try_from(service.id()).unwrap()).unwrap();
+    kill_process(process, Signal::STOP).unwrap();
+    fs::rename(&other, &app).unwrap();
+    let mut sqlite = Sqlite::open(&app);
+    sqlite.run(&["INSERT INTO t VALUES ('with pages of 4096 bytes')"]);
+    kill_process(process, Signal::CONT).unwrap();
+    caught_up(&service, &app);
+    let ended = follower.interrupt();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(stands(&service, "app").0, 2, "the pages of another size have a generation of their own");
+}
+
 /// A proxy before a service, and what was sent through it.
 fn recorded(service: String) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
