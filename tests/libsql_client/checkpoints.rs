@@ -1,5 +1,7 @@
 //! Databases that SQLite checkpoints as it does by default, pushed to the service's own libSQL endpoint.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -175,4 +177,26 @@ fn a_push_goes_on_when_the_service_rolls_the_log_over() {
     let status = service.call(service.client("app").status()).unwrap();
     assert_eq!(status.generation.unwrap().0, 9);
     assert_eq!(follower.unwrap().terminate().code, Some(0));
+}
+
+#[test]
+fn a_commit_that_does_not_count_yet_is_not_pushed() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = service(data.path());
+    let path = dir.path().join("app.db");
+    let mut app = Sqlite::open(&path);
+    app.run(&["PRAGMA journal_mode = WAL", "CREATE TABLE t (x)", "INSERT INTO t VALUES ('counts')"]);
+    let before = dump(&path);
+    // SQLite syncs the WAL between the frames of a commit and their place in the wal-index.
+    let index = File::options().read(true).write(true).open(dir.path().join("app.db-shm")).unwrap();
+    let (mut headers, mut after) = ([0; 96], [0; 96]);
+    index.read_exact_at(&mut headers, 0).unwrap();
+    app.rows("INSERT INTO t VALUES ('may fail')");
+    index.read_exact_at(&mut after, 0).unwrap();
+    index.write_all_at(&headers, 0).unwrap();
+    let pushed = mirror(arg(&path), url(&service), &[]);
+    assert_eq!((pushed.code, held(&service)), (Some(0), before), "{pushed:?}");
+    index.write_all_at(&after, 0).unwrap();
+    let pushed = mirror(arg(&path), url(&service), &[]);
+    assert_eq!((pushed.code, held(&service)), (Some(0), dump(&path)), "{pushed:?}");
 }
