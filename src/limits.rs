@@ -369,8 +369,14 @@ pub const EXPORT_BYTES_MAX: u64 = (u32::MAX as u64 - 1) * 4096;
 /// Bytes of transactions that wait to be pushed to a libSQL server before no more is read of the database.
 pub const PUSH_HELD_MAX: usize = 64 << 20;
 
-/// Largest metadata file of the libSQL sync protocol; real ones have some 80 bytes.
-pub const METADATA_BYTES_MAX: u64 = 4096;
+/// Bytes of frames that are read ahead of a push to a libSQL server: before they are sent, what they are is noted at once.
+pub const PUSH_AHEAD_BYTES: usize = 8 << 20;
+/// Runs of frames in such a note; a request has two at most.
+pub const RUNS_NOTED_MAX: usize = 64;
+
+/// Largest metadata file of the libSQL sync protocol; real ones have some 80 bytes, and ours some 160 more for each run of frames
+/// that is being pushed.
+pub const METADATA_BYTES_MAX: u64 = 16 << 10;
 
 /// A temporary file as old as this belongs to a process that crashed; writing one takes milliseconds.
 pub const DRAFT_STALE_AFTER: Duration = Duration::from_secs(60);

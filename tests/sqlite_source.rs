@@ -5,6 +5,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use logmirror::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN};
@@ -375,4 +376,150 @@ fn the_readme_says_of_each_specimen_what_the_tests_expect() {
         let expected: Vec<String> = numbers.iter().chain([&expect.db_pages]).map(u64::to_string).collect();
         assert_eq!(row[2..7], expected, "{name}");
     }
+}
+
+/// Reads of this thread so far.
+fn reads() -> u64 {
+    let io = fs::read_to_string("/proc/thread-self/io").unwrap();
+    let count = io.lines().find_map(|line| line.strip_prefix("syscr: "));
+    count.unwrap().parse().unwrap()
+}
+
+#[test]
+fn no_question_about_a_snapshot_reads_its_wal_frame_by_frame() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let mut sqlite = Sqlite::open(&path);
+    sqlite.run(&["PRAGMA journal_mode = WAL", "PRAGMA wal_autocheckpoint = 0", "CREATE TABLE t (x)", "BEGIN"]);
+    for _ in 0..2000 {
+        sqlite.rows("INSERT INTO t VALUES (randomblob(3000))");
+    }
+    sqlite.run(&["COMMIT"]);
+    let snapshot = open(&path);
+    assert!(snapshot.frames() > 2000);
+    let before = reads();
+    // The file has one page, of which a few frames are.
+    assert_eq!((snapshot.cut().unwrap(), snapshot.folded().unwrap()), (None, 0));
+    let count = reads() - before;
+    assert!(count < snapshot.frames() / 20, "{count} reads for {} frames", snapshot.frames());
+}
+
+/// What a snapshot says of its WAL.
+fn of_wal(snapshot: &Snapshot) -> impl PartialEq + std::fmt::Debug + use<> {
+    let sizes = (snapshot.frames(), snapshot.valid_frames(), snapshot.transactions(), snapshot.db_pages());
+    (snapshot.end(), sizes, snapshot.verdict().clone(), snapshot.cut().unwrap(), wal(snapshot))
+}
+
+/// Opens a database after what an earlier snapshot knew, which must make no difference.
+fn open_after(path: &Path, before: &Snapshot) -> Snapshot {
+    let again = Snapshot::open_after(path, before.known_wal()).unwrap();
+    assert_eq!(of_wal(&again), of_wal(&open(path)));
+    again
+}
+
+#[test]
+fn a_later_snapshot_reads_only_what_was_added_to_the_wal() {
+    let whole = fs::read(specimen("plain.db-wal")).unwrap();
+    let frame = FRAME_HEADER_LEN + 4096;
+    for known in 0..=50 {
+        let (dir, path) = with_wal(&whole[..HEADER_LEN + known * frame]);
+        let before = open(&path);
+        let log = dir.path().join("app.db-wal");
+        // The same file, not another in its place.
+        let mut now = whole.clone();
+        fs::OpenOptions::new().write(true).open(&log).unwrap().write_all_at(&now, 0).unwrap();
+        assert_eq!(open_after(&path, &before).frames(), 50);
+        if before.frames() == 0 {
+            continue;
+        }
+        now[HEADER_LEN + 2000] ^= 1;
+        fs::OpenOptions::new().write(true).open(&log).unwrap().write_all_at(&now, 0).unwrap();
+        let again = Snapshot::open_after(&path, before.known_wal()).unwrap();
+        assert_eq!((again.frames(), again.transactions()), (50, 21), "known up to {known}: frame 1 is not read again");
+        assert_eq!(open(&path).frames(), 0);
+    }
+}
+
+#[test]
+fn a_later_snapshot_finds_damage_after_what_was_known() {
+    let whole = fs::read(specimen("plain.db-wal")).unwrap();
+    let frame = FRAME_HEADER_LEN + 4096;
+    for (known, damaged) in [(0, 0), (10, 20), (20, 20), (21, 30), (30, 45)] {
+        let (dir, path) = with_wal(&whole[..HEADER_LEN + known * frame]);
+        let (before, mut now) = (open(&path), whole.clone());
+        now[HEADER_LEN + damaged * frame + 100] ^= 1;
+        let log = fs::OpenOptions::new().write(true).open(dir.path().join("app.db-wal")).unwrap();
+        log.write_all_at(&now, 0).unwrap();
+        let again = open_after(&path, &before);
+        assert!(matches!(again.verdict(), Verdict::Damaged { .. }), "{known}, {damaged}: {:?}", again.verdict());
+        assert_eq!(again.valid_frames(), damaged as u64);
+    }
+}
+
+#[test]
+fn a_later_snapshot_believes_nothing_of_a_wal_that_is_another_or_was_cut() {
+    let whole = fs::read(specimen("plain.db-wal")).unwrap();
+    let other = fs::read(specimen("restarted.db-wal")).unwrap();
+    let frame = FRAME_HEADER_LEN + 4096;
+    let cut = |frames: usize| whole[..HEADER_LEN + frames * frame].to_vec();
+    // Frames of the same WAL, one of which before the last known was made up: its checksum does not run on.
+    let mut made_up = whole.clone();
+    made_up[HEADER_LEN + 49 * frame + 20] ^= 1;
+    let mut under_other_salts = whole.clone();
+    under_other_salts[..HEADER_LEN].copy_from_slice(&other[..HEADER_LEN]);
+    for (name, now) in [
+        ("cut", cut(30)),
+        ("cut in a frame", whole[..HEADER_LEN + 30 * frame + 77].to_vec()),
+        ("cut to its header", cut(0)),
+        ("cut to nothing", Vec::new()),
+        ("another", other),
+        ("its header is another's", under_other_salts),
+        ("the last known frame is another", made_up),
+    ] {
+        for in_place in [true, false] {
+            let (dir, path) = with_wal(&whole);
+            let (before, log) = (open(&path), dir.path().join("app.db-wal"));
+            if !in_place {
+                fs::rename(&log, dir.path().join("away")).unwrap();
+            }
+            fs::write(&log, &now).unwrap();
+            let again = Snapshot::open_after(&path, before.known_wal());
+            match (again, Snapshot::open(&path)) {
+                (Ok(again), Ok(fresh)) => assert_eq!(of_wal(&again), of_wal(&fresh), "{name}, {in_place}"),
+                (again, fresh) => {
+                    assert_eq!(again.unwrap_err().to_string(), fresh.unwrap_err().to_string(), "{name}, {in_place}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_later_snapshot_follows_a_wal_that_its_application_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("app.db");
+    let mut sqlite = Sqlite::open(&path);
+    sqlite.run(&["PRAGMA journal_mode = WAL", "PRAGMA wal_autocheckpoint = 0", "CREATE TABLE t (x)"]);
+    let mut before = open(&path);
+    for mode in ["PASSIVE", "FULL", "RESTART", "TRUNCATE", "PASSIVE"] {
+        for count in [1, 3] {
+            for _ in 0..count {
+                sqlite.rows("INSERT INTO t VALUES (randomblob(9000))");
+            }
+            let now = open_after(&path, &before);
+            assert!(now.frames() > 0);
+            before = now;
+        }
+        // Locks of a snapshot would be in the way.
+        let known = before.known_wal().cloned();
+        drop(before);
+        sqlite.rows(&format!("PRAGMA wal_checkpoint({mode})"));
+        sqlite.rows("INSERT INTO t VALUES (1)");
+        before = Snapshot::open_after(&path, known.as_ref()).unwrap();
+        assert_eq!(of_wal(&before), of_wal(&open(&path)), "{mode}");
+    }
+    // After a checkpoint the file has more pages, and what was collected for the shorter one still holds.
+    drop(before);
+    sqlite.close();
+    assert_eq!(open(&path).frames(), 0);
 }

@@ -49,7 +49,7 @@ use crate::offset::{Generation, Offset};
 use crate::sqlite::names::{WAL, database_of_wal, looks_like_a_database};
 use crate::sqlite::page_sums::PageSums;
 use crate::sqlite::{
-    DatabaseError, DatabaseUser, HeldDatabase, Snapshot, Verdict, WalPosition, each_difference, user_of,
+    DatabaseError, DatabaseUser, HeldDatabase, KnownWal, Snapshot, Verdict, WalPosition, each_difference, user_of,
 };
 use crate::stream::Tail;
 
@@ -100,7 +100,7 @@ impl Database {
     }
 
     pub(super) async fn snapshot(&self) -> Result<Arc<Snapshot>, MirrorError> {
-        open(&self.path).await
+        open(&self.path, None).await
     }
 
     /// What a sink notes as its source.
@@ -158,6 +158,7 @@ impl Database {
             reason,
             identity: self.identity(),
             wal: self.wal.clone(),
+            known: None,
             hold: mirror.hold,
             took: Duration::ZERO,
             seen: base,
@@ -195,10 +196,13 @@ pub(super) async fn attempt(
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
     let mut is_last = !mirror.release;
+    // Of its WAL, from one look to the next. Another attempt reads all of it again: damage may have come to what was read.
+    let mut known = None;
     loop {
         // Watch first: what is written between the look and the first wait must wake us.
         let watch = mirror.follow.then(|| watch(&database.path));
-        let snapshot = open(&database.path).await?;
+        let snapshot = open(&database.path, known.take()).await?;
+        known = snapshot.known_wal().cloned();
         sink.status(Some(LogFormat::Wal)).await.map_err(|error| sink.own(error))?;
         if database.claim(sink).await? {
             // What another mirror sent until now must be in the snapshot.
@@ -207,8 +211,9 @@ pub(super) async fn attempt(
         let (start, mut generation, snapshot) = begin(database, snapshot, sink, progress, told).await?;
         let snapshot = match snapshot {
             Some(snapshot) => snapshot,
-            None => open(&database.path).await?,
+            None => open(&database.path, known.take()).await?,
         };
+        known = snapshot.known_wal().cloned();
         // What the sink holds may be new with this generation.
         let status = sink.status(Some(LogFormat::Wal)).await.map_err(|error| sink.own(error))?;
         if let SinkStatus::Url(Some(now)) = &status
@@ -312,9 +317,9 @@ fn bytes_left(snapshot: &Snapshot, start: &Start) -> u64 {
     snapshot.header().map_or(0, |header| snapshot.frames().saturating_sub(sent) * header.frame_len())
 }
 
-async fn open(path: &Path) -> Result<Arc<Snapshot>, MirrorError> {
+async fn open(path: &Path, known: Option<KnownWal>) -> Result<Arc<Snapshot>, MirrorError> {
     let path = path.to_owned();
-    Ok(Arc::new(off(move || Snapshot::open(&path)).await??))
+    Ok(Arc::new(off(move || Snapshot::open_after(&path, known.as_ref())).await??))
 }
 
 /// Runs work that waits for a disk where it holds nobody up.

@@ -20,7 +20,7 @@ use crate::limits::{
 };
 use crate::sqlite::names::database_of_wal;
 use crate::sqlite::{
-    BaseVersion, DatabaseError, Differences, Follower, Held, HeldDatabase, Moved, Snapshot, WalPosition,
+    BaseVersion, DatabaseError, Differences, Follower, Held, HeldDatabase, KnownWal, Moved, Snapshot, WalPosition,
     each_difference, each_frame, holds, is_proven_after,
 };
 
@@ -51,6 +51,8 @@ pub(super) struct Live {
     /// The database, as a sink notes it.
     pub(super) identity: String,
     pub(super) wal: SharedWal,
+    /// How far the WAL was sound when it was looked at last without a follower, and all of that was read without an error.
+    pub(super) known: Option<KnownWal>,
     /// Whether locks are held between two looks.
     pub(super) hold: bool,
     /// How long the last look took without a follower.
@@ -96,6 +98,7 @@ impl Live {
     /// compared whose sums are not known.
     pub(super) fn run(mut self, first: Arc<Snapshot>) -> Result<(), MirrorError> {
         let looked = self.take_snapshot(&first)?;
+        self.known = first.known_wal().cloned();
         // With its locks.
         drop(first);
         if let (Looked::End, _) | (_, None) = (&looked, &self.watch) {
@@ -204,8 +207,9 @@ impl Live {
             return self.follow(follower);
         }
         let since = Instant::now();
-        let snapshot = Snapshot::open(&self.path)?;
+        let snapshot = Snapshot::open_after(&self.path, self.known.take().as_ref())?;
         let looked = self.take_snapshot(&snapshot);
+        self.known = snapshot.known_wal().filter(|_| looked.is_ok()).cloned();
         self.took = since.elapsed();
         looked
     }

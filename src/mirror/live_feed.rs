@@ -71,6 +71,7 @@ impl LiveFeed {
             reason,
             identity: String::new(),
             wal: SharedWal::default(),
+            known: None,
             hold: true,
             took: Duration::ZERO,
             seen: None,

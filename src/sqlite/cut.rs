@@ -50,12 +50,21 @@ impl Snapshot {
         let Some(pages) = pages.filter(|pages| u64::from(*pages) > whole) else {
             return Ok(None);
         };
-        let (in_wal, locks) = (self.pages_of_frames()?, lock_page(page_size));
-        // Ends after as many steps as there are frames, whatever the size claims to be.
-        let missing = (whole + 1..=u64::from(pages)).find_map(|page| {
-            let page = u32::try_from(page).ok()?;
-            (page != locks && !in_wal.contains(&page)).then_some(page)
-        });
+        let locks = lock_page(page_size);
+        let first_without = |in_wal: &dyn Fn(u32) -> bool| {
+            // Ends after as many steps as there are frames, whatever the size claims to be.
+            (whole + 1..=u64::from(pages)).find_map(|page| {
+                let page = u32::try_from(page).ok()?;
+                (page != locks && !in_wal(page)).then_some(page)
+            })
+        };
+        let missing = match self.pages_after(whole) {
+            Some(known) => first_without(&|page| known.contains(page)),
+            None => {
+                let in_wal = self.pages_of_frames()?;
+                first_without(&|page| in_wal.contains(&page))
+            }
+        };
         Ok(missing.map(|page| {
             let at = BytePos((u64::from(page) - 1) * u64::from(page_size));
             CutPage { page, at, bytes, pages, page_size }

@@ -11,11 +11,13 @@ use super::counted::{Counted, have_it_open, page_of};
 use super::error::DatabaseError;
 use super::follow::WalPosition;
 use super::held::HeldDatabase;
+use super::known_wal::{KnownWal, scan_wal};
 use super::lock::beside_users as lock;
 use super::source::{BaseVersion, Opened, Places, Stamp, page_size};
-use super::wal_scan::{Verdict, WalScan, read_header, scan};
+use super::wal_pages::WalPages;
+use super::wal_scan::{Verdict, WalScan};
 use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader, WalStart};
-use crate::limits::{LOCK_PATIENCE, SNAPSHOT_ROUNDS};
+use crate::limits::{LOCK_PATIENCE, READ_BLOCK, SNAPSHOT_ROUNDS};
 use crate::repo::read_at;
 
 /// A database file, the *base*, and the committed part of its WAL: together a state that SQLite committed.
@@ -47,7 +49,7 @@ pub struct Snapshot {
     index: Option<Opened>,
     wal: Option<Opened>,
     /// None where the WAL has no sound header.
-    scan: Option<WalScan>,
+    known: Option<KnownWal>,
     /// What its users count, where that is more than what is proven.
     counted: Option<Counted>,
     verdict: Verdict,
@@ -68,7 +70,7 @@ impl Snapshot {
     /// # Errors
     /// See [`DatabaseError`]. Locks that are in the way are waited for, some seconds at most.
     pub fn open(path: &Path) -> Result<Snapshot, DatabaseError> {
-        Snapshot::open_within(path, LOCK_PATIENCE)
+        Snapshot::open_with(path, LOCK_PATIENCE, None)
     }
 
     /// The same with another patience.
@@ -76,10 +78,24 @@ impl Snapshot {
     /// # Errors
     /// See [`DatabaseError`].
     pub fn open_within(path: &Path, patience: Duration) -> Result<Snapshot, DatabaseError> {
+        Snapshot::open_with(path, patience, None)
+    }
+
+    /// The same where `before` is what an earlier snapshot of this database [knew](Snapshot::known_wal) of its WAL: only the frames
+    /// after its last commit are read. Where it is another WAL now, or shorter, all of it is read.
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub fn open_after(path: &Path, before: Option<&KnownWal>) -> Result<Snapshot, DatabaseError> {
+        Snapshot::open_with(path, LOCK_PATIENCE, before)
+    }
+
+    fn open_with(path: &Path, patience: Duration, before: Option<&KnownWal>) -> Result<Snapshot, DatabaseError> {
         let places = Places::of(path);
         let deadline = Instant::now() + patience;
         for _ in 0..SNAPSHOT_ROUNDS {
-            let snapshot = Snapshot::look(&places, deadline).and_then(|snapshot| snapshot.check().map(|()| snapshot));
+            let snapshot =
+                Snapshot::look(&places, deadline, before).and_then(|snapshot| snapshot.check().map(|()| snapshot));
             if !matches!(snapshot, Err(DatabaseError::Changed { .. })) {
                 return snapshot;
             }
@@ -87,7 +103,7 @@ impl Snapshot {
         Err(DatabaseError::Unsettled { path: places.database, rounds: SNAPSHOT_ROUNDS })
     }
 
-    fn look(places: &Places, deadline: Instant) -> Result<Snapshot, DatabaseError> {
+    fn look(places: &Places, deadline: Instant, before: Option<&KnownWal>) -> Result<Snapshot, DatabaseError> {
         let base = match Opened::find(&places.database)? {
             Some(database) => {
                 hold(places, &database, deadline)?;
@@ -120,14 +136,12 @@ impl Snapshot {
             let error = io::ErrorKind::NotFound.into();
             return Err(DatabaseError::io("opening", &places.wal, error));
         }
-        let bytes = wal.as_ref().map_or(Ok(0), |wal| wal.stamp().map(|stamp| stamp.bytes))?;
-        let (mut scan, mut verdict) = match &wal {
-            None => (None, Verdict::Whole),
+        let base_bytes = base.as_ref().map_or(0, |(_, stamp)| stamp.bytes);
+        let (mut known, bytes, mut verdict) = match &wal {
+            None => (None, 0, Verdict::Whole),
             Some(wal) => {
-                let header = wal.ask(read_header)?.and_then(Result::ok);
-                // After those that count there may be a commit on its way, which may fail.
-                let bytes = counted.map_or(bytes, |counted| counted.bytes_of(header, bytes));
-                wal.ask(|file| scan(file, bytes))?
+                let (known, file, verdict) = scan_wal(wal, base_bytes, counted.as_ref(), before)?;
+                (known, file.bytes, verdict)
             }
         };
         if let (None, Some(index)) = (&counted, &index)
@@ -135,20 +149,21 @@ impl Snapshot {
         {
             return Err(DatabaseError::Changed { path: places.database.clone(), what: "it was opened" });
         }
+        let scan = known.as_ref().map(|known| known.scan);
         let counted = match counted {
             Some(counted) if !counted.are_in(scan.map(|scan| scan.end().header), bytes) => {
                 counted.are_elsewhere(places)?;
-                (scan, verdict) = (None, Verdict::Whole);
+                (known, verdict) = (None, Verdict::Whole);
                 None
             }
             // What is in the WAL is in the database file already, and is not looked for in it any more.
             Some(counted) if counted.position.frames == 0 && matches!(verdict, Verdict::Damaged { .. }) => {
-                (scan, verdict) = (None, Verdict::Whole);
+                (known, verdict) = (None, Verdict::Whole);
                 None
             }
             counted => counted,
         };
-        let counted = counted.zip(scan).and_then(|(counted, scan)| {
+        let counted = counted.zip(known.as_ref()).and_then(|(counted, KnownWal { scan, .. })| {
             let frames = scan.frames().max(counted.position.frames);
             // Frames after those that counted may be on their way.
             verdict = Verdict::of_rest(bytes.saturating_sub(scan.end().header.byte_after(frames)));
@@ -156,7 +171,23 @@ impl Snapshot {
         });
         let places = places.clone();
         let (waited_for, insists) = (OnceLock::new(), AtomicBool::new(false));
-        Snapshot { places, base, index, wal, scan, counted, verdict, page_size: stated, waited_for, insists }.agrees()
+        Snapshot { places, base, index, wal, known, counted, verdict, page_size: stated, waited_for, insists }.agrees()
+    }
+
+    fn scan(&self) -> Option<WalScan> {
+        self.known.as_ref().map(|known| known.scan)
+    }
+
+    /// How far its WAL is sound, for the next snapshot of this database; none where there is no sound WAL.
+    #[must_use]
+    pub fn known_wal(&self) -> Option<&KnownWal> {
+        self.known.as_ref()
+    }
+
+    /// The pages after the first `whole` ones that committed frames of the WAL hold, where its scan kept them all.
+    pub(super) fn pages_after(&self, whole: u64) -> Option<&WalPages> {
+        let known = self.known.as_ref().filter(|_| self.counted.is_none())?;
+        known.pages.knows_all_after(whole).then_some(&known.pages)
     }
 
     /// Base and WAL must belong together.
@@ -259,33 +290,33 @@ impl Snapshot {
     /// Where the committed part of the WAL ends: its header, and the checksum that the next frame would go on from.
     #[must_use]
     pub fn end(&self) -> Option<WalStart> {
-        let end = self.scan?.end();
+        let end = self.scan()?.end();
         Some(self.counted.map_or(end, |counted| WalStart { chain: counted.position.chain, ..end }))
     }
 
     /// Frames of the committed part of the WAL.
     #[must_use]
     pub fn frames(&self) -> u64 {
-        self.scan.map_or(0, |scan| self.counted.map_or(scan.frames(), |counted| counted.position.frames))
+        self.scan().map_or(0, |scan| self.counted.map_or(scan.frames(), |counted| counted.position.frames))
     }
 
     /// The first frame of the committed part whose checksum does not fit. From there on frames count only as long as a connection
     /// has the database open and counts them: a recovery after a crash would not. None where all are proven.
     #[must_use]
     pub fn unproven(&self) -> Option<u64> {
-        self.counted.and(self.scan).map(|scan| scan.valid_frames() + 1)
+        self.counted.and(self.scan()).map(|scan| scan.valid_frames() + 1)
     }
 
     /// Sound frames of the WAL from its start on, those behind the last commit included.
     #[must_use]
     pub fn valid_frames(&self) -> u64 {
-        self.scan.map_or(0, |scan| scan.valid_frames()).max(self.frames())
+        self.scan().map_or(0, |scan| scan.valid_frames()).max(self.frames())
     }
 
     /// Transactions of the committed part of the WAL.
     #[must_use]
     pub fn transactions(&self) -> u64 {
-        self.scan.map_or(0, |scan| scan.transactions())
+        self.scan().map_or(0, |scan| scan.transactions())
     }
 
     /// Pages of the database after the last commit.
@@ -293,14 +324,14 @@ impl Snapshot {
     pub fn db_pages(&self) -> u64 {
         match (self.frames(), self.base_bytes(), self.page_size) {
             (0, Some(bytes), Some(page_size)) => bytes / u64::from(page_size),
-            _ => self.scan.map_or(0, |scan| self.counted.map_or(scan.db_pages(), |counted| counted.db_pages)).into(),
+            _ => self.scan().map_or(0, |scan| self.counted.map_or(scan.db_pages(), |counted| counted.db_pages)).into(),
         }
     }
 
     /// Bytes of the committed part of the WAL, its header included; 0 when nothing of it counts.
     #[must_use]
     pub fn wal_bytes(&self) -> u64 {
-        self.scan.map_or(0, |scan| scan.end().header.byte_after(self.frames()))
+        self.scan().map_or(0, |scan| scan.end().header.byte_after(self.frames()))
     }
 
     /// Reads the committed part of the WAL into `buf` from `at`; fewer bytes than asked for only at its end.
@@ -336,19 +367,25 @@ impl Snapshot {
             // Frames that are not proven cannot be passed on one by one.
             return Ok(self.frames());
         }
-        let page_size = u64::from(header.page_size);
-        let mut frame = vec![0; FRAME_HEADER_LEN + header.page_size as usize];
+        let (page_size, frame_len) = (u64::from(header.page_size), header.frame_len() as usize);
+        let whole = self.base_bytes().unwrap_or(0) / page_size;
         let mut page = vec![0; header.page_size as usize];
-        let (mut met, mut folded) = (HashSet::new(), 0);
-        for number in 1..=self.frames() {
-            let read = self.read_wal(header.byte_after(number - 1), &mut frame)?;
-            let Some((head, content)) = frame[..read].split_first_chunk::<FRAME_HEADER_LEN>() else {
+        let mut block = vec![0; (READ_BLOCK / frame_len).max(1) * frame_len];
+        let (mut met, mut folded, mut number) = (HashSet::new(), 0, 0);
+        while number < self.frames() {
+            let read = self.read_wal(header.byte_after(number), &mut block)?;
+            if read < frame_len {
                 break;
-            };
-            let claim = FrameHeader::decode(head).page;
-            if !met.contains(&claim) {
-                let at = u64::from(claim).saturating_sub(1) * page_size;
-                let in_base = self.read_base(at, &mut page)?;
+            }
+            for frame in block[..read].chunks_exact(frame_len) {
+                number += 1;
+                let Some((head, content)) = frame.split_first_chunk::<FRAME_HEADER_LEN>() else { break };
+                let claim = FrameHeader::decode(head).page;
+                // Most frames of a database that grows are of pages after the end of its file.
+                if !(1..=whole).contains(&u64::from(claim)) || met.contains(&claim) {
+                    continue;
+                }
+                let in_base = self.read_base(u64::from(claim - 1) * page_size, &mut page)?;
                 if page[..in_base] == *content {
                     met.insert(claim);
                     folded = number;

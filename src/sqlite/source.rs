@@ -58,7 +58,7 @@ impl Stamp {
         Stamp { device: meta.dev(), inode: meta.ino(), bytes: meta.len(), modified }
     }
 
-    fn is_same_file(&self, other: &Stamp) -> bool {
+    pub(super) fn is_same_file(&self, other: &Stamp) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
 }

@@ -61,17 +61,43 @@ pub(crate) fn read_header(file: &File) -> io::Result<Option<Result<WalHeader, Fo
     Ok((!absent).then(|| WalHeader::decode(&head)))
 }
 
-/// Scans the first `bytes` bytes of a WAL from its start. There is no scan where there is no sound header.
-pub(super) fn scan(file: &File, bytes: u64) -> io::Result<(Option<WalScan>, Verdict)> {
+/// Scans the first `bytes` bytes of a WAL, and calls `visit` with what each sound frame says: from the start, or from where
+/// `known` ends if the file still holds all of that. There is no scan where there is no sound header.
+///
+/// Frames after the last commit may be visited more than once: [`Visit::GoOn`] is given before each of these times.
+pub(super) fn scan(
+    file: &File,
+    bytes: u64,
+    known: Option<WalScan>,
+    mut visit: impl FnMut(Visit<'_>),
+) -> io::Result<(Option<WalScan>, Verdict)> {
     match read_header(file)? {
         None => Ok((None, Verdict::of_rest(bytes))),
         Some(Err(error)) => Ok((None, Verdict::Header(error))),
         Some(Ok(header)) => {
-            let mut scan = WalScan::new(header);
-            let verdict = scan.advance_and_judge(file, bytes)?;
+            let known = known.filter(|known| known.end.header == header && known.bytes() <= bytes);
+            let held = match known {
+                Some(known) if known.is_in(file)? => Some(known),
+                _ => None,
+            };
+            let mut scan = held.unwrap_or_else(|| {
+                visit(Visit::Start(header));
+                WalScan::new(header)
+            });
+            let verdict = scan.advance_and_judge(file, bytes, visit)?;
             Ok((Some(scan), verdict))
         }
     }
+}
+
+/// What a scan reports on its way.
+pub(super) enum Visit<'a> {
+    /// It starts with the first frame of a log with this header: what was known counts no more.
+    Start(WalHeader),
+    /// It goes on from the last commit.
+    GoOn,
+    /// A sound frame.
+    Frame(&'a FrameHeader),
 }
 
 /// The committed part of a WAL, as far as it was scanned.
@@ -174,6 +200,17 @@ impl WalScan {
         Ok(())
     }
 
+    /// Whether a file with the same header still has the last commit frame, with the checksum that runs on from all before it.
+    fn is_in(&self, file: &File) -> io::Result<bool> {
+        let Some(before) = self.frames.checked_sub(1) else {
+            return Ok(true);
+        };
+        let mut head = [0; FRAME_HEADER_LEN];
+        let read = read_at(file, &mut head, self.end.header.byte_after(before))?;
+        let last = FrameHeader::decode(&head);
+        Ok(read == head.len() && last.salts == self.end.header.salts && last.chain == self.end.chain)
+    }
+
     fn commit(&mut self, frames: u64, chain: Chain, db_pages: u32) {
         (self.frames, self.end.chain, self.db_pages) = (frames, chain, db_pages);
         (self.uncommitted, self.transactions) = (0, self.transactions + 1);
@@ -181,11 +218,15 @@ impl WalScan {
 
     /// Takes in the frames among the first `bytes` bytes, and decides what is after them. A frame that is not sound is believed
     /// to be so only when it still is not after a second read: another process may have been writing it.
-    fn advance_and_judge(&mut self, file: &File, bytes: u64) -> io::Result<Verdict> {
+    fn advance_and_judge(&mut self, file: &File, bytes: u64, mut visit: impl FnMut(Visit<'_>)) -> io::Result<Verdict> {
         let (header, room) = (self.end.header, self.room(bytes));
         let mut doubted: Option<u64> = None;
         loop {
-            self.advance(file, room, |_, _| Ok(()))?;
+            visit(Visit::GoOn);
+            self.advance(file, room, |claim, _| {
+                visit(Visit::Frame(claim));
+                Ok(())
+            })?;
             let invalid = self.valid_frames();
             match header.sound_run(invalid..room, |buf, at| read_at(file, buf, at))? {
                 None => return Ok(Verdict::of_rest(bytes.saturating_sub(self.bytes()))),

@@ -17,7 +17,7 @@ use super::replica::place;
 use super::replicate::Told;
 use super::{FRAME_LEN, Position, base, blocking, into_file, off};
 use crate::format::wal::{FrameHeader, WalHeader, WalStart};
-use crate::limits::{DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS};
+use crate::limits::{DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, PUSH_AHEAD_BYTES, RUNS_NOTED_MAX};
 use crate::mirror::Event;
 use crate::offset::Offset;
 use crate::repo::FsRepo;
@@ -158,18 +158,31 @@ impl Push {
         Ok(())
     }
 
-    /// Notes how far the server is, and what is sent to it next: should the WAL be reset meanwhile, that is known as ours.
-    async fn note(&self, sending: Option<Sending>) -> Result<(), SyncError> {
-        let Some(mut mark) = self.sent.clone() else {
-            return Ok(());
+    /// Reads the frames from `start` on that are sent next, and notes how far the server is and what they are: should the WAL be reset
+    /// meanwhile, they are known as ours. While nothing is known to stand for that, one request is read.
+    async fn read_ahead(&mut self, start: u32, frames: u32) -> Result<(Bytes, Option<WalHeader>), SyncError> {
+        let (batch, position) = (self.batch, self.position);
+        if self.sent.is_none() {
+            self.sent = blocking(&self.source, move |source| source.mark(position)).await?.ok().flatten();
+        }
+        let requests = match self.sent {
+            Some(_) => (PUSH_AHEAD_BYTES / FRAME_LEN / batch as usize).clamp(1, RUNS_NOTED_MAX / 2) as u32,
+            None => 1,
         };
-        let position = self.position;
-        mark.sending = sending;
-        let stored = blocking(&self.source, move |source| {
-            let stored = source.info.store_pushed(position, &mark);
-            stored.map_err(|error| DatabaseError::io("writing the -info file of", source.log.database(), error))
+        let end = start.saturating_add(batch.saturating_mul(requests)).min(frames + 1);
+        let mark = self.sent.clone();
+        let read = blocking(&self.source, move |source| {
+            let read = source.log.batch(start, end);
+            if let Some(mut mark) = mark {
+                if let Ok(frames) = &read {
+                    mark.ahead = Sending::runs_of(start, frames, batch);
+                }
+                let stored = source.info.store_pushed(position, &mark);
+                stored.map_err(|error| DatabaseError::io("writing the -info file of", source.log.database(), error))?;
+            }
+            Ok::<_, DatabaseError>((Bytes::from(read?), source.log.header()))
         });
-        Ok(stored.await??)
+        Ok(read.await??)
     }
 
     /// Compares a frame that counts here with the server's.
@@ -195,21 +208,17 @@ impl Push {
     async fn push(&mut self, frames: u32, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
         let generation = self.position.generation;
         let (mut baton, mut went_back): (Option<String>, bool) = (None, false);
+        let (mut ahead, mut header) = (Bytes::new(), None);
         while self.position.frame < frames {
             let start = self.position.frame + 1;
-            let end = start.saturating_add(self.batch).min(frames + 1);
+            if ahead.is_empty() {
+                (ahead, header) = self.read_ahead(start, frames).await?;
+            }
+            let body = ahead.split_to(ahead.len().min(self.batch as usize * FRAME_LEN));
+            let end = start + (body.len() / FRAME_LEN) as u32;
             let range = Range { generation, start, end };
-            let read = blocking(&self.source, move |source| Ok((source.log.batch(start, end)?, source.log.header())));
-            let (body, header) = match read.await? {
-                Ok((body, header)) => (Bytes::from(body), header),
-                Err::<_, DatabaseError>(error) => {
-                    self.note(None).await?;
-                    return Err(error.into());
-                }
-            };
             let commits = body.chunks_exact(FRAME_LEN).filter(|frame| frame.get(4..8) != Some(&[0; 4])).count();
             let bytes = body.len();
-            self.note(Some(Sending::of(end, &body))).await?;
             let last_frame = body.slice(body.len().saturating_sub(FRAME_LEN)..);
             log::debug!("pushing {range}");
             let answer = self.remote.push(range, baton.as_deref(), body).await?;
@@ -239,6 +248,7 @@ impl Push {
             } else {
                 log::info!("the server has frames up to {confirmed} already: going on behind them");
             }
+            ahead.clear();
             (self.position.frame, self.sent) = (confirmed.min(frames), None);
             if self.position.frame > 0 {
                 self.compare(self.position.frame).await?;

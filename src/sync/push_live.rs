@@ -343,17 +343,17 @@ impl LivePush {
                 found => drop(found?),
             }
         }
-        let end = self.mark.sending.as_ref().map_or(frame + 2, |sending| sending.end);
+        let end = self.mark.ahead.first().map_or(frame + 2, |run| run.end);
         let more = match pulled(frame + 1, end).await? {
             Pulled::Nothing(server) => return Ok(server <= generation),
             Pulled::Frames(more) => more,
         };
-        match self.mark.sending.clone().filter(|sending| sending.digest == digest_of(&more)) {
-            Some(sent) => {
-                self.confirmed(sent.end - 1, &sent);
+        match self.mark.ahead.first().filter(|run| run.digest == digest_of(&more)) {
+            Some(run) => {
+                self.confirmed(run.end - 1);
                 // What waits starts with them.
                 self.skip(more.len());
-                // It may have ended since.
+                // It may have the next run too, or have ended since.
                 Box::pin(self.is_at_end()).await
             }
             None => Err(SyncError::Conflict {
@@ -387,9 +387,9 @@ impl LivePush {
         let count = (body.len() / FRAME_LEN) as u32;
         let start = self.position.frame + 1;
         let end = start.checked_add(count).ok_or_else(|| SyncError::Full { path: self.path.clone() })?;
-        let sending = Sending::of(end, &body);
-        if self.mark.sending.as_ref() != Some(&sending) {
-            self.mark.sending = Some(sending.clone());
+        let runs = Sending::runs_of(start, &body, count);
+        if !self.mark.ahead.starts_with(&runs) {
+            self.mark.ahead = runs;
             self.store().await?;
         }
         let commits = body.chunks_exact(FRAME_LEN).filter(|frame| frame.get(4..8) != Some(&[0; 4])).count();
@@ -427,13 +427,13 @@ impl LivePush {
         }
         log::debug!("the server confirmed frame {confirmed} of generation {server}");
         (self.baton, self.lost) = (answer.baton, 0);
-        self.confirmed(end - 1, &sending);
+        self.confirmed(end - 1);
         told.moved(commits as u64, bytes, Offset(u64::from(end)));
         Ok(())
     }
 
-    fn confirmed(&mut self, frame: u32, sent: &Sending) {
-        self.mark.confirm(frame - self.position.frame, sent);
+    fn confirmed(&mut self, frame: u32) {
+        self.mark.confirm(self.position.frame, frame);
         self.position.frame = frame;
         self.dirty = true;
     }

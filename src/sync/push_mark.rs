@@ -5,21 +5,22 @@
 //! {"hash":…,"version":0,"durable_frame_num":112,"generation":1,"pushed":{…},"pushed_hash":…}
 //! ```
 //!
+//! Before frames are sent, `ahead` says what they are, for a window of requests at once: those that a server took although its
+//! answer was lost are known as ours.
+//!
 //! libSQL's own client passes over keys that it does not know. `pushed_hash` is the CRC-32 of the frame number, as a
 //! little-endian u32, and of `pushed` as it is written.
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use twox_hash::XxHash3_128;
 
 use super::metadata;
 use super::{FRAME_LEN, Position};
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, SUMMED_HEAD_LEN, WalHeader, WalStart};
 use crate::sqlite::WalPosition;
 use crate::sqlite::wal_append::new_header;
+use crate::sqlite::wal_frames::committed_frames;
 use crate::sync::PAGE_LEN;
-
-/// Bytes of a digest that are kept.
-const DIGEST_LEN: usize = 16;
 
 /// See the [module](self).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,8 +34,8 @@ pub(super) struct PushMark {
     checksum: u64,
     /// The position in the WAL that stands for it; none where the next frames are found by comparing pages.
     wal: Option<WalMark>,
-    /// Frames that were sent, and may not have been confirmed.
-    pub(super) sending: Option<Sending>,
+    /// The frames after it that are sent next, and may not have been confirmed: each run right after the one before.
+    pub(super) ahead: Vec<Sending>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +45,7 @@ struct WalMark {
     checksum: u64,
 }
 
-/// Frames on their way.
+/// A run of frames on their way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sending {
     /// The number after the last.
@@ -63,13 +64,27 @@ impl Sending {
         let checksum = last.first_chunk().map(FrameHeader::decode).map_or(0, |head| head.chain.number());
         Sending { end, digest: digest_of(frames), last: digest_of(last), checksum }
     }
+
+    /// Of frames that are sent from number `start` on, so many at once. Each run ends where a server may end that was cut off: with
+    /// a request, or with the last transaction that is whole in one.
+    pub(super) fn runs_of(start: u32, frames: &[u8], batch: u32) -> Vec<Sending> {
+        let (mut runs, mut end) = (Vec::new(), start);
+        for request in frames.chunks((batch.max(1) as usize).saturating_mul(FRAME_LEN)) {
+            let (whole, rest) = request.split_at(committed_frames(request, PAGE_LEN as u32) * FRAME_LEN);
+            for run in [whole, rest].into_iter().filter(|run| !run.is_empty()) {
+                end = end.saturating_add((run.len() / FRAME_LEN) as u32);
+                runs.push(Sending::of(end, run));
+            }
+        }
+        runs
+    }
 }
 
 impl PushMark {
     pub(super) fn new(last: String, ours: WalStart, wal: Option<WalPosition>) -> PushMark {
         let WalStart { header: WalHeader { big_endian, sequence, salts, .. }, chain } = ours;
         let mut mark =
-            PushMark { last, salts, sequence, big_endian, checksum: chain.number(), wal: None, sending: None };
+            PushMark { last, salts, sequence, big_endian, checksum: chain.number(), wal: None, ahead: Vec::new() };
         mark.set_wal(wal);
         mark
     }
@@ -100,28 +115,32 @@ impl PushMark {
         self.wal = wal.map(|at| WalMark { salts: at.salts, frames: at.frames, checksum: at.chain.number() });
     }
 
-    /// So many frames more were confirmed: those that were being sent.
-    pub(super) fn confirm(&mut self, frames: u32, sent: &Sending) {
-        if let Some(wal) = &mut self.wal {
-            // The same frames followed on both sides: what the sums differ by was carried along.
-            let number = Chain::from_number;
-            let apart = number(self.checksum).minus(number(wal.checksum));
-            let apart = apart.carried(u64::from(frames) * (SUMMED_HEAD_LEN + PAGE_LEN) as u64);
-            wal.frames += u64::from(frames);
-            wal.checksum = number(sent.checksum).minus(apart).number();
+    /// Frames up to `frame` were confirmed, and before those up to `before`: the runs that are not after it are.
+    pub(super) fn confirm(&mut self, mut before: u32, frame: u32) {
+        let count = self.ahead.iter().take_while(|run| run.end <= frame.saturating_add(1)).count();
+        for run in self.ahead.drain(..count) {
+            let frames = run.end.saturating_sub(1).saturating_sub(before);
+            if let Some(wal) = &mut self.wal {
+                // The same frames followed on both sides: what the sums differ by was carried along.
+                let number = Chain::from_number;
+                let apart = number(self.checksum).minus(number(wal.checksum));
+                let apart = apart.carried(u64::from(frames) * (SUMMED_HEAD_LEN + PAGE_LEN) as u64);
+                wal.frames += u64::from(frames);
+                wal.checksum = number(run.checksum).minus(apart).number();
+            }
+            (self.last, self.checksum, before) = (run.last, run.checksum, run.end.saturating_sub(1));
         }
-        (self.last, self.checksum, self.sending) = (sent.last.clone(), sent.checksum, None);
     }
 }
 
-/// The digest of what is the same of frames on every replica.
+/// The digest of what is the same of frames on every replica. It recognises frames of ours, and is no proof against anybody.
 pub(super) fn digest_of(frames: &[u8]) -> String {
-    let mut digest = Sha256::new();
+    let mut digest = XxHash3_128::new();
     for frame in frames.chunks(FRAME_LEN) {
-        digest.update(frame.get(..8).unwrap_or_default());
-        digest.update(frame.get(FRAME_HEADER_LEN..).unwrap_or_default());
+        digest.write(frame.get(..8).unwrap_or_default());
+        digest.write(frame.get(FRAME_HEADER_LEN..).unwrap_or_default());
     }
-    digest.finalize()[..DIGEST_LEN].iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:032x}", digest.finish_128())
 }
 
 #[derive(Deserialize)]
@@ -156,6 +175,7 @@ pub(super) fn decode(position: Position, content: &[u8]) -> Option<PushMark> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{METADATA_BYTES_MAX, RUNS_NOTED_MAX};
 
     #[test]
     fn a_mark_is_read_as_it_was_written_and_libsql_reads_the_rest() {
@@ -163,10 +183,12 @@ mod tests {
         let wal = WalPosition { salts: [7, 8], frames: 900, chain: Chain::from_number(u64::MAX) };
         let position = Position { generation: 2, frame: 77 };
         for wal in [None, Some(wal)] {
-            for sending in [None, Some(Sending { end: 80, digest: "ab".into(), last: "cd".into(), checksum: 1 })] {
+            for runs in [0, 1, RUNS_NOTED_MAX] {
                 let start = WalStart { header, chain: Chain::from_number(5) };
-                let mark = PushMark { sending, ..PushMark::new("ef".into(), start, wal) };
+                let run = Sending { end: u32::MAX, digest: "a".repeat(32), last: "c".repeat(32), checksum: u64::MAX };
+                let mark = PushMark { ahead: vec![run; runs], ..PushMark::new("ef".into(), start, wal) };
                 let content = encode(position, &mark);
+                assert!(content.len() as u64 <= METADATA_BYTES_MAX);
                 assert_eq!(metadata::decode(&content).ok(), Some(position));
                 assert_eq!(decode(position, &content), Some(mark.clone()));
                 assert_eq!((mark.ours(), mark.wal()), (start, wal));
@@ -176,5 +198,50 @@ mod tests {
             }
         }
         assert_eq!(decode(position, &metadata::encode(position)), None);
+    }
+    /// Frames with these commit sizes.
+    fn frames(header: WalHeader, sizes: &[u32]) -> (Vec<u8>, Chain) {
+        let (mut bytes, mut chain) = (Vec::new(), header.seed());
+        for (nth, size) in sizes.iter().enumerate() {
+            let page = [nth as u8; PAGE_LEN];
+            let (head, after) = header.frame(chain, nth as u32 + 1, *size, &page);
+            chain = after;
+            bytes.extend_from_slice(&head);
+            bytes.extend_from_slice(&page);
+        }
+        (bytes, chain)
+    }
+
+    #[test]
+    fn runs_end_with_each_request_and_with_the_last_commit_in_it() {
+        let header = WalHeader { big_endian: false, page_size: 4096, sequence: 3, salts: [1, 2] };
+        let (bytes, _) = frames(header, &[0, 2, 3, 0, 0, 0, 0, 4, 5, 6]);
+        let ends = |batch| Sending::runs_of(11, &bytes, batch).iter().map(|run| run.end).collect::<Vec<_>>();
+        assert_eq!(ends(4), [14, 15, 19, 21]);
+        assert_eq!(ends(3), [14, 17, 20, 21]);
+        assert_eq!(ends(100), [21]);
+        assert_eq!(Sending::runs_of(11, &[], 4), []);
+    }
+
+    #[test]
+    fn runs_that_are_confirmed_one_by_one_or_at_once_leave_the_same_mark() {
+        let header = WalHeader { big_endian: false, page_size: 4096, sequence: 3, salts: [1, 2] };
+        let theirs = WalHeader { salts: [7, 8], ..header };
+        let sizes = [1, 0, 2, 3, 0, 0, 4];
+        let (bytes, chain) = frames(header, &sizes);
+        let (_, in_wal) = frames(theirs, &sizes);
+        let wal = WalPosition { salts: theirs.salts, frames: 0, chain: theirs.seed() };
+        let ahead = Sending::runs_of(1, &bytes, 2);
+        let start = PushMark { ahead, ..PushMark::new(String::new(), WalStart::first(header), Some(wal)) };
+        let (mut one, mut other, mut at) = (start.clone(), start, 0);
+        one.confirm(0, 7);
+        for run in other.ahead.clone() {
+            other.confirm(at, run.end - 1);
+            at = run.end - 1;
+        }
+        assert_eq!(one, other);
+        assert_eq!((one.ahead.len(), one.ours().chain), (0, chain));
+        assert_eq!(one.wal(), Some(WalPosition { frames: 7, chain: in_wal, ..wal }));
+        assert_eq!(one.last, digest_of(&bytes[6 * FRAME_LEN..]));
     }
 }
