@@ -369,10 +369,11 @@ pub const EXPORT_BYTES_MAX: u64 = (u32::MAX as u64 - 1) * 4096;
 /// Bytes of transactions that wait to be pushed to a libSQL server before no more is read of the database.
 pub const PUSH_HELD_MAX: usize = 64 << 20;
 
-/// Bytes of frames that are read ahead of a push to a libSQL server: before they are sent, what they are is noted at once.
+/// Bytes of frames of a push to a libSQL server that are noted at once before they are sent. As many are read and noted while these
+/// are sent.
 pub const PUSH_AHEAD_BYTES: usize = 8 << 20;
-/// Runs of frames in such a note; a request has two at most.
-pub const RUNS_NOTED_MAX: usize = 64;
+/// Runs of frames in a note: of both, and of what was confirmed of a transaction whose end was not.
+pub const RUNS_NOTED_MAX: usize = 96;
 
 /// Largest metadata file of the libSQL sync protocol; real ones have some 80 bytes, and ours some 160 more for each run of frames
 /// that is being pushed.

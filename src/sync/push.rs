@@ -3,9 +3,10 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use tokio::task::JoinHandle;
 
 use super::error::SyncError;
 use super::local::{LocalLog, Look, Stay, open_shared};
@@ -15,13 +16,14 @@ use super::push_mark::{PushMark, Sending, digest_of};
 use super::remote::{Pulled, Range, Remote};
 use super::replica::place;
 use super::replicate::Told;
-use super::{FRAME_LEN, Position, base, blocking, into_file, off};
+use super::{FRAME_LEN, PAGE_LEN, Position, base, blocking, into_file, off};
 use crate::format::wal::{FrameHeader, WalHeader, WalStart};
 use crate::limits::{DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, PUSH_AHEAD_BYTES, RUNS_NOTED_MAX};
 use crate::mirror::Event;
 use crate::offset::Offset;
 use crate::repo::FsRepo;
 use crate::sqlite::lock::alone as lock;
+use crate::sqlite::wal_frames::committed_frames;
 use crate::sqlite::{DatabaseError, WalPosition};
 
 /// The database that is pushed, open.
@@ -39,6 +41,9 @@ impl Drop for Source {
     }
 }
 
+/// Runs of a transaction whose end was not confirmed that are kept.
+const RUNS_OPEN_MAX: usize = RUNS_NOTED_MAX / 3;
+
 /// Pushes one database, again and again.
 #[derive(Debug)]
 pub(super) struct Push {
@@ -50,8 +55,9 @@ pub(super) struct Push {
     stored: Option<Position>,
     /// Whether there was a comparison of the last frame that both hold.
     compared: bool,
-    /// The mark after the frame that was confirmed last, of those that are being pushed.
-    sent: Option<PushMark>,
+    /// The last commit frame that was confirmed, of those that are being pushed, and the mark after it with the runs of frames that were
+    /// confirmed since: a server that is restarted may forget those. Of a transaction of more runs than are kept, the first.
+    sent: Option<(u32, PushMark)>,
 }
 
 /// What the server says of one frame.
@@ -101,11 +107,14 @@ impl Push {
         let (position, sent) = (self.position, self.sent.clone());
         let stored = blocking(&self.source, move |source| {
             // Of a WAL that was reset just now it is known what was sent.
-            let stored = match source.mark(position).ok().flatten().or(sent) {
-                Some(mark) => source.info.store_pushed(position, &mark),
-                None => source.info.store(position),
-            };
-            stored.map_err(|error| DatabaseError::io("writing the -info file of", source.log.database(), error))
+            let sent = sent.filter(|(frame, _)| *frame == position.frame).map(|(_, mark)| mark);
+            match source.mark(position).ok().flatten().or(sent) {
+                Some(mark) => source.note(position, &mark),
+                None => {
+                    let stored = source.info.store(position);
+                    stored.map_err(|error| DatabaseError::io("writing the -info file of", source.log.database(), error))
+                }
+            }
         });
         stored.await??;
         self.stored = Some(position);
@@ -155,34 +164,70 @@ impl Push {
             Held::Unknown if cached > frames => self.position.frame = 0,
             Held::Unknown => {}
         }
+        if self.position.frame != cached {
+            self.sent = None;
+        }
         Ok(())
     }
 
-    /// Reads the frames from `start` on that are sent next, and notes how far the server is and what they are: should the WAL be reset
-    /// meanwhile, they are known as ours. While nothing is known to stand for that, one request is read.
-    async fn read_ahead(&mut self, start: u32, frames: u32) -> Result<(Bytes, Option<WalHeader>), SyncError> {
-        let (batch, position) = (self.batch, self.position);
-        if self.sent.is_none() {
-            self.sent = blocking(&self.source, move |source| source.mark(position)).await?.ok().flatten();
-        }
-        let requests = match self.sent {
-            Some(_) => (PUSH_AHEAD_BYTES / FRAME_LEN / batch as usize).clamp(1, RUNS_NOTED_MAX / 2) as u32,
-            None => 1,
-        };
+    /// Starts reading the frames from `start` on that are sent after those of `before`, and notes how far the server is and what all
+    /// of them are: should the WAL be reset meanwhile, they are known as ours. While nothing is known to stand for how far it is, one
+    /// request is read, and nothing noted.
+    fn read_ahead(&self, start: u32, frames: u32, before: Vec<Sending>) -> Reading {
+        let (batch, source, noted) = (self.batch, self.source.clone(), self.noted());
+        // The note has the runs since the last commit and those of two windows; each request has two at most.
+        let requests = (PUSH_AHEAD_BYTES / FRAME_LEN / batch as usize).clamp(1, RUNS_NOTED_MAX / 6) as u32;
+        let requests = if noted.is_some() { requests } else { 1 };
         let end = start.saturating_add(batch.saturating_mul(requests)).min(frames + 1);
-        let mark = self.sent.clone();
-        let read = blocking(&self.source, move |source| {
-            let read = source.log.batch(start, end);
-            if let Some(mut mark) = mark {
-                if let Ok(frames) = &read {
-                    mark.ahead = Sending::runs_of(start, frames, batch);
+        tokio::task::spawn_blocking(move || {
+            let source = source.lock().unwrap_or_else(PoisonError::into_inner);
+            let (frames, header) = (Bytes::from(source.log.batch(start, end)?), source.log.header());
+            let runs = Sending::runs_of(start, &frames, batch);
+            if let Some((position, mut mark)) = noted {
+                if mark.ahead.len() < RUNS_OPEN_MAX {
+                    mark.ahead.extend(before);
+                    mark.ahead.extend_from_slice(&runs);
                 }
-                let stored = source.info.store_pushed(position, &mark);
-                stored.map_err(|error| DatabaseError::io("writing the -info file of", source.log.database(), error))?;
+                source.note(position, &mark)?;
             }
-            Ok::<_, DatabaseError>((Bytes::from(read?), source.log.header()))
-        });
-        Ok(read.await??)
+            Ok(Window { frames, header, runs })
+        })
+    }
+
+    /// What is noted of the frames that were confirmed.
+    fn noted(&self) -> Option<(Position, PushMark)> {
+        let (frame, mark) = self.sent.clone()?;
+        Some((Position { frame, ..self.position }, mark))
+    }
+
+    /// The window that was read. Where the WAL does not have it any more, it is noted how far the server is.
+    async fn window(&self, reading: Reading) -> Result<Window, SyncError> {
+        let read = reading.await.map_err(|error| SyncError::Interrupted(error.to_string()))?;
+        if let (Err(_), Some((position, mark))) = (&read, self.noted()) {
+            blocking(&self.source, move |source| source.note(position, &mark)).await??;
+        }
+        Ok(read?)
+    }
+
+    /// The server confirmed a request of frames that are numbered from `start`, and these runs.
+    fn confirmed(&mut self, start: u32, frames: &[u8], runs: Vec<Sending>, header: WalHeader) {
+        let count = (frames.len() / FRAME_LEN) as u32;
+        let whole = committed_frames(frames, PAGE_LEN as u32) as u32;
+        let mark_after = |count: u32| {
+            let last = count as usize * FRAME_LEN;
+            let frame = start + count - 1;
+            (frame, mark_of(header, frame, frames.get(last - FRAME_LEN..last).unwrap_or_default()))
+        };
+        match &mut self.sent {
+            _ if whole > 0 => {
+                let (frame, mut mark) = mark_after(whole);
+                mark.ahead = runs.into_iter().filter(|run| run.end > frame + 1).collect();
+                self.sent = Some((frame, mark));
+            }
+            Some((_, mark)) if mark.ahead.len() < RUNS_OPEN_MAX => mark.ahead.extend(runs),
+            Some(_) => {}
+            None => self.sent = Some(mark_after(count)),
+        }
     }
 
     /// Compares a frame that counts here with the server's.
@@ -206,20 +251,43 @@ impl Push {
     }
 
     async fn push(&mut self, frames: u32, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
+        let mut next = None;
+        let pushed = self.push_windows(frames, &mut next, told).await;
+        // What it notes is older than what is noted from here on.
+        given_up(&mut next).await;
+        pushed
+    }
+
+    async fn push_windows(
+        &mut self,
+        frames: u32,
+        next: &mut Option<Reading>,
+        told: &mut Told<impl FnMut(Event)>,
+    ) -> Result<(), SyncError> {
         let generation = self.position.generation;
         let (mut baton, mut went_back): (Option<String>, bool) = (None, false);
-        let (mut ahead, mut header) = (Bytes::new(), None);
+        let mut window = Window::default();
         while self.position.frame < frames {
             let start = self.position.frame + 1;
-            if ahead.is_empty() {
-                (ahead, header) = self.read_ahead(start, frames).await?;
+            if window.frames.is_empty() {
+                if self.sent.is_none() {
+                    let position = self.position;
+                    let mark = blocking(&self.source, move |source| source.mark(position)).await?.ok().flatten();
+                    self.sent = mark.map(|mark| (position.frame, mark));
+                }
+                let reading = next.take().unwrap_or_else(|| self.read_ahead(start, frames, Vec::new()));
+                window = self.window(reading).await?;
+                let after = start + (window.frames.len() / FRAME_LEN) as u32;
+                if after <= frames && self.sent.is_some() {
+                    *next = Some(self.read_ahead(after, frames, window.runs.clone()));
+                }
             }
-            let body = ahead.split_to(ahead.len().min(self.batch as usize * FRAME_LEN));
+            let body = window.frames.split_to(window.frames.len().min(self.batch as usize * FRAME_LEN));
             let end = start + (body.len() / FRAME_LEN) as u32;
             let range = Range { generation, start, end };
             let commits = body.chunks_exact(FRAME_LEN).filter(|frame| frame.get(4..8) != Some(&[0; 4])).count();
             let bytes = body.len();
-            let last_frame = body.slice(body.len().saturating_sub(FRAME_LEN)..);
+            let sent = body.clone();
             log::debug!("pushing {range}");
             let answer = self.remote.push(range, baton.as_deref(), body).await?;
             let (server, confirmed) = (answer.generation.unwrap_or(generation), answer.frame);
@@ -234,8 +302,12 @@ impl Push {
             baton = answer.baton;
             let last = end - 1;
             if confirmed == last {
+                let count = window.runs.iter().take_while(|run| run.end <= end).count();
+                let runs = window.runs.drain(..count).collect();
                 self.position.frame = last;
-                self.sent = header.map(|header| mark_of(header, last, &last_frame));
+                if let Some(header) = window.header {
+                    self.confirmed(start, &sent, runs, header);
+                }
                 told.moved(commits as u64, bytes as u64, Offset(u64::from(last) + 1));
                 continue;
             }
@@ -248,7 +320,8 @@ impl Push {
             } else {
                 log::info!("the server has frames up to {confirmed} already: going on behind them");
             }
-            ahead.clear();
+            given_up(next).await;
+            window = Window::default();
             (self.position.frame, self.sent) = (confirmed.min(frames), None);
             if self.position.frame > 0 {
                 self.compare(self.position.frame).await?;
@@ -259,7 +332,33 @@ impl Push {
     }
 }
 
+/// Frames that are sent one request after the other.
+#[derive(Debug, Default)]
+struct Window {
+    frames: Bytes,
+    header: Option<WalHeader>,
+    /// Those that were not confirmed yet.
+    runs: Vec<Sending>,
+}
+
+/// A window that is being read while the one before it is sent.
+type Reading = JoinHandle<Result<Window, DatabaseError>>;
+
+/// Waits for a window that is not sent after all.
+async fn given_up(reading: &mut Option<Reading>) {
+    if let Some(reading) = reading.take() {
+        // Nothing of it was needed.
+        let _ = reading.await;
+    }
+}
+
 impl Source {
+    /// Replaces the metadata file.
+    fn note(&self, position: Position, mark: &PushMark) -> Result<(), DatabaseError> {
+        let stored = self.info.store_pushed(position, mark);
+        stored.map_err(|error| DatabaseError::io("writing the -info file of", self.log.database(), error))
+    }
+
     /// What position of the WAL stands for a frame that the server confirmed; `None` where the WAL does not hold it.
     fn mark(&self, position: Position) -> Result<Option<PushMark>, DatabaseError> {
         let (frame, header) = (position.frame, self.log.header());
