@@ -195,6 +195,8 @@ impl Push {
     async fn push(&mut self, frames: u32, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
         let generation = self.position.generation;
         let (mut baton, mut went_back): (Option<String>, bool) = (None, false);
+        // Where the last whole transaction ended.
+        let mut whole: Option<(u32, PushMark)> = None;
         while self.position.frame < frames {
             let start = self.position.frame + 1;
             let end = start.saturating_add(self.batch).min(frames + 1);
@@ -227,6 +229,18 @@ impl Push {
             if confirmed == last {
                 self.position.frame = last;
                 self.sent = header.map(|header| mark_of(header, last, &last_frame));
+                if commits_at_end(&last_frame) {
+                    whole = None;
+                } else if whole.is_none() || commits > 0 {
+                    whole = blocking(&self.source, move |source| Ok::<_, DatabaseError>(source.whole_before(last)))
+                        .await?
+                        .ok()
+                        .flatten();
+                }
+                self.sent = self.sent.take().map(|mark| match &whole {
+                    Some((frame, before)) => mark.within((*frame, before)),
+                    None => mark,
+                });
                 told.moved(commits as u64, bytes as u64, Offset(u64::from(last) + 1));
                 continue;
             }
@@ -258,6 +272,27 @@ impl Source {
         };
         Ok(Some(mark_of(header, frame, &self.log.batch(frame, frame + 1)?)))
     }
+}
+
+impl Source {
+    /// The last frame up to `frame` that ends a transaction, 0 if none does, and the mark after it; `None` where the WAL does not
+    /// hold it any more.
+    fn whole_before(&self, frame: u32) -> Option<(u32, PushMark)> {
+        for frame in (1..=frame).rev() {
+            let found = self.log.batch(frame, frame + 1).ok()?;
+            if commits_at_end(&found) {
+                return Some((frame, mark_of(self.log.header()?, frame, &found)));
+            }
+        }
+        let header = self.log.header()?;
+        let wal = WalPosition { salts: header.salts, frames: 0, chain: header.seed() };
+        Some((0, PushMark::new(String::new(), WalStart::first(header), Some(wal))))
+    }
+}
+
+/// Whether a frame is the last of its transaction.
+fn commits_at_end(frame: &[u8]) -> bool {
+    frame.get(4..8).is_some_and(|size| size != [0; 4])
 }
 
 /// The mark after a frame of a WAL, which is that of the server too.

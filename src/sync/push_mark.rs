@@ -35,6 +35,20 @@ pub(super) struct PushMark {
     wal: Option<WalMark>,
     /// Frames that were sent, and may not have been confirmed.
     pub(super) sending: Option<Sending>,
+    /// While the last frame that was confirmed is inside a transaction, where the one before ended: a server need not keep a part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    whole: Option<WholeEnd>,
+}
+
+/// The end of a whole transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct WholeEnd {
+    /// Its last frame, the digest of that, the checksum after it, and the position in the WAL that stands for it.
+    frame: u32,
+    last: String,
+    checksum: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wal: Option<WalMark>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,22 +68,49 @@ pub(super) struct Sending {
     last: String,
     /// The checksum after them.
     checksum: u64,
+    /// Whether they end inside a transaction, and the end of the last one among them then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_open: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    whole: Option<WholeEnd>,
 }
 
 impl Sending {
     /// Of these frames, which end before `end`.
     pub(super) fn of(end: u32, frames: &[u8]) -> Sending {
         let last = frames.len().checked_sub(FRAME_LEN).and_then(|at| frames.get(at..)).unwrap_or_default();
-        let checksum = last.first_chunk().map(FrameHeader::decode).map_or(0, |head| head.chain.number());
-        Sending { end, digest: digest_of(frames), last: digest_of(last), checksum }
+        let is_commit = |frame: &&[u8]| frame.get(4..8).is_some_and(|size| size != [0; 4]);
+        let is_open = !is_commit(&last);
+        let ended = frames.rchunks_exact(FRAME_LEN).zip(1..).find(|(frame, _)| is_open && is_commit(frame));
+        let whole = ended.map(|(frame, back)| WholeEnd {
+            frame: end.saturating_sub(back),
+            last: digest_of(frame),
+            checksum: checksum_of(frame),
+            wal: None,
+        });
+        let (digest, checksum) = (digest_of(frames), checksum_of(last));
+        Sending { end, digest, last: digest_of(last), checksum, is_open, whole }
     }
+}
+
+/// The checksum that a frame carries.
+fn checksum_of(frame: &[u8]) -> u64 {
+    frame.first_chunk().map(FrameHeader::decode).map_or(0, |head| head.chain.number())
 }
 
 impl PushMark {
     pub(super) fn new(last: String, ours: WalStart, wal: Option<WalPosition>) -> PushMark {
         let WalStart { header: WalHeader { big_endian, sequence, salts, .. }, chain } = ours;
-        let mut mark =
-            PushMark { last, salts, sequence, big_endian, checksum: chain.number(), wal: None, sending: None };
+        let mut mark = PushMark {
+            last,
+            salts,
+            sequence,
+            big_endian,
+            checksum: chain.number(),
+            wal: None,
+            sending: None,
+            whole: None,
+        };
         mark.set_wal(wal);
         mark
     }
@@ -86,8 +127,25 @@ impl PushMark {
     pub(super) fn under_own_header(self, frame: u32) -> PushMark {
         let ours = self.ours();
         let header = WalHeader { big_endian: ours.header.big_endian, ..new_header(PAGE_LEN as u32, 0) };
-        let chain = header.chain_like(frame.into(), ours);
-        PushMark::new(self.last.clone(), WalStart { header, chain }, self.wal())
+        let like = |frame: u32, checksum| {
+            header.chain_like(frame.into(), WalStart { chain: Chain::from_number(checksum), ..ours })
+        };
+        let start = WalStart { header, chain: like(frame, self.checksum) };
+        let whole = self.whole.clone();
+        let whole = whole.map(|whole| WholeEnd { checksum: like(whole.frame, whole.checksum).number(), ..whole });
+        PushMark { whole, ..PushMark::new(self.last.clone(), start, self.wal()) }
+    }
+
+    /// The last frame of the last whole transaction and the mark after that, if the last frame that was confirmed is inside another.
+    pub(super) fn before_part(&self) -> Option<(u32, PushMark)> {
+        let WholeEnd { frame, last, checksum, wal } = self.whole.clone()?;
+        Some((frame, PushMark { last, checksum, wal, sending: None, whole: None, ..self.clone() }))
+    }
+
+    /// The same mark, inside a transaction that follows frame `frame` with the mark `before`.
+    pub(super) fn within(self, (frame, before): (u32, &PushMark)) -> PushMark {
+        let PushMark { last, checksum, wal, .. } = before.clone();
+        PushMark { whole: Some(WholeEnd { frame, last, checksum, wal }), ..self }
     }
 
     /// The position in the WAL after the last frame that was confirmed.
@@ -102,15 +160,32 @@ impl PushMark {
 
     /// So many frames more were confirmed: those that were being sent.
     pub(super) fn confirm(&mut self, frames: u32, sent: &Sending) {
-        if let Some(wal) = &mut self.wal {
-            // The same frames followed on both sides: what the sums differ by was carried along.
-            let number = Chain::from_number;
-            let apart = number(self.checksum).minus(number(wal.checksum));
-            let apart = apart.carried(u64::from(frames) * (SUMMED_HEAD_LEN + PAGE_LEN) as u64);
-            wal.frames += u64::from(frames);
-            wal.checksum = number(sent.checksum).minus(apart).number();
-        }
+        let first = sent.end.saturating_sub(frames);
+        let before = WholeEnd {
+            frame: first.saturating_sub(1),
+            last: std::mem::take(&mut self.last),
+            checksum: self.checksum,
+            wal: self.wal,
+        };
+        let ended = sent.whole.clone().map(|whole| WholeEnd {
+            wal: self.wal_after((whole.frame + 1).saturating_sub(first), whole.checksum),
+            ..whole
+        });
+        let known = self.whole.take();
+        self.whole = sent.is_open.then(|| ended.or(known).unwrap_or(before));
+        self.wal = self.wal_after(frames, sent.checksum);
         (self.last, self.checksum, self.sending) = (sent.last.clone(), sent.checksum, None);
+    }
+
+    /// The position in the WAL after so many frames more, which have the checksum `checksum` on the server.
+    fn wal_after(&self, frames: u32, checksum: u64) -> Option<WalMark> {
+        let wal = self.wal?;
+        // The same frames followed on both sides: what the sums differ by was carried along.
+        let number = Chain::from_number;
+        let apart = number(self.checksum).minus(number(wal.checksum));
+        let apart = apart.carried(u64::from(frames) * (SUMMED_HEAD_LEN + PAGE_LEN) as u64);
+        let checksum = number(checksum).minus(apart).number();
+        Some(WalMark { frames: wal.frames + u64::from(frames), checksum, ..wal })
     }
 }
 
@@ -163,7 +238,9 @@ mod tests {
         let wal = WalPosition { salts: [7, 8], frames: 900, chain: Chain::from_number(u64::MAX) };
         let position = Position { generation: 2, frame: 77 };
         for wal in [None, Some(wal)] {
-            for sending in [None, Some(Sending { end: 80, digest: "ab".into(), last: "cd".into(), checksum: 1 })] {
+            let page = [0; FRAME_LEN];
+            let commit = [[0; 4], [1; 4]].concat().into_iter().chain([0; FRAME_LEN - 8]).collect::<Vec<u8>>();
+            for sending in [None, Some(Sending::of(80, &page)), Some(Sending::of(80, &[&commit[..], &page].concat()))] {
                 let start = WalStart { header, chain: Chain::from_number(5) };
                 let mark = PushMark { sending, ..PushMark::new("ef".into(), start, wal) };
                 let content = encode(position, &mark);
