@@ -118,6 +118,25 @@ fn frames_of_a_server_that_no_database_has_are_refused_by_number() {
     }
 }
 
+#[test]
+fn frames_of_others_in_the_next_generation_are_a_conflict() {
+    for checkpointed in [false, true] {
+        let stage = Stage::new();
+        let db = stage.database(&rows(10));
+        stage.push(&db).unwrap();
+        let other = stage.fake.store().generations[0].frames.last().unwrap().clone();
+        stage.fake.roll();
+        stage.fake.store().generations[1].frames.push(other);
+        sqlite::run_and_die(&db, "UPDATE t SET b = 1");
+        if checkpointed {
+            sqlite::run(&db, "PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        }
+        let error = stage.push(&db).unwrap_err();
+        assert!(matches!(error, SyncError::Conflict { generation: 2, start: 1, server: 1 }), "{error}");
+        assert_eq!(stage.fake.frames(), 1);
+    }
+}
+
 /// Passes requests on to a service, and does something before one of the pushes.
 struct Between {
     address: std::net::SocketAddr,
