@@ -154,6 +154,9 @@ impl LivePush {
     }
 
     /// Starts with a server that holds nothing; `None` when it holds something.
+    ///
+    /// # Errors
+    /// [`SyncError::Unfinished`] when it ends with a transaction that lacks its end.
     pub(super) async fn begin(
         (remote, path, batch): (Remote, &Path, u32),
         ends: Ends,
@@ -161,6 +164,9 @@ impl LivePush {
     ) -> Result<Option<LivePush>, SyncError> {
         let generation = remote.info().await?.unwrap_or(1);
         let state = ServerState::read(&remote, generation, path).await?;
+        if let Some(first) = state.part {
+            return Err(SyncError::Unfinished { generation, first, last: state.frames });
+        }
         if !state.is_blank {
             return Ok(None);
         }

@@ -97,6 +97,15 @@ fn a_transaction_of_another_client_without_its_end_is_named_with_what_to_do() {
         assert!(said.contains(&format!("frames {first}..={last} of generation 1")), "{said}");
         assert!(said.contains("without its end") && said.contains("push it again"), "{said}");
         assert_eq!(stage.fake.frames(), last, "nothing is put behind it");
+        if checkpointed {
+            // Where it is not known what was pushed, either.
+            std::fs::remove_file(beside(&db, "-info")).unwrap();
+            let error = stage.push(&db).unwrap_err();
+            assert!(
+                matches!(error, SyncError::Unfinished { first: a, last: b, .. } if (a, b) == (first, last)),
+                "{error}"
+            );
+        }
     }
 }
 
