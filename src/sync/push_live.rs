@@ -5,7 +5,8 @@
 //! What the metadata file says at each moment:
 //!
 //! - before the first frame of another WAL is sent, at which frame of the server it starts;
-//! - before frames are sent, what they are: those that the server took although its answer was lost are known as ours.
+//! - before frames are sent, what they are: those that the server took although its answer was lost are known as ours;
+//! - within a transaction of several requests also where the one before it ended: a server need not keep a part of one.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};

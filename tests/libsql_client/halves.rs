@@ -15,7 +15,7 @@ use logmirror::sync::{Direction, SyncError};
 
 use crate::fake::Fault;
 use crate::sqlite::{self, dump, large, rows};
-use crate::support::process::{Ended, Mirror, Service, arg, mirror};
+use crate::support::process::{Ended, Mirror, Service, arg, mirror, until};
 use crate::{Stage, beside, frames, info};
 
 /// The prefix of the calls that push frames from `start` on.
@@ -263,25 +263,54 @@ fn a_transaction_in_the_middle_of_which_the_log_is_rolled_over_goes_whole_into_t
 
 #[test]
 fn a_transaction_of_which_the_service_forgot_the_first_batches_is_sent_whole() {
-    for rolled in [false, true] {
+    for case in 0..8 {
+        let [is_first, rolled, checkpointed] = [1, 2, 4].map(|bit| case & bit > 0);
         let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let mut service = service(data.path());
         let path = dir.path().join("app.db");
-        sqlite::run_and_die(&path, &rows(10));
-        is_pushed(&mirror(arg(&path), url(&service), &[]));
-        sqlite::run(&path, "PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        if !is_first {
+            sqlite::run_and_die(&path, &rows(10));
+            is_pushed(&mirror(arg(&path), url(&service), &[]));
+            sqlite::run(&path, "PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        }
         sqlite::run_and_die(&path, &large(60));
         let between = Between::start(&service, 2, Before::Refuse);
         assert_ne!(mirror(arg(&path), between.url(), &["--batch", "10"]).code, Some(0));
+        assert!(beside(&path, "-info").exists());
         service.kill();
         service.restart();
         if rolled {
             service.call(service.client("app").checkpoint(false)).unwrap();
         }
-        // Its frames are gone as well.
-        sqlite::run(&path, "PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
-        assert!(beside(&path, "-info").exists());
-        is_pushed(&mirror(arg(&path), url(&service), &[]));
-        assert_eq!(held(&service), dump(&path), "{rolled}");
+        if checkpointed {
+            // Its frames are gone as well.
+            sqlite::run(&path, "PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        }
+        is_pushed(&mirror(arg(&path), url(&service), &["--batch", "10"]));
+        assert_eq!(held(&service), dump(&path), "{is_first} {rolled} {checkpointed}");
+        let again = mirror(arg(&path), url(&service), &[]);
+        assert_eq!(again.last("done")["bytes"], 0, "{is_first} {rolled} {checkpointed}: nothing is sent twice");
+    }
+}
+
+#[test]
+fn a_follower_goes_on_whenever_the_log_is_rolled_over_within_a_transaction() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = service(data.path());
+    let path = dir.path().join("app.db");
+    let mut app = sqlite::Open::start(&path);
+    app.run("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 50;");
+    app.run(&rows(3));
+    for before in 1..6 {
+        let between = Between::start(&service, before, Before::Roll);
+        let follower = Mirror::start(arg(&path), between.url(), &["--follow", "--batch", "7"]);
+        follower.wait_for("its start", |line| line["event"] == "started");
+        for _ in 0..4 {
+            app.run(&large(30));
+            app.run("DELETE FROM t WHERE a % 2 = 0;");
+        }
+        until("the log to hold all of it", || (held(&service) == dump(&path)).then_some(()));
+        let ended = follower.terminate();
+        assert_eq!(ended.code, Some(0), "{before}: {ended:?}");
     }
 }
