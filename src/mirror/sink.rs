@@ -805,7 +805,7 @@ impl DirSink {
         // Which generation counts is only certain under the lock: until then another mirror may have stepped into the next one.
         let repo = self.current()?;
         if found.is_some_and(|found| found.repo.path() != repo.path()) {
-            return Err(OpenError::Changed { place: repo.place() }.into());
+            return Err(self.changed(found, OpenError::Changed { place: repo.place() }));
         }
         self.report_emptied(found);
         // The id is that of the record that is there, also one that was written since.
@@ -839,16 +839,23 @@ impl DirSink {
         let options = Options { format, ..self.options };
         let writer =
             StreamWriter::open_locked_mirror(Arc::new(repo), options, &claim, lock).map_err(|error| match error {
-                OpenError::Changed { .. } if found.and_then(|it| it.identity) != ownership::identity(&self.path) => {
-                    let what = "it is another directory than the one that was compared with the source".to_owned();
-                    MirrorError::Away { place: self.path.display().to_string(), what }
-                }
                 OpenError::Io(error) => self.at(error),
-                error => error.into(),
+                error => self.changed(found, error),
             })?;
         self.presence.opened(id, &self.path);
         self.report_claimed(found);
         Ok(writer)
+    }
+
+    /// An error of opening it; what is not as it was found may be another directory.
+    fn changed(&self, found: Option<&DirStatus>, error: OpenError) -> MirrorError {
+        match error {
+            OpenError::Changed { .. } if found.and_then(|it| it.identity) != ownership::identity(&self.path) => {
+                let what = "it is another directory than the one that was compared with the source".to_owned();
+                MirrorError::Away { place: self.path.display().to_string(), what }
+            }
+            error => error.into(),
+        }
     }
 
     /// What it holds, of a directory whose source is a WAL: as [`status`](Self::status), and no other format.
