@@ -76,7 +76,7 @@ enum Session {
     Push(Box<Push>),
     /// Of a database whose WAL does not hold all that the server has, or that is followed.
     Live(Box<LivePush>),
-    Pull(Pull),
+    Pull(Box<Pull>),
 }
 
 impl Session {
@@ -97,7 +97,7 @@ impl Session {
                     Err(error) => return Err(error),
                 }
             }
-            Direction::Pull => Session::Pull(Pull::open(remote, &what.database, batch).await?),
+            Direction::Pull => Session::Pull(Box::new(Pull::open(remote, &what.database, batch).await?)),
         })
     }
 
