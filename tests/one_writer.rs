@@ -34,6 +34,25 @@ impl Rig {
         Rig { service: Service::start(&data), app, _dir: dir }
     }
 
+    /// With a log as a mirror leaves it that was killed before its base was there.
+    fn awaiting_a_base() -> Rig {
+        let rig = Rig::new();
+        let client = rig.client();
+        rig.service.call(client.create(LogFormat::Wal, None)).unwrap();
+        let source = LogSource {
+            identity: "host:/srv/app.db".into(),
+            generation: Generation(1),
+            offset: Offset(1),
+            salts: [0, 0],
+            frames: 0,
+            checksum: "0".into(),
+            log_checksum: "0".into(),
+            awaits_base: true,
+        };
+        rig.service.call(client.set_source(&source, false)).unwrap();
+        rig
+    }
+
     /// One that a mirror has copied.
     fn mirrored(flags: &[&str]) -> Rig {
         let rig = Rig::new();
@@ -324,21 +343,7 @@ fn adoption_takes_a_log_back_while_the_application_goes_on_in_the_same_wal() {
 
 #[test]
 fn a_log_whose_base_has_not_come_yet_holds_no_database_for_anybody() {
-    let mut rig = Rig::new();
-    let client = rig.client();
-    rig.service.call(client.create(LogFormat::Wal, None)).unwrap();
-    // As a mirror leaves it that was killed before its base was there.
-    let source = LogSource {
-        identity: "host:/srv/app.db".into(),
-        generation: Generation(1),
-        offset: Offset(1),
-        salts: [0, 0],
-        frames: 0,
-        checksum: "0".into(),
-        log_checksum: "0".into(),
-        awaits_base: true,
-    };
-    rig.service.call(client.set_source(&source, false)).unwrap();
+    let mut rig = Rig::awaiting_a_base();
     for restarted in [false, true] {
         if restarted {
             rig.service.kill();
@@ -347,13 +352,13 @@ fn a_log_whose_base_has_not_come_yet_holds_no_database_for_anybody() {
         let said = |answer: &Answer| {
             assert_eq!(answer.refusal(), (503, "unavailable".to_owned()), "{}", answer.text());
             assert!(answer.text().contains("host:/srv/app.db"), "{}", answer.text());
+            assert!(answer.text().contains("logmirror promote URL"), "{}", answer.text());
         };
         said(&rig.call("GET", "/logs/app/base", b""));
         said(&rig.call("GET", "/logs/app/export/1", b""));
         said(&rig.call("POST", "/logs/app/pull-updates", b""));
         said(&rig.call("GET", "/logs/app/page-sums?key=1", b""));
         said(&rig.sql(&["SELECT 1"]));
-        said(&rig.call("POST", "/logs/app/promote", b""));
         let out = rig.app.with_file_name("out.db");
         let restored = command(&["restore", &rig.url(), arg(&out)]);
         assert!(!restored.status.success() && !out.exists(), "{restored:?}");
@@ -365,6 +370,36 @@ fn a_log_whose_base_has_not_come_yet_holds_no_database_for_anybody() {
     assert_eq!(rig.rows(), [1]);
     assert_eq!(rig.status()["warning"], Value::Null);
     assert!(command(&["verify", &rig.url()]).status.success());
+}
+
+#[test]
+fn a_log_whose_base_never_comes_is_handed_over_empty_and_takes_writers_of_every_kind() {
+    for restarted in [false, true] {
+        let mut rig = Rig::awaiting_a_base();
+        let promoted = command(&["promote", &rig.url()]);
+        assert!(promoted.status.success(), "{promoted:?}");
+        if restarted {
+            rig.service.kill();
+            rig.service.restart();
+        }
+        let status = rig.status();
+        let of_writers = [&status["source"], &status["promoted_from"], &status["warning"]];
+        assert_eq!(of_writers, [&Value::Null; 3], "{status}");
+        let out = rig.app.with_file_name("out.db");
+        assert!(command(&["restore", &rig.url(), arg(&out)]).status.success());
+        assert!(command(&["verify", &rig.url()]).status.success());
+        if restarted {
+            // Clients.
+            assert_eq!(rig.sql(&["CREATE TABLE t (n)", "INSERT INTO t VALUES (7)"]).status, 200);
+            assert_eq!(rig.rows(), [7]);
+            refused(&mirror(arg(&rig.app), rig.url(), &[]), "--adopt");
+            assert_eq!(rig.rows(), [7]);
+        } else {
+            // A mirror of another database than the one that was awaited.
+            copied(&mirror(arg(&rig.app), rig.url(), &[]));
+            assert_eq!(rig.rows(), [1]);
+        }
+    }
 }
 
 #[test]

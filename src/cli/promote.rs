@@ -47,6 +47,6 @@ pub(super) fn in_words(url: &str, status: &LogStatus) -> String {
             format!("{url}: clients write it from offset {durable} on; it follows {from} no more")
         }
         (Some(from), None) => format!("{url}: clients write it; it follows {from} no more"),
-        (None, _) => format!("{url}: no mirror feeds it, clients write it already"),
+        (None, _) => format!("{url}: no mirror feeds it, clients write it"),
     }
 }

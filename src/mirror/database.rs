@@ -90,8 +90,8 @@ pub(super) struct Database {
     adopt: bool,
     /// Where it ends, as last seen.
     wal: SharedWal,
-    /// That no other mirror feeds the sink from it, by the name it has then.
-    alone: Mutex<Option<(String, Alone)>>,
+    /// That no other mirror feeds the sink from it, by the name it has then and the id of the log.
+    alone: Mutex<Option<((String, String), Alone)>>,
 }
 
 impl Database {
@@ -112,15 +112,22 @@ impl Database {
     async fn claim(&self, sink: &Sink) -> Result<bool, MirrorError> {
         let held = || self.alone.lock().unwrap_or_else(PoisonError::into_inner);
         let Sink::Url(client) = sink else { return Ok(false) };
-        let identity = self.identity();
-        if held().as_ref().is_some_and(|(name, _)| *name == identity) {
+        let log = match client.find().await? {
+            Some(found) if !found.id.is_empty() => found.id,
+            _ => {
+                sink.standing(true).await?;
+                client.status().await?.id
+            }
+        };
+        let name = (self.identity(), log);
+        if held().as_ref().is_some_and(|(known, _)| *known == name) {
             return Ok(false);
         }
-        sink.standing(true).await?;
-        let log = client.status().await?.id;
-        let claimed = Alone::claim(&identity, &log);
+        // A log that was made again since is another one.
+        *held() = None;
+        let claimed = Alone::claim(&name.0, &name.1);
         let place = || client.url().to_string();
-        *held() = Some((identity, claimed.ok_or_else(|| MirrorError::FedByAnother { place: place() })?));
+        *held() = Some((name, claimed.ok_or_else(|| MirrorError::FedByAnother { place: place() })?));
         Ok(true)
     }
 
@@ -237,7 +244,7 @@ pub(super) async fn attempt(
                 return Err(error);
             }
             let feeds = (&*database.identity(), generation);
-            let Some((next, after)) = step(client, feeds, &steps, &mut pieces, told).await? else {
+            let Some((next, after)) = step(client, feeds, &error, &steps, &mut pieces, told).await? else {
                 return Err(error);
             };
             log::info!("{}: the log was rolled over, going on in generation {next}", client.url());

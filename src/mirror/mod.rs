@@ -46,6 +46,7 @@ mod plan;
 mod presence;
 mod pump;
 mod read_url;
+mod received_sums;
 mod registry;
 mod relay;
 mod reopening;

@@ -793,7 +793,20 @@ impl DirSink {
     ) -> Result<StreamWriter, MirrorError> {
         self.check_writable(found)?;
         let root = self.create()?;
+        let held = locked(&self.lock).take();
+        let here = fs::metadata(&self.path).map_err(|error| self.at(error))?;
+        let lock = match held {
+            Some((lock, dir)) if dir == (here.dev(), here.ino()) => lock,
+            held => {
+                drop(held);
+                self.lock(&root)?.0
+            }
+        };
+        // Which generation counts is only certain under the lock: until then another mirror may have stepped into the next one.
         let repo = self.current()?;
+        if found.is_some_and(|found| found.repo.path() != repo.path()) {
+            return Err(self.changed(found, OpenError::Changed { place: repo.place() }));
+        }
         self.report_emptied(found);
         // The id is that of the record that is there, also one that was written since.
         let recorded = MirrorRecord::read(&repo).map_err(|error| self.at(error))?;
@@ -821,30 +834,28 @@ impl DirSink {
                 .map(|it| it.durable),
             seen: found.map(|found| LogEnd::of(&found.survey)).unwrap_or_default(),
         };
-        let held = locked(&self.lock).take();
-        let here = fs::metadata(&self.path).map_err(|error| self.at(error))?;
-        let lock = match held {
-            Some((lock, dir)) if dir == (here.dev(), here.ino()) => lock,
-            held => {
-                drop(held);
-                self.lock(&root)?.0
-            }
-        };
         // A crash may have left something of the generation before.
         self.clear_before(&root)?;
         let options = Options { format, ..self.options };
         let writer =
             StreamWriter::open_locked_mirror(Arc::new(repo), options, &claim, lock).map_err(|error| match error {
-                OpenError::Changed { .. } if found.and_then(|it| it.identity) != ownership::identity(&self.path) => {
-                    let what = "it is another directory than the one that was compared with the source".to_owned();
-                    MirrorError::Away { place: self.path.display().to_string(), what }
-                }
                 OpenError::Io(error) => self.at(error),
-                error => error.into(),
+                error => self.changed(found, error),
             })?;
         self.presence.opened(id, &self.path);
         self.report_claimed(found);
         Ok(writer)
+    }
+
+    /// An error of opening it; what is not as it was found may be another directory.
+    fn changed(&self, found: Option<&DirStatus>, error: OpenError) -> MirrorError {
+        match error {
+            OpenError::Changed { .. } if found.and_then(|it| it.identity) != ownership::identity(&self.path) => {
+                let what = "it is another directory than the one that was compared with the source".to_owned();
+                MirrorError::Away { place: self.path.display().to_string(), what }
+            }
+            error => error.into(),
+        }
     }
 
     /// What it holds, of a directory whose source is a WAL: as [`status`](Self::status), and no other format.
@@ -889,4 +900,35 @@ fn contradiction(repo: &FsRepo, record: &MirrorRecord, found: &Survey, max: u64)
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    /// A directory in generation 1, without a frame.
+    fn first(path: &Path) -> (FsRepo, MirrorRecord) {
+        let (root, record) = (FsRepo::create(path).unwrap(), MirrorRecord::new("a", LogFormat::Wal, Generation(1)));
+        RecordFile::open(&root, record.clone()).unwrap();
+        fs::write(path.join(name::BASE), b"").unwrap();
+        (root, record)
+    }
+
+    #[test]
+    fn a_generation_that_another_mirror_stepped_into_since_is_not_written_as_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, record) = first(dir.path());
+        let sink = DirSink::new(dir.path(), Options::default(), false, "a".to_owned());
+        let found = sink.status().unwrap();
+        begin_step(&root, Generation(2)).unwrap();
+        end_step(&root, MirrorRecord { generation: Generation(2), ..record }).unwrap();
+        remove_before_current(&root).unwrap();
+        let opened = sink.open(found.as_ref(), LogFormat::Wal, Generation(1));
+        assert!(matches!(opened, Err(MirrorError::Open(OpenError::Changed { .. }))), "{opened:?}");
+        let record = MirrorRecord::read(&sink.current().unwrap()).unwrap().unwrap();
+        assert_eq!(record.generation, Generation(2));
+        let found = sink.status().unwrap();
+        sink.open(found.as_ref(), LogFormat::Wal, Generation(2)).unwrap();
+    }
 }

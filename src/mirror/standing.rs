@@ -2,21 +2,19 @@
 
 use std::path::Path;
 
-use bytes::{Buf, BytesMut};
-use futures::TryStreamExt;
 use uuid::Uuid;
 
 use super::base::{digest_of, unset};
 use super::database::off;
 use super::failure::MirrorError;
 use super::missing::{base_fault, base_fault_of_service};
-use super::page_sums::HEAD_LEN;
+use super::received_sums::ReceivedSums;
 use super::sink::{DirSink, DirStatus, Sink};
 use super::source::Source;
 use crate::api::Positions;
 use crate::checkpoint::{FoldError, RestoreError, each_page};
-use crate::client::{Client, ClientError, positions};
-use crate::format::wal::{Chain, FIRST_FRAME, WalStart, is_page_size};
+use crate::client::{Client, positions};
+use crate::format::wal::{Chain, FIRST_FRAME, WalStart};
 use crate::format::{Framing, LogFormat};
 use crate::offset::{Generation, Offset};
 use crate::repo::FsRepo;
@@ -104,11 +102,10 @@ impl Sink {
         let Some(page_size) = page_size else {
             return Ok(None);
         };
-        let key = Uuid::new_v4().as_u64_pair().0;
         match self {
-            Sink::Url(client) => sums_of_service(client, standing.next, (key, page_size)).await,
+            Sink::Url(client) => sums_of_service(client, standing.next, page_size).await,
             Sink::Dir(dir) => {
-                let place = dir.path().to_owned();
+                let (place, key) = (dir.path().to_owned(), Uuid::new_v4().as_u64_pair().0);
                 off(move || sums_of_dir(&place, (key, page_size))).await?
             }
         }
@@ -116,37 +113,13 @@ impl Sink {
 }
 
 /// Asks a service whose log ends at `next`.
-async fn sums_of_service(
-    client: &Client,
-    next: Offset,
-    (key, page_size): (u64, u32),
-) -> Result<Option<PageSums>, MirrorError> {
-    let mut pieces = std::pin::pin!(client.page_sums(key).await?);
-    let (mut bytes, mut sums, mut page, mut head) = (BytesMut::new(), PageSums::new(key), 0, None);
-    while let Some(piece) = pieces.try_next().await? {
-        bytes.extend_from_slice(&piece);
-        if head.is_none() && bytes.len() >= HEAD_LEN {
-            let found = (Offset(bytes.get_u64_le()), bytes.get_u32_le(), bytes.get_u32_le());
-            if found.2 > 0 && !is_page_size(found.1) {
-                let what = format!("it says that the pages of the log have {} bytes, as no database's have", found.1);
-                return Err(ClientError::NotFromService { what }.into());
-            }
-            if found.1 != page_size && found.2 > 0 {
-                return Ok(None);
-            }
-            head = Some(found);
+async fn sums_of_service(client: &Client, next: Offset, page_size: u32) -> Result<Option<PageSums>, MirrorError> {
+    match ReceivedSums::of(client, Some(page_size)).await? {
+        Some(found) if found.next != next => {
+            let text = format!("the sink moved from offset {next} to {} meanwhile", found.next);
+            Err(MirrorError::Interrupted(text))
         }
-        while head.is_some() && bytes.len() >= 8 {
-            page += 1;
-            sums.set(page, bytes.get_u64_le()).map_err(|error| at("a temporary file", error))?;
-        }
-    }
-    match head {
-        Some((found, _, pages)) if found == next && pages == page => Ok(Some(sums)),
-        Some((found, ..)) if found != next => {
-            Err(MirrorError::Interrupted(format!("the sink moved from offset {next} to {found} meanwhile")))
-        }
-        _ => Err(MirrorError::Interrupted("the checksums of the sink's pages broke off".to_owned())),
+        found => Ok(found.map(|found| found.sums)),
     }
 }
 

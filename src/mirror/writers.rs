@@ -75,7 +75,8 @@ impl Log {
     pub(super) fn awaited_base(&self) -> Option<String> {
         let LogSource { identity, .. } = self.source().filter(|source| source.awaits_base)?;
         Some(format!(
-            "log {:?} holds no database yet: its base is to come from the mirror of {identity}; run that, or wait for it",
+            "log {:?} holds no database yet: its base is to come from the mirror of {identity}; run that, or wait for it, or end \
+             the wait with `logmirror promote URL`: the log is empty then, and takes writers of every kind",
             self.name()
         ))
     }
@@ -149,7 +150,8 @@ impl Registry {
     }
 
     /// Hands a WAL log over from the mirror that feeds it to its clients. From then on no mirror writes it, also not the one
-    /// that is running. A log that no mirror feeds stays as it is. After Ok that survives power loss. Blocks.
+    /// that is running. A log that no mirror feeds stays as it is; one whose first base never arrived is empty from then on, and
+    /// takes writers of every kind. After Ok that survives power loss. Blocks.
     ///
     /// # Errors
     /// [`Error::Format`] when it is no WAL log, and when `log.json` cannot be written.
@@ -158,11 +160,9 @@ impl Registry {
             let log = self.get(log_name)?;
             log.writable()?;
             check_wal(&log)?;
-            if let Some(what) = log.awaited_base() {
-                return Err(Error::Unavailable(what));
-            }
-            if let Some(LogSource { identity, .. }) = log.source() {
-                let writers = Writers { source: None, promoted_from: Some(identity) };
+            if let Some(LogSource { identity, awaits_base, .. }) = log.source() {
+                // Of a source that brought nothing there is nothing that it could contradict later.
+                let writers = Writers { source: None, promoted_from: Some(identity).filter(|_| !awaits_base) };
                 self.store_meta(&log, &Meta { writers: writers.clone(), ..log.described() })?;
                 log.set_writers(writers);
                 log::info!("{log_name}: handed over to its clients");

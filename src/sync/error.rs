@@ -62,6 +62,21 @@ pub enum SyncError {
         /// Last frame the server has.
         server: u32,
     },
+    /// The server's log ends within a transaction that this database is not known to have sent.
+    #[error(
+        "frames {first}..={last} of generation {generation} on the server are the start of a transaction without its end, and \
+         not known to be of this database: another client was interrupted while it pushed them. Run that client again, so that \
+         it pushes the rest; it pushed first then, and what is only here must be saved and made again on top of that. If that \
+         client is lost, start the database on the server again (or another one), and push it again from here"
+    )]
+    Unfinished {
+        /// The generation.
+        generation: u32,
+        /// The first frame after the last whole transaction.
+        first: u32,
+        /// Last frame the server has.
+        last: u32,
+    },
     /// A frame that both hold is not the same.
     #[error(
         "fork: frame {frame} of generation {generation} in {} is not the server's: the histories have parted. Save what \

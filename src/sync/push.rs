@@ -305,8 +305,17 @@ impl Push {
                 let count = window.runs.iter().take_while(|run| run.end <= end).count();
                 let runs = window.runs.drain(..count).collect();
                 self.position.frame = last;
+                let is_first = self.sent.is_none();
                 if let Some(header) = window.header {
                     self.confirmed(start, &sent, runs, header);
+                }
+                if is_first && commits == 0 {
+                    let found = blocking(&self.source, move |source| Ok::<_, DatabaseError>(source.whole_before(last)));
+                    let whole = found.await?.ok().flatten();
+                    self.sent = self.sent.take().map(|(frame, mark)| match &whole {
+                        Some((ended, before)) => (frame, mark.within((*ended, before))),
+                        None => (frame, mark),
+                    });
                 }
                 told.moved(commits as u64, bytes as u64, Offset(u64::from(last) + 1));
                 continue;
@@ -367,6 +376,27 @@ impl Source {
         };
         Ok(Some(mark_of(header, frame, &self.log.batch(frame, frame + 1)?)))
     }
+}
+
+impl Source {
+    /// The last frame up to `frame` that ends a transaction, 0 if none does, and the mark after it; `None` where the WAL does not
+    /// hold it any more.
+    fn whole_before(&self, frame: u32) -> Option<(u32, PushMark)> {
+        for frame in (1..=frame).rev() {
+            let found = self.log.batch(frame, frame + 1).ok()?;
+            if commits_at_end(&found) {
+                return Some((frame, mark_of(self.log.header()?, frame, &found)));
+            }
+        }
+        let header = self.log.header()?;
+        let wal = WalPosition { salts: header.salts, frames: 0, chain: header.seed() };
+        Some((0, PushMark::new(String::new(), WalStart::first(header), Some(wal))))
+    }
+}
+
+/// Whether a frame is the last of its transaction.
+fn commits_at_end(frame: &[u8]) -> bool {
+    frame.get(4..8).is_some_and(|size| size != [0; 4])
 }
 
 /// The mark after a frame of a WAL, which is that of the server too.

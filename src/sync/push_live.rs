@@ -5,7 +5,8 @@
 //! What the metadata file says at each moment:
 //!
 //! - before the first frame of another WAL is sent, at which frame of the server it starts;
-//! - before frames are sent, what they are: those that the server took although its answer was lost are known as ours.
+//! - before frames are sent, what they are: those that the server took although its answer was lost are known as ours;
+//! - within a transaction of several requests also where the one before it ended: a server need not keep a part of one.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -22,10 +23,11 @@ use super::replicate::Told;
 use super::server_state::ServerState;
 use super::{FRAME_LEN, PAGE_LEN, Position, off};
 use crate::format::wal::{Chain, WalStart};
-use crate::limits::PUSH_HELD_MAX;
+use crate::limits::{PUSH_HELD_MAX, SYNC_BATCH};
 use crate::mirror::{Event, LiveFeed, LivePiece, LiveStart, MirrorError};
 use crate::offset::Offset;
 use crate::sqlite::wal_append::new_header;
+use crate::sqlite::wal_frames::frames_of;
 use crate::sqlite::{DatabaseError, Snapshot, WalPosition, holds};
 use crate::stream::{Batch, LargeCommit, Part};
 
@@ -153,6 +155,9 @@ impl LivePush {
     }
 
     /// Starts with a server that holds nothing; `None` when it holds something.
+    ///
+    /// # Errors
+    /// [`SyncError::Unfinished`] when it ends with a transaction that lacks its end.
     pub(super) async fn begin(
         (remote, path, batch): (Remote, &Path, u32),
         ends: Ends,
@@ -160,6 +165,9 @@ impl LivePush {
     ) -> Result<Option<LivePush>, SyncError> {
         let generation = remote.info().await?.unwrap_or(1);
         let state = ServerState::read(&remote, generation, path).await?;
+        if let Some(first) = state.part {
+            return Err(SyncError::Unfinished { generation, first, last: state.frames });
+        }
         if !state.is_blank {
             return Ok(None);
         }
@@ -262,10 +270,16 @@ impl LivePush {
             self.mark = self.mark.clone().under_own_header(self.position.frame);
             (None, String::new())
         } else {
-            let state = match self.state.take() {
+            let mut state = match self.state.take() {
                 Some(state) => state,
                 None => self.read_state().await?,
             };
+            if state.part.is_some() {
+                // The pages that differ are the rest of a transaction: there must be one, also where all others are the same.
+                let other = state.sums.get(1).map_or(0, |sum| !sum);
+                let set = state.sums.set(1, other);
+                set.map_err(|error| DatabaseError::Io { doing: "comparing pages".into(), error })?;
+            }
             self.position.frame = state.frames;
             self.mark = PushMark::new(state.last, state.ours, None);
             let reason = "it was not known what was committed since this database was pushed last";
@@ -287,6 +301,9 @@ impl LivePush {
         let state = ServerState::read(&self.remote, generation, &self.path).await?;
         if state.frames > frame {
             return Err(SyncError::Conflict { generation, start: frame + 1, server: state.frames });
+        }
+        if let Some(first) = state.part.filter(|_| state.last != self.mark.last) {
+            return Err(SyncError::Unfinished { generation, first, last: state.frames });
         }
         if state.frames < frame && !state.is_blank {
             // What is there may be another's: nothing says that it is the beginning of what was pushed.
@@ -323,11 +340,13 @@ impl LivePush {
     /// Whether the server's generation goes on right after what it confirmed, or what was being sent; false where it ends there.
     async fn is_at_end(&mut self) -> Result<bool, SyncError> {
         let Position { generation, frame } = self.position;
-        let pulled = |start, end| self.remote.pull(Range { generation, start, end });
+        let remote = self.remote.clone();
+        let pulled = |start, end| remote.pull(Range { generation, start, end });
         if frame > 0 {
             match pulled(frame, frame + 1).await {
                 // The first servers only took frames.
                 Err(SyncError::Status { status: 404 | 405 | 501, .. }) => return Ok(true),
+                Ok(Pulled::Nothing(_)) if self.goes_back() => return Box::pin(self.is_at_end()).await,
                 Ok(Pulled::Nothing(server)) if server != generation => {
                     return Err(SyncError::Generation { ours: generation, server });
                 }
@@ -356,12 +375,46 @@ impl LivePush {
                 // It may have the next run too, or have ended since.
                 Box::pin(self.is_at_end()).await
             }
-            None => Err(SyncError::Conflict {
-                generation,
-                start: frame + 1,
-                server: frame + (more.len() / FRAME_LEN) as u32,
-            }),
+            None => Err(self.frames_of_others().await?),
         }
+    }
+
+    /// Goes back to the last whole transaction, if the last frame that was confirmed is inside another one; false otherwise. A
+    /// service keeps a transaction only once it is whole, and forgets the first frames of one when its generation ends, when it
+    /// is restarted, and when it hears nothing for long.
+    fn goes_back(&mut self) -> bool {
+        let Some((frame, mark)) = self.mark.before_part() else {
+            return false;
+        };
+        log::info!(
+            "{}: the server does not keep frames {}..={} of generation {}, the start of a transaction: it is sent again, whole",
+            self.path.display(),
+            frame + 1,
+            self.position.frame,
+            self.position.generation
+        );
+        self.forget();
+        (self.position.frame, self.mark, self.dirty) = (frame, mark, true);
+        true
+    }
+
+    /// What frames of the server after the last one of this database mean.
+    async fn frames_of_others(&self) -> Result<SyncError, SyncError> {
+        let Position { generation, frame } = self.position;
+        let (mut last, mut whole) = (frame, frame);
+        loop {
+            let range = Range { generation, start: last + 1, end: last.saturating_add(1 + SYNC_BATCH) };
+            let Pulled::Frames(more) = self.remote.pull(range).await? else {
+                break;
+            };
+            for (number, (head, _)) in (last + 1..).zip(frames_of(&more, PAGE_LEN as u32)) {
+                (last, whole) = (number, if head.size > 0 { number } else { whole });
+            }
+        }
+        Ok(match whole < last {
+            true => SyncError::Unfinished { generation, first: whole + 1, last },
+            false => SyncError::Conflict { generation, start: frame + 1, server: last },
+        })
     }
 
     /// Takes bytes off the front of what waits, if something does.
@@ -407,8 +460,8 @@ impl LivePush {
         let (server, confirmed) = (answer.generation.unwrap_or(generation), answer.frame);
         if answer.conflict || server != generation {
             self.check_server(told).await?;
-            return match self.position.generation == generation {
-                // It goes on with what was read again.
+            return match self.position.generation == generation && self.feed.is_some() {
+                // It goes on with what is read again.
                 false => Ok(()),
                 true if answer.conflict => Err(SyncError::Conflict { generation, start, server: confirmed }),
                 true => Err(SyncError::Generation { ours: generation, server }),

@@ -36,6 +36,20 @@ pub(super) struct PushMark {
     wal: Option<WalMark>,
     /// The frames after it that are sent next, and may not have been confirmed: each run right after the one before.
     pub(super) ahead: Vec<Sending>,
+    /// While the last frame that was confirmed is inside a transaction, where the one before ended: a server need not keep a part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    whole: Option<WholeEnd>,
+}
+
+/// The end of a whole transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct WholeEnd {
+    /// Its last frame, the digest of that, the checksum after it, and the position in the WAL that stands for it.
+    frame: u32,
+    last: String,
+    checksum: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wal: Option<WalMark>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,14 +69,17 @@ pub(super) struct Sending {
     last: String,
     /// The checksum after them.
     checksum: u64,
+    /// Whether they end inside a transaction, of which all of them are then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_open: bool,
 }
 
 impl Sending {
-    /// Of these frames, which end before `end`.
-    pub(super) fn of(end: u32, frames: &[u8]) -> Sending {
+    /// Of these frames, which end before `end`: whole transactions, or a part of one.
+    fn of(end: u32, frames: &[u8]) -> Sending {
         let last = frames.len().checked_sub(FRAME_LEN).and_then(|at| frames.get(at..)).unwrap_or_default();
-        let checksum = last.first_chunk().map(FrameHeader::decode).map_or(0, |head| head.chain.number());
-        Sending { end, digest: digest_of(frames), last: digest_of(last), checksum }
+        let is_open = last.get(4..8).is_none_or(|size| size == [0; 4]);
+        Sending { end, digest: digest_of(frames), last: digest_of(last), checksum: checksum_of(last), is_open }
     }
 
     /// Of frames that are sent from number `start` on, so many at once. Each run ends where a server may end that was cut off: with
@@ -80,11 +97,24 @@ impl Sending {
     }
 }
 
+/// The checksum that a frame carries.
+fn checksum_of(frame: &[u8]) -> u64 {
+    frame.first_chunk().map(FrameHeader::decode).map_or(0, |head| head.chain.number())
+}
+
 impl PushMark {
     pub(super) fn new(last: String, ours: WalStart, wal: Option<WalPosition>) -> PushMark {
         let WalStart { header: WalHeader { big_endian, sequence, salts, .. }, chain } = ours;
-        let mut mark =
-            PushMark { last, salts, sequence, big_endian, checksum: chain.number(), wal: None, ahead: Vec::new() };
+        let mut mark = PushMark {
+            last,
+            salts,
+            sequence,
+            big_endian,
+            checksum: chain.number(),
+            wal: None,
+            ahead: Vec::new(),
+            whole: None,
+        };
         mark.set_wal(wal);
         mark
     }
@@ -101,8 +131,25 @@ impl PushMark {
     pub(super) fn under_own_header(self, frame: u32) -> PushMark {
         let ours = self.ours();
         let header = WalHeader { big_endian: ours.header.big_endian, ..new_header(PAGE_LEN as u32, 0) };
-        let chain = header.chain_like(frame.into(), ours);
-        PushMark::new(self.last.clone(), WalStart { header, chain }, self.wal())
+        let like = |frame: u32, checksum| {
+            header.chain_like(frame.into(), WalStart { chain: Chain::from_number(checksum), ..ours })
+        };
+        let start = WalStart { header, chain: like(frame, self.checksum) };
+        let whole = self.whole.clone();
+        let whole = whole.map(|whole| WholeEnd { checksum: like(whole.frame, whole.checksum).number(), ..whole });
+        PushMark { whole, ..PushMark::new(self.last.clone(), start, self.wal()) }
+    }
+
+    /// The last frame of the last whole transaction and the mark after that, if the last frame that was confirmed is inside another.
+    pub(super) fn before_part(&self) -> Option<(u32, PushMark)> {
+        let WholeEnd { frame, last, checksum, wal } = self.whole.clone()?;
+        Some((frame, PushMark { last, checksum, wal, ahead: Vec::new(), whole: None, ..self.clone() }))
+    }
+
+    /// The same mark, inside a transaction that follows frame `frame` with the mark `before`.
+    pub(super) fn within(self, (frame, before): (u32, &PushMark)) -> PushMark {
+        let PushMark { last, checksum, wal, .. } = before.clone();
+        PushMark { whole: Some(WholeEnd { frame, last, checksum, wal }), ..self }
     }
 
     /// The position in the WAL after the last frame that was confirmed.
@@ -118,18 +165,26 @@ impl PushMark {
     /// Frames up to `frame` were confirmed, and before those up to `before`: the runs that are not after it are.
     pub(super) fn confirm(&mut self, mut before: u32, frame: u32) {
         let count = self.ahead.iter().take_while(|run| run.end <= frame.saturating_add(1)).count();
-        for run in self.ahead.drain(..count) {
-            let frames = run.end.saturating_sub(1).saturating_sub(before);
-            if let Some(wal) = &mut self.wal {
-                // The same frames followed on both sides: what the sums differ by was carried along.
-                let number = Chain::from_number;
-                let apart = number(self.checksum).minus(number(wal.checksum));
-                let apart = apart.carried(u64::from(frames) * (SUMMED_HEAD_LEN + PAGE_LEN) as u64);
-                wal.frames += u64::from(frames);
-                wal.checksum = number(run.checksum).minus(apart).number();
-            }
-            (self.last, self.checksum, before) = (run.last, run.checksum, run.end.saturating_sub(1));
+        for run in self.ahead.drain(..count).collect::<Vec<_>>() {
+            let last = std::mem::replace(&mut self.last, run.last);
+            let ended = WholeEnd { frame: before, last, checksum: self.checksum, wal: self.wal };
+            let known = self.whole.take();
+            self.whole = run.is_open.then(|| known.unwrap_or(ended));
+            let end = run.end.saturating_sub(1);
+            self.wal = self.wal_after(end.saturating_sub(before), run.checksum);
+            (self.checksum, before) = (run.checksum, end);
         }
+    }
+
+    /// The position in the WAL after so many frames more, which have the checksum `checksum` on the server.
+    fn wal_after(&self, frames: u32, checksum: u64) -> Option<WalMark> {
+        let wal = self.wal?;
+        // The same frames followed on both sides: what the sums differ by was carried along.
+        let number = Chain::from_number;
+        let apart = number(self.checksum).minus(number(wal.checksum));
+        let apart = apart.carried(u64::from(frames) * (SUMMED_HEAD_LEN + PAGE_LEN) as u64);
+        let checksum = number(checksum).minus(apart).number();
+        Some(WalMark { frames: wal.frames + u64::from(frames), checksum, ..wal })
     }
 }
 
@@ -185,8 +240,15 @@ mod tests {
         for wal in [None, Some(wal)] {
             for runs in [0, 1, RUNS_NOTED_MAX] {
                 let start = WalStart { header, chain: Chain::from_number(5) };
-                let run = Sending { end: u32::MAX, digest: "a".repeat(32), last: "c".repeat(32), checksum: u64::MAX };
+                let run = Sending {
+                    end: u32::MAX,
+                    digest: "a".repeat(32),
+                    last: "c".repeat(32),
+                    checksum: u64::MAX,
+                    is_open: true,
+                };
                 let mark = PushMark { ahead: vec![run; runs], ..PushMark::new("ef".into(), start, wal) };
+                let mark = mark.within((u32::MAX, &PushMark::new("d".repeat(32), start, wal)));
                 let content = encode(position, &mark);
                 assert!(content.len() as u64 <= METADATA_BYTES_MAX);
                 assert_eq!(metadata::decode(&content).ok(), Some(position));
@@ -199,6 +261,7 @@ mod tests {
         }
         assert_eq!(decode(position, &metadata::encode(position)), None);
     }
+
     /// Frames with these commit sizes.
     fn frames(header: WalHeader, sizes: &[u32]) -> (Vec<u8>, Chain) {
         let (mut bytes, mut chain) = (Vec::new(), header.seed());

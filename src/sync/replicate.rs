@@ -73,10 +73,10 @@ impl<F: FnMut(Event)> Told<F> {
 }
 
 enum Session {
-    Push(Push),
+    Push(Box<Push>),
     /// Of a database whose WAL does not hold all that the server has, or that is followed.
     Live(Box<LivePush>),
-    Pull(Pull),
+    Pull(Box<Pull>),
 }
 
 impl Session {
@@ -88,7 +88,7 @@ impl Session {
                     return Ok(Session::Live(Box::new(live)));
                 }
                 match Push::open(remote.clone(), &what.database, batch).await {
-                    Ok(push) => Session::Push(push),
+                    Ok(push) => Session::Push(Box::new(push)),
                     // With nothing on the server, all of its pages are what differs.
                     Err(error @ SyncError::Base { .. }) => {
                         let live = push::begin_live(&remote, &what.database, (batch, what.follow)).await?;
@@ -97,7 +97,7 @@ impl Session {
                     Err(error) => return Err(error),
                 }
             }
-            Direction::Pull => Session::Pull(Pull::open(remote, &what.database, batch).await?),
+            Direction::Pull => Session::Pull(Box::new(Pull::open(remote, &what.database, batch).await?)),
         })
     }
 

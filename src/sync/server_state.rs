@@ -1,5 +1,6 @@
 //! The database that a libSQL server holds: the base of a generation and its frames, of which the checksums of the pages are
-//! kept. All of it is downloaded into a file without a name.
+//! kept. All of it is downloaded into a file without a name, page by page: of a transaction nothing is kept in memory. Where the
+//! last one lacks its end, the pages are those with its frames: what is pushed next is its rest.
 
 use std::fs::File;
 use std::io;
@@ -7,7 +8,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use uuid::Uuid;
 
 use super::error::SyncError;
@@ -16,17 +16,20 @@ use super::remote::{Pulled, Range, Remote};
 use super::replica::place;
 use super::{FRAME_LEN, PAGE_LEN, into_file, off};
 use crate::format::database::is_blank;
-use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, WalStart};
+use crate::format::wal::WalStart;
 use crate::limits::SYNC_BATCH_MAX;
 use crate::sqlite::DatabaseError;
 use crate::sqlite::page_sums::PageSums;
 use crate::sqlite::wal_append::new_header;
+use crate::sqlite::wal_frames::frames_of;
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct ServerState {
     /// Frames of the generation.
     pub(super) frames: u32,
+    /// The first frame of a transaction that lacks its end.
+    pub(super) part: Option<u32>,
     /// The digest of the last one; empty where there is none.
     pub(super) last: String,
     /// The checksum after them in a log with a header that no other has.
@@ -40,7 +43,7 @@ impl ServerState {
     /// Reads it all; `beside` is where the file is made.
     ///
     /// # Errors
-    /// When the server cannot be read, or holds the start of a transaction without its end.
+    /// When the server cannot be read, or holds a frame that no database has.
     pub(super) async fn read(remote: &Remote, generation: u32, beside: &Path) -> Result<ServerState, SyncError> {
         let (dir, _) = place(beside)?;
         let made = off(move || tempfile::tempfile_in(&dir).map_err(failed)).await?;
@@ -50,24 +53,21 @@ impl ServerState {
             Err(SyncError::Status { status: 404 | 405 | 501, .. }) => {}
             exported => drop(exported?),
         }
-        let mut state = Applied { file, ours: WalStart::first(new_header(PAGE_LEN as u32, 0)), open: Vec::new() };
-        let (mut frames, mut last) = (0, String::new());
+        let mut state = Applied { file, ours: WalStart::first(new_header(PAGE_LEN as u32, 0)), frames: 0, whole: 0 };
+        let mut last = String::new();
         loop {
-            let start = frames + 1;
+            let start = state.frames + 1;
             let range = Range { generation, start, end: start.saturating_add(SYNC_BATCH_MAX / 4) };
             let Pulled::Frames(more) = remote.pull(range).await? else {
                 break;
             };
-            frames += (more.len() / FRAME_LEN) as u32;
             last = more.get(more.len() - FRAME_LEN..).map(digest_of).unwrap_or_default();
-            state = off(move || state.apply(&more).map(|()| state).map_err(failed)).await??;
+            state = off(move || state.apply(generation, &more).map(|()| state)).await??;
         }
-        if !state.open.is_empty() {
-            return Err(SyncError::Conflict { generation, start: frames + 1, server: frames });
-        }
+        let (frames, part) = (state.frames, (state.whole < state.frames).then_some(state.whole + 1));
         let ours = state.ours;
         let (sums, is_blank) = off(move || sums_of(&state.file).map_err(failed)).await??;
-        Ok(ServerState { frames, last, ours, sums, is_blank: is_blank && frames == 0 })
+        Ok(ServerState { frames, part, last, ours, sums, is_blank: is_blank && frames == 0 })
     }
 }
 
@@ -79,26 +79,35 @@ fn failed(error: io::Error) -> DatabaseError {
 struct Applied {
     file: Arc<File>,
     ours: WalStart,
-    /// Pages of a transaction whose end was not received.
-    open: Vec<(u32, Bytes)>,
+    /// How many, and which of them is the last that ends a transaction.
+    frames: u32,
+    whole: u32,
 }
 
 impl Applied {
-    fn apply(&mut self, frames: &Bytes) -> io::Result<()> {
-        for at in (0..frames.len() / FRAME_LEN).map(|frame| frame * FRAME_LEN) {
-            let page = frames.slice(at + FRAME_HEADER_LEN..at + FRAME_LEN);
-            let head = frames[at..].first_chunk().map(FrameHeader::decode);
-            let Some(FrameHeader { page: number, size, .. }) = head.filter(|head| head.page > 0) else {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame of the server is for page 0"));
-            };
-            self.ours.chain = self.ours.header.frame(self.ours.chain, number, size, &page).1;
-            self.open.push((number, page));
-            if size > 0 {
-                for (number, page) in self.open.drain(..) {
-                    self.file.write_all_at(&page, u64::from(number - 1) * PAGE_LEN as u64)?;
-                }
-                self.file.set_len(u64::from(size) * PAGE_LEN as u64)?;
+    fn apply(&mut self, generation: u32, frames: &[u8]) -> Result<(), SyncError> {
+        for (head, page) in frames_of(frames, PAGE_LEN as u32) {
+            let number = self.frames + 1;
+            if !head.is_possible() {
+                let reason = format!(
+                    "frame {number} of generation {generation} is of page {} of a database of {} pages",
+                    head.page, head.size
+                );
+                return Err(SyncError::Protocol { call: "reading what the server holds".into(), reason });
             }
+            let kept = |result: io::Result<()>| {
+                result.map_err(|error| DatabaseError::Io {
+                    doing: format!("keeping frame {number} of generation {generation}, of page {}", head.page),
+                    error,
+                })
+            };
+            self.ours.chain = self.ours.header.frame(self.ours.chain, head.page, head.size, page).1;
+            kept(self.file.write_all_at(page, u64::from(head.page - 1) * PAGE_LEN as u64))?;
+            if head.size > 0 {
+                kept(self.file.set_len(u64::from(head.size) * PAGE_LEN as u64))?;
+                self.whole = number;
+            }
+            self.frames = number;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ mod command;
 mod damage;
 mod fake;
 mod generations;
+mod halves;
 mod pull;
 mod push;
 mod sqlite;

@@ -83,6 +83,64 @@ fn the_second_of_two_mirrors_of_a_database_to_a_log_waits_for_the_first() {
 }
 
 #[test]
+fn mirrors_of_a_database_to_two_logs_of_a_service_both_run() {
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start(data.path());
+    let dir = tempfile::tempdir().unwrap();
+    let app = dir.path().join("app.db");
+    let mut sqlite = Sqlite::open(&app);
+    sqlite.run(&["PRAGMA journal_mode = WAL", "CREATE TABLE t (x)", "INSERT INTO t VALUES (1)"]);
+    let names = ["app", "other"];
+    let mirrors = names.map(|log| Mirror::start(arg(&app), service.url(log), &["--follow"]));
+    for round in 0..3 {
+        sqlite.rows(&format!("INSERT INTO t VALUES ({round})"));
+        for log in names {
+            until("both logs to hold it", || (held(&service, log) == round + 2).then_some(()));
+        }
+    }
+    for mirror in mirrors {
+        let ended = mirror.interrupt();
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(ended.lines.iter().all(|line| line["event"] != "retrying"), "{ended:?}");
+    }
+}
+
+/// Rows that a log holds; 0 while it cannot be restored.
+fn held(service: &Service, log: &str) -> i64 {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.db");
+    if Mirror::command(&["restore", &service.url(log), arg(&out), "--json"]).ended().code != Some(0) {
+        return 0;
+    }
+    let db = rusqlite::Connection::open(&out).unwrap();
+    db.query_row("SELECT count(*) FROM t", [], |row| row.get(0)).unwrap_or(0)
+}
+
+#[test]
+fn a_mirror_keeps_others_off_a_log_that_was_made_again_since_it_started() {
+    let data = tempfile::tempdir().unwrap();
+    let mut service = Service::start(data.path());
+    let dir = tempfile::tempdir().unwrap();
+    let app = dir.path().join("app.db");
+    let mut sqlite = Sqlite::open(&app);
+    sqlite.run(&["PRAGMA journal_mode = WAL", "CREATE TABLE t (x)", "INSERT INTO t VALUES (1)"]);
+    let first = Mirror::start(arg(&app), service.url("app"), &["--follow"]);
+    until("the log to hold it", || (held(&service, "app") == 1).then_some(()));
+    service.kill();
+    fs::remove_dir_all(data.path().join("logs")).unwrap();
+    service.restart();
+    until("the log to be made again", || (held(&service, "app") == 1).then_some(()));
+    let second = Mirror::start(arg(&app), service.url("app"), &["--follow"]);
+    second.wait_for("the second to wait", |line| {
+        line["event"] == "retrying" && line["error"].as_str().is_some_and(|error| error.contains("another mirror"))
+    });
+    assert_eq!(first.interrupt().code, Some(0));
+    sqlite.rows("INSERT INTO t VALUES (2)");
+    until("the second to go on", || (held(&service, "app") == 2).then_some(()));
+    assert_eq!(second.interrupt().code, Some(0));
+}
+
+#[test]
 fn a_base_is_sent_with_its_digest() {
     let data = tempfile::tempdir().unwrap();
     let service = Service::start(data.path());

@@ -1,7 +1,7 @@
 //! Stepping into another generation: what the file holds is compared with the source page by page, and what differs becomes
 //! one transaction, so that readers go from one whole state to the next.
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use futures::TryStreamExt;
 use uuid::Uuid;
 
@@ -15,21 +15,12 @@ use crate::client::{Client, positions};
 use crate::format::database::lock_page;
 use crate::format::wal::{Chain, FIRST_FRAME, FrameHeader};
 use crate::mirror::failure::MirrorError;
-use crate::mirror::page_sums::HEAD_LEN;
+use crate::mirror::received_sums::ReceivedSums;
 use crate::mirror::source::{Extent, Piece, Reading, Source};
 use crate::offset::Offset;
 use crate::sqlite::page_sums::PageSums;
 use crate::sqlite::wal_frames::frames_of;
 use crate::stream::Run;
-
-/// The pages of a source as of a commit.
-#[derive(Debug)]
-struct SourcePages {
-    sums: PageSums,
-    /// The offset after that commit.
-    next: Offset,
-    page_size: u32,
-}
 
 /// Pages by number.
 #[derive(Debug)]
@@ -75,7 +66,7 @@ pub(super) async fn step(
     target: &mut ReplicaFile,
     max: u64,
 ) -> Result<u32, MirrorError> {
-    let SourcePages { sums, next, page_size } = pages_of(client, extent).await?;
+    let ReceivedSums { sums, next, page_size } = pages_of(client, extent).await?;
     let path = target.path.clone();
     let mut missing = target
         .with(move |kept| {
@@ -119,29 +110,14 @@ pub(super) async fn step(
 }
 
 /// The checksums of the pages of the source's current generation, which must be that of `extent`.
-async fn pages_of(client: &Client, extent: &Extent) -> Result<SourcePages, MirrorError> {
-    let key = Uuid::new_v4().as_u64_pair().0;
-    let mut pieces = std::pin::pin!(client.page_sums(key).await?);
-    let (mut bytes, mut sums, mut page, mut head) = (BytesMut::new(), PageSums::new(key), 0, None);
-    let temporary = |error| MirrorError::Dir { place: "a temporary file".to_owned(), error };
-    while let Some(piece) = pieces.try_next().await? {
-        bytes.extend_from_slice(&piece);
-        if head.is_none() && bytes.len() >= HEAD_LEN {
-            head = Some((Offset(bytes.get_u64_le()), bytes.get_u32_le(), bytes.get_u32_le()));
-        }
-        while head.is_some() && bytes.len() >= 8 {
-            page += 1;
-            sums.set(page, bytes.get_u64_le()).map_err(temporary)?;
-        }
-    }
-    let Some((next, page_size, _)) = head.filter(|(_, _, pages)| *pages == page) else {
-        return Err(MirrorError::Interrupted("the checksums of the source's pages broke off".to_owned()));
-    };
+async fn pages_of(client: &Client, extent: &Extent) -> Result<ReceivedSums, MirrorError> {
+    let cut = || MirrorError::Interrupted("the checksums of the source's pages broke off".to_owned());
+    let found = ReceivedSums::of(client, None).await?.ok_or_else(cut)?;
     let status = client.status().await?;
     if positions(&status)?.generation != extent.generation || Uuid::parse_str(&status.id).ok() != extent.log {
         return Err(MirrorError::Interrupted("the source went on to another generation meanwhile".to_owned()));
     }
-    Ok(SourcePages { sums, next, page_size })
+    Ok(found)
 }
 
 /// The pages of the source that the file does not hold.
