@@ -75,6 +75,35 @@ pub enum SyncError {
         /// The frame.
         frame: u32,
     },
+    /// A frame of the server does not follow those before it, also when it is asked for again.
+    #[error(
+        "{url}: frame {frame} of generation {generation} does not follow the frames before it ({reason}), also when it is asked for \
+         again on a new connection: nothing of that answer was stored. Run it again; if that changes nothing, `logmirror verify` of \
+         the log says whether it is damaged where it is stored, and a replica at another path whether this one is of another log"
+    )]
+    Broken {
+        /// The server.
+        url: String,
+        /// The generation.
+        generation: u32,
+        /// The frame.
+        frame: u32,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The log of the server is not the one that the replica was made from.
+    #[error(
+        "{url}: generation {generation} is of another log than the one that this replica was made from: {reason}. Nothing was \
+         stored: pull the other log into another path, or give the URL of the right one"
+    )]
+    AnotherLog {
+        /// The server.
+        url: String,
+        /// The generation.
+        generation: u32,
+        /// What was expected and found.
+        reason: String,
+    },
     /// The server keeps saying that it has less than it confirmed.
     #[error(
         "the server says it ends at frame {server} of generation {generation}, after frames {start}.. were sent for the \

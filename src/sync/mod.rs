@@ -8,6 +8,7 @@
 
 mod base;
 mod bootstrap;
+mod continuity;
 mod error;
 pub mod libsql;
 mod local;
@@ -22,6 +23,7 @@ mod replicate;
 mod server_state;
 #[cfg(feature = "turso")]
 pub mod turso;
+pub(crate) mod wal_facts;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
