@@ -211,7 +211,8 @@ impl Continuity {
             let (asked, found) = (generation.unwrap_or_default(), facts.generation);
             return Err(Flaw::Answer(format!("it is of generation {found}, not of {asked}")));
         }
-        let Some(origin) = self.origin.as_ref().filter(|origin| u64::from(origin.generation) == facts.generation) else {
+        let Some(origin) = self.origin.as_ref().filter(|origin| u64::from(origin.generation) == facts.generation)
+        else {
             return Ok(Some(facts));
         };
         let equal = origin.base.zip(facts.base).map(|(ours, theirs)| ours == theirs);
@@ -237,7 +238,12 @@ impl Continuity {
         let generation = u32::try_from(facts.generation).unwrap_or(u32::MAX);
         let of_origin = self.origin.as_ref().filter(|origin| origin.generation == generation);
         if let Some(origin) = of_origin.filter(|origin| origin.log != facts.log) {
-            log::warn!("{}: log {} has the same base and frames as {} had: it is gone on with", self.remote.url(), facts.log, origin.log);
+            log::warn!(
+                "{}: log {} has the same base and frames as {} had: it is gone on with",
+                self.remote.url(),
+                facts.log,
+                origin.log
+            );
         }
         let base = of_origin.and_then(|origin| origin.base).or(facts.base);
         self.origin = Some(Origin { log: facts.log.clone(), generation, base });
@@ -256,14 +262,8 @@ impl Continuity {
         })
     }
 
-    /// Checks an answer whose frames go on from `before`; where they lead.
-    fn check(
-        &self,
-        pulled: &Pulled,
-        range: Range,
-        facts: &WalFacts,
-        before: Option<Chain>,
-    ) -> Result<Option<Run>, Flaw> {
+    /// Checks an answer whose frames go on from `ours`; where they lead.
+    fn check(&self, pulled: &Pulled, range: Range, facts: &WalFacts, ours: Option<Chain>) -> Result<Option<Run>, Flaw> {
         let (start, generation) = (range.start, range.generation);
         let frames = match pulled {
             Pulled::Frames(frames) => frames,
@@ -275,7 +275,7 @@ impl Continuity {
             }
             Pulled::Nothing(_) if u64::from(start) - 1 > facts.end => return Err(Flaw::Short(facts.end)),
             Pulled::Nothing(_) => {
-                return match (facts.chain_after(facts.end), before) {
+                return match (facts.chain_after(facts.end), ours) {
                     (Some(theirs), Some(ours)) if theirs != ours => {
                         Err(Flaw::Frame(start - 1, "its checksum is another one on the server".into()))
                     }
@@ -283,10 +283,17 @@ impl Continuity {
                 };
             }
         };
-        let (Some(WalStart { header, .. }), Some(mut chain)) = (facts.wal, before) else {
+        let (Some(WalStart { header, .. }), Some(mut chain)) = (facts.wal, ours) else {
             return Err(Flaw::Answer("it has frames, and says that there are none".into()));
         };
-        let said = [Some(facts), self.last.as_ref().filter(|last| last.generation == facts.generation && last.log == facts.log)];
+        let before = self.last.as_ref().filter(|last| last.generation == facts.generation && last.log == facts.log);
+        if let Some(before) = before.filter(|before| before.end > facts.end) {
+            return Err(Flaw::Answer(format!(
+                "it says that the log ends at {}, and the answer before at {}",
+                facts.end, before.end
+            )));
+        }
+        let said = [Some(facts), before];
         let mut last = start - 1;
         for (number, frame) in (start..).zip(frames.chunks_exact(FRAME_LEN)) {
             let Some((head, page)) = frame.split_first_chunk() else { break };
@@ -312,7 +319,9 @@ impl Continuity {
         let url = self.remote.url();
         if before.is_none() {
             let reason = flaw.reason();
-            log::warn!("{url}: an answer about generation {generation} is not believed: {reason}; asking again on a new connection");
+            log::warn!(
+                "{url}: an answer about generation {generation} is not believed: {reason}; asking again on a new connection"
+            );
             *before = Some(flaw);
             return self.remote.on_new_connections();
         }
@@ -321,7 +330,10 @@ impl Continuity {
             Flaw::Log(_, reason) => SyncError::AnotherLog { url: url.to_string(), generation, reason },
             flaw => SyncError::Protocol {
                 call: url.to_string(),
-                reason: format!("{} (asked twice about generation {generation}, the second time on a new connection)", flaw.reason()),
+                reason: format!(
+                    "{} (asked twice about generation {generation}, the second time on a new connection)",
+                    flaw.reason()
+                ),
             },
         })
     }
@@ -431,7 +443,10 @@ mod tests {
             assert_eq!(decode(&content), Some(origin.clone()));
             let changed = String::from_utf8_lossy(&content).replace("an id", "an ib");
             assert_eq!(decode(changed.as_bytes()), None);
-            assert_eq!(encode(Position { generation: 3, ..position }, Some(&origin)), metadata::encode(Position { generation: 3, ..position }));
+            assert_eq!(
+                encode(Position { generation: 3, ..position }, Some(&origin)),
+                metadata::encode(Position { generation: 3, ..position })
+            );
         }
         assert_eq!(decode(&metadata::encode(position)), None);
     }

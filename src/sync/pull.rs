@@ -200,7 +200,9 @@ impl Pull {
         };
         if self.with(digest).await? != expected {
             let path = self.path.display();
-            log::info!("{path}: the next generation may start from another database: comparing it with the server's base");
+            log::info!(
+                "{path}: the next generation may start from another database: comparing it with the server's base"
+            );
             return self.recover().await;
         }
         self.note_origin().await?;

@@ -45,7 +45,10 @@ impl WalFacts {
             return Err(wrong("does not have the CRC-32 that it says"));
         }
         let member = |name: &str| {
-            text.split("; ").filter_map(|member| member.split_once('=')).find(|(key, _)| *key == name).map(|(_, value)| value)
+            text.split("; ")
+                .filter_map(|member| member.split_once('='))
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| value)
         };
         let needed = |name: &str| member(name).ok_or_else(|| wrong(&format!("has no {name}")));
         let number = |text: &str| text.parse::<u64>().map_err(|_| wrong("has a number that is none"));

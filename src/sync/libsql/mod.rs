@@ -16,8 +16,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::format::{Framing, LogFormat};
 use crate::format::wal::WalStart;
+use crate::format::{Framing, LogFormat};
 use crate::limits::{BODIES_KEPT, JUDGED_AT_ONCE, LIBSQL_PAGE_SIZE, STAGED_WAIT};
 use crate::mirror::{Error, Frames, Log, Registry, Share, View, Writer};
 use crate::offset::{Generation, Offset};
