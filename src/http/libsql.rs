@@ -22,6 +22,7 @@ use crate::limits::PUSH_BYTES_MAX;
 use crate::mirror::{BaseFeed, Error, Share};
 use crate::offset::Generation;
 use crate::repr_digest::{self, ReprDigest};
+use crate::segment::base::BaseDigest;
 use crate::sync::libsql::{PullAnswer, PushAnswer, facts};
 use crate::sync::wal_facts::{self, WalFacts};
 
@@ -117,7 +118,18 @@ pub(super) async fn push(
     path: Parsed<Range>,
     request: Request,
 ) -> Result<Response, Failure> {
-    take(&app, path, request).await.map(IntoResponse::into_response)
+    take(&app, path, request).await.map(|Json(answer)| digested(&answer))
+}
+
+/// JSON with its digest: a number in it that was damaged on the way would be believed.
+fn digested(answer: &serde_json::Value) -> Response {
+    let body = answer.to_string();
+    let digest = ReprDigest { sha256: BaseDigest::of(body.as_bytes()), unproven: false };
+    let mut response = ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response();
+    if let Ok(value) = HeaderValue::from_str(&digest.to_string()) {
+        response.headers_mut().insert(HeaderName::from_static(repr_digest::FIELD), value);
+    }
+    response
 }
 
 /// A baton tells one sender's requests from another's. Their salts do that as well.
@@ -135,7 +147,7 @@ pub(super) async fn push_with_baton(
     if let (Some(answer), Some(baton)) = (answer.as_object_mut(), baton) {
         answer.insert("baton".into(), baton.into());
     }
-    Ok(Json(answer).into_response())
+    Ok(digested(&answer))
 }
 
 async fn take(app: &App, path: Parsed<Range>, request: Request) -> Result<Json<serde_json::Value>, Failure> {

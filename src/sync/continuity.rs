@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 
 use super::error::SyncError;
 use super::local::LocalLog;
+use super::push_mark::digest_of;
 use super::remote::{Pulled, Range, Remote, Said};
 use super::wal_facts::WalFacts;
 use super::{FRAME_LEN, Position, metadata};
@@ -351,6 +352,29 @@ impl Flaw {
 
 fn contradiction(what: &str) -> Flaw {
     Flaw::Answer(format!("{what} is not what the same answer says of its log"))
+}
+
+/// Asks for frames that should be those of this digest, and a second time, on a new connection, when they are not. An end of the
+/// log is expected where no digest is, or where `may_end`.
+///
+/// # Errors
+/// As [`Remote::pull`].
+pub(super) async fn pull_expected(
+    remote: &Remote,
+    range: Range,
+    digest: Option<&str>,
+    may_end: bool,
+) -> Result<Pulled, SyncError> {
+    let pulled = remote.pull(range).await?;
+    let is_expected = match &pulled {
+        Pulled::Frames(frames) => digest == Some(&digest_of(frames)),
+        Pulled::Nothing(_) => may_end,
+    };
+    if is_expected {
+        return Ok(pulled);
+    }
+    log::warn!("{}: {range} are not what was pushed: asking again on a new connection", remote.url());
+    remote.on_new_connections()?.pull(range).await
 }
 
 /// The checksum that a log with this header has after the first `frame` frames of another.

@@ -51,8 +51,8 @@ pub enum SyncError {
     /// The server holds other frames than those offered.
     #[error(
         "conflict: the server refuses frames {start}.. of generation {generation} (its log ends at frame {server}): \
-         somebody else pushed first, or the log is another one. Save what is only here, then rebuild this database: \
-         remove it with its -wal, -shm and -info files and pull"
+         another client pushed first, or the log is another one. Keep this database: push it to a log of its own; or pull the \
+         server's into another file, and bring what is only here into that one"
     )]
     Conflict {
         /// The generation.
@@ -64,8 +64,9 @@ pub enum SyncError {
     },
     /// A frame that both hold is not the same.
     #[error(
-        "fork: frame {frame} of generation {generation} in {} is not the server's: the histories have parted. Save what \
-         is only here, then rebuild this database: remove it with its -wal, -shm and -info files and pull", .path.display()
+        "fork: frame {frame} of generation {generation} in {} is not the server's, also when it is asked for again on a new \
+         connection: the histories have parted. A database that is pushed from here stays as it is: push it to a log of its own. \
+         For a replica, pull the server's into another file, and look at what is only here before you remove this one", .path.display()
     )]
     Fork {
         /// The database.

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::continuity::pull_expected;
 use super::error::SyncError;
 use super::local::Stay;
 use super::metadata::MetadataFile;
@@ -323,9 +324,9 @@ impl LivePush {
     /// Whether the server's generation goes on right after what it confirmed, or what was being sent; false where it ends there.
     async fn is_at_end(&mut self) -> Result<bool, SyncError> {
         let Position { generation, frame } = self.position;
-        let pulled = |start, end| self.remote.pull(Range { generation, start, end });
         if frame > 0 {
-            match pulled(frame, frame + 1).await {
+            let range = Range { generation, start: frame, end: frame + 1 };
+            match pull_expected(&self.remote, range, Some(&self.mark.last), false).await {
                 // The first servers only took frames.
                 Err(SyncError::Status { status: 404 | 405 | 501, .. }) => return Ok(true),
                 Ok(Pulled::Nothing(server)) if server != generation => {
@@ -344,7 +345,9 @@ impl LivePush {
             }
         }
         let end = self.mark.sending.as_ref().map_or(frame + 2, |sending| sending.end);
-        let more = match pulled(frame + 1, end).await? {
+        let sending = self.mark.sending.as_ref().map(|sending| sending.digest.as_str());
+        let range = Range { generation, start: frame + 1, end };
+        let more = match pull_expected(&self.remote, range, sending, true).await? {
             Pulled::Nothing(server) => return Ok(server <= generation),
             Pulled::Frames(more) => more,
         };

@@ -360,6 +360,9 @@ impl Remote {
         if nothing(status) {
             let body = call.body(response, JSON_BYTES_MAX).await?;
             return match serde_json::from_slice(&body) {
+                Ok(NothingAnswer { generation, .. }) if said_otherwise(&said, generation) => {
+                    Err(call.damaged("its current generation is not the one that the same answer says"))
+                }
                 Ok(NothingAnswer { generation, max_frame_no }) => {
                     Ok((Streamed::Nothing { generation, max_frame_no }, said))
                 }
@@ -423,6 +426,10 @@ impl Exported {
             Err(reason) => Err(reason.clone()),
         }
     }
+}
+
+fn said_otherwise(said: &Said, current: u32) -> bool {
+    matches!(said, Some(Ok(facts)) if facts.current != u64::from(current))
 }
 
 fn said(response: &Response) -> Said {
@@ -525,7 +532,14 @@ impl Call<'_> {
     }
 
     async fn json<T: serde::de::DeserializeOwned>(&self, response: Response) -> Result<T, SyncError> {
+        let field = response.headers().get(repr_digest::FIELD).and_then(|field| field.to_str().ok());
+        let digest = field.and_then(|field| ReprDigest::parse(field).transpose());
         let body = self.body(response, JSON_BYTES_MAX).await?;
+        match digest {
+            Some(Ok(digest)) if digest.sha256 == BaseDigest::of(&body) => {}
+            Some(_) => return Err(self.damaged("it does not have the digest that it says")),
+            None => {}
+        }
         serde_json::from_slice(&body).map_err(|error| self.protocol(error))
     }
 
@@ -557,6 +571,11 @@ impl Call<'_> {
         let start = &body[..body.len().min(REFUSAL_BYTES_MAX)];
         let text = String::from_utf8_lossy(start).trim().to_owned();
         SyncError::Status { call: self.to_string(), status: status.as_u16(), text }
+    }
+
+    /// What may be right the next time.
+    fn damaged(&self, reason: &str) -> SyncError {
+        SyncError::Interrupted(format!("{self}: the answer was damaged on the way: {reason}"))
     }
 
     fn protocol(&self, reason: impl ToString) -> SyncError {

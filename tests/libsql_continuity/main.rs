@@ -10,6 +10,7 @@ mod support;
 
 mod answers;
 mod proxy;
+mod pushes;
 mod scene;
 
 use std::path::{Path, PathBuf};

@@ -10,6 +10,8 @@ use std::thread;
 pub enum Change {
     /// This bit of it is flipped, counted from its start.
     Flip(usize),
+    /// A bit that follows from this number: in the body if it is even, else in the head.
+    FlipSome(u64),
     /// It is the answer of the other log.
     OtherLog,
     /// It is the one before it.
@@ -66,9 +68,10 @@ pub fn body_at(answer: &[u8]) -> usize {
     answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4
 }
 
-fn ask(service: &str, head: &str) -> std::io::Result<Vec<u8>> {
+fn ask(service: &str, head: &str, body: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut to = TcpStream::connect(service)?;
     to.write_all(head.replacen("\r\n", "\r\nConnection: close\r\n", 1).as_bytes())?;
+    to.write_all(body)?;
     let mut answer = Vec::new();
     to.read_to_end(&mut answer)?;
     Ok(answer)
@@ -83,8 +86,14 @@ fn pass_on(client: &TcpStream, service: &str, plan: &Mutex<Plan>) -> std::io::Re
         }
         head.extend_from_slice(&piece[..count]);
     }
-    let head = String::from_utf8(head).unwrap();
-    let answer = ask(service, &head)?;
+    let mut body = head.split_off(body_at(&head));
+    let head = String::from_utf8(head).unwrap().replace("Content-Length", "content-length");
+    let length =
+        head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |text| text.parse().unwrap());
+    let have = body.len();
+    body.resize(length, 0);
+    (&*client).read_exact(&mut body[have..])?;
+    let answer = ask(service, &head, &body)?;
     let mut sent = answer.clone();
     {
         let mut plan = plan.lock().unwrap();
@@ -95,7 +104,13 @@ fn pass_on(client: &TcpStream, service: &str, plan: &Mutex<Plan>) -> std::io::Re
         {
             match change {
                 Change::Flip(bit) => sent[bit / 8] ^= 1 << (bit % 8),
-                Change::OtherLog => sent = ask(service, &head.replacen("/logs/a/", "/logs/b/", 1))?,
+                Change::FlipSome(number) => {
+                    let (head, all) = (body_at(&sent) as u64 * 8, sent.len() as u64 * 8);
+                    let bit =
+                        if number % 2 == 0 { head + number / 2 % (all - head) } else { number / 2 % head } as usize;
+                    sent[bit / 8] ^= 1 << (bit % 8);
+                }
+                Change::OtherLog => sent = ask(service, &head.replacen("/logs/a/", "/logs/b/", 1), &body)?,
                 Change::Repeat => sent = plan.last.clone(),
                 Change::Cut(left) => {
                     let at = body_at(&sent);

@@ -77,6 +77,21 @@ impl Scene {
         self.dir.path().join(name)
     }
 
+    /// Pushes through the proxy.
+    pub fn try_push(&self, db: &Path, log: &str) -> Result<(), SyncError> {
+        let url = format!("http://{}/logs/{log}", self.proxy.address);
+        let remote = Remote::new(&url, None).unwrap().retry_first(Duration::from_millis(1));
+        self.run(Replicate::new(Direction::Push, db.to_owned(), remote))
+    }
+
+    /// What a log holds now.
+    pub fn held(&self, log: &str) -> String {
+        self.proxy.plan(None);
+        let replica = self.replica(From::Nothing);
+        self.pull(&replica, log).unwrap();
+        dump(&replica)
+    }
+
     pub fn push(&self, db: &Path, log: &str) {
         let remote = Remote::new(&self.service.url(log), None).unwrap();
         self.run(Replicate::new(Direction::Push, db.to_owned(), remote)).unwrap();
