@@ -32,7 +32,7 @@ type Batons = (String, u64, u64, u64, String);
 pub(super) async fn info(State(app): State<Arc<App>>, name: Parsed<String>) -> Result<Response, Failure> {
     let (name, libsql) = (parse(name)?, app.libsql.clone());
     let (generation, facts) = blocking(move || libsql.info_with_facts(&name)).await?;
-    Ok(with_facts(Json(json!({ "current_generation": generation })).into_response(), &facts))
+    Ok(with_facts(digested(&json!({ "current_generation": generation })), &facts))
 }
 
 pub(super) async fn export(State(app): State<Arc<App>>, path: Parsed<(String, u64)>) -> Result<Response, Failure> {

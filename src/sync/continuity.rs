@@ -4,7 +4,7 @@
 //! A service of logmirror says with each answer of which log it is, from which base that starts and which WAL header its checksums
 //! follow from ([`WalFacts`]). A checksum covers all frames before it, and what it is after the frames of a replica follows from
 //! the replica's own WAL, so nothing needs to be remembered but the log and its base. Servers that say nothing of the kind send
-//! frames whose checksums follow from anything, or zeros in their place: what they send is taken as it is.
+//! frames whose checksums follow from anything, or zeros in their place: what they send twice is taken as it is.
 
 use std::fs::File;
 use std::io;
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::error::SyncError;
+use super::links::Links;
 use super::local::LocalLog;
 use super::push_mark::digest_of;
 use super::remote::{Pulled, Range, Remote, Said};
@@ -52,12 +53,16 @@ struct Run {
 /// Why an answer is not believed.
 #[derive(Debug)]
 enum Flaw {
+    /// It does not say of which log it is, as others did.
+    Silent,
     /// It contradicts itself, or what was said before.
     Answer(String),
     /// It is of another log, or of one with another base.
     Log(String, String),
     /// This frame does not follow those before it.
     Frame(u32, String),
+    /// This frame of a server that says nothing does not follow the one before it; what was received.
+    Link(u32, Bytes),
     /// The log ends here, before what was received of it.
     Short(u64),
 }
@@ -71,11 +76,13 @@ pub(super) struct Continuity {
     run: Option<Run>,
     /// What was said last.
     last: Option<WalFacts>,
+    /// Of frames of which nothing was said.
+    links: Links,
 }
 
 impl Continuity {
     pub(super) fn new(remote: Remote) -> Continuity {
-        Continuity { remote, says: Says::Unknown, origin: None, run: None, last: None }
+        Continuity { remote, says: Says::Unknown, origin: None, run: None, last: None, links: Links::default() }
     }
 
     /// What is known of the log.
@@ -152,7 +159,10 @@ impl Continuity {
             let (pulled, said) = remote.pull_with_facts(range).await?;
             let flaw = match self.facts(said, Some(range.generation), before.as_ref()) {
                 Err(flaw) => flaw,
-                Ok(None) => return Ok(pulled),
+                Ok(None) => match self.linked(&pulled, range, before.as_ref()) {
+                    Ok(()) => return Ok(pulled),
+                    Err(flaw) => flaw,
+                },
                 Ok(Some(facts)) => {
                     let chain = match facts.wal {
                         None => Ok(None),
@@ -192,13 +202,11 @@ impl Continuity {
     /// What is said with an answer, if it can be of the log that this is about.
     fn facts(&mut self, said: Said, generation: Option<u32>, before: Option<&Flaw>) -> Result<Option<WalFacts>, Flaw> {
         let facts = match said {
-            None if self.says == Says::Facts => {
-                return Err(Flaw::Answer("it does not say of which log it is, as other answers did".into()));
-            }
+            None if self.says == Says::Facts && !matches!(before, Some(Flaw::Silent)) => return Err(Flaw::Silent),
             None => {
-                if self.says == Says::Unknown {
+                if self.says != Says::Nothing {
                     log::info!(
-                        "{}: the server does not say which checksums its frames follow from, so what it sends is taken as it is",
+                        "{}: the server does not say which checksums its frames follow from: what it sends is taken as it is",
                         self.remote.url()
                     );
                 }
@@ -231,6 +239,23 @@ impl Continuity {
             return Err(Flaw::Log(facts.log, reason));
         }
         Ok(Some(facts))
+    }
+
+    /// Whether frames of which nothing is said follow each other as far as they say so themselves, or are the same when they are
+    /// asked for again.
+    fn linked(&mut self, pulled: &Pulled, range: Range, before: Option<&Flaw>) -> Result<(), Flaw> {
+        let Pulled::Frames(frames) = pulled else { return Ok(()) };
+        let Some(frame) = self.links.take(range.generation, range.start, frames) else { return Ok(()) };
+        if !matches!(before, Some(Flaw::Link(_, first)) if first == frames) {
+            return Err(Flaw::Link(frame, frames.clone()));
+        }
+        log::warn!(
+            "{}: the server sends frame {frame} of generation {} twice so that it does not follow the one before it: it is taken",
+            self.remote.url(),
+            range.generation
+        );
+        self.links.take_anyway(range.generation, range.start, frames);
+        Ok(())
     }
 
     /// Notes what an answer that fits says.
@@ -327,6 +352,10 @@ impl Continuity {
             return self.remote.on_new_connections();
         }
         Err(match flaw {
+            Flaw::Link(frame, _) => {
+                let reason = "its checksum does not go on from the one before, and it is another one each time".into();
+                SyncError::Broken { url: url.to_string(), generation, frame, reason }
+            }
             Flaw::Frame(frame, reason) => SyncError::Broken { url: url.to_string(), generation, frame, reason },
             Flaw::Log(_, reason) => SyncError::AnotherLog { url: url.to_string(), generation, reason },
             flaw => SyncError::Protocol {
@@ -343,8 +372,10 @@ impl Continuity {
 impl Flaw {
     fn reason(&self) -> String {
         match self {
+            Flaw::Silent => "it does not say of which log it is, as other answers did".into(),
             Flaw::Answer(reason) | Flaw::Log(_, reason) => reason.clone(),
             Flaw::Frame(frame, reason) => format!("frame {frame} does not follow those before it: {reason}"),
+            Flaw::Link(frame, _) => format!("the checksum in frame {frame} does not go on from the one before"),
             Flaw::Short(end) => format!("it ends at frame {end}, before what it has sent"),
         }
     }

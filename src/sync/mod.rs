@@ -11,6 +11,7 @@ mod bootstrap;
 mod continuity;
 mod error;
 pub mod libsql;
+mod links;
 mod local;
 pub mod metadata;
 mod pull;

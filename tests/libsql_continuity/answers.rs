@@ -101,3 +101,38 @@ fn answers_that_are_cut_leave_a_state_of_the_log() {
         }
     }
 }
+
+#[test]
+fn a_server_that_says_nothing_of_its_log_is_taken_as_it_is() {
+    let scene = Scene::new();
+    for from in ALL {
+        for nth in 0..scene.answers(from).len() {
+            for count in [1, 2, 99] {
+                scene.must_stay_right(from, (nth, count, Change::Strip), true).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn frames_of_other_servers_are_checked_as_far_as_they_say_what_they_follow() {
+    let (scene, mut random) = (Scene::new(), Draw(seed()));
+    scene.proxy.be_foreign();
+    let mut checked = 0;
+    for from in [From::Nothing, From::Old] {
+        for (nth, answer) in scene.answers(from).into_iter().enumerate() {
+            let body = body_at(&answer);
+            if answer.len() - body <= 4120 || !answer.windows(5).any(|bytes| bytes == b"\r\n\r\n\0") {
+                continue;
+            }
+            checked += 1;
+            for _ in 0..flips() {
+                // In a page: a frame with other salts would be another sender's.
+                let frame = random.below((answer.len() - body) as u64 / 4120) as usize;
+                let byte = body + frame * 4120 + 24 + random.below(4096) as usize;
+                scene.must_stay_right(from, (nth, 1, Change::Flip(byte * 8 + 3)), true).unwrap();
+            }
+        }
+    }
+    assert_eq!(checked, 3, "the frames of two generations, and of one");
+}

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -14,6 +15,8 @@ pub enum Change {
     FlipSome(u64),
     /// It is the answer of the other log.
     OtherLog,
+    /// It lacks what the service says of its log.
+    Strip,
     /// It is the one before it.
     Repeat,
     /// So many bytes of its body are left, and its head says so.
@@ -33,23 +36,31 @@ struct Plan {
 pub struct Proxy {
     pub address: String,
     plan: Arc<Mutex<Plan>>,
+    /// Whether it takes what the service says of its log from every answer.
+    foreign: Arc<AtomicBool>,
 }
 
 impl Proxy {
+    /// Answers as of another server than ours from now on.
+    pub fn be_foreign(&self) {
+        self.foreign.store(true, Ordering::SeqCst);
+    }
+
     /// In front of a service; `other` is what a request for `/logs/a/` becomes for the other log.
     pub fn start(service: &str) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, service) = (listener.local_addr().unwrap().to_string(), service.to_owned());
         let plan = Arc::new(Mutex::new(Plan::default()));
-        let shared = plan.clone();
+        let (shared, foreign) = (plan.clone(), Arc::new(AtomicBool::new(false)));
+        let is_foreign = foreign.clone();
         thread::spawn(move || {
             for client in listener.incoming() {
-                let (service, plan) = (service.clone(), shared.clone());
+                let (service, plan, is_foreign) = (service.clone(), shared.clone(), is_foreign.load(Ordering::SeqCst));
                 // Either side may go away at any time.
-                thread::spawn(move || drop(pass_on(&client.unwrap(), &service, &plan)));
+                thread::spawn(move || drop(pass_on(&client.unwrap(), &service, (&plan, is_foreign))));
             }
         });
-        Proxy { address, plan }
+        Proxy { address, plan, foreign }
     }
 
     /// Changes `count` answers from the `nth` of the next ones on, or none.
@@ -68,6 +79,14 @@ pub fn body_at(answer: &[u8]) -> usize {
     answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4
 }
 
+/// An answer without what the service says of its log.
+fn stripped(answer: &[u8]) -> Vec<u8> {
+    let at = body_at(answer);
+    let head = String::from_utf8(answer[..at].to_vec()).unwrap();
+    let kept: String = head.split_inclusive("\r\n").filter(|line| !line.starts_with("logmirror-wal:")).collect();
+    [kept.as_bytes(), &answer[at..]].concat()
+}
+
 fn ask(service: &str, head: &str, body: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut to = TcpStream::connect(service)?;
     to.write_all(head.replacen("\r\n", "\r\nConnection: close\r\n", 1).as_bytes())?;
@@ -77,7 +96,7 @@ fn ask(service: &str, head: &str, body: &[u8]) -> std::io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-fn pass_on(client: &TcpStream, service: &str, plan: &Mutex<Plan>) -> std::io::Result<()> {
+fn pass_on(client: &TcpStream, service: &str, (plan, is_foreign): (&Mutex<Plan>, bool)) -> std::io::Result<()> {
     let (mut head, mut piece) = (Vec::new(), [0; 4096]);
     while !head.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
         let count = (&*client).read(&mut piece)?;
@@ -93,7 +112,10 @@ fn pass_on(client: &TcpStream, service: &str, plan: &Mutex<Plan>) -> std::io::Re
     let have = body.len();
     body.resize(length, 0);
     (&*client).read_exact(&mut body[have..])?;
-    let answer = ask(service, &head, &body)?;
+    let mut answer = ask(service, &head, &body)?;
+    if is_foreign {
+        answer = stripped(&answer);
+    }
     let mut sent = answer.clone();
     {
         let mut plan = plan.lock().unwrap();
@@ -111,6 +133,7 @@ fn pass_on(client: &TcpStream, service: &str, plan: &Mutex<Plan>) -> std::io::Re
                     sent[bit / 8] ^= 1 << (bit % 8);
                 }
                 Change::OtherLog => sent = ask(service, &head.replacen("/logs/a/", "/logs/b/", 1), &body)?,
+                Change::Strip => sent = stripped(&sent),
                 Change::Repeat => sent = plan.last.clone(),
                 Change::Cut(left) => {
                     let at = body_at(&sent);
