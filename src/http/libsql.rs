@@ -22,20 +22,25 @@ use crate::limits::PUSH_BYTES_MAX;
 use crate::mirror::{BaseFeed, Error, Share};
 use crate::offset::Generation;
 use crate::repr_digest::{self, ReprDigest};
-use crate::sync::libsql::{PullAnswer, PushAnswer};
+use crate::segment::base::BaseDigest;
+use crate::sync::libsql::{PullAnswer, PushAnswer, facts};
+use crate::sync::wal_facts::{self, WalFacts};
 
 type Range = (String, u64, u64, u64);
 type Batons = (String, u64, u64, u64, String);
 
 pub(super) async fn info(State(app): State<Arc<App>>, name: Parsed<String>) -> Result<Response, Failure> {
-    let generation = app.libsql.info(&parse(name)?)?;
-    Ok(Json(json!({ "current_generation": generation })).into_response())
+    let (name, libsql) = (parse(name)?, app.libsql.clone());
+    let (generation, facts) = blocking(move || libsql.info_with_facts(&name)).await?;
+    Ok(with_facts(digested(&json!({ "current_generation": generation })), &facts))
 }
 
 pub(super) async fn export(State(app): State<Arc<App>>, path: Parsed<(String, u64)>) -> Result<Response, Failure> {
     let (name, generation) = parse(path)?;
     let log = app.libsql.export(&name, Generation(generation))?;
-    Ok(base(app.registry.base(&log)?).await?)
+    let of = log.clone();
+    let facts = blocking(move || Ok(facts(&of, &of.view(), of.generation()))).await?;
+    Ok(with_facts(base(app.registry.base(&log)?).await?, &facts))
 }
 
 /// A database as a body, with its digest where that is known. What is damaged at its start is refused; further on the answer
@@ -83,19 +88,29 @@ async fn pulled(app: &App, path: Parsed<Range>) -> Result<Response, Error> {
         return Ok(sized(0, Body::empty()));
     }
     let libsql = app.libsql.clone();
-    match blocking(move || libsql.pull(&name, Generation(generation), (start, end))).await? {
-        PullAnswer::Nothing { generation, max_frame_no } => Ok(reply::nothing_to_pull(
+    let (answer, facts) = blocking(move || libsql.pull(&name, Generation(generation), (start, end))).await?;
+    let response = match answer {
+        PullAnswer::Nothing { generation, max_frame_no } => reply::nothing_to_pull(
             &json!({"status": "checkpoint_needed", "generation": generation, "max_frame_no": max_frame_no}),
-        )),
+        ),
         PullAnswer::Frames(frames) => {
             let bytes = frames.bytes();
             let body = stream::try_unfold(frames, |mut frames| async move {
                 let next = frames.next().await.inspect_err(|error| log::error!("reading frames: {error}"))?;
                 Ok::<_, Error>(next.map(|bytes| (bytes, frames)))
             });
-            Ok(sized(bytes, Body::from_stream(body)))
+            sized(bytes, Body::from_stream(body))
         }
+    };
+    Ok(with_facts(response, &facts))
+}
+
+/// An answer that says of which log it is, for those who check that.
+fn with_facts(mut response: Response, facts: &WalFacts) -> Response {
+    if let Ok(value) = HeaderValue::from_str(&facts.to_string()) {
+        response.headers_mut().insert(HeaderName::from_static(wal_facts::FIELD), value);
     }
+    response
 }
 
 pub(super) async fn push(
@@ -103,7 +118,18 @@ pub(super) async fn push(
     path: Parsed<Range>,
     request: Request,
 ) -> Result<Response, Failure> {
-    take(&app, path, request).await.map(IntoResponse::into_response)
+    take(&app, path, request).await.map(|Json(answer)| digested(&answer))
+}
+
+/// JSON with its digest: a number in it that was damaged on the way would be believed.
+fn digested(answer: &serde_json::Value) -> Response {
+    let body = answer.to_string();
+    let digest = ReprDigest { sha256: BaseDigest::of(body.as_bytes()), unproven: false };
+    let mut response = ([(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response();
+    if let Ok(value) = HeaderValue::from_str(&digest.to_string()) {
+        response.headers_mut().insert(HeaderName::from_static(repr_digest::FIELD), value);
+    }
+    response
 }
 
 /// A baton tells one sender's requests from another's. Their salts do that as well.
@@ -121,7 +147,7 @@ pub(super) async fn push_with_baton(
     if let (Some(answer), Some(baton)) = (answer.as_object_mut(), baton) {
         answer.insert("baton".into(), baton.into());
     }
-    Ok(Json(answer).into_response())
+    Ok(digested(&answer))
 }
 
 async fn take(app: &App, path: Parsed<Range>, request: Request) -> Result<Json<serde_json::Value>, Failure> {

@@ -17,7 +17,7 @@ use crate::format::{LogFormat, database, name};
 use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::offset::{BytePos, Offset};
 use crate::repo::is_out_of_files;
-use crate::segment::base::{BaseFault, BaseId, BasePages, BaseReader, KnownBase, page_size, seen};
+use crate::segment::base::{BaseDigest, BaseFault, BaseId, BasePages, BaseReader, KnownBase, page_size, seen};
 
 /// What is known of a base.
 #[derive(Clone, Debug, Default)]
@@ -75,6 +75,16 @@ impl Log {
                 self.generation()
             ))),
         }
+    }
+
+    /// The digest of the base, where it is known. Blocks for small reads the first time.
+    #[must_use]
+    pub fn base_digest(self: &Arc<Self>) -> Option<BaseDigest> {
+        let BaseFacts { id, fault, .. } = self.base_facts().clone();
+        if id.is_some() || fault.is_some() || self.awaited_base().is_some() {
+            return id.map(|id| id.sha256);
+        }
+        self.open_base().ok()?.id().map(|id| id.sha256)
     }
 
     /// Opens the base, and learns of it what its files say.

@@ -50,6 +50,8 @@ impl Draft {
     /// # Errors
     /// When it is no database the protocol can sync.
     pub(super) fn complete(&self, bytes: u64) -> Result<(), SyncError> {
+        // An answer that was not believed may have been longer.
+        self.file.set_len(bytes).map_err(|error| DatabaseError::io("writing", &self.path, error))?;
         if bytes == 0 {
             self.file
                 .write_all_at(&database::empty(LIBSQL_PAGE_SIZE), 0)

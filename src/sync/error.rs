@@ -51,8 +51,8 @@ pub enum SyncError {
     /// The server holds other frames than those offered.
     #[error(
         "conflict: the server refuses frames {start}.. of generation {generation} (its log ends at frame {server}): \
-         somebody else pushed first, or the log is another one. Save what is only here, then rebuild this database: \
-         remove it with its -wal, -shm and -info files and pull"
+         another client pushed first, or the log is another one. Keep this database: push it to a log of its own; or pull the \
+         server's into another file, and bring what is only here into that one"
     )]
     Conflict {
         /// The generation.
@@ -79,8 +79,9 @@ pub enum SyncError {
     },
     /// A frame that both hold is not the same.
     #[error(
-        "fork: frame {frame} of generation {generation} in {} is not the server's: the histories have parted. Save what \
-         is only here, then rebuild this database: remove it with its -wal, -shm and -info files and pull", .path.display()
+        "fork: frame {frame} of generation {generation} in {} is not the server's, also when it is asked for again on a new \
+         connection: the histories have parted. A database that is pushed from here stays as it is: push it to a log of its own. \
+         For a replica, pull the server's into another file, and look at what is only here before you remove this one", .path.display()
     )]
     Fork {
         /// The database.
@@ -89,6 +90,35 @@ pub enum SyncError {
         generation: u32,
         /// The frame.
         frame: u32,
+    },
+    /// A frame of the server does not follow those before it, also when it is asked for again.
+    #[error(
+        "{url}: frame {frame} of generation {generation} does not follow the frames before it ({reason}), also when it is asked for \
+         again on a new connection: nothing of that answer was stored. Run it again; if that changes nothing, `logmirror verify` of \
+         the log says whether it is damaged where it is stored, and a replica at another path whether this one is of another log"
+    )]
+    Broken {
+        /// The server.
+        url: String,
+        /// The generation.
+        generation: u32,
+        /// The frame.
+        frame: u32,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The log of the server is not the one that the replica was made from.
+    #[error(
+        "{url}: generation {generation} is of another log than the one that this replica was made from: {reason}. Nothing was \
+         stored: pull the other log into another path, or give the URL of the right one"
+    )]
+    AnotherLog {
+        /// The server.
+        url: String,
+        /// The generation.
+        generation: u32,
+        /// What was expected and found.
+        reason: String,
     },
     /// The server keeps saying that it has less than it confirmed.
     #[error(

@@ -132,6 +132,11 @@ impl MetadataFile {
         self.replace(&encode(position))
     }
 
+    /// Its content, where there is some that can be read.
+    pub(super) fn content(&self) -> Option<Vec<u8>> {
+        read_small(&*self.dir, &self.name, METADATA_BYTES_MAX).ok().flatten()
+    }
+
     /// The same with what position of a WAL stands for that.
     ///
     /// # Errors
@@ -152,7 +157,8 @@ impl MetadataFile {
         }))
     }
 
-    fn replace(&self, content: &[u8]) -> io::Result<()> {
+    /// Replaces the file as [`store`](Self::store) does.
+    pub(super) fn replace(&self, content: &[u8]) -> io::Result<()> {
         let draft = draft_name(SystemTime::now(), Uuid::new_v4());
         let file = self.dir.create(&draft)?;
         let written = file.write_at(&mut [IoSlice::new(content)], 0).and_then(|()| file.sync());

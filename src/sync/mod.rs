@@ -8,8 +8,10 @@
 
 mod base;
 mod bootstrap;
+mod continuity;
 mod error;
 pub mod libsql;
+mod links;
 mod local;
 pub mod metadata;
 mod pull;
@@ -22,6 +24,7 @@ mod replicate;
 mod server_state;
 #[cfg(feature = "turso")]
 pub mod turso;
+pub(crate) mod wal_facts;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -5,18 +5,21 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::bootstrap::{Draft, drop_aside, set_aside};
+use super::continuity::{Continuity, chain_after, digest_of_file};
 use super::error::SyncError;
 use super::remote::{Pulled, Range, Remote};
 use super::replica::Replica;
 use super::replicate::Told;
 use super::{FRAME_LEN, Position, base, blocking, into_file, off};
+use crate::format::wal::WalHeader;
 use crate::mirror::Event;
 use crate::offset::Offset;
+use crate::sqlite::DatabaseError;
 
 /// Pulls one replica, again and again.
 #[derive(Debug)]
 pub(super) struct Pull {
-    remote: Remote,
+    server: Continuity,
     path: PathBuf,
     batch: u32,
     /// None only while it is made anew.
@@ -37,7 +40,7 @@ impl Pull {
         let opened = off(move || Replica::open(&file)).await??;
         let replica = Arc::new(Mutex::new(None));
         let mut pull = Pull {
-            remote,
+            server: Continuity::new(remote),
             path: path.to_owned(),
             batch,
             replica,
@@ -52,6 +55,7 @@ impl Pull {
             return Ok(pull);
         };
         let frames = replica.frames();
+        pull.server.expect(replica.origin.clone());
         pull.put(replica).await?;
         match known {
             Ok(Position { frame, .. }) if frame <= frames => {}
@@ -105,7 +109,7 @@ impl Pull {
         loop {
             let (generation, start) = self.with(|replica| Ok((replica.position().generation, replica.next()))).await?;
             let range = Range { generation, start, end: start.saturating_add(self.batch) };
-            match self.remote.pull(range).await? {
+            match self.pulled(range).await? {
                 Pulled::Frames(frames) => {
                     let count = frames.len() / FRAME_LEN;
                     let (applied, position) =
@@ -117,6 +121,7 @@ impl Pull {
                 Pulled::Nothing(server) if server > generation => {
                     log::info!("generation {generation} is over: going on with {}", u64::from(generation) + 1);
                     self.with(Replica::fold).await?;
+                    self.go_on_in_next().await?;
                     told.moved(0, 0, Offset(1));
                 }
                 Pulled::Nothing(server) if server < generation => {
@@ -139,7 +144,11 @@ impl Pull {
             return Ok(());
         }
         let range = Range { generation, start: frame, end: frame.saturating_add(1) };
-        match self.remote.pull(range).await? {
+        let pulled = self.pulled(range).await.map_err(|error| match error {
+            SyncError::Broken { frame, .. } => SyncError::Fork { path: self.path.clone(), generation, frame },
+            error => error,
+        });
+        match pulled? {
             Pulled::Nothing(_) => self.with(move |replica| no_more_than_the_server(replica, frame - 1)).await,
             Pulled::Frames(theirs) => {
                 self.with(move |replica| match replica.differs(frame, &theirs)? {
@@ -149,6 +158,55 @@ impl Pull {
                 .await
             }
         }
+    }
+
+    /// Frames of the server that follow those of the replica, or what it says instead.
+    async fn pulled(&mut self, range: Range) -> Result<Pulled, SyncError> {
+        let replica = self.replica.clone();
+        let ours = move |header| {
+            let replica = replica.clone();
+            async move {
+                let work = move |replica: &mut Option<Replica>| match replica {
+                    Some(replica) => Ok(chain_after(&replica.log, range.start.saturating_sub(1), header)?),
+                    None => Err(not_there()),
+                };
+                blocking(&replica, work).await?
+            }
+        };
+        let pulled = self.server.pull(range, ours).await?;
+        self.note_origin().await?;
+        Ok(pulled)
+    }
+
+    /// It is stored with the next position.
+    async fn note_origin(&self) -> Result<(), SyncError> {
+        let origin = self.server.origin();
+        self.with(move |replica| {
+            replica.origin = origin;
+            Ok(())
+        })
+        .await
+    }
+
+    /// After a generation was folded: that the server's next one starts from what the replica is now.
+    async fn go_on_in_next(&mut self) -> Result<(), SyncError> {
+        let expected = self.server.ended();
+        let digest = move |replica: &mut Replica| match expected {
+            None => Ok(None),
+            Some(_) => {
+                let read = digest_of_file(replica.database()?);
+                Ok(Some(read.map_err(|error| DatabaseError::io("reading", replica.path(), error))?))
+            }
+        };
+        if self.with(digest).await? != expected {
+            let path = self.path.display();
+            log::info!(
+                "{path}: the next generation may start from another database: comparing it with the server's base"
+            );
+            return self.recover().await;
+        }
+        self.note_origin().await?;
+        self.with(|replica| Ok(replica.store()?)).await
     }
 
     /// The metadata are of no use. The files are, if the database is the server's base and what was folded into it; their
@@ -196,17 +254,18 @@ impl Pull {
     }
 
     /// The server's base. Nothing is left here when it does not come.
-    async fn download(&self) -> Result<(Draft, u32), SyncError> {
-        let generation = self.remote.info().await?;
+    async fn download(&mut self) -> Result<(Draft, u32), SyncError> {
+        let generation = self.server.info().await?;
         if generation.is_none() {
             // The first servers could not say, knew one generation, and gave out no base; but frames, unless this is
             // no such server at all.
-            self.remote.pull(Range { generation: 1, start: 1, end: 2 }).await?;
+            let seed = |header: WalHeader| async move { Ok(header.seed()) };
+            self.server.pull(Range { generation: 1, start: 1, end: 2 }, seed).await?;
         }
         let path = self.path.clone();
         let draft = off(move || Draft::create(&path)).await??;
         let exported = match generation {
-            Some(generation) => self.remote.export(generation, into_file(&draft.file)).await,
+            Some(generation) => self.server.export(generation, into_file(&draft.file)).await,
             None => Ok(0),
         };
         off(move || match exported.and_then(|bytes| draft.complete(bytes)) {
@@ -218,7 +277,9 @@ impl Pull {
 
     async fn install(&mut self, draft: Draft, generation: u32) -> Result<(), SyncError> {
         let replica = off(move || draft.install(generation)).await??;
-        self.put(replica).await
+        self.put(replica).await?;
+        self.note_origin().await?;
+        self.with(|replica| Ok(replica.store()?)).await
     }
 
     /// What was set aside is of no use any more if the replica has all of it; a copy of the base tells.
@@ -237,9 +298,12 @@ impl Pull {
         &self,
         work: impl FnOnce(&mut Replica) -> Result<T, SyncError> + Send + 'static,
     ) -> Result<T, SyncError> {
-        let gone = || SyncError::Interrupted("the replica could not be made anew".into());
-        blocking(&self.replica, move |replica| replica.as_mut().ok_or_else(gone).and_then(work)).await?
+        blocking(&self.replica, move |replica| replica.as_mut().ok_or_else(not_there).and_then(work)).await?
     }
+}
+
+fn not_there() -> SyncError {
+    SyncError::Interrupted("the replica could not be made anew".into())
 }
 
 /// A replica that has frames the server does not is none.

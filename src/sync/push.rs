@@ -234,19 +234,28 @@ impl Push {
     async fn compare(&self, frame: u32) -> Result<Held, SyncError> {
         let generation = self.position.generation;
         let range = Range { generation, start: frame, end: frame.saturating_add(1) };
-        let theirs = match self.remote.pull(range).await {
-            Ok(Pulled::Frames(theirs)) => theirs,
-            Ok(Pulled::Nothing(_)) => return Ok(Held::Nothing),
-            // The first servers only took frames.
-            Err(SyncError::Status { status: 404 | 405 | 501, .. }) => return Ok(Held::Unknown),
-            Err(error) => return Err(error),
-        };
-        let differs = blocking(&self.source, move |source| {
-            Ok::<_, DatabaseError>((source.log.differs(frame, &theirs)?, source.log.database().to_owned()))
-        });
-        match differs.await?? {
-            (None, _) => Ok(Held::Same),
-            (Some(frame), path) => Err(SyncError::Fork { path, generation, frame }),
+        let (mut remote, mut is_second) = (self.remote.clone(), false);
+        loop {
+            let theirs = match remote.pull(range).await {
+                Ok(Pulled::Frames(theirs)) => theirs,
+                Ok(Pulled::Nothing(_)) => return Ok(Held::Nothing),
+                // The first servers only took frames.
+                Err(SyncError::Status { status: 404 | 405 | 501, .. }) => return Ok(Held::Unknown),
+                Err(error) => return Err(error),
+            };
+            let differs = blocking(&self.source, move |source| {
+                Ok::<_, DatabaseError>((source.log.differs(frame, &theirs)?, source.log.database().to_owned()))
+            });
+            match differs.await?? {
+                (None, _) => return Ok(Held::Same),
+                (Some(frame), path) if std::mem::replace(&mut is_second, true) => {
+                    return Err(SyncError::Fork { path, generation, frame });
+                }
+                _ => {
+                    log::warn!("{}: frame {frame} is another one here: asking again on a new connection", remote.url());
+                    remote = remote.on_new_connections()?;
+                }
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::continuity::pull_expected;
 use super::error::SyncError;
 use super::local::Stay;
 use super::metadata::MetadataFile;
@@ -340,10 +341,10 @@ impl LivePush {
     /// Whether the server's generation goes on right after what it confirmed, or what was being sent; false where it ends there.
     async fn is_at_end(&mut self) -> Result<bool, SyncError> {
         let Position { generation, frame } = self.position;
-        let remote = self.remote.clone();
-        let pulled = |start, end| remote.pull(Range { generation, start, end });
         if frame > 0 {
-            match pulled(frame, frame + 1).await {
+            let range = Range { generation, start: frame, end: frame + 1 };
+            let found = pull_expected(&self.remote, range, Some(&self.mark.last), false).await;
+            match found {
                 // The first servers only took frames.
                 Err(SyncError::Status { status: 404 | 405 | 501, .. }) => return Ok(true),
                 Ok(Pulled::Nothing(_)) if self.goes_back() => return Box::pin(self.is_at_end()).await,
@@ -362,8 +363,10 @@ impl LivePush {
                 found => drop(found?),
             }
         }
-        let end = self.mark.ahead.first().map_or(frame + 2, |run| run.end);
-        let more = match pulled(frame + 1, end).await? {
+        let run = self.mark.ahead.first();
+        let end = run.map_or(frame + 2, |run| run.end);
+        let range = Range { generation, start: frame + 1, end };
+        let more = match pull_expected(&self.remote, range, run.map(|run| run.digest.as_str()), true).await? {
             Pulled::Nothing(server) => return Ok(server <= generation),
             Pulled::Frames(more) => more,
         };

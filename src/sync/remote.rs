@@ -13,6 +13,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::error::SyncError;
+use super::wal_facts::{self, WalFacts};
 use super::{FRAME_LEN, off};
 use crate::client::{HttpOptions, without_secrets};
 use crate::limits::{BACKOFF_FIRST, EXPORT_BYTES_MAX, JSON_BYTES_MAX, REFUSAL_BYTES_MAX, STALL_TIMEOUT, SYNC_RETRIES};
@@ -155,6 +156,7 @@ impl FrameStream {
 #[derive(Clone, Debug)]
 pub struct Remote {
     http: reqwest::Client,
+    options: HttpOptions,
     url: Url,
     token: Option<HeaderValue>,
     retry_first: Duration,
@@ -197,14 +199,10 @@ impl Remote {
             value.set_sensitive(true);
             Ok::<_, SyncError>(value)
         });
-        let http = options
-            .builder(&parsed)
-            .read_timeout(STALL_TIMEOUT)
-            .redirect(redirect::Policy::none())
-            .build()
-            .map_err(|error| SyncError::Transport { call: "starting".into(), error })?;
+        let http = connections(options, &parsed)?;
         Ok(Remote {
             http,
+            options: options.clone(),
             url: parsed,
             token: token.transpose()?,
             retry_first: BACKOFF_FIRST,
@@ -218,6 +216,14 @@ impl Remote {
         Remote { retry_first: wait, ..self }
     }
 
+    /// The same server over connections of their own.
+    ///
+    /// # Errors
+    /// [`SyncError::Transport`] when the system refuses.
+    pub(super) fn on_new_connections(&self) -> Result<Remote, SyncError> {
+        Ok(Remote { http: connections(&self.options, &self.url)?, ..self.clone() })
+    }
+
     /// The URL that calls are appended to.
     #[must_use]
     pub fn url(&self) -> &Url {
@@ -229,14 +235,21 @@ impl Remote {
     /// # Errors
     /// See [`SyncError`].
     pub async fn info(&self) -> Result<Option<u32>, SyncError> {
+        Ok(self.info_with_facts().await?.0)
+    }
+
+    /// The same, and what is said with it.
+    pub(super) async fn info_with_facts(&self) -> Result<(Option<u32>, Said), SyncError> {
         let call = self.call(Method::GET, &["info"]);
         let response = call.send(None).await?;
         if response.status() == StatusCode::NOT_FOUND {
-            return Ok(None);
+            return Ok((None, None));
         }
-        match call.json::<InfoAnswer>(call.successful(response).await?).await?.current_generation {
+        let response = call.successful(response).await?;
+        let said = said(&response);
+        match call.json::<InfoAnswer>(response).await?.current_generation {
             0 => Err(call.protocol("generation 0")),
-            generation => Ok(Some(generation)),
+            generation => Ok((Some(generation), said)),
         }
     }
 
@@ -249,31 +262,36 @@ impl Remote {
     where
         W: Fn(Bytes, u64) -> Result<(), SyncError> + Clone + Send + 'static,
     {
+        let exported = self.export_with_facts(generation, write).await?;
+        match exported.is_as_promised() {
+            Ok(()) => Ok(exported.bytes),
+            Err(reason) => Err(SyncError::Protocol { call: exported.call, reason }),
+        }
+    }
+
+    /// The same without a comparison, and what is said with it.
+    pub(super) async fn export_with_facts<W>(&self, generation: u32, write: W) -> Result<Exported, SyncError>
+    where
+        W: Fn(Bytes, u64) -> Result<(), SyncError> + Clone + Send + 'static,
+    {
         let call = self.call(Method::GET, &["export", &generation.to_string()]);
         let mut response = call.successful(call.send(None).await?).await?;
         // Servers of logmirror say it.
         let field =
             response.headers().get(repr_digest::FIELD).and_then(|field| field.to_str().ok()).unwrap_or_default();
-        let digest = ReprDigest::parse(field).map_err(|reason| call.protocol(reason))?;
-        let (mut at, mut hash) = (0, digest.map(|_| Sha256::new()));
+        let expected = ReprDigest::parse(field).map(|digest| digest.map(|digest| digest.sha256));
+        let (said, mut at, mut hash) = (said(&response), 0, Sha256::new());
         while let Some(piece) = response.chunk().await.map_err(|error| call.transport(error))? {
             let (write, len) = (write.clone(), piece.len() as u64);
             if at + len > EXPORT_BYTES_MAX {
                 return Err(call.protocol(format!("an export of more than {EXPORT_BYTES_MAX} bytes")));
             }
-            if let Some(hash) = &mut hash {
-                hash.update(&piece);
-            }
+            hash.update(&piece);
             off(move || write(piece, at)).await??;
             at += len;
         }
-        let found = hash.map(|hash| BaseDigest(hash.finalize().into()));
-        match (found, digest.map(|digest| digest.sha256)) {
-            (Some(found), Some(expected)) if found != expected => {
-                Err(call.protocol(format!("an export with the SHA-256 {found}, of which the server says {expected}")))
-            }
-            _ => Ok(at),
-        }
+        let found = BaseDigest(hash.finalize().into());
+        Ok(Exported { call: call.to_string(), bytes: at, found, expected, said })
     }
 
     /// Offers frames, whose bytes must be those of the range. After an answer without conflict the server has what the
@@ -301,9 +319,14 @@ impl Remote {
     /// # Errors
     /// See [`SyncError`].
     pub async fn pull(&self, range: Range) -> Result<Pulled, SyncError> {
-        match self.stream(range).await? {
-            Streamed::Nothing { generation, .. } => Ok(Pulled::Nothing(generation)),
-            Streamed::Frames(mut stream) => {
+        Ok(self.pull_with_facts(range).await?.0)
+    }
+
+    /// The same, and what is said with it.
+    pub(super) async fn pull_with_facts(&self, range: Range) -> Result<(Pulled, Said), SyncError> {
+        match self.stream_with_facts(range).await? {
+            (Streamed::Nothing { generation, .. }, said) => Ok((Pulled::Nothing(generation), said)),
+            (Streamed::Frames(mut stream), said) => {
                 let mut frames = BytesMut::new();
                 while let Some(piece) = stream.next().await? {
                     frames.extend_from_slice(&piece);
@@ -313,7 +336,7 @@ impl Remote {
                         call: stream.call,
                         reason: "no frame, though it says there are some".into(),
                     }),
-                    false => Ok(Pulled::Frames(frames.freeze())),
+                    false => Ok((Pulled::Frames(frames.freeze()), said)),
                 }
             }
         }
@@ -324,26 +347,31 @@ impl Remote {
     /// # Errors
     /// See [`SyncError`].
     pub async fn stream(&self, range: Range) -> Result<Streamed, SyncError> {
+        Ok(self.stream_with_facts(range).await?.0)
+    }
+
+    async fn stream_with_facts(&self, range: Range) -> Result<(Streamed, Said), SyncError> {
         let [generation, start, end] = [range.generation, range.start, range.end].map(|number| number.to_string());
         let call = self.call(Method::GET, &["sync", &generation, &start, &end]);
         // 500 is how some servers say that they have nothing there.
         let nothing = |status| matches!(status, StatusCode::BAD_REQUEST | StatusCode::INTERNAL_SERVER_ERROR);
         let response = call.send_again(None, nothing).await?;
-        let status = response.status();
+        let (status, said) = (response.status(), said(&response));
         if nothing(status) {
             let body = call.body(response, JSON_BYTES_MAX).await?;
             return match serde_json::from_slice(&body) {
-                Ok(NothingAnswer { generation, max_frame_no }) => Ok(Streamed::Nothing { generation, max_frame_no }),
+                Ok(NothingAnswer { generation, .. }) if said_otherwise(&said, generation) => {
+                    Err(call.damaged("its current generation is not the one that the same answer says"))
+                }
+                Ok(NothingAnswer { generation, max_frame_no }) => {
+                    Ok((Streamed::Nothing { generation, max_frame_no }, said))
+                }
                 Err(_) => Err(call.refused(status, &body)),
             };
         }
         let response = call.successful(response).await?;
-        Ok(Streamed::Frames(FrameStream {
-            call: call.to_string(),
-            response,
-            left: range.bytes(),
-            cut: BytesMut::new(),
-        }))
+        let (call, left, cut) = (call.to_string(), range.bytes(), BytesMut::new());
+        Ok((Streamed::Frames(FrameStream { call, response, left, cut }), said))
     }
 
     /// Runs SQL: the requests of a pipeline, as JSON, are answered by JSON of at most so many bytes.
@@ -370,6 +398,48 @@ impl Remote {
         }
         Call { remote: self, method, url }
     }
+}
+
+/// What a server says of its log with an answer: nothing, or a field that came whole or damaged.
+pub(super) type Said = Option<Result<WalFacts, String>>;
+
+/// A base that was received.
+#[derive(Debug)]
+pub(super) struct Exported {
+    pub(super) call: String,
+    pub(super) bytes: u64,
+    /// The digest of what was received.
+    pub(super) found: BaseDigest,
+    /// The one that the server says it has, if it does.
+    expected: Result<Option<BaseDigest>, String>,
+    pub(super) said: Said,
+}
+
+impl Exported {
+    /// Whether it is what the server says it is, as far as it says so.
+    pub(super) fn is_as_promised(&self) -> Result<(), String> {
+        match &self.expected {
+            Ok(Some(expected)) if *expected != self.found => {
+                Err(format!("an export with the SHA-256 {}, of which the server says {expected}", self.found))
+            }
+            Ok(_) => Ok(()),
+            Err(reason) => Err(reason.clone()),
+        }
+    }
+}
+
+fn said_otherwise(said: &Said, current: u32) -> bool {
+    matches!(said, Some(Ok(facts)) if facts.current != u64::from(current))
+}
+
+fn said(response: &Response) -> Said {
+    let field = response.headers().get(wal_facts::FIELD)?;
+    Some(field.to_str().map_err(|error| error.to_string()).and_then(WalFacts::parse))
+}
+
+fn connections(options: &HttpOptions, url: &Url) -> Result<reqwest::Client, SyncError> {
+    let builder = options.builder(url).read_timeout(STALL_TIMEOUT).redirect(redirect::Policy::none());
+    builder.build().map_err(|error| SyncError::Transport { call: "starting".into(), error })
 }
 
 /// The URL as HTTP has it.
@@ -462,7 +532,14 @@ impl Call<'_> {
     }
 
     async fn json<T: serde::de::DeserializeOwned>(&self, response: Response) -> Result<T, SyncError> {
+        let field = response.headers().get(repr_digest::FIELD).and_then(|field| field.to_str().ok());
+        let digest = field.and_then(|field| ReprDigest::parse(field).transpose());
         let body = self.body(response, JSON_BYTES_MAX).await?;
+        match digest {
+            Some(Ok(digest)) if digest.sha256 == BaseDigest::of(&body) => {}
+            Some(_) => return Err(self.damaged("it does not have the digest that it says")),
+            None => {}
+        }
         serde_json::from_slice(&body).map_err(|error| self.protocol(error))
     }
 
@@ -494,6 +571,11 @@ impl Call<'_> {
         let start = &body[..body.len().min(REFUSAL_BYTES_MAX)];
         let text = String::from_utf8_lossy(start).trim().to_owned();
         SyncError::Status { call: self.to_string(), status: status.as_u16(), text }
+    }
+
+    /// What may be right the next time.
+    fn damaged(&self, reason: &str) -> SyncError {
+        SyncError::Interrupted(format!("{self}: the answer was damaged on the way: {reason}"))
     }
 
     fn protocol(&self, reason: impl ToString) -> SyncError {

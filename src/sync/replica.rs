@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::continuity::{self, Origin};
 use super::error::SyncError;
 use super::local::{LocalLog, check_database};
 use super::metadata::{Known, MetadataFile};
@@ -53,7 +54,9 @@ pub struct Replica {
     pub(super) log: LocalLog,
     info: MetadataFile,
     position: Position,
-    stored: Option<Position>,
+    stored: Option<(Position, Option<Origin>)>,
+    /// The log it is of, where the server says so.
+    pub(super) origin: Option<Origin>,
     /// The next frame wanted.
     next: u32,
     /// The WAL is of a former generation, and all of it in the database.
@@ -75,7 +78,8 @@ impl Replica {
         replica.info.clean().map_err(|error| DatabaseError::io("cleaning up beside", path, error))?;
         let known = replica.info.load();
         if let Ok(position) = &known {
-            replica.stored = Some(*position);
+            replica.origin = replica.info.content().and_then(|content| continuity::decode(&content));
+            replica.stored = Some((*position, replica.origin.clone()));
             replica.resume(*position);
             replica.find_leftover()?;
         }
@@ -97,6 +101,7 @@ impl Replica {
             dir,
             position: Position { generation: 1, frame: 0 },
             stored: None,
+            origin: None,
             next: 1,
             leftover: false,
         })
@@ -211,9 +216,11 @@ impl Replica {
     /// # Errors
     /// When it cannot be written; the file is as it was, or new.
     pub fn store(&mut self) -> Result<(), DatabaseError> {
-        if self.stored != Some(self.position) {
-            self.info.store(self.position).map_err(|error| self.io("writing the -info file of", error))?;
-            self.stored = Some(self.position);
+        let wanted = (self.position, self.origin.clone());
+        if self.stored.as_ref() != Some(&wanted) {
+            let content = continuity::encode(self.position, self.origin.as_ref());
+            self.info.replace(&content).map_err(|error| self.io("writing the -info file of", error))?;
+            self.stored = Some(wanted);
         }
         Ok(())
     }

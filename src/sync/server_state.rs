@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::continuity::Continuity;
 use super::error::SyncError;
 use super::push_mark::digest_of;
 use super::remote::{Pulled, Range, Remote};
 use super::replica::place;
 use super::{FRAME_LEN, PAGE_LEN, into_file, off};
 use crate::format::database::is_blank;
-use crate::format::wal::WalStart;
+use crate::format::wal::{WalHeader, WalStart};
 use crate::limits::SYNC_BATCH_MAX;
 use crate::sqlite::DatabaseError;
 use crate::sqlite::page_sums::PageSums;
@@ -48,17 +49,20 @@ impl ServerState {
         let (dir, _) = place(beside)?;
         let made = off(move || tempfile::tempfile_in(&dir).map_err(failed)).await?;
         let file = Arc::new(made?);
-        match remote.export(generation, into_file(&file)).await {
+        let mut server = Continuity::new(remote.clone());
+        match server.export(generation, into_file(&file)).await {
             // The first servers had nothing to start from.
             Err(SyncError::Status { status: 404 | 405 | 501, .. }) => {}
-            exported => drop(exported?),
+            exported => file.set_len(exported?).map_err(failed)?,
         }
         let mut state = Applied { file, ours: WalStart::first(new_header(PAGE_LEN as u32, 0)), frames: 0, whole: 0 };
         let mut last = String::new();
         loop {
             let start = state.frames + 1;
             let range = Range { generation, start, end: start.saturating_add(SYNC_BATCH_MAX / 4) };
-            let Pulled::Frames(more) = remote.pull(range).await? else {
+            // All from the first on are received.
+            let seed = |header: WalHeader| async move { Ok(header.seed()) };
+            let Pulled::Frames(more) = server.pull(range, seed).await? else {
                 break;
             };
             last = more.get(more.len() - FRAME_LEN..).map(digest_of).unwrap_or_default();

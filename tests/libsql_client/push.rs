@@ -129,7 +129,7 @@ fn other_frames_on_the_server_are_a_conflict_before_anything_is_sent() {
     stage.fake.seen();
     let error = stage.push(&db).unwrap_err();
     assert!(matches!(error, SyncError::Fork { generation: 1, frame, .. } if frame == total), "{error}");
-    assert!(error.is_data() && error.to_string().contains("rebuild"));
+    assert!(error.is_data() && error.to_string().contains("push it to a log of its own"));
     assert_eq!((pushed(&stage.fake.seen()), info(&db)), (0, (1, total)));
     // Further back only the server can see it.
     stage.fake.store().generations[0].frames[total as usize - 1][24] ^= 1;

@@ -16,14 +16,15 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::format::LogFormat;
 use crate::format::wal::WalStart;
+use crate::format::{Framing, LogFormat};
 use crate::limits::{BODIES_KEPT, JUDGED_AT_ONCE, LIBSQL_PAGE_SIZE, STAGED_WAIT};
-use crate::mirror::{Error, Frames, Log, Registry, Share, Writer};
+use crate::mirror::{Error, Frames, Log, Registry, Share, View, Writer};
 use crate::offset::{Generation, Offset};
 use crate::repo::RepoFile;
 use crate::sqlite::wal_append::new_header;
 use crate::sqlite::wal_frames::committed_frames;
+use crate::sync::wal_facts::WalFacts;
 use pushed::{Pushed, chained, is_big_endian};
 use stage::{Extended, Stage, Stages};
 
@@ -165,6 +166,15 @@ impl LibSql {
         Ok(self.log(log_name)?.generation())
     }
 
+    /// The same with what is said of it. Blocks.
+    ///
+    /// # Errors
+    /// As [`info`](Self::info).
+    pub(crate) fn info_with_facts(&self, log_name: &str) -> Result<(Generation, WalFacts), Error> {
+        let log = self.log(log_name)?;
+        Ok((log.generation(), facts(&log, &log.view(), log.generation())))
+    }
+
     /// The log whose base is the export of that generation.
     ///
     /// # Errors
@@ -178,23 +188,33 @@ impl LibSql {
         Ok(log)
     }
 
-    /// The durable frames of a range (its end exclusive), or what there is of them.
+    /// The durable frames of a range (its end exclusive), or what there is of them, and what is said of their generation.
     ///
     /// # Errors
     /// As [`info`](Self::info); [`Error::GenerationGone`] for a generation that was deleted; [`Error::NotFound`] for one
     /// that has not begun. Blocks.
-    pub fn pull(&self, log_name: &str, generation: Generation, frames: (u64, u64)) -> Result<PullAnswer, Error> {
+    pub(crate) fn pull(
+        &self,
+        log_name: &str,
+        generation: Generation,
+        frames: (u64, u64),
+    ) -> Result<(PullAnswer, WalFacts), Error> {
         let current = self.log(log_name)?;
         let (start, end) = range(frames)?;
         let log = self.registry.generation(log_name, Some(generation))?;
         // What cannot be read has no end either: a replica that is told of one would go on without the rest.
         syncable(&log, "libSQL")?;
-        let durable = log.view().durable;
+        let view = log.view();
+        let (durable, mut facts) = (view.durable, facts(&log, &view, current.generation()));
         if start >= durable {
+            if generation < current.generation() {
+                let next = self.registry.generation(log_name, Some(Generation(generation.0 + 1)));
+                facts.next = next.ok().and_then(|next| next.base_digest());
+            }
             let max_frame_no = durable.0.saturating_sub(1);
-            return Ok(PullAnswer::Nothing { generation: current.generation(), max_frame_no });
+            return Ok((PullAnswer::Nothing { generation: current.generation(), max_frame_no }, facts));
         }
-        Ok(PullAnswer::Frames(self.registry.frames(&log, &(start..end.min(durable)))?))
+        Ok((PullAnswer::Frames(self.registry.frames(&log, &(start..end.min(durable)))?), facts))
     }
 
     /// Takes frames `start..end` of a replica, with the share of the memory budget that covers them. Once this returns,
@@ -289,6 +309,23 @@ pub(crate) fn syncable(log: &Log, client: &str) -> Result<(), Error> {
         return Err(Error::Format(format!("log {name:?} has pages of {bytes} bytes; {client} syncs pages of 4096")));
     }
     Ok(())
+}
+
+/// What is said of a generation, as of that view of it, with each answer. Blocks for small reads.
+pub(crate) fn facts(log: &Arc<Log>, view: &View, current: Generation) -> WalFacts {
+    let wal = match view.framing {
+        Framing::Wal(start) => start,
+        Framing::Commitlog(_) => None,
+    };
+    WalFacts {
+        log: log.id().to_owned(),
+        generation: log.generation().0,
+        current: current.0,
+        end: view.durable.0.saturating_sub(1),
+        base: log.base_digest(),
+        wal,
+        next: None,
+    }
 }
 
 fn range((start, end): (u64, u64)) -> Result<(Offset, Offset), Error> {
