@@ -64,6 +64,7 @@ mod upload;
 mod verify;
 mod writers;
 
+pub(crate) use alone::Alone;
 pub use append::{Acks, Append};
 pub use budget::{Budget, Share};
 pub use checkpoint::Checkpoints;

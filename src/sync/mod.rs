@@ -9,9 +9,11 @@
 mod base;
 mod bootstrap;
 mod error;
+mod found;
 pub mod libsql;
 mod local;
 pub mod metadata;
+mod plan;
 mod pull;
 mod push;
 mod push_live;
@@ -33,6 +35,7 @@ use crate::sqlite::DatabaseError;
 
 pub use error::SyncError;
 pub use local::{LocalLog, Look};
+pub use plan::plan;
 pub use remote::{FrameStream, Pulled, Pushed, Range, Remote, Streamed};
 pub use replica::{Applied, Replica};
 pub use replicate::{Direction, Replicate, run};

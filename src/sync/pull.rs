@@ -1,17 +1,24 @@
 //! The pull: a replica made, and brought up to what the server has. Owns: whether the files here can go on, and when they
-//! must be made anew.
+//! must be made again.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::bootstrap::{Draft, drop_aside, set_aside};
 use super::error::SyncError;
+use super::found::{self, Found};
+use super::local::Stay;
+use super::metadata::Known;
 use super::remote::{Pulled, Range, Remote};
 use super::replica::Replica;
-use super::replicate::Told;
-use super::{FRAME_LEN, Position, base, blocking, into_file, off};
+use super::replicate::{Replicate, Told};
+use super::{FRAME_LEN, PAGE_LEN, Position, base, blocking, into_file, off};
 use crate::mirror::Event;
 use crate::offset::Offset;
+use crate::sqlite::DatabaseError;
+
+/// How often in a row a pull starts over because the server has deleted the generation that it was reading.
+const STARTS_MAX: u32 = 3;
 
 /// Pulls one replica, again and again.
 #[derive(Debug)]
@@ -19,7 +26,9 @@ pub(super) struct Pull {
     remote: Remote,
     path: PathBuf,
     batch: u32,
-    /// None only while it is made anew.
+    /// Whether what is at the path may be set aside where it is not a replica that can go on.
+    adopt: bool,
+    /// None only while it is made again.
     replica: Arc<Mutex<Option<Replica>>>,
     /// The metadata could not be believed: the files here are used as far as they are what the server has.
     doubtful: bool,
@@ -27,58 +36,115 @@ pub(super) struct Pull {
     aside: Option<PathBuf>,
     /// All that were set aside: others may still have them open.
     former: Vec<Replica>,
+    /// The same of those that were no replicas.
+    strangers: Vec<Stay>,
     /// Whether the last frame that both hold was compared.
     compared: bool,
+    /// Whether it was reported where it starts, since the server was reached.
+    announced: bool,
 }
 
 impl Pull {
-    pub(super) async fn open(remote: Remote, path: &Path, batch: u32) -> Result<Pull, SyncError> {
-        let file = path.to_owned();
-        let opened = off(move || Replica::open(&file)).await??;
-        let replica = Arc::new(Mutex::new(None));
-        let mut pull = Pull {
-            remote,
-            path: path.to_owned(),
-            batch,
-            replica,
-            doubtful: false,
-            aside: None,
-            former: Vec::new(),
-            compared: false,
+    pub(super) async fn open(what: &Replicate) -> Result<Pull, SyncError> {
+        let (remote, path, batch, adopt) = (what.remote.clone(), what.database.clone(), what.batch.max(1), what.adopt);
+        let (replica, former, strangers) = (Arc::new(Mutex::new(None)), Vec::new(), Vec::new());
+        let (doubtful, compared, announced, aside) = (false, false, false, None);
+        let mut pull =
+            Pull { remote, path, batch, adopt, replica, doubtful, aside, former, strangers, compared, announced };
+        let file = pull.path.clone();
+        let known = match off(move || found::at(&file)).await?? {
+            Found::Nothing if !what.create => return Err(SyncError::Absent { path: pull.path }),
+            Found::Nothing => None,
+            Found::Pushed if !adopt => return Err(found::pushed(&pull.path)),
+            Found::WithMetadata | Found::Pushed | Found::Blank => pull.reopen().await?,
+            Found::Unknown => match found::prove(&pull.remote, &pull.path, pull.batch).await {
+                Ok(position) => {
+                    log::warn!("{}-info is lost: it is written again, from what the server holds", pull.path.display());
+                    if pull.reopen().await?.is_some() {
+                        return pull.proved(position).await;
+                    }
+                    None
+                }
+                Err(SyncError::NotOurs { what, .. }) if adopt => {
+                    log::warn!("{}: {what}: it is set aside, since --adopt was given", pull.path.display());
+                    pull.set_stranger_aside().await?;
+                    None
+                }
+                Err(error) => return Err(error),
+            },
         };
-        let Some((replica, known)) = opened else {
-            let (draft, generation) = pull.download().await?;
-            pull.install(draft, generation).await?;
-            return Ok(pull);
-        };
-        let frames = replica.frames();
-        pull.put(replica).await?;
         match known {
-            Ok(Position { frame, .. }) if frame <= frames => {}
-            Ok(Position { frame, .. }) => {
-                log::warn!(
-                    "{} had {frame} frames and has {frames}: another program checkpointed its WAL away; making it anew",
-                    path.display()
-                );
-                pull.remake().await?;
+            None => {
+                let (draft, generation) = pull.download().await?;
+                pull.install(draft, generation).await?;
             }
-            Err(why) => {
-                log::warn!("{}-info is not used: {why}; asking the server", path.display());
+            Some(Ok(position)) => pull.check_frames(position).await?,
+            Some(Err(why)) => {
+                log::warn!("{}-info is not used: {why}; asking the server", pull.path.display());
                 pull.recover().await?;
             }
         }
         Ok(pull)
     }
 
+    /// Opens what is there, and returns what its metadata say; none where there is nothing.
+    async fn reopen(&mut self) -> Result<Option<Known>, SyncError> {
+        let file = self.path.clone();
+        let Some((replica, known)) = off(move || Replica::open(&file)).await?? else { return Ok(None) };
+        self.put(replica).await?;
+        Ok(Some(known))
+    }
+
+    /// It goes on from what it was proved to hold.
+    async fn proved(mut self, position: Position) -> Result<Pull, SyncError> {
+        let frames = self
+            .with(move |replica| {
+                replica.resume(position);
+                Ok(replica.frames())
+            })
+            .await?;
+        if frames != position.frame {
+            return Err(DatabaseError::restarted(&self.path).into());
+        }
+        self.compared = true;
+        Ok(self)
+    }
+
+    /// Its WAL may hold less than it did.
+    async fn check_frames(&mut self, position: Position) -> Result<(), SyncError> {
+        let frames = self.with(|replica| Ok(replica.frames())).await?;
+        if position.frame > frames {
+            log::warn!(
+                "{} had {} frames and has {frames}: another program checkpointed its WAL away; making it again",
+                self.path.display(),
+                position.frame
+            );
+            self.remake().await?;
+        }
+        Ok(())
+    }
+
     /// Pulls what is new. After Ok the replica has all that the server had.
     pub(super) async fn sync(&mut self, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
-        match self.catch_up(told).await {
-            Err(error @ (SyncError::Fork { .. } | SyncError::Ahead { .. })) if self.doubtful => {
-                log::warn!("{error}: making it anew");
-                self.remake().await?;
-                self.catch_up(told).await?;
+        let mut starts = 0;
+        loop {
+            match self.catch_up(told).await {
+                Err(error @ (SyncError::Fork { .. } | SyncError::Ahead { .. })) if self.doubtful => {
+                    log::warn!("{error}: making it again");
+                    self.remake().await?;
+                }
+                Err(error @ (SyncError::Fork { .. } | SyncError::Ahead { .. } | SyncError::Generation { .. }))
+                    if self.adopt =>
+                {
+                    log::warn!("{error}: it is set aside and made again, since --adopt was given");
+                    self.remake().await?;
+                }
+                Err(error) if error.is_pruned() && starts < STARTS_MAX => {
+                    starts += 1;
+                    self.start_over(error, told).await?;
+                }
+                done => break done?,
             }
-            done => done?,
         }
         self.doubtful = false;
         self.with(|replica| Ok(replica.store()?)).await?;
@@ -87,19 +153,47 @@ impl Pull {
 
     /// The server may be another one when it is reached again.
     pub(super) fn again(&mut self) {
-        self.compared = false;
+        (self.compared, self.announced) = (false, false);
+    }
+
+    /// The server has deleted the generation that this replica is in, as `error` says: it goes on from the base of the current
+    /// one, in one transaction of the pages that differ.
+    async fn start_over(&mut self, error: SyncError, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
+        let (draft, generation) = self.download().await?;
+        let before = self.with(|replica| Ok(replica.position().generation)).await?;
+        if generation == before {
+            off(move || draft.discard()).await??;
+            return Err(error);
+        }
+        let file = draft.file.clone();
+        let Some(pages) = self.with(move |replica| replica.step_to(&file, generation)).await? else {
+            log::warn!(
+                "the server has deleted generation {before}, and {} holds frames that did not come from it: making it again",
+                self.path.display()
+            );
+            return self.replace(draft, generation).await;
+        };
+        off(move || draft.discard()).await??;
+        log::warn!(
+            "{}: the server has deleted generation {before}: going on with generation {generation}, in which {pages} pages differ",
+            self.path.display()
+        );
+        told.moved(0, u64::from(pages) * PAGE_LEN as u64, Offset(1));
+        Ok(())
     }
 
     async fn catch_up(&mut self, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
-        if !self.compared {
+        if !self.compared || !self.announced {
             self.with(|replica| {
                 replica.restart();
                 Ok(())
             })
             .await?;
-            self.compare().await?;
+            if !self.compared {
+                self.compare().await?;
+            }
             let position = self.with(|replica| Ok(replica.position())).await?;
-            self.compared = true;
+            (self.compared, self.announced) = (true, true);
             told.started(Offset(u64::from(position.frame) + 1), 0);
         }
         loop {
@@ -162,9 +256,10 @@ impl Pull {
         if let Some(page) = stranger {
             log::warn!(
                 "page {page} of {} is neither in its WAL nor in the server's base of generation {generation}: making it \
-                 anew",
+                 again",
                 self.path.display()
             );
+            self.check_replaceable().await?;
             return self.replace(draft, generation).await;
         }
         off(move || draft.discard()).await??;
@@ -177,14 +272,36 @@ impl Pull {
     }
 
     async fn remake(&mut self) -> Result<(), SyncError> {
+        self.check_replaceable().await?;
         let (draft, generation) = self.download().await?;
         self.replace(draft, generation).await
     }
 
+    /// A database that is pushed from here is an application's.
+    async fn check_replaceable(&self) -> Result<(), SyncError> {
+        if !self.adopt && self.with(|replica| Ok(replica.is_pushed())).await? {
+            return Err(found::pushed(&self.path));
+        }
+        Ok(())
+    }
+
+    /// Sets aside what is at the path and no replica.
+    async fn set_stranger_aside(&mut self) -> Result<(), SyncError> {
+        let path = self.path.clone();
+        let stay = off(move || {
+            // With a rollback journal there is nothing that the last connection could remove.
+            let stay = Stay::beside_others(&path).ok();
+            set_aside(&path).map(|_| stay)
+        });
+        self.strangers.extend(stay.await??);
+        Ok(())
+    }
+
     /// Nothing of the replica is lost: what the server does not have stays under another name.
     async fn replace(&mut self, draft: Draft, generation: u32) -> Result<(), SyncError> {
+        (self.compared, self.announced) = (false, false);
         let set_aside = |replica: &mut Option<Replica>| match replica.take() {
-            Some(replica) => set_aside(&replica).map(|aside| Some((replica, aside))),
+            Some(replica) => set_aside(replica.path()).map(|aside| Some((replica, aside))),
             None => Ok(None),
         };
         if let Some((replica, aside)) = blocking(&self.replica, set_aside).await?? {
@@ -237,7 +354,7 @@ impl Pull {
         &self,
         work: impl FnOnce(&mut Replica) -> Result<T, SyncError> + Send + 'static,
     ) -> Result<T, SyncError> {
-        let gone = || SyncError::Interrupted("the replica could not be made anew".into());
+        let gone = || SyncError::Interrupted("the replica could not be made again".into());
         blocking(&self.replica, move |replica| replica.as_mut().ok_or_else(gone).and_then(work)).await?
     }
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use super::error::SyncError;
 use super::local::{LocalLog, check_database};
 use super::metadata::{Known, MetadataFile};
-use super::{FRAME_LEN, Position};
+use super::{FRAME_LEN, PAGE_LEN, Position, base};
 use crate::format::database::{self, VERSIONS, WAL_VERSIONS};
 use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::repo::{FsRepo, Repo, open_regular, opened};
@@ -206,6 +206,11 @@ impl Replica {
         }
     }
 
+    /// Whether the metadata say that this database is pushed from here.
+    pub(super) fn is_pushed(&self) -> bool {
+        matches!(self.info.load_pushed(), Ok(Some(_)))
+    }
+
     /// Writes the position to the metadata file, if it says something else.
     ///
     /// # Errors
@@ -231,6 +236,11 @@ impl Replica {
         let following = generation.checked_add(1).ok_or_else(|| SyncError::Full { path: self.path.clone() })?;
         self.restart_wal()?;
         self.file.forget_open();
+        self.end(following)
+    }
+
+    /// Puts all frames into the database, and is at the start of the generation `following` then.
+    fn end(&mut self, following: u32) -> Result<(), SyncError> {
         let folded = self.file.copy_within(READERS_PATIENCE).map_err(|error| self.of_others(error))?;
         if folded.copied < folded.frames {
             return Err(DatabaseError::ReadInTheWay { path: self.path.clone() }.into());
@@ -243,6 +253,58 @@ impl Replica {
             Err(SyncError::Database(DatabaseError::ReadInTheWay { .. })) => Ok(()),
             done => done,
         }
+    }
+
+    /// Goes to the start of another generation, of which this is the base: the pages that differ become one transaction, so that
+    /// those who read go along. Returns how many they were; none, and nothing was changed, where there are some and not all that
+    /// it holds is known to have come from the server.
+    ///
+    /// # Errors
+    /// [`DatabaseError::ReadInTheWay`] where a read takes long: the same again goes on from there.
+    pub(super) fn step_to(&mut self, base: &File, generation: u32) -> Result<Option<u32>, SyncError> {
+        self.restart_wal()?;
+        self.file.forget_open();
+        let io = |error| DatabaseError::io("reading the base of", &self.path, error);
+        let pages = base::pages_of(base).map_err(io)?;
+        let mut differing = self.differing(base, pages)?;
+        if differing.is_empty() && self.file.pages()? != pages {
+            differing.push(1);
+        }
+        let Position { frame, .. } = self.position;
+        let is_whole = frame > 0 && self.frames() == frame;
+        if !differing.is_empty() && !is_whole && (self.is_pushed() || self.frames() > frame) {
+            return Ok(None);
+        }
+        self.file.set_sequence(self.position.generation.saturating_sub(1));
+        let (mut content, last) = ([0; PAGE_LEN], differing.last());
+        for page in &differing {
+            base::read_page(base, *page, &mut content).map_err(io)?;
+            let size = if Some(page) == last { pages } else { 0 };
+            self.file.append([(*page, size, &content[..])]).map_err(|error| self.of_others(error))?;
+        }
+        self.file.commit().map_err(|error| self.of_others(error))?;
+        self.log.look()?;
+        self.end(generation)?;
+        Ok(Some(differing.len() as u32))
+    }
+
+    /// The pages of a base that are others here.
+    fn differing(&self, base: &File, pages: u32) -> Result<Vec<u32>, DatabaseError> {
+        let (mut ours, mut theirs, mut differing) = ([0; PAGE_LEN], [0; PAGE_LEN], Vec::new());
+        for page in 1..=pages {
+            base::read_page(base, page, &mut theirs)
+                .map_err(|error| DatabaseError::io("reading the base of", &self.path, error))?;
+            if !self.file.read_page(page, &mut ours)? {
+                ours.fill(0);
+            }
+            if page == 1 {
+                ours[VERSIONS].copy_from_slice(&WAL_VERSIONS);
+            }
+            if ours != theirs {
+                differing.push(page);
+            }
+        }
+        Ok(differing)
     }
 
     /// The database as of the last commit.

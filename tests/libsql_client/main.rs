@@ -11,9 +11,13 @@ mod command;
 mod damage;
 mod fake;
 mod generations;
+mod options;
+mod ownership;
+mod pruned;
 mod pull;
 mod push;
 mod sqlite;
+mod together;
 
 use std::path::{Path, PathBuf};
 

@@ -80,7 +80,7 @@ fn what_only_a_checkpointed_replica_has_is_set_aside() {
     let mut aside = litter(&replica);
     // Those who have it open would share them.
     aside.retain(|name| !name.ends_with("-wal") && !name.ends_with("-shm"));
-    assert!(aside.len() == 1 && aside[0].starts_with("replica.db.set-aside."), "{aside:?}");
+    assert!(aside.len() == 1 && aside[0].starts_with("replica.db.aside-"), "{aside:?}");
     assert!(dump(&stage.path(&aside[0])).contains("mine"));
 }
 
