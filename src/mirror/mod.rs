@@ -86,6 +86,7 @@ pub use pages::Sought;
 pub use plan::{Plan, plan};
 pub use registry::{Registry, Settings};
 pub use repair::{AcceptedLoss, NewDescription, accept_loss, describe_again, on_opening};
+pub(crate) use replica_file::StateSum;
 pub use replica_file::{ReplicaFileError, ReplicaFileStatus, is_replica_file, replica_file_status};
 pub use run::{Event, Progress, run};
 pub use upload::{LastPart, Progress as UploadProgress, Staged, Upload, Uploads};

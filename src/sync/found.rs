@@ -51,7 +51,7 @@ pub(super) fn at(path: &Path) -> Result<Found, SyncError> {
 }
 
 fn with_metadata(path: &Path) -> Result<Found, SyncError> {
-    let Some((position, _)) = info_of(path)?.load_pushed().ok().flatten() else {
+    let Some(position) = info_of(path)?.pushed() else {
         return Ok(Found::WithMetadata);
     };
     let is_whole = LocalLog::open(path)?.frames() >= position.frame;

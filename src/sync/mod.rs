@@ -15,11 +15,13 @@ mod local;
 pub mod metadata;
 mod plan;
 mod pull;
+mod pull_mark;
 mod push;
 mod push_live;
 mod push_mark;
 mod remote;
 mod replica;
+mod replica_sum;
 mod replicate;
 mod server_state;
 #[cfg(feature = "turso")]

@@ -1,7 +1,5 @@
 //! What a mirror with a libSQL sync server would do, found out without changing anything on either side.
 
-use std::sync::Arc;
-
 use super::error::SyncError;
 use super::found::{self, Found};
 use super::local::{LocalLog, Stay};
@@ -73,8 +71,11 @@ async fn pull(what: &Replicate, plan: &mut Plan) -> Result<(), SyncError> {
 async fn kept(what: &Replicate, plan: &mut Plan) -> Result<Option<Position>, SyncError> {
     let (remote, path) = (&what.remote, what.database.clone());
     let file = path.clone();
-    let (known, log) =
-        off(move || Ok::<_, SyncError>((push::info_of(&file)?.load(), LocalLog::open(&file)?))).await??;
+    let found = off(move || {
+        let info = push::info_of(&file)?;
+        Ok::<_, SyncError>((info.load(), info.load_pulled().ok().flatten(), LocalLog::open(&file)?))
+    });
+    let (known, mark, log) = found.await??;
     let position = match known {
         Ok(position) => position,
         Err(why) => {
@@ -86,18 +87,21 @@ async fn kept(what: &Replicate, plan: &mut Plan) -> Result<Option<Position>, Syn
         }
     };
     let Position { generation, frame } = position;
-    if frame > log.frames() {
-        let frames = log.frames();
-        plan.notes.push(format!("DST had {frame} frames and has {frames}: another program checkpointed its WAL away"));
-        return Ok(None);
+    let before = mark.as_ref().map_or(0, |(_, mark)| mark.start);
+    let frames = before + log.frames();
+    if frame > frames {
+        plan.notes.push(format!(
+            "DST had {frame} frames and has {frames}: another program checkpointed its WAL away; unless its pages are those that were \
+             known, it is made again from the base"
+        ));
+        return Ok(mark.map(|_| position));
     }
-    if frame == 0 {
+    if frame == before {
         return Ok(Some(position));
     }
     match remote.pull(Range { generation, start: frame, end: frame.saturating_add(1) }).await {
         Ok(Pulled::Frames(theirs)) => {
-            let log = Arc::new(log);
-            if let Some(frame) = off(move || log.differs(frame, &theirs)).await?? {
+            if off(move || log.differs(frame - before, &theirs)).await??.is_some() {
                 return Err(SyncError::Fork { path, generation, frame });
             }
             plan.compares = Some(Offset(frame.into()));

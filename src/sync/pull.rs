@@ -10,7 +10,7 @@ use super::found::{self, Found};
 use super::local::Stay;
 use super::metadata::Known;
 use super::remote::{Pulled, Range, Remote};
-use super::replica::Replica;
+use super::replica::{Replica, Since};
 use super::replicate::{Replicate, Told};
 use super::{FRAME_LEN, PAGE_LEN, Position, base, blocking, into_file, off};
 use crate::mirror::Event;
@@ -78,7 +78,7 @@ impl Pull {
                 let (draft, generation) = pull.download().await?;
                 pull.install(draft, generation).await?;
             }
-            Some(Ok(position)) => pull.check_frames(position).await?,
+            Some(Ok(position)) => pull.check_kept(position).await?,
             Some(Err(why)) => {
                 log::warn!("{}-info is not used: {why}; asking the server", pull.path.display());
                 pull.recover().await?;
@@ -110,18 +110,27 @@ impl Pull {
         Ok(self)
     }
 
-    /// Its WAL may hold less than it did.
-    async fn check_frames(&mut self, position: Position) -> Result<(), SyncError> {
-        let frames = self.with(|replica| Ok(replica.frames())).await?;
-        if position.frame > frames {
-            log::warn!(
-                "{} had {} frames and has {frames}: another program checkpointed its WAL away; making it again",
-                self.path.display(),
+    /// Its WAL may hold less than it did, and its pages may be others.
+    async fn check_kept(&mut self, position: Position) -> Result<(), SyncError> {
+        let (since, frames) = self.with(|replica| Ok((replica.check_kept()?, replica.frames()))).await?;
+        let path = self.path.display();
+        match since {
+            Since::Kept => return Ok(()),
+            Since::Checkpointed => {
+                log::info!(
+                    "{path}: another program checkpointed its WAL away, and its pages are those that were written"
+                );
+                return Ok(());
+            }
+            Since::Written => {
+                log::warn!("{path}: another program has written to it while it was closed: making it again")
+            }
+            Since::Lost => log::warn!(
+                "{path} had {} frames and has {frames}: another program checkpointed its WAL away; making it again",
                 position.frame
-            );
-            self.remake().await?;
+            ),
         }
-        Ok(())
+        self.remake().await
     }
 
     /// Pulls what is new. After Ok the replica has all that the server had.
@@ -147,7 +156,7 @@ impl Pull {
             }
         }
         self.doubtful = false;
-        self.with(|replica| Ok(replica.store()?)).await?;
+        self.with(Replica::settle).await?;
         self.forget_aside().await
     }
 

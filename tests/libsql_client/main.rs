@@ -16,6 +16,7 @@ mod ownership;
 mod pruned;
 mod pull;
 mod push;
+mod readers;
 mod sqlite;
 mod together;
 
