@@ -51,23 +51,23 @@ pub(crate) struct MirrorArgs {
     /// it, is set aside and made again. A directory that another SQLite database feeds, or that lost its base, keeps what it held as
     /// aside-N and starts again from the database SRC, and so does a log in a new generation
     #[arg(long)]
-    adopt: bool,
+    pub(super) adopt: bool,
     /// Hand the log DST over to its clients once all of SRC is copied: they may write it then, and no mirror does any more. Refused
     /// while another process has the database SRC open
     #[arg(long, conflicts_with_all = ["follow", "dry_run"])]
     pub(super) release: bool,
     /// Hold no lock of a SQLite database SRC between two looks: pages are compared each time, and commits between are one
     #[arg(long)]
-    no_hold: bool,
+    pub(super) no_hold: bool,
     /// Take a directory without segments for an empty log
     #[arg(long)]
-    allow_empty: bool,
+    pub(super) allow_empty: bool,
     /// Whether to create DST where it does not exist
     #[arg(long, value_name = "WHEN", default_value = "auto")]
-    create: Create,
+    pub(super) create: Create,
     /// Say what would be compared, created and sent, and change nothing
     #[arg(long, conflicts_with = "follow")]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// Print progress as JSON lines, at least every 5 s
     #[arg(long)]
     pub(super) json: bool,
@@ -76,7 +76,7 @@ pub(crate) struct MirrorArgs {
     pub(super) quiet: bool,
     /// Largest commit taken; any unless this is given
     #[arg(long, value_name = "BYTES", env = "LOGMIRROR_COMMIT_BYTES_MAX")]
-    commit_bytes_max: Option<ByteSize>,
+    pub(super) commit_bytes_max: Option<ByteSize>,
     #[command(flatten)]
     pub(super) access: AccessArgs,
     /// Frames in one request to a libSQL sync server
@@ -86,7 +86,7 @@ pub(crate) struct MirrorArgs {
 
 /// Whether a sink is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Create {
+pub(super) enum Create {
     /// Where it does not exist.
     Auto,
     /// Never: it must exist, which keeps a typing error from making a log.
@@ -226,7 +226,7 @@ fn check_places(args: &MirrorArgs) -> Result<(), String> {
         let near = near.map_or_else(String::new, |at| format!(", but {} does", at.display()));
         return Err(format!("SRC {} does not exist{near}; --follow waits for it", args.source));
     }
-    if !path.is_dir() || is_database(path) {
+    if !path.is_dir() || is_database(path) || super::libsql::is_meant(args) {
         return Ok(());
     }
     // What cannot be read is the mirror's to say, or to wait for.

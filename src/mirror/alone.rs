@@ -13,13 +13,13 @@ use sha2::{Digest, Sha256};
 
 /// Held for as long as a mirror feeds a log from a database.
 #[derive(Debug)]
-pub(super) struct Alone {
+pub(crate) struct Alone {
     _socket: Option<UnixDatagram>,
 }
 
 impl Alone {
     /// Claims the log with the id `log` for the database `identity`; none while another process has done so.
-    pub(super) fn claim(identity: &str, log: &str) -> Option<Alone> {
+    pub(crate) fn claim(identity: &str, log: &str) -> Option<Alone> {
         let digest = Sha256::digest(format!("{identity}\n{log}"));
         let name: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
         let bound = SocketAddr::from_abstract_name(format!("logmirror-feed-{name}"))

@@ -65,6 +65,7 @@ mod upload;
 mod verify;
 mod writers;
 
+pub(crate) use alone::Alone;
 pub use append::{Acks, Append};
 pub use budget::{Budget, Share};
 pub use checkpoint::Checkpoints;
@@ -86,6 +87,7 @@ pub use pages::Sought;
 pub use plan::{Plan, plan};
 pub use registry::{Registry, Settings};
 pub use repair::{AcceptedLoss, NewDescription, accept_loss, describe_again, on_opening};
+pub(crate) use replica_file::StateSum;
 pub use replica_file::{ReplicaFileError, ReplicaFileStatus, is_replica_file, replica_file_status};
 pub use run::{Event, Progress, run};
 pub use upload::{LastPart, Progress as UploadProgress, Staged, Upload, Uploads};

@@ -55,13 +55,13 @@ pub(super) fn stranger(
 }
 
 /// Pages of a file, a started one included. SQLite numbers no more than fit.
-fn pages_of(file: &File) -> io::Result<u32> {
+pub(super) fn pages_of(file: &File) -> io::Result<u32> {
     let pages = file.metadata()?.len().div_ceil(PAGE_LEN as u64);
     u32::try_from(pages).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "more pages than SQLite can number"))
 }
 
 /// A page of a database file, in WAL mode; zeros after its end.
-fn read_page(file: &File, page: u32, buf: &mut [u8; PAGE_LEN]) -> io::Result<()> {
+pub(super) fn read_page(file: &File, page: u32, buf: &mut [u8; PAGE_LEN]) -> io::Result<()> {
     let bytes = read_at(file, buf, u64::from(page - 1) * PAGE_LEN as u64)?;
     buf[bytes..].fill(0);
     if page == 1 && buf.starts_with(MAGIC) {

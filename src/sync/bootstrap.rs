@@ -5,18 +5,16 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use super::error::SyncError;
 use super::local::{LocalLog, check_database};
-use super::metadata::stamp;
 use super::replica::{Replica, sync_dir_of};
 use super::{Position, base};
 use crate::format::database;
 use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::sqlite::DatabaseError;
 use crate::sqlite::lock::alone as lock;
-use crate::sqlite::names::{JOURNAL, SHM, WAL, beside};
+use crate::sqlite::names::{JOURNAL, SHM, WAL, aside_path, beside};
 use crate::sqlite::read_replica::ReadReplicaFile;
 
 /// A base on its way in, in a file of its own beside the replica. One at a time: the file is locked.
@@ -83,26 +81,22 @@ impl Draft {
     }
 }
 
-/// Gives a replica that cannot go on another name, so that nothing in it is lost, and says which. Its WAL goes first: a
+/// Gives a database that is to be replaced another name, so that nothing in it is lost, and says which. Its WAL goes first: a
 /// database without its WAL is only out of date, but a WAL without its database is nothing. Its index goes along: connections to
 /// the old database must not share it with connections to the next one.
 ///
-/// The replica must stay open as long as the process can: in early versions of SQLite the last connection
+/// The caller must keep it open as long as the process can: in early versions of SQLite the last connection
 /// to close the old database would remove the WAL of the next one.
-pub(super) fn set_aside(replica: &Replica) -> Result<PathBuf, DatabaseError> {
-    let path = replica.path().to_owned();
-    let aside = beside(&path, &format!(".set-aside.{}", stamp(SystemTime::now())));
-    let io = |error| DatabaseError::io("setting aside", &path, error);
-    if aside.try_exists().map_err(io)? {
-        return Err(io(io::ErrorKind::AlreadyExists.into()));
-    }
+pub(super) fn set_aside(path: &Path) -> Result<PathBuf, DatabaseError> {
+    let io = |error| DatabaseError::io("setting aside", path, error);
+    let aside = aside_path(path).map_err(io)?;
     for ending in [WAL, SHM, JOURNAL] {
-        match fs::rename(beside(&path, ending), beside(&aside, ending)) {
+        match fs::rename(beside(path, ending), beside(&aside, ending)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io(error)),
             _ => {}
         }
     }
-    sync_dir_of(&path).and_then(|()| fs::rename(&path, &aside)).and_then(|()| sync_dir_of(&path)).map_err(io)?;
+    sync_dir_of(path).and_then(|()| fs::rename(path, &aside)).and_then(|()| sync_dir_of(path)).map_err(io)?;
     log::warn!("{} was set aside as {}", path.display(), aside.display());
     Ok(aside)
 }

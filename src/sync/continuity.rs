@@ -85,6 +85,11 @@ impl Continuity {
         Continuity { remote, says: Says::Unknown, origin: None, run: None, last: None, links: Links::default() }
     }
 
+    /// The server, whose answers are not checked.
+    pub(super) fn remote(&self) -> &Remote {
+        &self.remote
+    }
+
     /// What is known of the log.
     pub(super) fn origin(&self) -> Option<Origin> {
         self.origin.clone()
@@ -463,9 +468,8 @@ fn hash(origin: &[u8]) -> u32 {
     crc32fast::hash(origin)
 }
 
-/// The content of a metadata file that names the log too. libSQL's own client passes over keys that it does not know.
-pub(super) fn encode(position: Position, origin: Option<&Origin>) -> Vec<u8> {
-    let mut content = metadata::encode(position);
+/// The content of a metadata file, and in it the name of the log. libSQL's own client passes over keys that it does not know.
+pub(super) fn with_origin(mut content: Vec<u8>, position: Position, origin: Option<&Origin>) -> Vec<u8> {
     let origin = origin.filter(|origin| origin.generation == position.generation);
     if let (Some(Ok(origin)), Some(b'}')) = (origin.map(serde_json::to_vec), content.last()) {
         content.pop();
@@ -493,15 +497,13 @@ mod tests {
         let position = Position { generation: 2, frame: 77 };
         for base in [None, Some(BaseDigest::of(b"a base"))] {
             let origin = Origin { log: "an id".into(), generation: 2, base };
-            let content = encode(position, Some(&origin));
+            let content = with_origin(metadata::encode(position), position, Some(&origin));
             assert_eq!(metadata::decode(&content).ok(), Some(position));
             assert_eq!(decode(&content), Some(origin.clone()));
             let changed = String::from_utf8_lossy(&content).replace("an id", "an ib");
             assert_eq!(decode(changed.as_bytes()), None);
-            assert_eq!(
-                encode(Position { generation: 3, ..position }, Some(&origin)),
-                metadata::encode(Position { generation: 3, ..position })
-            );
+            let next = Position { generation: 3, ..position };
+            assert_eq!(with_origin(metadata::encode(next), next, Some(&origin)), metadata::encode(next));
         }
         assert_eq!(decode(&metadata::encode(position)), None);
     }

@@ -37,7 +37,7 @@ pub enum SyncError {
         call: String,
         /// The HTTP status.
         status: u16,
-        /// The start of what it says.
+        /// What it says, in one line; the start of what is longer.
         text: String,
     },
     /// Something answered, but not as the protocol has it.
@@ -159,6 +159,43 @@ pub enum SyncError {
         /// The last frame known to be on the server.
         server: u32,
     },
+    /// What is at the path of a replica may be an application's.
+    #[error(
+        "DST {}: {what}: it may be an application's, and is never replaced unasked; nothing was changed: choose another DST, move it \
+         away, or give --adopt, which sets it aside and makes a replica", .path.display()
+    )]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        what: String,
+    },
+    /// A replica must exist already, and does not.
+    #[error("{} does not exist, and --create=never forbids to create it: check its name, or leave --create out", .path.display())]
+    Absent {
+        /// The replica.
+        path: PathBuf,
+    },
+    /// The generation in which a database was pushed last is not on the server any more.
+    #[error(
+        "the server has deleted the generation that {} was pushed to last{}: without it nothing says that the server goes on from \
+         what this database holds. Push it into an empty log; or pull the server's database into another file, and bring what is \
+         only here into that one", .path.display(), said(.text)
+    )]
+    Pruned {
+        /// The database.
+        path: PathBuf,
+        /// What the server says.
+        text: String,
+    },
+    /// Another mirror pushes the same database to the same server.
+    #[error("another mirror on this machine pushes {} to {url}: this one goes on when that one has ended", .path.display())]
+    PushedByAnother {
+        /// The database.
+        path: PathBuf,
+        /// The server.
+        url: String,
+    },
     /// The database holds pages that neither its WAL nor the server's base has, so frames alone cannot make a copy.
     #[error(
         "page {page} of {} is neither in its WAL nor in the server's base of generation {generation}: its WAL was \
@@ -217,7 +254,17 @@ impl From<MirrorError> for SyncError {
 }
 
 fn said(text: &str) -> String {
-    if text.is_empty() { String::new() } else { format!(", {text:?}") }
+    if text.is_empty() { String::new() } else { format!(", \"{text}\"") }
+}
+
+/// What the body of an error says, in one line: the message of one that is JSON.
+pub(super) fn message_of(body: &[u8]) -> String {
+    let json = serde_json::from_slice::<serde_json::Value>(body).ok();
+    let member = |name| json.as_ref().and_then(|json| json.get(name)?.as_str()).map(str::to_owned);
+    let text =
+        member("message").or_else(|| member("error")).unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
+    let line: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect();
+    line.trim().to_owned()
 }
 
 impl Blamed for SyncError {
@@ -240,9 +287,15 @@ impl SyncError {
             SyncError::Status { status, .. } => is_passing_status(*status),
             SyncError::Database(error) => error.is_transient(),
             SyncError::Source(error) => error.blame() == Blame::Transient,
-            SyncError::Interrupted(_) => true,
+            SyncError::Interrupted(_) | SyncError::PushedByAnother { .. } => true,
             _ => false,
         }
+    }
+
+    /// Whether the server has deleted the generation that it was asked for.
+    #[must_use]
+    pub fn is_pruned(&self) -> bool {
+        matches!(self, SyncError::Status { status: 410, .. })
     }
 
     /// Whether the same request was repeated already, as often as it makes sense for somebody who waits.
@@ -263,10 +316,17 @@ impl SyncError {
         matches!(self, SyncError::Transport { .. } | SyncError::Status { .. } | SyncError::Protocol { .. })
     }
 
-    /// Whether what the user gave is at fault: URL or token.
+    /// Whether what the user gave is at fault: URL, token, or the path of a replica.
     #[must_use]
     pub fn is_usage(&self) -> bool {
-        matches!(self, SyncError::Url { .. } | SyncError::Token | SyncError::Status { status: 401 | 403, .. })
+        matches!(
+            self,
+            SyncError::Url { .. }
+                | SyncError::Token
+                | SyncError::Status { status: 401 | 403, .. }
+                | SyncError::NotOurs { .. }
+                | SyncError::Absent { .. }
+        )
     }
 
     /// Whether the data is at fault, and not a disk or a network.
@@ -277,7 +337,7 @@ impl SyncError {
             SyncError::Status { status, .. } => *status == 410,
             SyncError::Source(error) => error.blame() == Blame::Data,
             SyncError::Url { .. } | SyncError::Token | SyncError::Transport { .. } => false,
-            SyncError::Protocol { .. } | SyncError::Interrupted(_) => false,
+            SyncError::Protocol { .. } | SyncError::Interrupted(_) | SyncError::PushedByAnother { .. } => false,
             _ => true,
         }
     }

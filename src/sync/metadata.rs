@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Position;
+use super::pull_mark::{self, PullMark};
 use super::push_mark::{self, PushMark};
 use crate::limits::{DRAFT_STALE_AFTER, METADATA_BYTES_MAX};
 use crate::repo::{Repo, read_small};
@@ -155,6 +156,24 @@ impl MetadataFile {
             let position = decode(&content).ok()?;
             Some((position, push_mark::decode(position, &content)?))
         }))
+    }
+
+    /// What it says of a replica, if it does.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn load_pulled(&self) -> io::Result<Option<(Position, PullMark)>> {
+        let content = read_small(&*self.dir, &self.name, METADATA_BYTES_MAX)?;
+        Ok(content.and_then(|content| {
+            let position = decode(&content).ok()?;
+            Some((position, pull_mark::decode(position, &content)?))
+        }))
+    }
+
+    /// How far it says that the database is pushed from here; none where it is that of a replica.
+    pub(super) fn pushed(&self) -> Option<Position> {
+        let is_replica = matches!(self.load_pulled(), Ok(Some(_)));
+        self.load_pushed().ok().flatten().filter(|_| !is_replica).map(|(position, _)| position)
     }
 
     /// Replaces the file as [`store`](Self::store) does.

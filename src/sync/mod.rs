@@ -10,16 +10,20 @@ mod base;
 mod bootstrap;
 mod continuity;
 mod error;
+mod found;
 pub mod libsql;
 mod links;
 mod local;
 pub mod metadata;
+mod plan;
 mod pull;
+mod pull_mark;
 mod push;
 mod push_live;
 mod push_mark;
 mod remote;
 mod replica;
+mod replica_sum;
 mod replicate;
 mod server_state;
 #[cfg(feature = "turso")]
@@ -36,6 +40,7 @@ use crate::sqlite::DatabaseError;
 
 pub use error::SyncError;
 pub use local::{LocalLog, Look};
+pub use plan::plan;
 pub use remote::{FrameStream, Pulled, Pushed, Range, Remote, Streamed};
 pub use replica::{Applied, Replica};
 pub use replicate::{Direction, Replicate, run};

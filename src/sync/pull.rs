@@ -1,20 +1,26 @@
 //! The pull: a replica made, and brought up to what the server has. Owns: whether the files here can go on, and when they
-//! must be made anew.
+//! must be made again.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::bootstrap::{Draft, drop_aside, set_aside};
 use super::continuity::{Continuity, chain_after, digest_of_file};
 use super::error::SyncError;
-use super::remote::{Pulled, Range, Remote};
-use super::replica::Replica;
-use super::replicate::Told;
-use super::{FRAME_LEN, Position, base, blocking, into_file, off};
-use crate::format::wal::WalHeader;
+use super::found::{self, Found};
+use super::local::Stay;
+use super::metadata::Known;
+use super::remote::{Pulled, Range};
+use super::replica::{Replica, Since};
+use super::replicate::{Replicate, Told};
+use super::{FRAME_LEN, PAGE_LEN, Position, base, blocking, into_file, off};
+use crate::format::wal::{FrameHeader, WalHeader};
 use crate::mirror::Event;
 use crate::offset::Offset;
 use crate::sqlite::DatabaseError;
+
+/// How often in a row a pull starts over because the server has deleted the generation that it was reading.
+const STARTS_MAX: u32 = 3;
 
 /// Pulls one replica, again and again.
 #[derive(Debug)]
@@ -22,7 +28,9 @@ pub(super) struct Pull {
     server: Continuity,
     path: PathBuf,
     batch: u32,
-    /// None only while it is made anew.
+    /// Whether what is at the path may be set aside where it is not a replica that can go on.
+    adopt: bool,
+    /// None only while it is made again.
     replica: Arc<Mutex<Option<Replica>>>,
     /// The metadata could not be believed: the files here are used as far as they are what the server has.
     doubtful: bool,
@@ -30,80 +38,177 @@ pub(super) struct Pull {
     aside: Option<PathBuf>,
     /// All that were set aside: others may still have them open.
     former: Vec<Replica>,
+    /// The same of those that were no replicas.
+    strangers: Vec<Stay>,
     /// Whether the last frame that both hold was compared.
     compared: bool,
+    /// Whether it was reported where it starts, since the server was reached.
+    announced: bool,
 }
 
 impl Pull {
-    pub(super) async fn open(remote: Remote, path: &Path, batch: u32) -> Result<Pull, SyncError> {
-        let file = path.to_owned();
-        let opened = off(move || Replica::open(&file)).await??;
-        let replica = Arc::new(Mutex::new(None));
-        let mut pull = Pull {
-            server: Continuity::new(remote),
-            path: path.to_owned(),
-            batch,
-            replica,
-            doubtful: false,
-            aside: None,
-            former: Vec::new(),
-            compared: false,
+    pub(super) async fn open(what: &Replicate) -> Result<Pull, SyncError> {
+        let (server, path, batch, adopt) =
+            (Continuity::new(what.remote.clone()), what.database.clone(), what.batch.max(1), what.adopt);
+        let (replica, former, strangers) = (Arc::new(Mutex::new(None)), Vec::new(), Vec::new());
+        let (doubtful, compared, announced, aside) = (false, false, false, None);
+        let mut pull =
+            Pull { server, path, batch, adopt, replica, doubtful, aside, former, strangers, compared, announced };
+        let file = pull.path.clone();
+        let known = match off(move || found::at(&file)).await?? {
+            Found::Nothing if !what.create => return Err(SyncError::Absent { path: pull.path }),
+            Found::Nothing => None,
+            Found::Pushed if !adopt => return Err(found::pushed(&pull.path)),
+            Found::WithMetadata | Found::Pushed | Found::Blank => pull.reopen().await?,
+            Found::Unknown => match found::prove(&what.remote, &pull.path, pull.batch).await {
+                Ok(position) => {
+                    log::warn!("{}-info is lost: it is written again, from what the server holds", pull.path.display());
+                    if pull.reopen().await?.is_some() {
+                        return pull.proved(position).await;
+                    }
+                    None
+                }
+                Err(SyncError::NotOurs { what, .. }) if adopt => {
+                    log::warn!("{}: {what}: it is set aside, since --adopt was given", pull.path.display());
+                    pull.set_stranger_aside().await?;
+                    None
+                }
+                Err(error) => return Err(error),
+            },
         };
-        let Some((replica, known)) = opened else {
-            let (draft, generation) = pull.download().await?;
-            pull.install(draft, generation).await?;
-            return Ok(pull);
-        };
-        let frames = replica.frames();
-        pull.server.expect(replica.origin.clone());
-        pull.put(replica).await?;
         match known {
-            Ok(Position { frame, .. }) if frame <= frames => {}
-            Ok(Position { frame, .. }) => {
-                log::warn!(
-                    "{} had {frame} frames and has {frames}: another program checkpointed its WAL away; making it anew",
-                    path.display()
-                );
-                pull.remake().await?;
+            None => {
+                let (draft, generation) = pull.download().await?;
+                pull.install(draft, generation).await?;
             }
-            Err(why) => {
-                log::warn!("{}-info is not used: {why}; asking the server", path.display());
+            Some(Ok(position)) => pull.check_kept(position).await?,
+            Some(Err(why)) => {
+                log::warn!("{}-info is not used: {why}; asking the server", pull.path.display());
                 pull.recover().await?;
             }
         }
         Ok(pull)
     }
 
+    /// Opens what is there, and returns what its metadata say; none where there is nothing.
+    async fn reopen(&mut self) -> Result<Option<Known>, SyncError> {
+        let file = self.path.clone();
+        let Some((replica, known)) = off(move || Replica::open(&file)).await?? else { return Ok(None) };
+        self.server.expect(replica.origin.clone());
+        self.put(replica).await?;
+        Ok(Some(known))
+    }
+
+    /// It goes on from what it was proved to hold.
+    async fn proved(mut self, position: Position) -> Result<Pull, SyncError> {
+        let frames = self
+            .with(move |replica| {
+                replica.resume(position);
+                Ok(replica.frames())
+            })
+            .await?;
+        if frames != position.frame {
+            return Err(DatabaseError::restarted(&self.path).into());
+        }
+        self.compared = true;
+        Ok(self)
+    }
+
+    /// Its WAL may hold less than it did, and its pages may be others.
+    async fn check_kept(&mut self, position: Position) -> Result<(), SyncError> {
+        let (since, frames) = self.with(|replica| Ok((replica.check_kept()?, replica.frames()))).await?;
+        let path = self.path.display();
+        match since {
+            Since::Kept => return Ok(()),
+            Since::Checkpointed => {
+                log::info!(
+                    "{path}: another program checkpointed its WAL away, and its pages are those that were written"
+                );
+                return Ok(());
+            }
+            Since::Written => {
+                log::warn!("{path}: another program has written to it while it was closed: making it again")
+            }
+            Since::Lost => log::warn!(
+                "{path} had {} frames and has {frames}: another program checkpointed its WAL away; making it again",
+                position.frame
+            ),
+        }
+        self.remake().await
+    }
+
     /// Pulls what is new. After Ok the replica has all that the server had.
     pub(super) async fn sync(&mut self, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
-        match self.catch_up(told).await {
-            Err(error @ (SyncError::Fork { .. } | SyncError::Ahead { .. })) if self.doubtful => {
-                log::warn!("{error}: making it anew");
-                self.remake().await?;
-                self.catch_up(told).await?;
+        let mut starts = 0;
+        loop {
+            match self.catch_up(told).await {
+                Err(error @ (SyncError::Fork { .. } | SyncError::Ahead { .. })) if self.doubtful => {
+                    log::warn!("{error}: making it again");
+                    self.remake().await?;
+                }
+                Err(error @ (SyncError::Fork { .. } | SyncError::Ahead { .. } | SyncError::Generation { .. }))
+                    if self.adopt =>
+                {
+                    log::warn!("{error}: it is set aside and made again, since --adopt was given");
+                    self.remake().await?;
+                }
+                Err(error) if error.is_pruned() && starts < STARTS_MAX => {
+                    starts += 1;
+                    self.start_over(error, told).await?;
+                }
+                done => break done?,
             }
-            done => done?,
         }
         self.doubtful = false;
-        self.with(|replica| Ok(replica.store()?)).await?;
+        self.with(Replica::settle).await?;
         self.forget_aside().await
     }
 
     /// The server may be another one when it is reached again.
     pub(super) fn again(&mut self) {
-        self.compared = false;
+        (self.compared, self.announced) = (false, false);
+    }
+
+    /// The server has deleted the generation that this replica is in, as `error` says: it goes on from the base of the current
+    /// one, in one transaction of the pages that differ.
+    async fn start_over(&mut self, error: SyncError, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
+        let (draft, generation) = self.download().await?;
+        let before = self.with(|replica| Ok(replica.position().generation)).await?;
+        if generation == before {
+            off(move || draft.discard()).await??;
+            return Err(error);
+        }
+        let file = draft.file.clone();
+        let Some(pages) = self.with(move |replica| replica.step_to(&file, generation)).await? else {
+            log::warn!(
+                "the server has deleted generation {before}, and {} holds frames that did not come from it: making it again",
+                self.path.display()
+            );
+            return self.replace(draft, generation).await;
+        };
+        off(move || draft.discard()).await??;
+        self.note_origin().await?;
+        self.with(|replica| Ok(replica.store()?)).await?;
+        log::warn!(
+            "{}: the server has deleted generation {before}: going on with generation {generation}, in which {pages} pages differ",
+            self.path.display()
+        );
+        told.moved(0, u64::from(pages) * PAGE_LEN as u64, Offset(1));
+        Ok(())
     }
 
     async fn catch_up(&mut self, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
-        if !self.compared {
+        if !self.compared || !self.announced {
             self.with(|replica| {
                 replica.restart();
                 Ok(())
             })
             .await?;
-            self.compare().await?;
+            if !self.compared {
+                self.compare().await?;
+            }
             let position = self.with(|replica| Ok(replica.position())).await?;
-            self.compared = true;
+            (self.compared, self.announced) = (true, true);
             told.started(Offset(u64::from(position.frame) + 1), 0);
         }
         loop {
@@ -162,15 +267,32 @@ impl Pull {
 
     /// Frames of the server that follow those of the replica, or what it says instead.
     async fn pulled(&mut self, range: Range) -> Result<Pulled, SyncError> {
-        let replica = self.replica.clone();
+        let (replica, remote) = (self.replica.clone(), self.server.remote().clone());
         let ours = move |header| {
-            let replica = replica.clone();
+            let (replica, remote, last) = (replica.clone(), remote.clone(), range.start.saturating_sub(1));
             async move {
-                let work = move |replica: &mut Option<Replica>| match replica {
-                    Some(replica) => Ok(chain_after(&replica.log, range.start.saturating_sub(1), header)?),
+                let known = move |replica: &mut Option<Replica>| match replica {
+                    Some(replica) if replica.has_frames_before_its_wal() => Ok(None),
+                    Some(replica) => Ok(Some(chain_after(&replica.log, last, header)?)),
                     None => Err(not_there()),
                 };
-                blocking(&replica, work).await?
+                if let Some(chain) = blocking(&replica, known).await?? {
+                    return Ok(chain);
+                }
+                // What the checksum is there only that frame says, which must be the one that is held.
+                let range = Range { generation: range.generation, start: last, end: range.start };
+                let Pulled::Frames(frame) = remote.pull(range).await? else {
+                    return Err(SyncError::Interrupted(format!("the server has no frame {last}")));
+                };
+                let chain = frame.first_chunk().map(FrameHeader::decode).map(|head| head.chain).unwrap_or_default();
+                let differs = move |replica: &mut Option<Replica>| match replica {
+                    Some(replica) => replica.differs(last, &frame).map(|frame| (replica.path().to_owned(), frame)),
+                    None => Ok(Default::default()),
+                };
+                match blocking(&replica, differs).await?? {
+                    (_, None) => Ok(chain),
+                    (path, Some(frame)) => Err(SyncError::Fork { path, generation: range.generation, frame }),
+                }
             }
         };
         let pulled = self.server.pull(range, ours).await?;
@@ -220,9 +342,10 @@ impl Pull {
         if let Some(page) = stranger {
             log::warn!(
                 "page {page} of {} is neither in its WAL nor in the server's base of generation {generation}: making it \
-                 anew",
+                 again",
                 self.path.display()
             );
+            self.check_replaceable().await?;
             return self.replace(draft, generation).await;
         }
         off(move || draft.discard()).await??;
@@ -235,14 +358,36 @@ impl Pull {
     }
 
     async fn remake(&mut self) -> Result<(), SyncError> {
+        self.check_replaceable().await?;
         let (draft, generation) = self.download().await?;
         self.replace(draft, generation).await
     }
 
+    /// A database that is pushed from here is an application's.
+    async fn check_replaceable(&self) -> Result<(), SyncError> {
+        if !self.adopt && self.with(|replica| Ok(replica.is_pushed())).await? {
+            return Err(found::pushed(&self.path));
+        }
+        Ok(())
+    }
+
+    /// Sets aside what is at the path and no replica.
+    async fn set_stranger_aside(&mut self) -> Result<(), SyncError> {
+        let path = self.path.clone();
+        let stay = off(move || {
+            // With a rollback journal there is nothing that the last connection could remove.
+            let stay = Stay::beside_others(&path).ok();
+            set_aside(&path).map(|_| stay)
+        });
+        self.strangers.extend(stay.await??);
+        Ok(())
+    }
+
     /// Nothing of the replica is lost: what the server does not have stays under another name.
     async fn replace(&mut self, draft: Draft, generation: u32) -> Result<(), SyncError> {
+        (self.compared, self.announced) = (false, false);
         let set_aside = |replica: &mut Option<Replica>| match replica.take() {
-            Some(replica) => set_aside(&replica).map(|aside| Some((replica, aside))),
+            Some(replica) => set_aside(replica.path()).map(|aside| Some((replica, aside))),
             None => Ok(None),
         };
         if let Some((replica, aside)) = blocking(&self.replica, set_aside).await?? {

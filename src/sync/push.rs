@@ -121,6 +121,13 @@ impl Push {
         Ok(())
     }
 
+    /// How many frames both sides hold, which are compared, and how many the WAL has.
+    pub(super) async fn compared(&mut self) -> Result<(u32, u32), SyncError> {
+        let frames = blocking(&self.source, |source| source.log.frames()).await?;
+        self.compare_first(frames).await?;
+        Ok((self.position.frame, frames))
+    }
+
     /// The push that follows the database from here on; `None` when it has no WAL to follow yet.
     pub(super) async fn follow(&self) -> Result<Option<LivePush>, SyncError> {
         let (position, remote, batch) = (self.position, self.remote.clone(), self.batch);
@@ -456,7 +463,7 @@ pub(super) async fn begin_live(
 }
 
 /// The metadata file of a database.
-fn info_of(path: &Path) -> Result<MetadataFile, SyncError> {
+pub(super) fn info_of(path: &Path) -> Result<MetadataFile, SyncError> {
     let (dir, name) = place(path)?;
     let dir = FsRepo::open(&dir).map_err(|error| DatabaseError::io("opening", &dir, error))?;
     Ok(MetadataFile::new(Arc::new(dir), format!("{name}-info")))

@@ -182,6 +182,11 @@ impl LivePush {
         LivePush { checked: true, announced: true, ..self }
     }
 
+    /// How far the server confirmed.
+    pub(super) fn position(&self) -> Position {
+        self.position
+    }
+
     /// The server may be another one when it is reached again.
     pub(super) fn again(&mut self) {
         self.checked = false;

@@ -12,7 +12,7 @@ use reqwest::{Method, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::error::SyncError;
+use super::error::{SyncError, message_of};
 use super::wal_facts::{self, WalFacts};
 use super::{FRAME_LEN, off};
 use crate::client::{HttpOptions, without_secrets};
@@ -568,8 +568,7 @@ impl Call<'_> {
     }
 
     fn refused(&self, status: StatusCode, body: &[u8]) -> SyncError {
-        let start = &body[..body.len().min(REFUSAL_BYTES_MAX)];
-        let text = String::from_utf8_lossy(start).trim().to_owned();
+        let text = message_of(&body[..body.len().min(REFUSAL_BYTES_MAX)]);
         SyncError::Status { call: self.to_string(), status: status.as_u16(), text }
     }
 

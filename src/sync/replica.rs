@@ -1,7 +1,8 @@
 //! A read replica: a database whose WAL we write with the frames of a server, while others read it. Owns: when they count, and
 //! when a generation is folded into the database. Knows no server.
 //!
-//! Frame n of the generation is frame n of the WAL, which is neither restarted nor, by us, copied before the generation ends.
+//! Frame n of the generation is frame n of the WAL, which is neither restarted nor, by us, copied before the generation ends. Where
+//! another program put the WAL into the database file, which the sum of the pages shows, frames count on in the next one.
 //! The files alone say what a crash left. Frames are written after the last commit frame, synced when a commit frame is
 //! among them, published to readers, and only then counted in the metadata: so the WAL holds at least what the metadata says,
 //! and more is compared with what comes. At the end of a generation the order is: pages into the database, synced; metadata
@@ -17,11 +18,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::continuity::{self, Origin};
 use super::error::SyncError;
 use super::local::{LocalLog, check_database};
-use super::metadata::{Known, MetadataFile};
-use super::{FRAME_LEN, Position};
+use super::metadata::{self, Known, MetadataFile};
+use super::pull_mark::{self, KeyedSum, PullMark};
+use super::push_mark::digest_of;
+use super::replica_sum::ReplicaSum;
+use super::{FRAME_LEN, PAGE_LEN, Position, base};
 use crate::format::database::{self, VERSIONS, WAL_VERSIONS};
 use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::repo::{FsRepo, Repo, open_regular, opened};
@@ -29,7 +35,7 @@ use crate::sqlite::DatabaseError;
 use crate::sqlite::image::Image;
 use crate::sqlite::lock::alone as lock;
 use crate::sqlite::names::WAL;
-use crate::sqlite::read_replica::ReadReplicaFile;
+use crate::sqlite::read_replica::{ReadReplicaFile, StateMark, Touched};
 use crate::sqlite::wal_frames::frames_of;
 
 /// How long the end of a generation waits for readers. Most reads take less.
@@ -42,6 +48,19 @@ pub struct Applied {
     pub frames: u64,
     /// Transactions among them that are now complete and synced.
     pub commits: u64,
+}
+
+/// What became of a replica while it was closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Since {
+    /// It is as it was, as far as that shows.
+    Kept,
+    /// It has the same pages, but another program put its WAL into the database file.
+    Checkpointed,
+    /// Another program wrote to it.
+    Written,
+    /// Its WAL is gone, and what its pages were is not known.
+    Lost,
 }
 
 /// A replica that only we write. After an error of the disk it does nothing any more: open it again.
@@ -61,6 +80,16 @@ pub struct Replica {
     next: u32,
     /// The WAL is of a former generation, and all of it in the database.
     leftover: bool,
+    /// Frames of the generation that come before those of the WAL, and are in the database.
+    start: u32,
+    /// The digest of the last frame that is counted; empty where it is not known.
+    last: String,
+    /// The sum of the pages as of that frame, where it is known.
+    sum: Option<ReplicaSum>,
+    /// What the metadata say, where the WAL has no frame that shows it.
+    doubt: Option<PullMark>,
+    /// What the metadata say of the files.
+    stored_files: Option<StateMark>,
 }
 
 impl Replica {
@@ -82,6 +111,7 @@ impl Replica {
             replica.stored = Some((*position, replica.origin.clone()));
             replica.resume(*position);
             replica.find_leftover()?;
+            replica.take_mark()?;
         }
         Ok(Some((replica, known)))
     }
@@ -104,6 +134,11 @@ impl Replica {
             origin: None,
             next: 1,
             leftover: false,
+            start: 0,
+            last: String::new(),
+            sum: None,
+            doubt: None,
+            stored_files: None,
         })
     }
 
@@ -127,7 +162,12 @@ impl Replica {
     /// Frames it holds of this generation, up to the last commit frame.
     #[must_use]
     pub fn frames(&self) -> u32 {
-        if self.leftover { 0 } else { self.log.frames() }
+        self.start + if self.leftover { 0 } else { self.log.frames() }
+    }
+
+    /// Whether frames of the generation are in the database file only.
+    pub(super) fn has_frames_before_its_wal(&self) -> bool {
+        self.start > 0
     }
 
     /// The next frame it wants.
@@ -146,6 +186,51 @@ impl Replica {
     pub fn restart(&mut self) {
         self.next = self.position.frame.saturating_add(1);
         self.file.forget_open();
+        if let Some(sum) = &mut self.sum {
+            sum.forget_open();
+        }
+    }
+
+    /// What the metadata say of the state that they count.
+    fn take_mark(&mut self) -> Result<(), SyncError> {
+        let Some((_, mark)) = self.info.load_pulled().ok().flatten().filter(|(at, _)| *at == self.position) else {
+            return Ok(());
+        };
+        (self.start, self.last) = (mark.start, mark.last.clone());
+        if self.log.frames() == 0 {
+            // Only the pages show it.
+            self.doubt = Some(mark);
+        } else if let Some(KeyedSum { key, sum }) = mark.sum.filter(|_| self.frames() == self.position.frame) {
+            self.sum = Some(ReplicaSum::known(key, sum, self.file.pages()?));
+        }
+        Ok(())
+    }
+
+    /// Finds out whether another program wrote to the file while it was closed. Where the frames that its WAL lacks were only put into
+    /// the database file, it goes on from there.
+    ///
+    /// # Errors
+    /// When it cannot be read, or the metadata not be written.
+    pub(super) fn check_kept(&mut self) -> Result<Since, SyncError> {
+        let is_short = self.frames() < self.position.frame;
+        let Some(mark) = self.doubt.take() else {
+            return Ok(if is_short { Since::Lost } else { Since::Kept });
+        };
+        let Some(KeyedSum { key, sum: number }) = mark.sum.filter(|_| !is_short || !mark.last.is_empty()) else {
+            return Ok(if is_short { Since::Lost } else { Since::Kept });
+        };
+        if !is_short && mark.files.is_some_and(|files| self.file.touched_since(&files) == Touched::No) {
+            self.sum = Some(ReplicaSum::known(key, number, self.file.pages()?));
+            return Ok(Since::Kept);
+        }
+        let sum = ReplicaSum::of(&self.file, key)?;
+        if sum.number() != number {
+            return Ok(Since::Written);
+        }
+        (self.start, self.sum, self.stored) = (self.position.frame, Some(sum), None);
+        self.store()?;
+        self.restart();
+        Ok(if is_short { Since::Checkpointed } else { Since::Kept })
     }
 
     /// The number of the first of these frames that is held with other content, if any; they are numbered from `start`.
@@ -153,7 +238,12 @@ impl Replica {
     /// # Errors
     /// When they are not all held.
     pub(super) fn differs(&self, start: u32, frames: &[u8]) -> Result<Option<u32>, DatabaseError> {
-        self.log.differs(start, frames)
+        let Some(start) = start.checked_sub(self.start).filter(|start| *start > 0) else {
+            // Of those before the WAL only the last one is known.
+            let is_last = start == self.position.frame && digest_of(frames) == self.last;
+            return Ok(Some(start).filter(|_| !is_last && !frames.is_empty()));
+        };
+        Ok(self.log.differs(start, frames)?.map(|frame| frame + self.start))
     }
 
     /// Takes frames as they came from the server, the first of which must be the [next](Replica::next) one. After Ok all
@@ -179,12 +269,18 @@ impl Replica {
             return Err(SyncError::Fork { path: self.path.clone(), generation, frame });
         }
         let commits = commit_frames(frames);
+        // What was there before it was counted has replaced the pages that were summed up.
+        let mut sum = self.sum.take().filter(|_| held == 0);
         if !fresh.is_empty() {
+            if let Some(sum) = &mut sum {
+                sum.apply(fresh, &self.file)?;
+            }
             self.write(fresh, commits.iter().any(|commit| *commit >= held as usize))?;
         }
-        self.next = end;
+        (self.next, self.sum) = (end, sum);
         if let Some(last) = commits.last() {
             self.position.frame = start + *last as u32;
+            self.last = frames.get(last * FRAME_LEN..(last + 1) * FRAME_LEN).map(digest_of).unwrap_or_default();
             self.store()?;
         }
         let fresh_commits = commits.iter().filter(|commit| **commit >= held as usize).count();
@@ -211,6 +307,11 @@ impl Replica {
         }
     }
 
+    /// Whether the metadata say that this database is pushed from here.
+    pub(super) fn is_pushed(&self) -> bool {
+        self.info.pushed().is_some()
+    }
+
     /// Writes the position to the metadata file, if it says something else.
     ///
     /// # Errors
@@ -218,11 +319,41 @@ impl Replica {
     pub fn store(&mut self) -> Result<(), DatabaseError> {
         let wanted = (self.position, self.origin.clone());
         if self.stored.as_ref() != Some(&wanted) {
-            let content = continuity::encode(self.position, self.origin.as_ref());
+            let sum = self.sum.as_ref().map(|sum| KeyedSum { key: sum.key(), sum: sum.number() });
+            let files = if self.log.frames() == 0 { Some(self.file.mark()?) } else { None };
+            let content = match (self.start, sum) {
+                (0, None) => metadata::encode(self.position),
+                (start, sum) => {
+                    let (last, files) = (self.last.clone(), files.clone());
+                    pull_mark::encode(self.position, &PullMark { start, last, sum, files })
+                }
+            };
+            self.stored_files = files;
+            let content = continuity::with_origin(content, self.position, self.origin.as_ref());
             self.info.replace(&content).map_err(|error| self.io("writing the -info file of", error))?;
             self.stored = Some(wanted);
         }
         Ok(())
+    }
+
+    /// The same with the sum of the pages, for which all of them are read where it is not known.
+    ///
+    /// # Errors
+    /// When they cannot be read; as [`store`](Self::store).
+    pub(super) fn settle(&mut self) -> Result<(), SyncError> {
+        let Position { frame, .. } = self.position;
+        if self.sum.is_none() && self.frames() == frame {
+            if self.last.is_empty() && frame > self.start {
+                let number = frame - self.start;
+                self.last = digest_of(&self.log.batch(number, number + 1)?);
+            }
+            self.sum = Some(ReplicaSum::of(&self.file, Uuid::new_v4().as_u64_pair().0)?);
+            self.stored = None;
+        }
+        if self.log.frames() == 0 && self.stored_files != Some(self.file.mark()?) {
+            self.stored = None;
+        }
+        Ok(self.store()?)
     }
 
     /// Ends a generation: puts its frames into the database and goes on with the first frame of the next.
@@ -238,10 +369,16 @@ impl Replica {
         let following = generation.checked_add(1).ok_or_else(|| SyncError::Full { path: self.path.clone() })?;
         self.restart_wal()?;
         self.file.forget_open();
+        self.end(following)
+    }
+
+    /// Puts all frames into the database, and is at the start of the generation `following` then.
+    fn end(&mut self, following: u32) -> Result<(), SyncError> {
         let folded = self.file.copy_within(READERS_PATIENCE).map_err(|error| self.of_others(error))?;
         if folded.copied < folded.frames {
             return Err(DatabaseError::ReadInTheWay { path: self.path.clone() }.into());
         }
+        (self.start, self.last) = (0, String::new());
         self.resume(Position { generation: following, frame: 0 });
         self.store()?;
         self.leftover = self.log.frames() > 0;
@@ -250,6 +387,65 @@ impl Replica {
             Err(SyncError::Database(DatabaseError::ReadInTheWay { .. })) => Ok(()),
             done => done,
         }
+    }
+
+    /// Goes to the start of another generation, of which this is the base: the pages that differ become one transaction, so that
+    /// those who read go along. Returns how many they were; none, and nothing was changed, where there are some and not all that
+    /// it holds is known to have come from the server.
+    ///
+    /// # Errors
+    /// [`DatabaseError::ReadInTheWay`] where a read takes long: the same again goes on from there.
+    pub(super) fn step_to(&mut self, base: &File, generation: u32) -> Result<Option<u32>, SyncError> {
+        self.restart_wal()?;
+        self.file.forget_open();
+        let io = |error| DatabaseError::io("reading the base of", &self.path, error);
+        let pages = base::pages_of(base).map_err(io)?;
+        let mut differing = self.differing(base, pages)?;
+        if differing.is_empty() && self.file.pages()? != pages {
+            differing.push(1);
+        }
+        let Position { frame, .. } = self.position;
+        let is_whole = frame > 0 && self.frames() == frame;
+        if !differing.is_empty() {
+            if !is_whole && (self.is_pushed() || self.frames() > frame) {
+                return Ok(None);
+            }
+            if let Some(sum) = self.sum.take()
+                && ReplicaSum::of(&self.file, sum.key())?.number() != sum.number()
+            {
+                return Ok(None);
+            }
+        }
+        self.file.set_sequence(self.position.generation.saturating_sub(1));
+        let (mut content, last) = ([0; PAGE_LEN], differing.last());
+        for page in &differing {
+            base::read_page(base, *page, &mut content).map_err(io)?;
+            let size = if Some(page) == last { pages } else { 0 };
+            self.file.append([(*page, size, &content[..])]).map_err(|error| self.of_others(error))?;
+        }
+        self.file.commit().map_err(|error| self.of_others(error))?;
+        self.log.look()?;
+        self.end(generation)?;
+        Ok(Some(differing.len() as u32))
+    }
+
+    /// The pages of a base that are others here.
+    fn differing(&self, base: &File, pages: u32) -> Result<Vec<u32>, DatabaseError> {
+        let (mut ours, mut theirs, mut differing) = ([0; PAGE_LEN], [0; PAGE_LEN], Vec::new());
+        for page in 1..=pages {
+            base::read_page(base, page, &mut theirs)
+                .map_err(|error| DatabaseError::io("reading the base of", &self.path, error))?;
+            if !self.file.read_page(page, &mut ours)? {
+                ours.fill(0);
+            }
+            if page == 1 {
+                ours[VERSIONS].copy_from_slice(&WAL_VERSIONS);
+            }
+            if ours != theirs {
+                differing.push(page);
+            }
+        }
+        Ok(differing)
     }
 
     /// The database as of the last commit.

@@ -12,7 +12,7 @@ use super::push_live::LivePush;
 use super::remote::Remote;
 use crate::blame::{Blame, Blamed, with_causes};
 use crate::limits::{ATTEMPTS_MAX, POLL_EVERY, SYNC_BATCH};
-use crate::mirror::{Event, Progress};
+use crate::mirror::{Alone, Event, Progress};
 use crate::offset::Offset;
 use crate::retry::RECONNECT;
 
@@ -38,13 +38,17 @@ pub struct Replicate {
     pub batch: u32,
     /// Whether to go on as frames are added, for ever.
     pub follow: bool,
+    /// Whether a pull makes the database if there is none.
+    pub create: bool,
+    /// Whether a pull sets aside, and makes again, what is at the path and may be an application's, or is of another history.
+    pub adopt: bool,
 }
 
 impl Replicate {
     /// Once, in batches of the default size.
     #[must_use]
     pub fn new(direction: Direction, database: PathBuf, remote: Remote) -> Self {
-        Replicate { direction, database, remote, batch: SYNC_BATCH, follow: false }
+        Replicate { direction, database, remote, batch: SYNC_BATCH, follow: false, create: true, adopt: false }
     }
 }
 
@@ -97,7 +101,7 @@ impl Session {
                     Err(error) => return Err(error),
                 }
             }
-            Direction::Pull => Session::Pull(Box::new(Pull::open(remote, &what.database, batch).await?)),
+            Direction::Pull => Session::Pull(Box::new(Pull::open(what).await?)),
         })
     }
 
@@ -126,10 +130,10 @@ impl Session {
 /// usage, and tries all else again without end.
 pub async fn run(what: &Replicate, tell: impl FnMut(Event)) -> Result<Progress, SyncError> {
     let mut told = Told { progress: Progress::default(), tell };
-    let (mut session, mut failures) = (None, 0);
+    let (mut alone, mut session, mut failures) = (None, None, 0);
     loop {
         let before = told.progress;
-        let error = match attempt(what, &mut session, &mut told).await {
+        let error = match attempt(what, &mut alone, &mut session, &mut told).await {
             Ok(()) if !what.follow => return Ok(told.progress),
             Ok(()) => {
                 failures = 0;
@@ -163,14 +167,24 @@ pub async fn run(what: &Replicate, tell: impl FnMut(Event)) -> Result<Progress, 
 
 async fn attempt(
     what: &Replicate,
+    alone: &mut Option<Alone>,
     session: &mut Option<Session>,
     told: &mut Told<impl FnMut(Event)>,
 ) -> Result<(), SyncError> {
+    if what.direction == Direction::Push && alone.is_none() {
+        *alone = Some(claim(what)?);
+    }
     let session = match session {
         Some(session) => session,
         None => session.insert(Session::open(what).await?),
     };
-    match (session.sync(told).await, &*session) {
+    let synced = session.sync(told).await.map_err(|error| match (error, what.direction) {
+        (SyncError::Status { status: 410, text, .. }, Direction::Push) => {
+            SyncError::Pruned { path: what.database.clone(), text }
+        }
+        (error, _) => error,
+    });
+    match (synced, &*session) {
         // The server's generation may have ended right after what was pushed.
         (Err(error @ (SyncError::Conflict { .. } | SyncError::Generation { .. })), Session::Push(_)) => {
             let from = (what.batch.max(1), what.follow);
@@ -190,4 +204,13 @@ async fn attempt(
         return session.sync(told).await;
     }
     Ok(())
+}
+
+/// Claims the database for this mirror: of two that push it at the same time to the same server, each would take the other's frames
+/// for another writer's.
+fn claim(what: &Replicate) -> Result<Alone, SyncError> {
+    let path = what.database.canonicalize().unwrap_or_else(|_| what.database.clone());
+    let url = what.remote.url().to_string();
+    Alone::claim(&format!("libsql:{}", path.display()), &url)
+        .ok_or_else(|| SyncError::PushedByAnother { path: what.database.clone(), url })
 }

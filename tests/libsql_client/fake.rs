@@ -12,6 +12,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use logmirror::sync::{FRAME_LEN, same_frame};
 use serde_json::json;
+use tokio::sync::Notify;
 
 /// One request, as it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub enum Fault {
     Redirect(String),
     /// The work is done, the answer never comes.
     Silence,
+    /// The work is done, and the answer comes once this is notified.
+    Held(Arc<Notify>),
     /// The work is done, but the connection breaks inside the answer.
     Reset,
     /// So many bytes are cut off the end of the answer's body.
@@ -173,6 +176,10 @@ async fn answer(State(store): State<Arc<Mutex<Store>>>, request: Request) -> Res
             Body::from_stream(futures::stream::iter([Ok(vec![b'{']), broken])).into_response()
         }
         Some(Fault::Silence) => std::future::pending().await,
+        Some(Fault::Held(until)) => {
+            until.notified().await;
+            reply(done.0, done.1)
+        }
         Some(Fault::Cut(bytes)) => reply(done.0, done.1[..done.1.len() - bytes].to_vec()),
     }
 }

@@ -51,12 +51,14 @@ fn a_replica_folds_its_log_and_goes_on_one_generation_at_a_time() {
 }
 
 #[test]
-fn a_generation_that_is_gone_is_an_error() {
+fn a_current_generation_that_is_gone_is_an_error() {
     let (stage, db, replica) = rolled();
+    stage.fake.store().generations.pop();
     stage.fake.store().generations[0].gone = true;
     let error = stage.pull(&replica).unwrap_err();
     assert!(matches!(error, SyncError::Status { status: 410, .. }) && error.is_data(), "{error}");
     assert_eq!((info(&replica), dump(&replica)), ((1, frames(&db)), dump(&db)));
+    assert_eq!(litter(&replica), Vec::<String>::new());
 }
 
 #[test]

@@ -12,9 +12,14 @@ mod damage;
 mod fake;
 mod generations;
 mod halves;
+mod options;
+mod ownership;
+mod pruned;
 mod pull;
 mod push;
+mod readers;
 mod sqlite;
+mod together;
 
 use std::path::{Path, PathBuf};
 

@@ -59,13 +59,16 @@ fn a_replica_opens_in_place_and_pulls_on_after_sqlite_checkpointed_it() {
     stage.pull(&replica).unwrap();
     assert_eq!(sqlite::run(&replica, "PRAGMA integrity_check; SELECT count(*) FROM t").unwrap(), "ok\n10\n");
     assert!(!beside(&replica, "-wal").exists(), "SQLite took it for its own");
+    let before = frames(&db);
     sqlite::run_and_die(&db, &rows(5));
     stage.push(&db).unwrap();
     stage.fake.seen();
     stage.pull(&replica).unwrap();
-    assert_eq!(pulled(&stage.fake.seen()), frames(&db), "the frames are gone, so all come again");
-    assert_eq!(dump(&replica), dump(&db));
-    assert_eq!(litter(&replica), Vec::<String>::new(), "what was set aside had nothing of its own");
+    let seen = stage.fake.seen();
+    assert_eq!(pulled(&seen), frames(&db) - before + 1, "what is new, and the last frame of before, to compare it");
+    assert!(!calls(&seen).iter().any(|call| call.starts_with("GET export")), "{seen:?}");
+    assert_eq!((dump(&replica), info(&replica)), (dump(&db), (1, frames(&db))));
+    assert_eq!(litter(&replica), Vec::<String>::new());
 }
 
 #[test]
@@ -80,7 +83,7 @@ fn what_only_a_checkpointed_replica_has_is_set_aside() {
     let mut aside = litter(&replica);
     // Those who have it open would share them.
     aside.retain(|name| !name.ends_with("-wal") && !name.ends_with("-shm"));
-    assert!(aside.len() == 1 && aside[0].starts_with("replica.db.set-aside."), "{aside:?}");
+    assert!(aside.len() == 1 && aside[0].starts_with("replica.db.aside-"), "{aside:?}");
     assert!(dump(&stage.path(&aside[0])).contains("mine"));
 }
 

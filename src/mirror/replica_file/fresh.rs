@@ -23,7 +23,7 @@ use crate::mirror::run::{Event, Progress};
 use crate::mirror::source::{Extent, Piece, Reading, Source};
 use crate::offset::Offset;
 use crate::segment::base::seen;
-use crate::sqlite::names::{JOURNAL, SHM, WAL, beside};
+use crate::sqlite::names::{JOURNAL, SHM, WAL, aside_path, beside};
 use crate::sqlite::read_replica::{ReadReplicaFile, Touched};
 
 /// What the name of a file that is being built ends in.
@@ -202,19 +202,6 @@ fn make_room(path: &Path, instead: &Instead) -> io::Result<Option<PathBuf>> {
     }
     sync_dir(path)?;
     Ok(kept.then_some(aside))
-}
-
-/// A name for what is set aside that no file has.
-fn aside_path(path: &Path) -> io::Result<PathBuf> {
-    let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
-    for number in 1..1000_u32 {
-        let more = if number == 1 { String::new() } else { format!("-{number}") };
-        let aside = beside(path, &format!(".aside-{time}{more}"));
-        if [aside.clone(), beside(&aside, WAL)].iter().all(|path| path.symlink_metadata().is_err()) {
-            return Ok(aside);
-        }
-    }
-    Err(io::Error::other("there are 1,000 files set aside beside it"))
 }
 
 /// Removes what attempts that ended left of drafts. To be called by the one who has the record.

@@ -21,6 +21,7 @@ mod target;
 pub(super) use attempt::attempt;
 pub use error::ReplicaFileError;
 pub(super) use plan::plan;
+pub(crate) use state_sum::StateSum;
 pub(super) use status::is_no_replica;
 pub use status::{ReplicaFileStatus, replica_file_status};
 pub(super) use target::ReplicaFile;

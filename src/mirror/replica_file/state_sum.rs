@@ -8,7 +8,7 @@ use crate::format::database::lock_page;
 /// The sum, modulo 2^64, of a keyed hash of each page with its number. The page with SQLite's locks, which holds nothing, does not
 /// count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct StateSum {
+pub(crate) struct StateSum {
     key: u64,
     lock_page: u32,
     sum: u64,
@@ -16,21 +16,21 @@ pub(super) struct StateSum {
 
 impl StateSum {
     /// Of a database without a page.
-    pub(super) fn new(key: u64, page_size: u32) -> StateSum {
+    pub(crate) fn new(key: u64, page_size: u32) -> StateSum {
         StateSum { key, lock_page: lock_page(page_size), sum: 0 }
     }
 
     /// The same with another sum.
-    pub(super) fn with(self, sum: u64) -> StateSum {
+    pub(crate) fn with(self, sum: u64) -> StateSum {
         StateSum { sum, ..self }
     }
 
-    pub(super) fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.sum
     }
 
     /// What a page with this content adds.
-    pub(super) fn of_page(&self, page: u32, content: &[u8]) -> u64 {
+    pub(crate) fn of_page(&self, page: u32, content: &[u8]) -> u64 {
         if page == self.lock_page {
             return 0;
         }
@@ -39,12 +39,12 @@ impl StateSum {
     }
 
     /// A page that adds `of_page` is there now.
-    pub(super) fn add(&mut self, of_page: u64) {
+    pub(crate) fn add(&mut self, of_page: u64) {
         self.sum = self.sum.wrapping_add(of_page);
     }
 
     /// A page that added `of_page` is gone.
-    pub(super) fn remove(&mut self, of_page: u64) {
+    pub(crate) fn remove(&mut self, of_page: u64) {
         self.sum = self.sum.wrapping_sub(of_page);
     }
 }

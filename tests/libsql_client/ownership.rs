@@ -1,0 +1,148 @@
+//! What is at the path of a replica and may be an application's, or another kind of file: never replaced without `--adopt`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::fake::Fault;
+use crate::sqlite::{self, Open, dump, rows};
+use crate::support::process::{Ended, arg, mirror};
+use crate::{Stage, beside, frames, litter};
+
+/// A server with a database, and its URL.
+fn served() -> (Stage, PathBuf) {
+    let stage = Stage::new();
+    let db = stage.database(&rows(10));
+    stage.push(&db).unwrap();
+    stage.fake.seen();
+    (stage, db)
+}
+
+/// The files of a database.
+fn files(path: &Path) -> Vec<Option<Vec<u8>>> {
+    ["", "-wal", "-info", "-journal"].iter().map(|ending| fs::read(beside(path, ending)).ok()).collect()
+}
+
+fn refused(ended: &Ended) {
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    for part in ["may be an application's", "nothing was changed", "--adopt"] {
+        assert!(ended.error().contains(part), "{part:?} is not in {ended:?}");
+    }
+}
+
+#[test]
+fn a_database_without_metadata_that_is_not_the_servers_is_refused_and_with_adopt_set_aside() {
+    type Make = (&'static str, fn(&Path));
+    let kinds: [Make; 5] = [
+        ("in WAL mode", |path| drop(sqlite::run(path, &format!("PRAGMA journal_mode=WAL; {}", rows(30))).unwrap())),
+        ("all in its WAL", |path| {
+            sqlite::run_and_die(path, "CREATE TABLE mine(x); INSERT INTO mine VALUES('precious');")
+        }),
+        ("with a rollback journal", |path| drop(sqlite::run(path, &rows(30)).unwrap())),
+        ("with other pages", |path| drop(sqlite::run(path, &format!("PRAGMA page_size=1024; {}", rows(30))).unwrap())),
+        ("no database", |path| fs::write(path, "hello, this is no database, at all".repeat(300)).unwrap()),
+    ];
+    for (kind, make) in kinds {
+        for follow in [false, true] {
+            let (stage, db) = served();
+            let path = stage.path("mine.db");
+            make(&path);
+            let before = files(&path);
+            let flags: &[&str] = if follow { &["--follow"] } else { &[] };
+            refused(&mirror(stage.fake.url(), arg(&path), flags));
+            assert_eq!((files(&path), litter(&path)), (before.clone(), Vec::<String>::new()), "{kind}");
+            if follow {
+                continue;
+            }
+            let ended = mirror(stage.fake.url(), arg(&path), &["--adopt"]);
+            assert_eq!(ended.code, Some(0), "{kind}: {ended:?}");
+            assert_eq!(dump(&path), dump(&db), "{kind}");
+            let aside: Vec<_> =
+                litter(&path).into_iter().filter(|name| !name.ends_with("-wal") && !name.ends_with("-shm")).collect();
+            assert!(aside.len() == 1 && aside[0].starts_with("mine.db.aside-"), "{kind}: {aside:?}");
+            assert_eq!(files(&stage.path(&aside[0]))[..2], before[..2], "{kind}");
+            assert_eq!(mirror(stage.fake.url(), arg(&path), &[]).code, Some(0), "{kind}: it is a replica now");
+        }
+    }
+}
+
+#[test]
+fn an_application_that_has_its_database_open_keeps_it() {
+    let (stage, db) = served();
+    let path = stage.path("mine.db");
+    let mut app = Open::start(&path);
+    app.run("PRAGMA journal_mode=WAL; CREATE TABLE mine(x); INSERT INTO mine VALUES('before');");
+    refused(&mirror(stage.fake.url(), arg(&path), &[]));
+    app.run("INSERT INTO mine VALUES('after');");
+    drop(app);
+    assert!(dump(&path).contains("before") && dump(&path).contains("after"));
+    assert_eq!(litter(&path), Vec::<String>::new());
+    // The server's pages, and a row more: its history is known, but not whose the row is.
+    let copy = stage.path("copy.db");
+    stage.pull(&copy).unwrap();
+    fs::remove_file(beside(&copy, "-info")).unwrap();
+    sqlite::run_and_die(&copy, "INSERT INTO t VALUES('mine', 1);");
+    let before = files(&copy);
+    refused(&mirror(stage.fake.url(), arg(&copy), &[]));
+    assert_eq!((files(&copy), litter(&copy)), (before, Vec::<String>::new()));
+    assert_ne!(dump(&copy), dump(&db));
+}
+
+#[test]
+fn a_server_that_cannot_be_read_decides_nothing_about_a_file() {
+    let (stage, _) = served();
+    let path = stage.path("mine.db");
+    sqlite::run(&path, &rows(30)).unwrap();
+    let before = files(&path);
+    stage.fake.fault("GET export", Fault::Answer(404, "no".into()));
+    let ended = mirror(stage.fake.url(), arg(&path), &[]);
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    assert_eq!((files(&path), litter(&path)), (before, Vec::<String>::new()));
+}
+
+#[test]
+fn a_database_that_is_pushed_is_not_replaced_by_a_pull() {
+    let (stage, db) = served();
+    // Closed: its WAL is checkpointed away. Then the arguments are swapped.
+    sqlite::run(&db, "INSERT INTO t VALUES('mine', 1)").unwrap();
+    assert_eq!(frames(&db), 0);
+    let before = files(&db);
+    refused(&mirror(stage.fake.url(), arg(&db), &[]));
+    assert_eq!((files(&db), litter(&db)), (before, Vec::<String>::new()));
+    assert_eq!(mirror(stage.fake.url(), arg(&db), &["--adopt"]).code, Some(0));
+    assert!(!dump(&db).contains("mine"));
+}
+
+#[test]
+fn a_replica_of_another_history_is_refused_and_with_adopt_made_again() {
+    let (stage, db) = served();
+    let replica = stage.path("replica.db");
+    stage.pull(&replica).unwrap();
+    stage.fake.store().generations[0].frames.last_mut().unwrap()[4000] ^= 1;
+    let ended = mirror(stage.fake.url(), arg(&replica), &[]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.error().contains("fork"), "{ended:?}");
+    let ended = mirror(stage.fake.url(), arg(&replica), &["--adopt"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_ne!(fs::read(beside(&replica, "-wal")).unwrap()[32..], fs::read(beside(&db, "-wal")).unwrap()[32..]);
+    assert!(litter(&replica).iter().any(|name| name.starts_with("replica.db.aside-")), "{:?}", litter(&replica));
+    assert_eq!(mirror(stage.fake.url(), arg(&replica), &[]).code, Some(0));
+}
+
+#[test]
+fn two_that_are_set_aside_in_one_second_have_names_of_their_own() {
+    let (stage, db) = served();
+    let path = stage.path("mine.db");
+    for round in 0..3 {
+        for ending in ["", "-wal", "-shm", "-info"] {
+            let _ = fs::remove_file(beside(&path, ending));
+        }
+        sqlite::run_and_die(&path, &format!("CREATE TABLE mine(x); INSERT INTO mine VALUES({round});"));
+        let ended = mirror(stage.fake.url(), arg(&path), &["--adopt"]);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+    }
+    assert_eq!(dump(&path), dump(&db));
+    let aside = litter(&path).into_iter().filter(|name| !name.ends_with("-wal") && !name.ends_with("-shm"));
+    let mut found: Vec<_> = aside.map(|name| dump(&stage.path(&name))).collect();
+    found.sort();
+    assert!(found.len() == 3 && (0..3).all(|round| found[round].contains(&format!("mine: [{round}]"))), "{found:?}");
+}
