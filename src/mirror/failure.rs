@@ -332,6 +332,19 @@ pub enum MirrorError {
         /// The sink.
         sink: PathBuf,
     },
+    /// The source says that it is a copy of the log that is the sink.
+    #[error(
+        "SRC is a copy of DST: are the arguments swapped? {source_place} is a copy of {sink}: {says}; nothing was changed; a log that \
+         was lost is brought back from its copy into an empty log, or another one of that name"
+    )]
+    CopyOfSink {
+        /// The source: its path or URL.
+        source_place: String,
+        /// The log's URL.
+        sink: String,
+        /// How that is known.
+        says: String,
+    },
     /// A sink is in the data directory of a service. Nothing was changed.
     #[error(
         "sink: {} is in the data directory of a service, {}, which alone writes there: mirror to the log's URL \
@@ -522,6 +535,7 @@ impl Blamed for MirrorError {
             MirrorError::Restore(error) if !error.is_data() => Blame::Io,
             MirrorError::NoBase { .. } | MirrorError::Absent { .. } | MirrorError::SamePlace { .. } => Blame::Usage,
             MirrorError::SameLog { .. } | MirrorError::Swapped { .. } | MirrorError::NoLog { .. } => Blame::Usage,
+            MirrorError::CopyOfSink { .. } => Blame::Usage,
             MirrorError::ServiceData { .. } => Blame::Usage,
             MirrorError::DatabaseRuns { .. } | MirrorError::Away { .. } | MirrorError::SourceInUse { .. } => Blame::Io,
             _ => Blame::Data,

@@ -11,6 +11,7 @@ mod base_url;
 mod batching;
 mod budget;
 mod checkpoint;
+mod copies;
 mod counters;
 mod database;
 mod delivery;

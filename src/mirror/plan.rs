@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::attempt::meet;
+use super::copies;
 use super::base_due::Instead;
 use super::database::{Database, find_start, off};
 use super::distance::{SharedWal, measure_dir};
@@ -100,6 +101,7 @@ async fn plan_database(database: &Database, sink: &Sink) -> Result<Plan, MirrorE
 }
 
 async fn plan_log(mirror: &Mirror, source: &Source, sink: &Sink) -> Result<Plan, MirrorError> {
+    copies::is_no_copy_of(mirror, source, sink).await?;
     let current = source.extent(None).await?;
     sink.comes_from(&current);
     let begun = sink.generation().await.map_err(|error| sink.own(error))?.unwrap_or(current.generation);

@@ -8,6 +8,7 @@ use std::{fs, io};
 use tokio::time::sleep;
 
 use super::attempt::attempt;
+use super::copies;
 use super::database::{self, Database};
 use super::distance::{Distance, Observer, SharedWal, measure};
 use super::doubt::{self, Doubt};
@@ -270,6 +271,7 @@ impl Ends {
         match source {
             Origin::Log(source) => {
                 are_two_logs(source, sink).await?;
+                copies::is_no_copy_of(mirror, source, sink).await?;
                 for warning in [source.warning().await?, sink.warning().await?].into_iter().flatten() {
                     told(Event::Warning(warning));
                 }
