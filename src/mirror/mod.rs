@@ -27,6 +27,7 @@ mod feed_bounded;
 mod feed_dir;
 mod feed_url;
 mod feeding;
+mod feeds;
 mod files;
 mod frames;
 mod generation;

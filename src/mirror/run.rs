@@ -246,7 +246,7 @@ impl Ends {
         };
         if let Sink::Url(client) = sink {
             // Now it shows whether the source is a directory or a database.
-            *client = client.clone().of_source(&mirror.identity());
+            *client = client.clone().of_source(&mirror.identity()).following(mirror.follow);
         }
         let sink = &*sink;
         // What this process writes was compared with the source before.
@@ -422,7 +422,7 @@ impl Sink {
     }
 
     /// Its path or URL.
-    fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         match self {
             Sink::Dir(dir) => dir.path().display().to_string(),
             Sink::Url(client) => client.url().to_string(),
