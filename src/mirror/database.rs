@@ -15,6 +15,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -86,8 +87,9 @@ pub(super) fn find_database(path: &Path) -> io::Result<bool> {
 #[derive(Debug)]
 pub(super) struct Database {
     path: PathBuf,
-    /// Whether a log may be taken over that nothing says is fed from it.
-    adopt: bool,
+    /// Whether a log may be taken over that nothing says is fed from it: until it was, so that what happens to the database later, or a
+    /// promotion of the log, is no reason to do it again.
+    adopt: AtomicBool,
     /// Where it ends, as last seen.
     wal: SharedWal,
     /// That no other mirror feeds the sink from it, by the name it has then.
@@ -96,7 +98,11 @@ pub(super) struct Database {
 
 impl Database {
     pub(super) fn new(path: &Path, adopt: bool, wal: SharedWal) -> Database {
-        Database { path: path.to_owned(), adopt, wal, alone: Mutex::default() }
+        Database { path: path.to_owned(), adopt: AtomicBool::new(adopt), wal, alone: Mutex::default() }
+    }
+
+    fn adopts(&self) -> bool {
+        self.adopt.load(Ordering::Relaxed)
     }
 
     pub(super) async fn snapshot(&self) -> Result<Arc<Snapshot>, MirrorError> {
@@ -205,6 +211,7 @@ pub(super) async fn attempt(
             continue;
         }
         let (start, mut generation, snapshot) = begin(database, snapshot, sink, progress, told).await?;
+        database.adopt.store(false, Ordering::Relaxed);
         let snapshot = match snapshot {
             Some(snapshot) => snapshot,
             None => open(&database.path).await?,
@@ -410,12 +417,12 @@ pub(super) async fn find_start(
     let another = Generation(standing.generation.0.saturating_add(1));
     if let Some(fault) = &standing.base_fault {
         match sink {
-            Sink::Dir(_) if !standing.based && standing.end.is_none() && (ours || source.adopt) => {}
-            Sink::Dir(_) if source.adopt => return brings(another, Instead::All),
+            Sink::Dir(_) if !standing.based && standing.end.is_none() && (ours || source.adopts()) => {}
+            Sink::Dir(_) if source.adopts() => return brings(another, Instead::All),
             Sink::Dir(dir) => {
                 return Err(MirrorError::BaseLost { place: dir.path().to_owned(), fault: fault.clone() });
             }
-            Sink::Url(_) if source.adopt => return brings(another, Instead::Nothing),
+            Sink::Url(_) if source.adopts() => return brings(another, Instead::Nothing),
             // It takes frames all the same, and the end of the mirror says that the log is not whole.
             Sink::Url(_) => {}
         }
@@ -440,7 +447,7 @@ pub(super) async fn find_start(
             // What damage has taken away is told as that.
             Err(error) => match damage(path, snapshot) {
                 Some(damage) => return Err(damage),
-                None if !ours && !source.adopt => return Err(error),
+                None if !ours && !source.adopts() => return Err(error),
                 None => {}
             },
         }
@@ -451,11 +458,11 @@ pub(super) async fn find_start(
     if sink.is_unset(standing).await? {
         return brings(standing.generation, Instead::Nothing);
     }
-    if snapshot.base_bytes() == Some(0) && snapshot.frames() == 0 && !source.adopt {
+    if snapshot.base_bytes() == Some(0) && snapshot.frames() == 0 && !source.adopts() {
         return Err(MirrorError::EmptySource { path: path.to_owned() });
     }
     let sums = match (sink.page_sums(standing, snapshot.page_size()).await, sink) {
-        (Err(MirrorError::BaseDamaged { .. }), Sink::Dir(_)) if source.adopt => return brings(another, Instead::All),
+        (Err(MirrorError::BaseDamaged { .. }), Sink::Dir(_)) if source.adopts() => return brings(another, Instead::All),
         (Err(MirrorError::BaseDamaged { fault, .. }), Sink::Dir(dir)) => {
             return Err(MirrorError::BaseLost { place: dir.path().to_owned(), fault: fault.to_string() });
         }
@@ -481,9 +488,9 @@ pub(super) async fn find_start(
         None => "holds other pages, and nothing says that they came from this database".to_owned(),
     };
     match sink {
-        Sink::Dir(_) if ours || source.adopt => brings(another, Instead::All),
+        Sink::Dir(_) if ours || source.adopts() => brings(another, Instead::All),
         Sink::Dir(dir) => Err(MirrorError::OtherDatabase { place: dir.path().to_owned(), held }),
-        Sink::Url(_) if ours || source.adopt => brings(another, Instead::Nothing),
+        Sink::Url(_) if ours || source.adopts() => brings(another, Instead::Nothing),
         Sink::Url(client) => {
             Err(MirrorError::Unproven { place: client.url().to_string(), reason: format!("it {held}") })
         }
@@ -522,7 +529,7 @@ async fn begin(
     told: &mut impl FnMut(Event),
 ) -> Result<(Start, Generation, Option<Arc<Snapshot>>), MirrorError> {
     let path = &source.path;
-    sink.admits_mirrors(source.adopt).await?;
+    sink.admits_mirrors(source.adopts()).await?;
     let standing = sink.standing(true).await?;
     let mut start = find_start(source, &snapshot, sink, &standing).await?;
     let Some(generation) = start.generation else {
@@ -536,7 +543,7 @@ async fn begin(
                 }
                 _ => fed::name(&source.identity(), standing.generation, standing.next),
             };
-            sink.claim(&note, source.adopt).await?;
+            sink.claim(&note, source.adopts()).await?;
         }
         return Ok((start, standing.generation, Some(snapshot)));
     };
@@ -546,7 +553,7 @@ async fn begin(
             true => fed::awaited(&source.identity(), generation),
             false => fed::name(&source.identity(), standing.generation, standing.next),
         };
-        sink.claim(&note, source.adopt).await?;
+        sink.claim(&note, source.adopts()).await?;
     }
     let header = snapshot.header().filter(|_| snapshot.frames() > 0);
     let folding = snapshot.clone();

@@ -482,7 +482,9 @@ impl MirrorError {
             // SQLite rolls it back when the application opens its database again.
             MirrorError::Snapshot(DatabaseError::HotJournal { .. }) => true,
             // It may be on its way from a backup.
-            MirrorError::Snapshot(DatabaseError::Cut { .. }) => true,
+            MirrorError::Snapshot(
+                DatabaseError::Cut { .. } | DatabaseError::NotADatabase { .. } | DatabaseError::Orphan { .. },
+            ) => true,
             _ => false,
         };
         !unproven && matches!(self.blame(), Blame::Usage | Blame::Data)

@@ -13,7 +13,7 @@ use super::failure::MirrorError;
 use super::fed;
 use super::outlet::{Handed, Outlet};
 use super::source::{Piece, Watch};
-use crate::format::wal::{Chain, FRAME_HEADER_LEN, WalHeader};
+use crate::format::wal::{Chain, FIRST_FRAME, FRAME_HEADER_LEN, WalHeader};
 use crate::limits::{
     DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, HELD_WAL_BYTES_MAX, LOCK_PATIENCE, LOOK_AT_ONCE, LOOK_AT_ONCE_FOR, LOOK_BUSY,
     LOOK_BUSY_FOR, LOOK_IDLE,
@@ -437,6 +437,10 @@ impl Live {
         });
         self.outlet.sums = Some(sums);
         let Differences { position, pages, unproven } = walked?;
+        let holds_more = self.outlet.committed().1 > FIRST_FRAME || found.before > 1;
+        if pages == 0 && holds_more {
+            return Err(MirrorError::EmptySource { path: self.path.clone() });
+        }
         if let Some(frame) = unproven {
             self.reason = format!(
                 "frame {frame} of its WAL has a checksum that does not fit, but the application counts it (SQLite up to 3.40.1 writes \

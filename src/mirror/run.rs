@@ -26,6 +26,7 @@ use crate::limits::{ATTEMPTS_MAX, BACKOFF_LAST};
 use crate::offset::{Generation, Offset};
 use crate::repo::FsRepo;
 use crate::retry::RECONNECT;
+use crate::sqlite::DatabaseError;
 use crate::stream::{CutTail, Options, Run};
 
 /// What happens while a mirror runs.
@@ -390,6 +391,11 @@ impl Origin {
         if dir(path, database::find_database(path))? {
             replica_file::is_no_replica(path)?;
             return Ok(Origin::Database(Database::new(path, mirror.adopt, wal.clone())));
+        }
+        if path.is_file() {
+            let reason = "it does not start like one; an encrypted database cannot be mirrored, and if this should be a plain one, it \
+                          is damaged: put it back";
+            return Err(DatabaseError::NotADatabase { path: path.to_owned(), reason: reason.to_owned() }.into());
         }
         Ok(Origin::Log(Source::Dir(dir(path, FsRepo::open(path))?)))
     }

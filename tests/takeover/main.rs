@@ -7,6 +7,7 @@ mod support;
 
 mod copies;
 mod swapped;
+mod unusable;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
