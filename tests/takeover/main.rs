@@ -6,6 +6,7 @@
 mod support;
 
 mod copies;
+mod rolls;
 mod swapped;
 mod unusable;
 
