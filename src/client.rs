@@ -25,8 +25,8 @@ use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response, Url};
 
 use crate::api::{
-    AckLine, AppendOutcome, CheckpointOutcome, CheckpointPolicy, CreateLog, ErrorBody, LogSource, LogState, LogStatus,
-    FOLLOWS_FIELD, PartReceived, Positions, SOURCE_FIELD, SegmentStatus,
+    AckLine, AppendOutcome, CheckpointOutcome, CheckpointPolicy, CreateLog, ErrorBody, FOLLOWS_FIELD, LogSource,
+    LogState, LogStatus, PartReceived, Positions, SOURCE_FIELD, SegmentStatus,
 };
 use crate::blame::{Blame, Blamed};
 use crate::format::{Framing, LogFormat};

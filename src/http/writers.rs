@@ -12,7 +12,7 @@ use super::body;
 use super::native::{Parsed, blocking, described, parse, query};
 use super::paths::App;
 use super::reply::Failure;
-use crate::api::{LogSource, LogStatus, FOLLOWS_FIELD, SOURCE_FIELD};
+use crate::api::{FOLLOWS_FIELD, LogSource, LogStatus, SOURCE_FIELD};
 use crate::mirror::{Error, Writer};
 
 /// Whose commits or base a request brings.

@@ -33,6 +33,7 @@ use super::endpoint::Mirror;
 use super::failure::MirrorError;
 use super::fed;
 use super::live::{Live, Rest, goes_on};
+use super::missing::Warning;
 use super::outlet::{NO_STALL, Outlet, STALL};
 use super::overlap::Overlap;
 use super::ownership::source_identity;
@@ -51,6 +52,7 @@ use crate::sqlite::names::{WAL, database_of_wal, looks_like_a_database};
 use crate::sqlite::page_sums::PageSums;
 use crate::sqlite::{
     DatabaseError, DatabaseUser, HeldDatabase, Snapshot, Verdict, WalPosition, each_difference, user_of,
+    warning_of_links,
 };
 use crate::stream::Tail;
 
@@ -107,6 +109,16 @@ impl Database {
 
     pub(super) async fn snapshot(&self) -> Result<Arc<Snapshot>, MirrorError> {
         open(&self.path).await
+    }
+
+    /// What is to be known of it.
+    ///
+    /// # Errors
+    /// When what it holds is not found by its path.
+    pub(super) async fn warning(&self) -> Result<Option<Warning>, MirrorError> {
+        let path = self.path.clone();
+        let found = off(move || warning_of_links(&path)).await??;
+        Ok(found.map(|text| Warning { text, missing: None }))
     }
 
     /// What a sink notes as its source.
@@ -205,6 +217,7 @@ pub(super) async fn attempt(
         // Watch first: what is written between the look and the first wait must wake us.
         let watch = mirror.follow.then(|| watch(&database.path));
         let snapshot = open(&database.path).await?;
+        database.warning().await?.into_iter().for_each(|warning| told(Event::Warning(warning)));
         sink.status(Some(LogFormat::Wal)).await.map_err(|error| sink.own(error))?;
         if database.claim(sink).await? {
             // What another mirror sent until now must be in the snapshot.
@@ -462,7 +475,9 @@ pub(super) async fn find_start(
         return Err(MirrorError::EmptySource { path: path.to_owned() });
     }
     let sums = match (sink.page_sums(standing, snapshot.page_size()).await, sink) {
-        (Err(MirrorError::BaseDamaged { .. }), Sink::Dir(_)) if source.adopts() => return brings(another, Instead::All),
+        (Err(MirrorError::BaseDamaged { .. }), Sink::Dir(_)) if source.adopts() => {
+            return brings(another, Instead::All);
+        }
         (Err(MirrorError::BaseDamaged { fault, .. }), Sink::Dir(dir)) => {
             return Err(MirrorError::BaseLost { place: dir.path().to_owned(), fault: fault.to_string() });
         }

@@ -48,7 +48,8 @@ impl Feeds {
         };
         let mut fed = self.locked();
         fed.retain(|_, fed| !fed.is_over());
-        let entry = fed.entry(log.to_owned()).or_insert_with(|| Fed { source: source.clone(), open: 0, followed: None });
+        let entry =
+            fed.entry(log.to_owned()).or_insert_with(|| Fed { source: source.clone(), open: 0, followed: None });
         if entry.source != *source {
             *entry = Fed { source: source.clone(), open: 0, followed: None };
         }
@@ -60,7 +61,11 @@ impl Feeds {
     pub(super) fn since(&self, log: &str, source: &str) -> Option<Duration> {
         let fed = self.locked();
         let entry = fed.get(log).filter(|fed| fed.source == source && !fed.is_over())?;
-        Some(if entry.open > 0 { Duration::ZERO } else { entry.followed.map_or(Duration::ZERO, |ended| ended.elapsed()) })
+        Some(if entry.open > 0 {
+            Duration::ZERO
+        } else {
+            entry.followed.map_or(Duration::ZERO, |ended| ended.elapsed())
+        })
     }
 }
 
@@ -81,10 +86,8 @@ mod tests {
 
     #[test]
     fn a_log_is_fed_while_a_stream_is_open_and_for_a_while_after_that_of_a_follower() {
-        let (feeds, mirror) = (Arc::new(Feeds::default()), |source: &str, follows| Writer::Mirror {
-            source: source.to_owned(),
-            follows,
-        });
+        let (feeds, mirror) =
+            (Arc::new(Feeds::default()), |source: &str, follows| Writer::Mirror { source: source.to_owned(), follows });
         assert!(feeds.open("app", &Writer::Client).is_none() && feeds.since("app", "a").is_none());
         let once = feeds.open("app", &mirror("a", false));
         assert_eq!(feeds.since("app", "a"), Some(Duration::ZERO));

@@ -21,7 +21,7 @@ use crate::limits::{
 use crate::sqlite::names::database_of_wal;
 use crate::sqlite::{
     BaseVersion, DatabaseError, Differences, Follower, Held, HeldDatabase, Moved, Snapshot, WalPosition,
-    each_difference, each_frame, holds, is_proven_after,
+    each_difference, each_frame, holds, is_proven_after, warning_of_links,
 };
 
 /// How long a WAL that grew because of us is let go of.
@@ -147,7 +147,10 @@ impl Live {
             }
             // Nothing that passes within moments.
             MirrorError::Snapshot(
-                DatabaseError::WalAway { .. } | DatabaseError::FileAway { .. } | DatabaseError::PathMoved { .. },
+                DatabaseError::WalAway { .. }
+                | DatabaseError::FileAway { .. }
+                | DatabaseError::PathMoved { .. }
+                | DatabaseError::Linked { .. },
             ) => false,
             // A connection may hold it exclusively indefinitely.
             MirrorError::Snapshot(error) if error.is_transient() => {
@@ -198,6 +201,7 @@ impl Live {
 
     fn look(&mut self) -> Result<Looked, MirrorError> {
         self.check_path()?;
+        warning_of_links(&self.path)?;
         if self.hold
             && let Some(follower) = Follower::attach(&self.path, LOCK_PATIENCE)?
         {

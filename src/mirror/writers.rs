@@ -149,7 +149,9 @@ impl Registry {
                 }
             }
             match other {
-                Some(other) => log::warn!("{log_name}: taken over: it was fed from {other}, and is fed from {identity} from here on"),
+                Some(other) => log::warn!(
+                    "{log_name}: taken over: it was fed from {other}, and is fed from {identity} from here on"
+                ),
                 None if !is_known => log::info!("{log_name}: a mirror of {identity} feeds it from here on"),
                 None => {}
             }

@@ -6,6 +6,7 @@
 mod support;
 
 mod copies;
+mod links;
 mod owners;
 mod rolls;
 mod swapped;
