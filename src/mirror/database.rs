@@ -544,7 +544,7 @@ async fn begin(
     told: &mut impl FnMut(Event),
 ) -> Result<(Start, Generation, Option<Arc<Snapshot>>), MirrorError> {
     let path = &source.path;
-    sink.admits_mirrors(source.adopts()).await?;
+    sink.admits_mirrors(source.adopts(), false).await?;
     let standing = sink.standing(true).await?;
     let mut start = find_start(source, &snapshot, sink, &standing).await?;
     let Some(generation) = start.generation else {

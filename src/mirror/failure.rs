@@ -257,14 +257,28 @@ pub enum MirrorError {
     /// The log of a service that is the sink was handed over to its clients. Nothing was changed.
     #[error(
         "sink: {place}: it was handed over to its clients (`--release` or `logmirror promote`), and follows {from} no more; nothing \
-         was changed: mirror into another log, or give --adopt to take it from them: what they wrote stays in its last generation, as long as its policy \
-         keeps that"
+         was changed: mirror into another log, or {adoption}"
     )]
     Promoted {
         /// The URL.
         place: String,
         /// What it was fed from.
         from: String,
+        /// How it is taken from them.
+        adoption: &'static str,
+    },
+    /// The log of a service that is the sink has gone on without the source: its clients wrote it, or another source does.
+    #[error(
+        "sink: {place}: it was handed over to its clients, or is fed from another source, and holds commits that SRC does not hold: \
+         {reason}; nothing was changed: mirror SRC into another log{adoption}"
+    )]
+    Diverged {
+        /// The URL.
+        place: String,
+        /// How that shows.
+        reason: String,
+        /// What else can be done.
+        adoption: String,
     },
     /// Another mirror on this machine feeds the log that is the sink from the same database. Nothing was changed.
     #[error(

@@ -103,13 +103,24 @@ impl Sink {
         }
     }
 
-    /// Refuses a log that was handed over to its clients, unless it is to be taken from them.
-    pub(super) async fn admits_mirrors(&self, adopt: bool) -> Result<(), MirrorError> {
+    /// Refuses a log that was handed over to its clients, unless it is to be taken from them, by a database or a log.
+    pub(super) async fn admits_mirrors(&self, adopt: bool, is_log: bool) -> Result<(), MirrorError> {
         let Sink::Url(client) = self else {
             return Ok(());
         };
         match client.find().await?.and_then(|status| status.promoted_from) {
-            Some(from) if !adopt => Err(MirrorError::Promoted { place: client.url().to_string(), from }),
+            Some(from) if !adopt => {
+                let adoption = match is_log {
+                    false => {
+                        "give --adopt to take it from them: what they wrote stays in its last generation, as long as its policy keeps that"
+                    }
+                    true => {
+                        "give --adopt to take it from them, which works as long as they wrote nothing, and once SRC is in a later \
+                         generation than this: what they wrote stays in that, as long as its policy keeps it"
+                    }
+                };
+                Err(MirrorError::Promoted { place: client.url().to_string(), from, adoption })
+            }
             _ => Ok(()),
         }
     }

@@ -16,6 +16,7 @@ use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
 use super::missing::{self, Warning};
 use super::ownership;
+use super::relay;
 use super::replica_file::{self, ReplicaFile, ReplicaFileError, is_replica_file};
 use super::shorter;
 use super::sink::{DirSink, Sink};
@@ -160,7 +161,7 @@ pub async fn run(mirror: &Mirror, events: impl FnMut(Event)) -> Result<Progress,
 
 /// Makes one attempt after the other, until there is nothing left to try.
 async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) -> Result<Progress, MirrorError> {
-    let mut ends = Ends { source: None, sink: None, file: None, found: false, wal };
+    let mut ends_of = Ends { source: None, sink: None, file: None, found: false, wal };
     let mut progress = Progress::default();
     let mut doubt = Doubt::default();
     let mut failures = 0;
@@ -178,7 +179,7 @@ async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) 
             }
             told(event);
         };
-        let error = match ends.attempt(mirror, &mut progress, &mut seen).await {
+        let error = match ends_of.attempt(mirror, &mut progress, &mut seen).await {
             Ok(()) => return Ok(progress),
             Err(error) => error,
         };
@@ -187,7 +188,7 @@ async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) 
         }
         failures += 1;
         if doubt.is_first(mirror, &error, progress.next) && (mirror.follow || failures < ATTEMPTS_MAX) {
-            ends.connect_again();
+            ends_of.connect_again();
             let error =
                 format!("{}; the network may have changed it: asking again on a new connection", with_causes(&error));
             let after = RECONNECT.after(1);
@@ -201,7 +202,7 @@ async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) 
             false => error.blame() != Blame::Transient || failures >= ATTEMPTS_MAX,
         };
         if ends {
-            return Err(error);
+            return Err(ends_of.judged(mirror, error).await);
         }
         let after = RECONNECT.after(failures);
         told(Event::Retrying { error: with_causes(&error), after });
@@ -221,6 +222,14 @@ struct Ends {
 }
 
 impl Ends {
+    /// What the last error comes to.
+    async fn judged(&self, mirror: &Mirror, error: MirrorError) -> MirrorError {
+        match (&self.source, &self.sink) {
+            (Some(Origin::Log(source)), Some(sink)) => relay::judged(mirror, source, sink, error).await,
+            _ => error,
+        }
+    }
+
     /// Forgets the connections to services.
     fn connect_again(&mut self) {
         self.source = self.source.take().filter(|source| !matches!(source, Origin::Log(Source::Url(_))));
@@ -278,7 +287,12 @@ impl Ends {
                 }
                 match attempt(mirror, source, sink, progress, told).await {
                     Err(ahead @ MirrorError::Ahead { .. }) => {
-                        Err(shorter::judged(source, sink, mirror.commit_bytes_max, ahead).await)
+                        let judged = shorter::judged(source, sink, mirror.commit_bytes_max, ahead).await;
+                        Err(relay::judged(mirror, source, sink, judged).await)
+                    }
+                    // A fork counts when it is found a second time.
+                    Err(error) if !matches!(error, MirrorError::Fork { .. }) => {
+                        Err(relay::judged(mirror, source, sink, error).await)
                     }
                     ended => ended,
                 }

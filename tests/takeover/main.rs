@@ -6,6 +6,7 @@
 mod support;
 
 mod copies;
+mod handed_over;
 mod links;
 mod owners;
 mod rolls;
