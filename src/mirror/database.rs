@@ -43,6 +43,7 @@ use super::sink::{Sink, SinkStatus};
 use super::source::{Piece, Pieces, Watch};
 use super::standing::Standing;
 use super::step::{Steps, may_be_rolled, step};
+use crate::api::LogSource;
 use crate::format::LogFormat;
 use crate::format::database;
 use crate::format::wal::{Chain, FIRST_FRAME, FRAME_HEADER_LEN, FrameHeader, WalHeader, WalStart};
@@ -223,7 +224,7 @@ pub(super) async fn attempt(
             // What another mirror sent until now must be in the snapshot.
             continue;
         }
-        let (start, mut generation, snapshot) = begin(database, snapshot, sink, progress, told).await?;
+        let (mut start, mut generation, snapshot) = begin(database, snapshot, sink, progress, told).await?;
         database.adopt.store(false, Ordering::Relaxed);
         let snapshot = match snapshot {
             Some(snapshot) => snapshot,
@@ -239,6 +240,9 @@ pub(super) async fn attempt(
         }
         let mut delivery = Delivery::new(sink, status, LogFormat::Wal, generation);
         delivery.open(None, told).await?;
+        if let Some(note) = start.claim.take() {
+            sink.claim(&note, false).await?;
+        }
         let (from, steps) = (start.next, Arc::<Steps>::default());
         steps.set_durable(from);
         progress.begin(Generation::FIRST, from);
@@ -367,6 +371,8 @@ pub(super) struct Start {
     rest: Option<Rest>,
     /// What the sink holds, and what goes on.
     from: From,
+    /// What a directory is to note of its source once it is opened.
+    claim: Option<LogSource>,
 }
 
 /// What is read first.
@@ -407,6 +413,7 @@ pub(super) async fn find_start(
         sums: None,
         rest: None,
         from: From::Position(at),
+        claim: None,
     };
     let brings = |generation, instead| {
         let made = match snapshot.base_bytes() {
@@ -425,6 +432,7 @@ pub(super) async fn find_start(
             sums: None,
             rest: None,
             from: From::Position(None),
+            claim: None,
         })
     };
     let another = Generation(standing.generation.0.saturating_add(1));
@@ -558,7 +566,11 @@ async fn begin(
                 }
                 _ => fed::name(&source.identity(), standing.generation, standing.next),
             };
-            sink.claim(&note, source.adopts()).await?;
+            match sink {
+                Sink::Url(_) => sink.claim(&note, source.adopts()).await?,
+                // Once it is opened: until then it may be another process's.
+                Sink::Dir(_) => start.claim = Some(note),
+            }
         }
         return Ok((start, standing.generation, Some(snapshot)));
     };

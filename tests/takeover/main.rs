@@ -6,6 +6,7 @@
 mod support;
 
 mod copies;
+mod directories;
 mod handed_over;
 mod links;
 mod owners;
