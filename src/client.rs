@@ -25,8 +25,8 @@ use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response, Url};
 
 use crate::api::{
-    AckLine, AppendOutcome, CheckpointOutcome, CheckpointPolicy, CreateLog, ErrorBody, LogSource, LogState, LogStatus,
-    PartReceived, Positions, SOURCE_FIELD, SegmentStatus,
+    AckLine, AppendOutcome, CheckpointOutcome, CheckpointPolicy, CreateLog, ErrorBody, FOLLOWS_FIELD, LogSource,
+    LogState, LogStatus, PartReceived, Positions, SOURCE_FIELD, SegmentStatus,
 };
 use crate::blame::{Blame, Blamed};
 use crate::format::{Framing, LogFormat};
@@ -177,6 +177,8 @@ pub struct Client {
     authorization: Option<HeaderValue>,
     /// The identity of what is mirrored into the log, percent-encoded.
     source: Option<HeaderValue>,
+    /// Whether that is followed.
+    follows: bool,
     way: Arc<Way>,
 }
 
@@ -233,7 +235,7 @@ impl Client {
         let token = Token::of_url(&parsed).map_err(|reason| wrong(&reason))?;
         let http = options.builder(&parsed).build()?;
         let (options, way) = (options.clone(), Arc::default());
-        let client = Client { http, options, url: parsed, authorization: None, source: None, way };
+        let client = Client { http, options, url: parsed, authorization: None, source: None, follows: false, way };
         Ok(match token {
             Some(token) => client.with_token(&token),
             None => client.without_user(),
@@ -279,6 +281,12 @@ impl Client {
         Client { source, ..self }
     }
 
+    /// The same for a mirror that follows its source.
+    #[must_use]
+    pub fn following(self, follows: bool) -> Client {
+        Client { follows, ..self }
+    }
+
     /// The same on connections of its own: what answered on those before may not answer on these.
     ///
     /// # Errors
@@ -302,6 +310,7 @@ impl Client {
         let source = self.source.as_ref().filter(|_| method != Method::GET);
         let request = self.http.request(method, url);
         let request = match source {
+            Some(source) if self.follows => request.header(SOURCE_FIELD, source).header(FOLLOWS_FIELD, "true"),
             Some(source) => request.header(SOURCE_FIELD, source),
             None => request,
         };

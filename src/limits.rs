@@ -486,6 +486,9 @@ pub const REOPEN_DAMAGED: Duration = Duration::from_secs(300);
 /// How often `log.json` is read again of a log of which it could not be read.
 pub const LOAD_AGAIN_EVERY: Duration = Duration::from_secs(1);
 
+/// How long after the last stream of a mirror that follows its log still counts as fed: it opens another one within that.
+pub const FED_WITHIN: Duration = Duration::from_secs(60);
+
 /// Open files kept for logs where the process may open many.
 pub const FILES_RESERVED_MAX: u64 = 1024;
 /// Files that the process itself needs: its listener, its outputs, its directories.

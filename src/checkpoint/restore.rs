@@ -1,5 +1,6 @@
 //! Restoring: a plain database file as of a commit, from a directory or a service.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::format::wal::FIRST_FRAME;
 use crate::format::{LogFormat, name};
 use crate::limits::{JSON_BYTES_MAX, PIECES_UNDER_WAY};
 use crate::offset::{Generation, Offset};
-use crate::repo::{FsRepo, Repo, read_small};
+use crate::repo::{FsRepo, Repo, give_owner, read_small};
 use crate::segment::base::BaseReader;
 use crate::segment::frames::{BASE, segment_starts};
 use crate::sqlite::names::{JOURNAL, WAL, beside, looks_like_a_database};
@@ -312,6 +313,10 @@ fn fold_pieces(
         Ok(draft) => draft,
         Err(error) => return Some(Err(at(&place.out, error))),
     };
+    if let Err(error) = place.give_owner() {
+        draft.discard();
+        return Some(Err(at(&place.out, error)));
+    }
     let mut feed = Feed::new(draft, to).watching(end.last_commit.map(|last| last.last_offset()));
     let mut fed = || loop {
         let done = match pieces.blocking_recv()? {
@@ -385,6 +390,16 @@ impl Place {
         Ok(())
     }
 
+    /// Gives the draft to the owner of the file that it takes the place of, with the same mode, before there is a byte in it.
+    fn give_owner(&self) -> io::Result<()> {
+        match self.out.symlink_metadata() {
+            Ok(before) if self.overwrite && before.is_file() => {
+                give_owner(&File::open(self.out.with_file_name(&self.draft_name))?, &before, &self.out)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Gives the finished draft its name, and replaces nothing unless asked to. `source` says where it is from.
     fn publish(&self, draft: Draft, folded: &Folded, source: &str) -> Result<(), RestoreError> {
         let not_empty = match folded.bytes {
@@ -393,7 +408,7 @@ impl Place {
         };
         let published = not_empty.and_then(|()| self.check()).and_then(|()| {
             if self.overwrite {
-                return Ok(true);
+                return self.give_owner().map(|()| true).map_err(|error| at(&self.out, error));
             }
             let path = self.out.with_file_name(&self.draft_name);
             match renameat_with(CWD, &path, CWD, &self.out, RenameFlags::NOREPLACE) {

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use logmirror::mirror::replica_file_status;
-use logmirror::sqlite::{DatabaseError, HeldDatabase, Snapshot, Verdict, take};
+use logmirror::sqlite::{DatabaseError, HeldDatabase, Snapshot, Verdict, take, warning_of_links};
 use serde_json::{Map, Value, json};
 
 use super::exit::{Exit, printed};
@@ -23,6 +23,11 @@ pub(super) fn run(path: &str, as_json: bool) -> Exit {
         Err(error) => return Exit::Data.because(error),
     };
     let mut found = found;
+    match warning_of_links(Path::new(path)) {
+        Ok(None) => {}
+        Ok(Some(warning)) => _ = found.insert("warning".to_owned(), json!(warning)),
+        Err(error) => return Exit::Data.because(error),
+    }
     match replica_file_status(Path::new(path)).map(|status| status.map(serde_json::to_value)) {
         Ok(None) => {}
         Ok(Some(Ok(status))) => _ = found.insert("replica_of".to_owned(), status),

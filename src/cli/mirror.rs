@@ -106,8 +106,8 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
         (Err(exit), _) | (_, Err(exit)) => return exit,
     };
     // One that follows waits until the place is what it should be.
-    if let Some(wrong) = wrong_place::not_a_log(&source).filter(|_| !args.follow) {
-        let is_segment = Path::new(&source).file_name().and_then(|file| name::parse_segment(file.to_str()?)).is_some();
+    let is_segment = Path::new(&source).file_name().and_then(|file| name::parse_segment(file.to_str()?)).is_some();
+    if let Some(wrong) = wrong_place::not_a_log(&source).filter(|_| !args.follow || is_segment) {
         return if is_segment { Exit::Usage } else { Exit::Data }.because(wrong);
     }
     if let Some(wrong) = wrong_place::not_a_sink(&sink).filter(|_| !args.follow || Path::new(&sink).is_file()) {

@@ -145,14 +145,14 @@ pub fn is_absent(path: &Path) -> bool {
 fn logs_near(path: &Path) -> Vec<PathBuf> {
     if path.is_file() {
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        return Some(dir.to_owned()).filter(|dir| holds_segments(dir)).into_iter().collect();
+        return Some(dir.to_owned()).filter(|dir| holds_log(dir)).into_iter().collect();
     }
     let (mut level, mut logs, mut searched) = (vec![path.to_owned()], Vec::new(), 0);
     for _ in 0..DEPTH_MAX {
         let mut below: Vec<PathBuf> = level.iter().flat_map(|dir| directories(dir)).collect();
         below.truncate(DIRS_SEARCHED_MAX - searched);
         searched += below.len();
-        logs.extend(below.iter().filter(|dir| holds_segments(dir)).cloned());
+        logs.extend(below.iter().filter(|dir| holds_log(dir)).cloned());
         level = below;
     }
     logs.sort();
@@ -171,6 +171,11 @@ fn is_generation(dir: &Path) -> bool {
 pub(super) fn directories(dir: &Path) -> Vec<PathBuf> {
     let entries = dir.read_dir().into_iter().flatten().filter_map(Result::ok);
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+}
+
+/// The same, or a generation without a frame, which is its base.
+fn holds_log(dir: &Path) -> bool {
+    holds_segments(dir) || (is_generation(dir) && dir.join(name::BASE).is_file())
 }
 
 pub(super) fn holds_segments(dir: &Path) -> bool {

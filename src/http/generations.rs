@@ -126,6 +126,7 @@ pub(super) async fn start(
         return answer;
     }
     let begun = begin(&app, path, &claims.writer).await;
+    let _feeding = begun.as_ref().ok().map(|(log, _)| app.registry.feeding(log.name(), &claims.writer));
     let received = match begun {
         Ok((log, draft)) => match receive(&app, &mut body, &draft).await {
             Ok(base) => Ok((log, draft, base)),

@@ -75,6 +75,8 @@ fn status(error: &Error) -> StatusCode {
         | Error::Format(_)
         | Error::PartMissing { .. }
         | Error::Mirrored { .. }
+        | Error::Fed { .. }
+        | Error::TakenOver { .. }
         | Error::Promoted { .. }
         | Error::Ended { .. } => StatusCode::CONFLICT,
         Error::Pruned { .. } | Error::GenerationGone { .. } => StatusCode::GONE,

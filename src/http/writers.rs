@@ -12,7 +12,7 @@ use super::body;
 use super::native::{Parsed, blocking, described, parse, query};
 use super::paths::App;
 use super::reply::Failure;
-use crate::api::{LogSource, LogStatus, SOURCE_FIELD};
+use crate::api::{FOLLOWS_FIELD, LogSource, LogStatus, SOURCE_FIELD};
 use crate::mirror::{Error, Writer};
 
 /// Whose commits or base a request brings.
@@ -22,7 +22,8 @@ pub(super) fn writer_of(headers: &HeaderMap) -> Result<Writer, Error> {
     };
     let text = field.to_str().ok().and_then(|text| percent_decode_str(text).decode_utf8().ok());
     let source = text.ok_or_else(|| Error::Invalid(format!("{SOURCE_FIELD} must be percent-encoded UTF-8")))?;
-    Ok(Writer::Mirror { source: source.into_owned() })
+    let follows = headers.get(FOLLOWS_FIELD).is_some_and(|field| field == "true");
+    Ok(Writer::Mirror { source: source.into_owned(), follows })
 }
 
 #[derive(Deserialize)]

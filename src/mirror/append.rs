@@ -11,6 +11,7 @@ use tokio::time::{Instant, interval_at};
 use super::batching;
 use super::budget::{Budget, Share};
 use super::error::Error;
+use super::feeds::OpenFeed;
 use super::log::{Log, View};
 use super::shard::{Ended, Message, Session};
 use super::writers::Writer;
@@ -37,6 +38,8 @@ pub struct Append {
     error: Option<Error>,
     /// Whether the frames are known to fit the base of the generation.
     fits_base: bool,
+    /// That its mirror feeds the log, for as long as this lives.
+    _feed: Option<OpenFeed>,
 }
 
 impl Append {
@@ -60,7 +63,13 @@ impl Append {
         let (share, error) = Default::default();
         let session = Arc::new(Session::of(writer));
         let fits_base = log.format() != LogFormat::Wal;
-        Append { log, budget, queue, session, batcher, share, from, next, error, fits_base }
+        let _feed = None;
+        Append { log, budget, queue, session, batcher, share, from, next, error, fits_base, _feed }
+    }
+
+    /// The same, while which `feed` is open.
+    pub(super) fn of_feed(self, feed: Option<OpenFeed>) -> Append {
+        Append { _feed: feed, ..self }
     }
 
     /// Whether the stream is on a boundary: nothing of an unfinished commit was received.

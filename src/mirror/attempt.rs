@@ -37,7 +37,14 @@ pub(super) async fn attempt(
             match source.extent_of(generation).await? {
                 Some(older) => {
                     let once = Mirror { follow: false, ..mirror.clone() };
-                    attempt_generation(&once, source, &older, sink, progress, told).await?;
+                    match attempt_generation(&once, source, &older, sink, progress, told).await {
+                        Err(error) if mirror.adopt && relay::is_of_another(mirror, sink, &error).await? => {
+                            let current = extent.generation;
+                            log::warn!("{}: {error}: it goes on with generation {current} of SRC", sink.place());
+                            break;
+                        }
+                        ended => ended?,
+                    }
                 }
                 // What the sink holds of it stays as it is.
                 None if generation == held => {

@@ -15,6 +15,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ use super::endpoint::Mirror;
 use super::failure::MirrorError;
 use super::fed;
 use super::live::{Live, Rest, goes_on};
+use super::missing::Warning;
 use super::outlet::{NO_STALL, Outlet, STALL};
 use super::overlap::Overlap;
 use super::ownership::source_identity;
@@ -41,6 +43,7 @@ use super::sink::{Sink, SinkStatus};
 use super::source::{Piece, Pieces, Watch};
 use super::standing::Standing;
 use super::step::{Steps, may_be_rolled, step};
+use crate::api::LogSource;
 use crate::format::LogFormat;
 use crate::format::database;
 use crate::format::wal::{Chain, FIRST_FRAME, FRAME_HEADER_LEN, FrameHeader, WalHeader, WalStart};
@@ -50,6 +53,7 @@ use crate::sqlite::names::{WAL, database_of_wal, looks_like_a_database};
 use crate::sqlite::page_sums::PageSums;
 use crate::sqlite::{
     DatabaseError, DatabaseUser, HeldDatabase, KnownWal, Snapshot, Verdict, WalPosition, each_difference, user_of,
+    warning_of_links,
 };
 use crate::stream::Tail;
 
@@ -86,8 +90,9 @@ pub(super) fn find_database(path: &Path) -> io::Result<bool> {
 #[derive(Debug)]
 pub(super) struct Database {
     path: PathBuf,
-    /// Whether a log may be taken over that nothing says is fed from it.
-    adopt: bool,
+    /// Whether a log may be taken over that nothing says is fed from it: until it was, so that what happens to the database later, or a
+    /// promotion of the log, is no reason to do it again.
+    adopt: AtomicBool,
     /// Where it ends, as last seen.
     wal: SharedWal,
     /// That no other mirror feeds the sink from it, by the name it has then and the id of the log.
@@ -96,11 +101,25 @@ pub(super) struct Database {
 
 impl Database {
     pub(super) fn new(path: &Path, adopt: bool, wal: SharedWal) -> Database {
-        Database { path: path.to_owned(), adopt, wal, alone: Mutex::default() }
+        Database { path: path.to_owned(), adopt: AtomicBool::new(adopt), wal, alone: Mutex::default() }
+    }
+
+    fn adopts(&self) -> bool {
+        self.adopt.load(Ordering::Relaxed)
     }
 
     pub(super) async fn snapshot(&self) -> Result<Arc<Snapshot>, MirrorError> {
         open(&self.path, None).await
+    }
+
+    /// What is to be known of it.
+    ///
+    /// # Errors
+    /// When what it holds is not found by its path.
+    pub(super) async fn warning(&self) -> Result<Option<Warning>, MirrorError> {
+        let path = self.path.clone();
+        let found = off(move || warning_of_links(&path)).await??;
+        Ok(found.map(|text| Warning { text, missing: None }))
     }
 
     /// What a sink notes as its source.
@@ -210,12 +229,14 @@ pub(super) async fn attempt(
         let watch = mirror.follow.then(|| watch(&database.path));
         let snapshot = open(&database.path, known.take()).await?;
         known = snapshot.known_wal().cloned();
+        database.warning().await?.into_iter().for_each(|warning| told(Event::Warning(warning)));
         sink.status(Some(LogFormat::Wal)).await.map_err(|error| sink.own(error))?;
         if database.claim(sink).await? {
             // What another mirror sent until now must be in the snapshot.
             continue;
         }
-        let (start, mut generation, snapshot) = begin(database, snapshot, sink, progress, told).await?;
+        let (mut start, mut generation, snapshot) = begin(database, snapshot, sink, progress, told).await?;
+        database.adopt.store(false, Ordering::Relaxed);
         let snapshot = match snapshot {
             Some(snapshot) => snapshot,
             None => open(&database.path, known.take()).await?,
@@ -231,6 +252,9 @@ pub(super) async fn attempt(
         }
         let mut delivery = Delivery::new(sink, status, LogFormat::Wal, generation);
         delivery.open(None, told).await?;
+        if let Some(note) = start.claim.take() {
+            sink.claim(&note, false).await?;
+        }
         let (from, steps) = (start.next, Arc::<Steps>::default());
         steps.set_durable(from);
         progress.begin(Generation::FIRST, from);
@@ -359,6 +383,8 @@ pub(super) struct Start {
     rest: Option<Rest>,
     /// What the sink holds, and what goes on.
     from: From,
+    /// What a directory is to note of its source once it is opened.
+    claim: Option<LogSource>,
 }
 
 /// What is read first.
@@ -399,6 +425,7 @@ pub(super) async fn find_start(
         sums: None,
         rest: None,
         from: From::Position(at),
+        claim: None,
     };
     let brings = |generation, instead| {
         let made = match snapshot.base_bytes() {
@@ -417,17 +444,18 @@ pub(super) async fn find_start(
             sums: None,
             rest: None,
             from: From::Position(None),
+            claim: None,
         })
     };
     let another = Generation(standing.generation.0.saturating_add(1));
     if let Some(fault) = &standing.base_fault {
         match sink {
-            Sink::Dir(_) if !standing.based && standing.end.is_none() && (ours || source.adopt) => {}
-            Sink::Dir(_) if source.adopt => return brings(another, Instead::All),
+            Sink::Dir(_) if !standing.based && standing.end.is_none() && (ours || source.adopts()) => {}
+            Sink::Dir(_) if source.adopts() => return brings(another, Instead::All),
             Sink::Dir(dir) => {
                 return Err(MirrorError::BaseLost { place: dir.path().to_owned(), fault: fault.clone() });
             }
-            Sink::Url(_) if source.adopt => return brings(another, Instead::Nothing),
+            Sink::Url(_) if source.adopts() => return brings(another, Instead::Nothing),
             // It takes frames all the same, and the end of the mirror says that the log is not whole.
             Sink::Url(_) => {}
         }
@@ -452,7 +480,7 @@ pub(super) async fn find_start(
             // What damage has taken away is told as that.
             Err(error) => match damage(path, snapshot) {
                 Some(damage) => return Err(damage),
-                None if !ours && !source.adopt => return Err(error),
+                None if !ours && !source.adopts() => return Err(error),
                 None => {}
             },
         }
@@ -463,11 +491,13 @@ pub(super) async fn find_start(
     if sink.is_unset(standing).await? {
         return brings(standing.generation, Instead::Nothing);
     }
-    if snapshot.base_bytes() == Some(0) && snapshot.frames() == 0 && !source.adopt {
+    if snapshot.base_bytes() == Some(0) && snapshot.frames() == 0 && !source.adopts() {
         return Err(MirrorError::EmptySource { path: path.to_owned() });
     }
     let sums = match (sink.page_sums(standing, snapshot.page_size()).await, sink) {
-        (Err(MirrorError::BaseDamaged { .. }), Sink::Dir(_)) if source.adopt => return brings(another, Instead::All),
+        (Err(MirrorError::BaseDamaged { .. }), Sink::Dir(_)) if source.adopts() => {
+            return brings(another, Instead::All);
+        }
         (Err(MirrorError::BaseDamaged { fault, .. }), Sink::Dir(dir)) => {
             return Err(MirrorError::BaseLost { place: dir.path().to_owned(), fault: fault.to_string() });
         }
@@ -493,9 +523,9 @@ pub(super) async fn find_start(
         None => "holds other pages, and nothing says that they came from this database".to_owned(),
     };
     match sink {
-        Sink::Dir(_) if ours || source.adopt => brings(another, Instead::All),
+        Sink::Dir(_) if ours || source.adopts() => brings(another, Instead::All),
         Sink::Dir(dir) => Err(MirrorError::OtherDatabase { place: dir.path().to_owned(), held }),
-        Sink::Url(_) if ours || source.adopt => brings(another, Instead::Nothing),
+        Sink::Url(_) if ours || source.adopts() => brings(another, Instead::Nothing),
         Sink::Url(client) => {
             Err(MirrorError::Unproven { place: client.url().to_string(), reason: format!("it {held}") })
         }
@@ -534,7 +564,7 @@ async fn begin(
     told: &mut impl FnMut(Event),
 ) -> Result<(Start, Generation, Option<Arc<Snapshot>>), MirrorError> {
     let path = &source.path;
-    sink.admits_mirrors(source.adopt).await?;
+    sink.admits_mirrors(source.adopts(), false).await?;
     let standing = sink.standing(true).await?;
     let mut start = find_start(source, &snapshot, sink, &standing).await?;
     let Some(generation) = start.generation else {
@@ -548,7 +578,11 @@ async fn begin(
                 }
                 _ => fed::name(&source.identity(), standing.generation, standing.next),
             };
-            sink.claim(&note, source.adopt).await?;
+            match sink {
+                Sink::Url(_) => sink.claim(&note, source.adopts()).await?,
+                // Once it is opened: until then it may be another process's.
+                Sink::Dir(_) => start.claim = Some(note),
+            }
         }
         return Ok((start, standing.generation, Some(snapshot)));
     };
@@ -558,7 +592,7 @@ async fn begin(
             true => fed::awaited(&source.identity(), generation),
             false => fed::name(&source.identity(), standing.generation, standing.next),
         };
-        sink.claim(&note, source.adopt).await?;
+        sink.claim(&note, source.adopts()).await?;
     }
     let header = snapshot.header().filter(|_| snapshot.frames() > 0);
     let folding = snapshot.clone();

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::format::{FormatError, ScanError, wal};
 use crate::offset::{Epoch, Generation, Offset};
@@ -64,6 +65,36 @@ pub enum Error {
         log: String,
         /// What it is fed from.
         source_identity: String,
+    },
+    /// A mirror feeds the log from another source than the one that is to feed it, and does so now.
+    #[error(
+        "log {log:?} is fed from {source_identity} now{}, and {wanted} is another source: nothing was changed; mirror into a log of its \
+         own, or stop the mirror of {source_identity} and run this again a minute later; --adopt takes the log over at once",
+        last(*.since)
+    )]
+    Fed {
+        /// Its name.
+        log: String,
+        /// What it is fed from.
+        source_identity: String,
+        /// What was to feed it.
+        wanted: String,
+        /// How long ago its last stream ended; zero while one is open.
+        since: Duration,
+    },
+    /// Another mirror took the log over from the writer's.
+    #[error(
+        "log {log:?} was taken over: it is fed from {source_identity} now, and no more from {loser}, of which it takes nothing: mirror \
+         {loser} into a log of its own; or, if {source_identity} should not feed this one, stop the mirror of that, and run this one \
+         again with --adopt"
+    )]
+    TakenOver {
+        /// Its name.
+        log: String,
+        /// What it is fed from.
+        source_identity: String,
+        /// What it was fed from before.
+        loser: String,
     },
     /// The log was handed over to its clients: no mirror writes it any more.
     #[error(
@@ -140,6 +171,10 @@ pub enum Error {
     Failed(Arc<str>),
 }
 
+fn last(since: Duration) -> String {
+    if since.is_zero() { String::new() } else { format!(" (last {} s ago)", since.as_secs()) }
+}
+
 impl Error {
     /// One word for it.
     #[must_use]
@@ -152,7 +187,7 @@ impl Error {
             Error::StaleEpoch { .. } => "stale-epoch",
             Error::Ahead { .. } => "ahead",
             Error::PartMissing { .. } => "part-missing",
-            Error::Mirrored { .. } => "mirrored",
+            Error::Mirrored { .. } | Error::Fed { .. } | Error::TakenOver { .. } => "mirrored",
             Error::Promoted { .. } => "promoted",
             Error::Format(_) => "format",
             Error::Pruned { .. } | Error::GenerationGone { .. } => "pruned",

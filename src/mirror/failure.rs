@@ -257,14 +257,28 @@ pub enum MirrorError {
     /// The log of a service that is the sink was handed over to its clients. Nothing was changed.
     #[error(
         "sink: {place}: it was handed over to its clients (`--release` or `logmirror promote`), and follows {from} no more; nothing \
-         was changed: mirror into another log, or give --adopt to take it from them: what they wrote stays in its last generation, as long as its policy \
-         keeps that"
+         was changed: mirror into another log, or {adoption}"
     )]
     Promoted {
         /// The URL.
         place: String,
         /// What it was fed from.
         from: String,
+        /// How it is taken from them.
+        adoption: &'static str,
+    },
+    /// The log of a service that is the sink has gone on without the source: its clients wrote it, or another source does.
+    #[error(
+        "sink: {place}: it was handed over to its clients, or is fed from another source, and holds commits that SRC does not hold: \
+         {reason}; nothing was changed: mirror SRC into another log{adoption}"
+    )]
+    Diverged {
+        /// The URL.
+        place: String,
+        /// How that shows.
+        reason: String,
+        /// What else can be done.
+        adoption: String,
     },
     /// Another mirror on this machine feeds the log that is the sink from the same database. Nothing was changed.
     #[error(
@@ -331,6 +345,19 @@ pub enum MirrorError {
         source_place: PathBuf,
         /// The sink.
         sink: PathBuf,
+    },
+    /// The source says that it is a copy of the log that is the sink.
+    #[error(
+        "SRC is a copy of DST: are the arguments swapped? {source_place} is a copy of {sink}: {says}; nothing was changed; a log that \
+         was lost is brought back from its copy into an empty log, or another one of that name"
+    )]
+    CopyOfSink {
+        /// The source: its path or URL.
+        source_place: String,
+        /// The log's URL.
+        sink: String,
+        /// How that is known.
+        says: String,
     },
     /// A sink is in the data directory of a service. Nothing was changed.
     #[error(
@@ -469,7 +496,9 @@ impl MirrorError {
             // SQLite rolls it back when the application opens its database again.
             MirrorError::Snapshot(DatabaseError::HotJournal { .. }) => true,
             // It may be on its way from a backup.
-            MirrorError::Snapshot(DatabaseError::Cut { .. }) => true,
+            MirrorError::Snapshot(
+                DatabaseError::Cut { .. } | DatabaseError::NotADatabase { .. } | DatabaseError::Orphan { .. },
+            ) => true,
             _ => false,
         };
         !unproven && matches!(self.blame(), Blame::Usage | Blame::Data)
@@ -522,6 +551,7 @@ impl Blamed for MirrorError {
             MirrorError::Restore(error) if !error.is_data() => Blame::Io,
             MirrorError::NoBase { .. } | MirrorError::Absent { .. } | MirrorError::SamePlace { .. } => Blame::Usage,
             MirrorError::SameLog { .. } | MirrorError::Swapped { .. } | MirrorError::NoLog { .. } => Blame::Usage,
+            MirrorError::CopyOfSink { .. } => Blame::Usage,
             MirrorError::ServiceData { .. } => Blame::Usage,
             MirrorError::DatabaseRuns { .. } | MirrorError::Away { .. } | MirrorError::SourceInUse { .. } => Blame::Io,
             _ => Blame::Data,

@@ -103,24 +103,46 @@ impl Sink {
         }
     }
 
-    /// Refuses a log that was handed over to its clients, unless it is to be taken from them.
-    pub(super) async fn admits_mirrors(&self, adopt: bool) -> Result<(), MirrorError> {
+    /// Refuses a log that was handed over to its clients, unless it is to be taken from them, by a database or a log.
+    pub(super) async fn admits_mirrors(&self, adopt: bool, is_log: bool) -> Result<(), MirrorError> {
         let Sink::Url(client) = self else {
             return Ok(());
         };
         match client.find().await?.and_then(|status| status.promoted_from) {
-            Some(from) if !adopt => Err(MirrorError::Promoted { place: client.url().to_string(), from }),
+            Some(from) if !adopt => {
+                let adoption = match is_log {
+                    false => {
+                        "give --adopt to take it from them: what they wrote stays in its last generation, as long as its policy keeps that"
+                    }
+                    true => {
+                        "give --adopt to take it from them, which works as long as they wrote nothing, and once SRC is in a later \
+                         generation than this: what they wrote stays in that, as long as its policy keeps it"
+                    }
+                };
+                Err(MirrorError::Promoted { place: client.url().to_string(), from, adoption })
+            }
             _ => Ok(()),
         }
     }
 
     /// Notes which database feeds it, and how far that was read. After Ok it is durable.
     pub(super) async fn note_source(&self, source: &LogSource) -> Result<(), MirrorError> {
-        self.claim(source, false).await
+        self.put_source(source, false).await
     }
 
-    /// The same; with `adopt` also where the log was handed over to its clients.
+    /// The same of a source that may not have fed it before, which is reported; with `adopt` also where the log was handed over to
+    /// its clients, or is fed from another source now.
     pub(super) async fn claim(&self, source: &LogSource, adopt: bool) -> Result<(), MirrorError> {
+        let before = self.source().await?.map(|before| before.identity);
+        self.put_source(source, adopt).await?;
+        if let Some(before) = before.filter(|before| *before != source.identity) {
+            let (place, now) = (self.place(), &source.identity);
+            log::warn!("{place}: taken over: it was fed from {before}, and is fed from {now} from here on");
+        }
+        Ok(())
+    }
+
+    async fn put_source(&self, source: &LogSource, adopt: bool) -> Result<(), MirrorError> {
         match self {
             Sink::Url(client) => match client.set_source(source, adopt).await {
                 // Of a version that knows no such thing: its pages will be compared after a restart.

@@ -13,7 +13,7 @@ use super::failure::MirrorError;
 use super::fed;
 use super::outlet::{Handed, Outlet};
 use super::source::{Piece, Watch};
-use crate::format::wal::{Chain, FRAME_HEADER_LEN, WalHeader};
+use crate::format::wal::{Chain, FIRST_FRAME, FRAME_HEADER_LEN, WalHeader};
 use crate::limits::{
     DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, HELD_WAL_BYTES_MAX, LOCK_PATIENCE, LOOK_AT_ONCE, LOOK_AT_ONCE_FOR, LOOK_BUSY,
     LOOK_BUSY_FOR, LOOK_IDLE,
@@ -21,7 +21,7 @@ use crate::limits::{
 use crate::sqlite::names::database_of_wal;
 use crate::sqlite::{
     BaseVersion, DatabaseError, Differences, Follower, Held, HeldDatabase, KnownWal, Moved, Snapshot, WalPosition,
-    each_difference, each_frame, holds, is_proven_after,
+    each_difference, each_frame, holds, is_proven_after, warning_of_links,
 };
 
 /// How long a WAL that grew because of us is let go of.
@@ -150,7 +150,10 @@ impl Live {
             }
             // Nothing that passes within moments.
             MirrorError::Snapshot(
-                DatabaseError::WalAway { .. } | DatabaseError::FileAway { .. } | DatabaseError::PathMoved { .. },
+                DatabaseError::WalAway { .. }
+                | DatabaseError::FileAway { .. }
+                | DatabaseError::PathMoved { .. }
+                | DatabaseError::Linked { .. },
             ) => false,
             // A connection may hold it exclusively indefinitely.
             MirrorError::Snapshot(error) if error.is_transient() => {
@@ -201,6 +204,7 @@ impl Live {
 
     fn look(&mut self) -> Result<Looked, MirrorError> {
         self.check_path()?;
+        warning_of_links(&self.path)?;
         if self.hold
             && let Some(follower) = Follower::attach(&self.path, LOCK_PATIENCE)?
         {
@@ -441,6 +445,10 @@ impl Live {
         });
         self.outlet.sums = Some(sums);
         let Differences { position, pages, unproven } = walked?;
+        let holds_more = self.outlet.committed().1 > FIRST_FRAME || found.before > 1;
+        if pages == 0 && holds_more {
+            return Err(MirrorError::EmptySource { path: self.path.clone() });
+        }
         if let Some(frame) = unproven {
             self.reason = format!(
                 "frame {frame} of its WAL has a checksum that does not fit, but the application counts it (SQLite up to 3.40.1 writes \

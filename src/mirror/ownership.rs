@@ -326,6 +326,11 @@ pub fn recorded_end(dir: &Path) -> Option<Offset> {
     record.ok().flatten().map(|record| record.durable)
 }
 
+/// The mirror record of a directory; `None` without one. Blocks.
+pub(super) fn record_of(dir: &Path) -> io::Result<Option<MirrorRecord>> {
+    current(dir).and_then(|repo| MirrorRecord::read(&repo))
+}
+
 /// What a record says its source is: the path with the host it is on.
 pub(super) fn source_identity(path: &Path) -> String {
     let host = rustix::system::uname();

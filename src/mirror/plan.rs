@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::attempt::meet;
 use super::base_due::Instead;
+use super::copies;
 use super::database::{Database, find_start, off};
 use super::distance::{SharedWal, measure_dir};
 use super::endpoint::{Mirror, Place};
@@ -80,11 +81,13 @@ pub async fn plan(mirror: &Mirror) -> Result<Plan, MirrorError> {
 
 async fn plan_database(database: &Database, sink: &Sink) -> Result<Plan, MirrorError> {
     let snapshot = database.snapshot().await?;
+    let warning = database.warning().await?;
     let status = sink.status(Some(LogFormat::Wal)).await.map_err(|error| sink.own(error))?;
     let standing = sink.standing(false).await.map_err(|error| sink.own(error))?;
     let start = find_start(database, &snapshot, sink, &standing).await?;
     sink.check_writable(&status, start.generation.is_some()).await?;
     let mut plan = Plan::of(sink, &status);
+    plan.notes.extend(warning.map(|warning| warning.text));
     plan.compares = start.end.and_then(|_| start.next.0.checked_sub(1)).map(Offset);
     (plan.from, plan.to) = (Some(start.next), Some(Offset(snapshot.frames() + 1).max(start.next)));
     let frame_bytes = snapshot.header().map_or(0, |header| header.frame_len());
@@ -100,6 +103,7 @@ async fn plan_database(database: &Database, sink: &Sink) -> Result<Plan, MirrorE
 }
 
 async fn plan_log(mirror: &Mirror, source: &Source, sink: &Sink) -> Result<Plan, MirrorError> {
+    copies::is_no_copy_of(mirror, source, sink).await?;
     let current = source.extent(None).await?;
     sink.comes_from(&current);
     let begun = sink.generation().await.map_err(|error| sink.own(error))?.unwrap_or(current.generation);

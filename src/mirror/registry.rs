@@ -20,6 +20,7 @@ use super::budget::{Budget, Share};
 use super::counters::Counters;
 use super::error::Error;
 use super::feed::Feed;
+use super::feeds::Feeds;
 use super::generation::{remove_after, remove_dir, remove_unbegun};
 use super::log::{Log, Meta, State};
 use super::shard::{Message, Shards};
@@ -90,6 +91,8 @@ pub struct Registry {
     pub(super) budget: Arc<Budget>,
     pub(super) settings: Settings,
     counters: Arc<Counters>,
+    /// Which mirrors send something now.
+    pub(super) feeds: Arc<Feeds>,
     stop: watch::Sender<bool>,
 }
 
@@ -129,6 +132,7 @@ impl Registry {
             budget: Arc::new(Budget::new(settings.memory_max, settings.commit_held_max())),
             settings,
             counters,
+            feeds: Arc::default(),
             stop: watch::Sender::new(false),
         };
         let mut opening = Vec::new();
@@ -539,6 +543,11 @@ impl Registry {
         self.append_keeping(log, from, LargeCommits::InSource { bytes: Arc::new(file), start: 0 }, writer).await
     }
 
+    /// Notes that `writer` sends a base to a log, for as long as what is returned lives.
+    pub fn feeding(&self, log_name: &str, writer: &Writer) -> impl Sized + Send + use<> {
+        self.feeds.open(log_name, writer)
+    }
+
     async fn append_keeping(
         &self,
         log: &Arc<Log>,
@@ -554,7 +563,9 @@ impl Registry {
         };
         let queue = self.shards.queue(log).clone();
         let sizes = (self.settings.commit_bytes_max, self.settings.commit_held_max());
-        Ok(Append::new(log.clone(), self.budget.clone(), queue, (from, framing), sizes, (large, writer)))
+        let feed = self.feeds.open(log.name(), &writer);
+        let append = Append::new(log.clone(), self.budget.clone(), queue, (from, framing), sizes, (large, writer));
+        Ok(append.of_feed(feed))
     }
 
     /// Appends a stream that is here already, in chunks whose bytes `share` covers. All of it is verified before any of it

@@ -41,7 +41,8 @@ impl Relay {
         let Positions { generation, first, durable, .. } = positions(&status)?;
         let is_compared = generation == extent.generation && durable > first;
         match status.source {
-            Some(noted) if !noted.is_log() && !is_compared && !mirror.adopt => {
+            // Of a later generation more is known than that.
+            Some(noted) if !noted.is_log() && !is_compared && !mirror.adopt && generation <= extent.generation => {
                 let reason = format!("it is fed from {}, and holds no commit that SRC holds too", noted.identity);
                 Err(MirrorError::Unproven { place: client.url().to_string(), reason })
             }
@@ -80,7 +81,62 @@ impl Relay {
 /// # Errors
 /// [`MirrorError::Promoted`].
 pub(super) async fn check_promoted(mirror: &Mirror, sink: &Sink) -> Result<(), MirrorError> {
-    sink.admits_mirrors(mirror.adopt).await
+    sink.admits_mirrors(mirror.adopt, true).await
+}
+
+/// Whether `error` says that a log holds other commits than the source, and that log was handed over to its clients, or is fed from
+/// another source.
+///
+/// # Errors
+/// When the log cannot be asked.
+pub(super) async fn is_of_another(mirror: &Mirror, sink: &Sink, error: &MirrorError) -> Result<bool, MirrorError> {
+    Ok(is_divergence(error) && others(mirror, sink).await?.is_some())
+}
+
+fn is_divergence(error: &MirrorError) -> bool {
+    use MirrorError::{Ahead, Fork, LaterGeneration, OtherBase};
+    matches!(error, Fork { .. } | Ahead { .. } | LaterGeneration { .. } | OtherBase { .. })
+}
+
+/// Where a WAL log of a service is, if it was handed over to its clients or is fed from another source than that of the mirror.
+async fn others(mirror: &Mirror, sink: &Sink) -> Result<Option<Positions>, MirrorError> {
+    let Sink::Url(client) = sink else {
+        return Ok(None);
+    };
+    let Some(status) = client.find().await? else {
+        return Ok(None);
+    };
+    let identity = mirror.identity();
+    let is_others =
+        status.source.as_ref().is_some_and(|noted| noted.identity != identity) || status.promoted_from.is_some();
+    Ok(status.positions().filter(|found| is_others && found.format == LogFormat::Wal))
+}
+
+/// What `error` comes to where a log that is the sink has gone on without the source: what can be done about that.
+pub(super) async fn judged(mirror: &Mirror, source: &Source, sink: &Sink, error: MirrorError) -> MirrorError {
+    let found = match is_divergence(&error) {
+        true => others(mirror, sink).await.ok().flatten(),
+        false => None,
+    };
+    let (Some(found), Ok(extent)) = (found, source.extent(None).await) else {
+        return error;
+    };
+    let adoption = match source {
+        Source::Dir(_) => String::new(),
+        Source::Url(_) if extent.generation > found.generation => format!(
+            ", or give --adopt: DST goes on with generation {} of SRC then, and what it holds stays in its generation {}, as long as \
+             its policy keeps that",
+            extent.generation, found.generation
+        ),
+        Source::Url(client) => format!(
+            ", or have SRC go into a later generation than {0} (`logmirror checkpoint {1}`) and give --adopt then: what DST holds stays \
+             in its generation {0}, as long as its policy keeps that",
+            found.generation,
+            client.url()
+        ),
+    };
+    let reason = format!("{error} (it ends at offset {} of generation {})", found.durable, found.generation);
+    MirrorError::Diverged { place: sink.place(), reason, adoption }
 }
 
 /// Notes in a log, before it is given a base, where that is to come from; and takes it from what feeds it, or from the clients that

@@ -8,6 +8,7 @@ use std::{fs, io};
 use tokio::time::sleep;
 
 use super::attempt::attempt;
+use super::copies;
 use super::database::{self, Database};
 use super::distance::{Distance, Observer, SharedWal, measure};
 use super::doubt::{self, Doubt};
@@ -15,6 +16,7 @@ use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
 use super::missing::{self, Warning};
 use super::ownership;
+use super::relay;
 use super::replica_file::{self, ReplicaFile, ReplicaFileError, is_replica_file};
 use super::shorter;
 use super::sink::{DirSink, Sink};
@@ -25,6 +27,7 @@ use crate::limits::{ATTEMPTS_MAX, BACKOFF_LAST};
 use crate::offset::{Generation, Offset};
 use crate::repo::FsRepo;
 use crate::retry::RECONNECT;
+use crate::sqlite::DatabaseError;
 use crate::stream::{CutTail, Options, Run};
 
 /// What happens while a mirror runs.
@@ -158,7 +161,7 @@ pub async fn run(mirror: &Mirror, events: impl FnMut(Event)) -> Result<Progress,
 
 /// Makes one attempt after the other, until there is nothing left to try.
 async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) -> Result<Progress, MirrorError> {
-    let mut ends = Ends { source: None, sink: None, file: None, found: false, wal };
+    let mut ends_of = Ends { source: None, sink: None, file: None, found: false, wal };
     let mut progress = Progress::default();
     let mut doubt = Doubt::default();
     let mut failures = 0;
@@ -176,7 +179,7 @@ async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) 
             }
             told(event);
         };
-        let error = match ends.attempt(mirror, &mut progress, &mut seen).await {
+        let error = match ends_of.attempt(mirror, &mut progress, &mut seen).await {
             Ok(()) => return Ok(progress),
             Err(error) => error,
         };
@@ -185,7 +188,7 @@ async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) 
         }
         failures += 1;
         if doubt.is_first(mirror, &error, progress.next) && (mirror.follow || failures < ATTEMPTS_MAX) {
-            ends.connect_again();
+            ends_of.connect_again();
             let error =
                 format!("{}; the network may have changed it: asking again on a new connection", with_causes(&error));
             let after = RECONNECT.after(1);
@@ -199,7 +202,7 @@ async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) 
             false => error.blame() != Blame::Transient || failures >= ATTEMPTS_MAX,
         };
         if ends {
-            return Err(error);
+            return Err(ends_of.judged(mirror, error).await);
         }
         let after = RECONNECT.after(failures);
         told(Event::Retrying { error: with_causes(&error), after });
@@ -219,6 +222,14 @@ struct Ends {
 }
 
 impl Ends {
+    /// What the last error comes to.
+    async fn judged(&self, mirror: &Mirror, error: MirrorError) -> MirrorError {
+        match (&self.source, &self.sink) {
+            (Some(Origin::Log(source)), Some(sink)) => relay::judged(mirror, source, sink, error).await,
+            _ => error,
+        }
+    }
+
     /// Forgets the connections to services.
     fn connect_again(&mut self) {
         self.source = self.source.take().filter(|source| !matches!(source, Origin::Log(Source::Url(_))));
@@ -245,7 +256,7 @@ impl Ends {
         };
         if let Sink::Url(client) = sink {
             // Now it shows whether the source is a directory or a database.
-            *client = client.clone().of_source(&mirror.identity());
+            *client = client.clone().of_source(&mirror.identity()).following(mirror.follow);
         }
         let sink = &*sink;
         // What this process writes was compared with the source before.
@@ -270,12 +281,18 @@ impl Ends {
         match source {
             Origin::Log(source) => {
                 are_two_logs(source, sink).await?;
+                copies::is_no_copy_of(mirror, source, sink).await?;
                 for warning in [source.warning().await?, sink.warning().await?].into_iter().flatten() {
                     told(Event::Warning(warning));
                 }
                 match attempt(mirror, source, sink, progress, told).await {
                     Err(ahead @ MirrorError::Ahead { .. }) => {
-                        Err(shorter::judged(source, sink, mirror.commit_bytes_max, ahead).await)
+                        let judged = shorter::judged(source, sink, mirror.commit_bytes_max, ahead).await;
+                        Err(relay::judged(mirror, source, sink, judged).await)
+                    }
+                    // A fork counts when it is found a second time.
+                    Err(error) if !matches!(error, MirrorError::Fork { .. }) => {
+                        Err(relay::judged(mirror, source, sink, error).await)
                     }
                     ended => ended,
                 }
@@ -389,6 +406,11 @@ impl Origin {
             replica_file::is_no_replica(path)?;
             return Ok(Origin::Database(Database::new(path, mirror.adopt, wal.clone())));
         }
+        if path.is_file() {
+            let reason = "it does not start like one; an encrypted database cannot be mirrored, and if this should be a plain one, it \
+                          is damaged: put it back";
+            return Err(DatabaseError::NotADatabase { path: path.to_owned(), reason: reason.to_owned() }.into());
+        }
         Ok(Origin::Log(Source::Dir(dir(path, FsRepo::open(path))?)))
     }
 }
@@ -420,7 +442,7 @@ impl Sink {
     }
 
     /// Its path or URL.
-    fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         match self {
             Sink::Dir(dir) => dir.path().display().to_string(),
             Sink::Url(client) => client.url().to_string(),

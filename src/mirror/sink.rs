@@ -812,14 +812,7 @@ impl DirSink {
         let recorded = MirrorRecord::read(&repo).map_err(|error| self.at(error))?;
         let new = MirrorRecord::new(&self.source, format, generation);
         let id = recorded.as_ref().map_or(new.id, |recorded| recorded.id);
-        if let Some(before) = recorded.as_ref().filter(|recorded| !recorded.names(&self.source)) {
-            log::info!(
-                "{} was a mirror of {} before, and is one of {} now",
-                self.path.display(),
-                before.source,
-                self.source
-            );
-        }
+        let before = recorded.as_ref().filter(|recorded| !recorded.names(&self.source)).map(|it| it.source.clone());
         let origin = *locked(&self.origin);
         let of_generation = recorded.as_ref().filter(|recorded| recorded.generation == generation);
         let base = origin.base.or(of_generation.and_then(|recorded| recorded.base));
@@ -844,6 +837,10 @@ impl DirSink {
             })?;
         self.presence.opened(id, &self.path);
         self.report_claimed(found);
+        if let Some(before) = before {
+            let path = self.path.display();
+            log::warn!("{path}: taken over: it was a mirror of {before} before, and is one of {} now", self.source);
+        }
         Ok(writer)
     }
 

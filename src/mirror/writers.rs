@@ -38,6 +38,8 @@ pub enum Writer {
     Mirror {
         /// The identity of the source.
         source: String,
+        /// Whether it follows that, and comes back when its stream ends.
+        follows: bool,
     },
 }
 
@@ -45,9 +47,15 @@ impl Writers {
     fn admit(&self, log_name: &str, writer: &Writer) -> Result<(), Error> {
         let log = || log_name.to_owned();
         if let Some(source) = &self.source {
-            let is_of_source = matches!(writer, Writer::Mirror { source: named } if *named == source.identity);
-            let mirrored = || Error::Mirrored { log: log(), source_identity: source.identity.clone() };
-            return if is_of_source { Ok(()) } else { Err(mirrored()) };
+            let is_of_source = matches!(writer, Writer::Mirror { source: named, .. } if *named == source.identity);
+            let source_identity = || source.identity.clone();
+            return match writer {
+                _ if is_of_source => Ok(()),
+                Writer::Mirror { source: named, .. } => {
+                    Err(Error::TakenOver { log: log(), source_identity: source_identity(), loser: named.clone() })
+                }
+                _ => Err(Error::Mirrored { log: log(), source_identity: source_identity() }),
+            };
         }
         match &self.promoted_from {
             Some(from) if *writer != Writer::Client => Err(Error::Promoted { log: log(), from: from.clone() }),
@@ -101,12 +109,12 @@ impl Log {
 
 impl Registry {
     /// Notes what feeds a WAL log, and how far it was read. From then on nobody else writes it. A source that did not feed it
-    /// before must say that it ends where the log does. One that was handed over to its clients is taken only with `adopt`.
-    /// After Ok that survives power loss. Blocks.
+    /// before must say that it ends where the log does. One that was handed over to its clients, and one that another source feeds
+    /// now, is taken only with `adopt`. After Ok that survives power loss. Blocks.
     ///
     /// # Errors
     /// [`Error::Format`] when it is no WAL log, [`Error::Ended`] when it is in another generation than that says,
-    /// [`Error::Gap`] when it ends elsewhere, [`Error::Promoted`].
+    /// [`Error::Gap`] when it ends elsewhere, [`Error::Promoted`], [`Error::Fed`].
     pub fn set_source(&self, log_name: &str, source: LogSource, adopt: bool) -> Result<Arc<Log>, Error> {
         self.exclusively(log_name, || {
             let log = self.get(log_name)?;
@@ -121,6 +129,13 @@ impl Registry {
                 return Err(Error::Promoted { log: log_name.to_owned(), from });
             }
             let is_known = before.source.as_ref().is_some_and(|known| known.identity == source.identity);
+            let other = before.source.as_ref().filter(|_| !is_known).map(|other| other.identity.clone());
+            if let Some(other) = &other
+                && let Some(since) = self.feeds.since(log_name, other).filter(|_| !adopt)
+            {
+                let (log, wanted) = (log_name.to_owned(), source.identity);
+                return Err(Error::Fed { log, source_identity: other.clone(), wanted, since });
+            }
             if !is_known {
                 self.claim(&log, source.clone())?;
             }
@@ -134,8 +149,12 @@ impl Registry {
                     return Err(error);
                 }
             }
-            if !is_known {
-                log::info!("{log_name}: a mirror of {identity} feeds it from here on");
+            match other {
+                Some(other) => log::warn!(
+                    "{log_name}: taken over: it was fed from {other}, and is fed from {identity} from here on"
+                ),
+                None if !is_known => log::info!("{log_name}: a mirror of {identity} feeds it from here on"),
+                None => {}
             }
             Ok(log)
         })

@@ -7,11 +7,13 @@ mod durable;
 mod fs;
 mod map;
 mod mem;
+mod owner;
 
 pub use durable::{persist_names, replace};
 pub use fs::{FsRepo, open_regular};
 pub(crate) use fs::{is_out_of_files, opened, read_at, temporary_dir};
 pub use mem::{Faults, Loss, MemRepo, Op};
+pub(crate) use owner::give_owner;
 
 use std::fmt;
 use std::io::{self, IoSlice};

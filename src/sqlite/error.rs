@@ -136,6 +136,16 @@ pub enum DatabaseError {
         /// The database now.
         now: PathBuf,
     },
+    /// The file has several names, and its WAL is beside another one than that which was given.
+    #[error("{} has {links} names (hard links), and {what}", .path.display())]
+    Linked {
+        /// The database, by the name that was given.
+        path: PathBuf,
+        /// How many names.
+        links: u64,
+        /// How that is known, and what to do.
+        what: String,
+    },
     /// The files are not any more what they were when they were opened.
     #[error("{} was changed by another process: {what}", .path.display())]
     Changed {
@@ -171,8 +181,8 @@ impl DatabaseError {
     /// Whether it may go better later, without anybody doing anything about it.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        use DatabaseError::{Changed, FileAway, PathMoved, Unsettled, WalAway};
-        let differs = matches!(self, WalAway { .. } | FileAway { .. } | PathMoved { .. });
+        use DatabaseError::{Changed, FileAway, Linked, PathMoved, Unsettled, WalAway};
+        let differs = matches!(self, WalAway { .. } | FileAway { .. } | PathMoved { .. } | Linked { .. });
         self.is_in_use() || differs || matches!(self, Changed { .. } | Unsettled { .. })
     }
 

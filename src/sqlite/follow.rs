@@ -230,6 +230,7 @@ impl Follower {
         if !self.wal.is_in_place()? {
             return Err(broken(&self.database.path, "the WAL was replaced"));
         }
+        self.check_database()?;
         if self.has_what_counts()? {
             return Ok(());
         }
@@ -238,6 +239,17 @@ impl Follower {
         match counted {
             Some(counted) if counted.position == self.counted_when_seen() => counted.are_elsewhere(&self.places),
             _ => Ok(()),
+        }
+    }
+
+    /// The file is a database: SQLite has written its header before it has a WAL, so one that is empty or starts otherwise was
+    /// emptied or overwritten by another program.
+    fn check_database(&self) -> Result<(), DatabaseError> {
+        // A checkpoint may be writing that page just now.
+        match page_size(&self.database).or_else(|_| page_size(&self.database))? {
+            Some(_) => Ok(()),
+            None if self.seen.frames == 0 => Err(broken(&self.database.path, "the database file was emptied")),
+            None => Err(DatabaseError::Orphan { path: self.database.path.clone(), frames: self.seen.frames }),
         }
     }
 

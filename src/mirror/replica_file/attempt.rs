@@ -23,6 +23,7 @@ use crate::mirror::overlap::Overlap;
 use crate::mirror::ownership::source_identity;
 use crate::mirror::run::{Event, Progress};
 use crate::mirror::source::{Extent, Piece, Reading, Source};
+use crate::offset::Offset;
 use crate::stream::{MirrorRecord, ReadError, Tail};
 
 /// What a source holds; of a directory, as its mirror record says.
@@ -205,12 +206,10 @@ async fn go_on(
             let why = format!("it is in generation {held}, and the directory that it follows in {}", extent.generation);
             return Err(ReplicaFileError::Again { path: target.path.clone(), why }.into());
         };
-        match source.extent(Some(held)).await {
-            Err(MirrorError::Client(ClientError::Refused { body, .. })) if body.error == "pruned" => {}
-            older => {
-                let once = Mirror { follow: false, ..mirror.clone() };
-                bring(&once, source, &older?, target, progress, told).await?;
-            }
+        let older = source.extent_of(held).await?;
+        if let Some(older) = &older {
+            let once = Mirror { follow: false, ..mirror.clone() };
+            bring(&once, source, older, target, progress, told).await?;
         }
         let fetched = step(client, extent, target, mirror.commit_bytes_max).await;
         if fetched.is_err() {
@@ -219,7 +218,12 @@ async fn go_on(
         }
         let fetched = fetched?;
         if fetched > 0 {
-            let reason = format!("the source started generation {} from another database", extent.generation);
+            let now = extent.generation;
+            let reason = match older.is_some() && now.0 == held.0.saturating_add(1) {
+                // All that was before is in the file.
+                true => format!("the source started generation {now} from another database"),
+                false => format!("the source went from generation {held} to {now}, and not all between could be read"),
+            };
             told(Event::Compared { reason, pages: fetched.into() });
         }
         if let Some(position) = target.position() {
@@ -245,6 +249,7 @@ async fn bring(
     progress.begin(generation, next);
     told(Event::Started { from: next, held: true, source_bytes: source.bytes_from(progress.uncounted(), extent) });
     told(Event::Opened { durable: next });
+    let extent = &not_before(source, extent, next).await?;
     if let Some(source_end) = extent.end.filter(|end| *end < next) {
         return Err(MirrorError::Ahead { sink: next, source_end });
     }
@@ -256,6 +261,19 @@ async fn bring(
         publish(target, progress, told).await?;
     }
     check_end(mirror, extent, pumped?, progress.next)
+}
+
+/// What a source holds of the generation of `extent`, asked again where that was found before what the file holds up to `next` was
+/// received.
+async fn not_before(source: &Source, extent: &Extent, next: Offset) -> Result<Extent, MirrorError> {
+    if extent.end.is_none_or(|end| end >= next) {
+        return Ok(*extent);
+    }
+    let went_on = || MirrorError::Interrupted(format!("the source went on from generation {}", extent.generation));
+    match source {
+        Source::Url(_) => source.extent_of(extent.generation).await?.ok_or_else(went_on),
+        Source::Dir(_) => Ok(Extent { generation: extent.generation, log: extent.log, ..source.extent(None).await? }),
+    }
 }
 
 /// Appends what the source sends, and publishes it as soon as no more is waiting.

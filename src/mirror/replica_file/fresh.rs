@@ -3,7 +3,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use tokio::time::sleep;
@@ -22,6 +22,7 @@ use crate::mirror::failure::MirrorError;
 use crate::mirror::run::{Event, Progress};
 use crate::mirror::source::{Extent, Piece, Reading, Source};
 use crate::offset::Offset;
+use crate::repo::give_owner;
 use crate::segment::base::seen;
 use crate::sqlite::names::{JOURNAL, SHM, WAL, aside_path, beside};
 use crate::sqlite::read_replica::{ReadReplicaFile, Touched};
@@ -50,6 +51,9 @@ pub(super) async fn build(
 ) -> Result<Built, MirrorError> {
     let (draft, whose) = (beside(path, DRAFT), path.to_owned());
     off(move || remove_drafts(&whose)).await?;
+    // Nobody reads the draft who may not read the file.
+    let (begun, whose) = (draft.clone(), path.to_owned());
+    off(move || begin_draft(&begun, &whose)).await??;
     let (generation, out) = (matches!(source, Source::Url(_)).then_some(extent.generation), draft.clone());
     let wanted = Wanted { to: None, generation, out, overwrite: true };
     let growing = crate::checkpoint::draft_path(&draft)?;
@@ -65,7 +69,7 @@ pub(super) async fn build(
     let (mut restored, before) = (std::pin::pin!(restored), progress.bytes);
     let folded = loop {
         tokio::select! {
-            folded = restored.as_mut() => break folded?,
+            folded = restored.as_mut() => break folded.inspect_err(|_| drop(fs::remove_file(&draft)))?,
             () = sleep(BASE_PROGRESS_EVERY) => {
                 progress.bytes = before + fs::metadata(&growing).map_or(0, |found| found.len());
                 told(Event::Moved(*progress));
@@ -75,6 +79,15 @@ pub(super) async fn build(
     progress.bytes = before + folded.bytes;
     let last = last_commit(source, extent, folded.frame, mirror.commit_bytes_max).await?;
     Ok(Built { draft, at: Position { generation: extent.generation, next: Offset(folded.frame.0 + 1), last } })
+}
+
+/// Makes the draft of a file that is there, without a byte: what is built takes its owner and mode from it.
+fn begin_draft(draft: &Path, path: &Path) -> Result<(), MirrorError> {
+    let Ok(before) = fs::metadata(path) else {
+        return Ok(());
+    };
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft);
+    made.and_then(|file| give_owner(&file, &before, path)).map_err(|error| at(path, error))
 }
 
 /// The commit that ends with a frame.
@@ -123,7 +136,8 @@ pub(super) fn install(
     let failed = |error| at(path, error);
     if let Ok(before) = fs::metadata(path) {
         // Those who may read the file may read the one in its place.
-        fs::set_permissions(&built.draft, before.permissions()).map_err(failed)?;
+        let draft = fs::File::open(&built.draft).map_err(failed)?;
+        give_owner(&draft, &before, path).map_err(failed)?;
     }
     let meanwhile = Instead::touched("while it was made again");
     let instead = match instead {

@@ -16,7 +16,7 @@ use crate::api::LastCommit;
 use crate::limits::JSON_BYTES_MAX;
 use crate::mirror::failure::MirrorError;
 use crate::offset::{Generation, Offset};
-use crate::repo::open_regular;
+use crate::repo::{give_owner, open_regular};
 use crate::sqlite::names::beside;
 use crate::sqlite::read_replica::StateMark;
 
@@ -142,7 +142,7 @@ impl RecordFile {
             let file = open_regular(&path, options.read(true).write(true).create(true).truncate(false));
             let file = file.map_err(|error| at(&path, error))?;
             match file.try_lock() {
-                Ok(()) => {}
+                Ok(()) => own(&file, database, &path).map_err(|error| at(&path, error))?,
                 Err(TryLockError::WouldBlock) => {
                     return Err(ReplicaFileError::Locked { path: database.to_owned() }.into());
                 }
@@ -189,6 +189,8 @@ impl RecordFile {
             _ => {}
         }
         let mut file = OpenOptions::new().write(true).create_new(true).open(&draft)?;
+        let held = self.locked.metadata()?;
+        give_owner(&file, &fs::metadata(database_of(&self.path)).unwrap_or(held), &self.path)?;
         // Before it has the name: nobody finds it free.
         file.try_lock().map_err(io::Error::from)?;
         let mut text = serde_json::to_vec_pretty(record).map_err(io::Error::other)?;
@@ -206,6 +208,20 @@ impl RecordFile {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+/// Gives a record that was just made to the owner of its database, if there is one.
+fn own(record: &File, database: &Path, path: &Path) -> io::Result<()> {
+    match fs::metadata(database) {
+        Ok(database) if record.metadata()?.len() == 0 => give_owner(record, &database, path),
+        _ => Ok(()),
+    }
+}
+
+/// The database whose record has this path.
+fn database_of(record: &Path) -> PathBuf {
+    let name = record.to_str().and_then(|path| path.strip_suffix(SUFFIX));
+    name.map_or_else(|| record.to_owned(), PathBuf::from)
 }
 
 /// Makes the names beside a path durable.

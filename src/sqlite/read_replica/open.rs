@@ -24,7 +24,7 @@ use super::{DatabaseError, IndexWriter, ReadReplicaFile, Unpublished};
 use crate::format::database::{self, DatabaseHeader, VERSIONS, WAL_VERSIONS};
 use crate::format::wal::{Chain, FrameHeader, WalHeader};
 use crate::limits::{LOCK_PATIENCE, SNAPSHOT_ROUNDS};
-use crate::repo::{FsRepo, Repo, RepoFile, opened, read_at};
+use crate::repo::{FsRepo, Repo, RepoFile, give_owner, opened, read_at};
 
 /// The files of a replica, with the locks that it holds as long as it is open.
 #[derive(Debug)]
@@ -404,17 +404,21 @@ fn header_of(database: &dyn RepoFile, path: &Path) -> Result<[u8; database::HEAD
     Ok(header)
 }
 
-/// A file beside the database, with the permissions of the database.
+/// A file beside the database, with the owner and the permissions of the database.
 fn open_or_create(dir: &dyn Repo, name: &str, database: &dyn RepoFile) -> io::Result<Arc<dyn RepoFile>> {
+    let owned = |file: Arc<dyn RepoFile>| {
+        give_owner(plain(&*file)?, &plain(database)?.metadata()?, Path::new(name))?;
+        Ok(file)
+    };
     match dir.open_write(name) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        file => return file,
+        // The database may have been given to another user since.
+        file => return owned(file?),
     }
     let file = match dir.create(name) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return dir.open_write(name),
-        file => file?,
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return owned(dir.open_write(name)?),
+        file => owned(file?)?,
     };
-    plain(&*file)?.set_permissions(plain(database)?.metadata()?.permissions())?;
     dir.sync_dir()?;
     Ok(file)
 }

@@ -9,6 +9,7 @@ use super::super::lock::one_writer::plain;
 use super::super::wal_frames::{frame_at, heads};
 use super::{DatabaseError, ReadReplicaFile, StateMark, Touched};
 use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader};
+use crate::repo::give_owner;
 
 impl ReadReplicaFile {
     /// Pages of the database after the last commit frame that was appended.
@@ -69,8 +70,8 @@ impl ReadReplicaFile {
         }
         out.flush().map_err(io)?;
         let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let permissions = plain(&*self.files.database).and_then(fs::File::metadata).map_err(io)?.permissions();
-        file.set_permissions(permissions).map_err(io)?;
+        let database = plain(&*self.files.database).and_then(fs::File::metadata).map_err(io)?;
+        give_owner(file, &database, to).map_err(io)?;
         file.sync_all().and_then(|()| fs::File::open(dir)?.sync_all()).map_err(io)
     }
 

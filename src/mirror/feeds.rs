@@ -1,0 +1,104 @@
+//! Which mirrors feed the logs of a service now: streams of theirs that are open, and when the last one of a mirror that follows
+//! ended. Another source takes such a log over only where that is meant.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::writers::Writer;
+use crate::limits::FED_WITHIN;
+
+/// The feeds of all logs, by the name of the log.
+#[derive(Debug, Default)]
+pub(super) struct Feeds(Mutex<HashMap<String, Fed>>);
+
+/// What feeds one log.
+#[derive(Debug)]
+struct Fed {
+    source: String,
+    open: u32,
+    /// When the last stream of a mirror that follows ended; such a mirror opens another one.
+    followed: Option<Instant>,
+}
+
+impl Fed {
+    fn is_over(&self) -> bool {
+        self.open == 0 && self.followed.is_none_or(|ended| ended.elapsed() > FED_WITHIN)
+    }
+}
+
+/// A stream of a mirror into a log, which is open until this is dropped.
+#[derive(Debug)]
+pub(super) struct OpenFeed {
+    feeds: Arc<Feeds>,
+    log: String,
+    source: String,
+    follows: bool,
+}
+
+impl Feeds {
+    fn locked(&self) -> MutexGuard<'_, HashMap<String, Fed>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that `writer` sends something to a log from here on; none for one that is no mirror.
+    pub(super) fn open(self: &Arc<Self>, log: &str, writer: &Writer) -> Option<OpenFeed> {
+        let Writer::Mirror { source, follows } = writer else {
+            return None;
+        };
+        let mut fed = self.locked();
+        fed.retain(|_, fed| !fed.is_over());
+        let entry =
+            fed.entry(log.to_owned()).or_insert_with(|| Fed { source: source.clone(), open: 0, followed: None });
+        if entry.source != *source {
+            *entry = Fed { source: source.clone(), open: 0, followed: None };
+        }
+        entry.open += 1;
+        Some(OpenFeed { feeds: self.clone(), log: log.to_owned(), source: source.clone(), follows: *follows })
+    }
+
+    /// How long ago `source` fed a log last, if it does so still: zero while a stream of it is open.
+    pub(super) fn since(&self, log: &str, source: &str) -> Option<Duration> {
+        let fed = self.locked();
+        let entry = fed.get(log).filter(|fed| fed.source == source && !fed.is_over())?;
+        Some(if entry.open > 0 {
+            Duration::ZERO
+        } else {
+            entry.followed.map_or(Duration::ZERO, |ended| ended.elapsed())
+        })
+    }
+}
+
+impl Drop for OpenFeed {
+    fn drop(&mut self) {
+        if let Some(fed) = self.feeds.locked().get_mut(&self.log).filter(|fed| fed.source == self.source) {
+            fed.open = fed.open.saturating_sub(1);
+            if self.follows {
+                fed.followed = Some(Instant::now());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_fed_while_a_stream_is_open_and_for_a_while_after_that_of_a_follower() {
+        let (feeds, mirror) =
+            (Arc::new(Feeds::default()), |source: &str, follows| Writer::Mirror { source: source.to_owned(), follows });
+        assert!(feeds.open("app", &Writer::Client).is_none() && feeds.since("app", "a").is_none());
+        let once = feeds.open("app", &mirror("a", false));
+        assert_eq!(feeds.since("app", "a"), Some(Duration::ZERO));
+        assert!(feeds.since("app", "b").is_none() && feeds.since("other", "a").is_none());
+        drop(once);
+        assert!(feeds.since("app", "a").is_none(), "a copy that has ended comes back only when it is wanted");
+        drop(feeds.open("app", &mirror("a", true)));
+        assert!(feeds.since("app", "a").is_some());
+        // Another one that took it over is what feeds it now.
+        let other = feeds.open("app", &mirror("b", true));
+        assert!(feeds.since("app", "a").is_none() && feeds.since("app", "b").is_some());
+        drop(other);
+    }
+}
