@@ -1,6 +1,7 @@
 //! Whether a sink must be given the base of a generation, and what becomes of the one it has: that of another log is never
 //! replaced, since the frames of one log would then follow the base of the other.
 
+use std::io;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -11,14 +12,14 @@ use super::endpoint::Mirror;
 use super::failure::MirrorError;
 use super::missing::base_fault;
 use super::relay;
-use super::sink::{DirSink, DirStatus, Sink};
+use super::sink::{DirSink, DirStatus, Sink, SinkStatus};
 use super::source::{Extent, Source};
 use super::standing::is_unset;
 use crate::api::Positions;
-use crate::client::{Client, positions};
+use crate::client::{Client, ClientError, named_base, positions};
 use crate::format::LogFormat;
 use crate::offset::Generation;
-use crate::segment::base::BaseDigest;
+use crate::segment::base::{BaseDigest, BaseFault, BaseReader};
 use crate::stream::MirrorRecord;
 
 /// In whose place a base is put.
@@ -88,6 +89,62 @@ impl Sink {
         );
         Err(MirrorError::Unproven { place: client.url().to_string(), reason })
     }
+}
+
+/// The base that a sink has of the generation of `extent`, where it is known: that of the source, where both are.
+///
+/// # Errors
+/// [`MirrorError::OtherBase`] when it is another one: frames of the source would follow the base of another log.
+pub(super) async fn check_held(
+    sink: &Sink,
+    status: &SinkStatus,
+    source: &Source,
+    extent: &Extent,
+) -> Result<Option<BaseDigest>, MirrorError> {
+    if extent.format != Some(LogFormat::Wal) {
+        return Ok(None);
+    }
+    let (held, of) = match (sink, status) {
+        (Sink::Dir(dir), SinkStatus::Dir(Some(found))) => {
+            let looking = found.clone();
+            let held = off(move || of_generation(&looking)).await?;
+            let held = held.map_err(|error| MirrorError::Dir { place: dir.path().display().to_string(), error })?;
+            (held, held.map(|held| described(found.record.as_ref(), &held)))
+        }
+        (Sink::Url(client), SinkStatus::Url(Some(_))) => {
+            let own = |error: ClientError| sink.own(error.into());
+            let status = client.status_of(extent.generation).await.map_err(own)?;
+            let held = named_base(&status, extent.generation).map_err(own)?;
+            (held, held.map(|held| of_service(extent.generation, &held)))
+        }
+        _ => return Ok(None),
+    };
+    match (held, extent.base) {
+        (Some(held), Some(offered)) if held != offered => Err(MirrorError::OtherBase {
+            place: sink.place(),
+            held: of.unwrap_or_default(),
+            offered: offer(source, extent, &offered),
+            advice: "mirror SRC into another place",
+        }),
+        (held, offered) => Ok(held.or(offered)),
+    }
+}
+
+/// The digest of the base that a directory has, by its record or its sums. Reads no block. Blocks.
+fn of_generation(found: &DirStatus) -> io::Result<Option<BaseDigest>> {
+    if let Some(recorded) = found.record.as_ref().and_then(|record| record.base) {
+        return Ok(Some(recorded));
+    }
+    match BaseReader::open(&found.repo) {
+        Ok(base) => Ok(base.and_then(|base| base.id()).map(|id| id.sha256)),
+        // What is wrong with it is reported where it is checked.
+        Err(error) if BaseFault::of(&error).is_some() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn of_service(generation: Generation, held: &BaseDigest) -> String {
+    format!("the base of its generation {generation} has the SHA-256 {}", short(held))
 }
 
 async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<Option<Instead>, MirrorError> {
@@ -191,7 +248,7 @@ async fn in_service(
     }
     Err(MirrorError::OtherBase {
         place: client.url().to_string(),
-        held: format!("the base of its generation {generation} has the SHA-256 {}", short(&held)),
+        held: of_service(generation, &held),
         offered: offer(source, extent, &offered),
         advice: "mirror SRC into a new log",
     })

@@ -17,7 +17,7 @@ use crate::format::{LogFormat, database, name};
 use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::offset::{BytePos, Offset};
 use crate::repo::is_out_of_files;
-use crate::segment::base::{BaseFault, BaseId, BasePages, BaseReader, KnownBase, page_size, seen};
+use crate::segment::base::{BaseDigest, BaseFault, BaseId, BasePages, BaseReader, KnownBase, page_size, seen};
 
 /// What is known of a base.
 #[derive(Clone, Debug, Default)]
@@ -98,11 +98,22 @@ impl Log {
         Ok(reader)
     }
 
+    /// The digest of its base; none while that is not known, and of a log without one.
+    #[must_use]
+    pub fn base_digest(&self) -> Option<BaseDigest> {
+        self.base_facts().id.map(|id| id.sha256)
+    }
+
     /// Checks that the base is there, with its length, and whether a fault that it had is gone. If it has one, the status says so
     /// from here on. Blocks.
     pub(super) fn check_base(&self) {
-        let state = self.view().state;
-        if self.format() != LogFormat::Wal || !self.is_described() || state != State::Ok {
+        let is_in_use = match self.view().state {
+            State::Ok => true,
+            // Of an older generation that is still there.
+            State::Ended(next) => next > self.generation() && self.base_facts().id.is_none(),
+            _ => false,
+        };
+        if self.format() != LogFormat::Wal || !self.is_described() || !is_in_use {
             return;
         }
         if let Err(error) = self.open_base()

@@ -9,8 +9,8 @@ use super::batching;
 use super::failure::MirrorError;
 use super::others;
 use super::source::{Out, Piece, Reading};
-use crate::api::LogState;
-use crate::client::{Client, ClientError, Commits};
+use crate::api::{LastCommit, LogState};
+use crate::client::{Client, ClientError, Commits, named_base};
 use crate::format::{Commit, LogFormat};
 use crate::limits::{COMMIT_HELD_MAX, FOLLOW_POLL, HELD_BACK_AFTER, SILENCE_FIRST, SILENCE_LAST, STALL_TIMEOUT};
 use crate::offset::Offset;
@@ -75,6 +75,7 @@ async fn stream(
 ) -> Result<Ended, MirrorError> {
     // What is there now shows whether the answer is of the log, before any of it goes further.
     let status = client.status_of(reading.generation).await?;
+    others::check_base(named_base(&status, reading.generation)?, reading.base)?;
     let last_commit = status.last_commit.filter(|_| status.generation == Some(reading.generation));
     let opening = client.read_of(Some(reading.generation), reading.from, None, reading.follow);
     let mut silence = Silence::new(*next);
@@ -87,8 +88,9 @@ async fn stream(
             Err(_elapsed) => {}
         }
     };
+    others::check_base(commits.base, reading.base)?;
     let mut batcher = batcher(&commits, reading.from, max);
-    let mut is_first = true;
+    let (mut is_first, mut last) = (true, None);
     loop {
         let chunk = match timeout(silence.patience(reading.follow), commits.try_next()).await {
             Ok(Ok(chunk)) => chunk,
@@ -104,11 +106,18 @@ async fn stream(
         if is_first && let Some(first) = batch.runs().next().and_then(|run| run.commits().next()) {
             is_first = false;
             starts_at(&first.1, reading.from)?;
+            if reading.follow && commits.base.is_none() && reading.base.is_some() {
+                // A service that does not say it beside the frames.
+                let status = client.status_of(reading.generation).await?;
+                others::check_base(named_base(&status, reading.generation)?, reading.base)?;
+            }
         }
         if let Some(last) = last_commit {
             others::check(&batch, last)?;
         }
-        *next = batch.runs().last().map_or(*next, |run| run.end);
+        if let Some(run) = batch.runs().last() {
+            (*next, last) = (run.end, Some(LastCommit::from(&run.last)));
+        }
         silence = Silence::new(*next);
         if !batch.is_empty() && out.send(Ok(Piece::Batch(batch))).await.is_err() {
             return Ok(Ended::Over);
@@ -125,6 +134,11 @@ async fn stream(
     }
     if let Some(damaged) = damage(client, reading, *next).await {
         return Err(damaged);
+    }
+    if !reading.follow {
+        // Whoever answered before may not be who answered with the commits.
+        let status = client.status_of(reading.generation).await?;
+        others::check_end(&status, (reading.generation, reading.base), last)?;
     }
     batcher.finish().map_err(MirrorError::Received)?;
     Ok(Ended::Over)
@@ -242,7 +256,8 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let client = Client::new(&format!("http://{}/logs/app", listener.local_addr().unwrap())).unwrap();
             let (out, pieces) = mpsc::channel(1);
-            let reading = Reading { generation: Generation::FIRST, from: Offset(0), held: false, follow: true };
+            let reading =
+                Reading { generation: Generation::FIRST, from: Offset(0), held: false, follow: true, base: None };
             let reader = tokio::spawn(async move { read(&client, reading, 1 << 20, &out).await });
             let (mut stream, _) = listener.accept().await.unwrap();
             stream

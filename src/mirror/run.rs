@@ -182,6 +182,7 @@ async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) 
         };
         if wrote || since.elapsed() > 2 * BACKOFF_LAST {
             failures = 0;
+            doubt.is_over();
         }
         failures += 1;
         if doubt.is_first(mirror, &error, progress.next) && (mirror.follow || failures < ATTEMPTS_MAX) {
@@ -420,7 +421,7 @@ impl Sink {
     }
 
     /// Its path or URL.
-    fn place(&self) -> String {
+    pub(super) fn place(&self) -> String {
         match self {
             Sink::Dir(dir) => dir.path().display().to_string(),
             Sink::Url(client) => client.url().to_string(),

@@ -248,8 +248,8 @@ async fn bring(
     if let Some(source_end) = extent.end.filter(|end| *end < next) {
         return Err(MirrorError::Ahead { sink: next, source_end });
     }
-    let from = held.next().unwrap_or(next);
-    let reading = Reading { generation, from, held: held.next().is_some(), follow: mirror.follow };
+    let (from, base) = (held.next().unwrap_or(next), extent.base);
+    let reading = Reading { generation, from, held: held.next().is_some(), follow: mirror.follow, base };
     let pumped = pump(source, reading, mirror.commit_bytes_max, &mut held, target, progress, told).await;
     // What was appended is sound, and is kept, whatever became of the rest.
     if target.kept.as_ref().is_some_and(|kept| kept.bytes() > 0) {

@@ -95,7 +95,7 @@ async fn last_commit(
             return Ok(Some(last));
         }
     }
-    let reading = Reading { generation: extent.generation, from: frame, held: true, follow: false };
+    let reading = Reading { generation: extent.generation, from: frame, held: true, follow: false, base: extent.base };
     let mut pieces = source.stream(reading, max);
     while let Some(piece) = pieces.recv().await {
         let Piece::Batch(batch) = piece? else { continue };

@@ -88,7 +88,8 @@ pub(super) async fn step(
     let mut last = None;
     let mut at_offset = FIRST_FRAME;
     if next > FIRST_FRAME {
-        let reading = Reading { generation: extent.generation, from: FIRST_FRAME, held: true, follow: false };
+        let (generation, base) = (extent.generation, extent.base);
+        let reading = Reading { generation, from: FIRST_FRAME, held: true, follow: false, base };
         let mut pieces = Source::Url(client.clone()).stream(reading, max);
         while at_offset < next {
             let piece = pieces.recv().await.ok_or_else(gone)??;
