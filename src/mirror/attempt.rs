@@ -118,6 +118,8 @@ async fn attempt_generation(
     let (generation, held) = (extent.generation, status.next().is_some());
     progress.begin(generation, from);
     told(Event::Started { from, held, source_bytes: source.bytes_from(progress.uncounted(), extent) });
+    // Of which generation.
+    told(Event::Moved(*progress));
     let (held, reading) = meet(mirror, source, extent, sink, &status, from).await?;
     let mut pieces = source.stream(reading, mirror.commit_bytes_max);
     let mut delivery = Delivery::new(sink, status, format, generation).of_relay(relay);

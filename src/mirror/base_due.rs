@@ -31,6 +31,8 @@ pub(super) enum Instead {
     Older,
     /// One that may be another log's: it is set aside.
     Another,
+    /// One that is damaged or missing, beside frames: it is set aside, and the frames stay.
+    Damaged,
     /// All that a directory holds, of whatever generation: it is set aside once the new generation is whole.
     All,
 }
@@ -173,7 +175,17 @@ async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<
         if ours && generation < extent.generation {
             return Ok(Some(Instead::Older));
         }
-        base_is_there(dir, &found).await?;
+        match base_is_there(dir, &found).await {
+            Err(error @ MirrorError::BaseDamaged { .. }) if dir.adopts() && ours => {
+                let offered = digest_of(source, extent.generation).await?;
+                if let Some(held) = recorded.filter(|held| *held != offered) {
+                    return Err(other(&held, &offered, true));
+                }
+                log::warn!("{error}: it is set aside, and copied from the source again");
+                return Ok(Some(Instead::Damaged));
+            }
+            checked => checked?,
+        }
         if let Some((record, held)) = record.and_then(|record| Some((record, record.base?)))
             && !ours
             && record.generation != extent.generation
@@ -192,7 +204,13 @@ async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<
         return Ok(Some(Instead::Nothing));
     }
     if same_log && recorded.is_some() {
-        return Ok(None);
+        return match base_is_there(dir, &found).await {
+            Err(error @ MirrorError::BaseDamaged { .. }) => {
+                log::warn!("{error}: the base is copied again");
+                Ok(Some(Instead::Another))
+            }
+            checked => checked.map(|()| None),
+        };
     }
     let repo = found.repo.clone();
     let held = match off(move || digest_held(&repo)).await? {

@@ -55,6 +55,7 @@ mod retained;
 pub(crate) mod run;
 mod shard;
 mod shorter;
+mod silence;
 mod sink;
 mod source;
 mod standing;

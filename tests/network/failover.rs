@@ -4,15 +4,17 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use logmirror::blame::{Blame, Blamed};
 use logmirror::checkpoint::{Wanted, restore_dir, restore_url};
 use logmirror::client::Client;
-use logmirror::mirror::{Mirror, Place, run};
+use logmirror::mirror::{Distance, Event, Mirror, Place, run};
 use logmirror::repo::FsRepo;
 
 use crate::support::frames::FrameLog;
-use crate::support::service::Service;
+use crate::support::service::{PATIENCE, Service};
 use crate::switch::{Switch, Way};
 
 /// More requests than any of these mirrors makes before its end.
@@ -164,4 +166,156 @@ fn a_directory_never_has_the_base_of_one_service_and_frames_of_another() {
 #[test]
 fn a_relay_never_has_the_base_of_one_service_and_frames_of_another() {
     is_never_a_mixture(true, |parted, number| Place::Url(parted.sink.url(&format!("/logs/copy-{number}"))));
+}
+
+/// A service with a log in generation 1, and a mirror that follows it through a switch.
+struct Followed {
+    dir: tempfile::TempDir,
+    service: Service,
+    switch: Switch,
+    log: FrameLog,
+    rolls: usize,
+}
+
+impl Followed {
+    fn new() -> Followed {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        fs::create_dir(&data).unwrap();
+        let service = serve(&data);
+        assert_eq!(service.put("/logs/app", r#"{"format":"wal"}"#).status, 201);
+        let log = FrameLog::new(4096, false).commit(&[1, 2, 3, 4], 4).commit(&[2], 4);
+        appended(&service, "?from=1", &log.stream(&[]));
+        let address = service.address;
+        let switch = Switch::start(move |_| Way::To(address));
+        Followed { dir, service, switch, log, rolls: 2 }
+    }
+
+    fn sinks(&self) -> [Place; 2] {
+        [Place::Dir(self.dir.path().join("copy")), Place::Url(self.service.url("/logs/relay"))]
+    }
+
+    /// Appends a transaction.
+    fn commit(&mut self) {
+        let before = self.log.stream(&[]).len();
+        self.log = self.log.clone().commit(&[3], 4);
+        let next = self.service.status("app")["next"].as_u64().unwrap();
+        appended(&self.service, &format!("?from={next}"), &self.log.stream(&[])[before..]);
+    }
+
+    /// Ends the generation, and starts the next one with another number of transactions.
+    fn roll(&mut self) {
+        self.rolls += 1;
+        let base = self.log.state(self.log.frames.len() as u64);
+        rolled(&self.service);
+        self.log = FrameLog { base, ..FrameLog::new(4096, false) };
+        for _ in 0..self.rolls {
+            self.log = self.log.clone().commit(&[4], 4);
+        }
+        appended(&self.service, "?from=1", &self.log.stream(&[]));
+    }
+
+    /// Whether an event says that the sink is durable up to the end of the log.
+    fn is_at_end(&self, event: &Event) -> bool {
+        matches!(event, Event::Moved(progress) if progress.durable.0 == self.log.frames.len() as u64 + 1)
+    }
+
+    /// Follows with each of the sinks until `work`, which is called with their events and the number of the sink, has returned true
+    /// for each.
+    fn follow(&mut self, mut work: impl FnMut(&mut Followed, usize, &Event) -> bool) {
+        for (at, sink) in self.sinks().into_iter().enumerate() {
+            let (source, handle) = (Place::Url(self.switch.url("app")), self.service.runtime.handle().clone());
+            let mirror = Mirror { follow: true, ..Mirror::new(source, sink) };
+            let (events, heard) = std::sync::mpsc::channel();
+            let running = handle.spawn(async move { run(&mirror, |event| drop(events.send(event))).await });
+            let since = Instant::now();
+            loop {
+                match heard.recv_timeout(PATIENCE) {
+                    Ok(event) if work(self, at, &event) => break,
+                    Ok(_) => assert!(since.elapsed() < 2 * PATIENCE, "sink {at} takes too long"),
+                    Err(error) => panic!("sink {at}: {error}: {:?}", handle.block_on(running)),
+                }
+            }
+            running.abort();
+            let _ = handle.block_on(running);
+        }
+    }
+}
+
+#[test]
+fn a_follower_whose_connection_was_lost_without_a_word_goes_on_in_the_next_generation() {
+    let mut followed = Followed::new();
+    let mut is_lost = [false; 2];
+    followed.follow(|followed, at, event| {
+        if is_lost[at] {
+            let is_said = matches!(event, Event::Measured(Distance { offsets: Some(0), .. }));
+            assert!(!is_said, "sink {at} is not known to have all: {event:?}");
+            return followed.is_at_end(event);
+        }
+        if followed.is_at_end(event) {
+            followed.switch.lose_connections();
+            followed.commit();
+            followed.roll();
+            is_lost[at] = true;
+        }
+        false
+    });
+}
+
+#[test]
+fn a_follower_whose_connection_was_lost_without_a_word_goes_on_in_a_stream() {
+    let mut followed = Followed::new();
+    let mut is_lost = [false; 2];
+    let (follows, address) = (Arc::new(AtomicUsize::new(0)), followed.service.address);
+    let asked = follows.clone();
+    followed.switch.set(move |path| {
+        asked.fetch_add(usize::from(path.contains("follow=true")), Ordering::SeqCst);
+        Way::To(address)
+    });
+    followed.follow(|followed, at, event| {
+        if is_lost[at] && followed.is_at_end(event) {
+            assert!(follows.load(Ordering::SeqCst) > 0, "sink {at} has a stream again");
+            return true;
+        }
+        if !is_lost[at] && followed.is_at_end(event) {
+            followed.switch.lose_connections();
+            followed.commit();
+            follows.store(0, Ordering::SeqCst);
+            is_lost[at] = true;
+        }
+        false
+    });
+}
+
+#[test]
+fn one_stale_answer_ends_no_follower() {
+    let mut followed = Followed::new();
+    let stale = serde_json::to_vec(&followed.service.status("app")).unwrap();
+    let address = followed.service.address;
+    for nth in 1..10 {
+        let mut is_stale = [false; 2];
+        followed.roll();
+        followed.switch.set(move |_| Way::To(address));
+        let (stale, statuses) = (stale.clone(), Arc::new(AtomicUsize::new(0)));
+        followed.follow(|followed, at, event| {
+            if is_stale[at] && followed.is_at_end(event) {
+                return true;
+            }
+            if !is_stale[at] && followed.is_at_end(event) {
+                // The next generation begins, and one of the statuses that it asks for then is that of the first one.
+                let (stale, asked) = (stale.clone(), statuses.clone());
+                asked.store(0, Ordering::SeqCst);
+                followed.switch.set(move |path| {
+                    let is_status = path.split('?').next() == Some("/logs/app");
+                    match is_status && asked.fetch_add(1, Ordering::SeqCst) + 1 == nth {
+                        true => Way::Stale(stale.clone()),
+                        false => Way::To(address),
+                    }
+                });
+                followed.roll();
+                is_stale[at] = true;
+            }
+            false
+        });
+    }
 }

@@ -245,6 +245,7 @@ async fn bring(
     progress.begin(generation, next);
     told(Event::Started { from: next, held: true, source_bytes: source.bytes_from(progress.uncounted(), extent) });
     told(Event::Opened { durable: next });
+    told(Event::Moved(*progress));
     if let Some(source_end) = extent.end.filter(|end| *end < next) {
         return Err(MirrorError::Ahead { sink: next, source_end });
     }
