@@ -77,6 +77,16 @@ impl Log {
         }
     }
 
+    /// The digest of the base, where it is known. Blocks for small reads the first time.
+    #[must_use]
+    pub fn base_digest(self: &Arc<Self>) -> Option<BaseDigest> {
+        let BaseFacts { id, fault, .. } = self.base_facts().clone();
+        if id.is_some() || fault.is_some() || self.awaited_base().is_some() {
+            return id.map(|id| id.sha256);
+        }
+        self.open_base().ok()?.id().map(|id| id.sha256)
+    }
+
     /// Opens the base, and learns of it what its files say.
     fn open_base(&self) -> io::Result<BaseReader> {
         let BaseFacts { id, fault, .. } = self.base_facts().clone();
@@ -96,12 +106,6 @@ impl Log {
         facts.id = reader.id().or(facts.id);
         (facts.lacks_sums, facts.unproven) = (reader.id().is_none(), reader.is_unproven());
         Ok(reader)
-    }
-
-    /// The digest of its base; none while that is not known, and of a log without one.
-    #[must_use]
-    pub fn base_digest(&self) -> Option<BaseDigest> {
-        self.base_facts().id.map(|id| id.sha256)
     }
 
     /// Checks that the base is there, with its length, and whether a fault that it had is gone. If it has one, the status says so
