@@ -7,6 +7,7 @@ mod attempt;
 mod base;
 mod base_copy;
 mod base_due;
+mod base_fault;
 mod base_url;
 mod batching;
 mod budget;

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use crate::{GENERATION, base_of, flip, log, said, serve, service_with};
+use crate::{GENERATION, base_of, flip, log, log_of, said, serve, service_with};
 
 #[test]
 fn a_log_whose_base_is_missing_is_damaged_and_hands_out_no_empty_database() {
@@ -203,5 +203,29 @@ fn a_log_is_damaged_from_its_start_on_when_a_directory_is_in_place_of_its_base()
         fs::remove_dir(&path).unwrap();
         fs::rename(data.join("away"), &path).unwrap();
         service.wait_state("app", "ok");
+    }
+}
+
+#[test]
+fn damage_that_was_found_by_reading_is_known_after_a_restart_until_the_block_is_right() {
+    let data = tempfile::tempdir().unwrap();
+    let log = log_of(4096, 5);
+    drop(service_with(data.path(), &log.base, &log.stream(&[])));
+    flip(&base_of(data.path()), 9000);
+    let service = serve(data.path());
+    assert_eq!(service.status("app")["state"], "ok", "nobody has read it");
+    assert_eq!(said(&["verify", &service.url("/logs/app")]).0, 1);
+    service.wait_state("app", "damaged");
+    drop(service);
+    let service = serve(data.path());
+    let status = service.status("app");
+    assert_eq!((&status["state"], &status["damage"]["byte"]), (&"damaged".into(), &8192.into()), "{status}");
+    drop(service);
+    flip(&base_of(data.path()), 9000);
+    for _ in 0..2 {
+        let service = serve(data.path());
+        assert_eq!(service.status("app")["state"], "ok");
+        assert!(service.get("/logs/app/base").body == log.base);
+        assert!(!data.path().join(GENERATION).join("base.fault").exists());
     }
 }

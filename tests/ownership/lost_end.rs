@@ -57,12 +57,13 @@ fn a_mirror_of_a_wal_that_was_cut_at_any_byte_is_made_whole_again() {
     let runtime = Runtime::new().unwrap();
     let (_data, _service, sources) = wal(&runtime);
     let [url, dir] = sources;
-    heals(&runtime, &dir, |bytes| (0..bytes).collect(), false);
     // The header, the ends of frames and of what stands before a page, and some more.
     let some = |bytes: usize| {
         let near = (0..bytes).filter(|at| *at <= 33 || [0, 1, 23, 24, 25, 535].contains(&((at - 32) % 536)));
-        near.chain((0..bytes).step_by(97)).collect()
+        near.chain((0..bytes).step_by(97)).collect::<Vec<_>>()
     };
+    // All of its last transaction.
+    heals(&runtime, &dir, |bytes| [some(bytes), (bytes - 537..bytes).collect()].concat(), false);
     heals(&runtime, &url, some, false);
     heals(&runtime, &url, some, true);
 }

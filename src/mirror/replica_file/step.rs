@@ -188,12 +188,18 @@ fn up_to(run: &Run, next: Offset) -> Option<Run> {
 /// Pages that were not appended yet, and the sums of all.
 type Missing = (PageSet, PageSums);
 
-/// Appends the frames of a run.
+/// Appends the frames of a run. A page whose last frame is not the one that the source has a checksum of is still missing then: the
+/// frames may be of another log than the checksums.
 fn append(kept: &mut Kept, run: &Run, mut missing: Missing) -> Result<Missing, MirrorError> {
     let unread = |error| MirrorError::Interrupted(format!("the source: {error}"));
     let page_size = kept.page_size();
     each_block(run, unread, |frames| {
-        frames_of(frames, page_size).for_each(|(head, _)| missing.0.remove(head.page));
+        for (head, content) in frames_of(frames, page_size) {
+            match missing.1.get(head.page).is_none_or(|sum| sum == missing.1.sum_of(content)) {
+                true => missing.0.remove(head.page),
+                false => missing.0.insert(head.page),
+            }
+        }
         kept.append(frames)
     })?;
     Ok(missing)
