@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::base::{digest_held, digest_of};
+use super::base::{digest_held, digest_of, unset};
 use super::database::off;
 use super::endpoint::Mirror;
 use super::failure::MirrorError;
@@ -202,6 +202,10 @@ async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<
     }
     if !found.based || (record.is_none() && !dir.adopts()) {
         return Ok(Some(Instead::Nothing));
+    }
+    if same_log && recorded == Some(unset()) && extent.base.is_some_and(|base| base != unset()) {
+        // The source was given its first base since.
+        return Ok(Some(Instead::Another));
     }
     if same_log && recorded.is_some() {
         return match base_is_there(dir, &found).await {

@@ -2,6 +2,7 @@
 
 use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
+use super::replica_file::ReplicaFileError;
 use crate::blame::{Blame, Blamed};
 use crate::client::{ClientError, without_secrets};
 use crate::format::ScanError;
@@ -60,6 +61,7 @@ fn offset(mirror: &Mirror, error: &MirrorError, next: Offset) -> Option<Offset> 
         {
             Some(next)
         }
+        MirrorError::ReplicaFile(ReplicaFileError::OtherLog { .. }) if is_received => Some(next),
         MirrorError::Client(ClientError::Refused { body, .. })
             if is_received && matches!(body.error.as_str(), "pruned" | "ahead") =>
         {

@@ -114,7 +114,7 @@ pub(super) async fn step(
     if fetched > 0 {
         missing = fetch(client, extent, target, missing).await?;
     }
-    let (pages, to) = (missing.1.pages(), Position { generation: extent.generation, next, last });
+    let (pages, to) = (missing.1.pages(), Position { generation: extent.generation, next, last, base: extent.base });
     target.with(move |kept| kept.publish_sized(pages, to)).await?;
     Ok(fetched)
 }
