@@ -21,6 +21,10 @@ pub const FOLLOWS_FIELD: &str = "log-source-follows";
 /// Which generation an answer with commits or a base is of, so that one that was kept from another request is not taken for it.
 pub const GENERATION_FIELD: &str = "log-generation";
 
+/// The SHA-256, in hexadecimal, of the base that the frames in an answer follow, so that those of one log are not put after the base
+/// of another.
+pub const BASE_FIELD: &str = "log-base";
+
 pub use crate::format::LogFormat;
 
 /// Body of a request to create a log.

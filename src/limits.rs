@@ -162,7 +162,7 @@ pub const PART_ATTEMPTS: u32 = 5;
 /// to the second.
 pub const SILENCE_FIRST: Duration = Duration::from_secs(1);
 /// See [`SILENCE_FIRST`].
-pub const SILENCE_LAST: Duration = Duration::from_secs(60);
+pub const SILENCE_LAST: Duration = Duration::from_secs(10);
 /// How long commits may be durable in the service before a stream that has not brought them is taken to be held back.
 pub const HELD_BACK_AFTER: Duration = Duration::from_secs(2);
 /// How often a follower then asks for what is new.

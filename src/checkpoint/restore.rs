@@ -16,13 +16,13 @@ use super::draft::Draft;
 use super::feed::Feed;
 use super::fold::{FoldError, Folded, prepare};
 use crate::api::{LastCommit, Positions};
-use crate::client::{Client, ClientError, positions};
+use crate::client::{Client, ClientError, named_base, positions};
 use crate::format::wal::FIRST_FRAME;
 use crate::format::{LogFormat, name};
 use crate::limits::{JSON_BYTES_MAX, PIECES_UNDER_WAY};
 use crate::offset::{Generation, Offset};
 use crate::repo::{FsRepo, Repo, give_owner, read_small};
-use crate::segment::base::BaseReader;
+use crate::segment::base::{BaseDigest, BaseReader};
 use crate::segment::frames::{BASE, segment_starts};
 use crate::sqlite::names::{JOURNAL, WAL, beside, looks_like_a_database};
 use crate::stream::{current_generation, known_base};
@@ -221,7 +221,8 @@ async fn restore_url_once(client: &Client, wanted: &Wanted) -> Result<(Option<Ge
     let to = wanted.to;
     let source = client.url().to_string();
     let folding = tokio::task::spawn_blocking(move || fold_pieces(place, &source, to, end, pieces));
-    let sent = send(client, generation, to, sender).await;
+    let named = named_base(&status, generation)?;
+    let sent = send(client, (generation, named), to, sender).await;
     let folded = match folding.await {
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         folded => folded.map_err(|error| at(&wanted.out, io::Error::other(error)))?,
@@ -269,22 +270,43 @@ enum Piece {
 /// Sends base and frames on, until all are sent or nobody takes them any more.
 async fn send(
     client: &Client,
-    generation: Generation,
+    (generation, named): (Generation, Option<BaseDigest>),
     to: Option<Offset>,
     sender: mpsc::Sender<Piece>,
 ) -> Result<(), ClientError> {
     let base = client.base(generation).await?;
+    let digest = base.digest();
+    is_of_base(digest, named)?;
     if !pass(base, Piece::Base, &sender).await? {
         return Ok(());
     }
-    if to != Some(Offset(0))
-        && !pass(client.read_of(Some(generation), FIRST_FRAME, None, false).await?, Piece::Log, &sender).await?
-    {
-        return Ok(());
+    if to != Some(Offset(0)) {
+        let commits = client.read_of(Some(generation), FIRST_FRAME, None, false).await?;
+        is_of_base(commits.base, digest)?;
+        let is_said = commits.base.is_some();
+        if !pass(commits, Piece::Log, &sender).await? {
+            return Ok(());
+        }
+        if !is_said {
+            // A service that does not say it beside the frames.
+            is_of_base(named_base(&client.status_of(generation).await?, generation)?, digest)?;
+        }
     }
     // Whether it is still wanted shows in what the fold says.
     let _ = sender.send(Piece::End).await;
     Ok(())
+}
+
+/// That an answer is of the log whose base was received.
+fn is_of_base(named: Option<BaseDigest>, received: Option<BaseDigest>) -> Result<(), ClientError> {
+    match (named, received) {
+        (Some(named), Some(received)) if named != received => {
+            let what =
+                format!("an answer is of a log whose base has the SHA-256 {named}, and the base of another {received}");
+            Err(ClientError::OtherContent { what })
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn pass(

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use logmirror::format::name;
-use logmirror::mirror::{is_database, is_mirror};
+use logmirror::mirror::{is_database, is_mirror, replica_file_status};
 
 use super::place::{directories, holds_segments, not_permitted};
 
@@ -36,7 +36,9 @@ pub(crate) fn not_a_sink(path: &str) -> Option<String> {
     if file == Path::new(path) {
         // Whose database it is shows beside it.
         let what = "this is a file, and DST is a directory, a SQLite database or the URL of a log";
-        return (!is_database(file)).then(|| format!("{path}: {what}: give another path"));
+        // One that has the record of a mirror was a database, and is made again.
+        let is_replica = || replica_file_status(file).is_ok_and(|found| found.is_some());
+        return (!is_database(file) && !is_replica()).then(|| format!("{path}: {what}: give another path"));
     }
     Some(format!("{path}: {} is a file, so there can be no directory below it: give another path", file.display()))
 }

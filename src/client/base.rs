@@ -113,7 +113,7 @@ impl Stream for Base {
 ///
 /// # Errors
 /// [`ClientError::Protocol`] when what it says is no digest.
-pub(super) fn named(status: &LogStatus, generation: Generation) -> Result<Option<BaseDigest>, ClientError> {
+pub(crate) fn named(status: &LogStatus, generation: Generation) -> Result<Option<BaseDigest>, ClientError> {
     let Some(base) = status.base.as_ref().filter(|_| status.generation == Some(generation)) else {
         return Ok(None);
     };

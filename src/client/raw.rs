@@ -5,9 +5,10 @@ use reqwest::{Response, StatusCode};
 
 use super::ClientError;
 use super::refusal::{plain, who};
-use crate::api::{FRAMING_FIELD, GENERATION_FIELD};
+use crate::api::{BASE_FIELD, FRAMING_FIELD, GENERATION_FIELD};
 use crate::format::Framing;
 use crate::offset::Generation;
+use crate::segment::base::BaseDigest;
 
 /// What the service calls bytes.
 const BYTES: &str = "application/octet-stream";
@@ -45,6 +46,15 @@ pub(super) fn of_generation(response: Response, asked: Generation) -> Result<Res
             what: format!("the answer to a request for generation {asked} of the log is of generation {named}"),
         }),
     }
+}
+
+/// The base that the commits in the answer follow, where it says so.
+pub(super) fn followed_base(response: &Response) -> Result<Option<BaseDigest>, ClientError> {
+    let Some(field) = response.headers().get(BASE_FIELD) else {
+        return Ok(None);
+    };
+    let parsed = field.to_str().map_err(|error| error.to_string()).and_then(str::parse);
+    parsed.map(Some).map_err(|reason| ClientError::Protocol(format!("{BASE_FIELD}: {reason}")))
 }
 
 fn foreign(response: &Response, what: &str) -> ClientError {

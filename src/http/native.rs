@@ -22,7 +22,8 @@ use super::conditional::{Outcome, Validators};
 use super::paths::App;
 use super::range::{self, Wanted};
 use super::reply::{self, Failure};
-use crate::api::{CreateLog, FRAMING_FIELD, GENERATION_FIELD, LogStatus, SegmentStatus};
+use crate::api::{BASE_FIELD, CreateLog, FRAMING_FIELD, GENERATION_FIELD, LogStatus, SegmentStatus};
+use crate::format::LogFormat;
 use crate::limits::BODY_ERROR_DELAY;
 use crate::mirror::{Error, Feed, Log, State as Health};
 use crate::offset::{Generation, Offset};
@@ -110,6 +111,10 @@ pub(super) async fn read(State(app): State<Arc<App>>, name: Parsed<String>, uri:
     let mut response = ([(CONTENT_TYPE, "application/octet-stream")], body).into_response();
     response.headers_mut().insert(HeaderName::from_static(FRAMING_FIELD), reply::header(&framing.to_string())?);
     response.headers_mut().insert(HeaderName::from_static(GENERATION_FIELD), HeaderValue::from(log.generation().0));
+    let of = log.clone();
+    if let Some(base) = blocking(move || Ok(of.base_digest().filter(|_| of.format() == LogFormat::Wal))).await? {
+        response.headers_mut().insert(HeaderName::from_static(BASE_FIELD), reply::header(&base.to_string())?);
+    }
     Ok(response)
 }
 

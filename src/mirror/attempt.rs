@@ -1,9 +1,11 @@
 //! One attempt of a mirror between two logs: what is missing in the sink, generation by generation.
 
 use super::base;
+use super::base_due;
 use super::delivery::Delivery;
 use super::endpoint::Mirror;
 use super::failure::MirrorError;
+use super::others;
 use super::overlap::Overlap;
 use super::pump::pump;
 use super::relay::{self, Relay};
@@ -58,8 +60,9 @@ pub(super) async fn attempt(
         match ended {
             // The source may have gone on while this one was copied or followed.
             Ok(()) | Err(MirrorError::Interrupted(_)) if extent.format == Some(LogFormat::Wal) => {
-                if source.extent(None).await?.generation <= extent.generation {
-                    return ended;
+                let now = source.extent(None).await?;
+                if now.generation <= extent.generation || now.log != extent.log {
+                    return ended.and_then(|()| others::is_still(&extent, &now));
                 }
             }
             ended => return ended,
@@ -90,12 +93,14 @@ pub(super) async fn meet(
     if let (Sink::Dir(dir), SinkStatus::Dir(Some(found))) = (sink, status) {
         dir.check_lost_end(found, source, extent, mirror.commit_bytes_max).await?;
     }
+    let base = base_due::check_held(sink, status, source, extent).await?;
     if status.last().is_some() {
         sink.check_uncompared(status, extent, mirror.adopt)?;
     }
     let start = held.next().unwrap_or(from);
     let is_held = held.next().is_some();
-    let reading = Reading { generation: extent.generation, from: start, held: is_held, follow: mirror.follow };
+    let (generation, follow) = (extent.generation, mirror.follow);
+    let reading = Reading { generation, from: start, held: is_held, follow, base };
     Ok((held, reading))
 }
 
@@ -113,13 +118,15 @@ async fn attempt_generation(
         && let Some(instead) = sink.base_due(source, extent, true).await.map_err(|error| sink.own(error))?
     {
         relay::announce(mirror, sink, extent.generation).await.map_err(|error| sink.own(error))?;
-        base::bring(source, extent.generation, sink, instead, progress, told).await?;
+        base::bring(source, extent, sink, instead, progress, told).await?;
     }
     let status = sink.status(extent.format).await.map_err(|error| sink.own(error))?;
     let from = status.next().or(extent.first).unwrap_or_default();
     let (generation, held) = (extent.generation, status.next().is_some());
     progress.begin(generation, from);
     told(Event::Started { from, held, source_bytes: source.bytes_from(progress.uncounted(), extent) });
+    // Of which generation.
+    told(Event::Moved(*progress));
     let (held, reading) = meet(mirror, source, extent, sink, &status, from).await?;
     let mut pieces = source.stream(reading, mirror.commit_bytes_max);
     let mut delivery = Delivery::new(sink, status, format, generation).of_relay(relay);

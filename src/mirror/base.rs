@@ -14,9 +14,10 @@ use super::base_due::Instead;
 use super::base_url;
 use super::database::off;
 use super::failure::MirrorError;
+use super::others;
 use super::run::{Event, Progress};
 use super::sink::Sink;
-use super::source::Source;
+use super::source::{Extent, Source};
 use crate::client::{Client, ClientError};
 use crate::format::{LogFormat, database, name};
 use crate::limits::{BASE_PROGRESS_EVERY, LIBSQL_PAGE_SIZE, READ_BLOCK};
@@ -43,16 +44,24 @@ impl BaseStream {
     }
 }
 
-/// Copies the base of `generation` from `source` to `sink`. After Ok it is durable there, and the sink has that generation.
+/// Copies the base of a generation from `source`, which holds that by `extent`, to `sink`. After Ok it is durable there, and the
+/// sink has that generation.
+///
+/// # Errors
+/// [`ClientError::OtherContent`] when it is another base than `extent` says.
 pub(super) async fn bring(
     source: &Source,
-    generation: Generation,
+    extent: &Extent,
     sink: &Sink,
     instead: Instead,
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
-    put(of(source, generation).await?, generation, sink, instead, progress, told).await
+    let base = of(source, extent.generation).await?;
+    if let Source::Url(_) = source {
+        others::check_base(base.digest, extent.base)?;
+    }
+    put(base, extent.generation, sink, instead, progress, told).await
 }
 
 async fn of(source: &Source, generation: Generation) -> Result<BaseStream, MirrorError> {

@@ -1,24 +1,25 @@
 //! Whether a sink must be given the base of a generation, and what becomes of the one it has: that of another log is never
 //! replaced, since the frames of one log would then follow the base of the other.
 
+use std::io;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::base::{digest_held, digest_of};
+use super::base::{digest_held, digest_of, unset};
 use super::database::off;
 use super::endpoint::Mirror;
 use super::failure::MirrorError;
 use super::missing::base_fault;
 use super::relay;
-use super::sink::{DirSink, DirStatus, Sink};
+use super::sink::{DirSink, DirStatus, Sink, SinkStatus};
 use super::source::{Extent, Source};
 use super::standing::is_unset;
 use crate::api::Positions;
-use crate::client::{Client, positions};
+use crate::client::{Client, ClientError, named_base, positions};
 use crate::format::LogFormat;
 use crate::offset::Generation;
-use crate::segment::base::BaseDigest;
+use crate::segment::base::{BaseDigest, BaseFault, BaseReader};
 use crate::stream::MirrorRecord;
 
 /// In whose place a base is put.
@@ -30,6 +31,8 @@ pub(super) enum Instead {
     Older,
     /// One that may be another log's: it is set aside.
     Another,
+    /// One that is damaged or missing, beside frames: it is set aside, and the frames stay.
+    Damaged,
     /// All that a directory holds, of whatever generation: it is set aside once the new generation is whole.
     All,
 }
@@ -90,6 +93,62 @@ impl Sink {
     }
 }
 
+/// The base that a sink has of the generation of `extent`, where it is known: that of the source, where both are.
+///
+/// # Errors
+/// [`MirrorError::OtherBase`] when it is another one: frames of the source would follow the base of another log.
+pub(super) async fn check_held(
+    sink: &Sink,
+    status: &SinkStatus,
+    source: &Source,
+    extent: &Extent,
+) -> Result<Option<BaseDigest>, MirrorError> {
+    if extent.format != Some(LogFormat::Wal) {
+        return Ok(None);
+    }
+    let (held, of) = match (sink, status) {
+        (Sink::Dir(dir), SinkStatus::Dir(Some(found))) => {
+            let looking = found.clone();
+            let held = off(move || of_generation(&looking)).await?;
+            let held = held.map_err(|error| MirrorError::Dir { place: dir.path().display().to_string(), error })?;
+            (held, held.map(|held| described(found.record.as_ref(), &held)))
+        }
+        (Sink::Url(client), SinkStatus::Url(Some(_))) => {
+            let own = |error: ClientError| sink.own(error.into());
+            let status = client.status_of(extent.generation).await.map_err(own)?;
+            let held = named_base(&status, extent.generation).map_err(own)?;
+            (held, held.map(|held| of_service(extent.generation, &held)))
+        }
+        _ => return Ok(None),
+    };
+    match (held, extent.base) {
+        (Some(held), Some(offered)) if held != offered => Err(MirrorError::OtherBase {
+            place: sink.place(),
+            held: of.unwrap_or_default(),
+            offered: offer(source, extent, &offered),
+            advice: "mirror SRC into another place",
+        }),
+        (held, offered) => Ok(held.or(offered)),
+    }
+}
+
+/// The digest of the base that a directory has, by its record or its sums. Reads no block. Blocks.
+fn of_generation(found: &DirStatus) -> io::Result<Option<BaseDigest>> {
+    if let Some(recorded) = found.record.as_ref().and_then(|record| record.base) {
+        return Ok(Some(recorded));
+    }
+    match BaseReader::open(&found.repo) {
+        Ok(base) => Ok(base.and_then(|base| base.id()).map(|id| id.sha256)),
+        // What is wrong with it is reported where it is checked.
+        Err(error) if BaseFault::of(&error).is_some() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn of_service(generation: Generation, held: &BaseDigest) -> String {
+    format!("the base of its generation {generation} has the SHA-256 {}", short(held))
+}
+
 async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<Option<Instead>, MirrorError> {
     let looking = dir.clone();
     let Some(found) = off(move || looking.status()).await?? else {
@@ -116,7 +175,17 @@ async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<
         if ours && generation < extent.generation {
             return Ok(Some(Instead::Older));
         }
-        base_is_there(dir, &found).await?;
+        match base_is_there(dir, &found).await {
+            Err(error @ MirrorError::BaseDamaged { .. }) if dir.adopts() && ours => {
+                let offered = digest_of(source, extent.generation).await?;
+                if let Some(held) = recorded.filter(|held| *held != offered) {
+                    return Err(other(&held, &offered, true));
+                }
+                log::warn!("{error}: it is set aside, and copied from the source again");
+                return Ok(Some(Instead::Damaged));
+            }
+            checked => checked?,
+        }
         if let Some((record, held)) = record.and_then(|record| Some((record, record.base?)))
             && !ours
             && record.generation != extent.generation
@@ -134,8 +203,18 @@ async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<
     if !found.based || (record.is_none() && !dir.adopts()) {
         return Ok(Some(Instead::Nothing));
     }
+    if same_log && recorded == Some(unset()) && extent.base.is_some_and(|base| base != unset()) {
+        // The source was given its first base since.
+        return Ok(Some(Instead::Another));
+    }
     if same_log && recorded.is_some() {
-        return Ok(None);
+        return match base_is_there(dir, &found).await {
+            Err(error @ MirrorError::BaseDamaged { .. }) => {
+                log::warn!("{error}: the base is copied again");
+                Ok(Some(Instead::Another))
+            }
+            checked => checked.map(|()| None),
+        };
     }
     let repo = found.repo.clone();
     let held = match off(move || digest_held(&repo)).await? {
@@ -191,7 +270,7 @@ async fn in_service(
     }
     Err(MirrorError::OtherBase {
         place: client.url().to_string(),
-        held: format!("the base of its generation {generation} has the SHA-256 {}", short(&held)),
+        held: of_service(generation, &held),
         offered: offer(source, extent, &offered),
         advice: "mirror SRC into a new log",
     })

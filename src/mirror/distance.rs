@@ -19,10 +19,10 @@ use crate::format::{Commit, Framing};
 use crate::limits::{
     COMMIT_BYTES_MAX, MEASURE_COMMITS_MAX, MEASURE_EVERY, MEASURE_LATE, MEASURE_LOG_EVERY, MEASURE_TIME_MAX,
 };
-use crate::offset::{BytePos, Offset};
+use crate::offset::{BytePos, Generation, Offset};
 use crate::repo::FsRepo;
 use crate::segment::{Entry, SegmentReader};
-use crate::stream::{current_dir, segment_starts};
+use crate::stream::{current_dir, recorded_generation, segment_starts};
 
 /// How far a sink is behind its source, as last measured. A source that is far ahead is measured roughly. While the source
 /// cannot be measured, its end and the distance are none.
@@ -60,6 +60,8 @@ pub(super) struct Observer<F> {
 /// Where a source ends.
 #[derive(Clone, Copy, Debug)]
 struct Measured {
+    /// The generation that it is in, where that is known.
+    generation: Option<Generation>,
     next: Option<Offset>,
     /// Bytes that are not durable in the sink, and that were not handed to it.
     behind: u64,
@@ -115,16 +117,19 @@ impl<F: FnMut(Event)> Observer<F> {
             self.saw(next);
         }
         self.source = Some(measured);
-        let Progress { bytes, next, durable, .. } = self.progress.unwrap_or_default();
+        let Progress { bytes, next, durable, counted, .. } = self.progress.unwrap_or_default();
+        // Offsets of one generation say nothing of another.
+        let is_same = measured.generation.is_none_or(|generation| generation == counted.0);
         while self.seen.front().is_some_and(|(seen, _)| *seen <= durable) {
             self.seen.pop_front();
         }
         // What was durable before the source was looked at must be in it, unless it lost its end or was reset.
         let is_end = measured.unfinished.is_some();
-        let is_short = is_end && measured.next.is_some_and(|found| before.is_some_and(|before| found < before.durable));
+        let is_short =
+            is_same && is_end && measured.next.is_some_and(|found| before.is_some_and(|before| found < before.durable));
         self.short = if is_short { self.short + 1 } else { 0 };
-        let known = self.progress.is_some() && self.held && !is_short;
-        let source_next = measured.next.map(|found| if known { found.max(next) } else { found });
+        let known = self.progress.is_some() && self.held && !is_short && is_same;
+        let source_next = measured.next.filter(|_| is_same).map(|found| if known { found.max(next) } else { found });
         let offsets = source_next.filter(|_| known).map(|end| end.0.saturating_sub(durable.0));
         let unfinished = measured.unfinished.unwrap_or(0);
         let behind = offsets.map(|offsets| if offsets == 0 { 0 } else { measured.behind } + unfinished);
@@ -247,19 +252,26 @@ fn of_wal(seen: &SharedWal, progress: Option<Progress>) -> Option<Measured> {
     let bytes = |from: Offset| next.0.saturating_sub(from.0) * frame_bytes;
     let progress = progress.unwrap_or_default();
     let (sent, durable) = (progress.uncounted(), progress.durable);
-    Some(Measured { next: Some(next), behind: bytes(durable), left: bytes(sent), unfinished: Some(0) })
+    Some(Measured {
+        generation: None,
+        next: Some(next),
+        behind: bytes(durable),
+        left: bytes(sent),
+        unfinished: Some(0),
+    })
 }
 
 async fn of_log(client: &Client, progress: Option<Progress>) -> io::Result<Measured> {
     let status = client.status().await.map_err(io::Error::other)?;
-    let Positions { first, durable: next, bytes, .. } = positions(&status).map_err(io::Error::other)?;
+    let Positions { generation, first, durable: next, bytes, .. } = positions(&status).map_err(io::Error::other)?;
     let progress = progress.unwrap_or_default();
     let (sent, durable) = (progress.uncounted(), progress.durable);
     let share = |from: Offset| {
         let (all, wanted) = (next.0.saturating_sub(first.0), next.0.saturating_sub(from.max(first).0));
         if all == 0 { 0 } else { (bytes as f64 * wanted as f64 / all as f64) as u64 }
     };
-    Ok(Measured { next: Some(next), behind: share(durable), left: share(sent), unfinished: Some(0) })
+    let (behind, left) = (share(durable), share(sent));
+    Ok(Measured { generation: Some(generation), next: Some(next), behind, left, unfinished: Some(0) })
 }
 
 /// Where a directory ends, roughly, and how many bytes it has from `from` on.
@@ -291,8 +303,9 @@ impl DirGauge {
     fn measure(&mut self, progress: Option<Progress>) -> io::Result<Measured> {
         let repo = FsRepo::open(current_dir(&self.path)?)?;
         let starts = segment_starts(&repo)?;
+        let generation = recorded_generation(&repo)?;
         let Some(last) = starts.last().copied() else {
-            return Ok(Measured { next: Some(Offset::ZERO), behind: 0, left: 0, unfinished: Some(0) });
+            return Ok(Measured { generation, next: Some(Offset::ZERO), behind: 0, left: 0, unfinished: Some(0) });
         };
         let end = self.end(&repo, last)?;
         self.known = Some((last, end));
@@ -300,7 +313,8 @@ impl DirGauge {
         let (sent, durable) = (progress.uncounted(), progress.durable);
         let behind = self.bytes(&repo, &starts, durable, end)?;
         let left = if sent == durable { behind } else { self.bytes(&repo, &starts, sent, end)? };
-        Ok(Measured { next: Some(end.key), behind, left, unfinished: self.unfinished(&repo, last, end)? })
+        let unfinished = self.unfinished(&repo, last, end)?;
+        Ok(Measured { generation, next: Some(end.key), behind, left, unfinished })
     }
 
     /// The end of the last segment, or a place before it when that is far.

@@ -2,6 +2,7 @@
 
 use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
+use super::replica_file::ReplicaFileError;
 use crate::blame::{Blame, Blamed};
 use crate::client::{ClientError, without_secrets};
 use crate::format::ScanError;
@@ -15,6 +16,11 @@ pub(super) struct Doubt {
 }
 
 impl Doubt {
+    /// Answers were right in between: what is found next is found for the first time.
+    pub(super) fn is_over(&mut self) {
+        self.last = None;
+    }
+
     /// Whether what failed has to be tried again on a new connection before it proves anything: bytes that passed a network
     /// were not sound, or not those expected, at `next` or where the error says. False the second time in a row.
     pub(super) fn is_first(&mut self, mirror: &Mirror, error: &MirrorError, next: Offset) -> bool {
@@ -44,6 +50,23 @@ fn offset(mirror: &Mirror, error: &MirrorError, next: Offset) -> Option<Offset> 
     match error {
         MirrorError::Received(ScanError::Corrupt { offset, .. }) if is_received => Some(offset.unwrap_or(next)),
         MirrorError::Fork { at, .. } if is_received => Some(*at),
+        // What contradicts what was known of it: another log that answers, or an answer that was kept from before.
+        MirrorError::LaterGeneration { source_generation, .. } if is_received => Some(Offset(source_generation.0)),
+        MirrorError::Ahead { source_end, .. } | MirrorError::LostEnd { source_end, .. } if is_received => {
+            Some(*source_end)
+        }
+        MirrorError::Gap { source_first, .. } if is_received => Some(*source_first),
+        MirrorError::OtherBase { .. } | MirrorError::Unproven { .. } | MirrorError::OtherFormat { .. }
+            if is_received =>
+        {
+            Some(next)
+        }
+        MirrorError::ReplicaFile(ReplicaFileError::OtherLog { .. }) if is_received => Some(next),
+        MirrorError::Client(ClientError::Refused { body, .. })
+            if is_received && matches!(body.error.as_str(), "pruned" | "ahead") =>
+        {
+            Some(body.first.or(body.next).unwrap_or(next))
+        }
         MirrorError::Client(ClientError::OtherContent { .. }) if is_received => Some(next),
         MirrorError::Append(_) if is_received && error.blame() == Blame::Data => Some(next),
         MirrorError::Refused(body) | MirrorError::Client(ClientError::Refused { body, .. })

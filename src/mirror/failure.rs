@@ -39,7 +39,7 @@ pub enum MirrorError {
         error: BatchError,
     },
     /// The base of one side is damaged.
-    #[error("{side}: {fault}: put it back from a sound copy")]
+    #[error("{side}: {fault}: put it back from a sound copy{}", base_advice(.side))]
     BaseDamaged {
         /// Which side.
         side: &'static str,
@@ -502,6 +502,13 @@ impl MirrorError {
             _ => false,
         };
         !unproven && matches!(self.blame(), Blame::Usage | Blame::Data)
+    }
+}
+
+fn base_advice(side: &str) -> &'static str {
+    match side {
+        "sink" => ", or give --adopt: it is set aside then, and copied from SRC again",
+        _ => "",
     }
 }
 

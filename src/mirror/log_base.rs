@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use super::base_fault;
 use super::budget::Budget;
 use super::error::Error;
 use super::log::{Log, State};
@@ -32,6 +33,8 @@ pub(super) struct BaseFacts {
     pub(super) unproven: bool,
     /// What was wrong with it when it was read last.
     pub(super) fault: Option<BaseFault>,
+    /// Whether what an earlier run of the service found wrong was read.
+    pub(super) recalled: bool,
     /// Whether the sums of the generations before it were made.
     pub(super) older_seen: bool,
     /// When the file was modified that was read last for its sums, which came out wrong.
@@ -96,6 +99,9 @@ impl Log {
         if let Some(fault) = &fault {
             reader.check_again(fault)?;
         }
+        if fault.is_some() {
+            base_fault::forget(&**self.repo());
+        }
         let mut facts = self.base_facts();
         if facts.fault == fault {
             facts.fault = None;
@@ -111,9 +117,20 @@ impl Log {
     /// Checks that the base is there, with its length, and whether a fault that it had is gone. If it has one, the status says so
     /// from here on. Blocks.
     pub(super) fn check_base(&self) {
-        let state = self.view().state;
-        if self.format() != LogFormat::Wal || !self.is_described() || state != State::Ok {
+        let is_in_use = match self.view().state {
+            State::Ok => true,
+            // Of an older generation that is still there.
+            State::Ended(next) => next > self.generation() && self.base_facts().id.is_none(),
+            _ => false,
+        };
+        if self.format() != LogFormat::Wal || !self.is_described() || !is_in_use {
             return;
+        }
+        let is_recalled = std::mem::replace(&mut self.base_facts().recalled, true);
+        if !is_recalled {
+            let kept = base_fault::kept(&**self.repo());
+            let mut facts = self.base_facts();
+            facts.fault = facts.fault.take().or(kept);
         }
         if let Err(error) = self.open_base()
             && !is_out_of_files(&error)
@@ -136,6 +153,7 @@ impl Log {
         let cause = base_advice(fault);
         if self.base_facts().fault.replace(fault.clone()).as_ref() != Some(fault) {
             log::error!("{}: {cause}", self.name());
+            base_fault::keep(&**self.repo(), fault);
         }
         Error::Damaged(cause.into())
     }

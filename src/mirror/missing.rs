@@ -1,5 +1,6 @@
 //! Mirrors that lost the segments they began with, or their base, and services that say so of a log.
 
+use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -54,7 +55,7 @@ pub(super) fn in_a_service(missing: &Range<Offset>) -> String {
 }
 
 /// What is wrong with the base that a directory should have, by its length and its sums; with `required` also where its record
-/// names none. Reads no block. Blocks.
+/// names none. Its blocks are read where the file was written after its sums were, or has none and its digest is known. Blocks.
 ///
 /// # Errors
 /// When the files cannot be read.
@@ -63,10 +64,18 @@ pub(super) fn base_fault(found: &DirStatus, required: bool) -> io::Result<Option
     if sha256.is_none() && !required {
         return Ok(None);
     }
-    match BaseReader::open_known(&found.repo, &KnownBase { exists: true, bytes: None, sha256 }) {
-        Ok(_) => Ok(None),
-        Err(error) => BaseFault::of(&error).cloned().map(Some).ok_or(error),
-    }
+    let opened = BaseReader::open_proven(&found.repo, &KnownBase { exists: true, bytes: None, sha256 });
+    let checked = opened.and_then(|base| match base.filter(|_| is_written_since(&found.repo)) {
+        Some(base) => Ok(base.check_all(|_| ())?.1.into_iter().next()),
+        None => Ok(None),
+    });
+    checked.or_else(|error| BaseFault::of(&error).cloned().map(Some).ok_or(error))
+}
+
+/// Whether a base was written after its sums, which are made last.
+fn is_written_since(repo: &FsRepo) -> bool {
+    let modified = |file| fs::metadata(repo.path().join(file)).and_then(|found| found.modified());
+    matches!((modified(name::BASE), modified(name::BASE_SUMS)), (Ok(base), Ok(sums)) if base > sums)
 }
 
 /// What a service says of a log whose base is damaged or missing, while its frames are taken and served.

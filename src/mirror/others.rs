@@ -1,9 +1,12 @@
 //! Whether commits that were received are those that the service says it holds. Each of them may be sound, and of another log or
 //! generation: something between us and the service may answer from what it kept.
 
-use crate::api::LastCommit;
-use crate::client::ClientError;
-use crate::offset::Offset;
+use super::failure::MirrorError;
+use super::source::Extent;
+use crate::api::{LastCommit, LogStatus};
+use crate::client::{ClientError, named_base};
+use crate::offset::{Generation, Offset};
+use crate::segment::base::BaseDigest;
 use crate::stream::Batch;
 
 /// Compares the commit of a batch that ends where `last`, the last commit of the log by its status, does. What comes before it
@@ -28,4 +31,69 @@ pub(super) fn check(batch: &Batch, last: LastCommit) -> Result<(), ClientError> 
         found.checksum, last.checksum
     );
     Err(ClientError::OtherContent { what })
+}
+
+/// Compares the base that an answer says that its frames follow, or has, with the one that is expected. Frames of one log after the
+/// base of another would be sound, each by itself.
+///
+/// # Errors
+/// [`ClientError::OtherContent`] when it is another one.
+pub(super) fn check_base(named: Option<BaseDigest>, expected: Option<BaseDigest>) -> Result<(), ClientError> {
+    match (named, expected) {
+        (Some(named), Some(expected)) if named != expected => {
+            let what = format!("the answer is of a log whose base has the SHA-256 {named}, and not {expected}");
+            Err(ClientError::OtherContent { what })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Compares what was received up to `last` with a status of after that: with the last commit of the log, where that is the same one,
+/// and with its base.
+///
+/// # Errors
+/// [`ClientError::OtherContent`] when the status is of another log.
+pub(super) fn check_end(
+    status: &LogStatus,
+    (generation, base): (Generation, Option<BaseDigest>),
+    last: Option<LastCommit>,
+) -> Result<(), ClientError> {
+    if status.generation != Some(generation) {
+        // A service of before describes no other generation than the current one.
+        return Ok(());
+    }
+    check_base(named_base(status, generation)?, base)?;
+    let (Some(received), Some(named)) = (last, status.last_commit) else {
+        return Ok(());
+    };
+    if received.last_offset() != named.last_offset() || received.checksum == named.checksum {
+        return Ok(());
+    }
+    let what = format!(
+        "the commits that were received end at offset {} with the checksum {:016x}, and the service says {:016x}",
+        received.last_offset(),
+        received.checksum,
+        named.checksum
+    );
+    Err(ClientError::OtherContent { what })
+}
+
+/// That a source is still the log that was copied, in that generation or a later one.
+///
+/// # Errors
+/// When it is another log, or is in an earlier generation.
+pub(super) fn is_still(copied: &Extent, now: &Extent) -> Result<(), MirrorError> {
+    if let (Some(copied), Some(now)) = (copied.log, now.log)
+        && copied != now
+    {
+        let what = format!("the status is of the log with the id {now}, and the one before of {copied}");
+        return Err(ClientError::OtherContent { what }.into());
+    }
+    if now.generation < copied.generation {
+        return Err(MirrorError::LaterGeneration { sink: copied.generation, source_generation: now.generation });
+    }
+    if now.generation == copied.generation {
+        check_base(now.base, copied.base)?;
+    }
+    Ok(())
 }

@@ -126,7 +126,7 @@ async fn plan_log(mirror: &Mirror, source: &Source, sink: &Sink) -> Result<Plan,
     if base {
         plan.notes.push(format!("the base of generation {} is sent first", extent.generation));
     }
-    if instead == Some(Instead::Another) {
+    if matches!(instead, Some(Instead::Another | Instead::Damaged)) {
         plan.notes.push("the base in DST is set aside before".to_owned());
     }
     if extent.generation < current.generation {

@@ -1,18 +1,17 @@
 //! Reading a log of a service: as one stream; or, where something between holds that back, in ranges that end.
 
-use std::time::{Duration, Instant};
-
 use futures::TryStreamExt;
 use tokio::time::{sleep, timeout};
 
 use super::batching;
 use super::failure::MirrorError;
 use super::others;
+use super::silence::{Silence, Verdict};
 use super::source::{Out, Piece, Reading};
-use crate::api::LogState;
-use crate::client::{Client, ClientError, Commits};
+use crate::api::{LastCommit, LogState, LogStatus};
+use crate::client::{Client, ClientError, Commits, named_base};
 use crate::format::{Commit, LogFormat};
-use crate::limits::{COMMIT_HELD_MAX, FOLLOW_POLL, HELD_BACK_AFTER, SILENCE_FIRST, SILENCE_LAST, STALL_TIMEOUT};
+use crate::limits::{COMMIT_HELD_MAX, FOLLOW_POLL, HELD_BACK_AFTER};
 use crate::offset::Offset;
 use crate::repo::temporary_dir;
 use crate::stream::{Batch, BatchError, Batcher, LargeCommits, Tail};
@@ -21,8 +20,10 @@ use crate::stream::{Batch, BatchError, Batcher, LargeCommits, Tail};
 enum Ended {
     /// It ended, or the other end is gone.
     Over,
-    /// It does not bring what the service says is durable.
+    /// It brings nothing of what the service says is durable.
     HeldBack,
+    /// It brought something, and then no more of what the service says is durable.
+    Silent,
 }
 
 /// Reads what is wanted into `out`, until `out` is closed.
@@ -36,19 +37,29 @@ pub(super) async fn read(client: &Client, reading: Reading, max: u64, out: &Out)
 
 async fn read_all(client: &Client, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {
     let mut next = reading.from;
-    match stream(client, &reading, &mut next, max, out).await? {
-        Ended::Over => {
-            let _ = out.send(Ok(Piece::End(Tail::Clean))).await;
-            return Ok(());
+    loop {
+        let from = next;
+        match stream(client, &Reading { from, ..reading }, &mut next, max, out).await? {
+            Ended::Over => {
+                let _ = out.send(Ok(Piece::End(Tail::Clean))).await;
+                return Ok(());
+            }
+            Ended::Silent => log::info!(
+                "{}: nothing was received of commits that have been durable there for {} s: the connection is taken to be lost, and \
+                 the stream is opened again",
+                client.url(),
+                HELD_BACK_AFTER.as_secs()
+            ),
+            Ended::HeldBack => break,
         }
-        Ended::HeldBack => log::warn!(
-            "{}: a proxy between us and the service seems to hold back what it streams (nothing was received of commits \
-             that have been durable there for {} s): asking for what is new every {} ms instead",
-            client.url(),
-            HELD_BACK_AFTER.as_secs(),
-            FOLLOW_POLL.as_millis()
-        ),
     }
+    log::warn!(
+        "{}: a proxy between us and the service seems to hold back what it streams (nothing was received of commits \
+             that have been durable there for {} s): asking for what is new every {} ms instead",
+        client.url(),
+        HELD_BACK_AFTER.as_secs(),
+        FOLLOW_POLL.as_millis()
+    );
     let once = Reading { follow: false, ..reading };
     loop {
         let before = next;
@@ -75,6 +86,7 @@ async fn stream(
 ) -> Result<Ended, MirrorError> {
     // What is there now shows whether the answer is of the log, before any of it goes further.
     let status = client.status_of(reading.generation).await?;
+    others::check_base(named_base(&status, reading.generation)?, reading.base)?;
     let last_commit = status.last_commit.filter(|_| status.generation == Some(reading.generation));
     let opening = client.read_of(Some(reading.generation), reading.from, None, reading.follow);
     let mut silence = Silence::new(*next);
@@ -83,20 +95,29 @@ async fn stream(
     let mut commits = loop {
         match timeout(silence.patience(reading.follow), &mut opening).await {
             Ok(opened) => break opened?,
-            Err(_elapsed) if silence.is_held_back(client, reading, *next).await? => return Ok(Ended::HeldBack),
-            Err(_elapsed) => {}
+            Err(_elapsed) => match silence.verdict(client, reading, *next).await? {
+                Verdict::Idle => {}
+                Verdict::Ahead => return Ok(Ended::HeldBack),
+                Verdict::Over(what) => return Err(over(client, &what)),
+            },
         }
     };
+    others::check_base(commits.base, reading.base)?;
+    let is_named = commits.base.is_some();
     let mut batcher = batcher(&commits, reading.from, max);
-    let mut is_first = true;
+    let (mut is_first, mut last) = (true, None);
     loop {
         let chunk = match timeout(silence.patience(reading.follow), commits.try_next()).await {
             Ok(Ok(chunk)) => chunk,
             Ok(Err(error)) => {
                 return Err(damage(client, reading, *next).await.unwrap_or_else(|| error.into()));
             }
-            Err(_elapsed) if silence.is_held_back(client, reading, *next).await? => return Ok(Ended::HeldBack),
-            Err(_elapsed) => continue,
+            Err(_elapsed) => match silence.verdict(client, reading, *next).await? {
+                Verdict::Idle => continue,
+                Verdict::Ahead if is_first => return Ok(Ended::HeldBack),
+                Verdict::Ahead => return Ok(Ended::Silent),
+                Verdict::Over(what) => return Err(over(client, &what)),
+            },
         };
         let Some(chunk) = chunk else { break };
         let mut batch = Batch::default();
@@ -104,11 +125,18 @@ async fn stream(
         if is_first && let Some(first) = batch.runs().next().and_then(|run| run.commits().next()) {
             is_first = false;
             starts_at(&first.1, reading.from)?;
+            if reading.follow && commits.base.is_none() && reading.base.is_some() {
+                // A service that does not say it beside the frames.
+                let status = client.status_of(reading.generation).await?;
+                others::check_base(named_base(&status, reading.generation)?, reading.base)?;
+            }
         }
         if let Some(last) = last_commit {
             others::check(&batch, last)?;
         }
-        *next = batch.runs().last().map_or(*next, |run| run.end);
+        if let Some(run) = batch.runs().last() {
+            (*next, last) = (run.end, Some(LastCommit::from(&run.last)));
+        }
         silence = Silence::new(*next);
         if !batch.is_empty() && out.send(Ok(Piece::Batch(batch))).await.is_err() {
             return Ok(Ended::Over);
@@ -123,11 +151,32 @@ async fn stream(
             }
         }
     }
-    if let Some(damaged) = damage(client, reading, *next).await {
+    let status = status_at_end(client, reading).await;
+    if let Some(status) = &status
+        && let Some(damaged) = damaged(client, reading, *next, status).await
+    {
         return Err(damaged);
+    }
+    // Who answered before may not be who answered with the commits.
+    match status {
+        Some(status) if !reading.follow => others::check_end(&status, (reading.generation, reading.base), last)?,
+        None if !reading.follow && reading.base.is_some() && !is_named => {
+            return Err(MirrorError::Interrupted(
+                "the service ended its answer, and then did not say what it is of".into(),
+            ));
+        }
+        _ => {}
     }
     batcher.finish().map_err(MirrorError::Received)?;
     Ok(Ended::Over)
+}
+
+/// Why a stream that is silent is given up.
+fn over(client: &Client, what: &str) -> MirrorError {
+    MirrorError::Interrupted(format!(
+        "{}: the connection is taken to be lost: it brought nothing for some time, while {what}",
+        client.url()
+    ))
 }
 
 /// That an answer starts with the commit that was asked for: the one that holds `from`.
@@ -157,7 +206,15 @@ async fn added(client: &Client, reading: &Reading, next: Offset) -> Option<Mirro
 /// What the service says of an answer that ended or broke off at `next`: that the log is damaged there, so that nothing sound is
 /// missing. None when it does not say so, or cannot be asked.
 async fn damage(client: &Client, reading: &Reading, next: Offset) -> Option<MirrorError> {
-    let status = timeout(HELD_BACK_AFTER, client.status_of(reading.generation)).await.ok()?.ok()?;
+    damaged(client, reading, next, &status_at_end(client, reading).await?).await
+}
+
+/// The status of what an answer was of, after that; none where the service does not answer.
+async fn status_at_end(client: &Client, reading: &Reading) -> Option<LogStatus> {
+    timeout(HELD_BACK_AFTER, client.status_of(reading.generation)).await.ok()?.ok()
+}
+
+async fn damaged(client: &Client, reading: &Reading, next: Offset, status: &LogStatus) -> Option<MirrorError> {
     if status.state != LogState::Damaged {
         return None;
     }
@@ -170,7 +227,7 @@ async fn damage(client: &Client, reading: &Reading, next: Offset) -> Option<Mirr
             matches!(answer, Err(ClientError::Refused { body, .. }) if body.error == "corrupt-log")
         }
     };
-    let reason = status.error.unwrap_or_else(|| "no reason was given".to_owned());
+    let reason = status.error.clone().unwrap_or_else(|| "no reason was given".to_owned());
     is_here.then(|| MirrorError::SourceDamaged { place: client.url().to_string(), next, reason })
 }
 
@@ -180,56 +237,12 @@ fn batcher(commits: &Commits, from: Offset, max: u64) -> Batcher {
     Batcher::new(commits.framing, expected, max).keeping(LargeCommits::Temporary, COMMIT_HELD_MAX)
 }
 
-/// A stream that brings nothing, and what the service says meanwhile.
-struct Silence {
-    patience: Duration,
-    /// Since when the service is known to have more.
-    more: Option<Instant>,
-    /// Since when the service does not answer either.
-    unanswered: Option<Instant>,
-    next: Offset,
-}
-
-impl Silence {
-    fn new(next: Offset) -> Silence {
-        Silence { patience: SILENCE_FIRST, more: None, unanswered: None, next }
-    }
-
-    /// How long to wait for bytes before the service is asked; a stream that ends by itself may be as slow as it likes.
-    fn patience(&self, follow: bool) -> Duration {
-        match (follow, self.more, self.unanswered) {
-            (false, ..) => Duration::MAX,
-            (true, Some(_), _) => SILENCE_FIRST / 4,
-            (true, None, Some(_)) => SILENCE_FIRST,
-            (true, None, None) => self.patience,
-        }
-    }
-
-    /// Asks the service whether it has more than was received, and has had it for long.
-    ///
-    /// # Errors
-    /// When it has not answered for so long that the stream is given up.
-    async fn is_held_back(&mut self, client: &Client, reading: &Reading, next: Offset) -> Result<bool, ClientError> {
-        let status = match timeout(HELD_BACK_AFTER, client.status_of(reading.generation)).await {
-            Ok(Ok(status)) => status,
-            // A refusal shows in the stream.
-            Ok(Err(error)) if !error.is_transient() => return Ok(false),
-            _ if self.unanswered.get_or_insert_with(Instant::now).elapsed() < STALL_TIMEOUT => return Ok(false),
-            _ => return Err(ClientError::Silent { after: STALL_TIMEOUT }),
-        };
-        self.unanswered = None;
-        if status.durable.is_none_or(|durable| durable <= next) || next != self.next {
-            *self = Silence { patience: (self.patience * 2).min(SILENCE_LAST), ..Silence::new(next) };
-            return Ok(false);
-        }
-        Ok(self.more.get_or_insert_with(Instant::now).elapsed() >= HELD_BACK_AFTER)
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
     use crate::offset::Generation;
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
@@ -242,7 +255,8 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let client = Client::new(&format!("http://{}/logs/app", listener.local_addr().unwrap())).unwrap();
             let (out, pieces) = mpsc::channel(1);
-            let reading = Reading { generation: Generation::FIRST, from: Offset(0), held: false, follow: true };
+            let reading =
+                Reading { generation: Generation::FIRST, from: Offset(0), held: false, follow: true, base: None };
             let reader = tokio::spawn(async move { read(&client, reading, 1 << 20, &out).await });
             let (mut stream, _) = listener.accept().await.unwrap();
             stream

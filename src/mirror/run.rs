@@ -185,6 +185,7 @@ async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) 
         };
         if wrote || since.elapsed() > 2 * BACKOFF_LAST {
             failures = 0;
+            doubt.is_over();
         }
         failures += 1;
         if doubt.is_first(mirror, &error, progress.next) && (mirror.follow || failures < ATTEMPTS_MAX) {

@@ -131,7 +131,8 @@ impl Sink {
     /// Notes which log of a service the content comes from, if it comes from one.
     pub(super) fn comes_from(&self, extent: &Extent) {
         if let Sink::Dir(dir) = self {
-            locked(&dir.origin).log = extent.log;
+            let mut origin = locked(&dir.origin);
+            (origin.log, origin.is_log) = (extent.log, true);
         }
     }
 
@@ -252,6 +253,8 @@ pub(super) struct DirSink {
 #[derive(Clone, Copy, Debug, Default)]
 struct Origin {
     log: Option<Uuid>,
+    /// Whether it is a log, whose commits can be compared, and no database.
+    is_log: bool,
     base: Option<BaseDigest>,
 }
 
@@ -465,8 +468,8 @@ impl DirSink {
         }
     }
 
-    /// Surveys it up to the durable end of its record. A mirror of this source that was cut inside a commit before that end is
-    /// surveyed like one without a record; the flag says so.
+    /// Surveys it up to the durable end of its record. A mirror that was cut inside a commit before that end is surveyed like one
+    /// without a record; the flag says so.
     fn survey(&self, repo: &FsRepo, record: Option<&MirrorRecord>) -> Result<(Survey, bool), MirrorError> {
         let max = self.options.commit_bytes_max;
         let error = match survey(repo, max, record.map(|record| record.durable)) {
@@ -479,7 +482,7 @@ impl DirSink {
                 let (place, file) = (self.path.clone(), name::segment(format, *offset));
                 Err(MirrorError::MissingSegment { place, from: *offset, to: *found, file })
             }
-            SurveyError::Damaged(Fault { kind: FaultKind::Cut, .. }) if record.is_some_and(|it| self.is_ours(it)) => {
+            SurveyError::Damaged(Fault { kind: FaultKind::Cut, .. }) if record.is_some() => {
                 let found = survey(repo, max, None).ok().filter(|found| {
                     let is_incomplete = torn_content(repo, found, max).is_ok_and(|it| it == TornContent::Incomplete);
                     is_incomplete && record.is_some_and(|record| found.next < record.durable)
@@ -490,10 +493,10 @@ impl DirSink {
         }
     }
 
-    /// Whether a record says that its directory is a mirror of this source, or is that of the directory that was opened; never
-    /// of a WAL, whose frames do not say what they belong to.
+    /// Whether a record says that its directory is a mirror of this source, which is a log, or is that of the directory that was
+    /// opened.
     fn is_ours(&self, record: &MirrorRecord) -> bool {
-        record.format == LogFormat::Commitlog && (record.names(&self.source) || self.presence.is_of(record.id))
+        locked(&self.origin).is_log && (record.names(&self.source) || self.presence.is_of(record.id))
     }
 
     /// What a mirror of this source lost at its end.
@@ -656,6 +659,14 @@ impl DirSink {
             return Ok(made);
         }
         let repo = self.current()?;
+        if instead == Instead::Damaged {
+            // Its frames stay, and its record.
+            if found.is_some_and(|found| found.based) {
+                self.set_base_aside(&repo)?;
+            }
+            *locked(&self.lock) = Some(lock);
+            return Ok(repo);
+        }
         let (begun, based) = found.as_ref().map_or((false, false), |it| (it.survey.first.is_some(), it.based));
         if begun || (based && instead == Instead::Nothing) {
             return Err(OpenError::Changed { place: repo.place() }.into());

@@ -17,13 +17,14 @@ use super::failure::MirrorError;
 use super::read_url;
 use super::still::{Stillness, Verdict};
 use crate::api::{LogSource, LogState, Positions};
-use crate::client::{Client, ClientError, positions};
+use crate::client::{Client, ClientError, named_base, positions};
 use crate::format::wal::FIRST_FRAME;
 use crate::format::{Framing, LogFormat, name};
 use crate::limits::{BATCHES_UNDER_WAY, DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, POLL_EVERY, POLL_EVERY_UNWATCHED, STILL_LOOK};
 use crate::offset::{BytePos, Generation, Offset};
 use crate::repo::{FsRepo, Repo};
 use crate::segment::SegmentReader;
+use crate::segment::base::BaseDigest;
 use crate::stream::{
     Batch, Fault, FaultKind, MirrorRecord, Read, ReadError, StreamReader, Tail, current_dir, format_of, known_base,
     recorded_generation, segment_starts,
@@ -51,6 +52,8 @@ pub(super) struct Extent {
     pub(super) bytes: u64,
     /// The id of a service's log.
     pub(super) log: Option<Uuid>,
+    /// The digest of the base of the generation, where it is known.
+    pub(super) base: Option<BaseDigest>,
 }
 
 /// What to read from a source.
@@ -64,6 +67,8 @@ pub(super) struct Reading {
     pub(super) held: bool,
     /// Whether to go on for ever.
     pub(super) follow: bool,
+    /// The base that the sink has of that generation, where it is known: only frames that follow it are read.
+    pub(super) base: Option<BaseDigest>,
 }
 
 /// What comes out of a source.
@@ -112,22 +117,23 @@ impl Source {
                 let Positions { format, generation, first, durable, bytes, .. } = positions(&status)?;
                 // A damaged log may have held more: reading on from there says what is wrong.
                 let end = (status.state != LogState::Damaged).then_some(durable);
-                let log = Uuid::parse_str(&status.id).ok();
-                Ok(Extent { generation, format: Some(format), first: Some(first), end, bytes, log })
+                let (log, base) = (Uuid::parse_str(&status.id).ok(), named_base(&status, generation)?);
+                Ok(Extent { generation, format: Some(format), first: Some(first), end, bytes, log, base })
             }
             Source::Dir(dir) => {
                 let unreadable = |error| MirrorError::Dir { place: dir.place(), error };
                 let repo = &current_of(dir)?;
                 let generation = generation_of(repo)?;
                 let starts = segment_starts(repo).map_err(unreadable)?;
+                let (bytes, log, base) = (0, None, known_base(repo.path()).map_err(unreadable)?.sha256);
                 if starts.is_empty() && is_based(repo).map_err(unreadable)? {
                     let (first, format) = (Some(FIRST_FRAME), Some(LogFormat::Wal));
-                    return Ok(Extent { generation, format, first, end: first, bytes: 0, log: None });
+                    return Ok(Extent { generation, format, first, end: first, bytes, log, base });
                 }
                 let end = starts.is_empty().then_some(Offset::ZERO);
                 let format = format_of(repo).map_err(unreadable)?;
                 let first = starts.first().copied();
-                Ok(Extent { generation, format, first, end, bytes: 0, log: None })
+                Ok(Extent { generation, format, first, end, bytes, log, base })
             }
         }
     }

@@ -59,6 +59,8 @@ async fn verify_once(
         LogFormat::Commitlog => None,
     };
     let mut bytes = client.read_of(Some(generation), first, Some(durable), false).await?;
+    let base = report.base.as_ref().and_then(|base| base.sha256.parse().ok());
+    others::check_base(bytes.base, base)?;
     let batcher = Batcher::new(Framing::of(format), None, commit_bytes_max);
     let mut batcher = batcher.keeping(LargeCommits::Nowhere, COMMIT_HELD_MAX);
     let (mut fault, mut broken) = (None, None);

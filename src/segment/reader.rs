@@ -70,6 +70,10 @@ impl SegmentReader {
         let (format, file) = match named(LogFormat::Commitlog) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => match named(LogFormat::Wal) {
                 Ok(file) => (LogFormat::Wal, file),
+                // The one that is listed, as a link to nothing is.
+                Err(wal) if wal.kind() != io::ErrorKind::NotFound || is_listed(repo, LogFormat::Wal, start) => {
+                    return Err(wal);
+                }
                 Err(_) => return Err(error),
             },
             file => (LogFormat::Commitlog, file?),
@@ -380,4 +384,9 @@ fn check_seek_table(file: &dyn RepoFile) -> io::Result<()> {
 
 fn unsealed(error: zeekstd::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("sealed segment does not decompress: {error}"))
+}
+
+/// Whether a segment has its name in `repo`, whatever is behind that.
+fn is_listed(repo: &dyn Repo, format: LogFormat, start: Offset) -> bool {
+    repo.list().is_ok_and(|names| names.contains(&name::segment(format, start)))
 }

@@ -46,7 +46,7 @@ pub enum FaultKind {
         /// The length it claims for its records.
         len: u64,
     },
-    /// A commit that is cut although sound commits follow behind it.
+    /// A commit that is cut although it was durable, or although sound commits follow it.
     Cut,
     /// A segment header where a commit should be.
     Header,
@@ -125,7 +125,10 @@ impl fmt::Display for Fault {
             FaultKind::Length { len } => {
                 write!(f, "commit length {len} runs past the end of the segment at offset {offset}")?;
             }
-            FaultKind::Cut => write!(f, "commit is cut at offset {offset} although sound commits follow it")?,
+            FaultKind::Cut => write!(
+                f,
+                "the commit at offset {offset} is cut, and was whole: it was durable, or sound commits follow it"
+            )?,
             FaultKind::Header => write!(f, "segment header in the middle of a segment at offset {offset}")?,
             FaultKind::Lost { durable } => {
                 write!(f, "the log ends at offset {offset}, but was durable up to {durable}")?;

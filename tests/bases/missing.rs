@@ -1,8 +1,10 @@
 //! A base that is missing or cut is never an empty database.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-use crate::{GENERATION, base_of, log, said, serve, service_with};
+use crate::{GENERATION, base_of, flip, log, log_of, said, serve, service_with};
 
 #[test]
 fn a_log_whose_base_is_missing_is_damaged_and_hands_out_no_empty_database() {
@@ -110,4 +112,120 @@ fn a_generation_without_frames_is_verified_and_has_a_status_by_its_base() {
     let (code, text) = said(&["mirror", dir.to_str().unwrap(), copy.to_str().unwrap()]);
     assert_eq!(code, 0, "{text}");
     assert!(fs::read(copy.join("base.db")).unwrap() == base);
+}
+
+/// What can become of a base or its sums in a mirror.
+const DAMAGES: [(&str, fn(&Path)); 9] = [
+    ("a byte", |copy| flip(&copy.join("base.db"), 700)),
+    ("the last byte", |copy| flip(&copy.join("base.db"), 1535)),
+    ("missing", |copy| fs::remove_file(copy.join("base.db")).unwrap()),
+    ("cut", |copy| resize(&copy.join("base.db"), 1000)),
+    ("grown", |copy| resize(&copy.join("base.db"), 2048)),
+    ("a directory", |copy| {
+        fs::remove_file(copy.join("base.db")).unwrap();
+        fs::create_dir(copy.join("base.db")).unwrap();
+    }),
+    ("sums with another byte", |copy| flip(&copy.join("base.sums"), 20)),
+    ("cut sums", |copy| resize(&copy.join("base.sums"), 30)),
+    ("neither", |copy| {
+        fs::remove_file(copy.join("base.db")).unwrap();
+        fs::remove_file(copy.join("base.sums")).unwrap();
+    }),
+];
+
+fn resize(path: &Path, bytes: u64) {
+    fs::File::options().write(true).open(path).unwrap().set_len(bytes).unwrap();
+}
+
+#[test]
+fn a_mirror_whose_base_is_damaged_is_refused_and_adopt_copies_it_again_beside_the_frames() {
+    let data = tempfile::tempdir().unwrap();
+    let log = log(3);
+    let service = service_with(data.path(), &log.base, &log.stream(&[]));
+    let dir = data.path().join("dir");
+    assert_eq!(said(&["mirror", &service.url("/logs/app"), dir.to_str().unwrap()]).0, 0);
+    for source in [service.url("/logs/app"), dir.to_str().unwrap().to_owned()] {
+        for (what, damage) in DAMAGES {
+            let copy = data.path().join("copy");
+            let args = ["mirror", &source, copy.to_str().unwrap(), "--adopt"];
+            assert_eq!(said(&args[..3]).0, 0);
+            damage(&copy);
+            let (code, text) = said(&args[..3]);
+            assert!(code == 1 && text.contains("base.") && text.contains("--adopt"), "{what}: {code}: {text}");
+            let frames = copy.join("00000000000000000001.wal");
+            let before = fs::metadata(&frames).unwrap().ino();
+            let (code, text) = said(&args);
+            assert_eq!(code, 0, "{what}: {text}");
+            assert!(fs::read(copy.join("base.db")).unwrap() == log.base, "{what}");
+            assert_eq!(fs::metadata(&frames).unwrap().ino(), before, "{what}: the frames stay");
+            if !["missing", "neither"].contains(&what) {
+                assert!(copy.join("base.db.aside-1").exists(), "{what}: {text}");
+            }
+            let (code, text) = said(&["verify", copy.to_str().unwrap()]);
+            assert!(code == 0 && text.contains("whole"), "{what}: {code}: {text}");
+            assert_eq!(said(&args[..3]).0, 0, "{what}");
+            fs::remove_dir_all(&copy).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_base_without_its_sums_is_read_whole_by_a_mirror() {
+    let data = tempfile::tempdir().unwrap();
+    let log = log(3);
+    let service = service_with(data.path(), &log.base, &log.stream(&[]));
+    let (url, copy) = (service.url("/logs/app"), data.path().join("copy"));
+    let args = ["mirror", &url, copy.to_str().unwrap()];
+    assert_eq!(said(&args).0, 0);
+    fs::remove_file(copy.join("base.sums")).unwrap();
+    assert_eq!(said(&args).0, 0);
+    flip(&copy.join("base.db"), 700);
+    let (code, text) = said(&args);
+    assert!(code == 1 && text.contains("base.db has the SHA-256"), "{code}: {text}");
+}
+
+#[test]
+fn a_log_is_damaged_from_its_start_on_when_a_directory_is_in_place_of_its_base() {
+    let data = tempfile::tempdir().unwrap();
+    let log = log(3);
+    for name in ["base.db", "base.sums"] {
+        let data = data.path().join(name);
+        fs::create_dir(&data).unwrap();
+        drop(service_with(&data, &log.base, &log.stream(&[])));
+        let path = data.join(GENERATION).join(name);
+        fs::rename(&path, data.join("away")).unwrap();
+        fs::create_dir(&path).unwrap();
+        let service = serve(&data);
+        let status = service.status("app");
+        assert_eq!((&status["state"], &status["durable"]), (&"damaged".into(), &3.into()), "{status}");
+        assert!(status["error"].as_str().unwrap().contains("is a directory"), "{status}");
+        assert_eq!(service.get("/logs/app/base").refusal(), (500, "corrupt-log".to_owned()));
+        fs::remove_dir(&path).unwrap();
+        fs::rename(data.join("away"), &path).unwrap();
+        service.wait_state("app", "ok");
+    }
+}
+
+#[test]
+fn damage_that_was_found_by_reading_is_known_after_a_restart_until_the_block_is_right() {
+    let data = tempfile::tempdir().unwrap();
+    let log = log_of(4096, 5);
+    drop(service_with(data.path(), &log.base, &log.stream(&[])));
+    flip(&base_of(data.path()), 9000);
+    let service = serve(data.path());
+    assert_eq!(service.status("app")["state"], "ok", "nobody has read it");
+    assert_eq!(said(&["verify", &service.url("/logs/app")]).0, 1);
+    service.wait_state("app", "damaged");
+    drop(service);
+    let service = serve(data.path());
+    let status = service.status("app");
+    assert_eq!((&status["state"], &status["damage"]["byte"]), (&"damaged".into(), &8192.into()), "{status}");
+    drop(service);
+    flip(&base_of(data.path()), 9000);
+    for _ in 0..2 {
+        let service = serve(data.path());
+        assert_eq!(service.status("app")["state"], "ok");
+        assert!(service.get("/logs/app/base").body == log.base);
+        assert!(!data.path().join(GENERATION).join("base.fault").exists());
+    }
 }

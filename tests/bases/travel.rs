@@ -167,7 +167,7 @@ fn what_is_not_of_the_generation_that_was_asked_for_is_not_taken() {
         (OnTheWay::ChangedWithoutDigest, sha256(&base)),
         (OnTheWay::Empty, "is empty".to_owned()),
         (OnTheWay::OfOtherGeneration, "is of generation 1".to_owned()),
-        (OnTheWay::CommitsOfOtherGeneration, "have the checksum".to_owned()),
+        (OnTheWay::CommitsOfOtherGeneration, "of a log whose base has the SHA-256".to_owned()),
     ];
     for (nth, (what, says)) in ways.into_iter().enumerate() {
         let url = in_front_of(&service, what);

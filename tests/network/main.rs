@@ -8,6 +8,7 @@ mod support;
 
 mod answers;
 mod changing;
+mod failover;
 mod fields;
 mod follow;
 mod gate;
@@ -15,6 +16,7 @@ mod hangs;
 mod proxy;
 mod push;
 mod slow;
+mod switch;
 mod tls;
 mod uploads;
 

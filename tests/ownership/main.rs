@@ -10,6 +10,7 @@ mod crashes;
 mod database;
 mod dry_run;
 mod foreign;
+mod lost_end;
 mod record;
 mod swapped;
 mod unclaimed;

@@ -1,9 +1,10 @@
 //! What other processes wrote is set aside, and never written over.
 
 use std::fs;
+use std::path::Path;
 
 use super::support::sqlite::Sqlite;
-use super::{World, content, is_done, warnings};
+use super::{World, content, is_done, is_refused, warnings};
 
 /// Writes a row into the replica, as an application would, and returns its content.
 fn write(world: &World) -> String {
@@ -70,4 +71,55 @@ fn another_journal_mode_is_a_write() {
     other.close();
     is_done(&world.pull(&[]));
     assert_eq!((world.aside().len(), content(&world.replica())), (1, content(&world.source())));
+}
+
+#[test]
+fn a_file_that_is_no_database_any_more_is_set_aside_and_made_again() {
+    let damages: [(&str, fn(&Path)); 3] = [
+        ("emptied", |file| fs::write(file, "").unwrap()),
+        ("another first byte", |file| {
+            let mut bytes = fs::read(file).unwrap();
+            bytes[3] ^= 1;
+            fs::write(file, bytes).unwrap();
+        }),
+        ("cut in its header", |file| fs::File::options().write(true).open(file).unwrap().set_len(50).unwrap()),
+    ];
+    for (what, damage) in damages {
+        let mut world = World::new();
+        world.feed();
+        is_done(&world.pull(&[]));
+        damage(&world.replica());
+        let damaged = fs::read(world.replica()).unwrap();
+        world.insert("more");
+        world.feed();
+        let ended = world.pull(&[]);
+        is_done(&ended);
+        assert!(warnings(&ended).iter().any(|text| text.contains("set aside")), "{what}: {ended:?}");
+        assert_eq!(content(&world.replica()), content(&world.source()), "{what}");
+        let aside = world.aside();
+        assert_eq!(fs::read(world.path(&aside[0])).unwrap(), damaged, "{what}");
+        is_done(&world.pull(&[]));
+        assert_eq!(world.aside(), aside, "{what}: once");
+    }
+}
+
+#[test]
+fn a_file_with_another_name_is_not_written() {
+    let mut world = World::new();
+    world.feed();
+    is_done(&world.pull(&[]));
+    let backup = world.path("backup.db");
+    fs::hard_link(world.replica(), &backup).unwrap();
+    let before = fs::read(&backup).unwrap();
+    world.insert("more");
+    world.feed();
+    is_refused(&world.pull(&[]), 1, &["has 2 hard links", "replace it by a copy"]);
+    assert!(fs::read(&backup).unwrap() == before);
+    // As the message says.
+    let copy = world.path("copy.db");
+    fs::copy(world.replica(), &copy).unwrap();
+    fs::rename(&copy, world.replica()).unwrap();
+    is_done(&world.pull(&[]));
+    assert_eq!(content(&world.replica()), content(&world.source()));
+    assert!(fs::read(&backup).unwrap() == before && world.aside().is_empty());
 }

@@ -15,6 +15,7 @@ use crate::client::{ClientError, without_secrets};
 use crate::format::LogFormat;
 use crate::limits::{REPLICA_PUBLISH_BYTES, REPLICA_SETTLE_AFTER, SINK_LOOK_EVERY};
 use crate::mirror::attempt::check_end;
+use crate::mirror::base::unset;
 use crate::mirror::database::off;
 use crate::mirror::endpoint::{Mirror, Place};
 use crate::mirror::failure::MirrorError;
@@ -135,7 +136,12 @@ fn made_again_for(error: &MirrorError, mirror: &Mirror) -> Option<Instead> {
     match error {
         MirrorError::ReplicaFile(ReplicaFileError::Again { .. }) => Some(Instead::Ours),
         MirrorError::ReplicaFile(ReplicaFileError::Touched { what, .. }) => Some(Instead::touched(what)),
-        MirrorError::Fork { .. } | MirrorError::Reset { .. } | MirrorError::LaterGeneration { .. } if mirror.adopt => {
+        MirrorError::Fork { .. }
+        | MirrorError::Reset { .. }
+        | MirrorError::LaterGeneration { .. }
+        | MirrorError::OtherBase { .. }
+            if mirror.adopt =>
+        {
             Some(Instead::Aside(error.to_string()))
         }
         // One that follows waits for a source that lost its end, which may bring it back.
@@ -244,17 +250,32 @@ async fn bring(
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
-    let Some(Position { generation, next, last }) = target.position() else { return Err(gone()) };
+    let Some(Position { generation, next, last, base: held_base }) = target.position() else { return Err(gone()) };
+    if let (Some(held), Some(offered)) = (held_base, extent.base)
+        && held != offered
+    {
+        if held == unset() {
+            let why = "the source was given its first base".to_owned();
+            return Err(ReplicaFileError::Again { path: target.path.clone(), why }.into());
+        }
+        return Err(MirrorError::OtherBase {
+            place: target.path.display().to_string(),
+            held: format!("its generation {generation} starts from the one with the SHA-256 {held}"),
+            offered: format!("that of SRC from the one with the SHA-256 {offered}"),
+            advice: "choose another DST, or give --adopt to set this file aside and make a new one",
+        });
+    }
     let mut held = Overlap::only(last);
     progress.begin(generation, next);
     told(Event::Started { from: next, held: true, source_bytes: source.bytes_from(progress.uncounted(), extent) });
     told(Event::Opened { durable: next });
+    told(Event::Moved(*progress));
     let extent = &not_before(source, extent, next).await?;
     if let Some(source_end) = extent.end.filter(|end| *end < next) {
         return Err(MirrorError::Ahead { sink: next, source_end });
     }
-    let from = held.next().unwrap_or(next);
-    let reading = Reading { generation, from, held: held.next().is_some(), follow: mirror.follow };
+    let (from, base) = (held.next().unwrap_or(next), held_base.or(extent.base));
+    let reading = Reading { generation, from, held: held.next().is_some(), follow: mirror.follow, base };
     let pumped = pump(source, reading, mirror.commit_bytes_max, &mut held, target, progress, told).await;
     // What was appended is sound, and is kept, whatever became of the rest.
     if target.kept.as_ref().is_some_and(|kept| kept.bytes() > 0) {

@@ -35,6 +35,17 @@ pub enum ReplicaFileError {
         /// What it is.
         what: &'static str,
     },
+    /// The file, or its WAL, has another name.
+    #[error(
+        "sink: {}: it {what}, and writing it would change that too; nothing was changed: replace it by a copy (cp FILE NEW; mv NEW \
+         FILE)", .path.display()
+    )]
+    OtherNames {
+        /// The file.
+        path: PathBuf,
+        /// How many names it has.
+        what: String,
+    },
     /// Another mirror keeps the file.
     #[error("sink: {}: another mirror is keeping this file: end that one first, or choose another DST", .path.display())]
     Locked {
@@ -117,10 +128,12 @@ impl ReplicaFileError {
 
 impl Blamed for ReplicaFileError {
     fn blame(&self) -> Blame {
-        use ReplicaFileError::{Again, File, Link, Locked, NotOurs, OtherLog, Record, Source, Swapped, Touched};
+        use ReplicaFileError::{
+            Again, File, Link, Locked, NotOurs, OtherLog, OtherNames, Record, Source, Swapped, Touched,
+        };
         match self {
             NotOurs { .. } | Link { .. } | Source { .. } | Swapped { .. } => Blame::Usage,
-            OtherLog { .. } | Record { .. } => Blame::Data,
+            OtherLog { .. } | OtherNames { .. } | Record { .. } => Blame::Data,
             Locked { .. } => Blame::Io,
             Again { .. } | Touched { .. } => Blame::Transient,
             File(error) if error.is_transient() => Blame::Transient,

@@ -13,12 +13,13 @@ use super::record::{FileRecord, FileState, Position, RecordFile, sync_dir};
 use super::target::{Instead, is_blank};
 use crate::api::LastCommit;
 use crate::checkpoint::{Wanted, restore_dir, restore_url};
-use crate::client::positions;
+use crate::client::{named_base, positions};
 use crate::format::database::HEADER_LEN;
 use crate::limits::BASE_PROGRESS_EVERY;
 use crate::mirror::database::off;
 use crate::mirror::endpoint::Mirror;
 use crate::mirror::failure::MirrorError;
+use crate::mirror::others;
 use crate::mirror::run::{Event, Progress};
 use crate::mirror::source::{Extent, Piece, Reading, Source};
 use crate::offset::Offset;
@@ -78,7 +79,8 @@ pub(super) async fn build(
     };
     progress.bytes = before + folded.bytes;
     let last = last_commit(source, extent, folded.frame, mirror.commit_bytes_max).await?;
-    Ok(Built { draft, at: Position { generation: extent.generation, next: Offset(folded.frame.0 + 1), last } })
+    let (generation, base) = (extent.generation, extent.base);
+    Ok(Built { draft, at: Position { generation, next: Offset(folded.frame.0 + 1), last, base } })
 }
 
 /// Makes the draft of a file that is there, without a byte: what is built takes its owner and mode from it.
@@ -97,18 +99,21 @@ async fn last_commit(
     frame: Offset,
     max: u64,
 ) -> Result<Option<LastCommit>, MirrorError> {
-    if frame == Offset(0) {
-        return Ok(None);
-    }
     if let Source::Url(client) = source {
-        let found = positions(&client.status().await?)?;
+        let status = client.status().await?;
+        let found = positions(&status)?;
+        // Who answered before may not be who answered with the database.
+        others::check_base(named_base(&status, extent.generation)?, extent.base)?;
         if let (true, Some(last)) = (found.generation == extent.generation, found.last_commit)
             && last.offset.0 + u64::from(last.entries) == frame.0 + 1
         {
             return Ok(Some(last));
         }
     }
-    let reading = Reading { generation: extent.generation, from: frame, held: true, follow: false };
+    if frame == Offset(0) {
+        return Ok(None);
+    }
+    let reading = Reading { generation: extent.generation, from: frame, held: true, follow: false, base: extent.base };
     let mut pieces = source.stream(reading, max);
     while let Some(piece) = pieces.recv().await {
         let Piece::Batch(batch) = piece? else { continue };

@@ -197,8 +197,8 @@ impl Kept {
         let Some(last) = self.last.take() else {
             return Ok(());
         };
-        let (generation, next) = (self.now.at.generation, Offset(last.offset.0 + u64::from(last.entries)));
-        self.publish(Position { generation, next, last: Some(last) })
+        let (Position { generation, base, .. }, next) = (self.now.at, Offset(last.offset.0 + u64::from(last.entries)));
+        self.publish(Position { generation, next, last: Some(last), base })
     }
 
     /// The same of a database of `pages` pages, whatever was appended.

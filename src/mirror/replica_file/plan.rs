@@ -58,7 +58,7 @@ pub(in crate::mirror) async fn plan(
     }
     let held = Overlap::only(at.last);
     if let Some(from) = held.next() {
-        let reading = Reading { generation: at.generation, from, held: true, follow: false };
+        let reading = Reading { generation: at.generation, from, held: true, follow: false, base: None };
         compare(source.stream(reading, mirror.commit_bytes_max), held, at.next).await?;
         plan.compares = Some(from);
     }

@@ -17,6 +17,7 @@ use crate::limits::JSON_BYTES_MAX;
 use crate::mirror::failure::MirrorError;
 use crate::offset::{Generation, Offset};
 use crate::repo::{give_owner, open_regular};
+use crate::segment::base::BaseDigest;
 use crate::sqlite::names::beside;
 use crate::sqlite::read_replica::StateMark;
 
@@ -33,6 +34,9 @@ pub(super) struct Position {
     pub(super) next: Offset,
     /// That commit; none at the start of a generation.
     pub(super) last: Option<LastCommit>,
+    /// The base of the generation; none where the source did not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) base: Option<BaseDigest>,
 }
 
 /// A state of the file: which one of the source, and the sum of its pages.

@@ -79,7 +79,8 @@ pub(super) async fn step(
     let mut last = None;
     let mut at_offset = FIRST_FRAME;
     if next > FIRST_FRAME {
-        let reading = Reading { generation: extent.generation, from: FIRST_FRAME, held: true, follow: false };
+        let (generation, base) = (extent.generation, extent.base);
+        let reading = Reading { generation, from: FIRST_FRAME, held: true, follow: false, base };
         let mut pieces = Source::Url(client.clone()).stream(reading, max);
         while at_offset < next {
             let piece = pieces.recv().await.ok_or_else(gone)??;
@@ -104,7 +105,7 @@ pub(super) async fn step(
     if fetched > 0 {
         missing = fetch(client, extent, target, missing).await?;
     }
-    let (pages, to) = (missing.1.pages(), Position { generation: extent.generation, next, last });
+    let (pages, to) = (missing.1.pages(), Position { generation: extent.generation, next, last, base: extent.base });
     target.with(move |kept| kept.publish_sized(pages, to)).await?;
     Ok(fetched)
 }
@@ -163,12 +164,18 @@ fn up_to(run: &Run, next: Offset) -> Option<Run> {
 /// Pages that were not appended yet, and the sums of all.
 type Missing = (PageSet, PageSums);
 
-/// Appends the frames of a run.
+/// Appends the frames of a run. A page whose last frame is not the one that the source has a checksum of is still missing then: the
+/// frames may be of another log than the checksums.
 fn append(kept: &mut Kept, run: &Run, mut missing: Missing) -> Result<Missing, MirrorError> {
     let unread = |error| MirrorError::Interrupted(format!("the source: {error}"));
     let page_size = kept.page_size();
     each_block(run, unread, |frames| {
-        frames_of(frames, page_size).for_each(|(head, _)| missing.0.remove(head.page));
+        for (head, content) in frames_of(frames, page_size) {
+            match missing.1.get(head.page).is_none_or(|sum| sum == missing.1.sum_of(content)) {
+                true => missing.0.remove(head.page),
+                false => missing.0.insert(head.page),
+            }
+        }
         kept.append(frames)
     })?;
     Ok(missing)

@@ -10,6 +10,8 @@ use super::kept::{Kept, at, of_file, sum_of_file};
 use super::record::{FileRecord, FileState, Followed, Position, RecordFile, read_record, record_path};
 use crate::mirror::database::off;
 use crate::mirror::failure::MirrorError;
+use crate::mirror::ownership::other_names;
+use crate::sqlite::DatabaseError;
 use crate::sqlite::names::{WAL, beside, looks_like_a_database};
 use crate::sqlite::read_replica::{ReadReplicaFile, Touched};
 
@@ -163,8 +165,15 @@ pub(super) fn open(path: &Path, followed: &Followed) -> Result<Found, MirrorErro
         return Ok(Found::Fresh { store, instead });
     }
     let touched = |store, what| Found::Fresh { store, instead: Instead::touched(what) };
+    if record.now.is_some() {
+        has_one_name(path)?;
+    }
     let opened = match ReadReplicaFile::open(path).map_err(of_file) {
         Err(MirrorError::ReplicaFile(ReplicaFileError::Touched { what, .. })) => return Ok(touched(store, what)),
+        // By its record it was one.
+        Err(MirrorError::ReplicaFile(ReplicaFileError::File(error @ DatabaseError::NotADatabase { .. }))) => {
+            return Ok(Found::Fresh { store, instead: Instead::Aside(format!("it is damaged: {error}")) });
+        }
         opened => opened?,
     };
     let Some(file) = opened else {
@@ -179,6 +188,19 @@ pub(super) fn open(path: &Path, followed: &Followed) -> Result<Found, MirrorErro
     // It may have been called something else since.
     let record = FileRecord { source: followed.source.clone(), ..record };
     Ok(Found::Kept(Box::new(Kept::new(file, store, record, now, settled)?)))
+}
+
+/// That what is written of a file has no other name: a copy that was made as a link would change with it.
+///
+/// # Errors
+/// [`ReplicaFileError::OtherNames`].
+fn has_one_name(path: &Path) -> Result<(), MirrorError> {
+    for file in [path.to_owned(), beside(path, WAL)] {
+        if let Some(what) = other_names(&file).map_err(|error| at(&file, error))? {
+            return Err(ReplicaFileError::OtherNames { path: file, what }.into());
+        }
+    }
+    Ok(())
 }
 
 /// Which of the states that its record names a file is in, and whether that shows at once next time too; none when it is in

@@ -14,6 +14,12 @@ pub enum BaseFault {
         /// Its directory.
         place: String,
     },
+    /// A directory is in its place.
+    #[error("{place}/{BASE} is a directory, and no file")]
+    Directory {
+        /// Its directory.
+        place: String,
+    },
     /// It has another length.
     #[error("{place}/{BASE} has {found} bytes, not {expected}")]
     Length {

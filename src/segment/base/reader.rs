@@ -56,6 +56,9 @@ impl BaseReader {
             (Err(error), Some(_)) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(BaseFault::Missing { place }.into());
             }
+            (Err(error), _) if error.kind() == io::ErrorKind::IsADirectory => {
+                return Err(BaseFault::Directory { place }.into());
+            }
             (file, _) => file?,
         };
         let found = file.bytes()?;
@@ -227,7 +230,8 @@ impl BaseReader {
                 let mut block = [0; BLOCK];
                 self.read_at(&mut block, *at).map(drop)
             }
-            BaseFault::Block { .. } | BaseFault::Missing { .. } | BaseFault::Length { .. } => Ok(()),
+            BaseFault::Block { .. } | BaseFault::Missing { .. } | BaseFault::Directory { .. } => Ok(()),
+            BaseFault::Length { .. } => Ok(()),
             // One with sums is compared with those.
             BaseFault::Digest { .. } if self.sums.is_some() => Ok(()),
             BaseFault::Digest { .. } => Err(fault.clone().into()),

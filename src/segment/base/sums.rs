@@ -252,6 +252,9 @@ pub(super) fn remove(repo: &dyn Repo, name: &str) -> io::Result<()> {
 pub(super) fn open(repo: &dyn Repo) -> io::Result<Option<(SumsHeader, Arc<dyn RepoFile>)>> {
     let file = match repo.open(BASE_SUMS) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+            return Err(BaseFault::Sums { place: repo.place(), what: "is a directory, and no file".to_owned() }.into());
+        }
         file => file?,
     };
     let mut header = [0; HEADER_LEN];
