@@ -177,7 +177,7 @@ pub struct Client {
     /// The whole field, marked as a secret.
     authorization: Option<HeaderValue>,
     /// The identity of what is mirrored into the log, percent-encoded.
-    source: Option<HeaderValue>,
+    source: Option<Arc<HeaderValue>>,
     /// Whether that is followed.
     follows: bool,
     way: Arc<Way>,
@@ -279,7 +279,7 @@ impl Client {
     pub fn of_source(self, identity: &str) -> Client {
         // What is encoded is of bytes that may stand in a header, so this never fails.
         let source = HeaderValue::try_from(utf8_percent_encode(identity, PLAIN).to_string()).ok();
-        Client { source, ..self }
+        Client { source: source.map(Arc::new), ..self }
     }
 
     /// The same for a mirror that follows its source.
@@ -308,7 +308,7 @@ impl Client {
         if !path.is_empty() {
             url.set_path(&format!("{}/{path}", self.url.path()));
         }
-        let source = self.source.as_ref().filter(|_| method != Method::GET);
+        let source = self.source.as_deref().filter(|_| method != Method::GET);
         let request = self.http.request(method, url);
         let request = match source {
             Some(source) if self.follows => request.header(SOURCE_FIELD, source).header(FOLLOWS_FIELD, "true"),
