@@ -259,6 +259,9 @@ impl Replica {
             return Err(SyncError::Fork { path: self.path.clone(), generation, frame });
         }
         let commits = commit_frames(frames);
+        if !fresh.is_empty() {
+            self.begin_write()?;
+        }
         // What was there before it was counted has replaced the pages that were summed up.
         let mut sum = self.sum.take().filter(|_| held == 0);
         if !fresh.is_empty() {
@@ -277,10 +280,15 @@ impl Replica {
         Ok(Applied { frames: u64::from(count - held), commits: fresh_commits as u64 })
     }
 
-    /// Writes frames after those that are there; syncs and publishes when a transaction is complete.
-    fn write(&mut self, fresh: &[u8], complete: bool) -> Result<(), SyncError> {
+    /// Takes the write lock, where nobody is in the way; nothing was changed otherwise.
+    fn begin_write(&mut self) -> Result<(), SyncError> {
         self.restart_wal()?;
         self.file.set_sequence(self.position.generation.saturating_sub(1));
+        Ok(self.file.append([]).map_err(|error| self.of_others(error))?)
+    }
+
+    /// Writes frames after those that are there; syncs and publishes when a transaction is complete.
+    fn write(&mut self, fresh: &[u8], complete: bool) -> Result<(), SyncError> {
         let frames = frames_of(fresh, LIBSQL_PAGE_SIZE).map(|(head, page)| (head.page, head.size, page));
         let written = self.file.append(frames);
         written
@@ -386,7 +394,8 @@ impl Replica {
     pub(super) fn step_to(&mut self, base: &File, generation: u32) -> Result<Option<u32>, SyncError> {
         self.restart_wal()?;
         self.file.forget_open();
-        let io = |error| DatabaseError::io("reading the base of", &self.path, error);
+        let path = self.path.clone();
+        let io = |error| DatabaseError::io("reading the base of", &path, error);
         let pages = base::pages_of(base).map_err(io)?;
         let mut differing = self.differing(base, pages)?;
         if differing.is_empty() && self.file.pages()? != pages {
@@ -403,8 +412,8 @@ impl Replica {
             {
                 return Ok(None);
             }
+            self.begin_write()?;
         }
-        self.file.set_sequence(self.position.generation.saturating_sub(1));
         let (mut content, last) = ([0; PAGE_LEN], differing.last());
         for page in &differing {
             base::read_page(base, *page, &mut content).map_err(io)?;
