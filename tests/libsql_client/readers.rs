@@ -221,3 +221,28 @@ fn what_another_program_wrote_where_a_generation_starts_is_set_aside_and_not_mix
     let aside = litter(&replica).into_iter().find(|name| !name.ends_with("-wal") && !name.ends_with("-shm"));
     assert!(dump(&stage.path(&aside.unwrap())).contains("mine"));
 }
+
+#[test]
+fn a_refresh_that_has_to_wait_for_a_writer_or_a_reader_goes_on_with_what_it_knew() {
+    let (stage, db, replica) = pulled_once();
+    let follower = Mirror::start(stage.fake.url(), arg(&replica), &["--follow"]);
+    follower.wait_for("its start", |line| line["event"] == "started");
+    let mut writer = Sqlite::open(&replica);
+    let knows_the_pages = || fs::read_to_string(beside(&replica, "-info")).is_ok_and(|info| info.contains("\"key\""));
+    for _ in 0..2 {
+        writer.rows("BEGIN IMMEDIATE");
+        sqlite::run_and_die(&db, "INSERT INTO t VALUES('more', 1);");
+        stage.push(&db).unwrap();
+        follower.wait_for("that it waits", |line| line["event"] == "retrying");
+        assert!(knows_the_pages());
+        writer.rows("ROLLBACK");
+        until("it has caught up", || (dump(&replica) == dump(&db)).then_some(()));
+        until("it knows its pages", || knows_the_pages().then_some(()));
+    }
+    writer.close();
+    assert_eq!(follower.terminate().code, Some(0));
+    read_and_close(&replica);
+    stage.fake.seen();
+    stage.pull(&replica).unwrap();
+    assert_eq!((only_frames(&stage), dump(&replica)), (1, dump(&db)));
+}
