@@ -15,8 +15,8 @@ pub const FRAMING_FIELD: &str = "log-format-version";
 /// from one source takes nothing of another.
 pub const SOURCE_FIELD: &str = "log-source";
 
-/// What a mirror says beside that when it follows its source, so that it comes back when its stream ends: `true`.
-pub const FOLLOWS_FIELD: &str = "log-source-follows";
+/// What a mirror says beside that when it follows its source, so that it comes back when its stream ends: a name of its process.
+pub const FOLLOWER_FIELD: &str = "log-source-follower";
 
 /// Which generation an answer with commits or a base is of, so that one that was kept from another request is not taken for it.
 pub const GENERATION_FIELD: &str = "log-generation";

@@ -14,7 +14,7 @@ pub(crate) use way::Way;
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,9 +24,10 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Body, Method, RequestBuilder, Response, Url};
+use uuid::Uuid;
 
 use crate::api::{
-    AckLine, AppendOutcome, CheckpointOutcome, CheckpointPolicy, CreateLog, ErrorBody, FOLLOWS_FIELD, LogSource,
+    AckLine, AppendOutcome, CheckpointOutcome, CheckpointPolicy, CreateLog, ErrorBody, FOLLOWER_FIELD, LogSource,
     LogState, LogStatus, PartReceived, Positions, SOURCE_FIELD, SegmentStatus,
 };
 use crate::blame::{Blame, Blamed};
@@ -128,7 +129,7 @@ pub fn positions(status: &LogStatus) -> Result<Positions, ClientError> {
             LogState::Damaged => ("corrupt-log", 500, "this log is damaged on disk"),
             LogState::Ok | LogState::Failed => ("failed", 503, "the service cannot say now where this log ends"),
         };
-        let message = format!("{what}: {reason}");
+        let message = format!("log {:?}: {what}: {reason}", status.log);
         let body = ErrorBody { error: code.to_owned(), message, ..ErrorBody::default() };
         ClientError::Refused { status: refused, body: Box::new(body) }
     })
@@ -178,8 +179,8 @@ pub struct Client {
     authorization: Option<HeaderValue>,
     /// The identity of what is mirrored into the log, percent-encoded.
     source: Option<Arc<HeaderValue>>,
-    /// Whether that is followed.
-    follows: bool,
+    /// The name of this process, if it follows that.
+    follower: Option<Arc<HeaderValue>>,
     way: Arc<Way>,
 }
 
@@ -236,7 +237,7 @@ impl Client {
         let token = Token::of_url(&parsed).map_err(|reason| wrong(&reason))?;
         let http = options.builder(&parsed).build()?;
         let (options, way) = (options.clone(), Arc::default());
-        let client = Client { http, options, url: parsed, authorization: None, source: None, follows: false, way };
+        let client = Client { http, options, url: parsed, authorization: None, source: None, follower: None, way };
         Ok(match token {
             Some(token) => client.with_token(&token),
             None => client.without_user(),
@@ -282,10 +283,13 @@ impl Client {
         Client { source: source.map(Arc::new), ..self }
     }
 
-    /// The same for a mirror that follows its source.
+    /// The same for a mirror that follows its source: one that has fed a log from it comes back, so that nobody else takes that over
+    /// without being asked to.
     #[must_use]
     pub fn following(self, follows: bool) -> Client {
-        Client { follows, ..self }
+        static NAME: LazyLock<String> = LazyLock::new(|| Uuid::new_v4().to_string());
+        let follower = HeaderValue::try_from(&**NAME).ok().filter(|_| follows);
+        Client { follower: follower.map(Arc::new), ..self }
     }
 
     /// The same on connections of its own: what answered on those before may not answer on these.
@@ -311,7 +315,9 @@ impl Client {
         let source = self.source.as_deref().filter(|_| method != Method::GET);
         let request = self.http.request(method, url);
         let request = match source {
-            Some(source) if self.follows => request.header(SOURCE_FIELD, source).header(FOLLOWS_FIELD, "true"),
+            Some(source) if let Some(name) = &self.follower => {
+                request.header(SOURCE_FIELD, source).header(FOLLOWER_FIELD, &**name)
+            }
             Some(source) => request.header(SOURCE_FIELD, source),
             None => request,
         };

@@ -110,6 +110,10 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
     if let Some(wrong) = wrong_place::not_a_log(&source).filter(|_| !args.follow || is_segment) {
         return if is_segment { Exit::Usage } else { Exit::Data }.because(wrong);
     }
+    if let Some(error) = place::not_permitted(Path::new(&sink)).filter(|_| !args.follow) {
+        let what = format!("sink: {sink}: {error}: let this user read and write it, or run this as its owner");
+        return report.into_inner().refuse(Exit::Io, what);
+    }
     if let Some(wrong) = wrong_place::not_a_sink(&sink).filter(|_| !args.follow || Path::new(&sink).is_file()) {
         return Exit::Usage.because(wrong);
     }
@@ -219,6 +223,13 @@ fn check_places(args: &MirrorArgs) -> Result<(), String> {
     let path = Path::new(&args.source);
     if args.source.contains("://") {
         return Ok(());
+    }
+    // It is what the log notes as its source.
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    if place::is_url(&args.sink) && real.to_string_lossy().chars().any(char::is_control) {
+        return Err(format!(
+            "SRC {real:?}: a path with control characters cannot be noted as what a log is fed from: rename it"
+        ));
     }
     if !args.follow && place::is_absent(path) {
         let whole = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

@@ -13,10 +13,15 @@ pub(super) async fn checked(response: Response) -> Result<Response, ClientError>
     if status.is_success() {
         return Ok(response);
     }
-    let who = who(response.headers());
+    let (who, service) = (who(response.headers()), response.url().origin().ascii_serialization());
     // A proxy may be as long-winded as it likes, or break off.
     let text = whole(response).await.unwrap_or_default();
     Err(match serde_json::from_slice::<ErrorBody>(&text) {
+        // Which service has no such thing, where source and sink may be of two.
+        Ok(body) if body.error == "not-found" => {
+            let message = format!("{} in the service at {service}", body.message);
+            ClientError::Refused { status: status.as_u16(), body: Box::new(ErrorBody { message, ..body }) }
+        }
         Ok(body) => ClientError::Refused { status: status.as_u16(), body: Box::new(body) },
         Err(_) => ClientError::Intermediary { status: status.as_u16(), who },
     })

@@ -12,8 +12,11 @@ use super::body;
 use super::native::{Parsed, blocking, described, parse, query};
 use super::paths::App;
 use super::reply::Failure;
-use crate::api::{FOLLOWS_FIELD, LogSource, LogStatus, SOURCE_FIELD};
+use crate::api::{FOLLOWER_FIELD, LogSource, LogStatus, SOURCE_FIELD};
 use crate::mirror::{Error, Writer};
+
+/// Bytes of the name of such a process, at most.
+const FOLLOWER_MAX: usize = 64;
 
 /// Whose commits or base a request brings.
 pub(super) fn writer_of(headers: &HeaderMap) -> Result<Writer, Error> {
@@ -22,8 +25,13 @@ pub(super) fn writer_of(headers: &HeaderMap) -> Result<Writer, Error> {
     };
     let text = field.to_str().ok().and_then(|text| percent_decode_str(text).decode_utf8().ok());
     let source = text.ok_or_else(|| Error::Invalid(format!("{SOURCE_FIELD} must be percent-encoded UTF-8")))?;
-    let follows = headers.get(FOLLOWS_FIELD).is_some_and(|field| field == "true");
-    Ok(Writer::Mirror { source: source.into_owned(), follows })
+    Ok(Writer::Mirror { source: source.into_owned(), follower: follower_of(headers) })
+}
+
+/// The process that follows what a request brings something of.
+fn follower_of(headers: &HeaderMap) -> Option<String> {
+    let field = headers.get(FOLLOWER_FIELD)?.to_str().ok()?;
+    Some(field.to_owned()).filter(|field| field.len() <= FOLLOWER_MAX)
 }
 
 #[derive(Deserialize)]
@@ -42,9 +50,10 @@ pub(super) async fn set_source(
     let name = parse(name)?;
     let SourceQuery { adopt } = query(request.uri())?;
     let example = r#"{"identity":"host:/srv/app.db","generation":1,"offset":1,"salts":[1,2],"frames":0,"checksum":"0123456789abcdef","log_checksum":"0123456789abcdef"}"#;
+    let follower = follower_of(request.headers());
     let source: LogSource = body::json(request, app.timeouts.header, example).await?;
     let registry = app.registry.clone();
-    let log = blocking(move || registry.set_source(&name, source, adopt)).await?;
+    let log = blocking(move || registry.set_source(&name, source, adopt, follower.as_deref())).await?;
     Ok(Json(described(&app, &log)))
 }
 

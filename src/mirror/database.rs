@@ -412,7 +412,9 @@ pub(super) async fn find_start(
     }
     let noted = sink.source().await.map_err(|error| sink.own(error))?;
     // A crash may have come before the note of a directory's new generation.
-    let noted = noted.filter(|noted| matches!(sink, Sink::Url(_)) || noted.generation == standing.generation);
+    let noted = noted.filter(|noted| {
+        matches!(sink, Sink::Url(_)) || (noted.generation == standing.generation && !standing.is_of_log)
+    });
     let ours = noted.as_ref().map_or(standing.is_recorded, |noted| noted.identity == source.identity());
     let page_size = snapshot.page_size().unwrap_or(LIBSQL_PAGE_SIZE);
     let go_on = |at| Start {

@@ -475,6 +475,10 @@ impl MirrorError {
             {
                 MirrorError::SinkDamaged { place: place.to_owned(), reason: body.message }
             }
+            MirrorError::Refused(body) if body.error == "failed" => {
+                let message = format!("sink: {place}: {}", body.message);
+                MirrorError::Refused(Box::new(ErrorBody { message, ..*body }))
+            }
             error => error,
         }
     }

@@ -8,7 +8,7 @@ use super::feed_url;
 use crate::client::Client;
 use crate::limits::BATCHES_UNDER_WAY;
 use crate::offset::Offset;
-use crate::stream::{Batch, MirrorRecord, StreamWriter};
+use crate::stream::{AppendError, Batch, MirrorRecord, StreamWriter};
 
 /// A sink that is being fed. It runs by itself; [`send`](Feeding::send) waits only while too much is under way.
 #[derive(Debug)]
@@ -26,15 +26,20 @@ enum Input {
 }
 
 impl Feeding {
-    /// Feeds a directory. `left` is called with its record, as it was written last, when the writer has ended.
-    pub(super) fn dir(writer: StreamWriter, left: impl FnOnce(MirrorRecord) + Send + 'static) -> Feeding {
+    /// Feeds the directory `place`. `left` is called with its record, as it was written last, when the writer has ended.
+    pub(super) fn dir(
+        writer: StreamWriter,
+        place: String,
+        left: impl FnOnce(MirrorRecord) + Send + 'static,
+    ) -> Feeding {
         let (input, messages) = mpsc::channel(BATCHES_UNDER_WAY);
         let (told, durable) = watch::channel(writer.durable());
         let (end, ended) = oneshot::channel();
         // Weak, so that the channel closes when the feeder is gone.
         let back = input.downgrade();
         tokio::task::spawn_blocking(move || {
-            let _nobody_waits = end.send(write(writer, messages, back, &told, left));
+            let written = write(writer, messages, back, &told, left);
+            let _nobody_waits = end.send(written.map_err(|error| in_place(&place, error)));
         });
         Feeding { input: Input::Dir(input), durable, ended: Some(ended) }
     }
@@ -95,6 +100,16 @@ impl Feeding {
             Some(ended) => ended.await.unwrap_or_else(|_| Err(gone())),
             None => Err(gone()),
         }
+    }
+}
+
+/// An error of the disk says nothing of where.
+fn in_place(place: &str, error: MirrorError) -> MirrorError {
+    match error {
+        MirrorError::Append(AppendError::Poisoned { cause }) => {
+            AppendError::Poisoned { cause: format!("{place}: {cause}").into() }.into()
+        }
+        error => error,
     }
 }
 

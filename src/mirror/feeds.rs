@@ -16,6 +16,8 @@ pub(super) struct Feeds(Mutex<HashMap<String, Fed>>);
 #[derive(Debug)]
 struct Fed {
     source: String,
+    /// The process that follows it, where one does.
+    follower: Option<String>,
     open: u32,
     /// When the last stream of a mirror that follows ended; such a mirror opens another one.
     followed: Option<Instant>,
@@ -43,24 +45,27 @@ impl Feeds {
 
     /// Notes that `writer` sends something to a log from here on; none for one that is no mirror.
     pub(super) fn open(self: &Arc<Self>, log: &str, writer: &Writer) -> Option<OpenFeed> {
-        let Writer::Mirror { source, follows } = writer else {
+        let Writer::Mirror { source, follower } = writer else {
             return None;
         };
         let mut fed = self.locked();
         fed.retain(|_, fed| !fed.is_over());
-        let entry =
-            fed.entry(log.to_owned()).or_insert_with(|| Fed { source: source.clone(), open: 0, followed: None });
+        let new = || Fed { source: source.clone(), follower: follower.clone(), open: 0, followed: None };
+        let entry = fed.entry(log.to_owned()).or_insert_with(new);
         if entry.source != *source {
-            *entry = Fed { source: source.clone(), open: 0, followed: None };
+            *entry = new();
         }
+        entry.follower = follower.clone().or(entry.follower.take());
         entry.open += 1;
-        Some(OpenFeed { feeds: self.clone(), log: log.to_owned(), source: source.clone(), follows: *follows })
+        Some(OpenFeed { feeds: self.clone(), log: log.to_owned(), source: source.clone(), follows: follower.is_some() })
     }
 
-    /// How long ago `source` fed a log last, if it does so still: zero while a stream of it is open.
-    pub(super) fn since(&self, log: &str, source: &str) -> Option<Duration> {
+    /// How long ago `source` fed a log last, if it does so still: zero while a stream of it is open. What the process `by` follows
+    /// does not count.
+    pub(super) fn since(&self, log: &str, source: &str, by: Option<&str>) -> Option<Duration> {
         let fed = self.locked();
-        let entry = fed.get(log).filter(|fed| fed.source == source && !fed.is_over())?;
+        let is_by = |fed: &Fed| by.is_some() && fed.follower.as_deref() == by;
+        let entry = fed.get(log).filter(|fed| fed.source == source && !fed.is_over() && !is_by(fed))?;
         Some(if entry.open > 0 {
             Duration::ZERO
         } else {
@@ -86,19 +91,24 @@ mod tests {
 
     #[test]
     fn a_log_is_fed_while_a_stream_is_open_and_for_a_while_after_that_of_a_follower() {
-        let (feeds, mirror) =
-            (Arc::new(Feeds::default()), |source: &str, follows| Writer::Mirror { source: source.to_owned(), follows });
-        assert!(feeds.open("app", &Writer::Client).is_none() && feeds.since("app", "a").is_none());
-        let once = feeds.open("app", &mirror("a", false));
-        assert_eq!(feeds.since("app", "a"), Some(Duration::ZERO));
-        assert!(feeds.since("app", "b").is_none() && feeds.since("other", "a").is_none());
+        let feeds = Arc::new(Feeds::default());
+        let mirror = |source: &str, follower: Option<&str>| Writer::Mirror {
+            source: source.to_owned(),
+            follower: follower.map(str::to_owned),
+        };
+        assert!(feeds.open("app", &Writer::Client).is_none() && feeds.since("app", "a", None).is_none());
+        let once = feeds.open("app", &mirror("a", None));
+        assert_eq!(feeds.since("app", "a", None), Some(Duration::ZERO));
+        assert!(feeds.since("app", "b", None).is_none() && feeds.since("other", "a", None).is_none());
         drop(once);
-        assert!(feeds.since("app", "a").is_none(), "a copy that has ended comes back only when it is wanted");
-        drop(feeds.open("app", &mirror("a", true)));
-        assert!(feeds.since("app", "a").is_some());
+        assert!(feeds.since("app", "a", None).is_none(), "a copy that has ended comes back only when it is wanted");
+        drop(feeds.open("app", &mirror("a", Some("1"))));
+        assert!(feeds.since("app", "a", None).is_some());
+        // The same process follows something else.
+        assert!(feeds.since("app", "a", Some("1")).is_none() && feeds.since("app", "a", Some("2")).is_some());
         // Another one that took it over is what feeds it now.
-        let other = feeds.open("app", &mirror("b", true));
-        assert!(feeds.since("app", "a").is_none() && feeds.since("app", "b").is_some());
+        let other = feeds.open("app", &mirror("b", Some("2")));
+        assert!(feeds.since("app", "a", None).is_none() && feeds.since("app", "b", None).is_some());
         drop(other);
     }
 }

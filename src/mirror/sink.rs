@@ -190,7 +190,8 @@ impl Sink {
                 let writer = off(move || opening.open(found.as_deref(), format, generation)).await??;
                 let (cut, emptied) = (writer.cut_tail().cloned(), locked(&dir.emptied).take());
                 let (refetched, left) = (locked(&dir.refetched).take(), dir.clone());
-                let feeding = Feeding::dir(writer, move |record| left.presence.left(record));
+                let place = dir.path.display().to_string();
+                let feeding = Feeding::dir(writer, place, move |record| left.presence.left(record));
                 Ok(OpenSink { feeding, cut, emptied, refetched })
             }
             (Sink::Url(client), SinkStatus::Url(Some(status))) => {

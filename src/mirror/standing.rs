@@ -35,6 +35,8 @@ pub(super) struct Standing {
     pub(super) base_fault: Option<String>,
     /// Whether the mirror record of a directory names this source.
     pub(super) is_recorded: bool,
+    /// Whether it says that the content comes from a log of a service: what a directory notes of a database is of before then.
+    pub(super) is_of_log: bool,
 }
 
 impl Standing {
@@ -46,6 +48,7 @@ impl Standing {
         based: false,
         base_fault: None,
         is_recorded: false,
+        is_of_log: false,
     };
 }
 
@@ -74,7 +77,7 @@ impl Sink {
                 } else {
                     None
                 };
-                Ok(Standing { generation, next, end, based: true, base_fault, is_recorded: false })
+                Ok(Standing { generation, next, end, based: true, base_fault, is_recorded: false, is_of_log: false })
             }
             Sink::Dir(dir) => {
                 let dir = dir.clone();
@@ -167,6 +170,7 @@ fn of_dir(dir: &DirSink) -> Result<Standing, MirrorError> {
     let DirStatus { survey: found, record, based, .. } = status;
     let generation = record.as_ref().map(|record| record.generation).max(named).unwrap_or(Generation::FIRST);
     let is_recorded = record.as_ref().is_some_and(|record| dir.is_fed_by(record));
+    let is_of_log = record.as_ref().is_some_and(|record| record.log.is_some());
     let framing = found.segments.last().map(|segment| segment.framing);
     let end = match (framing, found.last) {
         (Some(Framing::Wal(Some(start))), Some(last)) => {
@@ -176,5 +180,5 @@ fn of_dir(dir: &DirSink) -> Result<Standing, MirrorError> {
     };
     let next = if end.is_some() { found.next } else { FIRST_FRAME };
     let base_fault = fault.map(|fault| fault.to_string());
-    Ok(Standing { generation, next, end, based, base_fault, is_recorded })
+    Ok(Standing { generation, next, end, based, base_fault, is_recorded, is_of_log })
 }

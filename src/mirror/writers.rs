@@ -38,8 +38,8 @@ pub enum Writer {
     Mirror {
         /// The identity of the source.
         source: String,
-        /// Whether it follows that, and comes back when its stream ends.
-        follows: bool,
+        /// A name of the process that follows it, and comes back when its stream ends; none for one that does not.
+        follower: Option<String>,
     },
 }
 
@@ -110,12 +110,18 @@ impl Log {
 impl Registry {
     /// Notes what feeds a WAL log, and how far it was read. From then on nobody else writes it. A source that did not feed it
     /// before must say that it ends where the log does. One that was handed over to its clients, and one that another source feeds
-    /// now, is taken only with `adopt`. After Ok that survives power loss. Blocks.
+    /// now, is taken only with `adopt`, unless the process that `follower` names does so: it follows this one from here on. After Ok that survives power loss. Blocks.
     ///
     /// # Errors
     /// [`Error::Format`] when it is no WAL log, [`Error::Ended`] when it is in another generation than that says,
     /// [`Error::Gap`] when it ends elsewhere, [`Error::Promoted`], [`Error::Fed`].
-    pub fn set_source(&self, log_name: &str, source: LogSource, adopt: bool) -> Result<Arc<Log>, Error> {
+    pub fn set_source(
+        &self,
+        log_name: &str,
+        source: LogSource,
+        adopt: bool,
+        follower: Option<&str>,
+    ) -> Result<Arc<Log>, Error> {
         self.exclusively(log_name, || {
             let log = self.get(log_name)?;
             log.writable()?;
@@ -131,7 +137,7 @@ impl Registry {
             let is_known = before.source.as_ref().is_some_and(|known| known.identity == source.identity);
             let other = before.source.as_ref().filter(|_| !is_known).map(|other| other.identity.clone());
             if let Some(other) = &other
-                && let Some(since) = self.feeds.since(log_name, other).filter(|_| !adopt)
+                && let Some(since) = self.feeds.since(log_name, other, follower).filter(|_| !adopt)
             {
                 let (log, wanted) = (log_name.to_owned(), source.identity);
                 return Err(Error::Fed { log, source_identity: other.clone(), wanted, since });

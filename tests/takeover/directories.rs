@@ -55,3 +55,22 @@ fn the_directory_of_a_log_of_a_service_leads_to_its_current_generation() {
     }
     done(&["verify", arg(&current)]);
 }
+
+#[test]
+fn what_a_directory_notes_of_a_database_ends_when_it_follows_a_log() {
+    let (_data, dir, service) = scene();
+    let ([app, other, copy], url) =
+        (["app.db", "other.db", "copy"].map(|name| dir.path().join(name)), service.url("app"));
+    database(&app);
+    database(&other);
+    done(&["mirror", arg(&app), &url]);
+    done(&["mirror", &url, arg(&copy)]);
+    done(&["mirror", arg(&app), arg(&copy)]);
+    done(&["mirror", &url, arg(&copy)]);
+    write(&other, &["INSERT INTO t VALUES ('other')"]);
+    done(&["mirror", arg(&other), &url, "--adopt"]);
+    done(&["mirror", &url, arg(&copy)]);
+    let held = restored(arg(&copy));
+    is_refused(&mirror(arg(&app), arg(&copy), &[]), 1, &["holds other pages"]);
+    assert_eq!(restored(arg(&copy)), held);
+}

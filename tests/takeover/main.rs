@@ -9,6 +9,7 @@ mod copies;
 mod directories;
 mod handed_over;
 mod links;
+mod messages;
 mod owners;
 mod rolls;
 mod swapped;
