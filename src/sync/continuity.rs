@@ -32,6 +32,16 @@ pub(super) struct Origin {
     log: String,
     generation: u32,
     base: Option<BaseDigest>,
+    /// Whether the replica was not compared with that base yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unproven: bool,
+}
+
+impl Origin {
+    /// Whether a replica at the start of that generation must be compared with the base.
+    pub(super) fn is_unproven_in(&self, generation: u32) -> bool {
+        self.unproven && self.generation == generation
+    }
 }
 
 /// What the server said of its log so far.
@@ -194,14 +204,26 @@ impl Continuity {
         }
     }
 
-    /// The generation ended where the replica is, which goes on in the next one. The base of that, where it is known.
-    pub(super) fn ended(&mut self) -> Option<BaseDigest> {
+    /// The generation ended where the replica is, which is about to go on in the next one.
+    pub(super) fn ended(&mut self) {
         let next = self.last.take().and_then(|facts| facts.next);
         self.run = None;
         if let Some(origin) = &mut self.origin {
             (origin.generation, origin.base) = (origin.generation.saturating_add(1), next);
+            origin.unproven = next.is_some();
         }
-        next
+    }
+
+    /// The base that the replica, at the start of a generation, must be compared with, if it was not yet.
+    pub(super) fn unproven(&self) -> Option<BaseDigest> {
+        self.origin.as_ref().filter(|origin| origin.unproven)?.base
+    }
+
+    /// The replica is that base.
+    pub(super) fn proved(&mut self) {
+        if let Some(origin) = &mut self.origin {
+            origin.unproven = false;
+        }
     }
 
     /// What is said with an answer, if it can be of the log that this is about.
@@ -277,7 +299,7 @@ impl Continuity {
             );
         }
         let base = of_origin.and_then(|origin| origin.base).or(facts.base);
-        self.origin = Some(Origin { log: facts.log.clone(), generation, base });
+        self.origin = Some(Origin { log: facts.log.clone(), generation, base, unproven: false });
         self.last = Some(facts);
     }
 
@@ -496,7 +518,7 @@ mod tests {
     fn an_origin_is_read_as_it_was_written_and_libsql_reads_the_rest() {
         let position = Position { generation: 2, frame: 77 };
         for base in [None, Some(BaseDigest::of(b"a base"))] {
-            let origin = Origin { log: "an id".into(), generation: 2, base };
+            let origin = Origin { log: "an id".into(), generation: 2, base, unproven: base.is_some() };
             let content = with_origin(metadata::encode(position), position, Some(&origin));
             assert_eq!(metadata::decode(&content).ok(), Some(position));
             assert_eq!(decode(&content), Some(origin.clone()));

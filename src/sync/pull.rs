@@ -204,6 +204,15 @@ impl Pull {
                 Ok(())
             })
             .await?;
+            // It may have been interrupted before that.
+            let unproven = |replica: &mut Replica| {
+                let generation = replica.position().generation;
+                Ok(replica.origin.clone().filter(|origin| origin.is_unproven_in(generation)))
+            };
+            if let Some(origin) = self.with(unproven).await? {
+                self.server.expect(Some(origin));
+                self.prove_base().await?;
+            }
             if !self.compared {
                 self.compare().await?;
             }
@@ -225,8 +234,10 @@ impl Pull {
                 }
                 Pulled::Nothing(server) if server > generation => {
                     log::info!("generation {generation} is over: going on with {}", u64::from(generation) + 1);
+                    self.server.ended();
+                    self.note_origin().await?;
                     self.with(Replica::fold).await?;
-                    self.go_on_in_next().await?;
+                    self.prove_base().await?;
                     told.moved(0, 0, Offset(1));
                 }
                 Pulled::Nothing(server) if server < generation => {
@@ -310,22 +321,22 @@ impl Pull {
         .await
     }
 
-    /// After a generation was folded: that the server's next one starts from what the replica is now.
-    async fn go_on_in_next(&mut self) -> Result<(), SyncError> {
-        let expected = self.server.ended();
-        let digest = move |replica: &mut Replica| match expected {
-            None => Ok(None),
-            Some(_) => {
+    /// After a generation was folded: that the server's next one starts from what the replica is now. Else it goes on from the
+    /// server's base.
+    async fn prove_base(&mut self) -> Result<(), SyncError> {
+        if let Some(expected) = self.server.unproven() {
+            let digest = |replica: &mut Replica| {
                 let read = digest_of_file(replica.database()?);
-                Ok(Some(read.map_err(|error| DatabaseError::io("reading", replica.path(), error))?))
+                Ok(read.map_err(|error| DatabaseError::io("reading", replica.path(), error))?)
+            };
+            if self.with(digest).await? != expected {
+                let path = self.path.display();
+                log::info!(
+                    "{path}: the next generation may start from another database: comparing it with the server's base"
+                );
+                return self.recover().await;
             }
-        };
-        if self.with(digest).await? != expected {
-            let path = self.path.display();
-            log::info!(
-                "{path}: the next generation may start from another database: comparing it with the server's base"
-            );
-            return self.recover().await;
+            self.server.proved();
         }
         self.note_origin().await?;
         self.with(|replica| Ok(replica.store()?)).await

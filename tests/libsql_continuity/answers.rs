@@ -1,8 +1,12 @@
 //! Answers that are not what the service sent.
 
+use std::fs;
+
 use crate::proxy::{Change, body_at};
 use crate::scene::{From, Scene};
+use crate::sqlite::dump;
 use crate::support::commitlog::{Draw, seed};
+use crate::support::sqlite::run;
 
 const ALL: [From; 3] = [From::Nothing, From::Old, From::Whole];
 
@@ -135,4 +139,28 @@ fn frames_of_other_servers_are_checked_as_far_as_they_say_what_they_follow() {
         }
     }
     assert_eq!(checked, 3, "the frames of two generations, and of one");
+}
+
+#[test]
+fn a_generation_that_starts_from_another_database_is_not_gone_on_with_as_if_it_followed() {
+    let scene = Scene::new();
+    assert_eq!(scene.answers(From::Old).len(), 5, "one that follows is not downloaded");
+    let other = scene.path("other.db");
+    run(&other, "PRAGMA journal_mode=WAL; CREATE TABLE t(a, b); INSERT INTO t VALUES('another', 1);").unwrap();
+    let url = format!("{}/generations/3", scene.service.url("a"));
+    let put = reqwest::Client::new().put(url).body(fs::read(&other).unwrap()).send();
+    assert!(scene.service.call(put).unwrap().status().is_success());
+    for from in ALL {
+        scene.proxy.plan(None);
+        let replica = scene.replica(from);
+        scene.pull(&replica, "a").unwrap();
+        assert_eq!(dump(&replica), dump(&other), "{from:?}");
+        // Also where an answer is missing on the way.
+        for nth in 0..scene.proxy.answers().len() {
+            let replica = scene.replica(from);
+            scene.proxy.plan(Some((nth, 1, Change::Drop)));
+            scene.pull(&replica, "a").unwrap();
+            assert_eq!(dump(&replica), dump(&other), "{from:?}, without answer {nth}");
+        }
+    }
 }

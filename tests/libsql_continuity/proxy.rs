@@ -13,6 +13,8 @@ pub enum Change {
     Flip(usize),
     /// A bit that follows from this number: in the body if it is even, else in the head.
     FlipSome(u64),
+    /// The connection ends instead.
+    Drop,
     /// It is the answer of the other log.
     OtherLog,
     /// It lacks what the service says of its log.
@@ -46,7 +48,7 @@ impl Proxy {
         self.foreign.store(true, Ordering::SeqCst);
     }
 
-    /// In front of a service; `other` is what a request for `/logs/a/` becomes for the other log.
+    /// In front of a service with the logs `a` and `b`.
     pub fn start(service: &str) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, service) = (listener.local_addr().unwrap().to_string(), service.to_owned());
@@ -133,6 +135,7 @@ fn pass_on(client: &TcpStream, service: &str, (plan, is_foreign): (&Mutex<Plan>,
                     sent[bit / 8] ^= 1 << (bit % 8);
                 }
                 Change::OtherLog => sent = ask(service, &head.replacen("/logs/a/", "/logs/b/", 1), &body)?,
+                Change::Drop => sent.clear(),
                 Change::Strip => sent = stripped(&sent),
                 Change::Repeat => sent = plan.last.clone(),
                 Change::Cut(left) => {
