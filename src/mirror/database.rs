@@ -456,6 +456,10 @@ pub(super) async fn find_start(
     }
     let sums = match (sink.page_sums(standing, snapshot.page_size()).await, sink) {
         (Err(MirrorError::BaseDamaged { .. }), Sink::Dir(_)) if source.adopt => return brings(another, Instead::All),
+        // As one that lost its end.
+        (Err(MirrorError::Restore(error)), Sink::Dir(_)) if source.adopt && error.is_data() => {
+            return brings(another, Instead::All);
+        }
         (Err(MirrorError::BaseDamaged { fault, .. }), Sink::Dir(dir)) => {
             return Err(MirrorError::BaseLost { place: dir.path().to_owned(), fault: fault.to_string() });
         }
