@@ -176,12 +176,12 @@ async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<
             return Ok(Some(Instead::Older));
         }
         match base_is_there(dir, &found).await {
-            Err(error @ MirrorError::BaseDamaged { .. }) if dir.adopts() && ours => {
+            Err(MirrorError::BaseDamaged { fault, .. }) if dir.adopts() && ours => {
                 let offered = digest_of(source, extent.generation).await?;
                 if let Some(held) = recorded.filter(|held| *held != offered) {
                     return Err(other(&held, &offered, true));
                 }
-                log::warn!("{error}: it is set aside, and copied from the source again");
+                log::warn!("{fault}: it is set aside, and copied from the source again");
                 return Ok(Some(Instead::Damaged));
             }
             checked => checked?,
@@ -209,8 +209,8 @@ async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<
     }
     if same_log && recorded.is_some() {
         return match base_is_there(dir, &found).await {
-            Err(error @ MirrorError::BaseDamaged { .. }) => {
-                log::warn!("{error}: the base is copied again");
+            Err(MirrorError::BaseDamaged { fault, .. }) => {
+                log::warn!("{fault}: the base is copied again");
                 Ok(Some(Instead::Another))
             }
             checked => checked.map(|()| None),

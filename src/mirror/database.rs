@@ -500,6 +500,10 @@ pub(super) async fn find_start(
         (Err(MirrorError::BaseDamaged { .. }), Sink::Dir(_)) if source.adopts() => {
             return brings(another, Instead::All);
         }
+        // As one that lost its end.
+        (Err(MirrorError::Restore(error)), Sink::Dir(_)) if source.adopts() && error.is_data() => {
+            return brings(another, Instead::All);
+        }
         (Err(MirrorError::BaseDamaged { fault, .. }), Sink::Dir(dir)) => {
             return Err(MirrorError::BaseLost { place: dir.path().to_owned(), fault: fault.to_string() });
         }

@@ -1,7 +1,7 @@
 //! Reading a log of a service: as one stream; or, where something between holds that back, in ranges that end.
 
 use futures::TryStreamExt;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::batching;
 use super::failure::MirrorError;
@@ -11,7 +11,7 @@ use super::source::{Out, Piece, Reading};
 use crate::api::{LastCommit, LogState, LogStatus};
 use crate::client::{Client, ClientError, Commits, named_base};
 use crate::format::{Commit, LogFormat};
-use crate::limits::{COMMIT_HELD_MAX, FOLLOW_POLL, HELD_BACK_AFTER};
+use crate::limits::{COMMIT_HELD_MAX, FOLLOW_POLL, HELD_BACK_AFTER, LIVE_EARLY};
 use crate::offset::Offset;
 use crate::repo::temporary_dir;
 use crate::stream::{Batch, BatchError, Batcher, LargeCommits, Tail};
@@ -37,19 +37,25 @@ pub(super) async fn read(client: &Client, reading: Reading, max: u64, out: &Out)
 
 async fn read_all(client: &Client, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {
     let mut next = reading.from;
+    let mut was_short = false;
     loop {
-        let from = next;
+        let (from, since) = (next, Instant::now());
         match stream(client, &Reading { from, ..reading }, &mut next, max, out).await? {
             Ended::Over => {
                 let _ = out.send(Ok(Piece::End(Tail::Clean))).await;
                 return Ok(());
             }
-            Ended::Silent => log::info!(
-                "{}: nothing was received of commits that have been durable there for {} s: the connection is taken to be lost, and \
-                 the stream is opened again",
-                client.url(),
-                HELD_BACK_AFTER.as_secs()
-            ),
+            // One after the other: that is no connection that was lost.
+            Ended::Silent if was_short && since.elapsed() < LIVE_EARLY => break,
+            Ended::Silent => {
+                was_short = since.elapsed() < LIVE_EARLY;
+                log::info!(
+                    "{}: nothing was received of commits that have been durable there for {} s: the connection is taken to be lost, \
+                     and the stream is opened again",
+                    client.url(),
+                    HELD_BACK_AFTER.as_secs()
+                );
+            }
             Ended::HeldBack => break,
         }
     }
@@ -88,19 +94,9 @@ async fn stream(
     let status = client.status_of(reading.generation).await?;
     others::check_base(named_base(&status, reading.generation)?, reading.base)?;
     let last_commit = status.last_commit.filter(|_| status.generation == Some(reading.generation));
-    let opening = client.read_of(Some(reading.generation), reading.from, None, reading.follow);
     let mut silence = Silence::new(*next);
-    // Something that holds back all of an answer holds back its head too.
-    let mut opening = std::pin::pin!(opening);
-    let mut commits = loop {
-        match timeout(silence.patience(reading.follow), &mut opening).await {
-            Ok(opened) => break opened?,
-            Err(_elapsed) => match silence.verdict(client, reading, *next).await? {
-                Verdict::Idle => {}
-                Verdict::Ahead => return Ok(Ended::HeldBack),
-                Verdict::Over(what) => return Err(over(client, &what)),
-            },
-        }
+    let Some(mut commits) = opened(client, reading, &mut silence, *next).await? else {
+        return Ok(Ended::HeldBack);
     };
     others::check_base(commits.base, reading.base)?;
     let is_named = commits.base.is_some();
@@ -125,7 +121,7 @@ async fn stream(
         if is_first && let Some(first) = batch.runs().next().and_then(|run| run.commits().next()) {
             is_first = false;
             starts_at(&first.1, reading.from)?;
-            if reading.follow && commits.base.is_none() && reading.base.is_some() {
+            if reading.follow && !is_named && reading.base.is_some() {
                 // A service that does not say it beside the frames.
                 let status = client.status_of(reading.generation).await?;
                 others::check_base(named_base(&status, reading.generation)?, reading.base)?;
@@ -169,6 +165,27 @@ async fn stream(
     }
     batcher.finish().map_err(MirrorError::Received)?;
     Ok(Ended::Over)
+}
+
+/// Opens a stream; `None` when something holds back all of the answer, also its head.
+async fn opened(
+    client: &Client,
+    reading: &Reading,
+    silence: &mut Silence,
+    next: Offset,
+) -> Result<Option<Commits>, MirrorError> {
+    let opening = client.read_of(Some(reading.generation), reading.from, None, reading.follow);
+    let mut opening = std::pin::pin!(opening);
+    loop {
+        match timeout(silence.patience(reading.follow), &mut opening).await {
+            Ok(opened) => return Ok(Some(opened?)),
+            Err(_elapsed) => match silence.verdict(client, reading, next).await? {
+                Verdict::Idle => {}
+                Verdict::Ahead => return Ok(None),
+                Verdict::Over(what) => return Err(over(client, &what)),
+            },
+        }
+    }
 }
 
 /// Why a stream that is silent is given up.

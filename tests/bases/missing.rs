@@ -114,8 +114,10 @@ fn a_generation_without_frames_is_verified_and_has_a_status_by_its_base() {
     assert!(fs::read(copy.join("base.db")).unwrap() == base);
 }
 
+type Damage = fn(&Path);
+
 /// What can become of a base or its sums in a mirror.
-const DAMAGES: [(&str, fn(&Path)); 9] = [
+const DAMAGES: [(&str, Damage); 9] = [
     ("a byte", |copy| flip(&copy.join("base.db"), 700)),
     ("the last byte", |copy| flip(&copy.join("base.db"), 1535)),
     ("missing", |copy| fs::remove_file(copy.join("base.db")).unwrap()),

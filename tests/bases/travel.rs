@@ -271,3 +271,26 @@ fn a_mirror_has_the_checksums_of_its_base_and_hands_them_on() {
     assert!(code == 1 && text.contains("block 1, at byte 4096"), "{code}: {text}");
     assert!(fs::read(base_of(other.path())).unwrap() == log.base);
 }
+
+#[test]
+fn a_mirror_of_a_log_without_a_base_takes_the_first_one_that_the_log_is_given() {
+    let data = tempfile::tempdir().unwrap();
+    let log = log_of(4096, 5);
+    let service = serve(data.path());
+    for frames in [false, true] {
+        let (name, copy) = (format!("log-{frames}"), data.path().join(format!("copy-{frames}")));
+        assert_eq!(service.put(&format!("/logs/{name}"), r#"{"format":"wal"}"#).status, 201);
+        let url = service.url(&format!("/logs/{name}"));
+        let args = ["mirror", &url, copy.to_str().unwrap()];
+        assert_eq!(said(&args).0, 0);
+        let put = service.call("PUT", &format!("/logs/{name}/generations/1"), "", &log.base);
+        assert_eq!(put.status, 201, "{}", put.text());
+        if frames {
+            assert_eq!(service.append(&name, "?from=1", &log.stream(&[])).status, 200);
+        }
+        let (code, text) = said(&args);
+        assert_eq!(code, 0, "{text}");
+        assert!(fs::read(copy.join("base.db")).unwrap() == log.base, "frames: {frames}");
+        assert_eq!(said(&["verify", copy.to_str().unwrap()]).0, 0);
+    }
+}

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use logmirror::checkpoint::{Wanted, restore_dir};
 use logmirror::mirror::{Mirror, MirrorError, Place, run};
 use logmirror::repo::FsRepo;
 use tokio::runtime::Runtime;
@@ -96,4 +97,30 @@ fn a_mirror_that_was_cut_is_not_filled_from_a_source_with_other_commits() {
     let refused = mirrored(&runtime, &Place::Dir(place), &copy, false).unwrap_err();
     assert!(matches!(refused, MirrorError::NotOurs { .. } | MirrorError::Fork { .. }), "{refused}");
     assert!(files(&copy) == before);
+}
+
+#[test]
+fn a_mirror_of_a_database_that_was_cut_is_refused_and_adopt_starts_a_new_generation_in_it() {
+    let runtime = Runtime::new().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (app, copy) = (dir.path().join("app.db"), dir.path().join("copy"));
+    let db = rusqlite::Connection::open(&app).unwrap();
+    db.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (x); INSERT INTO t VALUES (randomblob(9000))").unwrap();
+    let source = Place::Dir(app);
+    mirrored(&runtime, &source, &copy, false).unwrap();
+    db.execute_batch("INSERT INTO t VALUES (randomblob(9000)); INSERT INTO t VALUES (1)").unwrap();
+    mirrored(&runtime, &source, &copy, false).unwrap();
+    let (wal, bytes) = segments(&copy).into_iter().next_back().unwrap();
+    fs::File::options().write(true).open(copy.join(wal)).unwrap().set_len(bytes.len() as u64 - 100).unwrap();
+    let before = files(&copy);
+    let refused = mirrored(&runtime, &source, &copy, false).unwrap_err();
+    assert!(matches!(refused, MirrorError::NotOurs { .. }) && refused.to_string().contains("--adopt"), "{refused}");
+    assert!(files(&copy) == before);
+    mirrored(&runtime, &source, &copy, true).unwrap();
+    let out = dir.path().join("out.db");
+    let wanted = Wanted { to: None, generation: None, out: out.clone(), overwrite: false };
+    restore_dir(&copy, &wanted).unwrap();
+    let count =
+        |db: &rusqlite::Connection| db.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(count(&rusqlite::Connection::open(out).unwrap()), count(&db));
 }

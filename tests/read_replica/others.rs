@@ -73,9 +73,10 @@ fn another_journal_mode_is_a_write() {
     assert_eq!((world.aside().len(), content(&world.replica())), (1, content(&world.source())));
 }
 
+type Damage = fn(&Path);
+
 #[test]
 fn a_file_that_is_no_database_any_more_is_set_aside_and_made_again() {
-    type Damage = fn(&Path);
     let damages: [(&str, Damage); 3] = [
         ("emptied", |file| fs::write(file, "").unwrap()),
         ("another first byte", |file| {
