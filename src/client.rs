@@ -176,11 +176,17 @@ pub struct Client {
     url: Url,
     /// The whole field, marked as a secret.
     authorization: Option<HeaderValue>,
-    /// The identity of what is mirrored into the log, percent-encoded.
-    source: Option<HeaderValue>,
+    source: Option<Arc<SourceFields>>,
+    way: Arc<Way>,
+}
+
+/// What is mirrored into the log.
+#[derive(Clone, Debug)]
+struct SourceFields {
+    /// Its identity, percent-encoded.
+    identity: HeaderValue,
     /// The name of this process, if it follows that.
     follower: Option<HeaderValue>,
-    way: Arc<Way>,
 }
 
 /// A part of something that is too large for one request.
@@ -236,7 +242,7 @@ impl Client {
         let token = Token::of_url(&parsed).map_err(|reason| wrong(&reason))?;
         let http = options.builder(&parsed).build()?;
         let (options, way) = (options.clone(), Arc::default());
-        let client = Client { http, options, url: parsed, authorization: None, source: None, follower: None, way };
+        let client = Client { http, options, url: parsed, authorization: None, source: None, way };
         Ok(match token {
             Some(token) => client.with_token(&token),
             None => client.without_user(),
@@ -278,7 +284,8 @@ impl Client {
     #[must_use]
     pub fn of_source(self, identity: &str) -> Client {
         // What is encoded is of bytes that may stand in a header, so this never fails.
-        let source = HeaderValue::try_from(utf8_percent_encode(identity, PLAIN).to_string()).ok();
+        let identity = HeaderValue::try_from(utf8_percent_encode(identity, PLAIN).to_string()).ok();
+        let source = identity.map(|identity| Arc::new(SourceFields { identity, follower: None }));
         Client { source, ..self }
     }
 
@@ -288,7 +295,8 @@ impl Client {
     pub fn following(self, follows: bool) -> Client {
         static NAME: LazyLock<String> = LazyLock::new(|| Uuid::new_v4().to_string());
         let follower = HeaderValue::try_from(&**NAME).ok().filter(|_| follows);
-        Client { follower, ..self }
+        let source = self.source.map(|source| Arc::new(SourceFields { follower, ..(*source).clone() }));
+        Client { source, ..self }
     }
 
     /// The same on connections of its own: what answered on those before may not answer on these.
@@ -311,13 +319,13 @@ impl Client {
         if !path.is_empty() {
             url.set_path(&format!("{}/{path}", self.url.path()));
         }
-        let source = self.source.as_ref().filter(|_| method != Method::GET);
+        let source = self.source.as_deref().filter(|_| method != Method::GET);
         let request = self.http.request(method, url);
         let request = match source {
-            Some(source) if let Some(name) = &self.follower => {
-                request.header(SOURCE_FIELD, source).header(FOLLOWER_FIELD, name)
+            Some(SourceFields { identity, follower: Some(name) }) => {
+                request.header(SOURCE_FIELD, identity).header(FOLLOWER_FIELD, name)
             }
-            Some(source) => request.header(SOURCE_FIELD, source),
+            Some(SourceFields { identity, follower: None }) => request.header(SOURCE_FIELD, identity),
             None => request,
         };
         match &self.authorization {

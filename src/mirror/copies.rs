@@ -69,7 +69,7 @@ async fn origin_of(source: &Source, client: &Client, status: &LogStatus) -> Resu
                     None => record.names(&url),
                 };
                 let says = format!("its mirror record names that log{}", if by_id { " by its id" } else { "" });
-                is_named.then(|| Origin { by_id, end: (record.generation, record.durable), says })
+                is_named.then_some(Origin { by_id, end: (record.generation, record.durable), says })
             }))
         }
         Source::Url(from) => {

@@ -30,7 +30,8 @@ fn overwritten(app: &Path) {
 #[test]
 fn a_database_that_is_emptied_or_overwritten_is_waited_for_and_named_and_gone_on_with() {
     let (_data, dir, service) = scene();
-    let cases: [(&str, fn(&Path), &str, &str); 5] = [
+    type Case = (&'static str, fn(&Path), &'static str, &'static str);
+    let cases: [Case; 5] = [
         ("wal-emptied", emptied, "WAL", "is empty"),
         ("wal-kept", emptied_alone, "WAL", "is empty"),
         ("journal-emptied", emptied, "DELETE", "is empty"),
