@@ -8,7 +8,6 @@ mod refusal;
 mod way;
 
 pub use base::Base;
-pub(crate) use base::named as named_base;
 pub use options::HttpOptions;
 pub(crate) use way::Way;
 
@@ -39,7 +38,7 @@ use crate::segment::base::BaseDigest;
 use crate::token::Token;
 use crate::transport::explained;
 use patience::{begun, patience, steady, stored_within, taken};
-use raw::{followed_base, framing, of_generation, raw};
+use raw::{framing, of_generation, raw};
 use refusal::checked;
 
 /// What an identity has encoded in a header: all but plain ASCII, and the sign that says so.
@@ -177,11 +176,17 @@ pub struct Client {
     url: Url,
     /// The whole field, marked as a secret.
     authorization: Option<HeaderValue>,
-    /// The identity of what is mirrored into the log, percent-encoded.
-    source: Option<Arc<HeaderValue>>,
-    /// The name of this process, if it follows that.
-    follower: Option<Arc<HeaderValue>>,
+    source: Option<Arc<SourceFields>>,
     way: Arc<Way>,
+}
+
+/// What is mirrored into the log.
+#[derive(Clone, Debug)]
+struct SourceFields {
+    /// Its identity, percent-encoded.
+    identity: HeaderValue,
+    /// The name of this process, if it follows that.
+    follower: Option<HeaderValue>,
 }
 
 /// A part of something that is too large for one request.
@@ -237,7 +242,7 @@ impl Client {
         let token = Token::of_url(&parsed).map_err(|reason| wrong(&reason))?;
         let http = options.builder(&parsed).build()?;
         let (options, way) = (options.clone(), Arc::default());
-        let client = Client { http, options, url: parsed, authorization: None, source: None, follower: None, way };
+        let client = Client { http, options, url: parsed, authorization: None, source: None, way };
         Ok(match token {
             Some(token) => client.with_token(&token),
             None => client.without_user(),
@@ -279,8 +284,9 @@ impl Client {
     #[must_use]
     pub fn of_source(self, identity: &str) -> Client {
         // What is encoded is of bytes that may stand in a header, so this never fails.
-        let source = HeaderValue::try_from(utf8_percent_encode(identity, PLAIN).to_string()).ok();
-        Client { source: source.map(Arc::new), ..self }
+        let identity = HeaderValue::try_from(utf8_percent_encode(identity, PLAIN).to_string()).ok();
+        let source = identity.map(|identity| Arc::new(SourceFields { identity, follower: None }));
+        Client { source, ..self }
     }
 
     /// The same for a mirror that follows its source: one that has fed a log from it comes back, so that nobody else takes that over
@@ -289,7 +295,8 @@ impl Client {
     pub fn following(self, follows: bool) -> Client {
         static NAME: LazyLock<String> = LazyLock::new(|| Uuid::new_v4().to_string());
         let follower = HeaderValue::try_from(&**NAME).ok().filter(|_| follows);
-        Client { follower: follower.map(Arc::new), ..self }
+        let source = self.source.map(|source| Arc::new(SourceFields { follower, ..(*source).clone() }));
+        Client { source, ..self }
     }
 
     /// The same on connections of its own: what answered on those before may not answer on these.
@@ -315,10 +322,10 @@ impl Client {
         let source = self.source.as_deref().filter(|_| method != Method::GET);
         let request = self.http.request(method, url);
         let request = match source {
-            Some(source) if let Some(name) = &self.follower => {
-                request.header(SOURCE_FIELD, source).header(FOLLOWER_FIELD, &**name)
+            Some(SourceFields { identity, follower: Some(name) }) => {
+                request.header(SOURCE_FIELD, identity).header(FOLLOWER_FIELD, name)
             }
-            Some(source) => request.header(SOURCE_FIELD, source),
+            Some(SourceFields { identity, follower: None }) => request.header(SOURCE_FIELD, identity),
             None => request,
         };
         match &self.authorization {
@@ -536,10 +543,10 @@ impl Client {
             Some(generation) => of_generation(response, generation)?,
             None => response,
         };
-        let (framing, base) = (framing(&response)?, followed_base(&response)?);
+        let framing = framing(&response)?;
         let bytes = response.bytes_stream();
         let bytes = if follow { bytes.map_err(ClientError::from).boxed() } else { steady(bytes).boxed() };
-        Ok(Commits { framing, base, bytes })
+        Ok(Commits { framing, bytes })
     }
 
     /// Appends raw log bytes. After Ok all of them are durable.
@@ -630,8 +637,6 @@ impl Client {
 pub struct Commits {
     /// How the first commits are framed when the range does not start with a segment header.
     pub framing: Framing,
-    /// The digest of the base that they follow; none where the service does not say it.
-    pub base: Option<BaseDigest>,
     bytes: futures::stream::BoxStream<'static, Result<Bytes, ClientError>>,
 }
 

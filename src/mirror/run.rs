@@ -408,7 +408,7 @@ impl Origin {
             return Ok(Origin::Database(Database::new(path, mirror.adopt, wal.clone())));
         }
         if path.is_file() {
-            let reason = "it does not start like one; an encrypted database cannot be mirrored, and if this should be a plain one, it \
+            let reason = "it does not start like one, and is not a directory either; an encrypted database cannot be mirrored, and if this should be a plain one, it \
                           is damaged: put it back";
             return Err(DatabaseError::NotADatabase { path: path.to_owned(), reason: reason.to_owned() }.into());
         }
