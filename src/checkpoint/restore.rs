@@ -210,6 +210,7 @@ async fn restore_url_once(client: &Client, wanted: &Wanted) -> Result<(Option<Ge
         return Err(RestoreError::NotALog(format!("{} is a {format}, which makes no database", client.url())));
     }
     let generation = wanted.generation.unwrap_or(described);
+    let named = named_base(&status, generation)?;
     let durable = Offset(durable.0.saturating_sub(1));
     let end = match described == generation {
         true => DurableEnd { durable: wanted.to.is_none().then_some(durable), last_commit },
@@ -221,7 +222,6 @@ async fn restore_url_once(client: &Client, wanted: &Wanted) -> Result<(Option<Ge
     let to = wanted.to;
     let source = client.url().to_string();
     let folding = tokio::task::spawn_blocking(move || fold_pieces(place, &source, to, end, pieces));
-    let named = named_base(&status, generation)?;
     let sent = send(client, (generation, named), to, sender).await;
     let folded = match folding.await {
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -287,7 +287,7 @@ async fn send(
         if !pass(commits, Piece::Log, &sender).await? {
             return Ok(());
         }
-        if !is_said {
+        if !is_said && digest.is_some() {
             // A service that does not say it beside the frames.
             is_of_base(named_base(&client.status_of(generation).await?, generation)?, digest)?;
         }
