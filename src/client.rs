@@ -8,6 +8,7 @@ mod refusal;
 mod way;
 
 pub use base::Base;
+pub(crate) use base::named as named_base;
 pub use options::HttpOptions;
 pub(crate) use way::Way;
 
@@ -38,7 +39,7 @@ use crate::segment::base::BaseDigest;
 use crate::token::Token;
 use crate::transport::explained;
 use patience::{begun, patience, steady, stored_within, taken};
-use raw::{framing, of_generation, raw};
+use raw::{followed_base, framing, of_generation, raw};
 use refusal::checked;
 
 /// What an identity has encoded in a header: all but plain ASCII, and the sign that says so.
@@ -543,10 +544,10 @@ impl Client {
             Some(generation) => of_generation(response, generation)?,
             None => response,
         };
-        let framing = framing(&response)?;
+        let (framing, base) = (framing(&response)?, followed_base(&response)?);
         let bytes = response.bytes_stream();
         let bytes = if follow { bytes.map_err(ClientError::from).boxed() } else { steady(bytes).boxed() };
-        Ok(Commits { framing, bytes })
+        Ok(Commits { framing, base, bytes })
     }
 
     /// Appends raw log bytes. After Ok all of them are durable.
@@ -637,6 +638,8 @@ impl Client {
 pub struct Commits {
     /// How the first commits are framed when the range does not start with a segment header.
     pub framing: Framing,
+    /// The digest of the base that they follow; none where the service does not say it.
+    pub base: Option<BaseDigest>,
     bytes: futures::stream::BoxStream<'static, Result<Bytes, ClientError>>,
 }
 
