@@ -26,7 +26,7 @@ pub(super) struct PullMark {
     pub(super) last: String,
     /// The sum of all pages, where it is known.
     pub(super) sum: Option<KeyedSum>,
-    /// What the files look like, where the WAL has no frame that shows whether another program wrote them.
+    /// What the files look like: another database file may have been put in the place of this one, under its WAL.
     pub(super) files: Option<StateMark>,
 }
 

@@ -87,7 +87,7 @@ pub struct Replica {
     last: String,
     /// The sum of the pages as of that frame, where it is known.
     sum: Option<ReplicaSum>,
-    /// What the metadata say, where the WAL has no frame that shows it.
+    /// What the metadata say, where only the pages show whether another program wrote.
     doubt: Option<PullMark>,
     /// What the metadata say of the files.
     stored_files: Option<StateMark>,
@@ -198,7 +198,8 @@ impl Replica {
             return Ok(());
         };
         (self.start, self.last) = (mark.start, mark.last.clone());
-        if self.log.frames() == 0 {
+        let is_another = |files: &StateMark| !self.file.has_grown_from(files);
+        if self.log.frames() == 0 || mark.files.as_ref().is_some_and(is_another) {
             // Only the pages show it.
             self.doubt = Some(mark);
         } else if let Some(KeyedSum { key, sum }) = mark.sum.filter(|_| self.frames() == self.position.frame) {
@@ -220,6 +221,11 @@ impl Replica {
         let Some(KeyedSum { key, sum: number }) = mark.sum.filter(|_| !is_short || !mark.last.is_empty()) else {
             return Ok(if is_short { Since::Lost } else { Since::Kept });
         };
+        let has_frames = self.log.frames() > 0 && !self.leftover;
+        if has_frames && self.frames() != self.position.frame {
+            // The sum is of another state.
+            return Ok(Since::Written);
+        }
         if !is_short && mark.files.is_some_and(|files| self.file.touched_since(&files) == Touched::No) {
             self.sum = Some(ReplicaSum::known(key, number, self.file.pages()?));
             return Ok(Since::Kept);
@@ -228,7 +234,10 @@ impl Replica {
         if sum.number() != number {
             return Ok(Since::Written);
         }
-        (self.start, self.sum, self.stored) = (self.position.frame, Some(sum), None);
+        (self.sum, self.stored) = (Some(sum), None);
+        if !has_frames {
+            self.start = self.position.frame;
+        }
         self.store()?;
         self.restart();
         Ok(if is_short { Since::Checkpointed } else { Since::Kept })
@@ -329,7 +338,7 @@ impl Replica {
         let wanted = (self.position, self.origin.clone());
         if self.stored.as_ref() != Some(&wanted) {
             let sum = self.sum.as_ref().map(|sum| KeyedSum { key: sum.key(), sum: sum.number() });
-            let files = if self.log.frames() == 0 { Some(self.file.mark()?) } else { None };
+            let files = Some(self.file.mark()?);
             let content = match (self.start, sum) {
                 (0, None) => metadata::encode(self.position),
                 (start, sum) => {
@@ -359,7 +368,7 @@ impl Replica {
             self.sum = Some(ReplicaSum::of(&self.file, Uuid::new_v4().as_u64_pair().0)?);
             self.stored = None;
         }
-        if self.log.frames() == 0 && self.stored_files != Some(self.file.mark()?) {
+        if self.stored_files != Some(self.file.mark()?) {
             self.stored = None;
         }
         Ok(self.store()?)

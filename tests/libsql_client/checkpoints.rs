@@ -200,3 +200,45 @@ fn a_commit_that_does_not_count_yet_is_not_pushed() {
     let pushed = mirror(arg(&path), url(&service), &[]);
     assert_eq!((pushed.code, held(&service)), (Some(0), dump(&path)), "{pushed:?}");
 }
+
+#[test]
+fn a_file_that_is_put_in_the_place_of_a_replica_under_its_wal_is_set_aside() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = service(data.path());
+    let [path, other, replica] = ["app.db", "other.db", "replica.db"].map(|name| dir.path().join(name));
+    for (file, rows) in [(&path, 2000), (&other, 3000)] {
+        let rows = format!(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows}) INSERT INTO t (x) SELECT hex(randomblob(30)) FROM n"
+        );
+        run(file, &format!("PRAGMA journal_mode = WAL; CREATE TABLE t (id INTEGER PRIMARY KEY, x); {rows}")).unwrap();
+    }
+    let push = || assert_eq!(mirror(arg(&path), url(&service), &[]).code, Some(0));
+    push();
+    assert_eq!(Mirror::command(&["checkpoint", &service.url("app"), "--json"]).ended().code, Some(0));
+    run(&path, "INSERT INTO t (x) VALUES ('in the next generation')").unwrap();
+    push();
+    let put = |what: &str| {
+        let copy = dir.path().join(what);
+        std::fs::copy(&other, &copy).unwrap();
+        std::fs::rename(&copy, &replica).unwrap();
+    };
+    let pulled = || mirror(url(&service), arg(&replica), &[]);
+    assert_eq!(pulled().code, Some(0));
+    put("while it is closed");
+    let again = pulled();
+    assert_eq!((again.code, dump(&replica)), (Some(0), dump(&path)), "{again:?}");
+    let follower = Mirror::start(url(&service), arg(&replica), &["--follow"]);
+    follower.wait_for("its start", |line| line["event"] == "started");
+    put("while it is followed");
+    run(&path, "INSERT INTO t (x) VALUES ('more')").unwrap();
+    push();
+    // Until then whoever opens it finds the other file with that WAL.
+    until("the file to be set aside", || {
+        let names = std::fs::read_dir(dir.path()).ok()?.flatten().map(|entry| entry.file_name().into_string().unwrap());
+        let aside = names
+            .filter(|name| name.starts_with("replica.db.aside-") && !name.ends_with("-wal") && !name.ends_with("-shm"));
+        (aside.count() == 2).then_some(())
+    });
+    until("the replica to be made again", || (dump(&replica) == dump(&path)).then_some(()));
+    assert_eq!(follower.terminate().code, Some(0));
+}

@@ -160,6 +160,12 @@ impl ReadReplicaFile {
         }
     }
 
+    /// Whether the database file is as it was when this mark was taken, and the WAL may have grown since.
+    #[must_use]
+    pub fn has_grown_from(&self, mark: &StateMark) -> bool {
+        self.mark().is_ok_and(|now| mark.is_before(&now))
+    }
+
     /// Whether the files are still those that were opened, and hold what was published last.
     ///
     /// # Errors
