@@ -111,8 +111,11 @@ pub(super) async fn read(State(app): State<Arc<App>>, name: Parsed<String>, uri:
     let mut response = ([(CONTENT_TYPE, "application/octet-stream")], body).into_response();
     response.headers_mut().insert(HeaderName::from_static(FRAMING_FIELD), reply::header(&framing.to_string())?);
     response.headers_mut().insert(HeaderName::from_static(GENERATION_FIELD), HeaderValue::from(log.generation().0));
-    let of = log.clone();
-    if let Some(base) = blocking(move || Ok(of.base_digest().filter(|_| of.format() == LogFormat::Wal))).await? {
+    let base = match log.known_base_digest() {
+        None if log.format() == LogFormat::Wal => blocking(move || Ok(log.base_digest())).await?,
+        known => known,
+    };
+    if let Some(base) = base {
         response.headers_mut().insert(HeaderName::from_static(BASE_FIELD), reply::header(&base.to_string())?);
     }
     Ok(response)

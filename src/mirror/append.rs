@@ -200,6 +200,10 @@ impl Append {
         let Some(Framing::Wal(Some(start))) = framing.filter(|_| !self.fits_base) else {
             return Ok(());
         };
+        self.fits_base = self.log.view().durable > self.log.first();
+        if self.fits_base {
+            return Ok(());
+        }
         let log = self.log.clone();
         let checked = tokio::task::spawn_blocking(move || log.check_page_size(start.header.page_size)).await;
         checked.unwrap_or_else(|_| Err(Error::Unavailable("the work was interrupted".into())))?;

@@ -80,6 +80,12 @@ impl Log {
         }
     }
 
+    /// The digest of the base, if something has asked for it already.
+    #[must_use]
+    pub fn known_base_digest(&self) -> Option<BaseDigest> {
+        self.base_facts().id.map(|id| id.sha256)
+    }
+
     /// The digest of the base, where it is known. Blocks for small reads the first time.
     #[must_use]
     pub fn base_digest(self: &Arc<Self>) -> Option<BaseDigest> {
