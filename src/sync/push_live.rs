@@ -471,6 +471,10 @@ impl LivePush {
             return match self.position.generation == generation && self.feed.is_some() {
                 // It goes on with what is read again.
                 false => Ok(()),
+                // It ends where this is, and takes nothing more: its generation may be about to end.
+                true if answer.conflict && confirmed == self.position.frame => Err(SyncError::Interrupted(format!(
+                    "the server takes no frames after {confirmed} of generation {generation}: it may be going into the next one"
+                ))),
                 true if answer.conflict => Err(SyncError::Conflict { generation, start, server: confirmed }),
                 true => Err(SyncError::Generation { ours: generation, server }),
             };

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use logmirror::format::LogFormat;
 
+use crate::Stage;
+use crate::fake::Fault;
 use crate::sqlite::dump;
 use crate::support::process::{Mirror, Service, arg, mirror, until};
 use crate::support::sqlite::{Sqlite, run};
@@ -240,5 +242,23 @@ fn a_file_that_is_put_in_the_place_of_a_replica_under_its_wal_is_set_aside() {
         (aside.count() == 2).then_some(())
     });
     until("the replica to be made again", || (dump(&replica) == dump(&path)).then_some(()));
+    assert_eq!(follower.terminate().code, Some(0));
+}
+
+#[test]
+fn a_server_that_takes_nothing_while_it_goes_into_its_next_generation_is_asked_again() {
+    let stage = Stage::new();
+    let path = stage.path("app.db");
+    let mut app = Sqlite::open(&path);
+    app.run(&["PRAGMA journal_mode = WAL", "CREATE TABLE t (x)"]);
+    let follower = Mirror::start(arg(&path), stage.fake.url(), &["--follow"]);
+    follower.wait_for("its start", |line| line["event"] == "started");
+    // From here on it holds the locks.
+    app.rows("INSERT INTO t VALUES (1)");
+    until("the first rows", || (stage.fake.frames() == 3).then_some(()));
+    let answer = serde_json::json!({"status": "conflict", "generation": 1, "max_frame_no": 3}).to_string();
+    stage.fake.fault("POST sync", Fault::Answer(200, answer));
+    app.rows("INSERT INTO t VALUES (2)");
+    until("the next row", || (stage.fake.frames() > 3).then_some(()));
     assert_eq!(follower.terminate().code, Some(0));
 }
