@@ -413,7 +413,10 @@ impl History {
                 let ahead = ahead.with_context(|| {
                     let known = had.iter().position(|(had, _)| *had == number);
                     let around = &had[known.map_or(0, |known| known.saturating_sub(2)).min(at)..had.len().min(at + 4)];
-                    format!("{}: state {number} ({known:?}) is there again after {last:?} ({at}) of {around:?}", place())
+                    format!(
+                        "{}: state {number} ({known:?}) is there again after {last:?} ({at}) of {around:?}",
+                        place()
+                    )
                 })?;
                 // The first is where the mirror started.
                 let passed = had[at..at + ahead].iter().filter(|(_, sure)| *sure).count() as u64;
