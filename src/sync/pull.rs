@@ -297,6 +297,8 @@ impl Pull {
                 };
                 let chain = frame.first_chunk().map(FrameHeader::decode).map(|head| head.chain).unwrap_or_default();
                 let differs = move |replica: &mut Option<Replica>| match replica {
+                    // The frame after one that is not known is compared itself.
+                    Some(replica) if !replica.knows(last) => Ok(Default::default()),
                     Some(replica) => replica.differs(last, &frame).map(|frame| (replica.path().to_owned(), frame)),
                     None => Ok(Default::default()),
                 };

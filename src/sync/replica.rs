@@ -171,6 +171,11 @@ impl Replica {
         self.start > 0
     }
 
+    /// Whether it is known what a frame up to the last one is: of those before the WAL only the last one.
+    pub(super) fn knows(&self, frame: u32) -> bool {
+        frame > self.start || frame == self.position.frame
+    }
+
     /// The next frame it wants.
     #[must_use]
     pub fn next(&self) -> u32 {

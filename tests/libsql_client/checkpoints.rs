@@ -262,3 +262,25 @@ fn a_server_that_takes_nothing_while_it_goes_into_its_next_generation_is_asked_a
     until("the next row", || (stage.fake.frames() > 3).then_some(()));
     assert_eq!(follower.terminate().code, Some(0));
 }
+
+#[test]
+fn a_replica_of_a_service_goes_on_after_its_last_reader_closed_it() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = service(data.path());
+    let [path, replica] = ["app.db", "replica.db"].map(|name| dir.path().join(name));
+    let mut app = Sqlite::open(&path);
+    app.run(&["PRAGMA journal_mode = WAL", "CREATE TABLE t (x)"]);
+    for round in 0..6 {
+        for _ in 0..[3, 1, 0][round % 3] {
+            app.rows("INSERT INTO t VALUES (randomblob(300))");
+        }
+        assert_eq!(mirror(arg(&path), url(&service), &[]).code, Some(0));
+        for _ in 0..2 {
+            let pulled = mirror(url(&service), arg(&replica), &[]);
+            assert_eq!((pulled.code, dump(&replica)), (Some(0), dump(&path)), "round {round}: {pulled:?}");
+            assert_eq!(run(&replica, "PRAGMA integrity_check").unwrap(), "ok\n");
+        }
+    }
+    let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(names.into_iter().all(|name| !name.contains("aside")), "it was never made again");
+}
