@@ -1,5 +1,5 @@
-//! [`Silence`]: a stream of commits that brings nothing, and what the service says meanwhile. A connection may be lost without
-//! either side being told, so a stream that is silent proves nothing about the log.
+//! [`Silence`]: a stream of commits that brings nothing, and what the service says meanwhile. A connection may be lost
+//! unnoticed, so a stream that is silent proves nothing about the log.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ impl Silence {
         Silence { patience: SILENCE_FIRST, elsewhere: None, unanswered: None, next }
     }
 
-    /// How long to wait for bytes before the service is asked; a stream that ends by itself may be as slow as it likes.
+    /// How long to wait for bytes before the service is asked; a stream that ends where the log does may be of any speed.
     pub(super) fn patience(&self, follow: bool) -> Duration {
         match (follow, self.elsewhere, self.unanswered) {
             (false, ..) => Duration::MAX,

@@ -60,7 +60,7 @@ impl Counted {
     /// How many of so many bytes of a WAL with this header may count. A transaction is counted once its frames are written and
     /// synced, so there may be more.
     pub(super) fn bytes_of(&self, header: Option<WalHeader>, bytes: u64) -> u64 {
-        // The frames of a WAL that was to start anew, and has not, are all in the database file.
+        // Where the WAL is to be restarted, and its header is not written yet, all of its frames are in the database file.
         let is_before = |header: WalHeader| header.salts[0].wrapping_add(1) == self.position.salts[0];
         if self.position.frames == 0 && header.is_some_and(is_before) {
             return bytes;

@@ -134,7 +134,7 @@ impl Continuity {
         }
     }
 
-    /// As [`Remote::export`]; `write` may be called for the same bytes again, and bytes after the length are of no use.
+    /// As [`Remote::export`]; `write` may be called for the same bytes again, and bytes after the length do not count.
     ///
     /// # Errors
     /// As [`Remote::export`], and when the answer is not believed twice.

@@ -10,14 +10,14 @@ use super::error::SyncError;
 use super::found::{self, Found};
 use super::local::Stay;
 use super::metadata::Known;
-use super::remote::{Pulled, Range};
+use super::remote::{Pulled, Range, Remote};
 use super::replica::{Replica, Since};
 use super::replicate::{Replicate, Told};
 use super::{FRAME_LEN, PAGE_LEN, Position, base, blocking, into_file, off};
-use crate::format::wal::{FrameHeader, WalHeader};
+use crate::format::wal::{Chain, FrameHeader, WalHeader};
 use crate::mirror::Event;
 use crate::offset::Offset;
-use crate::sqlite::DatabaseError;
+use crate::sqlite::{DatabaseError, DatabaseUser, user_of};
 
 /// How often in a row a pull starts over because the server has deleted the generation that it was reading.
 const STARTS_MAX: u32 = 3;
@@ -279,35 +279,7 @@ impl Pull {
     /// Frames of the server that follow those of the replica, or what it says instead.
     async fn pulled(&mut self, range: Range) -> Result<Pulled, SyncError> {
         let (replica, remote) = (self.replica.clone(), self.server.remote().clone());
-        let ours = move |header| {
-            let (replica, remote, last) = (replica.clone(), remote.clone(), range.start.saturating_sub(1));
-            async move {
-                let known = move |replica: &mut Option<Replica>| match replica {
-                    Some(replica) if replica.has_frames_before_its_wal() => Ok(None),
-                    Some(replica) => Ok(Some(chain_after(&replica.log, last, header)?)),
-                    None => Err(not_there()),
-                };
-                if let Some(chain) = blocking(&replica, known).await?? {
-                    return Ok(chain);
-                }
-                // What the checksum is there only that frame says, which must be the one that is held.
-                let range = Range { generation: range.generation, start: last, end: range.start };
-                let Pulled::Frames(frame) = remote.pull(range).await? else {
-                    return Err(SyncError::Interrupted(format!("the server has no frame {last}")));
-                };
-                let chain = frame.first_chunk().map(FrameHeader::decode).map(|head| head.chain).unwrap_or_default();
-                let differs = move |replica: &mut Option<Replica>| match replica {
-                    // The frame after one that is not known is compared itself.
-                    Some(replica) if !replica.knows(last) => Ok(Default::default()),
-                    Some(replica) => replica.differs(last, &frame).map(|frame| (replica.path().to_owned(), frame)),
-                    None => Ok(Default::default()),
-                };
-                match blocking(&replica, differs).await?? {
-                    (_, None) => Ok(chain),
-                    (path, Some(frame)) => Err(SyncError::Fork { path, generation: range.generation, frame }),
-                }
-            }
-        };
+        let ours = move |header| chain_before(replica.clone(), remote.clone(), range, header);
         let pulled = self.server.pull(range, ours).await?;
         self.note_origin().await?;
         Ok(pulled)
@@ -404,8 +376,9 @@ impl Pull {
             None => Ok(None),
         };
         if let Some((replica, aside)) = blocking(&self.replica, set_aside).await?? {
+            // What was an application's, or is kept because that was asked for, is never removed.
+            self.aside = Some(aside).filter(|_| !self.adopt && !replica.is_pushed());
             self.former.push(replica);
-            self.aside = Some(aside);
         }
         self.doubtful = false;
         self.install(draft, generation).await
@@ -440,12 +413,28 @@ impl Pull {
         self.with(|replica| Ok(replica.store()?)).await
     }
 
-    /// What was set aside is of no use any more if the replica has all of it; a copy of the base tells.
+    /// Removes what was set aside if the replica has all of it, unless another process has it open: what that writes would be lost.
     async fn forget_aside(&mut self) -> Result<(), SyncError> {
-        match self.aside.take() {
-            None => Ok(()),
-            Some(aside) => self.with(move |replica| drop_aside(&aside, replica, replica.database()?)).await,
+        let Some(aside) = self.aside.take() else {
+            return Ok(());
+        };
+        // Its own locks would hide those of others.
+        let former = self.former.pop();
+        let path = aside.clone();
+        let stay = off(move || {
+            drop(former);
+            match user_of(&path)? {
+                Some(user) => Stay::beside_others(&path).map(|stay| Some((stay, user))),
+                None => Ok(None),
+            }
+        });
+        if let Some((stay, DatabaseUser { pid })) = stay.await?? {
+            let process = pid.map_or_else(String::new, |pid| format!(" {pid}"));
+            log::warn!("{} is kept: process{process} has it open; remove it once that is closed", aside.display());
+            self.strangers.push(stay);
+            return Ok(());
         }
+        self.with(move |replica| drop_aside(&aside, replica, replica.database()?)).await
     }
 
     async fn put(&self, opened: Replica) -> Result<(), SyncError> {
@@ -460,8 +449,44 @@ impl Pull {
     }
 }
 
+/// The checksum, under a header of the server, of the frames of a replica before `range`.
+///
+/// # Errors
+/// When the replica cannot be read; and where only the server knows that checksum, when it cannot be asked, or has another frame there.
+async fn chain_before(
+    replica: Arc<Mutex<Option<Replica>>>,
+    remote: Remote,
+    range: Range,
+    header: WalHeader,
+) -> Result<Chain, SyncError> {
+    let last = range.start.saturating_sub(1);
+    let known = move |replica: &mut Option<Replica>| match replica {
+        Some(replica) if replica.has_frames_before_its_wal() => Ok(None),
+        Some(replica) => Ok(Some(chain_after(&replica.log, last, header)?)),
+        None => Err(not_there()),
+    };
+    if let Some(chain) = blocking(&replica, known).await?? {
+        return Ok(chain);
+    }
+    let before = Range { generation: range.generation, start: last, end: range.start };
+    let Pulled::Frames(frame) = remote.pull(before).await? else {
+        return Err(SyncError::Interrupted(format!("the server has no frame {last}")));
+    };
+    let chain = frame.first_chunk().map(FrameHeader::decode).map(|head| head.chain).unwrap_or_default();
+    let compare = move |replica: &mut Option<Replica>| match replica {
+        // The frame after one that is not known is compared itself.
+        Some(replica) if !replica.knows(last) => Ok(None),
+        Some(replica) => Ok(replica.differs(last, &frame)?.map(|frame| (replica.path().to_owned(), frame))),
+        None => Err(not_there()),
+    };
+    match blocking(&replica, compare).await?? {
+        None => Ok(chain),
+        Some((path, frame)) => Err(SyncError::Fork { path, generation: range.generation, frame }),
+    }
+}
+
 fn not_there() -> SyncError {
-    SyncError::Interrupted("the replica could not be made anew".into())
+    SyncError::Interrupted("the replica could not be made again".into())
 }
 
 /// A replica that has frames the server does not is none.

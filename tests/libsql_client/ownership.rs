@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::fake::Fault;
 use crate::sqlite::{self, Open, dump, rows};
 use crate::support::process::{Ended, arg, mirror};
-use crate::{Stage, beside, frames, litter};
+use crate::support::sqlite::Sqlite;
+use crate::{Stage, beside, frames, litter, set_info};
 
 /// A server with a database, and its URL.
 fn served() -> (Stage, PathBuf) {
@@ -145,4 +146,51 @@ fn two_that_are_set_aside_in_one_second_have_names_of_their_own() {
     let mut found: Vec<_> = aside.map(|name| dump(&stage.path(&name))).collect();
     found.sort();
     assert!(found.len() == 3 && (0..3).all(|round| found[round].contains(&format!("mine: [{round}]"))), "{found:?}");
+}
+
+/// The files that were set aside, without their WALs.
+fn set_aside(path: &Path) -> Vec<PathBuf> {
+    let names = litter(path).into_iter().filter(|name| !name.ends_with("-wal") && !name.ends_with("-shm"));
+    names.map(|name| path.with_file_name(name)).collect()
+}
+
+#[test]
+fn a_pushed_database_that_was_replaced_with_adopt_stays_for_the_application_that_has_it_open() {
+    let stage = Stage::new();
+    let path = stage.path("app.db");
+    let mut app = Sqlite::open(&path);
+    app.run(&["PRAGMA journal_mode = WAL", "CREATE TABLE t (x)", "INSERT INTO t VALUES (1)"]);
+    assert_eq!(mirror(arg(&path), stage.fake.url(), &[]).code, Some(0));
+    app.rows("PRAGMA wal_checkpoint(TRUNCATE)");
+    assert_eq!(mirror(stage.fake.url(), arg(&path), &["--adopt"]).code, Some(0));
+    app.rows("INSERT INTO t VALUES ('after')");
+    let aside = set_aside(&path);
+    assert_eq!(aside.len(), 1, "{aside:?}");
+    app.close();
+    assert_eq!(sqlite::run(&aside[0], "SELECT count(*) FROM t").unwrap(), "2\n");
+}
+
+#[test]
+fn a_replica_that_is_made_again_is_not_removed_while_another_process_has_it_open() {
+    for is_open in [true, false] {
+        let (stage, db) = served();
+        let replica = stage.path("replica.db");
+        stage.pull(&replica).unwrap();
+        let mut reader = Sqlite::open(&replica);
+        // Its WAL is gone, and nothing says what its pages were.
+        reader.rows("PRAGMA wal_checkpoint(TRUNCATE)");
+        set_info(&replica, 1, frames(&db));
+        reader.rows("SELECT count(*) FROM sqlite_schema");
+        let reader = match is_open {
+            true => Some(reader),
+            false => {
+                reader.close();
+                None
+            }
+        };
+        stage.pull(&replica).unwrap();
+        assert_eq!(set_aside(&replica).len(), usize::from(is_open));
+        drop(reader);
+        assert_eq!(dump(&replica), dump(&db));
+    }
 }
