@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use logmirror::format::wal::{Chain, WalHeader};
 use logmirror::http::Timeouts;
 use logmirror::limits::CONNECTIONS_MAX;
-use logmirror::mirror::{Registry, Settings};
+use logmirror::mirror::{Registry, Settings, Share};
 use logmirror::offset::Generation;
 use logmirror::repo::FsRepo;
 use logmirror::server::Server;
@@ -264,7 +264,8 @@ fn verification(bench: &Bench) {
     let judged = |start: u64, body: &Bytes| {
         let end = start + BATCH;
         bench.runtime.block_on(async {
-            let share = libsql.reserve(body.len() as u64).await.expect("memory");
+            let mut share = Share::default();
+            libsql.cover(&mut share, body.len() as u64).await.expect("memory");
             let body = BytesMut::from(&body[..]);
             let begun = Instant::now();
             let answer = libsql.push("long", Generation::FIRST, (start, end), (body, share)).await;

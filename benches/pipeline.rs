@@ -5,7 +5,9 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use logmirror::api::CreateLog;
@@ -15,6 +17,8 @@ use logmirror::limits::CONNECTIONS_MAX;
 use logmirror::mirror::{Registry, Settings};
 use logmirror::repo::FsRepo;
 use logmirror::server::Server;
+use logmirror::worker::{WorkerProgram, WorkerSettings};
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 const CLIENTS: usize = 16;
@@ -120,34 +124,64 @@ fn resident() -> u64 {
     line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") / 1024
 }
 
-fn main() {
-    // `cargo test` runs benches too, to see that they start.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return;
-    }
+/// A service with its databases, on files.
+struct Rig {
+    _dir: TempDir,
+    _runtime: Runtime,
+    address: SocketAddr,
+    clients: Vec<Client>,
+}
+
+/// `workers` processes run SQL; with 0 the service does.
+fn start(workers: usize) -> Rig {
     let dir = tempfile::tempdir().expect("a directory for the data");
     let data = Arc::new(FsRepo::open(dir.path()).expect("that directory"));
     let registry = Arc::new(Registry::open(data, Settings::default()).expect("an empty data directory"));
     for n in 0..DATABASES {
-        let wanted = CreateLog { format: LogFormat::Wal, first: None, checkpoint: None };
+        let wanted = CreateLog { format: LogFormat::Wal, first: None, checkpoint: None, foreign_keys: None };
         registry.create(&format!("db-{n}"), wanted).expect("a new log");
     }
     let runtime = Runtime::new().expect("threads");
     let server = Server::bind("127.0.0.1:0", registry, Timeouts::default(), CONNECTIONS_MAX);
     let server = runtime.block_on(server).expect("a free port");
+    let program = WorkerProgram { path: env!("CARGO_BIN_EXE_logmirror").into(), args: vec!["sql-worker".into()] };
+    let server = match NonZeroUsize::new(workers) {
+        Some(count) => server.with_sql_workers(WorkerSettings { count, ..WorkerSettings::of(program) }),
+        None => server,
+    };
     let address = server.address().expect("a bound socket");
     runtime.spawn(server.run(std::future::pending()));
 
     let mut clients: Vec<Client> = (0..CLIENTS).map(|n| Client::new(address, format!("db-{n}"))).collect();
     clients.iter_mut().for_each(Client::push);
-    let (mut one, mut all) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        one.push(rate(&mut clients[..1]));
-        all.push(rate(&mut clients));
+    Rig { _dir: dir, _runtime: runtime, address, clients }
+}
+
+fn main() {
+    // `cargo test` runs benches too, to see that they start.
+    if !std::env::args().any(|argument| argument == "--bench") {
+        return;
     }
-    let ((one, one_text), (all, all_text)) = (spread(one), spread(all));
-    println!("small pushes a second, one client: {one_text}");
-    println!("{CLIENTS} clients, a database each: {all_text}; ratio {:.1}", all / one);
+    let workers = available_parallelism().map_or(1, NonZeroUsize::get);
+    let mut rigs = [0, workers].map(start);
+    let mut figures = [(); 2].map(|()| (Vec::new(), Vec::new()));
+    for _ in 0..ROUNDS {
+        for (rig, (one, all)) in rigs.iter_mut().zip(&mut figures) {
+            one.push(rate(&mut rig.clients[..1]));
+            all.push(rate(&mut rig.clients));
+        }
+    }
+    let mut medians = Vec::new();
+    for ((one, all), place) in figures.into_iter().zip(["the service itself", "workers"]) {
+        let ((one, one_text), (all, all_text)) = (spread(one), spread(all));
+        println!("SQL in {place}: small pushes a second, one client: {one_text}");
+        println!("SQL in {place}: {CLIENTS} clients, a database each: {all_text}; ratio {:.1}", all / one);
+        medians.push((one, all));
+    }
+    if let [(one, all), (one_in_workers, all_in_workers)] = medians[..] {
+        println!("workers beside the service itself: {:.2}, {:.2}", one_in_workers / one, all_in_workers / all);
+    }
+    let address = rigs[0].address;
 
     println!("resident with {DATABASES} databases, {CLIENTS} in use: {} MB", resident());
     let mut active: Vec<Client> = (0..ACTIVE).map(|n| Client::new(address, format!("db-{}", 100 + n))).collect();

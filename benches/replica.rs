@@ -42,7 +42,7 @@ impl Bench {
         let runtime = Runtime::new().expect("threads");
         let data = FsRepo::create(dir.path().join("data")).expect("a directory for the data");
         let registry = Arc::new(Registry::open(Arc::new(data), Settings::default()).expect("an empty data directory"));
-        let wanted = CreateLog { format: LogFormat::Wal, first: None, checkpoint: None };
+        let wanted = CreateLog { format: LogFormat::Wal, first: None, checkpoint: None, foreign_keys: None };
         registry.create("app", wanted).expect("a new log");
         let server = Server::bind("127.0.0.1:0", registry.clone(), Timeouts::default(), CONNECTIONS_MAX);
         let server = runtime.block_on(server).expect("a port");

@@ -135,7 +135,7 @@ impl Bench {
         let runtime = Runtime::new().expect("threads");
         let repo = Arc::new(FsRepo::open(data.path()).expect("a directory"));
         let registry = Arc::new(Registry::open(repo, Settings::default()).expect("an empty data directory"));
-        let wanted = CreateLog { format: LogFormat::Wal, first: None, checkpoint: None };
+        let wanted = CreateLog { format: LogFormat::Wal, first: None, checkpoint: None, foreign_keys: None };
         registry.create("app", wanted).expect("a new log");
         let server = Server::bind("127.0.0.1:0", registry.clone(), Timeouts::default(), CONNECTIONS_MAX);
         let server = runtime.block_on(server).expect("a free port");

@@ -24,6 +24,9 @@ pub const GENERATION_FIELD: &str = "log-generation";
 /// The SHA-256, in hexadecimal, of the base that the frames in an answer follow, so that those of one log are not put after the base
 /// of another.
 pub const BASE_FIELD: &str = "log-base";
+/// The XXH3, in hexadecimal and under the key that was asked for, of the bytes before the checksums of pages: nothing in those shows
+/// that there are as many of them as there must be.
+pub const SUMS_FIELD: &str = "log-page-sums";
 
 pub use crate::format::LogFormat;
 
@@ -39,6 +42,10 @@ pub struct CreateLog {
     /// When it is rolled over, if it is a WAL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<CheckpointPolicy>,
+    /// Whether SQL on it checks foreign keys, if it is a WAL; unless told otherwise it does on a log that is created, and goes
+    /// on as before on one that exists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub foreign_keys: Option<bool>,
 }
 
 /// When a WAL log is rolled over: its frames folded into the base of a new generation.
@@ -351,4 +358,12 @@ pub struct ErrorBody {
     /// How many bytes of an upload were received: where its next part goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub received: Option<u64>,
+}
+
+impl ErrorBody {
+    /// The words of a service in the body of an answer; none where it is of something between us and it.
+    #[must_use]
+    pub fn of(body: &[u8]) -> Option<ErrorBody> {
+        serde_json::from_slice(body).ok()
+    }
 }

@@ -9,6 +9,7 @@ mod way;
 
 pub use base::Base;
 pub(crate) use base::named as named_base;
+pub(crate) use base::{compared, comparing};
 pub use options::HttpOptions;
 pub(crate) use way::Way;
 
@@ -28,7 +29,7 @@ use uuid::Uuid;
 
 use crate::api::{
     AckLine, AppendOutcome, CheckpointOutcome, CheckpointPolicy, CreateLog, ErrorBody, FOLLOWER_FIELD, LogSource,
-    LogState, LogStatus, PartReceived, Positions, SOURCE_FIELD, SegmentStatus,
+    LogState, LogStatus, PartReceived, Positions, SOURCE_FIELD, SUMS_FIELD, SegmentStatus,
 };
 use crate::blame::{Blame, Blamed};
 use crate::format::{Framing, LogFormat};
@@ -40,7 +41,7 @@ use crate::token::Token;
 use crate::transport::explained;
 use patience::{begun, patience, steady, stored_within, taken};
 use raw::{followed_base, framing, of_generation, raw};
-use refusal::checked;
+use refusal::{checked, plain};
 
 /// What an identity has encoded in a header: all but plain ASCII, and the sign that says so.
 const PLAIN: &AsciiSet = &CONTROLS.add(b'%').add(b' ');
@@ -109,6 +110,11 @@ impl ClientError {
     #[must_use]
     pub fn is_doubtful(&self) -> bool {
         matches!(self, ClientError::OtherContent { .. })
+    }
+
+    /// Whether what was asked for was there once and is not any more, as a generation that was deleted.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self, ClientError::Refused { status: 410, .. })
     }
 
     /// Whether something between us and the service takes no body of that size, or none without a length.
@@ -373,14 +379,14 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]; [`ClientError::OtherContent`] when the answer says that it is another base.
     pub async fn base(&self, generation: Generation) -> Result<Base, ClientError> {
-        let named = base::named(&self.status_of(generation).await?, generation)?;
+        let named = base::named_with_length(&self.status_of(generation).await?, generation)?;
         let response = begun(self.request(Method::GET, "base").query(&[("generation", generation)])).await?;
         let response = of_generation(raw(checked(response).await?)?, generation)?;
         let digest = base::digest(&response)?;
         let named = match (&named, &digest) {
             // It may have been given its first base just now.
-            (Some(named), Some(digest)) if *named != digest.sha256 => {
-                base::named(&self.status_of(generation).await?, generation)?
+            (Some((named, _)), Some(digest)) if *named != digest.sha256 => {
+                base::named_with_length(&self.status_of(generation).await?, generation)?
             }
             _ => named,
         };
@@ -389,16 +395,23 @@ impl Client {
 
     /// The checksums of the pages of the database that a WAL log holds, as of its last durable commit, under `key`, as
     /// [`PageSums`](crate::sqlite::page_sums::PageSums) makes them: the offset after that commit, bytes of a page, how many
-    /// pages, and a sum each, little-endian.
+    /// pages, and a sum each, little-endian. Also returns the field `log-page-sums`, which covers the first three; older services do
+    /// not send it.
     ///
     /// # Errors
-    /// See [`ClientError`].
+    /// See [`ClientError`]; [`ClientError::NotFromService`] also when an answer lacks that field and one before had it.
     pub async fn page_sums(
         &self,
         key: u64,
-    ) -> Result<impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>, ClientError> {
+    ) -> Result<(Option<String>, impl Stream<Item = Result<Bytes, ClientError>> + Send + use<>), ClientError> {
         let response = begun(self.request(Method::GET, "page-sums").query(&[("key", key)])).await?;
-        Ok(steady(raw(checked(response).await?)?.bytes_stream()))
+        let response = raw(checked(response).await?)?;
+        let proof = response.headers().get(SUMS_FIELD).map(plain);
+        if !self.way.keeps_proof(proof.is_some()) {
+            let what = format!("its page checksums lack the field {SUMS_FIELD}, which earlier answers had");
+            return Err(ClientError::NotFromService { what });
+        }
+        Ok((proof, steady(response.bytes_stream())))
     }
 
     /// Notes what the log is fed from, and how far that was read. After Ok that is durable, and nobody else writes the log. One
@@ -409,7 +422,7 @@ impl Client {
     pub async fn set_source(&self, source: &LogSource, adopt: bool) -> Result<LogStatus, ClientError> {
         let request = self.request(Method::PUT, "source");
         let request = if adopt { request.query(&[("adopt", true)]) } else { request };
-        json(request.json(source).timeout(ANSWER_TIMEOUT).send().await?).await
+        json_sent(request.json(source).timeout(ANSWER_TIMEOUT)).await
     }
 
     /// Hands the log over from the mirror that feeds it to its clients. After Ok no mirror writes it any more.
@@ -460,7 +473,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn set_checkpoint(&self, policy: CheckpointPolicy) -> Result<LogStatus, ClientError> {
-        json(self.request(Method::PUT, "checkpoint").timeout(ANSWER_TIMEOUT).json(&policy).send().await?).await
+        json_sent(self.request(Method::PUT, "checkpoint").timeout(ANSWER_TIMEOUT).json(&policy)).await
     }
 
     /// Creates the log, or finds it there with that format and first offset.
@@ -468,8 +481,8 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn create(&self, format: LogFormat, first: Option<Offset>) -> Result<LogStatus, ClientError> {
-        let wanted = CreateLog { format, first, checkpoint: None };
-        json(self.request(Method::PUT, "").timeout(ANSWER_TIMEOUT).json(&wanted).send().await?).await
+        let wanted = CreateLog { format, first, checkpoint: None, foreign_keys: None };
+        json_sent(self.request(Method::PUT, "").timeout(ANSWER_TIMEOUT).json(&wanted)).await
     }
 
     /// Creates the log as a WAL whose first generation is this one, or finds it there in any generation. An older service starts
@@ -482,9 +495,9 @@ impl Client {
         generation: Generation,
         checkpoint: Option<CheckpointPolicy>,
     ) -> Result<LogStatus, ClientError> {
-        let wanted = CreateLog { format: LogFormat::Wal, first: None, checkpoint };
+        let wanted = CreateLog { format: LogFormat::Wal, first: None, checkpoint, foreign_keys: None };
         let request = self.request(Method::PUT, "").query(&[("generation", generation)]);
-        json(request.timeout(ANSWER_TIMEOUT).json(&wanted).send().await?).await
+        json_sent(request.timeout(ANSWER_TIMEOUT).json(&wanted)).await
     }
 
     /// The log's segments; with `sha256` also the digests of the sealed ones, for which the service must read them.
@@ -717,6 +730,16 @@ async fn json<T: serde::de::DeserializeOwned>(response: Response) -> Result<T, C
     serde_json::from_slice(&text).map_err(|error| {
         ClientError::Protocol(format!("{error}; is this the URL of a log? One is http://HOST/logs/NAME"))
     })
+}
+
+/// The answer to a request with JSON that was encoded here. A service that cannot read that was sent something else: it is asked
+/// once more.
+async fn json_sent<T: serde::de::DeserializeOwned>(request: RequestBuilder) -> Result<T, ClientError> {
+    let again = request.try_clone();
+    match (json(request.send().await?).await, again) {
+        (Err(ClientError::Refused { status: 400, .. }), Some(again)) => json(again.send().await?).await,
+        (answer, _) => answer,
+    }
 }
 
 /// The body of an answer that is not a stream.

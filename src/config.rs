@@ -44,6 +44,12 @@ pub struct Layer {
     /// Checkpoints at once, of logs whose policy asks for them [default: 2]
     #[arg(long, value_name = "N", env = "LOGMIRROR_CHECKPOINT_CONCURRENCY")]
     checkpoint_concurrency: Option<NonZeroUsize>,
+    /// Processes that run SQL, so that no statement can end the service; 0 to run it in the service itself [default: 0]
+    #[arg(long, value_name = "N", env = "LOGMIRROR_SQL_WORKERS")]
+    sql_workers: Option<usize>,
+    /// Memory of each of them, stacks included [default: 3GiB]
+    #[arg(long, value_name = "BYTES", env = "LOGMIRROR_SQL_MEMORY_MAX")]
+    sql_memory_max: Option<ByteSize>,
     /// Connections at once; more wait [default: 4096]
     #[arg(long, value_name = "N", env = "LOGMIRROR_CONNECTIONS_MAX")]
     connections_max: Option<usize>,
@@ -59,6 +65,9 @@ pub struct Layer {
     /// Bytes a second that a commit must keep once it took longer than that [default: 16KiB]
     #[arg(long, value_name = "BYTES", env = "LOGMIRROR_MIN_RATE")]
     min_rate: Option<ByteSize>,
+    /// Longest time that a statement of SQL may run [default: 60]
+    #[arg(long, value_name = "SECONDS", env = "LOGMIRROR_STATEMENT_TIMEOUT")]
+    statement_timeout: Option<u64>,
     /// Patience for a reader that takes nothing [default: 60]
     #[arg(long, value_name = "SECONDS", env = "LOGMIRROR_STALL_TIMEOUT")]
     stall_timeout: Option<u64>,
@@ -90,6 +99,10 @@ pub struct Config {
     pub settings: Settings,
     /// Patience with clients.
     pub timeouts: Timeouts,
+    /// Processes that run SQL; 0 when the service itself does.
+    pub sql_workers: usize,
+    /// Memory of each of them.
+    pub sql_memory_max: u64,
     /// Connections at once.
     pub connections_max: usize,
     /// What clients must bring along; none lets everybody in.
@@ -166,9 +179,12 @@ impl Config {
                 commit: seconds(flags.commit_timeout, file.commit_timeout, patience.commit),
                 min_rate,
                 stall: seconds(flags.stall_timeout, file.stall_timeout, patience.stall),
+                statement: seconds(flags.statement_timeout, file.statement_timeout, patience.statement),
                 drain: seconds(flags.drain_timeout, file.drain_timeout, patience.drain),
                 ..patience
             },
+            sql_workers: flags.sql_workers.or(file.sql_workers).unwrap_or_default(),
+            sql_memory_max: bytes(flags.sql_memory_max, file.sql_memory_max, limits::WORKER_MEMORY_BYTES_MAX),
             connections_max,
             token,
             routing: Routing { root_log, by_host },

@@ -44,3 +44,5 @@ pub mod sync;
 pub mod token;
 mod transport;
 pub mod verify;
+#[cfg(feature = "turso")]
+pub mod worker;

@@ -105,6 +105,9 @@ pub const DRAIN_BYTES_MAX: u64 = 256 << 20;
 /// How long that may take.
 pub const DRAIN_WAIT: Duration = Duration::from_secs(2);
 
+/// Room made at once for a body that is announced to be so long or longer; more as it is received.
+pub const BODY_BYTES_ROOM: usize = 1 << 20;
+
 /// What a connection may hold of a request not yet handed on. Bodies arrive in pieces of at most this: a full push of libSQL
 /// frames, 515 KiB, in two.
 pub const CONNECTION_BUFFER: usize = 288 << 10;
@@ -193,6 +196,8 @@ pub const POLL_EVERY_UNWATCHED: Duration = Duration::from_millis(50);
 
 /// Commits become visible in a read replica file when so many bytes of them are waiting, or no more comes.
 pub const REPLICA_PUBLISH_BYTES: u64 = 8 << 20;
+/// A read replica file that has another name is made again once its WAL, which is not copied into it, is so much larger than itself.
+pub const REPLICA_LINKED_WAL_BYTES: u64 = 64 << 20;
 /// The record of a read replica file that was written says what it looks like after so long without a commit.
 pub const REPLICA_SETTLE_AFTER: Duration = Duration::from_millis(300);
 /// How often the bytes of a base are reported while it is copied.
@@ -262,6 +267,8 @@ pub const WAITING_MAX: Duration = Duration::from_secs(2);
 /// Times a SQLite database is read anew because it changed while it was read. What SQLite does can make it change at
 /// most twice: it is opened, and its WAL is started anew; then there are locks to hold it.
 pub const SNAPSHOT_ROUNDS: u32 = 5;
+/// How often a restore begins again with the current generation because the one it began with was deleted.
+pub const RESTORE_ROUNDS: u32 = 5;
 
 /// Waits between attempts to reach a service: doubling from the first to the last, each shortened by chance by up to
 /// half so that many clients do not come back at once.
@@ -303,11 +310,13 @@ pub const UPLOAD_IDLE: Duration = Duration::from_secs(900);
 /// After so long it is given up for another one.
 pub const UPLOAD_EVICT_AFTER: Duration = Duration::from_secs(30);
 
-/// A push that got no memory for this long takes what is staged: those senders send again.
+/// A sender that is silent for this long in the middle of a transaction is forgotten for another push that needs its memory.
 pub const STAGED_WAIT: Duration = Duration::from_secs(5);
 
 /// A sender that is silent for this long in the middle of a transaction is forgotten, and sends again.
 pub const STAGE_IDLE: Duration = Duration::from_secs(60);
+/// How often silent senders are checked for.
+pub const STAGE_LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Largest body of a push of frames. Clients send 128 frames at once, 515 KiB, unless told otherwise.
 pub const PUSH_BYTES_MAX: u64 = 16 << 20;
@@ -372,18 +381,28 @@ pub const PUSH_HELD_MAX: usize = 64 << 20;
 /// Bytes of frames of a push to a libSQL server that are noted at once before they are sent. As many are read and noted while these
 /// are sent.
 pub const PUSH_AHEAD_BYTES: usize = 8 << 20;
+/// How often a libSQL server is asked what it has while nothing is sent to it.
+pub const SERVER_CHECK_EVERY: Duration = Duration::from_secs(10);
 /// Runs of frames in a note: of both, and of what was confirmed of a transaction whose end was not.
 pub const RUNS_NOTED_MAX: usize = 96;
 
 /// Largest metadata file of the libSQL sync protocol; real ones have some 80 bytes, and ours some 160 more for each run of frames
-/// that is being pushed.
-pub const METADATA_BYTES_MAX: u64 = 16 << 10;
+/// that is being pushed, and 50 for each end of an earlier push.
+pub const METADATA_BYTES_MAX: u64 = 24 << 10;
+/// Ends of earlier pushes that are noted there: a server that was put back to one of them is gone on with.
+pub const ENDS_NOTED_MAX: usize = 128;
 
 /// A temporary file as old as this belongs to a process that crashed; writing one takes milliseconds.
 pub const DRAFT_STALE_AFTER: Duration = Duration::from_secs(60);
 
 /// What is read of an answer that refuses, to show it.
 pub const REFUSAL_BYTES_MAX: usize = 4 << 10;
+
+/// How long after a replica of a libSQL server was set aside a follower makes it again, while no more than that one are there: twice as
+/// long for each more, up to the last. What another program writes to it again and again must not fill the disk.
+pub const REMADE_AFTER_FIRST: Duration = Duration::from_secs(5);
+/// See [`REMADE_AFTER_FIRST`].
+pub const REMADE_AFTER_LAST: Duration = Duration::from_secs(24 * 3600);
 
 /// Attempts after a sync server said 5xx, with waits that double from [`BACKOFF_FIRST`].
 pub const SYNC_RETRIES: u32 = 6;
@@ -402,9 +421,11 @@ pub const PAGES_LOOKED_UP_MAX: u64 = 256;
 pub const SQL_BODY_BYTES_MAX: usize = 64 << 20;
 /// Arrays and objects in each other in a body of SQL, as deep as the JSON library goes.
 pub const JSON_DEPTH_MAX: usize = 127;
-/// Bodies and answers of SQL in memory at once, over all clients: two bodies of the largest kind. As JSON and as what was
-/// read out of it a body is there twice for a moment.
-pub const SQL_MEMORY_MAX: usize = 2 * SQL_BODY_BYTES_MAX;
+/// Bodies and answers of SQL in memory at once, over all clients: three bodies of the largest kind, one of which is set aside
+/// so that one request can always go on. As JSON and as what was read out of it a body is there twice for a moment.
+pub const SQL_MEMORY_MAX: usize = 3 * SQL_BODY_BYTES_MAX;
+/// What of it the requests to one log may take, beside what is set aside: others must be served meanwhile.
+pub const SQL_LOG_MEMORY_MAX: usize = (SQL_MEMORY_MAX - SQL_BODY_BYTES_MAX) / 4 * 3;
 /// Rows of one answer, in bytes of memory: what a client can be expected to take at once. A cursor has no such cap.
 pub const SQL_ANSWER_BYTES_MAX: usize = 16 << 20;
 /// An answer of so many rows is written where it is sent; a longer one elsewhere.
@@ -431,6 +452,10 @@ pub const SQL_THREADS_MAX: usize = 32;
 pub const SQL_BEGIN_WAIT: Duration = Duration::from_millis(20);
 /// Longest time a statement may run: it may hold up all other writers.
 pub const SQL_STATEMENT_TIME_MAX: Duration = Duration::from_secs(60);
+/// Longest time that a statement may take to be prepared, beside [`SQL_INTERRUPT_WAIT`]. The engine cannot be interrupted there.
+pub const SQL_PREPARE_TIME_MAX: Duration = Duration::from_secs(5);
+/// A statement that was interrupted must end within this time; one that does not is ended with its worker.
+pub const SQL_INTERRUPT_WAIT: Duration = Duration::from_secs(5);
 /// Times that a call is begun anew because the database was opened anew under it.
 pub const SQL_ATTEMPTS_MAX: u32 = 4;
 /// SQL texts that a stream may store, and their bytes.
@@ -441,13 +466,18 @@ pub const SQL_STORED_BYTES_MAX: usize = 1 << 20;
 pub const SQL_STREAM_IDLE: Duration = Duration::from_secs(10);
 /// A stream that keeps the turn to write between two calls is looked at so often: if others wait for it, it is rolled back.
 pub const SQL_TURN_IDLE: Duration = Duration::from_secs(2);
-/// Streams of a log that are kept between calls though nothing is open in them: clients of the sync protocol start one
-/// with each call and never come back to it. Each holds a connection to the database with its cache.
-pub const SQL_STREAMS_IDLE_MAX: usize = 2;
+/// Streams of a log in which nothing is open and which keep the cache of their connection between calls; more give it up.
+pub const SQL_STREAMS_WARM_MAX: usize = 2;
 /// Streams of a log, and of all logs, those that are in a call included.
 pub const SQL_STREAMS_PER_LOG_MAX: usize = 256;
 /// See [`SQL_STREAMS_PER_LOG_MAX`].
 pub const SQL_STREAMS_MAX: usize = 1024;
+/// How long it is remembered what became of a stream that ended: the baton of one in which nothing was open is good for so long.
+pub const SQL_GONE_TIME_MAX: Duration = Duration::from_secs(3600);
+/// Streams that ended and are remembered: of a log, those that were closed apart from others, and of all logs. Some 200 bytes each.
+pub const SQL_GONE_PER_LOG_MAX: usize = 4096;
+/// See [`SQL_GONE_PER_LOG_MAX`].
+pub const SQL_GONE_MAX: usize = 16384;
 /// What is logged of a value that a client chose, such as a path.
 pub const LOG_VALUE_CHARS_MAX: usize = 500;
 /// What is logged of an SQL text.
@@ -467,6 +497,9 @@ pub const REPLICA_LOCK_WAIT: Duration = Duration::from_secs(30);
 pub const REPLICA_PUSH_STATEMENTS: usize = 1000;
 /// See [`REPLICA_PUSH_STATEMENTS`].
 pub const REPLICA_PUSH_BYTES: usize = 1 << 20;
+/// Texts and blobs of a row that a replica changes, at most, in the draft as in a push: as JSON they are a third larger,
+/// and with what else is in a request less than [`SQL_BODY_BYTES_MAX`].
+pub const REPLICA_ROW_BYTES_MAX: usize = 40 << 20;
 /// Largest answer to a request of a push.
 pub const REPLICA_ANSWER_BYTES_MAX: usize = 8 << 20;
 /// A pull counts what it has taken, and syncs it, whenever it has become as much as this.
@@ -511,3 +544,38 @@ pub const MAKE_ROOM_EVERY: Duration = Duration::from_millis(50);
 pub const ALL_BUSY_AFTER: Duration = Duration::from_secs(1);
 /// It is reported again after so long.
 pub const ALL_BUSY_EVERY: Duration = Duration::from_secs(60);
+/// What is read at once of the messages between a service and an SQL worker.
+pub const WORKER_READ_BYTES: usize = 64 << 10;
+/// Longest head of a message between a service and an SQL worker: an update of a log with a hundred thousand segments.
+pub const WORKER_HEAD_BYTES_MAX: usize = 64 << 20;
+/// Its longest body: rows of [`SQL_ANSWER_BYTES_MAX`] as JSON, or a transaction.
+pub const WORKER_BODY_BYTES_MAX: usize = 256 << 20;
+/// Processes that run SQL, unless told otherwise: one a core, and no more than this.
+pub const SQL_WORKERS_MAX: NonZeroUsize = NonZeroUsize::new(4).unwrap();
+/// Stack of a thread that runs SQL in a worker: one that overflows ends the worker only.
+pub const WORKER_STACK_BYTES: usize = 64 << 20;
+/// Memory of an SQL worker: the caches of its databases, what its statements sort, and the stacks of its threads.
+pub const WORKER_MEMORY_BYTES_MAX: u64 = 3 << 30;
+/// Largest temporary file of an SQL worker.
+pub const WORKER_FILE_BYTES_MAX: u64 = 4 << 30;
+/// A worker looks so often for statements that should have ended.
+pub const WORKER_CHECK_EVERY: Duration = Duration::from_secs(1);
+/// A worker that says nothing for so long has failed.
+pub const WORKER_SILENCE_MAX: Duration = Duration::from_secs(20);
+/// A worker is asked so often whether it is there.
+pub const WORKER_PING_EVERY: Duration = Duration::from_secs(5);
+/// A log whose calls were under way when so many workers ended gets a worker of its own.
+pub const WORKER_STRIKES_ALONE: u32 = 2;
+/// A log that ends a worker of its own waits for so long until it gets another; twice as long each time, up to
+/// [`WORKER_PAUSE_MAX`].
+pub const WORKER_PAUSE: Duration = Duration::from_secs(10);
+/// See [`WORKER_PAUSE`].
+pub const WORKER_PAUSE_MAX: Duration = Duration::from_secs(600);
+/// Ends of workers that are so old do not count against a log.
+pub const WORKER_STRIKES_KEPT: Duration = Duration::from_secs(600);
+/// Workers of one log each, at once.
+pub const WORKERS_ALONE_MAX: usize = 8;
+/// How long a worker may take to start.
+pub const WORKER_START_WAIT: Duration = Duration::from_secs(20);
+/// What is kept of the last that a worker said before it ended.
+pub const WORKER_LAST_WORDS_BYTES: usize = 2 << 10;

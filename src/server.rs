@@ -22,13 +22,17 @@ use crate::http::{App, Door, Routing, Timeouts, router};
 use crate::limits::{ACCEPT_RETRY, BASE_SUMS_EVERY, CONNECTION_BUFFER, KEEPALIVE_IDLE, LOAD_AGAIN_EVERY};
 use crate::mirror::{Checkpoints, Registry, Uploads};
 use crate::sync::libsql::LibSql;
+#[cfg(feature = "turso")]
+use crate::sync::turso::sql::{Sql, SqlSettings};
 use crate::token::Token;
+#[cfg(feature = "turso")]
+use crate::worker::{SqlService, WorkerSettings, Workers};
 
 /// A service that listens and is ready to [`run`](Server::run).
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
-    app: Arc<App>,
+    app: App,
     connections_max: usize,
     routing: Routing,
     token: Option<Token>,
@@ -50,16 +54,16 @@ impl Server {
         let checkpoints = Checkpoints::start(&registry, registry.settings().checkpoint_concurrency);
         #[cfg(feature = "turso")]
         let engines = Arc::new(crate::engine::Engines::new(registry.clone()));
-        let app = Arc::new(App {
+        let app = App {
             #[cfg(feature = "turso")]
-            sql: Arc::new(crate::sync::turso::sql::Sql::with_idle(engines, timeouts.stream)?),
+            sql: SqlService::here(Arc::new(Sql::with(engines, sql_settings(&timeouts))?)),
             registry,
             checkpoints: Mutex::new(Some(checkpoints)),
             uploads: Uploads::default(),
             libsql,
             timeouts,
             instance: uuid::Uuid::new_v4().to_string(),
-        });
+        };
         Ok(Server { listener, app, connections_max, routing: Routing::default(), token: None })
     }
 
@@ -67,6 +71,17 @@ impl Server {
     #[must_use]
     pub fn with_token(self, token: Option<Token>) -> Server {
         Server { token, ..self }
+    }
+
+    /// Runs SQL in processes of its own, and none of it in this one: a statement that takes all memory, or overflows its
+    /// stack, ends such a process then. The logs must be in a directory of the system.
+    #[cfg(feature = "turso")]
+    #[must_use]
+    pub fn with_sql_workers(mut self, workers: WorkerSettings) -> Server {
+        let sql = sql_settings(&self.app.timeouts);
+        let workers = Workers::new(self.app.registry.clone(), workers, sql);
+        self.app.sql = SqlService::in_workers(Arc::new(workers));
+        self
     }
 
     /// More ways to reach a log than `/logs/NAME`.
@@ -86,20 +101,17 @@ impl Server {
     /// Serves until `stop` completes; then takes no more connections, ends streams without end, gives the rest of the
     /// requests a while, and makes everything taken durable.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let door = Arc::new(Door::new(
-            router(self.app.clone()),
-            self.routing,
-            self.token,
-            self.app.registry.counters().clone(),
-        ));
+        let app = Arc::new(self.app);
+        let counters = app.registry.counters().clone();
+        let door = Arc::new(Door::new(router(app.clone()), self.routing, self.token, counters));
         let graceful = GracefulShutdown::new();
         let (phases, phase) = watch::channel(Phase::Serving);
-        let closed = self.app.registry.counters().connections_closed.clone();
+        let closed = app.registry.counters().connections_closed.clone();
         let connections = Connections::new(connections_max(self.connections_max), closed);
         let mut loading = JoinSet::new();
-        loading.spawn(load_again(self.app.registry.clone()));
-        loading.spawn(make_base_sums(self.app.registry.clone()));
-        let Timeouts { header, stall, drain, .. } = self.app.timeouts;
+        loading.spawn(load_again(app.registry.clone()));
+        loading.spawn(make_base_sums(app.registry.clone()));
+        let Timeouts { header, stall, drain, .. } = app.timeouts;
         let mut http = hyper::server::conn::http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(header).max_buf_size(CONNECTION_BUFFER);
         let mut stop = std::pin::pin!(stop);
@@ -145,20 +157,26 @@ impl Server {
         drop(self.listener);
         loading.abort_all();
         phases.send_replace(Phase::Draining);
-        self.app.registry.begin_stop();
+        app.registry.begin_stop();
         if timeout(drain, graceful.shutdown()).await.is_err() {
             log::warn!("some requests did not end within {} s and were cut off", drain.as_secs());
         }
         phases.send_replace(Phase::Over);
-        let checkpoints = self.app.checkpoints.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let checkpoints = app.checkpoints.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(checkpoints) = checkpoints {
             checkpoints.stop().await;
         }
-        let registry = self.app.registry.clone();
+        let registry = app.registry.clone();
         if tokio::task::spawn_blocking(move || registry.stop()).await.is_err() {
             log::error!("stopping the writers failed");
         }
     }
+}
+
+#[cfg(feature = "turso")]
+fn sql_settings(timeouts: &Timeouts) -> SqlSettings {
+    let (stream_idle, statement_time_max) = (timeouts.stream, timeouts.statement);
+    SqlSettings { stream_idle, statement_time_max, ..SqlSettings::default() }
 }
 
 /// How far a service is.

@@ -39,6 +39,34 @@ fn what_a_log_does_not_have_and_what_is_too_large_are_the_clients_faults() {
     assert_eq!(large.refusal(), (413, "too-large".into()));
 }
 
+#[test]
+fn who_sends_a_large_body_that_nobody_wants_reads_the_answer_and_goes_on() {
+    let service = start(|_| {});
+    let body = vec![b' '; 8 << 20];
+    for (method, path, status) in [
+        ("PUT", "/logs/large", 413),
+        ("PUT", "/logs/app/checkpoint", 413),
+        ("PUT", "/logs/app/source", 413),
+        ("POST", "/logs/app/promote", 409),
+        ("POST", "/logs/app/checkpoint", 409),
+        ("PUT", "/logs/app/generations/1", 409),
+        ("POST", "/logs/none/commits", 404),
+        ("POST", "/logs/app/commits?from=x", 400),
+        ("POST", "/nothing/there", 404),
+        ("DELETE", "/logs/app", 405),
+        ("GET", "/health", 200),
+        ("GET", "/logs/app", 200),
+        ("GET", "/logs/app/base", 409),
+    ] {
+        let mut wire = service.connect();
+        wire.send(request(method, path, &format!("content-length: {}\r\n", body.len())).as_bytes());
+        wire.send(&body);
+        assert_eq!(wire.answer().status, status, "{method} {path}");
+        wire.send(request("GET", "/health", "").as_bytes());
+        assert_eq!(wire.answer().status, 200, "after {method} {path}");
+    }
+}
+
 fn others_are_served(service: &Service) {
     let durable = service.status("app")["durable"].as_u64().unwrap();
     let answer = service.append("app", "", &commits(durable, 1, 9, 0));

@@ -4,6 +4,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use logmirror::format::{database, name};
 use logmirror::repo::{Loss, MemRepo, Repo};
@@ -124,6 +125,25 @@ fn a_policy_that_is_changed_survives_a_restart() {
     assert_eq!(service.status("app")["checkpoint"], wanted);
     assert_eq!(service.put("/logs/app/checkpoint", r#"{"policy":"roll","frames":8}"#).status, 200);
     wait_generation(&service, 2);
+}
+
+#[test]
+fn a_policy_of_seconds_counts_through_restarts() {
+    let (disk, mut service) = service_with(r#","checkpoint":{"policy":"roll","seconds":4,"keep":2}"#);
+    append(&service, &first());
+    // Each of these processes is younger than that when it ends.
+    for _ in 0..30 {
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_millis(1500) {
+            if service.status("app")["generation"] == 2 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        service.stop();
+        service = Service::start(Arc::new(disk.after_power_loss(Loss::All)));
+    }
+    panic!("a generation that has had frames for 45 s was not rolled over after 4");
 }
 
 #[test]

@@ -33,7 +33,9 @@ impl Bench {
         let (disk, plan) = Failing::new(Arc::new(FsRepo::open(data.path()).unwrap()));
         let registry = Registry::open(disk, settings).unwrap();
         let registry = Arc::new(registry);
-        registry.create("app", CreateLog { format: LogFormat::Wal, first: None, checkpoint: None }).unwrap();
+        registry
+            .create("app", CreateLog { format: LogFormat::Wal, first: None, checkpoint: None, foreign_keys: None })
+            .unwrap();
         Bench { _data: data, plan, engines: Arc::new(Engines::new(registry.clone())), registry }
     }
 

@@ -73,7 +73,7 @@ fn the_newest_frames_of_a_range_are_those_of_a_scan() {
         }
         let settings = Settings { wal_segment_bytes: segment * 536, writer_threads: 1, ..Settings::default() };
         let registry = Registry::open(Arc::new(MemRepo::default()), settings).unwrap();
-        let wanted = CreateLog { format: LogFormat::Wal, first: None, checkpoint: None };
+        let wanted = CreateLog { format: LogFormat::Wal, first: None, checkpoint: None, foreign_keys: None };
         let (log, _) = registry.create("app", wanted).unwrap();
         append(&registry, &log, &frames, frames.frames.len());
         for _ in 0..300 {
@@ -101,7 +101,9 @@ fn a_page_is_found_as_a_scan_finds_it_and_rotation_leaves_indexes() {
     let disk = MemRepo::default();
     let settings = Settings { wal_segment_bytes: 5 * 536, writer_threads: 1, ..Settings::default() };
     let registry = Registry::open(Arc::new(disk.clone()), settings).unwrap();
-    let (log, _) = registry.create("app", CreateLog { format: LogFormat::Wal, first: None, checkpoint: None }).unwrap();
+    let (log, _) = registry
+        .create("app", CreateLog { format: LogFormat::Wal, first: None, checkpoint: None, foreign_keys: None })
+        .unwrap();
     assert_eq!(log.page_at(1, Offset(9)).unwrap(), None);
     append(&registry, &log, &frames, half);
     check(&log, &frames, half, "half of it");

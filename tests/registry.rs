@@ -23,7 +23,7 @@ fn files_of(disk: &MemRepo, log: &str) -> Arc<dyn Repo> {
 fn a_registry_that_is_dropped_makes_durable_what_it_took_and_lets_go_of_its_logs() {
     let disk = MemRepo::default();
     let registry = Registry::open(Arc::new(disk.clone()), Settings::default()).unwrap();
-    let wanted = CreateLog { format: LogFormat::Commitlog, first: None, checkpoint: None };
+    let wanted = CreateLog { format: LogFormat::Commitlog, first: None, checkpoint: None, foreign_keys: None };
     let (log, new) = registry.create("app", wanted).unwrap();
     assert!(new);
     let stream = [header(), commits(0, 5, 100, 0)].concat();

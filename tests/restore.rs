@@ -33,7 +33,7 @@ fn store(dir: &Path, log: &FrameLog, cuts: &[u64]) {
 }
 
 fn wanted(out: PathBuf, to: Option<u64>) -> Wanted {
-    Wanted { to: to.map(Offset), generation: None, out, overwrite: false }
+    Wanted { to: to.map(Offset), generation: None, out, overwrite: false, plain: false }
 }
 
 #[test]
@@ -242,6 +242,8 @@ struct Served {
     token: Option<&'static str>,
     /// The connection breaks off after this many bytes of the log.
     break_at: Option<usize>,
+    /// How many times it says that the generation before is the current one.
+    behind: usize,
 }
 
 type Shared = Arc<(Served, Mutex<Vec<String>>)>;
@@ -279,7 +281,11 @@ async fn answer(
     headers: HeaderMap,
 ) -> Response {
     let (served, asked) = &*shared;
-    asked.lock().unwrap().push(uri.to_string());
+    let times = {
+        let mut asked = asked.lock().unwrap();
+        asked.push(uri.to_string());
+        asked.iter().filter(|asked| *asked == "/logs/app").count()
+    };
     let shown = headers.get("authorization").map(|value| value.to_str().unwrap());
     if let Some(token) = served.token.filter(|token| shown != Some(&format!("Bearer {token}"))) {
         let body = json!({"error": "unauthorized", "message": format!("not the token of {} letters", token.len())});
@@ -288,10 +294,13 @@ async fn answer(
     let other = query.get("generation").is_some_and(|generation| generation != "3");
     match uri.path() {
         "/logs/app" => {
-            let (format, durable) = (served.format, served.durable);
-            axum::Json(json!({"log": "app", "format": format, "id": "", "generation": 3, "epoch": 0, "first": 1,
+            let (format, durable, generation) =
+                (served.format, served.durable, if times > served.behind { 3 } else { 2 });
+            axum::Json(
+                json!({"log": "app", "format": format, "id": "", "generation": generation, "epoch": 0, "first": 1,
                 "next": durable, "durable": durable, "segments": 1, "bytes": 0, "last_commit": null, "state": "ok",
-                "error": null}))
+                "error": null}),
+            )
             .into_response()
         }
         _ if other => {
@@ -509,4 +518,61 @@ fn a_frame_of_a_page_that_no_database_has_is_none_wherever_it_comes_from() {
     let mut left = support::files_named(dir.path());
     left.retain(|name| name.contains("tmp") || name.contains("out.db"));
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_symbolic_link_is_not_replaced_and_the_file_behind_it_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plain, real, link) = (path(&dir, "plain"), path(&dir, "real.db"), path(&dir, "link.db"));
+    store(Path::new(&plain), &small(), &[]);
+    fs::write(&real, small().state(2)).unwrap();
+    std::os::unix::fs::symlink("real.db", &link).unwrap();
+    let (code, _, errors) = restore(&[&plain, &link, "--force"]);
+    assert!(code == 2 && errors.contains("link.db is a symbolic link") && errors.contains("real.db"), "{errors}");
+    assert!(Path::new(&link).is_symlink() && fs::read(&real).unwrap() == small().state(2));
+    assert_eq!(restore(&[&plain, &real, "--force"]).0, 0);
+}
+
+#[test]
+fn a_file_is_no_log_to_restore_from() {
+    let dir = tempfile::tempdir().unwrap();
+    let (app, out) = (path(&dir, "app.db"), path(&dir, "out.db"));
+    fs::write(&app, small().state(2)).unwrap();
+    let (code, _, errors) = restore(&[&app, &out]);
+    assert!(code == 2 && errors.contains("app.db is a file") && errors.contains("directory"), "{code}: {errors}");
+}
+
+#[test]
+fn a_file_that_did_not_fit_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = path(&dir, "plain");
+    store(Path::new(&plain), &small(), &[]);
+    let service = Service::start(served(&small(), &[]));
+    let out = path(&dir, "out.db");
+    for source in [&service.url, &plain] {
+        // No file may have a byte.
+        let limited = "trap '' XFSZ; ulimit -f 0; exec \"$@\"";
+        let mut restoring = Command::new("/bin/sh");
+        restoring.args(["-c", limited, "sh", env!("CARGO_BIN_EXE_logmirror"), "restore", source, &out]);
+        let Output { status, stderr, .. } = restoring.output().unwrap();
+        let errors = String::from_utf8_lossy(&stderr);
+        assert!(status.code() == Some(3) && errors.contains("out.db") && errors.contains("too large"), "{errors}");
+    }
+}
+
+#[test]
+fn a_restore_begins_again_where_its_generation_goes_while_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, out) = (small(), path(&dir, "out.db"));
+    let service = Service::start(Served { behind: 2, ..served(&log, &[]) });
+    let (code, _, errors) = restore(&[&service.url, &out]);
+    assert!(code == 0 && fs::read(&out).unwrap() == log.state(13), "{code}: {errors}");
+    // One that was asked for by its number is gone.
+    let (code, _, errors) = restore(&[&service.url, &out, "--force", "--generation", "2"]);
+    assert!(code == 3 && errors.contains("that generation is gone"), "{errors}");
+    // It is not tried for ever.
+    let service = Service::start(Served { behind: usize::MAX, ..served(&log, &[]) });
+    let (code, _, errors) = restore(&[&service.url, &out, "--force"]);
+    assert!(code == 3 && errors.contains("that generation is gone"), "{errors}");
+    assert_eq!(support::files_named(dir.path()), ["out.db"]);
 }

@@ -50,7 +50,7 @@ impl Draft {
 
     /// The next bytes of the base.
     pub(super) fn append_base(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_at(&mut [IoSlice::new(bytes)], self.base_bytes)?;
+        self.file.write_at(&mut [IoSlice::new(bytes)], self.base_bytes).map_err(|error| self.placed(error))?;
         self.base_bytes += bytes.len() as u64;
         Ok(())
     }
@@ -84,7 +84,8 @@ impl Draft {
         let base_pages = self.base_pages(page_size);
         let count = pages.len() / page_size as usize;
         self.grown.extend(numbers(first, count).filter(|page| u64::from(*page) > base_pages));
-        self.file.write_at(&mut [IoSlice::new(pages)], u64::from(first.saturating_sub(1)) * u64::from(page_size))
+        let at = u64::from(first.saturating_sub(1)) * u64::from(page_size);
+        self.file.write_at(&mut [IoSlice::new(pages)], at).map_err(|error| self.placed(error))
     }
 
     /// All pages are written: cuts the file to `size` pages and syncs it. With no commit there is no size, and the base
@@ -96,11 +97,16 @@ impl Draft {
                 return Err(FoldError::Missing { page, size });
             }
             bytes = u64::from(size) * u64::from(page_size);
-            self.file.truncate(bytes)?;
+            self.file.truncate(bytes).map_err(|error| self.placed(error))?;
             self.check_page_size()?;
         }
-        self.file.sync()?;
+        self.file.sync().map_err(|error| self.placed(error))?;
         Ok(bytes)
+    }
+
+    /// The finished database, to be changed before it has its name.
+    pub(super) fn file(&self) -> &dyn RepoFile {
+        &*self.file
     }
 
     /// Gives the finished database its name. After Ok it survives power loss; after Err the old or the new one does.
@@ -127,6 +133,11 @@ impl Draft {
         if let Err(error) = self.target.remove(&self.name) {
             log::debug!("{} stays in {}: {error}", self.name, self.target.place());
         }
+    }
+
+    /// An error of its file, with the place.
+    fn placed(&self, error: io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("{}/{}: {error}", self.target.place(), self.name))
     }
 
     /// A database says on its first page how large they are; one that does not say is encrypted, or no database.

@@ -5,6 +5,7 @@ mod draft;
 mod each_page;
 mod feed;
 mod fold;
+mod plain;
 mod restore;
 mod schedule;
 

@@ -15,16 +15,17 @@ use tokio::sync::mpsc;
 use super::draft::Draft;
 use super::feed::Feed;
 use super::fold::{FoldError, Folded, prepare};
-use crate::api::{LastCommit, Positions};
+use super::plain::{self, PlainError};
+use crate::api::{LastCommit, LogState, LogStatus, Positions};
 use crate::client::{Client, ClientError, named_base, positions};
 use crate::format::wal::FIRST_FRAME;
 use crate::format::{LogFormat, name};
-use crate::limits::{JSON_BYTES_MAX, PIECES_UNDER_WAY};
+use crate::limits::{JSON_BYTES_MAX, PIECES_UNDER_WAY, RESTORE_ROUNDS};
 use crate::offset::{Generation, Offset};
 use crate::repo::{FsRepo, Repo, give_owner, read_small};
 use crate::segment::base::{BaseDigest, BaseReader};
 use crate::segment::frames::{BASE, segment_starts};
-use crate::sqlite::names::{JOURNAL, WAL, beside, looks_like_a_database};
+use crate::sqlite::names::{JOURNAL, WAL, beside, is_no_side_file, looks_like_a_database};
 use crate::stream::{current_generation, known_base};
 
 /// What a log keeps about itself.
@@ -41,6 +42,9 @@ pub struct Wanted {
     pub out: PathBuf,
     /// Whether a file that exists may be replaced, if it is a SQLite database.
     pub overwrite: bool,
+    /// Whether the file is to be without the tables that the SQL engine keeps for `AUTOINCREMENT` beside `sqlite_sequence`. It is
+    /// not byte for byte what the log holds then, if there are any.
+    pub plain: bool,
 }
 
 /// Why nothing was restored. What was at [`Wanted::out`] is still there.
@@ -72,9 +76,25 @@ pub enum RestoreError {
         /// What it says.
         durable: Offset,
     },
+    /// The log is damaged on the service.
+    #[error(
+        "{place}: the log is damaged on the service{}: {reason}; nothing was restored: repair it in the service, or restore from a sound \
+         copy", .at.map(|at| format!(" at offset {at}")).unwrap_or_default()
+    )]
+    SourceDamaged {
+        /// The log's URL.
+        place: String,
+        /// The first offset that is not sound, where the service says it.
+        at: Option<Offset>,
+        /// What the service says.
+        reason: String,
+    },
     /// The service does not answer as it should.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The database cannot be made a plain one.
+    #[error("the database cannot be made plain: {0}; nothing was restored: restore it as it is, without --plain")]
+    NotPlain(String),
     /// The disk is at fault.
     #[error("{place}: {error}")]
     Io {
@@ -94,9 +114,11 @@ impl RestoreError {
             RestoreError::Exists(_)
             | RestoreError::NotADatabase(_)
             | RestoreError::Beside(_)
-            | RestoreError::Invalid(_) => true,
+            | RestoreError::Invalid(_)
+            | RestoreError::NotPlain(_) => true,
             RestoreError::Client(error) => matches!(error, ClientError::Url { .. }),
-            RestoreError::NotALog(_) | RestoreError::Short { .. } | RestoreError::Io { .. } => false,
+            RestoreError::NotALog(_) | RestoreError::Short { .. } | RestoreError::SourceDamaged { .. } => false,
+            RestoreError::Io { .. } => false,
         }
     }
 
@@ -107,7 +129,7 @@ impl RestoreError {
             RestoreError::Fold(error) => error.is_data(),
             RestoreError::Client(ClientError::Refused { body, .. }) => body.error == "corrupt-log",
             RestoreError::Client(ClientError::OtherContent { .. }) => true,
-            RestoreError::NotALog(_) | RestoreError::Short { .. } => true,
+            RestoreError::NotALog(_) | RestoreError::Short { .. } | RestoreError::SourceDamaged { .. } => true,
             _ => false,
         }
     }
@@ -118,9 +140,10 @@ impl RestoreError {
         match self {
             RestoreError::Fold(error) => error.code(),
             RestoreError::Exists(_) | RestoreError::NotADatabase(_) | RestoreError::Beside(_) => "exists",
-            RestoreError::Invalid(_) => "invalid",
+            RestoreError::Invalid(_) | RestoreError::NotPlain(_) => "invalid",
             RestoreError::NotALog(_) => "not-a-log",
             RestoreError::Short { .. } => "truncated",
+            RestoreError::SourceDamaged { .. } => "corrupt-log",
             RestoreError::Client(ClientError::OtherContent { .. }) => "corrupt",
             RestoreError::Client(_) => "unavailable",
             RestoreError::Io { .. } => "io",
@@ -185,26 +208,64 @@ fn restore_generation(
 }
 
 /// Restores from the log of a service. After Ok the database survives power loss. An answer that is not what the service says it
-/// holds is asked for once more, on a new connection.
+/// holds is asked for once more, on a new connection. Where neither a generation nor an offset is wanted, it begins again with the
+/// current generation when the one that was current is deleted meanwhile.
 ///
 /// # Errors
 /// See [`RestoreError`].
 pub async fn restore_url(client: &Client, wanted: &Wanted) -> Result<(Option<Generation>, Folded), RestoreError> {
+    let is_current = wanted.generation.is_none() && wanted.to.is_none();
+    let mut rounds = 0..RESTORE_ROUNDS;
+    loop {
+        match restore_url_checked(client, wanted).await {
+            Err(RestoreError::Client(error)) if is_current && error.is_gone() && rounds.next().is_some() => {
+                log::info!("{}: {error}; beginning again with the current generation", client.url());
+            }
+            restored => return restored,
+        }
+    }
+}
+
+async fn restore_url_checked(client: &Client, wanted: &Wanted) -> Result<(Option<Generation>, Folded), RestoreError> {
     match restore_url_once(client, wanted).await {
         Err(RestoreError::Client(error)) if error.is_doubtful() => {
             log::warn!("{}: {error}; asking again on a new connection", client.url());
             restore_url_once(&client.connected_again()?, wanted).await
         }
+        // The service may have found the damage only where its answer broke off.
+        Err(error @ (RestoreError::Client(_) | RestoreError::Short { .. })) => match status_of(client, wanted).await {
+            Ok(status) => Err(is_sound(client, &status, wanted).err().unwrap_or(error)),
+            Err(_) => Err(error),
+        },
         restored => restored,
     }
 }
 
+async fn status_of(client: &Client, wanted: &Wanted) -> Result<LogStatus, ClientError> {
+    match wanted.generation {
+        Some(generation) => client.status_of(generation).await,
+        None => client.status().await,
+    }
+}
+
+/// That a service does not say of a log that what is wanted of it is damaged.
+///
+/// # Errors
+/// [`RestoreError::SourceDamaged`].
+fn is_sound(client: &Client, status: &LogStatus, wanted: &Wanted) -> Result<(), RestoreError> {
+    let at = status.damage.as_ref().map(|damage| damage.offset).or(status.durable);
+    let is_before = wanted.to.is_some_and(|to| at.is_none_or(|at| to < at));
+    if status.state != LogState::Damaged || is_before {
+        return Ok(());
+    }
+    let reason = status.error.clone().unwrap_or_else(|| "no reason was given".to_owned());
+    Err(RestoreError::SourceDamaged { place: client.url().to_string(), at, reason })
+}
+
 async fn restore_url_once(client: &Client, wanted: &Wanted) -> Result<(Option<Generation>, Folded), RestoreError> {
     let place = Place::of(wanted)?;
-    let status = match wanted.generation {
-        Some(generation) => client.status_of(generation).await?,
-        None => client.status().await?,
-    };
+    let status = status_of(client, wanted).await?;
+    is_sound(client, &status, wanted)?;
     let Positions { format, generation: described, durable, last_commit, .. } = positions(&status)?;
     if format != LogFormat::Wal {
         return Err(RestoreError::NotALog(format!("{} is a {format}, which makes no database", client.url())));
@@ -372,14 +433,16 @@ struct Place {
     draft_name: String,
     out: PathBuf,
     overwrite: bool,
+    plain: bool,
 }
 
 impl Place {
     fn of(wanted: &Wanted) -> Result<Place, RestoreError> {
-        let Wanted { out, overwrite, .. } = wanted;
+        let Wanted { out, overwrite, plain, .. } = wanted;
         let draft = draft_path(out)?;
         let draft_name = draft.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-        let place = Place { target: Arc::new(parent_of(out)?), draft_name, out: out.clone(), overwrite: *overwrite };
+        let (target, out) = (Arc::new(parent_of(out)?), out.clone());
+        let place = Place { target, draft_name, out, overwrite: *overwrite, plain: *plain };
         place.check()?;
         Ok(place)
     }
@@ -389,11 +452,15 @@ impl Place {
     }
 
     fn check(&self) -> Result<(), RestoreError> {
+        is_no_side_file(&self.out).map_err(|error| RestoreError::Invalid(error.to_string()))?;
         if self.out.is_dir() {
             return Err(RestoreError::Invalid(format!("{} is a directory", self.out.display())));
         }
-        if !self.overwrite && self.out.symlink_metadata().is_ok() {
-            return Err(RestoreError::Exists(self.out.clone()));
+        match self.out.symlink_metadata() {
+            Ok(_) if !self.overwrite => return Err(RestoreError::Exists(self.out.clone())),
+            // The application may have the file open by its own name, and SQLite looks for a WAL beside that.
+            Ok(found) if found.is_symlink() => return Err(is_link(&self.out)),
+            _ => {}
         }
         if self.out.exists() {
             match looks_like_a_database(&self.out) {
@@ -422,13 +489,26 @@ impl Place {
         }
     }
 
+    /// Takes the engine's own tables out of the draft, if that is wanted.
+    fn make_plain(&self, draft: &Draft) -> Result<(), RestoreError> {
+        if !self.plain {
+            return Ok(());
+        }
+        match plain::convert(draft.file()) {
+            Ok(gone) => log::info!("{}: {gone} internal tables were left out", self.out.display()),
+            Err(PlainError::Io(error)) => return Err(at(&self.out, error)),
+            Err(error) => return Err(RestoreError::NotPlain(error.to_string())),
+        }
+        Ok(())
+    }
+
     /// Gives the finished draft its name, and replaces nothing unless asked to. `source` says where it is from.
     fn publish(&self, draft: Draft, folded: &Folded, source: &str) -> Result<(), RestoreError> {
         let not_empty = match folded.bytes {
             0 => Err(RestoreError::NotALog(format!("{source} holds no database: its {BASE} is missing"))),
             _ => Ok(()),
         };
-        let published = not_empty.and_then(|()| self.check()).and_then(|()| {
+        let published = not_empty.and_then(|()| self.check()).and_then(|()| self.make_plain(&draft)).and_then(|()| {
             if self.overwrite {
                 return self.give_owner().map(|()| true).map_err(|error| at(&self.out, error));
             }
@@ -453,6 +533,15 @@ impl Place {
     }
 }
 
+fn is_link(out: &Path) -> RestoreError {
+    let to = std::fs::read_link(out).unwrap_or_default();
+    let to = parent(out).join(to);
+    let (out, to) = (out.display(), to.display());
+    RestoreError::Invalid(format!(
+        "{out} is a symbolic link to {to}: it is not replaced; give {to}, or remove the link"
+    ))
+}
+
 fn parent(out: &Path) -> &Path {
     out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -474,6 +563,10 @@ struct Meta {
 /// The directory with base and segments that `dir` stands for, and its generation if that is known.
 fn generation_dir(dir: &Path, asked: Option<Generation>) -> Result<(PathBuf, Option<Generation>), RestoreError> {
     let shown = dir.display();
+    if dir.is_file() {
+        let text = format!("{shown} is a file, and no log: give the directory or the URL of one");
+        return Err(RestoreError::Invalid(text));
+    }
     let repo = FsRepo::open(dir).map_err(|error| at(dir, error))?;
     let meta = read_small(&repo, META, JSON_BYTES_MAX as u64).map_err(|error| at(dir, error))?;
     let below = |generation: Generation| (dir.join(name::generation(generation)), Some(generation));

@@ -7,6 +7,7 @@ use logmirror::client::without_secrets;
 
 use super::access::AccessArgs;
 use super::exit::{Exit, printed};
+use super::place::is_url;
 
 /// Fold the frames of a WAL log of a service into the base of a new generation
 #[derive(Args)]
@@ -24,6 +25,14 @@ pub(crate) struct CheckpointArgs {
 }
 
 pub(crate) fn run(args: CheckpointArgs) -> Exit {
+    if !is_url(&args.url) {
+        let text = format!(
+            "{}: only the log of a service is rolled over (http://HOST/logs/NAME): to bound a directory that a database feeds, mirror the \
+             database to a service whose log has a policy, and that log into the directory; or start a new directory",
+            args.url
+        );
+        return Exit::Usage.because(text);
+    }
     let client = match args.access.client(&args.url) {
         Ok(client) => client,
         Err(exit) => return exit,

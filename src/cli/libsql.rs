@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::path::Path;
 
-use logmirror::mirror::replica_file_status;
-use logmirror::sync::{Direction, Replicate};
+use logmirror::mirror::{is_database, replica_file_status};
+use logmirror::sync::{Direction, Replicate, is_replica};
 
 use super::exit::{Exit, with_causes};
 use super::mirror::{Create, MirrorArgs, keep_telling};
@@ -47,6 +47,19 @@ fn refused(args: &MirrorArgs, direction: Direction) -> Option<String> {
         ),
     ];
     why.iter().find(|(is_given, _)| *is_given).map(|(_, why)| (*why).to_owned())
+}
+
+/// Why a database is no source of a mirror without a libSQL sync server: it is a read replica that follows one.
+pub(super) fn replica_as_source(path: &Path) -> Option<String> {
+    // What cannot be read is the mirror's to say.
+    let is_source = is_database(path) && is_replica(path).unwrap_or(false);
+    is_source.then(|| {
+        format!(
+            "SRC {} is a read replica that follows a libSQL sync server: are the arguments swapped? To mirror it as a database of its \
+             own, remove its -info file first",
+            path.display()
+        )
+    })
 }
 
 /// Whether a largest commit is given for this mirror, and not by the environment for all commands.

@@ -105,6 +105,9 @@ pub(crate) fn run(args: MirrorArgs) -> Exit {
         (Ok(source), Ok(sink)) => (source, sink),
         (Err(exit), _) | (_, Err(exit)) => return exit,
     };
+    if let Some(wrong) = super::libsql::replica_as_source(Path::new(&source)) {
+        return report.into_inner().refuse(Exit::Usage, wrong);
+    }
     // One that follows waits until the place is what it should be.
     let is_segment = Path::new(&source).file_name().and_then(|file| name::parse_segment(file.to_str()?)).is_some();
     if let Some(wrong) = wrong_place::not_a_log(&source).filter(|_| !args.follow || is_segment) {

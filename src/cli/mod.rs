@@ -20,6 +20,8 @@ mod restore;
 #[cfg(feature = "turso")]
 mod rounds;
 mod serve;
+#[cfg(feature = "turso")]
+mod sql_worker;
 mod status;
 mod stop;
 mod verify;
@@ -45,7 +47,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    Serve(serve::ServeArgs),
+    Serve(Box<serve::ServeArgs>),
     Mirror(mirror::MirrorArgs),
     Verify(verify::VerifyArgs),
     Status(status::StatusArgs),
@@ -57,6 +59,9 @@ enum Command {
     Promote(promote::PromoteArgs),
     #[cfg(feature = "turso")]
     Replica(replica::ReplicaArgs),
+    #[cfg(feature = "turso")]
+    #[command(hide = true)]
+    SqlWorker(sql_worker::SqlWorkerArgs),
 }
 
 /// What clap says, with its colours on a terminal; and for a program that reads JSON, the first line of it.
@@ -88,11 +93,15 @@ fn run() -> exit::Exit {
         // Help, or the version.
         Err(error) => error.exit(),
     };
+    #[cfg(feature = "turso")]
+    if let Command::SqlWorker(args) = &command {
+        return sql_worker::run(args);
+    }
     if let Err(exit) = log.start() {
         return exit;
     }
     match command {
-        Command::Serve(args) => serve::run(args),
+        Command::Serve(args) => serve::run(*args),
         Command::Mirror(args) => mirror::run(args),
         Command::Verify(args) => verify::run(&args),
         Command::Inspect(args) => inspect::run(&args),
@@ -104,5 +113,7 @@ fn run() -> exit::Exit {
         Command::Promote(args) => promote::run(args),
         #[cfg(feature = "turso")]
         Command::Replica(args) => replica::run(args),
+        #[cfg(feature = "turso")]
+        Command::SqlWorker(args) => sql_worker::run(&args),
     }
 }

@@ -43,6 +43,10 @@ pub(crate) struct ReplicaArgs {
     /// Set the files of the replica aside, changes that were not pushed included, and make it anew
     #[arg(long)]
     rebuild: bool,
+    /// If the replica is made now and the remote cannot be reached, make an empty one: programs can write it, and what the
+    /// remote has comes with the first pull, push or sync that reaches it
+    #[arg(long)]
+    start_offline: bool,
     /// What the name under which the remote knows this replica starts with; used when it is made
     #[arg(long, value_name = "NAME", default_value_t = Options::default().client_name)]
     client_name: String,
@@ -54,7 +58,7 @@ pub(crate) struct ReplicaArgs {
 }
 
 pub(crate) fn run(args: ReplicaArgs) -> Exit {
-    let ReplicaArgs { path, url, action, every, json, rebuild, client_name, batch, access } = args;
+    let ReplicaArgs { path, url, action, every, json, rebuild, start_offline, client_name, batch, access } = args;
     if rebuild && action == Action::Status {
         return Exit::Usage.because("--rebuild makes the replica anew, and status only looks at it");
     }
@@ -65,7 +69,7 @@ pub(crate) fn run(args: ReplicaArgs) -> Exit {
     if every.is_some() {
         output::end_promptly();
     }
-    let options = Options { client_name, wal_pull_batch_size: batch, rebuild, ..Options::default() };
+    let options = Options { client_name, wal_pull_batch_size: batch, start_offline, rebuild, ..Options::default() };
     let rounds = Rounds { path, remote, options, action, every };
     let teller = Arc::new(Teller::new(action, json));
     let watch = teller.clone();

@@ -32,6 +32,9 @@ pub(crate) struct RestoreArgs {
     /// Replace OUT.db if it exists and is a SQLite database
     #[arg(long)]
     force: bool,
+    /// Leave out the tables that the SQL engine keeps for AUTOINCREMENT beside SQLite's own sqlite_sequence
+    #[arg(long)]
+    plain: bool,
     #[command(flatten)]
     access: AccessArgs,
     /// Tell the result, or what went wrong, as one JSON object
@@ -40,12 +43,12 @@ pub(crate) struct RestoreArgs {
 }
 
 pub(crate) fn run(args: RestoreArgs) -> Exit {
-    let RestoreArgs { source, out, to, generation, force, access, json } = args;
+    let RestoreArgs { source, out, to, generation, force, plain, access, json } = args;
     let client = match is_url(&source).then(|| access.client(&source)).transpose() {
         Ok(client) => client,
         Err(exit) => return exit,
     };
-    let wanted = Wanted { to, generation, out, overwrite: force };
+    let wanted = Wanted { to, generation, out, overwrite: force, plain };
     let result = super::block_on(async {
         let stop = super::asked_to_stop()?;
         tokio::select! {
@@ -118,9 +121,12 @@ fn failed(error: &RestoreError) -> Exit {
     };
     match whole_up_to(error) {
         Some(last) => {
-            let text = format!(
-                "{error}; put back what is missing from a sound copy, or mirror the source again; --to {last} restores what is whole"
-            );
+            let advice = match error {
+                // It says what to do on the service.
+                RestoreError::SourceDamaged { .. } => "",
+                _ => "; put back what is missing from a sound copy, or mirror the source again",
+            };
+            let text = format!("{error}{advice}; --to {last} restores what is whole");
             exit.because_code(error.code(), text, more)
         }
         None => exit.because_code(error.code(), error, more),
@@ -131,6 +137,7 @@ fn failed(error: &RestoreError) -> Exit {
 fn whole_up_to(error: &RestoreError) -> Option<Offset> {
     match error {
         RestoreError::Fold(FoldError::Lost { last, .. } | FoldError::Gap { last, .. }) => Some(*last),
+        RestoreError::SourceDamaged { at: Some(at), .. } => at.0.checked_sub(1).map(Offset),
         RestoreError::Fold(error @ FoldError::Damaged { last, .. }) if error.is_data() => Some(*last),
         _ => None,
     }

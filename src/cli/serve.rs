@@ -1,6 +1,8 @@
 //! `logmirror serve`: the service.
 
 use std::io;
+#[cfg(feature = "turso")]
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,6 +11,8 @@ use logmirror::config::{Config, Layer};
 use logmirror::mirror::Registry;
 use logmirror::repo::FsRepo;
 use logmirror::server::Server;
+#[cfg(feature = "turso")]
+use logmirror::worker::{WorkerProgram, WorkerSettings};
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::exit::Exit;
@@ -53,6 +57,14 @@ async fn serve(config: Config, registry: Arc<Registry>) -> Exit {
     let server = match server.and_then(|server| Ok((server.address()?, server))) {
         Ok((address, server)) => {
             let server = server.with_token(config.token).with_routing(config.routing);
+            #[cfg(feature = "turso")]
+            let server = match NonZeroUsize::new(config.sql_workers) {
+                Some(count) => {
+                    let memory_bytes_max = config.sql_memory_max;
+                    server.with_sql_workers(WorkerSettings { program: worker_program(), count, memory_bytes_max })
+                }
+                None => server,
+            };
             output::out().put(format!("listening on http://{address}"));
             log::info!("{} logs in {}", registry.logs().len(), config.data.display());
             server
@@ -70,6 +82,13 @@ async fn serve(config: Config, registry: Arc<Registry>) -> Exit {
     };
     server.run(stop).await;
     Exit::Done
+}
+
+/// This program, also when its file was replaced meanwhile: both ends must be of one version.
+#[cfg(feature = "turso")]
+fn worker_program() -> WorkerProgram {
+    let args = ["sql-worker", "--level", log::max_level().as_str()].map(str::to_owned);
+    WorkerProgram { path: "/proc/self/exe".into(), args: args.into() }
 }
 
 /// Why a data directory cannot be used, and what to do about it.

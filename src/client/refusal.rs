@@ -16,14 +16,14 @@ pub(super) async fn checked(response: Response) -> Result<Response, ClientError>
     let (who, service) = (who(response.headers()), response.url().origin().ascii_serialization());
     // A proxy may be as long-winded as it likes, or break off.
     let text = whole(response).await.unwrap_or_default();
-    Err(match serde_json::from_slice::<ErrorBody>(&text) {
+    Err(match ErrorBody::of(&text) {
         // Which service has no such thing, where source and sink may be of two.
-        Ok(body) if body.error == "not-found" => {
+        Some(body) if body.error == "not-found" => {
             let message = format!("{} in the service at {service}", body.message);
             ClientError::Refused { status: status.as_u16(), body: Box::new(ErrorBody { message, ..body }) }
         }
-        Ok(body) => ClientError::Refused { status: status.as_u16(), body: Box::new(body) },
-        Err(_) => ClientError::Intermediary { status: status.as_u16(), who },
+        Some(body) => ClientError::Refused { status: status.as_u16(), body: Box::new(body) },
+        None => ClientError::Intermediary { status: status.as_u16(), who },
     })
 }
 

@@ -27,6 +27,8 @@ struct State {
     request_bytes: usize,
     /// A body that was refused as too large.
     refused_bytes: Option<usize>,
+    /// Whether an answer with page checksums had their proof.
+    proves_sums: bool,
 }
 
 impl Default for Way {
@@ -38,6 +40,7 @@ impl Default for Way {
             unanswered: 0,
             request_bytes: REQUEST_BYTES_START,
             refused_bytes: None,
+            proves_sums: false,
         };
         Way { state: Mutex::new(state) }
     }
@@ -85,6 +88,14 @@ impl Way {
     pub(crate) fn is_live(&self) {
         let mut state = self.state();
         (state.bounded, state.decided, state.broken, state.unanswered) = (None, 0, 0, 0);
+    }
+
+    /// Records whether an answer with page checksums has their proof. False when it does not and an earlier one did: something on the
+    /// way removed it.
+    pub(crate) fn keeps_proof(&self, is_proven: bool) -> bool {
+        let mut state = self.state();
+        state.proves_sums |= is_proven;
+        state.proves_sums == is_proven
     }
 
     /// Largest body of a request that is sent.

@@ -1,29 +1,35 @@
 //! [`Engine`]: one open database, and how it and its log keep to each other.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::timeout;
-use turso_core::{Connection, Database, LimboError, OpenFlags, OpenOptions, SqliteDialect};
+use turso_core::{Connection, Database, LimboError, OpenFlags, OpenOptions};
 
-use super::features;
+use super::first_page::{self, Permitted};
 use super::io::{DATABASE, LogIo};
+use super::logs::Logs;
+use super::pages::LogPages;
 use super::programs::{Programs, SchemaAge};
+use super::stand_in::Lenient;
+use super::unusable::Unusable;
 use super::wal::{FRAME_LEN, Wal};
+use super::{features, objects, set_keys};
 use crate::format::wal::FrameHeader;
-use crate::limits::{
-    ENGINE_CACHE_PAGES, SETTLE_WAIT, SPARE_CONNECTIONS_MAX, SQL_TRANSACTION_BYTES_MAX, WRITE_TURN_WAIT,
-};
-use crate::mirror::{Error, Log, Registry, SeenBase, State, Writer};
+use crate::limits::{ENGINE_CACHE_PAGES, SETTLE_WAIT, SPARE_CONNECTIONS_MAX, WRITE_TURN_WAIT};
+use crate::mirror::{Error, Log, SeenBase, Sought, State, Writer};
 use crate::offset::Offset;
+use crate::sqlite::btree::PAGE_LEN;
 use crate::sync::libsql::syncable;
 
 pub(super) struct Engine {
-    registry: Arc<Registry>,
+    logs: Arc<dyn Logs>,
     log: Arc<Log>,
     wal: Arc<Wal>,
+    base: Arc<SeenBase>,
+    unusable: Arc<Unusable>,
     database: Arc<Database>,
     /// Takes in what others appended.
     keeper: Mutex<Arc<Connection>>,
@@ -39,6 +45,10 @@ pub(super) struct Engine {
     holder: AtomicU64,
     /// Its database is not what the log says: nothing of it may be believed or stored.
     closed: AtomicBool,
+    /// The engine cannot write this database rightly: nothing that it wrote is stored.
+    read_only: AtomicBool,
+    /// The number of the schema, as of what was taken in from others.
+    schema_cookie: AtomicU32,
     used: Mutex<Instant>,
 }
 
@@ -70,18 +80,24 @@ fn of_engine(error: &LimboError) -> Error {
 
 impl Engine {
     /// Opens the database of a log as it is now. Blocks; costs a reading of the whole WAL.
-    pub(super) fn open(registry: Arc<Registry>, log: Arc<Log>) -> Result<Engine, Error> {
+    pub(super) fn open(logs: Arc<dyn Logs>, log: Arc<Log>) -> Result<Engine, Error> {
         syncable(&log, "Turso")?;
-        let settings = registry.settings();
-        let transaction_max = SQL_TRANSACTION_BYTES_MAX.min(settings.commit_bytes_max).min(settings.memory_max / 4);
-        let wal = Arc::new(Wal::of(log.clone(), transaction_max));
+        let wal = Arc::new(Wal::of(log.clone(), logs.transaction_bytes_max()));
         let machine = Database::io_for_path(DATABASE).map_err(|error| of_engine(&error))?;
-        let io = Arc::new(LogIo::new(Arc::new(SeenBase::open(&log)?), wal.clone(), machine));
-        let options = OpenOptions::new(Arc::new(SqliteDialect));
+        let base = Arc::new(SeenBase::open(&log)?);
+        first_page::check_base(log.name(), &base)?;
+        let (unusable, dialect) = (Arc::new(Unusable::default()), Arc::new(Lenient::default()));
+        let io = Arc::new(LogIo::new(base.clone(), wal.clone(), unusable.clone(), machine));
+        let options = OpenOptions::new(dialect.clone());
         let options = options.flags(OpenFlags::Create).db_opts(features());
         // Not by way of the engine's own registry of open files: all of ours have the same name.
-        let opened = Database::do_open(io, DATABASE, options).and_then(|database| Ok((connect(&database)?, database)));
-        let (keeper, database) = opened.map_err(|error| of_engine(&error))?;
+        let open = || Database::do_open(io, DATABASE, options).and_then(|database| Ok((connect(&database)?, database)));
+        let pages = || LogPages::open(&log, base.clone(), wal.known().unwrap_or(0));
+        let unopened = |error: LimboError| match pages() {
+            Ok(pages) => objects::unopened(log.name(), &pages, &error),
+            Err(error) => error,
+        };
+        let (keeper, database) = objects::caught(open).map_err(unopened)?;
         // The engine takes a WAL for ended where a frame is not sound: what it has then is an older database.
         let (seen, durable) =
             (keeper.wal_state().map_err(|error| of_engine(&error))?.max_frame, wal.known().unwrap_or(0));
@@ -93,10 +109,21 @@ impl Engine {
             log::error!("{}: {text}", log.name());
             return Err(Error::Damaged(text.into()));
         }
+        let Permitted { writes, schema } = first_page::permitted(log.name(), &base, |page| {
+            let is_there = durable > 0 || base.bytes() > 0;
+            let read = if is_there { keeper.try_wal_watermark_read_page(1, page, None) } else { Ok(false) };
+            read.map_err(|error| of_engine(&error))
+        })?;
+        if dialect.stood_in() {
+            unusable.set(objects::unusable(log.name(), &pages()?)?);
+        }
+        objects::check(&keeper).map_err(unopened)?;
         Ok(Engine {
-            registry,
+            logs,
             log,
             wal,
+            base,
+            unusable,
             database,
             keeper: Mutex::new(keeper),
             spare: Mutex::default(),
@@ -105,6 +132,8 @@ impl Engine {
             waiting: AtomicUsize::new(0),
             holder: AtomicU64::new(0),
             closed: AtomicBool::new(false),
+            read_only: AtomicBool::new(!writes),
+            schema_cookie: AtomicU32::new(schema),
             used: Mutex::new(Instant::now()),
         })
     }
@@ -112,18 +141,35 @@ impl Engine {
     /// Keeps a connection for another session; false when it cannot.
     pub(super) fn keep(&self, connection: &Arc<Connection>, programs: Programs) -> bool {
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
-        let keeps = connection.get_auto_commit() && spare.len() < SPARE_CONNECTIONS_MAX;
+        let keys = connection.foreign_keys_enabled();
+        let alike = spare.iter().filter(|(other, _)| other.foreign_keys_enabled() == keys).count();
+        let keeps = connection.get_auto_commit() && alike < SPARE_CONNECTIONS_MAX;
         if keeps {
             spare.push((connection.clone(), programs));
         }
         keeps
     }
 
-    /// A connection with a state of its own: a new one, unless one that another session has left as it was will do.
-    pub(super) fn connect(&self, personal: bool) -> Result<(Arc<Connection>, Programs), Error> {
+    /// Whether the log wants foreign keys to be checked.
+    pub(super) fn checks_keys(&self) -> bool {
+        self.log.foreign_keys()
+    }
+
+    /// A connection with a state of its own that checks foreign keys, or does not: a new one, unless one that another
+    /// session has left as it was will do. What is prepared on it is prepared with the same setting.
+    pub(super) fn connect(&self, personal: bool, keys: bool) -> Result<(Arc<Connection>, Programs), Error> {
         *self.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        let spare = if personal { None } else { self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop() };
-        let new = || Ok((connect(&self.database).map_err(|error| of_engine(&error))?, Programs::default()));
+        let spare = || {
+            let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+            let at = spare.iter().rposition(|(connection, _)| connection.foreign_keys_enabled() == keys)?;
+            Some(spare.remove(at))
+        };
+        let spare = if personal { None } else { spare() };
+        let new = || {
+            let connection = connect(&self.database).map_err(|error| of_engine(&error))?;
+            set_keys(&connection, keys);
+            Ok((connection, Programs::default()))
+        };
         spare.map_or_else(new, Ok)
     }
 
@@ -171,8 +217,16 @@ impl Engine {
 
     /// Says that the turn has ended.
     pub(super) fn turn_ended(&self) {
-        self.schema.end();
+        // Where a change of the schema was undone in the middle, what the engine knows of it is not what it is.
+        if self.schema.end() && self.unusable.was_met() {
+            self.close(&Error::Unavailable("a change of the schema was undone".into()));
+        }
         self.holder.store(0, Ordering::Release);
+    }
+
+    /// Tables that cannot be used.
+    pub(super) fn unusable(&self) -> &Unusable {
+        &self.unusable
     }
 
     pub(super) fn schema(&self) -> &SchemaAge {
@@ -189,7 +243,17 @@ impl Engine {
 
     /// Whether clients may change it.
     pub(super) fn admits_clients(&self) -> Result<(), Error> {
-        self.log.admit(&Writer::Client)
+        self.log.admit(&Writer::Client)?;
+        self.is_written_rightly()
+    }
+
+    fn is_written_rightly(&self) -> Result<(), Error> {
+        if self.read_only.load(Ordering::Acquire) { Err(first_page::read_only(self.log.name())) } else { Ok(()) }
+    }
+
+    /// Learns how far the log is durable now.
+    pub(super) async fn renew(&self) -> Result<(), Error> {
+        self.logs.renew(&self.log).await
     }
 
     /// Takes in the frames that others appended. The caller has the turn. Blocks.
@@ -205,12 +269,12 @@ impl Engine {
         let absorbed = match (&view.state, self.wal.known()) {
             // To read the log again costs no memory for all of them.
             (State::Ok, Some(known)) if self.wal.is_too_much(last.saturating_sub(known)) => Err(closed()),
-            (State::Ok, Some(known)) if known < last => {
+            (State::Ok, Some(known)) if known < last => self.check_next(known, last).and_then(|()| {
                 self.schema.begin();
                 let inserted = self.insert(known, last);
                 self.schema.end();
                 inserted
-            }
+            }),
             // Its first frames came from elsewhere, with a header that the engine does not have.
             (State::Ok, None) if last > 0 => Err(closed()),
             // One that takes no more is read as far as it goes.
@@ -219,6 +283,30 @@ impl Engine {
             (State::Ended(_), _) => Err(closed()),
         };
         absorbed.inspect_err(|error| self.close(error))
+    }
+
+    /// Checks that the engine can go on with the database as frames `known + 1` to `last` make it, before it sees them.
+    ///
+    /// # Errors
+    /// [`Error::Format`] when it cannot; when it must be opened again, since it has not all of the schema.
+    fn check_next(&self, known: u64, last: u64) -> Result<(), Error> {
+        let mut is_first_written = false;
+        self.log.newest_frames(&(Offset(known + 1)..Offset(last + 1)), Sought::These(&[1]), |_, _| {
+            is_first_written = true;
+            false
+        })?;
+        if !is_first_written {
+            return Ok(());
+        }
+        let pages = LogPages::open(&self.log, self.base.clone(), last)?;
+        let find = |page: &mut [u8; PAGE_LEN]| pages.find(1, page);
+        let Permitted { writes, schema } = first_page::permitted(self.log.name(), &self.base, find)?;
+        self.read_only.store(!writes, Ordering::Release);
+        let is_same_schema = self.schema_cookie.swap(schema, Ordering::AcqRel) == schema;
+        if !is_same_schema && (self.unusable.has_any() || objects::is_in_part(&pages)) {
+            return Err(closed());
+        }
+        Ok(())
     }
 
     fn insert(&self, known: u64, last: u64) -> Result<(), Error> {
@@ -276,11 +364,9 @@ impl Engine {
         let Some(pending) = self.wal.pending() else {
             return Ok(());
         };
-        let share = self.registry.reserve(pending.bytes.len() as u64).await?;
-        let stream = (vec![pending.bytes.clone()], share);
-        let appended = self.registry.append_whole(&self.log, pending.behind, stream, Writer::Client).await;
-        match appended {
-            Ok(_) => {
+        self.is_written_rightly()?;
+        match self.logs.append(&self.log, pending.behind, pending.bytes.clone()).await {
+            Ok(()) => {
                 self.wal.hold(&pending);
                 Ok(())
             }

@@ -8,24 +8,31 @@ use turso_core::{
     Buffer, Clock, Completion, CompletionError, File, IO, LimboError, MonotonicInstant, OpenFlags, WallClockInstant,
 };
 
-use super::wal::Wal;
+use super::unusable::Unusable;
+use super::wal::{FRAME_LEN, Wal};
+use crate::format::database;
+use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN};
 use crate::mirror::SeenBase;
 
 /// The name of the database; that of its WAL follows from it.
 pub(super) const DATABASE: &str = "logmirror.db";
 const WAL: &str = "logmirror.db-wal";
 
+/// Bytes of a page.
+const PAGE_LEN: u64 = (FRAME_LEN - FRAME_HEADER_LEN) as u64;
+
 /// The two files of a log, and those of the machine for what the engine sorts.
 pub(super) struct LogIo {
     base: Arc<SeenBase>,
     wal: Arc<Wal>,
+    unusable: Arc<Unusable>,
     machine: Arc<dyn IO>,
 }
 
 impl LogIo {
     /// `machine` is for temporary files.
-    pub(super) fn new(base: Arc<SeenBase>, wal: Arc<Wal>, machine: Arc<dyn IO>) -> LogIo {
-        LogIo { base, wal, machine }
+    pub(super) fn new(base: Arc<SeenBase>, wal: Arc<Wal>, unusable: Arc<Unusable>, machine: Arc<dyn IO>) -> LogIo {
+        LogIo { base, wal, unusable, machine }
     }
 }
 
@@ -42,8 +49,8 @@ impl Clock for LogIo {
 impl IO for LogIo {
     fn open_file(&self, path: &str, flags: OpenFlags, direct: bool) -> turso_core::Result<Arc<dyn File>> {
         match path {
-            DATABASE => Ok(Arc::new(Base(self.base.clone()))),
-            WAL => Ok(Arc::new(WalFile(self.wal.clone()))),
+            DATABASE => Ok(Arc::new(Base(self.base.clone(), self.unusable.clone()))),
+            WAL => Ok(Arc::new(WalFile(self.wal.clone(), self.unusable.clone()))),
             _ => self.machine.open_file(path, flags, direct),
         }
     }
@@ -82,7 +89,7 @@ fn done(c: Completion, bytes: usize) -> turso_core::Result<Completion> {
 
 /// The database at the start of the generation, as SQLite sees it: the engine believes the size in the header. It is never
 /// written: nothing is ever checkpointed by the engine.
-struct Base(Arc<SeenBase>);
+struct Base(Arc<SeenBase>, Arc<Unusable>);
 
 impl File for Base {
     fn lock_file(&self, _exclusive: bool) -> turso_core::Result<()> {
@@ -94,7 +101,10 @@ impl File for Base {
     }
 
     fn pread(&self, pos: u64, c: Completion) -> turso_core::Result<Completion> {
-        let read = self.0.read_at(c.as_read().buf().as_mut_slice(), pos);
+        let buf = c.as_read().buf().as_mut_slice();
+        let last = (pos + buf.len() as u64).saturating_sub(1);
+        self.1.check(pos / PAGE_LEN + 1, last / PAGE_LEN + 1)?;
+        let read = self.0.read_at(buf, pos);
         let read = read.map_err(|error| failed("read")(io::Error::new(io::ErrorKind::InvalidData, error)))?;
         done(c, read)
     }
@@ -116,8 +126,25 @@ impl File for Base {
     }
 }
 
-/// The WAL. A sync of it means nothing: a commit counts once the log holds it.
-struct WalFile(Arc<Wal>);
+/// The WAL, whose first page never says that the database has a rollback journal. A sync of it means nothing: a commit counts
+/// once the log holds it.
+struct WalFile(Arc<Wal>, Arc<Unusable>);
+
+impl WalFile {
+    /// Which page is at `pos`, as the header of its frame says.
+    fn page(&self, pos: u64) -> io::Result<u32> {
+        let mut head = [0; FRAME_HEADER_LEN];
+        let count = self.0.read(&mut head, pos - FRAME_HEADER_LEN as u64)?;
+        if count < head.len() { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(FrameHeader::decode(&head).page) }
+    }
+}
+
+/// Whether these bytes of a WAL are the page of one frame. So the engine reads what it works with; whole frames it reads to
+/// check their checksums, which are of the bytes that were stored.
+fn is_page(pos: u64, len: usize) -> bool {
+    let in_frames = pos.checked_sub(HEADER_LEN as u64);
+    len as u64 == PAGE_LEN && in_frames.is_some_and(|at| at % FRAME_LEN as u64 == FRAME_HEADER_LEN as u64)
+}
 
 impl File for WalFile {
     fn lock_file(&self, _exclusive: bool) -> turso_core::Result<()> {
@@ -129,7 +156,16 @@ impl File for WalFile {
     }
 
     fn pread(&self, pos: u64, c: Completion) -> turso_core::Result<Completion> {
-        let read = self.0.read(c.as_read().buf().as_mut_slice(), pos).map_err(failed("read"))?;
+        let buf = c.as_read().buf().as_mut_slice();
+        let read = self.0.read(buf, pos).map_err(failed("read"))?;
+        // What else the page may be is of no interest.
+        if is_page(pos, buf.len()) && (self.1.has_any() || buf.starts_with(database::MAGIC)) {
+            let page = self.page(pos).map_err(failed("read"))?;
+            self.1.check(page.into(), page.into())?;
+            if page == 1 {
+                database::state_wal(buf);
+            }
+        }
         done(c, read)
     }
 

@@ -6,8 +6,14 @@
 //! engine is thrown away and opened anew from the log.
 
 mod database;
+mod first_page;
 mod io;
+mod logs;
+mod objects;
+mod pages;
 mod programs;
+mod stand_in;
+mod unusable;
 mod wal;
 
 use std::collections::HashMap;
@@ -19,8 +25,10 @@ use tokio::sync::OwnedMutexGuard;
 use turso_core::{DatabaseOpts, Statement};
 
 use crate::limits::{ENGINE_IDLE, ENGINES_MAX};
-use crate::mirror::{Error, Log, Registry};
+use crate::mirror::{Error, Log};
 use database::Engine;
+pub use logs::Logs;
+pub(crate) use logs::transaction_bytes_max;
 use programs::Programs;
 
 /// What databases may have that the engine has in part only: better so than that those of others cannot be opened at all.
@@ -30,7 +38,7 @@ pub(crate) fn features() -> DatabaseOpts {
 
 /// The SQL engines of a service, one for each log that is in use as a database. Opened when wanted, closed when idle.
 pub struct Engines {
-    registry: Arc<Registry>,
+    logs: Arc<dyn Logs>,
     open: Mutex<HashMap<String, Arc<Engine>>>,
     /// One at a time is opened of each log; few logs share one of these.
     opening: [Mutex<()>; 16],
@@ -89,11 +97,11 @@ impl Drop for Turn {
 }
 
 impl Engines {
-    /// For the logs of `registry`.
+    /// For these logs.
     #[must_use]
-    pub fn new(registry: Arc<Registry>) -> Engines {
+    pub fn new(logs: Arc<dyn Logs>) -> Engines {
         let (open, opening, sessions, tended) = Default::default();
-        Engines { registry, open, opening, sessions, tended }
+        Engines { logs, open, opening, sessions, tended }
     }
 
     fn open(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Engine>>> {
@@ -105,16 +113,31 @@ impl Engines {
     /// was not open.
     ///
     /// # Errors
-    /// When there is no such log, or it holds no database with pages of 4096 bytes, or that cannot be read.
+    /// When there is no such log, or that cannot be read; [`Error::Format`] when it holds no database that the engine can be
+    /// run on, such as one with pages of another size than 4096 bytes.
     pub fn session(self: &Arc<Self>, log_name: &str, personal: bool) -> Result<Session, Error> {
-        let log = self.registry.get(log_name)?;
+        let log = self.logs.get(log_name)?;
+        let keys = log.foreign_keys();
+        self.connected(&log, personal, keys)
+    }
+
+    /// The same for a client that pushes rows it did not check: foreign keys are not checked, whatever the log says.
+    ///
+    /// # Errors
+    /// As [`session`](Self::session).
+    pub fn pushing(self: &Arc<Self>, log_name: &str, personal: bool) -> Result<Session, Error> {
+        let log = self.logs.get(log_name)?;
+        self.connected(&log, personal, false)
+    }
+
+    fn connected(self: &Arc<Self>, log: &Arc<Log>, personal: bool, keys: bool) -> Result<Session, Error> {
         if let Ok(runtime) = Handle::try_current()
             && !self.tended.swap(true, Ordering::AcqRel)
         {
             runtime.spawn(tend(Arc::downgrade(self)));
         }
-        let engine = self.engine(&log)?;
-        let (connection, programs) = engine.connect(personal)?;
+        let engine = self.engine(log)?;
+        let (connection, programs) = engine.connect(personal, keys)?;
         let id = self.sessions.fetch_add(1, Ordering::Relaxed) + 1;
         let programs = Mutex::new(if personal { None } else { Some(programs) });
         Ok(Session { engine, connection, programs, id, spare: AtomicBool::new(false) })
@@ -131,7 +154,7 @@ impl Engines {
         if let Some(engine) = self.sound(log) {
             return Ok(engine);
         }
-        let engine = Arc::new(Engine::open(self.registry.clone(), log.clone())?);
+        let engine = Arc::new(Engine::open(self.logs.clone(), log.clone())?);
         let mut open = self.open();
         close_idle(&mut open);
         open.insert(log.id().to_owned(), engine.clone());
@@ -146,6 +169,14 @@ impl Engines {
             return Some(engine);
         };
         engine.absorb().is_ok().then_some(engine.clone())
+    }
+}
+
+/// Has a connection check foreign keys, or not.
+fn set_keys(connection: &turso_core::Connection, checked: bool) {
+    // What is prepared is prepared again after a change.
+    if connection.foreign_keys_enabled() != checked {
+        connection.set_foreign_keys_enabled(checked);
     }
 }
 
@@ -190,6 +221,7 @@ impl Session {
     /// # Errors
     /// Those of the engine.
     pub fn prepare(&self, sql: &str, keeps: impl FnOnce(&Statement) -> bool) -> turso_core::Result<Statement> {
+        self.engine.unusable().check_statement(sql)?;
         let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
         // Nothing is used again while somebody may be changing the schema: that may yet be rolled back.
         let (Some(programs), Some(age)) = (programs.as_mut(), self.engine.schema().now()) else {
@@ -215,6 +247,22 @@ impl Session {
         *self.programs.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
+    /// Whether the log wants foreign keys to be checked.
+    #[must_use]
+    pub fn checks_keys(&self) -> bool {
+        self.engine.checks_keys()
+    }
+
+    /// Has foreign keys checked or not from the next statement on. No transaction may be open.
+    pub fn check_keys(&self, checked: bool) {
+        set_keys(&self.connection, checked);
+    }
+
+    /// Gives up the pages that the connection keeps. Nothing may be open on it.
+    pub fn drop_cache(&self) {
+        self.connection.get_pager().clear_page_cache(false);
+    }
+
     /// Says that the connection is as it was when it was new, and another session may have it after this one.
     pub fn spare(&self) {
         self.spare.store(true, Ordering::Relaxed);
@@ -235,7 +283,7 @@ impl Session {
     /// Whether statements may change the database.
     ///
     /// # Errors
-    /// [`Error::Mirrored`] when a mirror feeds its log.
+    /// [`Error::Mirrored`] when a mirror feeds its log, [`Error::Format`] when the engine cannot write such a database.
     pub fn takes_changes(&self) -> Result<(), Error> {
         self.engine.admits_clients()
     }
@@ -281,6 +329,7 @@ impl Session {
 
     async fn absorbed(&self, guard: OwnedMutexGuard<()>) -> Result<Turn, Error> {
         let turn = Turn { engine: self.engine.clone(), _guard: guard };
+        turn.engine.renew().await?;
         let absorbing = move || turn.engine.absorb().map(|()| turn);
         let absorbed = tokio::task::spawn_blocking(absorbing).await;
         absorbed.unwrap_or_else(|_| Err(Error::Unavailable("the work was interrupted".into())))

@@ -24,10 +24,11 @@ impl SchemaAge {
         self.0.fetch_or(1, Ordering::AcqRel);
     }
 
-    /// It does not change any more. The caller still has the turn.
-    pub(super) fn end(&self) {
+    /// It does not change any more. The caller still has the turn. Returns whether it may have changed.
+    pub(super) fn end(&self) -> bool {
         let age = self.0.load(Ordering::Acquire);
         self.0.store(age + age % 2, Ordering::Release);
+        !age.is_multiple_of(2)
     }
 
     /// The age as of now; none while the schema may be changing.

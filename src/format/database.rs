@@ -15,11 +15,39 @@ pub const HEADER_LEN: usize = 100;
 /// First bytes of every database.
 pub const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
+// Where the fields of four bytes are that are read or changed elsewhere too.
+pub(crate) const CHANGE_COUNTER_AT: usize = 24;
+pub(crate) const PAGES_AT: usize = 28;
+/// The first page of the list of free ones.
+pub(crate) const FREE_LIST_AT: usize = 32;
+pub(crate) const FREE_COUNT_AT: usize = 36;
+/// The number of the schema, which is another after each change of that.
+pub(crate) const SCHEMA_COOKIE_AT: usize = 40;
+/// With `auto_vacuum`, which moves pages when others become free, the largest root of a tree; else 0.
+pub(crate) const LARGEST_ROOT_AT: usize = 52;
+const ENCODING_AT: usize = 56;
+pub(crate) const VERSION_VALID_FOR_AT: usize = 92;
+
+/// The field of four bytes at `at`; 0 where the page ends before it.
+pub(crate) fn word(page: &[u8], at: usize) -> u32 {
+    page.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |bytes| u32::from_be_bytes(*bytes))
+}
+
 /// Where the header says how the database is written and how it is read.
 pub const VERSIONS: Range<usize> = 18..20;
 
 /// What it says there of a database that is written and read through a WAL.
 pub const WAL_VERSIONS: [u8; 2] = [2, 2];
+
+/// Makes the header on `page` say that the database is written and read through a WAL, if it says that of a rollback journal:
+/// for those who find the page in a WAL. A page that is not the first of a database stays as it is.
+pub fn state_wal(page: &mut [u8]) {
+    if page.starts_with(MAGIC)
+        && let Some(versions) = page.get_mut(VERSIONS).filter(|versions| versions.iter().all(|it| matches!(it, 1 | 2)))
+    {
+        versions.copy_from_slice(&WAL_VERSIONS);
+    }
+}
 
 /// SQLite's locks are on the bytes from this one on, so nothing ever writes the page around it.
 pub const LOCK_BYTE: u64 = 1 << 30;
@@ -120,7 +148,6 @@ impl DatabaseHeader {
         if !header.starts_with(MAGIC) {
             return Err(HeaderError::Magic { found: String::from_utf8_lossy(&header[..MAGIC.len()]).into_owned() });
         }
-        let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         let page_size = match u16::from_be_bytes([header[16], header[17]]) {
             // 65,536 does not fit.
             1 => 65_536,
@@ -134,10 +161,10 @@ impl DatabaseHeader {
             write_version: header[18],
             read_version: header[19],
             reserved: header[20],
-            change_counter: word(24),
-            encoding: word(56),
-            pages: word(28),
-            version_valid_for: word(92),
+            change_counter: word(header, CHANGE_COUNTER_AT),
+            encoding: word(header, ENCODING_AT),
+            pages: word(header, PAGES_AT),
+            version_valid_for: word(header, VERSION_VALID_FOR_AT),
         })
     }
 
@@ -185,6 +212,22 @@ mod tests {
         assert_eq!(DatabaseHeader::decode(&page), Err(HeaderError::PageSize { found: 4097 }));
         page[3] = b'x';
         assert!(matches!(DatabaseHeader::decode(&page), Err(HeaderError::Magic { .. })));
+    }
+
+    #[test]
+    fn a_rollback_journal_becomes_a_wal_and_nothing_else_changes() {
+        let wal = empty(4096);
+        for versions in [[1, 1], [1, 2], [2, 1], [2, 2]] {
+            let mut page = wal.clone();
+            page[VERSIONS].copy_from_slice(&versions);
+            state_wal(&mut page);
+            assert_eq!(page, wal, "{versions:?}");
+        }
+        for other in [vec![1; 4096], wal[..19].to_vec(), [&wal[..18], &[1, 3], &wal[20..]].concat()] {
+            let mut page = other.clone();
+            state_wal(&mut page);
+            assert_eq!(page, other);
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use super::native::{Parsed, parse, query};
 use super::pace::Pace;
 use super::paths::{App, Timeouts};
-use super::reply::{Failure, drain, turn_down};
+use super::reply::Failure;
 use super::request_log::Notes;
 use super::upload::{self, Part, PartQuery};
 use super::writers::writer_of;
@@ -54,18 +54,10 @@ pub(super) async fn append(
     request: Request,
 ) -> Result<Response, Failure> {
     let (head, body) = request.into_parts();
-    let (append, acks) = match begin(&app, name, &head).await {
-        Ok(Begun::Stream(append, acks)) => (*append, acks),
-        Ok(Begun::Part(log, from, part, writer)) => {
-            let (answer, rest) = upload::commits(&app, &log, from, (part, writer), body).await;
-            if let (Err(_), Some(rest)) = (&answer, rest) {
-                turn_down(&head.headers, rest);
-            }
-            return answer;
-        }
-        Err(failure) => {
-            turn_down(&head.headers, body);
-            return Err(failure);
+    let (append, acks) = match begin(&app, name, &head).await? {
+        Begun::Stream(append, acks) => (*append, acks),
+        Begun::Part(log, from, part, writer) => {
+            return upload::commits(&app, &log, from, (part, writer), body).await;
         }
     };
     let Some(Acks::Stream) = acks else {
@@ -175,14 +167,12 @@ async fn receive(app: &App, mut append: Append, mut body: Body) -> Received {
     }
     let (log, counters) = (append.log().to_owned(), app.registry.counters());
     let ended = append.finish().await.map_err(Failure::from);
-    match &ended {
-        Ok(outcome) if outcome.skipped > 0 => {
-            let (skipped, next) = (outcome.skipped, outcome.next);
-            log::info!("log {log}: {skipped} commits were sent that it holds: skipped, and it ends at offset {next}");
-            counters.skipped(&log, skipped);
-        }
-        Ok(_) => {}
-        Err(_) => drain(body),
+    if let Ok(outcome) = &ended
+        && outcome.skipped > 0
+    {
+        let (skipped, next) = (outcome.skipped, outcome.next);
+        log::info!("log {log}: {skipped} commits were sent that it holds: skipped, and it ends at offset {next}");
+        counters.skipped(&log, skipped);
     }
     ended
 }

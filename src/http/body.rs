@@ -5,9 +5,10 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
+use bytes::BytesMut;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::pace::Pace;
 use crate::mirror::Error;
@@ -26,16 +27,29 @@ pub(super) async fn json<T: DeserializeOwned>(request: Request, patience: Durati
     serde_json::from_slice(&body).map_err(|error| Error::Invalid(format!("{error}; wanted is {example}")))
 }
 
-/// The next bytes of a body that keeps its pace, which `setting` sets; `None` at its end.
+/// Memory for a body. It is taken as the body is received, never as it is announced.
+pub(super) trait Room: Send {
+    /// Makes it cover so many bytes of the body; waits until that is possible.
+    fn cover(&mut self, bytes: usize) -> impl Future<Output = Result<(), Error>> + Send;
+}
+
+/// Receives all of a body that keeps its pace, which `setting` sets, into `received`, as far as there is `room`.
 ///
 /// # Errors
-/// [`Error::Invalid`] when it is late, or broke off.
-pub(super) async fn next(body: &mut Body, pace: &mut Pace, setting: &str) -> Result<Option<Bytes>, Error> {
-    let data = frame(body, pace, ("the body", setting)).await.map_err(Error::Invalid)?;
-    if let Some(data) = &data {
-        pace.received(data.len(), Duration::ZERO);
+/// [`Error::Invalid`] when it is late, or broke off; those of `room`.
+pub(super) async fn whole(
+    mut body: Body,
+    (mut pace, setting): (Pace, &str),
+    mut received: BytesMut,
+    room: &mut impl Room,
+) -> Result<BytesMut, Error> {
+    while let Some(data) = frame(&mut body, &pace, ("the body", setting)).await.map_err(Error::Invalid)? {
+        let since = Instant::now();
+        room.cover(received.len() + data.len()).await?;
+        pace.received(data.len(), since.elapsed());
+        received.extend_from_slice(&data);
     }
-    Ok(data)
+    Ok(received)
 }
 
 /// The next bytes of a body, without counting them for its pace; `None` at its end.

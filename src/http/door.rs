@@ -15,6 +15,7 @@ use tower_service::Service;
 use super::reply;
 use super::request_log::Entry;
 use super::route::Routing;
+use super::unread;
 use crate::mirror::Counters;
 use crate::token::Token;
 
@@ -54,7 +55,7 @@ impl Door {
         }
         let admission = self.admission(&head);
         entry.has_token = matches!(admission, Admission::Token);
-        let response = self.admitted(entry.observe(head, body), admission).await;
+        let response = self.admitted(unread::drained(entry.observe(head, body)), admission).await;
         entry.answer(reply::for_proxies(response, self.token.is_some()))
     }
 
@@ -62,11 +63,11 @@ impl Door {
         if let Admission::Refused = admission {
             #[cfg(feature = "turso")]
             if super::turso::is_call(request.uri().path()) {
-                let mut refusal = reply::unauthorized(request);
+                let mut refusal = reply::unauthorized(request.headers());
                 super::turso::allow_origins(refusal.headers_mut());
                 return refusal;
             }
-            return reply::unauthorized(request);
+            return reply::unauthorized(request.headers());
         }
         self.router.clone().call(request).await.unwrap_or_else(|never| match never {})
     }

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use axum::response::Response;
+use bytes::Bytes;
 use futures::stream;
+use hyper::body::Body as _;
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -16,13 +19,13 @@ use super::libsql::{base, sized};
 use super::native::{GenerationQuery, Parsed, blocking, described, in_generation, parse, query};
 use super::pace::Pace;
 use super::paths::App;
-use super::reply::{self, Failure, drain};
+use super::reply::{self, Failure};
 use super::upload::{self, PartQuery};
 use super::writers::writer_of;
-use crate::api::{GENERATION_FIELD, LogSource};
+use crate::api::{GENERATION_FIELD, LogSource, SUMS_FIELD};
 use crate::format::database::{self, DatabaseHeader};
 use crate::limits::LIBSQL_PAGE_SIZE;
-use crate::mirror::{Draft, Error, Log, Writer};
+use crate::mirror::{Draft, Error, Log, Share, Writer};
 use crate::offset::Generation;
 use crate::repo::RepoFile;
 use crate::repr_digest::{self, ReprDigest};
@@ -63,6 +66,15 @@ impl BaseClaims {
     }
 }
 
+/// That a request has a body. An empty one is a database without a page, as SQLite makes it, and its head says that it is empty.
+fn has_body(request: &Request) -> Result<(), Error> {
+    if request.headers().contains_key(CONTENT_LENGTH) || !request.body().is_end_stream() {
+        return Ok(());
+    }
+    let text = "the database goes into the body, and this request has none: one without a page has content-length: 0";
+    Err(Error::Invalid(text.into()))
+}
+
 /// The digest that a request says its base has.
 fn claimed_digest(headers: &HeaderMap) -> Result<Option<BaseDigest>, Error> {
     let Some(field) = headers.get(repr_digest::FIELD) else {
@@ -89,13 +101,15 @@ pub(super) async fn page_sums(
     let SumsQuery { key, generation } = query(&uri)?;
     let log = in_generation(&app, parse(name)?, generation).await?;
     let sums = blocking(move || log.page_sums(key)).await?;
-    let bytes = sums.bytes();
+    let (bytes, proof) = (sums.bytes(), reply::header(&sums.proof())?);
     let body = Body::from_stream(stream::try_unfold(sums, |mut sums| async move {
         let next = blocking(move || Ok((sums.next()?, sums))).await;
         let (next, sums) = next.inspect_err(|error| log::error!("summing up pages: {error}"))?;
         Ok::<_, Error>(next.map(|bytes| (bytes, sums)))
     }));
-    Ok(sized(bytes, body))
+    let mut response = sized(bytes, body);
+    response.headers_mut().insert(HeaderName::from_static(SUMS_FIELD), proof);
+    Ok(response)
 }
 
 /// Starts a generation from the database in the body.
@@ -104,48 +118,27 @@ pub(super) async fn start(
     path: Parsed<(String, u64)>,
     request: Request,
 ) -> Result<Response, Failure> {
-    let part = query::<PartQuery>(request.uri()).and_then(PartQuery::part);
-    let claims = BaseClaims::of(request.headers());
-    let mut body = request.into_body();
-    let claims = match claims {
-        Ok(claims) => claims,
-        Err(error) => {
-            drain(body);
-            return Err(error.into());
-        }
-    };
-    if let Some(part) = part? {
-        let found = parse(path).and_then(|(name, generation)| Ok((app.registry.get(&name)?, generation)));
-        let (answer, rest) = match found {
-            Ok((log, generation)) => upload::base(&app, &log, (Generation(generation), claims), part, body).await,
-            Err(error) => (Err(error.into()), Some(body)),
-        };
-        if let (Err(_), Some(rest)) = (&answer, rest) {
-            drain(rest);
-        }
-        return answer;
+    let part = query::<PartQuery>(request.uri()).and_then(PartQuery::part)?;
+    let claims = BaseClaims::of(request.headers())?;
+    // A part says itself where it starts, and the last one how long all of it is.
+    if let Some(part) = part {
+        let (name, generation) = parse(path)?;
+        let log = app.registry.get(&name)?;
+        return upload::base(&app, &log, (Generation(generation), claims), part, request.into_body()).await;
     }
-    let begun = begin(&app, path, &claims.writer).await;
-    let _feeding = begun.as_ref().ok().map(|(log, _)| app.registry.feeding(log.name(), &claims.writer));
-    let received = match begun {
-        Ok((log, draft)) => match receive(&app, &mut body, &draft).await {
-            Ok(base) => Ok((log, draft, base)),
-            Err(error) => {
-                // Removing its files blocks.
-                blocking(move || {
-                    drop(draft);
-                    Ok(())
-                })
-                .await?;
-                Err(error)
-            }
-        },
-        Err(error) => Err(error),
-    };
-    let (log, draft, base) = match received {
-        Ok(received) => received,
+    has_body(&request)?;
+    let mut body = request.into_body();
+    let (log, draft) = begin(&app, path, &claims.writer).await?;
+    let _feeding = app.registry.feeding(log.name(), &claims.writer);
+    let base = match receive(&app, &mut body, &draft).await {
+        Ok(base) => base,
         Err(error) => {
-            drain(body);
+            // Removing its files blocks.
+            blocking(move || {
+                drop(draft);
+                Ok(())
+            })
+            .await?;
             return Err(error.into());
         }
     };
@@ -167,7 +160,7 @@ pub(super) async fn start_from(
             ReceivedBase::Streamed(mut base) => {
                 if base.bytes() == 0 {
                     // No database is an empty one.
-                    base.write(&database::empty(LIBSQL_PAGE_SIZE)).map_err(failed)?;
+                    base.write(database::empty(LIBSQL_PAGE_SIZE)).map_err(failed)?;
                 }
                 check_database(&**base.file(), base.bytes())?;
                 base.finish(true)
@@ -232,6 +225,18 @@ async fn begin(app: &App, path: Parsed<(String, u64)>, writer: &Writer) -> Resul
     .await
 }
 
+/// Bytes, and the memory that they take.
+struct Reserved {
+    data: Bytes,
+    _share: Share,
+}
+
+impl AsRef<[u8]> for Reserved {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
 /// Writes the body down as the base.
 async fn receive(app: &App, body: &mut Body, draft: &Draft) -> Result<BaseBuilder, Error> {
     let failed = |error: std::io::Error| Error::Unavailable(format!("cannot store the base: {error}"));
@@ -241,8 +246,9 @@ async fn receive(app: &App, body: &mut Body, draft: &Draft) -> Result<BaseBuilde
     let cut = |message| Error::Truncated { offset: None, message };
     while let Some(data) = body::frame(body, &pace, ("the base", "--commit-timeout")).await.map_err(cut)? {
         let (bytes, received) = (data.len(), Instant::now());
-        let _share = app.registry.reserve(bytes as u64).await?;
-        base = blocking(move || base.write(&data).map(|()| base).map_err(failed)).await?;
+        // Until it is summed: that may be a while after it was written.
+        let block = Bytes::from_owner(Reserved { data, _share: app.registry.reserve(bytes as u64).await? });
+        base = blocking(move || base.write(block).map(|()| base).map_err(failed)).await?;
         pace.received(bytes, received.elapsed());
     }
     Ok(base)

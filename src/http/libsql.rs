@@ -4,38 +4,53 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
 use bytes::BytesMut;
 use futures::{StreamExt, stream};
 use serde_json::json;
 
-use super::body::next;
+use super::body::{self, Room};
+use super::encryption;
 use super::native::{Parsed, blocking, parse};
 use super::pace::Pace;
 use super::paths::App;
-use super::reply::{self, Failure, drain, turn_down};
-use crate::limits::PUSH_BYTES_MAX;
+use super::reply::{self, Failure};
+use crate::limits::{BODY_BYTES_ROOM, PUSH_BYTES_MAX};
 use crate::mirror::{BaseFeed, Error, Share};
 use crate::offset::Generation;
 use crate::repr_digest::{self, ReprDigest};
 use crate::segment::base::BaseDigest;
-use crate::sync::libsql::{PullAnswer, PushAnswer, facts};
+use crate::sync::libsql::{LibSql, PullAnswer, PushAnswer, facts};
 use crate::sync::wal_facts::{self, WalFacts};
 
 type Range = (String, u64, u64, u64);
 type Batons = (String, u64, u64, u64, String);
 
-pub(super) async fn info(State(app): State<Arc<App>>, name: Parsed<String>) -> Result<Response, Failure> {
+/// Its routes. Databases are not encrypted here, and a client that encrypts is refused.
+pub(super) fn routes() -> Router<Arc<App>> {
+    let pulls = get(pull).route_layer(from_fn(encryption::refused_pull));
+    let pushes = Router::new()
+        .route("/logs/{log}/info", get(info))
+        .route("/logs/{log}/export/{generation}", get(export))
+        .route("/logs/{log}/sync/{generation}/{start}/{end}", post(push))
+        .route("/logs/{log}/sync/{generation}/{start}/{end}/{baton}", post(push_with_baton))
+        .route_layer(from_fn(encryption::refused));
+    pushes.merge(Router::new().route("/logs/{log}/sync/{generation}/{start}/{end}", pulls))
+}
+
+async fn info(State(app): State<Arc<App>>, name: Parsed<String>) -> Result<Response, Failure> {
     let (name, libsql) = (parse(name)?, app.libsql.clone());
     let (generation, facts) = blocking(move || libsql.info_with_facts(&name)).await?;
     Ok(with_facts(digested(&json!({ "current_generation": generation })), &facts))
 }
 
-pub(super) async fn export(State(app): State<Arc<App>>, path: Parsed<(String, u64)>) -> Result<Response, Failure> {
+async fn export(State(app): State<Arc<App>>, path: Parsed<(String, u64)>) -> Result<Response, Failure> {
     let (name, generation) = parse(path)?;
     let log = app.libsql.export(&name, Generation(generation))?;
     let of = log.clone();
@@ -67,12 +82,12 @@ pub(super) fn sized(bytes: u64, body: Body) -> Response {
     ([(CONTENT_TYPE, kind), (CONTENT_LENGTH, HeaderValue::from(bytes))], body).into_response()
 }
 
-pub(super) async fn pull(State(app): State<Arc<App>>, path: Parsed<Range>) -> Result<Response, Failure> {
+async fn pull(State(app): State<Arc<App>>, path: Parsed<Range>) -> Result<Response, Failure> {
     pulled(&app, path).await.map_err(|error| not_taken_for_an_end(error).into())
 }
 
 /// What clients take for "nothing new" as something that they do not.
-fn not_taken_for_an_end(error: Error) -> Error {
+pub(super) fn not_taken_for_an_end(error: Error) -> Error {
     match error {
         Error::Damaged(cause) => Error::Unavailable(format!("this log is damaged: {cause}")),
         Error::Invalid(text) => Error::NotFound(text),
@@ -113,11 +128,7 @@ fn with_facts(mut response: Response, facts: &WalFacts) -> Response {
     response
 }
 
-pub(super) async fn push(
-    State(app): State<Arc<App>>,
-    path: Parsed<Range>,
-    request: Request,
-) -> Result<Response, Failure> {
+async fn push(State(app): State<Arc<App>>, path: Parsed<Range>, request: Request) -> Result<Response, Failure> {
     take(&app, path, request).await.map(|Json(answer)| digested(&answer))
 }
 
@@ -133,7 +144,7 @@ fn digested(answer: &serde_json::Value) -> Response {
 }
 
 /// A baton tells one sender's requests from another's. Their salts do that as well.
-pub(super) async fn push_with_baton(
+async fn push_with_baton(
     State(app): State<Arc<App>>,
     path: Parsed<Batons>,
     request: Request,
@@ -151,49 +162,41 @@ pub(super) async fn push_with_baton(
 }
 
 async fn take(app: &App, path: Parsed<Range>, request: Request) -> Result<Json<serde_json::Value>, Failure> {
-    let (head, body) = request.into_parts();
-    let begun = match parse(path) {
-        Ok(range) => begin(app, range, &head.headers).await,
-        Err(error) => Err(error),
-    };
-    let ((name, generation, start, end), length, share) = match begun {
-        Ok(begun) => begun,
-        Err(error) => {
-            turn_down(&head.headers, body);
-            return Err(error.into());
-        }
-    };
-    let body = receive(app, body, length).await?;
-    let push = app.libsql.push(&name, Generation(generation), (start, end), (body, share)).await?;
+    let ((name, generation, start, end), length) = begin(app, parse(path)?, request.headers())?;
+    let received = receive(app, request.into_body(), length).await?;
+    let push = app.libsql.push(&name, Generation(generation), (start, end), received).await?;
     let PushAnswer { conflict, generation, max_frame_no } = push;
     let status = if conflict { "conflict" } else { "ok" };
     Ok(Json(json!({"status": status, "generation": generation, "max_frame_no": max_frame_no})))
 }
 
-/// Checks what can be checked before the body, and reserves memory for it.
-async fn begin(app: &App, range: Range, headers: &HeaderMap) -> Result<(Range, usize, Share), Error> {
+/// Checks what can be checked before the body.
+fn begin(app: &App, range: Range, headers: &HeaderMap) -> Result<(Range, usize), Error> {
     app.libsql.info(&range.0)?;
     let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     let length = length.ok_or_else(|| Error::Invalid("a push needs a content-length".into()))?;
     if length > PUSH_BYTES_MAX {
         return Err(Error::TooLarge(format!("a push of {length} bytes; at most {PUSH_BYTES_MAX} are taken at once")));
     }
-    let share = app.libsql.reserve(length).await?;
-    Ok((range, length as usize, share))
+    Ok((range, length as usize))
 }
 
-/// The whole body, of the length that the head said and that memory was reserved for.
-async fn receive(app: &App, mut body: Body, length: usize) -> Result<BytesMut, Error> {
-    let mut pace = Pace::new(app.timeouts.commit, app.timeouts.min_rate);
-    let mut received = app.libsql.body(length);
-    loop {
-        match next(&mut body, &mut pace, "--commit-timeout").await {
-            Ok(None) => return Ok(received),
-            Ok(Some(data)) => received.extend_from_slice(&data),
-            Err(error) => {
-                drain(body);
-                return Err(error);
-            }
-        }
+/// The whole body, of the length that the head said, and the memory that it takes.
+async fn receive(app: &App, body: Body, length: usize) -> Result<(BytesMut, Share), Error> {
+    let pace = Pace::new(app.timeouts.commit, app.timeouts.min_rate);
+    let mut room = PushRoom { libsql: &app.libsql, share: Share::default() };
+    let received = app.libsql.body(length.min(BODY_BYTES_ROOM));
+    let body = body::whole(body, (pace, "--commit-timeout"), received, &mut room).await?;
+    Ok((body, room.share))
+}
+
+struct PushRoom<'a> {
+    libsql: &'a LibSql,
+    share: Share,
+}
+
+impl Room for PushRoom<'_> {
+    async fn cover(&mut self, bytes: usize) -> Result<(), Error> {
+        self.libsql.cover(&mut self.share, bytes as u64).await
     }
 }

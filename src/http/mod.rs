@@ -5,6 +5,7 @@ mod body;
 mod checkpoint;
 mod conditional;
 mod door;
+mod encryption;
 mod generations;
 mod libsql;
 mod metrics;
@@ -17,6 +18,7 @@ mod request_log;
 mod route;
 #[cfg(feature = "turso")]
 mod turso;
+mod unread;
 mod upload;
 mod writers;
 

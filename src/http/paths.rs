@@ -32,6 +32,8 @@ pub struct Timeouts {
     pub drain: Duration,
     /// For the next call on a stream of SQL; what is open in it is rolled back then.
     pub stream: Duration,
+    /// For a statement of SQL to end.
+    pub statement: Duration,
 }
 
 impl Default for Timeouts {
@@ -44,6 +46,7 @@ impl Default for Timeouts {
             stall: limits::STALL_TIMEOUT,
             drain: limits::DRAIN_TIMEOUT,
             stream: limits::SQL_STREAM_IDLE,
+            statement: limits::SQL_STATEMENT_TIME_MAX,
         }
     }
 }
@@ -61,7 +64,7 @@ pub struct App {
     pub libsql: Arc<LibSql>,
     /// SQL over them.
     #[cfg(feature = "turso")]
-    pub sql: Arc<crate::sync::turso::sql::Sql>,
+    pub sql: crate::worker::SqlService,
     /// Patience with clients.
     pub timeouts: Timeouts,
     /// Which running service this is: whoever reaches it by two URLs sees it.
@@ -85,10 +88,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/logs/{log}/source", put(writers::set_source))
         .route("/logs/{log}/promote", post(writers::promote))
         .route("/logs/{log}/generations/{generation}", put(generations::start))
-        .route("/logs/{log}/info", get(libsql::info))
-        .route("/logs/{log}/export/{generation}", get(libsql::export))
-        .route("/logs/{log}/sync/{generation}/{start}/{end}", post(libsql::push).get(libsql::pull))
-        .route("/logs/{log}/sync/{generation}/{start}/{end}/{baton}", post(libsql::push_with_baton))
+        .merge(libsql::routes())
         .route("/livez", get(native::livez))
         .route("/readyz", get(native::readyz))
         .route("/health", get(native::health))

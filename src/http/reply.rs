@@ -1,22 +1,16 @@
 //! Answers: the one place that names status codes.
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::Request;
 use axum::http::header::{
-    AUTHORIZATION, CACHE_CONTROL, CONTENT_RANGE, ETAG, EXPECT, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
     WWW_AUTHENTICATE,
 };
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use http_body_util::BodyExt;
-use hyper::body::Body as _;
-use tokio::time::timeout;
 
 use super::conditional::Validators;
 use super::request_log::Refusal;
 use crate::api::ErrorBody;
-use crate::limits::{DRAIN_BYTES_MAX, DRAIN_WAIT};
 use crate::mirror::Error;
 use crate::offset::Offset;
 
@@ -82,7 +76,7 @@ fn status(error: &Error) -> StatusCode {
         Error::Pruned { .. } | Error::GenerationGone { .. } => StatusCode::GONE,
         Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
         Error::Corrupt { .. } | Error::Truncated { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-        Error::Damaged(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        Error::Damaged(_) | Error::Aborted(_) => StatusCode::INTERNAL_SERVER_ERROR,
         Error::Unavailable(_) | Error::Failed(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
@@ -138,6 +132,16 @@ pub(super) fn not_modified(validators: &Validators, cache: &'static str) -> Resu
     Ok((StatusCode::NOT_MODIFIED, [(ETAG, header(validators.etag())?), (CACHE_CONTROL, cache)]).into_response())
 }
 
+/// The body of a request is compressed.
+#[cfg(feature = "turso")]
+pub(super) fn unknown_encoding() -> Response {
+    let text = "the body has a Content-Encoding: send it as it is, without compression";
+    let failure = Failure::from(Error::Invalid(text.into()));
+    let mut response = refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, failure.body());
+    response.headers_mut().insert(axum::http::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    response
+}
+
 /// The client wanted another one than there is.
 pub(super) fn precondition_failed(etag: &str) -> Response {
     let error = Error::Invalid(format!("this is {etag}, and not what If-Match or If-Unmodified-Since asks for"));
@@ -187,35 +191,9 @@ pub(super) fn no_such_range(bytes: u64) -> Response {
 /// Part of a file.
 pub(super) const PARTIAL: StatusCode = StatusCode::PARTIAL_CONTENT;
 
-/// Takes in what is left of a refused request's body, for a while, beside the answer: a client that is still writing must
-/// get to read the answer, and would not if we closed the connection on it.
-pub(super) fn drain(mut body: Body) {
-    if body.is_end_stream() {
-        return;
-    }
-    tokio::spawn(timeout(DRAIN_WAIT, async move {
-        let mut drained = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            drained += frame.data_ref().map_or(0, |data| data.len() as u64);
-            if drained > DRAIN_BYTES_MAX {
-                return;
-            }
-        }
-    }));
-}
-
-/// Turns down a request before its body. A client that asked whether to send it is spared that.
-pub(super) fn turn_down(headers: &HeaderMap, body: Body) {
-    if !headers.contains_key(EXPECT) {
-        drain(body);
-    }
-}
-
 /// No token, or another one. Which of the two its sender knows anyhow.
-pub(super) fn unauthorized(request: Request) -> Response {
-    let (head, body) = request.into_parts();
-    turn_down(&head.headers, body);
-    let what = if head.headers.contains_key(AUTHORIZATION) {
+pub(super) fn unauthorized(headers: &HeaderMap) -> Response {
+    let what = if headers.contains_key(AUTHORIZATION) {
         "the token that was sent is not the one of this service"
     } else {
         "this service asks for a token, and none was sent"
@@ -229,15 +207,11 @@ pub(super) fn unauthorized(request: Request) -> Response {
     response
 }
 
-pub(super) async fn no_such_path(uri: Uri, request: Request) -> Failure {
-    let (head, body) = request.into_parts();
-    turn_down(&head.headers, body);
+pub(super) async fn no_such_path(uri: Uri) -> Failure {
     Error::NotFound(format!("there is nothing at {}: a log is at /logs/NAME", uri.path())).into()
 }
 
-pub(super) async fn no_such_method(method: Method, uri: Uri, request: Request) -> Response {
-    let (head, body) = request.into_parts();
-    turn_down(&head.headers, body);
+pub(super) async fn no_such_method(method: Method, uri: Uri) -> Response {
     let error = Error::Invalid(format!("{} does not take {method}", uri.path()));
     refused(StatusCode::METHOD_NOT_ALLOWED, Failure::from(error).body())
 }

@@ -55,20 +55,16 @@ impl PartQuery {
     }
 }
 
-/// Takes a part of commits that start at `from`; appends them when they are whole. Returns what is left of the body too.
+/// Takes a part of commits that start at `from`; appends them when they are whole.
 pub(super) async fn commits(
     app: &Arc<App>,
     log: &Arc<Log>,
     from: Option<Offset>,
     (part, writer): (Part, Writer),
-    body: Body,
-) -> (Result<Response, Failure>, Option<Body>) {
+    mut body: Body,
+) -> Result<Response, Failure> {
     let (app, log) = (app.clone(), log.clone());
-    to_the_end(async move {
-        let mut body = body;
-        (take_commits(&app, &log, from, (&part, writer), &mut body).await, body)
-    })
-    .await
+    to_the_end(async move { take_commits(&app, &log, from, (&part, writer), &mut body).await }).await
 }
 
 async fn take_commits(
@@ -121,20 +117,16 @@ async fn take_commits(
     Ok(Json(appended?).into_response())
 }
 
-/// Takes a part of the base of a generation; starts that when it is whole. Returns what is left of the body too.
+/// Takes a part of the base of a generation; starts that when it is whole.
 pub(super) async fn base(
     app: &Arc<App>,
     log: &Arc<Log>,
     (generation, claims): (Generation, BaseClaims),
     part: Part,
-    body: Body,
-) -> (Result<Response, Failure>, Option<Body>) {
+    mut body: Body,
+) -> Result<Response, Failure> {
     let (app, log) = (app.clone(), log.clone());
-    to_the_end(async move {
-        let mut body = body;
-        (take_base(&app, &log, (generation, claims), &part, &mut body).await, body)
-    })
-    .await
+    to_the_end(async move { take_base(&app, &log, (generation, claims), &part, &mut body).await }).await
 }
 
 async fn take_base(
@@ -173,12 +165,9 @@ async fn take_base(
 
 /// Handles a part in a task of its own: a connection that breaks off ends its body, but never the work on what was received.
 async fn to_the_end(
-    work: impl Future<Output = (Result<Response, Failure>, Body)> + Send + 'static,
-) -> (Result<Response, Failure>, Option<Body>) {
-    match tokio::spawn(work).await {
-        Ok((answer, body)) => (answer, Some(body)),
-        Err(_) => (Err(Error::Unavailable("the work was interrupted".into()).into()), None),
-    }
+    work: impl Future<Output = Result<Response, Failure>> + Send + 'static,
+) -> Result<Response, Failure> {
+    tokio::spawn(work).await.unwrap_or_else(|_| Err(Error::Unavailable("the work was interrupted".into()).into()))
 }
 
 /// Removes the files of an upload that is over.

@@ -2,6 +2,7 @@
 
 use super::base;
 use super::base_due;
+use super::confirmed;
 use super::delivery::Delivery;
 use super::endpoint::Mirror;
 use super::failure::MirrorError;
@@ -100,7 +101,7 @@ pub(super) async fn meet(
     let start = held.next().unwrap_or(from);
     let is_held = held.next().is_some();
     let (generation, follow) = (extent.generation, mirror.follow);
-    let reading = Reading { generation, from: start, held: is_held, follow, base };
+    let reading = Reading { generation, from: start, held: is_held, follow, base, log: extent.log };
     Ok((held, reading))
 }
 
@@ -139,7 +140,9 @@ async fn attempt_generation(
         told(Event::Moved(*progress));
     }
     let tail = pumped?;
-    ended?;
+    if let (Sink::Url(client), Some(durable)) = (sink, ended?) {
+        confirmed::check_end(client, generation, durable).await?;
+    }
     check_end(mirror, extent, tail, progress.next)
 }
 

@@ -18,7 +18,7 @@ use super::others;
 use super::run::{Event, Progress};
 use super::sink::Sink;
 use super::source::{Extent, Source};
-use crate::client::{Client, ClientError};
+use crate::client::{Client, ClientError, compared, comparing};
 use crate::format::{LogFormat, database, name};
 use crate::limits::{BASE_PROGRESS_EVERY, LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::offset::Generation;
@@ -35,12 +35,20 @@ pub(super) struct BaseStream {
     pub(super) digest: Option<BaseDigest>,
     /// Whether nothing vouches for it.
     pub(super) unproven: bool,
+    /// Whether the digest is only what a service says, and the blocks must be compared with it.
+    pub(super) is_claimed: bool,
 }
 
 impl BaseStream {
     /// Of a source that reads it now, and knows no digest.
     pub(super) fn new(blocks: Blocks) -> BaseStream {
-        BaseStream { blocks, digest: None, unproven: false }
+        BaseStream { blocks, digest: None, unproven: false, is_claimed: false }
+    }
+
+    /// The same, which ends with [`ClientError::OtherContent`] where the blocks are not what a service says they are.
+    fn compared(self) -> BaseStream {
+        let expected = self.digest.filter(|_| self.is_claimed);
+        BaseStream { blocks: comparing(self.blocks, expected, io::Error::other), is_claimed: false, ..self }
     }
 }
 
@@ -114,7 +122,9 @@ async fn put_counted(
     instead: Instead,
 ) -> Result<(), MirrorError> {
     match sink {
-        Sink::Url(client) => base_url::put(client, generation, base).await.map_err(|error| sink.own(error))?,
+        Sink::Url(client) => {
+            base_url::put(client, generation, base.compared()).await.map_err(|error| sink.own(error))?
+        }
         Sink::Dir(dir) => {
             let preparing = dir.clone();
             let repo = off(move || preparing.prepare(LogFormat::Wal, generation, instead)).await??;
@@ -166,8 +176,10 @@ pub(super) fn is_in(repo: &FsRepo) -> Result<bool, MirrorError> {
 /// [`ClientError::NotFromService`] when they are not: the service has no other. [`ClientError::OtherContent`] when it is empty, or
 /// another one than the service names.
 pub(super) async fn of_url(client: &Client, generation: Generation) -> Result<BaseStream, MirrorError> {
-    let mut blocks = client.base(generation).await?;
-    let (digest, unproven) = (blocks.digest(), blocks.is_unproven());
+    let base = client.base(generation).await?;
+    let (digest, unproven) = (base.digest(), base.is_unproven());
+    // It may be at its end already when what follows the head is asked for.
+    let mut blocks = base.uncompared().fuse();
     let mut head = BytesMut::new();
     while head.len() < database::MAGIC.len()
         && let Some(block) = blocks.try_next().await?
@@ -180,7 +192,7 @@ pub(super) async fn of_url(client: &Client, generation: Generation) -> Result<Ba
     }
     let head = stream::iter((!head.is_empty()).then(|| Ok(head.freeze())));
     let blocks = head.chain(blocks.map_err(io::Error::other)).boxed();
-    Ok(BaseStream { blocks, digest, unproven })
+    Ok(BaseStream { blocks, digest, unproven, is_claimed: true })
 }
 
 /// The base in a directory, each block of which is checked; nothing where there is none. Blocks.
@@ -190,10 +202,12 @@ pub(super) async fn of_url(client: &Client, generation: Generation) -> Result<Ba
 pub(super) fn of_dir(repo: &FsRepo) -> Result<BaseStream, MirrorError> {
     let opened = known_base(repo.path()).and_then(|known| Ok((BaseReader::open_known(repo, &known)?, known)));
     match opened {
-        Ok((None, _)) => Ok(BaseStream { blocks: stream::empty().boxed(), digest: None, unproven: true }),
+        Ok((None, _)) => {
+            Ok(BaseStream { blocks: stream::empty().boxed(), digest: None, unproven: true, is_claimed: false })
+        }
         Ok((Some(base), known)) => {
             let (digest, unproven) = (base.id().map(|id| id.sha256).or(known.sha256), base.is_unproven_beside(&known));
-            Ok(BaseStream { blocks: blocks_of(base, BaseReader::read_at), digest, unproven })
+            Ok(BaseStream { blocks: blocks_of(base, BaseReader::read_at), digest, unproven, is_claimed: false })
         }
         Err(error) => Err(of_source(&error).unwrap_or_else(|| at(repo, error))),
     }
@@ -269,20 +283,25 @@ async fn store(repo: &FsRepo, base: BaseStream) -> io::Result<BaseDigest> {
 }
 
 async fn store_in(repo: Arc<dyn Repo>, base: BaseStream) -> io::Result<BaseDigest> {
-    let BaseStream { mut blocks, digest, unproven } = base;
+    let BaseStream { mut blocks, digest, unproven, is_claimed } = base;
     let mut builder = blocking(move || BaseBuilder::create(repo)).await?;
     while let Some(block) = blocks.try_next().await? {
-        builder = blocking(move || builder.write(&block).map(|()| builder)).await?;
+        builder = blocking(move || builder.write(block).map(|()| builder)).await?;
     }
     blocking(move || {
-        if builder.bytes() == 0 {
-            builder.write(&database::empty(LIBSQL_PAGE_SIZE))?;
+        let received = builder.bytes();
+        if received == 0 {
+            builder.write(database::empty(LIBSQL_PAGE_SIZE))?;
         }
         let finished = builder.finish(!unproven)?;
         let found = finished.id().sha256;
-        if let Some(digest) = digest.filter(|digest| *digest != found) {
-            let text = format!("the base that was received has the SHA-256 {found}, and its source says {digest}");
-            return Err(io::Error::other(text));
+        match digest {
+            Some(digest) if is_claimed => compared(digest, received, found).map_err(io::Error::other)?,
+            Some(digest) if digest != found => {
+                let text = format!("the base that was copied has the SHA-256 {found}, and its source says {digest}");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
+            _ => {}
         }
         finished.publish()?;
         Ok(found)

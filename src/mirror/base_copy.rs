@@ -6,6 +6,8 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
 
 use sha2::{Digest, Sha256};
 
@@ -14,7 +16,7 @@ use crate::format::wal::FRAME_HEADER_LEN;
 use crate::limits::{READ_BLOCK, SPOOL_RESERVE_BYTES};
 use crate::repo::{FsRepo, Repo, temporary_dir};
 use crate::segment::base::BaseDigest;
-use crate::sqlite::page_sums::PageSums;
+use crate::sqlite::page_sums::{PageSums, new_key};
 use crate::sqlite::{DatabaseError, Snapshot, WalPosition, each_counted_frame, each_frame};
 
 /// See the [module](self). It is a state that the database was in: what a checkpoint that is not done, or that a WAL was not reset
@@ -60,22 +62,16 @@ impl BaseCopy {
             return Err(CopyError::Copy(io::Error::new(io::ErrorKind::StorageFull, text)));
         }
         let file = tempfile::tempfile_in(dir)?;
-        let (mut at, mut block) = (0, vec![0; READ_BLOCK]);
-        while at < bytes {
-            let count = snapshot.read_base(at, &mut block)?;
-            if count == 0 {
-                break;
-            }
-            file.write_all_at(&block[..count], at)?;
-            at += count as u64;
-        }
-        let position = complete(snapshot, folded, &file)?;
-        snapshot.check()?;
-        // The rest takes longer than the copy.
-        snapshot.let_writers_on()?;
         let page_size = snapshot.page_size().unwrap_or(0) as usize;
-        let (digest, sums) = summed(&file, page_size)?;
-        Ok(BaseCopy { file: Arc::new(file), digest, at: position, sums })
+        let (copying, copied) = mpsc::channel();
+        thread::scope(|scope| {
+            let summing = scope.spawn(|| summed(&file, page_size, copied));
+            let position = copy(snapshot, (bytes, folded), &file, copying)?;
+            let (digest, sums) =
+                summing.join().map_err(|_| CopyError::Copy(io::Error::other("a thread panicked")))??;
+            Ok((position, digest, sums))
+        })
+        .map(|(at, digest, sums)| BaseCopy { file: Arc::new(file), digest, at, sums })
     }
 
     /// Its bytes, with their digest.
@@ -84,8 +80,38 @@ impl BaseCopy {
             blocks: blocks_of(self.file.clone(), |file, block, at| file.read_at(block, at)),
             digest: Some(self.digest),
             unproven: false,
+            is_claimed: false,
         }
     }
+}
+
+/// Copies the database, and lets its locks go once that is a state that it was in. `copied` receives how many bytes of the copy are final.
+fn copy(
+    snapshot: &Snapshot,
+    (bytes, folded): (u64, u64),
+    copy: &File,
+    copied: Sender<u64>,
+) -> Result<Option<WalPosition>, CopyError> {
+    // After an error the other thread ends by itself.
+    let report = |bytes| copied.send(bytes).unwrap_or(());
+    let (mut at, mut block) = (0, vec![0; READ_BLOCK]);
+    while at < bytes {
+        let count = snapshot.read_base(at, &mut block)?;
+        if count == 0 {
+            break;
+        }
+        copy.write_all_at(&block[..count], at)?;
+        at += count as u64;
+        if folded == 0 {
+            report(at);
+        }
+    }
+    let position = complete(snapshot, folded, copy)?;
+    report(copy.metadata()?.len());
+    snapshot.check()?;
+    // The rest takes longer than the copy.
+    snapshot.let_writers_on()?;
+    Ok(position)
 }
 
 /// Writes the pages of all frames up to the first commit from `folded` on into a copy of the database. Returns the position after
@@ -120,28 +146,31 @@ fn complete(snapshot: &Snapshot, folded: u64, copy: &File) -> Result<Option<WalP
     Ok(Some(at))
 }
 
-/// The digest of a file, and the sums of its pages: what is after the last one is no page.
-fn summed(file: &File, page_size: usize) -> io::Result<(BaseDigest, Option<PageSums>)> {
-    let mut sums = (page_size > 0).then(|| PageSums::new(uuid::Uuid::new_v4().as_u64_pair().0));
+/// The digest of a copy, and the sums of its pages, as far as it was `copied`: what is after the last page is none.
+fn summed(copy: &File, page_size: usize, copied: Receiver<u64>) -> io::Result<(BaseDigest, Option<PageSums>)> {
+    let mut sums = (page_size > 0).then(|| PageSums::new(new_key()));
     let (mut hash, mut at, mut page) = (Sha256::new(), 0, 0);
-    let mut block = vec![0; READ_BLOCK.next_multiple_of(page_size.max(1))];
-    loop {
-        let mut filled = 0;
-        while filled < block.len() {
-            match file.read_at(&mut block[filled..], at)? {
-                0 => break,
-                count => (filled, at) = (filled + count, at + count as u64),
+    let (mut block, mut filled) = (vec![0; READ_BLOCK.next_multiple_of(page_size.max(1))], 0_usize);
+    let mut take = |bytes: &[u8]| {
+        hash.update(bytes);
+        let Some(sums) = &mut sums else { return Ok(()) };
+        bytes.chunks_exact(page_size).try_for_each(|content| {
+            page += 1;
+            sums.set(page, sums.sum_of(content))
+        })
+    };
+    for end in copied {
+        while at < end {
+            let left = usize::try_from(end - at).unwrap_or(usize::MAX);
+            let wanted = block.len().min(filled.saturating_add(left));
+            copy.read_exact_at(&mut block[filled..wanted], at)?;
+            (at, filled) = (at + (wanted - filled) as u64, wanted);
+            if filled == block.len() {
+                take(&block)?;
+                filled = 0;
             }
-        }
-        hash.update(&block[..filled]);
-        if let Some(sums) = &mut sums {
-            for content in block[..filled].chunks_exact(page_size) {
-                page += 1;
-                sums.set(page, sums.sum_of(content))?;
-            }
-        }
-        if filled < block.len() {
-            return Ok((BaseDigest(hash.finalize().into()), sums));
         }
     }
+    take(&block[..filled])?;
+    Ok((BaseDigest(hash.finalize().into()), sums))
 }

@@ -10,16 +10,19 @@ use super::base::{digest_held, digest_of, unset};
 use super::database::off;
 use super::endpoint::Mirror;
 use super::failure::MirrorError;
-use super::missing::base_fault;
+use super::missing::fault_of_unnamed;
 use super::relay;
+use super::shorter;
 use super::sink::{DirSink, DirStatus, Sink, SinkStatus};
 use super::source::{Extent, Source};
 use super::standing::is_unset;
-use crate::api::Positions;
+use crate::api::{LastCommit, Positions};
+use crate::blame::{Blame, Blamed};
 use crate::client::{Client, ClientError, named_base, positions};
 use crate::format::LogFormat;
+use crate::limits::COMMIT_BYTES_MAX;
 use crate::offset::Generation;
-use crate::segment::base::{BaseDigest, BaseFault, BaseReader};
+use crate::segment::base::{BaseDigest, BaseFault, BaseReader, KnownBase};
 use crate::stream::MirrorRecord;
 
 /// In whose place a base is put.
@@ -175,8 +178,28 @@ async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<
         if ours && generation < extent.generation {
             return Ok(Some(Instead::Older));
         }
-        match base_is_there(dir, &found).await {
-            Err(MirrorError::BaseDamaged { fault, .. }) if dir.adopts() && ours => {
+        // Which base belongs to frames whose record names none, only the source knows.
+        let is_unnamed = record.is_none_or(|record| record.base.is_none());
+        let unnamed = match is_unnamed && found.survey.format == Some(LogFormat::Wal) {
+            true => Some(offered_by(source, extent).await?),
+            false => None,
+        };
+        let checked = match unnamed {
+            Some(offered) => base_is(dir, &found, offered).await,
+            None => base_is_there(dir, &found).await,
+        };
+        match checked {
+            Err(MirrorError::BaseDamaged { fault, .. }) if dir.adopts() && (ours || unnamed.is_some()) => {
+                if !ours && !ends_as(source, extent, &found).await? {
+                    let (place, held) = (dir.path().display().to_string(), fault.to_string());
+                    let offered = offer(source, extent, &offered_by(source, extent).await?);
+                    return Err(MirrorError::OtherBase {
+                        place,
+                        held,
+                        offered,
+                        advice: "mirror SRC into a new directory",
+                    });
+                }
                 let offered = digest_of(source, extent.generation).await?;
                 if let Some(held) = recorded.filter(|held| *held != offered) {
                     return Err(other(&held, &offered, true));
@@ -185,6 +208,13 @@ async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<
                 return Ok(Some(Instead::Damaged));
             }
             checked => checked?,
+        }
+        if let Some(offered) = unnamed {
+            // From now on its record names it.
+            if found.based {
+                dir.record_base(offered);
+            }
+            return Ok(None);
         }
         if let Some((record, held)) = record.and_then(|record| Some((record, record.base?)))
             && !ours
@@ -226,7 +256,7 @@ async fn in_dir(dir: &Arc<DirSink>, source: &Source, extent: &Extent) -> Result<
     };
     let offered = digest_of(source, extent.generation).await?;
     if offered == held {
-        dir.has_base(held);
+        dir.record_base(held);
         return Ok(None);
     }
     match (ours && generation < extent.generation, same_log) {
@@ -281,12 +311,43 @@ async fn digest_of_service(client: &Client, generation: Generation) -> Result<Ba
 }
 
 /// That a sink with frames still has the base that its record says.
-async fn base_is_there(dir: &DirSink, found: &DirStatus) -> Result<(), MirrorError> {
-    let (place, found) = (dir.path().display().to_string(), found.clone());
-    match off(move || base_fault(&found, false)).await? {
+async fn base_is_there(dir: &Arc<DirSink>, found: &DirStatus) -> Result<(), MirrorError> {
+    let (looking, status) = (dir.clone(), found.clone());
+    is_sound(dir, off(move || looking.base_fault(&status)).await?)
+}
+
+/// That a sink whose record names no base has the one with this digest: all of it is read.
+async fn base_is(dir: &DirSink, found: &DirStatus, offered: BaseDigest) -> Result<(), MirrorError> {
+    let repo = found.repo.clone();
+    let known = KnownBase { exists: offered != unset(), bytes: None, sha256: Some(offered) };
+    is_sound(dir, off(move || fault_of_unnamed(&repo, &known)).await?)
+}
+
+fn is_sound(dir: &DirSink, fault: io::Result<Option<BaseFault>>) -> Result<(), MirrorError> {
+    match fault {
         Ok(None) => Ok(()),
         Ok(Some(fault)) => Err(MirrorError::BaseDamaged { side: "sink", fault }),
-        Err(error) => Err(MirrorError::Dir { place, error }),
+        Err(error) => Err(MirrorError::Dir { place: dir.path().display().to_string(), error }),
+    }
+}
+
+/// The digest of the base of a generation, as its source says.
+async fn offered_by(source: &Source, extent: &Extent) -> Result<BaseDigest, MirrorError> {
+    match extent.base {
+        Some(offered) => Ok(offered),
+        None => digest_of(source, extent.generation).await,
+    }
+}
+
+/// Whether the source holds the last commit of a directory.
+async fn ends_as(source: &Source, extent: &Extent, found: &DirStatus) -> Result<bool, MirrorError> {
+    let Some(last) = found.survey.last.as_ref().map(LastCommit::from) else {
+        return Ok(false);
+    };
+    match shorter::commit_at(source, extent.generation, last.offset, COMMIT_BYTES_MAX).await {
+        Ok(held) => Ok(held == Some(last)),
+        Err(error) if matches!(error.blame(), Blame::Data | Blame::Usage) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

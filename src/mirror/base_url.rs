@@ -3,20 +3,45 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use reqwest::Body;
+use sha2::{Digest, Sha256};
 
 use super::base::{BaseStream, of_source};
+use super::confirmed;
 use super::failure::MirrorError;
 use super::feed_bounded::{after, send_part};
 use crate::client::{Client, ClientError, PartAnswer, UploadPart};
 use crate::offset::Generation;
+use crate::segment::base::BaseDigest;
 
-/// Makes `blocks` the base of `generation`.
+/// Makes `base` the base of `generation`. After Ok the status of the log says so.
 ///
 /// # Errors
 /// [`MirrorError::HeldBack`] when it is refused for its size on its way: the next call sends it in parts.
+/// [`MirrorError::Unconfirmed`] when it was acknowledged, and is not there.
 pub(super) async fn put(client: &Client, generation: Generation, base: BaseStream) -> Result<(), MirrorError> {
+    let sum = Arc::new(Mutex::new((Sha256::new(), 0)));
+    let summing = sum.clone();
+    let (known, mut base) = (base.digest, base);
+    if known.is_none() {
+        let summed = base.blocks.inspect_ok(move |block| {
+            let (sum, bytes) = &mut *summing.lock().unwrap_or_else(PoisonError::into_inner);
+            sum.update(block);
+            *bytes += block.len();
+        });
+        base.blocks = summed.boxed();
+    }
+    send(client, generation, base).await?;
+    let (sum, bytes) = std::mem::take(&mut *sum.lock().unwrap_or_else(PoisonError::into_inner));
+    match known.or((bytes > 0).then(|| BaseDigest(sum.finalize().into()))) {
+        Some(sent) => confirmed::check_base(client, generation, sent).await,
+        // The service makes a base of its own of nothing.
+        None => Ok(()),
+    }
+}
+
+async fn send(client: &Client, generation: Generation, base: BaseStream) -> Result<(), MirrorError> {
     if !client.way().may_be_live() {
         return put_in_parts(client, generation, base).await;
     }

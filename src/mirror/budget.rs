@@ -13,13 +13,13 @@ const UNIT: u64 = 1024;
 
 /// Half of it is for senders, half for readers, so that neither can starve the other.
 ///
-/// A sender holds what it has while it waits for more, so senders of commits could all wait for each other. Of their half, as
-/// much as is held of one commit is therefore set aside: the sender that gets it can finish its commit, or put the front of
-/// it into a file, and then gives back all it has.
+/// A sender holds what it has while it waits for more, so senders could all wait for each other. Of their half, as much as
+/// is held of one commit or one body is therefore set aside: the sender that gets it can finish, or put the front of its
+/// commit into a file, and then gives back all it has.
 #[derive(Debug)]
 pub struct Budget {
     incoming: Arc<Semaphore>,
-    /// One permit, for as much as is held of a commit.
+    /// One permit, for as much as is held of a commit or a body.
     spare: Arc<Semaphore>,
     outgoing: Arc<Semaphore>,
     outgoing_max: usize,
@@ -36,6 +36,11 @@ pub struct Share {
 impl Share {
     fn units(&self) -> usize {
         self.permits.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+    }
+
+    /// Whether it covers `bytes` without the spare, which whoever holds bytes for long must not keep.
+    pub(crate) fn covers(&self, bytes: u64) -> bool {
+        self.units() >= units(bytes)
     }
 
     /// Takes in another share, but for its spare, which whoever holds bytes for long must not keep.
@@ -61,11 +66,11 @@ fn units(bytes: u64) -> usize {
 }
 
 impl Budget {
-    /// A budget of `bytes`, where up to `commit_held_max` are held of a commit.
+    /// A budget of `bytes`, where up to `held_max` are held of a commit or a body.
     #[must_use]
-    pub fn new(bytes: u64, commit_held_max: u64) -> Self {
+    pub fn new(bytes: u64, held_max: u64) -> Self {
         let half = units(bytes / 2).min(Semaphore::MAX_PERMITS);
-        let incoming = half.saturating_sub(units(commit_held_max));
+        let incoming = half.saturating_sub(units(held_max));
         Budget {
             incoming: Arc::new(Semaphore::new(incoming)),
             spare: Arc::new(Semaphore::new(1)),
@@ -86,13 +91,19 @@ impl Budget {
         }
         tokio::select! {
             biased;
-            more = take(&self.incoming, lacks) => match &mut share.permits {
-                Some(permits) => permits.merge(more?),
-                None => share.permits = Some(more?),
-            },
+            more = take(&self.incoming, lacks) => share.merge(Share { permits: Some(more?), spare: None }),
             spare = take(&self.spare, 1) => share.spare = Some(spare?),
         }
         Ok(())
+    }
+
+    /// The same without waiting and without the spare; false if it cannot be.
+    pub(super) fn try_cover(&self, share: &mut Share, bytes: u64) -> bool {
+        let lacks = u32::try_from(units(bytes).saturating_sub(share.units())).unwrap_or(u32::MAX);
+        let more = if lacks == 0 { None } else { self.incoming.clone().try_acquire_many_owned(lacks).ok() };
+        let is_covered = lacks == 0 || more.is_some();
+        share.merge(Share { permits: more, spare: None });
+        is_covered
     }
 
     /// Waits for a block to read into: a large one, or a small one when memory is scarce.

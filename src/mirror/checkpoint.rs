@@ -49,7 +49,7 @@ impl Registry {
             return Ok(outcome);
         }
         let draft = self.draft_generation(&log, None)?;
-        let next = self.start_generation(&log, &draft, |log, dir| {
+        let started = self.start_generation(&log, &draft, |log, dir| {
             // What was appended until now is in it as well.
             outcome.frames = frames(log);
             let last = Offset(log.view().durable.0 - 1);
@@ -66,7 +66,8 @@ impl Registry {
                 Framing::Wal(Some(end)) => fed::rolled(&noted, (log.generation(), log.view().durable, end)),
                 _ => noted,
             }))
-        })?;
+        });
+        let next = started.map_err(|error| log.met_damage(error))?;
         next.note_folded_from(&log);
         outcome.done = true;
         // Nobody here reads the old generation any more.
@@ -108,6 +109,23 @@ impl Registry {
         }
     }
 
+    /// Notes since when generations have frames, where that says when they end, so that a restart does not forget it. Blocks.
+    fn note_ages(&self) {
+        for log in self.logs().iter().filter(|log| log.age_to_note().is_some()) {
+            let noted = self.exclusively(log.name(), || {
+                // Another generation may have begun meanwhile.
+                let log = self.get(log.name())?;
+                let Some(meta) = log.age_to_note() else { return Ok(()) };
+                self.store_meta(&log, &meta)?;
+                log.set_age_noted();
+                Ok(())
+            });
+            if let Err(error) = noted {
+                log::debug!("{}: the age of its generation is not noted yet: {error}", log.name());
+            }
+        }
+    }
+
     /// Whether a log's policy wants it rolled over now.
     fn is_due(&self, log: &Log) -> bool {
         // A copy of another log is rolled over when that is.
@@ -120,7 +138,7 @@ impl Registry {
             return false;
         };
         let bytes: u64 = view.segments().map(|segment| segment.bytes).sum();
-        let age = log.age().map(|since| since.elapsed());
+        let age = log.age();
         frames > 0
             && (most_frames.is_some_and(|most| frames >= most)
                 || most_bytes.is_some_and(|most| bytes >= most)
@@ -150,7 +168,11 @@ impl Checkpoints {
                 let Some(registry) = registry.upgrade() else { return };
                 let ours = registry.clone();
                 // One that was interrupted is done again.
-                let _ = tokio::task::spawn_blocking(move || ours.prune_held_back()).await;
+                let _ = tokio::task::spawn_blocking(move || {
+                    ours.prune_held_back();
+                    ours.note_ages();
+                })
+                .await;
                 for log in registry.logs().iter().filter(|log| registry.is_due(log)) {
                     notices.notify(log.name());
                 }

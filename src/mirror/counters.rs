@@ -62,6 +62,8 @@ pub struct Counters {
     pub failures: Family<LogLabels, Counter>,
     /// Times that a log was opened again after it had failed.
     pub reopenings: Family<LogLabels, Counter>,
+    /// Processes for SQL that ended while the service ran.
+    pub sql_workers_ended: Counter,
     /// Idle connections that were closed to make room for others.
     pub connections_closed: Counter,
     /// Lines of the log and of standard output that were dropped, because they could not be written.
@@ -106,6 +108,8 @@ impl Counters {
         registry.register("large_commits", "Commits kept in a file until they were whole", large);
         registry.register("failures", "Times a log failed to be opened, written or synced", self.failures.clone());
         registry.register("reopenings", "Times a log that had failed was opened again", self.reopenings.clone());
+        let ended = self.sql_workers_ended.clone();
+        registry.register("sql_workers_ended", "Processes for SQL that ended over a statement", ended);
         let closed = self.connections_closed.clone();
         registry.register("connections_closed", "Idle connections closed to make room for others", closed);
         let help = "Lines of output dropped because nothing read them, or they could not be written";

@@ -12,6 +12,7 @@
 //!   or what the sink [notes](super::fed) of the source. Without it the pages that differ become one transaction, if the sink
 //!   says that this database feeds it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,6 +28,7 @@ use super::alone::Alone;
 use super::base::{self, BaseStream, Blocks};
 use super::base_copy::{BaseCopy, CopyError};
 use super::base_due::Instead;
+use super::confirmed;
 use super::delivery::Delivery;
 use super::distance::SharedWal;
 use super::endpoint::Mirror;
@@ -52,8 +54,8 @@ use crate::offset::{Generation, Offset};
 use crate::sqlite::names::{WAL, database_of_wal, looks_like_a_database};
 use crate::sqlite::page_sums::PageSums;
 use crate::sqlite::{
-    DatabaseError, DatabaseUser, HeldDatabase, KnownWal, Snapshot, Verdict, WalPosition, each_difference, user_of,
-    warning_of_links,
+    DatabaseError, DatabaseUser, HardLinks, HeldDatabase, KnownWal, Snapshot, Verdict, WalPosition, command_of,
+    each_difference, opener_of, user_of, warning_of_links,
 };
 use crate::stream::Tail;
 
@@ -93,6 +95,8 @@ pub(super) struct Database {
     /// Whether a log may be taken over that nothing says is fed from it: until it was, so that what happens to the database later, or a
     /// promotion of the log, is no reason to do it again.
     adopt: AtomicBool,
+    /// Whether it has fed the sink.
+    has_fed: AtomicBool,
     /// Where it ends, as last seen.
     wal: SharedWal,
     /// That no other mirror feeds the sink from it, by the name it has then and the id of the log.
@@ -101,7 +105,13 @@ pub(super) struct Database {
 
 impl Database {
     pub(super) fn new(path: &Path, adopt: bool, wal: SharedWal) -> Database {
-        Database { path: path.to_owned(), adopt: AtomicBool::new(adopt), wal, alone: Mutex::default() }
+        Database {
+            path: path.to_owned(),
+            adopt: AtomicBool::new(adopt),
+            has_fed: AtomicBool::new(false),
+            wal,
+            alone: Mutex::default(),
+        }
     }
 
     fn adopts(&self) -> bool {
@@ -112,7 +122,7 @@ impl Database {
         open(&self.path, None).await
     }
 
-    /// What is to be known of it.
+    /// That its file has other names, if it has.
     ///
     /// # Errors
     /// When what it holds is not found by its path.
@@ -177,6 +187,7 @@ impl Database {
         let live = Live {
             path: self.path.clone(),
             database: database_of(&self.path),
+            links: HardLinks::default(),
             outlet,
             watch,
             at,
@@ -237,6 +248,7 @@ pub(super) async fn attempt(
         }
         let (mut start, mut generation, snapshot) = begin(database, snapshot, sink, progress, told).await?;
         database.adopt.store(false, Ordering::Relaxed);
+        database.has_fed.store(true, Ordering::Relaxed);
         let snapshot = match snapshot {
             Some(snapshot) => snapshot,
             None => open(&database.path, known.take()).await?,
@@ -282,6 +294,9 @@ pub(super) async fn attempt(
             progress.counted.1 = Offset(FIRST_FRAME.0 + again);
             told(Event::Started { from: FIRST_FRAME, held: true, source_bytes: 0 });
         }
+        if let Sink::Url(client) = sink {
+            confirmed::check_end(client, generation, progress.durable).await?;
+        }
         if mirror.release {
             is_in_no_use(&database.path, progress.durable).await?;
         }
@@ -297,8 +312,13 @@ pub(super) async fn attempt(
 /// That no other process has a database open, which is copied up to `next`.
 async fn is_in_no_use(path: &Path, next: Offset) -> Result<(), MirrorError> {
     let asking = path.to_owned();
-    match off(move || user_of(&asking)).await?? {
-        Some(DatabaseUser { pid }) => Err(MirrorError::SourceInUse { path: database_of(path), pid, next }),
+    let user = move || {
+        let Some(DatabaseUser { pid }) = user_of(&asking)? else { return Ok(None) };
+        let pid = pid.or_else(|| opener_of(&asking));
+        Ok::<_, DatabaseError>(Some((pid, pid.and_then(command_of))))
+    };
+    match off(user).await?? {
+        Some((pid, command)) => Err(MirrorError::SourceInUse { path: database_of(path), pid, command, next }),
         None => Ok(()),
     }
 }
@@ -332,7 +352,8 @@ async fn deliver(
     // What came is sound and is kept, whatever became of the rest.
     let ended = delivery.end().await;
     if let Ok(Some(durable)) = &ended {
-        progress.durable = *durable;
+        // A directory without a frame says nothing of where it starts.
+        progress.durable = (*durable).max(FIRST_FRAME);
         seen(Event::Moved(*progress));
     }
     pumped?;
@@ -464,7 +485,7 @@ pub(super) async fn find_start(
     }
     if let Some(at) = noted.as_ref().and_then(|noted| fed::position(noted, standing)) {
         let looking = snapshot.clone();
-        if off(move || goes_on(&looking, &at)).await?? {
+        if off(move || goes_on(&looking, &at)).await?? && is_base_fitting(sink, standing, snapshot, &at).await? {
             return Ok(go_on(Some(at)));
         }
     }
@@ -477,8 +498,8 @@ pub(super) async fn find_start(
             Ok::<_, MirrorError>((at, goes_on(&looking, &at)?))
         };
         match off(fitting).await? {
-            Ok((_, false)) => {}
-            Ok((at, true)) => return Ok(go_on(Some(at))),
+            Ok((at, true)) if is_base_fitting(sink, standing, snapshot, &at).await? => return Ok(go_on(Some(at))),
+            Ok(_) => {}
             // What damage has taken away is told as that.
             Err(error) => match damage(path, snapshot) {
                 Some(damage) => return Err(damage),
@@ -521,20 +542,30 @@ pub(super) async fn find_start(
         let looking = snapshot.clone();
         let (same, sums) = off(move || Ok::<_, DatabaseError>((is_same(&looking, &sums)?, sums))).await??;
         if same {
+            if let (Sink::Url(client), None, false) = (sink, &noted, source.adopts()) {
+                return Err(MirrorError::WrittenByClients { place: client.url().to_string() });
+            }
             return Ok(Start { from: From::Pages { sums: Box::new(sums), reason }, ..go_on(None) });
         }
     }
-    let held = match &noted {
-        Some(noted) => format!("is fed from {}, and holds other pages", noted.identity),
-        None => "holds other pages, and nothing says that they came from this database".to_owned(),
+    let (held, loser) = match &noted {
+        Some(LogSource { identity, .. }) => {
+            let lost = match source.has_fed.load(Ordering::Relaxed) && !ours {
+                true => format!("was taken over from {}: it ", source.identity()),
+                false => String::new(),
+            };
+            (
+                format!("{lost}is fed from {identity}, and holds other pages"),
+                format!(", and {identity} feeds it no more"),
+            )
+        }
+        None => ("holds other pages, and nothing says that they came from this database".to_owned(), String::new()),
     };
     match sink {
         Sink::Dir(_) if ours || source.adopts() => brings(another, Instead::All),
         Sink::Dir(dir) => Err(MirrorError::OtherDatabase { place: dir.path().to_owned(), held }),
         Sink::Url(_) if ours || source.adopts() => brings(another, Instead::Nothing),
-        Sink::Url(client) => {
-            Err(MirrorError::Unproven { place: client.url().to_string(), reason: format!("it {held}") })
-        }
+        Sink::Url(client) => Err(MirrorError::OtherDatabaseInLog { place: client.url().to_string(), held, loser }),
     }
 }
 
@@ -547,6 +578,46 @@ fn with_adoption(error: MirrorError) -> MirrorError {
         }
         error => error,
     }
+}
+
+/// Whether the base of a directory whose record names none is that of a sink which is at this position in the snapshot: the pages
+/// that differ are those that the frames after it write.
+async fn is_base_fitting(
+    sink: &Sink,
+    standing: &Standing,
+    snapshot: &Arc<Snapshot>,
+    at: &WalPosition,
+) -> Result<bool, MirrorError> {
+    if standing.unnamed_base.is_none() {
+        return Ok(true);
+    }
+    let sums = match sink.page_sums(standing, snapshot.page_size()).await {
+        Ok(Some(sums)) => sums,
+        // What is wrong with the directory is reported where all of it is compared.
+        Ok(None) | Err(MirrorError::Restore(_) | MirrorError::BaseDamaged { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    let (looking, held) = (snapshot.clone(), at.frames);
+    Ok(off(move || differs_after(&looking, &sums, held)).await??)
+}
+
+/// Whether the pages of a snapshot that differ from these are written by its frames after `held` of them.
+fn differs_after(snapshot: &Snapshot, sums: &PageSums, held: u64) -> Result<bool, DatabaseError> {
+    let mut written = BTreeSet::new();
+    if let Some(header) = snapshot.header() {
+        for frame in held..snapshot.frames() {
+            let mut head = [0; FRAME_HEADER_LEN];
+            snapshot.read_wal(header.byte_after(frame), &mut head)?;
+            written.insert(FrameHeader::decode(&head).page);
+        }
+    }
+    let mut others = false;
+    each_difference(snapshot, sums, |page, _, _| {
+        others |= !written.contains(&page);
+        Ok::<_, DatabaseError>(())
+    })?;
+    snapshot.check()?;
+    Ok(!others)
 }
 
 /// Whether the database of a snapshot has exactly these pages.
@@ -574,6 +645,10 @@ async fn begin(
     let standing = sink.standing(true).await?;
     let mut start = find_start(source, &snapshot, sink, &standing).await?;
     let Some(generation) = start.generation else {
+        if let (Sink::Dir(dir), Some(base)) = (sink, standing.unnamed_base) {
+            // From now on its record names it.
+            dir.record_base(base);
+        }
         // From now on it is this database that feeds it.
         let noted = sink.source().await?;
         if noted.as_ref().is_none_or(|noted| noted.identity != source.identity()) {
@@ -685,7 +760,7 @@ fn base_of_wal(path: &Path, snapshot: &Snapshot) -> Result<Vec<u8>, MirrorError>
     let Some(header) = snapshot.header().filter(|_| snapshot.frames() > 0) else {
         return Err(lacking("it holds no transaction".into()));
     };
-    let mut pages = std::collections::BTreeSet::new();
+    let mut pages = BTreeSet::new();
     for frame in 0..snapshot.frames() {
         let mut head = [0; FRAME_HEADER_LEN];
         if snapshot.read_wal(header.byte_after(frame), &mut head)? < head.len() {

@@ -110,14 +110,14 @@ impl<'a> Delivery<'a> {
         self.feeding.as_ref().map(Feeding::durable)
     }
 
-    /// Checks that an open sink is still where it was, also while there is nothing to write.
+    /// Checks that an open sink is still where it was, with its base, also while there is nothing to write.
     ///
     /// # Errors
     /// [`MirrorError::Away`]. What another process has written ends the sink, and [`failed`](Self::failed) says so.
     pub(super) async fn look(&self) -> Result<(), MirrorError> {
         if let (Sink::Dir(dir), Some(feeding)) = (self.sink, &self.feeding) {
             let dir = dir.clone();
-            off(move || dir.is_present()).await??;
+            off(move || dir.is_present().and_then(|()| dir.check_base())).await??;
             feeding.look();
         }
         self.report_unclaimed();

@@ -3,6 +3,7 @@
 use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
 use super::replica_file::ReplicaFileError;
+use crate::api::ErrorBody;
 use crate::blame::{Blame, Blamed};
 use crate::client::{ClientError, without_secrets};
 use crate::format::ScanError;
@@ -35,12 +36,18 @@ impl Doubt {
     }
 }
 
-/// What the fault is, but for where in the answer: that is another place in the next one.
+/// All that was found, except the byte positions in what was sent: the same commit starts at another one when it is sent again.
 fn fault(error: &MirrorError) -> String {
     match error {
-        MirrorError::Received(ScanError::Corrupt { error, .. })
-        | MirrorError::Append(AppendError::Stream(ScanError::Corrupt { error, .. })) => format!("{error:?}"),
-        error => format!("{:?}", std::mem::discriminant(error)),
+        MirrorError::Received(error) | MirrorError::Append(AppendError::Stream(error)) => match error {
+            ScanError::Corrupt { error, .. } => format!("{error:?}"),
+            ScanError::Truncated { offset, .. } => format!("cut {offset:?}"),
+        },
+        MirrorError::Refused(body) | MirrorError::Client(ClientError::Refused { body, .. }) => {
+            let ErrorBody { error, next, at, first, offset, .. } = &**body;
+            format!("{error} {:?}", [next, at, first, offset])
+        }
+        error => format!("{error:?}"),
     }
 }
 
@@ -69,6 +76,7 @@ fn offset(mirror: &Mirror, error: &MirrorError, next: Offset) -> Option<Offset> 
         }
         MirrorError::Client(ClientError::OtherContent { .. }) if is_received => Some(next),
         MirrorError::Append(_) if is_received && error.blame() == Blame::Data => Some(next),
+        MirrorError::Unconfirmed { .. } if is_sent => Some(next),
         MirrorError::Refused(body) | MirrorError::Client(ClientError::Refused { body, .. })
             if is_sent && matches!(body.error.as_str(), "corrupt" | "fork") =>
         {
@@ -89,5 +97,40 @@ pub(super) fn found_twice(mirror: &Mirror, error: MirrorError) -> MirrorError {
             MirrorError::ReceivedTwice { place: without_secrets(url), error }
         }
         (_, error) => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    fn refused(error: &str, message: &str) -> MirrorError {
+        let body = ErrorBody { error: error.into(), message: message.into(), ..ErrorBody::default() };
+        ClientError::Refused { status: 409, body: Box::new(body) }.into()
+    }
+
+    fn other(what: &str) -> MirrorError {
+        ClientError::OtherContent { what: what.into() }.into()
+    }
+
+    #[test]
+    fn only_the_same_fault_at_the_same_offset_proves_anything() {
+        let (url, dir) = (Place::Url("http://host/logs/app".into()), Place::Dir(PathBuf::from("copy")));
+        let from = Mirror::new(url.clone(), dir.clone());
+        let mut doubt = Doubt::default();
+        let mut is_first = |error: &MirrorError, next| doubt.is_first(&from, error, Offset(next));
+        assert!(is_first(&other("the base is a"), 7));
+        assert!(is_first(&refused("pruned", ""), 7), "another kind");
+        assert!(is_first(&refused("ahead", ""), 7));
+        assert!(is_first(&other("the base is b"), 7) && is_first(&other("the base is a"), 7), "other content");
+        assert!(is_first(&other("the base is a"), 8), "at another offset");
+        assert!(!is_first(&other("the base is a"), 8), "the same twice in a row");
+        // What is said of the place in what was sent is another one when that is sent again.
+        let to = Mirror::new(dir, url);
+        let mut doubt = Doubt::default();
+        assert!(doubt.is_first(&to, &refused("corrupt", "at byte 7"), Offset(3)));
+        assert!(!doubt.is_first(&to, &refused("corrupt", "at byte 99"), Offset(3)));
     }
 }

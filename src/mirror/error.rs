@@ -163,6 +163,9 @@ pub enum Error {
     /// Our own files are damaged.
     #[error("this log is damaged on disk: {0}")]
     Damaged(Arc<str>),
+    /// The process that ran a statement has ended: what is known of the cause, and of what was stored.
+    #[error("{0}")]
+    Aborted(String),
     /// Come back later.
     #[error("{0}")]
     Unavailable(String),
@@ -196,6 +199,7 @@ impl Error {
             Error::Corrupt { .. } => "corrupt",
             Error::Truncated { .. } => "truncated",
             Error::Damaged(_) => "corrupt-log",
+            Error::Aborted(_) => "sql-aborted",
             Error::Unavailable(_) => "unavailable",
             Error::Failed(_) => "failed",
         }

@@ -1,6 +1,6 @@
 //! Why a mirror stopped, and whose fault that is.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::replica_file::ReplicaFileError;
 use crate::api::ErrorBody;
@@ -186,6 +186,40 @@ pub enum MirrorError {
         /// What is known of what it holds.
         held: String,
     },
+    /// The log of a service that is the sink holds another database than the source. Nothing was changed.
+    #[error(
+        "sink: {place}: it {held}: nothing was changed; mirror SRC into another log, or give --adopt: SRC starts a new generation of \
+         this one then{loser}"
+    )]
+    OtherDatabaseInLog {
+        /// The URL.
+        place: String,
+        /// What is known of what it holds.
+        held: String,
+        /// What becomes of the source that feeds it.
+        loser: String,
+    },
+    /// The log of a service that is the sink holds what the source does, but no mirror wrote it. Nothing was changed.
+    #[error(
+        "sink: {place}: it holds what SRC does, but its clients wrote that, by SQL or a sync protocol, and no mirror: nothing was \
+         changed; a database that is pushed to it has the URL libsql+{place}; --adopt has SRC feed it: its clients are refused (409 \
+         mirrored) from then on, until `logmirror promote {place}` hands it back to them"
+    )]
+    WrittenByClients {
+        /// The URL.
+        place: String,
+    },
+    /// The directory that is the sink is not as its record says, or has none, and the source is a database. Nothing was changed.
+    #[error(
+        "sink: {}: {reason}: nothing was changed; put it back from a sound copy, mirror SRC into another directory, or give --adopt: \
+         unless it holds just what SRC does, what is in it is kept in it as aside-N then, and SRC starts in it from scratch", .place.display()
+    )]
+    NotAsLeft {
+        /// The directory.
+        place: PathBuf,
+        /// What is not.
+        reason: String,
+    },
     /// The base of the directory that is the sink is missing or damaged, so nothing is restored from it. Nothing was changed.
     #[error(
         "sink: {}: {fault}: put it back from a sound copy, or give --adopt: what the directory holds is kept in it as aside-N then, and \
@@ -199,14 +233,17 @@ pub enum MirrorError {
     },
     /// The source is a database that others have open, so what they commit would be in no log once this one is handed over.
     #[error(
-        "source: {} is open in {}: stop the application first, and run this again; all up to offset {next} is copied, and the log was \
-         not handed over", .path.display(), process(*.pid)
+        "source: {} is open in {}: stop the application first, or the mirror if it is one that follows this database, and run this \
+         again; all up to offset {next} is copied, and the log was not handed over", .path.display(),
+        process(*.pid, .command.as_deref())
     )]
     SourceInUse {
         /// The database.
         path: PathBuf,
         /// The process, if the system can tell.
         pid: Option<i32>,
+        /// The name of its command, if it is known.
+        command: Option<String>,
         /// The end of what was copied.
         next: Offset,
     },
@@ -320,6 +357,9 @@ pub enum MirrorError {
     /// What the sink holds cannot be restored, to be compared.
     #[error("sink: {0}")]
     Restore(#[from] RestoreError),
+    /// What the source holds cannot be restored, to make a read replica file of it.
+    #[error("source: {0}")]
+    SourceRestore(RestoreError),
     /// A sink must exist already, and does not.
     #[error("{place} does not exist, and --create=never forbids to create it: check its name, or leave --create out")]
     Absent {
@@ -461,6 +501,17 @@ pub enum MirrorError {
         /// What is missing, and what to do.
         text: String,
     },
+    /// The log of a service that is the sink does not hold what was acknowledged.
+    #[error(
+        "sink: {place}: {what}: something between us and the service, or in its place, gave that answer, or the log lost its end; \
+         `logmirror status {place}` shows what it holds, and the next run goes on from there"
+    )]
+    Unconfirmed {
+        /// The URL.
+        place: String,
+        /// What was acknowledged, and what the status of the log says.
+        what: String,
+    },
     /// The connection or a thread ended early.
     #[error("{0}")]
     Interrupted(String),
@@ -483,6 +534,25 @@ impl MirrorError {
         }
     }
 
+    /// The same of a source that is a database: what it holds is compared, and not its last commit.
+    pub(super) fn of_database(self) -> MirrorError {
+        match self {
+            MirrorError::NotOurs { place, reason } => MirrorError::NotAsLeft { place, reason },
+            error => error,
+        }
+    }
+
+    /// The same of a directory that this mirror has opened: a base that is not there now is waited for.
+    pub(super) fn of_opened(self, place: &Path) -> MirrorError {
+        let fault = match self {
+            MirrorError::BaseDamaged { side: "sink", fault } => fault.to_string(),
+            MirrorError::BaseLost { fault, .. } => fault,
+            error => return error,
+        };
+        let what = format!("{fault}; a mirror that is started with --adopt does without it");
+        MirrorError::Away { place: place.display().to_string(), what }
+    }
+
     /// Whether a mirror that follows ends with it. All else is waited for: what cannot be read, reached or written now,
     /// and a source that does not show what was read from it. Only another commit at the same offset proves a fork.
     #[must_use]
@@ -497,12 +567,7 @@ impl MirrorError {
             MirrorError::Read(error) => matches!(error, ReadError::Missing { .. } | ReadError::Ahead { .. }),
             MirrorError::Refused(body) => is_passing(body),
             MirrorError::Client(ClientError::Refused { body, .. }) => is_passing(body),
-            // SQLite rolls it back when the application opens its database again.
-            MirrorError::Snapshot(DatabaseError::HotJournal { .. }) => true,
-            // It may be on its way from a backup.
-            MirrorError::Snapshot(
-                DatabaseError::Cut { .. } | DatabaseError::NotADatabase { .. } | DatabaseError::Orphan { .. },
-            ) => true,
+            MirrorError::Snapshot(error) => error.may_be_restored(),
             _ => false,
         };
         !unproven && matches!(self.blame(), Blame::Usage | Blame::Data)
@@ -516,8 +581,12 @@ fn base_advice(side: &str) -> &'static str {
     }
 }
 
-fn process(pid: Option<i32>) -> String {
-    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
+fn process(pid: Option<i32>, command: Option<&str>) -> String {
+    match (pid, command) {
+        (Some(pid), Some(command)) => format!("process {pid} ({command})"),
+        (Some(pid), None) => format!("process {pid}"),
+        (None, _) => "another process".to_owned(),
+    }
 }
 
 impl From<FoldError> for MirrorError {
@@ -555,6 +624,7 @@ impl Blamed for MirrorError {
             MirrorError::Client(error) => error.blame(),
             MirrorError::ReplicaFile(error) => error.blame(),
             MirrorError::Refused(body) => body.blame(),
+            MirrorError::Snapshot(DatabaseError::SideFile { .. }) => Blame::Usage,
             MirrorError::Snapshot(error) if error.is_transient() => Blame::Transient,
             MirrorError::Snapshot(DatabaseError::Io { .. }) => Blame::Io,
             MirrorError::Restore(RestoreError::Client(error)) => error.blame(),

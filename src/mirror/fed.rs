@@ -147,6 +147,10 @@ impl Sink {
             Sink::Url(client) => match client.set_source(source, adopt).await {
                 // Of a version that knows no such thing: its pages will be compared after a restart.
                 Err(ClientError::Refused { status, .. }) if status == 404 || status == 405 => Ok(()),
+                // What was sent is ours and makes sense.
+                Err(error @ ClientError::Refused { status: 400, .. }) => Err(MirrorError::Interrupted(format!(
+                    "the note of the source changed on its way to the sink: {error}"
+                ))),
                 noted => Ok(noted.map(drop)?),
             },
             Sink::Dir(dir) => {

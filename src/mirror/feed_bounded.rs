@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
+use super::confirmed;
 use super::database::off;
 use super::failure::MirrorError;
 use crate::api::AppendOutcome;
@@ -123,7 +124,7 @@ pub(super) async fn feed(
                 }
             }
         };
-        if outcome.durable < end {
+        if confirmed::believed(client, end, outcome.durable).await? < end {
             let text = format!("the service took commits up to offset {end}, and is durable up to {}", outcome.durable);
             return Err(MirrorError::Interrupted(text));
         }

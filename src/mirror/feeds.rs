@@ -18,14 +18,19 @@ struct Fed {
     source: String,
     /// The process that follows it, where one does.
     follower: Option<String>,
-    open: u32,
+    /// One is held here, and one by each stream that is open. Another source that takes the log over has others.
+    streams: Arc<()>,
     /// When the last stream of a mirror that follows ended; such a mirror opens another one.
     followed: Option<Instant>,
 }
 
 impl Fed {
+    fn is_open(&self) -> bool {
+        Arc::strong_count(&self.streams) > 1
+    }
+
     fn is_over(&self) -> bool {
-        self.open == 0 && self.followed.is_none_or(|ended| ended.elapsed() > FED_WITHIN)
+        !self.is_open() && self.followed.is_none_or(|ended| ended.elapsed() > FED_WITHIN)
     }
 }
 
@@ -34,7 +39,7 @@ impl Fed {
 pub(super) struct OpenFeed {
     feeds: Arc<Feeds>,
     log: String,
-    source: String,
+    stream: Arc<()>,
     follows: bool,
 }
 
@@ -50,14 +55,15 @@ impl Feeds {
         };
         let mut fed = self.locked();
         fed.retain(|_, fed| !fed.is_over());
-        let new = || Fed { source: source.clone(), follower: follower.clone(), open: 0, followed: None };
+        let new =
+            || Fed { source: source.clone(), follower: follower.clone(), streams: Arc::default(), followed: None };
         let entry = fed.entry(log.to_owned()).or_insert_with(new);
         if entry.source != *source {
             *entry = new();
         }
         entry.follower = follower.clone().or(entry.follower.take());
-        entry.open += 1;
-        Some(OpenFeed { feeds: self.clone(), log: log.to_owned(), source: source.clone(), follows: follower.is_some() })
+        let stream = entry.streams.clone();
+        Some(OpenFeed { feeds: self.clone(), log: log.to_owned(), stream, follows: follower.is_some() })
     }
 
     /// How long ago `source` fed a log last, if it does so still: zero while a stream of it is open. What the process `by` follows
@@ -66,7 +72,7 @@ impl Feeds {
         let fed = self.locked();
         let is_by = |fed: &Fed| by.is_some() && fed.follower.as_deref() == by;
         let entry = fed.get(log).filter(|fed| fed.source == source && !fed.is_over() && !is_by(fed))?;
-        Some(if entry.open > 0 {
+        Some(if entry.is_open() {
             Duration::ZERO
         } else {
             entry.followed.map_or(Duration::ZERO, |ended| ended.elapsed())
@@ -76,11 +82,10 @@ impl Feeds {
 
 impl Drop for OpenFeed {
     fn drop(&mut self) {
-        if let Some(fed) = self.feeds.locked().get_mut(&self.log).filter(|fed| fed.source == self.source) {
-            fed.open = fed.open.saturating_sub(1);
-            if self.follows {
-                fed.followed = Some(Instant::now());
-            }
+        // Another source may have taken the log over since, or this one again.
+        let is_of_it = |fed: &&mut Fed| Arc::ptr_eq(&fed.streams, &self.stream);
+        if let Some(fed) = self.feeds.locked().get_mut(&self.log).filter(is_of_it).filter(|_| self.follows) {
+            fed.followed = Some(Instant::now());
         }
     }
 }
@@ -110,5 +115,18 @@ mod tests {
         let other = feeds.open("app", &mirror("b", Some("2")));
         assert!(feeds.since("app", "a", None).is_none() && feeds.since("app", "b", None).is_some());
         drop(other);
+    }
+
+    #[test]
+    fn a_stream_of_before_a_takeover_ends_none_that_was_opened_after_it() {
+        let feeds = Arc::new(Feeds::default());
+        let mirror = |source: &str| Writer::Mirror { source: source.to_owned(), follower: Some("1".to_owned()) };
+        let before = feeds.open("app", &mirror("a"));
+        let between = feeds.open("app", &mirror("b"));
+        let now = feeds.open("app", &mirror("a"));
+        drop((before, between));
+        assert_eq!(feeds.since("app", "a", None), Some(Duration::ZERO), "a stream is open");
+        drop(now);
+        assert!(feeds.since("app", "a", None).is_some_and(|since| since > Duration::ZERO));
     }
 }

@@ -142,8 +142,21 @@ impl Registry {
     /// When nothing came free for a while.
     pub async fn reserve(&self, bytes: u64) -> Result<Share, Error> {
         let mut share = Share::default();
-        self.budget.cover(&mut share, bytes).await?;
+        self.cover(&mut share, bytes).await?;
         Ok(share)
+    }
+
+    /// Makes `share` cover `bytes` received; waits until that is possible.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
+    pub(crate) async fn cover(&self, share: &mut Share, bytes: u64) -> Result<(), Error> {
+        self.budget.cover(share, bytes).await
+    }
+
+    /// The same without waiting, out of what may be held for long; false if it cannot be.
+    pub(crate) fn try_cover(&self, share: &mut Share, bytes: u64) -> bool {
+        self.budget.try_cover(share, bytes)
     }
 }
 

@@ -405,13 +405,15 @@ pub(super) fn remove_after(dir: &dyn Repo, current: Generation) -> io::Result<()
 /// Copies the base of `from` to `to`, as a base that has not got its name.
 fn copy_base(from: &dyn Repo, to: Arc<dyn Repo>) -> io::Result<FinishedBase> {
     let source = BaseReader::open(from)?.ok_or(io::ErrorKind::NotFound)?;
-    let (mut copy, mut block) = (BaseBuilder::create(to)?, vec![0; READ_BLOCK]);
+    let mut copy = BaseBuilder::create(to)?;
     loop {
+        let mut block = vec![0; READ_BLOCK];
         let count = source.read_at(&mut block, copy.bytes())?;
         if count == 0 {
             return copy.finish(!source.is_unproven());
         }
-        copy.write(&block[..count])?;
+        block.truncate(count);
+        copy.write(block)?;
     }
 }
 

@@ -20,8 +20,8 @@ use crate::limits::{
 };
 use crate::sqlite::names::database_of_wal;
 use crate::sqlite::{
-    BaseVersion, DatabaseError, Differences, Follower, Held, HeldDatabase, KnownWal, Moved, Snapshot, WalPosition,
-    each_difference, each_frame, holds, is_proven_after, warning_of_links,
+    BaseVersion, DatabaseError, Differences, Follower, HardLinks, Held, HeldDatabase, KnownWal, Moved, Snapshot,
+    WalPosition, each_difference, each_frame, holds, is_proven_after,
 };
 
 /// How long a WAL that grew because of us is let go of.
@@ -40,6 +40,8 @@ pub(super) struct Live {
     pub(super) path: PathBuf,
     /// The database that it led to at the start.
     pub(super) database: PathBuf,
+    /// Its other names, as last seen.
+    pub(super) links: HardLinks,
     pub(super) outlet: Outlet,
     /// None for a mirror that does not follow.
     pub(super) watch: Option<Watch>,
@@ -204,7 +206,7 @@ impl Live {
 
     fn look(&mut self) -> Result<Looked, MirrorError> {
         self.check_path()?;
-        warning_of_links(&self.path)?;
+        self.links.warning(&self.path)?;
         if self.hold
             && let Some(follower) = Follower::attach(&self.path, LOCK_PATIENCE)?
         {

@@ -18,7 +18,7 @@ use crate::format::wal::WalStart;
 use crate::limits::BATCHES_UNDER_WAY;
 use crate::offset::{Generation, Offset};
 use crate::sqlite::page_sums::PageSums;
-use crate::sqlite::{Snapshot, WalPosition};
+use crate::sqlite::{HardLinks, Snapshot, WalPosition};
 use crate::stream::{Batch, Tail};
 
 /// Where to start with a database.
@@ -64,6 +64,7 @@ impl LiveFeed {
         let live = Live {
             path: path.to_owned(),
             database: database_of(path),
+            links: HardLinks::default(),
             outlet: Outlet::new((out.clone(), stall), (Generation::FIRST, Some(end), next), u64::MAX, sums, steps),
             watch: follow.then(|| watch(path)),
             at,

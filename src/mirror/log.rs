@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ use crate::offset::{BytePos, Epoch, Generation, Offset};
 use crate::repo::{Repo, is_out_of_files};
 use crate::segment::SegmentReader;
 use crate::segment::base::BaseId;
-use crate::stream::{ASIDE, SegmentInfo, SoundPrefix, StreamWriter, Survey, holds_cut_commits};
+use crate::stream::{ASIDE, Fault, SegmentInfo, SoundPrefix, StreamWriter, Survey, holds_cut_commits};
 
 /// Whether a log can be used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -181,12 +181,26 @@ pub(super) struct Meta {
     /// How often a loss was accepted. Offsets after it were given to other commits since.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) losses: u32,
+    /// Whether SQL checks foreign keys. Logs of earlier versions do not say so, and it does not there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) foreign_keys: bool,
     /// Who writes it.
     #[serde(flatten)]
     pub(super) writers: Writers,
     /// The base of the current generation. Logs of earlier versions do not say so before they were opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) base: Option<BaseId>,
+    /// Since when a generation has frames, noted where its age says when it is rolled over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) frames_since: Option<FramesSince>,
+}
+
+/// When a generation was first seen with frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FramesSince {
+    generation: Generation,
+    /// After 1970-01-01.
+    seconds: u64,
 }
 
 fn is_zero(losses: &u32) -> bool {
@@ -205,14 +219,18 @@ pub struct Log {
     /// SHA-256 of sealed segments, by their starts.
     digests: Mutex<HashMap<Offset, String>>,
     policy: Mutex<CheckpointPolicy>,
+    /// What [`Meta::foreign_keys`] says now.
+    foreign_keys: AtomicBool,
     pub(super) writers: Mutex<Writers>,
     pages: Mutex<Pages>,
     /// When the first frame of the generation came, or was found.
-    since: OnceLock<Instant>,
+    since: OnceLock<FramesSince>,
+    /// Whether `log.json` says so.
+    is_since_noted: AtomicBool,
     /// The generation whose end is the base of this one, if this process made it so. Not held, so that it can be deleted.
     folded_from: OnceLock<Weak<Log>>,
     /// The queue of its shard.
-    queue: WeakSender<Message>,
+    pub(super) queue: WeakSender<Message>,
     /// Whether `log.json` must be read again before anything else: it could not be, or which generation it names is not known.
     unloaded: AtomicBool,
     /// What [`Meta::durable_mark`] says now.
@@ -225,6 +243,8 @@ pub struct Log {
     kept_aside: Mutex<Vec<String>>,
     /// What is known of its base.
     base: Mutex<BaseFacts>,
+    /// Damage of commits that a reader met.
+    pub(super) commit_fault: Mutex<Option<Fault>>,
     pub(super) shard: usize,
 }
 
@@ -244,9 +264,12 @@ impl Log {
         let (first, framing) = (meta.first, Framing::of(meta.format));
         let view = View { first, durable: first, framing, ..View::default() };
         let appended = AtomicU64::new(meta.first.0);
-        let (policy, since) = (Mutex::new(meta.checkpoint), OnceLock::new());
+        let noted = meta.frames_since.filter(|since| since.generation == meta.generation);
+        let (policy, since) = (Mutex::new(meta.checkpoint), noted.map_or_else(OnceLock::new, OnceLock::from));
+        let is_since_noted = AtomicBool::new(noted.is_some());
         let writers = Mutex::new(meta.writers.clone());
         let marked = AtomicBool::new(meta.durable_mark);
+        let foreign_keys = AtomicBool::new(meta.foreign_keys);
         let base = Mutex::new(BaseFacts { id: meta.base, noted: meta.base.is_some(), ..BaseFacts::default() });
         Log {
             name,
@@ -257,9 +280,11 @@ impl Log {
             view: watch::Sender::new(view),
             digests: Mutex::default(),
             policy,
+            foreign_keys,
             writers,
             pages: Mutex::default(),
             since,
+            is_since_noted,
             folded_from: OnceLock::new(),
             queue,
             unloaded: AtomicBool::new(false),
@@ -268,6 +293,7 @@ impl Log {
             missing_since: Mutex::default(),
             kept_aside: Mutex::default(),
             base,
+            commit_fault: Mutex::default(),
             shard,
         }
     }
@@ -286,8 +312,10 @@ impl Log {
         Meta {
             checkpoint: self.policy(),
             durable_mark: self.is_marked(),
+            foreign_keys: self.foreign_keys(),
             writers: self.writers(),
             base: self.base_facts().id,
+            frames_since: self.since.get().copied().filter(|_| self.is_since_noted.load(Ordering::Acquire)),
             ..self.meta.clone()
         }
     }
@@ -470,13 +498,40 @@ impl Log {
         *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = policy;
     }
 
-    /// Since when the generation has frames, as far as this process knows.
-    pub(super) fn age(&self) -> Option<Instant> {
+    /// Whether SQL on it checks foreign keys, unless a stream says otherwise.
+    #[must_use]
+    pub fn foreign_keys(&self) -> bool {
+        self.foreign_keys.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_foreign_keys(&self, checked: bool) {
+        self.foreign_keys.store(checked, Ordering::Relaxed);
+    }
+
+    /// For how long the generation has had frames, as far as is known or was noted.
+    pub(super) fn age(&self) -> Option<Duration> {
         let has_frames = {
             let view = self.view.borrow();
             view.durable > view.first
         };
-        has_frames.then(|| *self.since.get_or_init(Instant::now))
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let first = || FramesSince { generation: self.meta.generation, seconds: now.as_secs() };
+        let since = has_frames.then(|| self.since.get_or_init(first).seconds)?;
+        Some(now.saturating_sub(Duration::from_secs(since)))
+    }
+
+    /// What `log.json` is to say so that the age survives a restart; none where it says so already, or where it does not
+    /// matter.
+    pub(super) fn age_to_note(&self) -> Option<Meta> {
+        let matters = matches!(self.policy(), CheckpointPolicy::Roll { seconds: Some(_), .. });
+        if !matters || self.is_since_noted.load(Ordering::Acquire) || self.age().is_none() {
+            return None;
+        }
+        Some(Meta { frames_since: self.since.get().copied(), ..self.described() })
+    }
+
+    pub(super) fn set_age_noted(&self) {
+        self.is_since_noted.store(true, Ordering::Release);
     }
 
     /// Its page indexes, for one at a time.
@@ -763,23 +818,39 @@ impl Log {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::mirror) mod tests {
     use super::*;
     use crate::repo::MemRepo;
 
-    #[test]
-    fn what_was_found_missing_says_nothing_of_a_log_that_was_opened_again_since() {
-        let (format, id) = (LogFormat::Commitlog, "id".to_owned());
+    /// A log whose generation is this directory.
+    pub(in crate::mirror) fn log_in(repo: MemRepo, format: LogFormat) -> Arc<Log> {
+        let id = "id".to_owned();
         let (generation, first, checkpoint) = (Generation::FIRST, Offset::ZERO, CheckpointPolicy::Keep);
-        let (durable_mark, losses, writers, base) = (true, 0, Writers::default(), None);
-        let meta = Meta { format, id, generation, first, checkpoint, durable_mark, losses, writers, base };
+        let meta = Meta {
+            format,
+            id,
+            generation,
+            first,
+            checkpoint,
+            durable_mark: true,
+            losses: 0,
+            foreign_keys: true,
+            writers: Writers::default(),
+            base: None,
+            frames_since: None,
+        };
         let (queue, _messages) = tokio::sync::mpsc::channel(1);
-        let log = Log::new(
+        Arc::new(Log::new(
             "app".to_owned(),
             meta,
-            (Arc::new(MemRepo::default()), Arc::new(MemRepo::default())),
+            (Arc::new(MemRepo::default()), Arc::new(repo)),
             (0, queue.downgrade()),
-        );
+        ))
+    }
+
+    #[test]
+    fn what_was_found_missing_says_nothing_of_a_log_that_was_opened_again_since() {
+        let log = log_in(MemRepo::default(), LogFormat::Commitlog);
         log.publish(|view| view.opened = true);
         let (lost, seen) = (State::Failed("gone".into()), log.view());
         log.publish(|view| view.openings += 1);

@@ -31,7 +31,7 @@ pub(super) struct BaseFacts {
     pub(super) lacks_sums: bool,
     /// Whether nothing vouches for it.
     pub(super) unproven: bool,
-    /// What was wrong with it when it was read last.
+    /// What was wrong with it when it was read last. What is kept of it on disk changes only with it, under the same lock.
     pub(super) fault: Option<BaseFault>,
     /// Whether what an earlier run of the service found wrong was read.
     pub(super) recalled: bool,
@@ -89,11 +89,17 @@ impl Log {
     /// The digest of the base, where it is known. Blocks for small reads the first time.
     #[must_use]
     pub fn base_digest(self: &Arc<Self>) -> Option<BaseDigest> {
-        let BaseFacts { id, fault, .. } = self.base_facts().clone();
-        if id.is_some() || fault.is_some() || self.awaited_base().is_some() {
-            return id.map(|id| id.sha256);
+        self.base_id().map(|id| id.sha256)
+    }
+
+    /// The same with its length. Blocks for small reads the first time.
+    pub(crate) fn base_id(self: &Arc<Self>) -> Option<BaseId> {
+        let BaseFacts { id, fault, lacks_sums, .. } = self.base_facts().clone();
+        // Sums that are made of it, or put back, are found when they are checked for.
+        if id.is_some() || fault.is_some() || lacks_sums || self.awaited_base().is_some() {
+            return id;
         }
-        self.open_base().ok()?.id().map(|id| id.sha256)
+        self.open_base().ok()?.id()
     }
 
     /// Opens the base, and learns of it what its files say.
@@ -105,14 +111,11 @@ impl Log {
         if let Some(fault) = &fault {
             reader.check_again(fault)?;
         }
-        if fault.is_some() {
-            base_fault::forget(&**self.repo());
-        }
+        // Another reader may have found another fault meanwhile.
         let mut facts = self.base_facts();
-        if facts.fault == fault {
+        if fault.is_some() && facts.fault == fault {
+            base_fault::forget(&**self.repo());
             facts.fault = None;
-        }
-        if fault.is_some() && facts.fault.is_none() {
             log::info!("{}: its base is right again", self.name());
         }
         facts.id = reader.id().or(facts.id);
@@ -132,11 +135,11 @@ impl Log {
         if self.format() != LogFormat::Wal || !self.is_described() || !is_in_use {
             return;
         }
-        let is_recalled = std::mem::replace(&mut self.base_facts().recalled, true);
-        if !is_recalled {
-            let kept = base_fault::kept(&**self.repo());
+        {
             let mut facts = self.base_facts();
-            facts.fault = facts.fault.take().or(kept);
+            if !std::mem::replace(&mut facts.recalled, true) {
+                facts.fault = facts.fault.take().or_else(|| base_fault::kept(&**self.repo()));
+            }
         }
         if let Err(error) = self.open_base()
             && !is_out_of_files(&error)
@@ -157,11 +160,18 @@ impl Log {
             return Error::Unavailable("the log was given another base just now: try again".into());
         }
         let cause = base_advice(fault);
-        if self.base_facts().fault.replace(fault.clone()).as_ref() != Some(fault) {
+        let mut facts = self.base_facts();
+        if facts.fault.replace(fault.clone()).as_ref() != Some(fault) {
             log::error!("{}: {cause}", self.name());
             base_fault::keep(&**self.repo(), fault);
         }
         Error::Damaged(cause.into())
+    }
+
+    /// The byte where what is wrong with its base was found.
+    #[cfg(feature = "turso")]
+    pub(crate) fn base_fault_at(&self) -> Option<u64> {
+        self.base_facts().fault.as_ref().map(BaseFault::at)
     }
 
     /// What is wrong with its base, and what to do; none while nothing is known to be.
@@ -361,5 +371,29 @@ impl BaseFeed {
         }
         self.at += count as u64;
         Ok(Some(block.filled(count)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::name::BASE;
+    use crate::mirror::log::tests::log_in;
+    use crate::repo::{MemRepo, replace};
+    use crate::segment::base::{SumsWriter, publish_sums};
+
+    #[test]
+    fn a_base_without_sums_is_not_opened_again_for_a_digest_that_it_does_not_say() {
+        let (repo, base) = (MemRepo::default(), database::empty(LIBSQL_PAGE_SIZE));
+        replace(&repo, BASE, &base).expect("written");
+        let log = log_in(repo.clone(), LogFormat::Wal);
+        assert_eq!(log.base_digest(), None);
+        let mut sums = SumsWriter::create(&repo).expect("sums");
+        sums.push(&base).expect("summed");
+        let id = sums.finish(true).expect("sums");
+        publish_sums(&repo).expect("published");
+        assert_eq!(log.base_digest(), None, "nothing was opened");
+        assert_eq!(log.base().expect("a base").id(), Some(id));
+        assert_eq!(log.base_digest(), Some(id.sha256));
     }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
+use std::time::SystemTime;
 
 use super::failure::MirrorError;
 use super::sink::{DirStatus, Sink};
@@ -11,7 +12,7 @@ use super::source::Source;
 use crate::api::{Damage, LogStatus};
 use crate::format::name;
 use crate::offset::Offset;
-use crate::repo::FsRepo;
+use crate::repo::{FsRepo, Repo};
 use crate::segment::base::{BaseFault, BaseReader, KnownBase};
 use crate::stream::{MirrorRecord, current_dir, format_of, segment_starts};
 
@@ -54,28 +55,74 @@ pub(super) fn in_a_service(missing: &Range<Offset>) -> String {
     )
 }
 
-/// What is wrong with the base that a directory should have, by its length and its sums; with `required` also where its record
-/// names none. Its blocks are read where the file was written after its sums were, or has none and its digest is known. Blocks.
+/// What is wrong with the base that the record of a directory names, by its length and its sums. Its blocks are read where the file
+/// was written after its sums were, or has none. Blocks.
 ///
 /// # Errors
 /// When the files cannot be read.
-pub(super) fn base_fault(found: &DirStatus, required: bool) -> io::Result<Option<BaseFault>> {
-    let sha256 = found.record.as_ref().and_then(|record| record.base);
-    if sha256.is_none() && !required {
-        return Ok(None);
-    }
-    let opened = BaseReader::open_proven(&found.repo, &KnownBase { exists: true, bytes: None, sha256 });
-    let checked = opened.and_then(|base| match base.filter(|_| is_written_since(&found.repo)) {
-        Some(base) => Ok(base.check_all(|_| ())?.1.into_iter().next()),
-        None => Ok(None),
+pub(super) fn base_fault(found: &DirStatus) -> io::Result<BaseLook> {
+    let Some(sha256) = found.record.as_ref().and_then(|record| record.base) else {
+        return Ok(BaseLook::default());
+    };
+    let known = KnownBase { exists: true, bytes: None, sha256: Some(sha256) };
+    let opened = BaseReader::open_proven(&found.repo, &known);
+    let read = opened.and_then(|base| match base.zip(written_since(&found.repo)) {
+        Some((base, written)) => Ok((base.check_all(|_| ())?.1.into_iter().next(), Some(written))),
+        None => Ok((None, None)),
     });
-    checked.or_else(|error| BaseFault::of(&error).cloned().map(Some).ok_or(error))
+    match read {
+        Ok((fault, written)) => Ok(BaseLook { written: written.filter(|_| fault.is_none()), fault }),
+        Err(error) => BaseFault::of(&error).cloned().map(BaseLook::of).ok_or(error),
+    }
 }
 
-/// Whether a base was written after its sums, which are made last.
-fn is_written_since(repo: &FsRepo) -> bool {
+/// What a look at the base of a directory found.
+#[derive(Debug, Default)]
+pub(super) struct BaseLook {
+    pub(super) fault: Option<BaseFault>,
+    /// When it was written, if that was after its sums, and all of it was read and is sound.
+    pub(super) written: Option<SystemTime>,
+}
+
+impl BaseLook {
+    fn of(fault: BaseFault) -> BaseLook {
+        BaseLook { fault: Some(fault), written: None }
+    }
+}
+
+/// What is wrong with a base that no record names, beside what else is known of it: all of it is read. Blocks.
+///
+/// # Errors
+/// When the files cannot be read.
+pub(super) fn fault_of_unnamed(repo: &FsRepo, known: &KnownBase) -> io::Result<Option<BaseFault>> {
+    let checked = BaseReader::open_known(repo, known).and_then(|base| match base {
+        Some(base) => Ok(Some(base.check_all(|_| ())?)),
+        None => Ok(None),
+    });
+    match (checked, known.sha256) {
+        (Ok(None), _) => Ok(None),
+        (Ok(Some((found, faults))), expected) => Ok(faults.into_iter().next().or_else(|| {
+            let expected = expected.filter(|expected| *expected != found)?;
+            Some(BaseFault::Digest { place: repo.place(), found, expected })
+        })),
+        (Err(error), _) => BaseFault::of(&error).cloned().map(Some).ok_or(error),
+    }
+}
+
+/// When a base was written, if that was after its sums, which are made last.
+fn written_since(repo: &FsRepo) -> Option<SystemTime> {
     let modified = |file| fs::metadata(repo.path().join(file)).and_then(|found| found.modified());
-    matches!((modified(name::BASE), modified(name::BASE_SUMS)), (Ok(base), Ok(sums)) if base > sums)
+    let (base, sums) = (modified(name::BASE).ok()?, modified(name::BASE_SUMS).ok()?);
+    (base > sums).then_some(base)
+}
+
+/// Notes that the base that was `written` then is the one that its sums describe: it is not read again. Where that fails it is
+/// read again next time.
+pub(super) fn note_sound(repo: &FsRepo, written: SystemTime) {
+    let sums = repo.path().join(name::BASE_SUMS);
+    if let Err(error) = fs::File::open(&sums).and_then(|file| file.set_modified(written)) {
+        log::debug!("{}: it cannot be given the time of its base: {error}", sums.display());
+    }
 }
 
 /// What a service says of a log whose base is damaged or missing, while its frames are taken and served.

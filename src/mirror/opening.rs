@@ -10,7 +10,7 @@ use crate::format::{LogFormat, name};
 use crate::limits::{MISSING_PATIENCE, REOPEN_DAMAGED};
 use crate::repo::Repo;
 use crate::stream::{
-    DurableMark, Fault, FaultKind, OnTrailing, OpenError, Options, SoundPrefix, StreamWriter, sound_prefix,
+    DurableMark, Fault, FaultKind, OnTrailing, OpenError, Options, Reads, SoundPrefix, StreamWriter, sound_prefix,
 };
 
 /// A damaged log when it was opened last.
@@ -71,9 +71,14 @@ pub(super) fn open_again(log: &Arc<Log>, settings: &Settings, damaged: Option<&D
     {
         return Attempt::Unusable(Box::new(Unusable { state, sound: None, damage: None }));
     }
+    // An index may lead past it.
+    if let Some(fault) = log.known_fault() {
+        let unusable = Unusable::of(log, settings.commit_bytes_max, OpenError::Damaged(fault));
+        return Attempt::Unusable(Box::new(unusable));
+    }
     match open(log, settings) {
         Ok(writer) => Attempt::Opened(Box::new(writer)),
-        Err(error) => Attempt::Unusable(Box::new(Unusable::of(log, settings, error))),
+        Err(error) => Attempt::Unusable(Box::new(Unusable::of(log, settings.commit_bytes_max, error))),
     }
 }
 
@@ -109,9 +114,10 @@ pub(super) fn named(repo: &dyn Repo, format: LogFormat, fault: &Fault) -> String
 
 impl Unusable {
     /// Finds what can be served of a log that could not be opened.
-    pub(super) fn of(log: &Log, settings: &Settings, error: OpenError) -> Unusable {
+    pub(super) fn of(log: &Log, commit_bytes_max: u64, error: OpenError) -> Unusable {
         let view = log.view();
-        let sound = sound_prefix(&**log.repo(), settings.commit_bytes_max).ok();
+        let reads = if log.known_fault().is_some() { Reads::All } else { Reads::Ends };
+        let sound = sound_prefix(&**log.repo(), commit_bytes_max, reads).ok();
         let mark_is_at_fault = matches!(error, OpenError::Mark { .. });
         let (fault, error) = match error {
             OpenError::Io(_) | OpenError::Locked { .. } | OpenError::Changed { .. } => {

@@ -1,10 +1,13 @@
 //! Whether commits that were received are those that the service says it holds. Each of them may be sound, and of another log or
 //! generation: something between us and the service may answer from what it kept.
 
+use uuid::Uuid;
+
 use super::failure::MirrorError;
 use super::source::Extent;
 use crate::api::{LastCommit, LogStatus};
 use crate::client::{ClientError, named_base};
+use crate::format::Framing;
 use crate::offset::{Generation, Offset};
 use crate::segment::base::BaseDigest;
 use crate::stream::Batch;
@@ -48,6 +51,44 @@ pub(super) fn check_base(named: Option<BaseDigest>, expected: Option<BaseDigest>
     }
 }
 
+/// Compares the log that a status is of with the one that is read: the next answer may be of it too.
+///
+/// # Errors
+/// [`ClientError::OtherContent`] when it is another one.
+pub(super) fn check_log(found: Option<Uuid>, expected: Option<Uuid>) -> Result<(), ClientError> {
+    match (found, expected) {
+        (Some(found), Some(expected)) if found != expected => {
+            let what = format!("the status is of the log with the id {found}, and the one before of {expected}");
+            Err(ClientError::OtherContent { what })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Compares the checksum that the frames of an answer go on from with that of `last`, the commit received before them. Frames of
+/// another log would each be sound.
+///
+/// # Errors
+/// [`ClientError::OtherContent`] when they go on from another commit.
+pub(super) fn check_goes_on(framing: Framing, from: Offset, last: Option<LastCommit>) -> Result<(), ClientError> {
+    let Some(last) = last.filter(|last| last.last_offset().0.checked_add(1) == Some(from.0)) else {
+        return Ok(());
+    };
+    let found = match framing {
+        Framing::Wal(Some(start)) => start.chain.number(),
+        _ => return Ok(()),
+    };
+    if found == last.checksum {
+        return Ok(());
+    }
+    let what = format!(
+        "the answer goes on from a commit with the checksum {found:016x} before offset {from}, and what was received before ends \
+         with {:016x}",
+        last.checksum
+    );
+    Err(ClientError::OtherContent { what })
+}
+
 /// Compares what was received up to `last` with a status of after that: with the last commit of the log, where that is the same one,
 /// and with its base.
 ///
@@ -83,12 +124,7 @@ pub(super) fn check_end(
 /// # Errors
 /// When it is another log, or is in an earlier generation.
 pub(super) fn is_still(copied: &Extent, now: &Extent) -> Result<(), MirrorError> {
-    if let (Some(copied), Some(now)) = (copied.log, now.log)
-        && copied != now
-    {
-        let what = format!("the status is of the log with the id {now}, and the one before of {copied}");
-        return Err(ClientError::OtherContent { what }.into());
-    }
+    check_log(now.log, copied.log)?;
     if now.generation < copied.generation {
         return Err(MirrorError::LaterGeneration { sink: copied.generation, source_generation: now.generation });
     }

@@ -10,6 +10,7 @@ use super::registry::{LOGS, META};
 use crate::format::name;
 use crate::offset::Offset;
 use crate::repo::{FsRepo, Repo, open_regular};
+use crate::sqlite::command_of;
 use crate::stream::{MirrorRecord, RECORD, Survey, Tail, current_dir, segment_starts, survey};
 
 /// The directory of a SpacetimeDB's commitlog.
@@ -149,8 +150,7 @@ fn database_runs(dir: &Path, lock: &Path) -> MirrorError {
         DbLock::Held { pid } => Some(pid),
         DbLock::Free | DbLock::Unknown => None,
     };
-    let command = pid.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).ok());
-    let command = command.map(|command| command.trim_end().to_owned());
+    let command = pid.and_then(|pid| command_of(i32::try_from(pid).ok()?));
     MirrorError::DatabaseRuns { place: dir.to_owned(), lock: lock.to_owned(), pid, command }
 }
 

@@ -8,6 +8,9 @@
 //!
 //! `next` is the offset after that commit. A sum is [`PageSums::sum_of`] of the page, under the key that was asked for; of a
 //! page that is neither in the base nor in a frame, that of zeros.
+//!
+//! A page that is not the one of its sum shows, but nothing in the sums shows how many there must be: so the answer has
+//! [the sum of the first 16 bytes](proof_of), under the same key, in a field of its own.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,6 +32,11 @@ use crate::sqlite::page_sums::PageSums;
 
 /// Bytes before the sums.
 pub(super) const HEAD_LEN: usize = 16;
+
+/// What the field says of the bytes before sums under `key`. Without the key it cannot be made.
+pub(super) fn proof_of(head: &[u8], key: u64) -> String {
+    format!("{:016x}", PageSums::new(key).sum_of(head))
+}
 
 /// The sums of one state, in pieces.
 #[derive(Debug)]
@@ -60,10 +68,11 @@ impl Log {
         let (view, base) = (self.view(), self.base()?);
         let (mut newest, mut pages) = (HashMap::new(), None);
         let frames = view.first..view.durable;
-        self.newest_frames(&frames, Sought::All, |page, frame| {
+        let found = self.newest_frames(&frames, Sought::All, |page, frame| {
             newest.entry(page).or_insert(frame);
             true
-        })?;
+        });
+        found.map_err(|error| self.met_damage(error))?;
         if !frames.is_empty() {
             let last = self.frame_head(Offset(view.durable.0 - 1))?;
             pages = last.map(|last| last.size);
@@ -93,6 +102,20 @@ impl PageSumFeed {
         HEAD_LEN as u64 + 8 * u64::from(self.pages)
     }
 
+    fn head(&self) -> [u8; HEAD_LEN] {
+        let mut head = [0; HEAD_LEN];
+        head[..8].copy_from_slice(&self.next.0.to_le_bytes());
+        head[8..12].copy_from_slice(&self.page_size.to_le_bytes());
+        head[12..].copy_from_slice(&self.pages.to_le_bytes());
+        head
+    }
+
+    /// What the field beside the answer says.
+    #[must_use]
+    pub(crate) fn proof(&self) -> String {
+        proof_of(&self.head(), self.sums.key())
+    }
+
     /// The next piece; `None` at the end. Blocks.
     ///
     /// # Errors
@@ -100,11 +123,7 @@ impl PageSumFeed {
     pub fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let Some(done) = self.done else {
             self.done = Some(0);
-            let mut head = Vec::with_capacity(HEAD_LEN);
-            head.extend_from_slice(&self.next.0.to_le_bytes());
-            head.extend_from_slice(&self.page_size.to_le_bytes());
-            head.extend_from_slice(&self.pages.to_le_bytes());
-            return Ok(Some(head.into()));
+            return Ok(Some(Bytes::copy_from_slice(&self.head())));
         };
         if done == self.pages {
             return Ok(None);

@@ -2,6 +2,7 @@
 
 use futures::TryStreamExt;
 use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
 
 use super::batching;
 use super::failure::MirrorError;
@@ -26,6 +27,30 @@ enum Ended {
     Silent,
 }
 
+/// What was read of a log: what is read next must continue it, whichever server answers.
+#[derive(Clone, Copy, Debug)]
+struct ReadSoFar {
+    /// The offset after it.
+    next: Offset,
+    /// Its last commit; none before one was received.
+    last: Option<LastCommit>,
+    /// The log that it is of, once that is known.
+    log: Option<Uuid>,
+}
+
+impl ReadSoFar {
+    /// That a status is of the same log.
+    ///
+    /// # Errors
+    /// [`ClientError::OtherContent`]
+    fn check(&mut self, status: &LogStatus) -> Result<(), ClientError> {
+        let found = Uuid::parse_str(&status.id).ok();
+        others::check_log(found, self.log)?;
+        self.log = self.log.or(found);
+        Ok(())
+    }
+}
+
 /// Reads what is wanted into `out`, until `out` is closed.
 pub(super) async fn read(client: &Client, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {
     // Whatever is awaited: a source that is idle would keep its connection open.
@@ -36,11 +61,11 @@ pub(super) async fn read(client: &Client, reading: Reading, max: u64, out: &Out)
 }
 
 async fn read_all(client: &Client, reading: Reading, max: u64, out: &Out) -> Result<(), MirrorError> {
-    let mut next = reading.from;
+    let mut so_far = ReadSoFar { next: reading.from, last: None, log: reading.log };
     let mut was_short = false;
     loop {
-        let (from, since) = (next, Instant::now());
-        match stream(client, &Reading { from, ..reading }, &mut next, max, out).await? {
+        let (from, since) = (so_far.next, Instant::now());
+        match stream(client, &Reading { from, ..reading }, &mut so_far, max, out).await? {
             Ended::Over => {
                 let _ = out.send(Ok(Piece::End(Tail::Clean))).await;
                 return Ok(());
@@ -68,13 +93,15 @@ async fn read_all(client: &Client, reading: Reading, max: u64, out: &Out) -> Res
     );
     let once = Reading { follow: false, ..reading };
     loop {
-        let before = next;
-        stream(client, &Reading { from: next, ..once }, &mut next, max, out).await?;
-        if next > before {
+        let from = so_far.next;
+        stream(client, &Reading { from, ..once }, &mut so_far, max, out).await?;
+        if so_far.next > from {
             continue;
         }
+        let status = client.status().await?;
+        so_far.check(&status)?;
         // A generation that has ended gets no more commits; another one may hold what is new.
-        if client.status().await?.generation.is_some_and(|current| current != reading.generation) {
+        if status.generation.is_some_and(|current| current != reading.generation) {
             let _ = out.send(Ok(Piece::End(Tail::Clean))).await;
             return Ok(());
         }
@@ -82,33 +109,35 @@ async fn read_all(client: &Client, reading: Reading, max: u64, out: &Out) -> Res
     }
 }
 
-/// Reads one answer into `out`, and moves `next` behind what is in it.
+/// Reads one answer into `out`, which goes on from what was read `so_far`, and adds what is in it to that.
 async fn stream(
     client: &Client,
     reading: &Reading,
-    next: &mut Offset,
+    so_far: &mut ReadSoFar,
     max: u64,
     out: &Out,
 ) -> Result<Ended, MirrorError> {
     // What is there now shows whether the answer is of the log, before any of it goes further.
     let status = client.status_of(reading.generation).await?;
+    so_far.check(&status)?;
     others::check_base(named_base(&status, reading.generation)?, reading.base)?;
     let last_commit = status.last_commit.filter(|_| status.generation == Some(reading.generation));
-    let mut silence = Silence::new(*next);
-    let Some(mut commits) = opened(client, reading, &mut silence, *next).await? else {
+    let mut silence = Silence::new(so_far.next);
+    let Some(mut commits) = opened(client, reading, &mut silence, so_far.next).await? else {
         return Ok(Ended::HeldBack);
     };
     others::check_base(commits.base, reading.base)?;
+    others::check_goes_on(commits.framing, reading.from, so_far.last)?;
     let is_named = commits.base.is_some();
     let mut batcher = batcher(&commits, reading.from, max);
-    let (mut is_first, mut last) = (true, None);
+    let mut is_first = true;
     loop {
         let chunk = match timeout(silence.patience(reading.follow), commits.try_next()).await {
             Ok(Ok(chunk)) => chunk,
             Ok(Err(error)) => {
-                return Err(damage(client, reading, *next).await.unwrap_or_else(|| error.into()));
+                return Err(damage(client, reading, so_far.next).await.unwrap_or_else(|| error.into()));
             }
-            Err(_elapsed) => match silence.verdict(client, reading, *next).await? {
+            Err(_elapsed) => match silence.verdict(client, reading, so_far.next).await? {
                 Verdict::Idle => continue,
                 Verdict::Ahead if is_first => return Ok(Ended::HeldBack),
                 Verdict::Ahead => return Ok(Ended::Silent),
@@ -124,6 +153,7 @@ async fn stream(
             if reading.follow && !is_named && reading.base.is_some() {
                 // A service that does not say it beside the frames.
                 let status = client.status_of(reading.generation).await?;
+                so_far.check(&status)?;
                 others::check_base(named_base(&status, reading.generation)?, reading.base)?;
             }
         }
@@ -131,16 +161,16 @@ async fn stream(
             others::check(&batch, last)?;
         }
         if let Some(run) = batch.runs().last() {
-            (*next, last) = (run.end, Some(LastCommit::from(&run.last)));
+            (so_far.next, so_far.last) = (run.end, Some(LastCommit::from(&run.last)));
         }
-        silence = Silence::new(*next);
+        silence = Silence::new(so_far.next);
         if !batch.is_empty() && out.send(Ok(Piece::Batch(batch))).await.is_err() {
             return Ok(Ended::Over);
         }
         match sound {
             Ok(()) => {}
             Err(BatchError::Stream(error)) => {
-                return Err(added(client, reading, *next).await.unwrap_or(MirrorError::Received(error)));
+                return Err(added(client, reading, so_far.next).await.unwrap_or(MirrorError::Received(error)));
             }
             Err(error @ BatchError::Spool { .. }) => {
                 return Err(MirrorError::Spool { place: temporary_dir().display().to_string(), error });
@@ -149,13 +179,16 @@ async fn stream(
     }
     let status = status_at_end(client, reading).await;
     if let Some(status) = &status
-        && let Some(damaged) = damaged(client, reading, *next, status).await
+        && let Some(damaged) = damaged(client, reading, so_far.next, status).await
     {
         return Err(damaged);
     }
     // Who answered before may not be who answered with the commits.
     match status {
-        Some(status) if !reading.follow => others::check_end(&status, (reading.generation, reading.base), last)?,
+        Some(status) if !reading.follow => {
+            so_far.check(&status)?;
+            others::check_end(&status, (reading.generation, reading.base), so_far.last)?;
+        }
         None if !reading.follow && reading.base.is_some() && !is_named => {
             return Err(MirrorError::Interrupted(
                 "the service ended its answer, and then did not say what it is of".into(),
@@ -272,8 +305,14 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let client = Client::new(&format!("http://{}/logs/app", listener.local_addr().unwrap())).unwrap();
             let (out, pieces) = mpsc::channel(1);
-            let reading =
-                Reading { generation: Generation::FIRST, from: Offset(0), held: false, follow: true, base: None };
+            let reading = Reading {
+                generation: Generation::FIRST,
+                from: Offset(0),
+                held: false,
+                follow: true,
+                base: None,
+                log: None,
+            };
             let reader = tokio::spawn(async move { read(&client, reading, 1 << 20, &out).await });
             let (mut stream, _) = listener.accept().await.unwrap();
             stream

@@ -29,7 +29,7 @@ use crate::api::{AppendOutcome, CheckpointPolicy, CreateLog};
 use crate::format::{Framing, LogFormat, database, name};
 use crate::limits::{
     CHECKPOINT_CONCURRENCY, COMMIT_BYTES_MAX, COMMIT_HELD_MAX, COMMIT_HELD_MIN, COMMIT_HELD_PART, FILES_WAIT,
-    GENERATION_MAX, LIBSQL_PAGE_SIZE, MEMORY_MAX, WAL_SEGMENT_BYTES, WRITER_THREADS_MAX,
+    GENERATION_MAX, LIBSQL_PAGE_SIZE, MEMORY_MAX, PUSH_BYTES_MAX, WAL_SEGMENT_BYTES, WRITER_THREADS_MAX,
 };
 use crate::offset::{Generation, Offset};
 use crate::repo::{Repo, RepoFile, RepoLock, is_out_of_files, persist_names, read_small, replace};
@@ -59,6 +59,11 @@ impl Settings {
     /// Bytes of a commit held in memory until it is whole; more are kept in a file.
     pub(crate) fn commit_held_max(&self) -> u64 {
         (self.memory_max / COMMIT_HELD_PART).clamp(COMMIT_HELD_MIN, COMMIT_HELD_MAX)
+    }
+
+    /// Bytes of a commit or a body held in memory until it is whole.
+    fn held_max(&self) -> u64 {
+        self.commit_held_max().max(PUSH_BYTES_MAX.min(self.memory_max / 4))
     }
 }
 
@@ -129,7 +134,7 @@ impl Registry {
             older: Mutex::default(),
             held_back: Mutex::default(),
             shards: Shards::start(threads, &settings, &counters)?,
-            budget: Arc::new(Budget::new(settings.memory_max, settings.commit_held_max())),
+            budget: Arc::new(Budget::new(settings.memory_max, settings.held_max())),
             settings,
             counters,
             feeds: Arc::default(),
@@ -203,7 +208,9 @@ impl Registry {
             first: Offset::ZERO,
             checkpoint: CheckpointPolicy::Keep,
             durable_mark: false,
+            foreign_keys: false,
             losses: 0,
+            frames_since: None,
             writers: Writers::default(),
             base: None,
         };
@@ -399,6 +406,9 @@ impl Registry {
             (only, first) => first.or(only).unwrap_or_default(),
         };
         check_policy(wanted.format, wanted.checkpoint)?;
+        if wanted.foreign_keys.is_some() && wanted.format != LogFormat::Wal {
+            return Err(Error::Invalid(format!("a {} has no foreign keys", wanted.format)));
+        }
         self.exclusively(log_name, || self.find_or_create(log_name, wanted, (generation, first)))
     }
 
@@ -421,6 +431,10 @@ impl Registry {
             if log.meta().first != first {
                 let text = format!("log {log_name:?} exists and starts at offset {}", log.meta().first);
                 return Err(Error::Format(text));
+            }
+            if let Some(checked) = wanted.foreign_keys.filter(|checked| *checked != log.foreign_keys()) {
+                self.store_meta(&log, &Meta { foreign_keys: checked, ..log.described() })?;
+                log.set_foreign_keys(checked);
             }
             return Ok((log, false));
         }
@@ -452,10 +466,22 @@ impl Registry {
         (generation, first): (Generation, Offset),
     ) -> io::Result<Log> {
         let id = uuid::Uuid::new_v4().to_string();
-        let CreateLog { format, checkpoint, .. } = wanted;
+        let CreateLog { format, checkpoint, foreign_keys, .. } = wanted;
+        let foreign_keys = format == LogFormat::Wal && foreign_keys.unwrap_or(true);
         let checkpoint = checkpoint.unwrap_or_default();
-        let (durable_mark, losses, writers, base) = (false, 0, Writers::default(), None);
-        let mut meta = Meta { format, id, generation, first, checkpoint, durable_mark, losses, writers, base };
+        let mut meta = Meta {
+            format,
+            id,
+            generation,
+            first,
+            checkpoint,
+            durable_mark: false,
+            losses: 0,
+            foreign_keys,
+            writers: Writers::default(),
+            base: None,
+            frames_since: None,
+        };
         let is_new = self.logs_repo.dir(log_name).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         let dir = ensure_dir(&*self.logs_repo, log_name)?;
         let mut make = || -> io::Result<_> {

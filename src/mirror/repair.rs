@@ -18,7 +18,7 @@ use crate::offset::{Generation, Offset};
 use crate::repo::{FsRepo, Repo, RepoLock, read_small, replace};
 use crate::segment::base::{BaseId, BaseReader, KnownBase};
 use crate::stream::{
-    ASIDE, DurableMark, SegmentFiles, SurveyError, Tail, TornContent, existing_or_new, format_of, new_aside,
+    ASIDE, DurableMark, Reads, SegmentFiles, SurveyError, Tail, TornContent, existing_or_new, format_of, new_aside,
     segment_files, segment_starts, sound_prefix_of, survey, survey_segments, torn_commits,
 };
 
@@ -45,8 +45,8 @@ pub struct AcceptedLoss {
     pub unix_seconds: u64,
 }
 
-/// Finds what would be lost if the log in `dir` (`DATA/logs/NAME`) went on from the end of what is sound, without the files
-/// that are none of its segments, and does so if `accepted`; `None` when nothing is wrong with it. After Ok with `accepted`,
+/// Reads every commit, and finds what would be lost if the log in `dir` (`DATA/logs/NAME`) went on from the end of what is sound,
+/// without the files that are none of its segments; does so if `accepted`. `None` when nothing is wrong with it. After Ok with `accepted`,
 /// every segment file that was shortened or taken out is kept whole in `aside/TIME-lost/` (`aside/TIME-strays/` when nothing is
 /// lost), with `loss.json` beside them, and the durable mark says the new end.
 ///
@@ -71,7 +71,8 @@ pub fn accept_loss(dir: &Path, accepted: bool) -> io::Result<Option<AcceptedLoss
     let read = DurableMark::read(&repo)?;
     let (mark, unmarked) = (read.offset(), read.fault(meta.durable_mark));
     let SegmentFiles { starts, strays } = segment_files(&repo, meta.format, u64::MAX, mark)?;
-    let surveyed = survey_segments(&repo, &starts, u64::MAX, mark);
+    // An index leads past damage, and the service opens the log all the same.
+    let surveyed = survey_segments(&repo, &starts, u64::MAX, mark, Reads::All);
     let end = surveyed.as_ref().ok().and_then(|found| found.first.map(|_| found.next));
     let fault = match (surveyed, &unmarked) {
         (Err(SurveyError::Io(error)), _) => return Err(error),
@@ -108,7 +109,7 @@ pub fn accept_loss(dir: &Path, accepted: bool) -> io::Result<Option<AcceptedLoss
         }
         return Ok(Some(loss));
     }
-    let found = sound_prefix_of(&repo, &starts, u64::MAX)?.found;
+    let found = sound_prefix_of(&repo, &starts, u64::MAX, Reads::All)?.found;
     loss.from = if found.first.is_some() { found.next } else { meta.first };
     let mut cut = None;
     for segment in found.segments.iter().rev().take(1) {
@@ -256,8 +257,20 @@ pub fn describe_again(dir: &Path, accepted: bool) -> io::Result<Option<NewDescri
             aside.sync_dir()?;
             all.sync_dir()?;
         }
-        let (checkpoint, losses, writers) = (CheckpointPolicy::Keep, 0, Writers::default());
-        let meta = Meta { format, id, generation, first, checkpoint, durable_mark, losses, writers, base };
+        let meta = Meta {
+            format,
+            id,
+            generation,
+            first,
+            checkpoint: CheckpointPolicy::Keep,
+            durable_mark,
+            losses: 0,
+            // What its rows were not checked for before may be unknown: nothing is refused for it.
+            foreign_keys: false,
+            writers: Writers::default(),
+            base,
+            frames_since: None,
+        };
         replace(&repo, META, serde_json::to_string_pretty(&meta)?.as_bytes())?;
     }
     Ok(Some(described))

@@ -1,5 +1,6 @@
 //! The one loop behind `logmirror mirror`: from any source to any sink, resuming where the sink ends.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use super::distance::{Distance, Observer, SharedWal, measure};
 use super::doubt::{self, Doubt};
 use super::endpoint::{Mirror, Place};
 use super::failure::MirrorError;
+use super::fed_log::FedLog;
 use super::missing::{self, Warning};
 use super::ownership;
 use super::relay;
@@ -23,11 +25,12 @@ use super::sink::{DirSink, Sink};
 use super::source::Source;
 use crate::blame::{Blame, Blamed, with_causes};
 use crate::client::{Client, without_secrets};
-use crate::limits::{ATTEMPTS_MAX, BACKOFF_LAST};
+use crate::limits::{ATTEMPTS_MAX, BACKOFF_LAST, MEASURE_LOG_EVERY};
 use crate::offset::{Generation, Offset};
 use crate::repo::FsRepo;
 use crate::retry::RECONNECT;
 use crate::sqlite::DatabaseError;
+use crate::sqlite::names::is_no_side_file;
 use crate::stream::{CutTail, Options, Run};
 
 /// What happens while a mirror runs.
@@ -156,22 +159,45 @@ pub async fn run(mirror: &Mirror, events: impl FnMut(Event)) -> Result<Progress,
     tokio::select! {
         ended = moving => ended,
         never = measure(mirror, &wal, &observer) => match never {},
+        never = watch_sink(mirror, &observer) => match never {},
+    }
+}
+
+/// Reports what a service says of the base of the log that is the sink, also while nothing is sent.
+async fn watch_sink<F: FnMut(Event)>(mirror: &Mirror, observer: &Mutex<Observer<F>>) -> Infallible {
+    let client = match &mirror.sink {
+        Place::Url(url) => Client::with_options(url, &mirror.http).ok(),
+        Place::Dir(_) => None,
+    };
+    let Some(client) = client else {
+        return std::future::pending().await;
+    };
+    let sink = Sink::Url(client);
+    loop {
+        sleep(MEASURE_LOG_EVERY).await;
+        // What cannot be asked is reported by the mirror itself.
+        if let Ok(Some(fault)) = sink.base_fault().await {
+            let text = format!("sink: {}: {fault}", sink.place());
+            let warning = Warning { text, missing: None };
+            observer.lock().unwrap_or_else(PoisonError::into_inner).tell(Event::Warning(warning));
+        }
     }
 }
 
 /// Makes one attempt after the other, until there is nothing left to try.
 async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) -> Result<Progress, MirrorError> {
-    let mut ends_of = Ends { source: None, sink: None, file: None, found: false, wal };
+    let mut ends_of = Ends { source: None, sink: None, file: None, found: false, fed: FedLog::default(), wal };
     let mut progress = Progress::default();
     let mut doubt = Doubt::default();
     let mut failures = 0;
     loop {
         let since = Instant::now();
         // Only what this mirror wrote is progress: another writer may move the end of the sink too.
-        let (mut began, mut wrote) = (None, false);
+        let (mut began, mut wrote, mut opened) = (None, false, false);
         let mut seen = |event| {
             match &event {
                 Event::Started { from, .. } => began = Some(*from),
+                Event::Opened { .. } => opened = true,
                 Event::Moved(now) => {
                     wrote |= began.is_some_and(|began| now.durable > began && now.next > began);
                 }
@@ -183,7 +209,12 @@ async fn attempts(mirror: &Mirror, wal: SharedWal, mut told: impl FnMut(Event)) 
             Ok(()) => return Ok(progress),
             Err(error) => error,
         };
-        if wrote || since.elapsed() > 2 * BACKOFF_LAST {
+        if opened {
+            ends_of.fed.opened();
+        }
+        // What was acknowledged and is not in the log is no progress.
+        let is_confirmed = !matches!(error, MirrorError::Unconfirmed { .. });
+        if is_confirmed && (wrote || since.elapsed() > 2 * BACKOFF_LAST) {
             failures = 0;
             doubt.is_over();
         }
@@ -219,6 +250,7 @@ struct Ends {
     file: Option<ReplicaFile>,
     /// Whether a sink that must exist was found once.
     found: bool,
+    fed: FedLog,
     wal: SharedWal,
 }
 
@@ -279,6 +311,11 @@ impl Ends {
             }
             self.found = true;
         }
+        if let Sink::Url(client) = sink
+            && let Some(text) = self.fed.warning(client).await
+        {
+            told(Event::Warning(Warning { text, missing: None }));
+        }
         match source {
             Origin::Log(source) => {
                 are_two_logs(source, sink).await?;
@@ -300,9 +337,13 @@ impl Ends {
             }
             Origin::Database(database) => {
                 sink.warning().await?.into_iter().for_each(|warning| told(Event::Warning(warning)));
-                database::attempt(mirror, database, sink, progress, told).await
+                database::attempt(mirror, database, sink, progress, told).await.map_err(MirrorError::of_database)
             }
-        }?;
+        }
+        .map_err(|error| match sink {
+            Sink::Dir(dir) if mirror.follow && dir.is_opened() => error.of_opened(dir.path()),
+            _ => error,
+        })?;
         // It goes on with what is new, but a copy without its beginning or its base is no good end.
         if let Some(fault) = sink.base_fault().await? {
             let advice = match source {
@@ -424,6 +465,7 @@ impl Sink {
             }
             Place::Dir(path) => path,
         };
+        is_no_side_file(path)?;
         let identity = match &mirror.source {
             Place::Dir(source) => {
                 ownership::are_apart(source, path)?;

@@ -557,7 +557,7 @@ impl Shard {
                 Ok(writer)
             }
             Err(error) => {
-                let state = Unusable::of(log, &self.settings, error).publish(log);
+                let state = Unusable::of(log, self.settings.commit_bytes_max, error).publish(log);
                 log::error!("{}: {}", log.name(), state.cause());
                 self.counters.count(&self.counters.failures, log.name());
                 self.reopenings.schedule(log);

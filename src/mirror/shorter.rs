@@ -78,7 +78,7 @@ pub(super) async fn commit_at(
     at: Offset,
     max: u64,
 ) -> Result<Option<LastCommit>, MirrorError> {
-    let reading = Reading { generation, from: at, held: true, follow: false, base: None };
+    let reading = Reading { generation, from: at, held: true, follow: false, base: None, log: None };
     let mut pieces = source.stream(reading, max);
     while let Some(piece) = pieces.recv().await {
         if let Piece::Batch(batch) = piece?

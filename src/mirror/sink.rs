@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use uuid::Uuid;
 
@@ -15,6 +16,7 @@ use super::base_due::Instead;
 use super::database::off;
 use super::failure::MirrorError;
 use super::feeding::Feeding;
+use super::missing::{BaseLook, base_fault, note_sound};
 use super::overlap::Overlap;
 use super::ownership::{self, DbLockGuard, DirIdentity};
 use super::presence::Presence;
@@ -25,7 +27,7 @@ use crate::client::{Client, positions};
 use crate::format::{LogFormat, name};
 use crate::offset::{Generation, Offset};
 use crate::repo::{FsRepo, Repo, RepoLock};
-use crate::segment::base::BaseDigest;
+use crate::segment::base::{BaseDigest, BaseFault, BaseReader, KnownBase};
 use crate::stream::{
     Claim, Cursor, CutTail, Fault, FaultKind, LogEnd, MirrorRecord, OnTrailing, OpenError, Options, RECORD, ReadError,
     RecordFile, StreamWriter, Survey, SurveyError, Tail, TornContent, begin_step, current_dir, draft_name, end_step,
@@ -248,6 +250,8 @@ pub(super) struct DirSink {
     refetched: Mutex<Option<(Offset, Offset)>>,
     /// Whether it was reported that nothing was written, since it has no mirror record.
     unclaimed_reported: AtomicBool,
+    /// When its base was written, if that was after its sums and it is sound all the same. Noted when it is opened.
+    sound: Mutex<Option<SystemTime>>,
 }
 
 /// What is known of where the content of a directory comes from: a part of its record.
@@ -289,7 +293,7 @@ impl DirSink {
     pub(super) fn new(path: &Path, options: Options, adopt: bool, source: String) -> DirSink {
         let options = Options { on_trailing: OnTrailing::Trim, ..options };
         let (path, db_lock, presence) = (path.to_owned(), Mutex::default(), Presence::default());
-        let (emptied, refetched, unclaimed_reported, origin, lock) = Default::default();
+        let (emptied, refetched, unclaimed_reported, origin, lock, sound) = Default::default();
         DirSink {
             path,
             options,
@@ -302,6 +306,7 @@ impl DirSink {
             unclaimed_reported,
             origin,
             lock,
+            sound,
         }
     }
 
@@ -319,8 +324,18 @@ impl DirSink {
     }
 
     /// Notes the digest of the base in it, for its record.
-    pub(super) fn has_base(&self, digest: BaseDigest) {
+    pub(super) fn record_base(&self, digest: BaseDigest) {
         locked(&self.origin).base = Some(digest);
+    }
+
+    /// What is wrong with the base that its record names. Blocks.
+    ///
+    /// # Errors
+    /// As [`base_fault`].
+    pub(super) fn base_fault(&self, found: &DirStatus) -> io::Result<Option<BaseFault>> {
+        let BaseLook { fault, written } = base_fault(found)?;
+        *locked(&self.sound) = written;
+        Ok(fault)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -352,6 +367,26 @@ impl DirSink {
     /// Checks that the directory that was opened is still there. Blocks.
     pub(super) fn is_present(&self) -> Result<(), MirrorError> {
         self.presence.check(&self.path)
+    }
+
+    /// Checks that the base that its record names is there, by its length and its sums. Blocks.
+    ///
+    /// # Errors
+    /// [`MirrorError::Away`] while it is not.
+    pub(super) fn check_base(&self) -> Result<(), MirrorError> {
+        let repo = self.current()?;
+        let record = MirrorRecord::read(&repo).map_err(|error| self.at(error))?;
+        let Some(sha256) = record.and_then(|record| record.base) else {
+            return Ok(());
+        };
+        let known = KnownBase { exists: true, bytes: None, sha256: Some(sha256) };
+        match BaseReader::open_known(&repo, &known) {
+            Ok(_) => Ok(()),
+            Err(error) => match BaseFault::of(&error).cloned() {
+                Some(fault) => Err(MirrorError::BaseDamaged { side: "sink", fault }.of_opened(&self.path)),
+                None => Err(self.at(error)),
+            },
+        }
     }
 
     fn at(&self, error: io::Error) -> MirrorError {
@@ -700,7 +735,7 @@ impl DirSink {
         digest: BaseDigest,
     ) -> Result<(), MirrorError> {
         if !instead.is_beside() {
-            self.has_base(digest);
+            self.record_base(digest);
             return Ok(());
         }
         let root = FsRepo::open(&self.path).map_err(|error| self.at(error))?;
@@ -710,7 +745,7 @@ impl DirSink {
         let id = before.as_ref().filter(|_| instead == Instead::Older).map_or(new.id, |before| before.id);
         let record = MirrorRecord { id, log: locked(&self.origin).log, base: Some(digest), ..new };
         end_step(&root, record).map_err(|error| self.at(error))?;
-        self.has_base(digest);
+        self.record_base(digest);
         let before = before.filter(|_| instead == Instead::Older);
         let before = before.map(|before| format!(": generation {} was removed", before.generation));
         log::info!("{}: now in generation {generation}{}", self.path.display(), before.unwrap_or_default());
@@ -820,6 +855,9 @@ impl DirSink {
             return Err(self.changed(found, OpenError::Changed { place: repo.place() }));
         }
         self.report_emptied(found);
+        if let Some(written) = locked(&self.sound).take() {
+            note_sound(&repo, written);
+        }
         // The id is that of the record that is there, also one that was written since.
         let recorded = MirrorRecord::read(&repo).map_err(|error| self.at(error))?;
         let new = MirrorRecord::new(&self.source, format, generation);
@@ -885,8 +923,12 @@ fn contradiction(repo: &FsRepo, record: &MirrorRecord, found: &Survey, max: u64)
         return Ok(None);
     };
     if next < durable {
+        let rest = match found.tail {
+            Tail::Torn { bytes } => format!(", before {bytes} bytes that are no whole commit"),
+            Tail::Clean | Tail::Zeros { .. } => String::new(),
+        };
         return Ok(Some(format!(
-            "its mirror record says that it was durable up to offset {durable}, but it ends at {next}"
+            "its mirror record says that it was durable up to offset {durable}, but it ends at {next}{rest}"
         )));
     }
     // A commit whose segment was pruned cannot be compared.

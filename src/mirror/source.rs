@@ -69,6 +69,8 @@ pub(super) struct Reading {
     pub(super) follow: bool,
     /// The base that the sink has of that generation, where it is known: only frames that follow it are read.
     pub(super) base: Option<BaseDigest>,
+    /// The id of the log of a service, where it is known: only that one is read.
+    pub(super) log: Option<Uuid>,
 }
 
 /// What comes out of a source.

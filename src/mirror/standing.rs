@@ -1,24 +1,25 @@
 //! Where a sink stands with a WAL, and whether it holds the same database as a source.
 
+use std::io;
 use std::path::Path;
-
-use uuid::Uuid;
 
 use super::base::{digest_of, unset};
 use super::database::off;
 use super::failure::MirrorError;
-use super::missing::{base_fault, base_fault_of_service};
+use super::missing::{base_fault_of_service, fault_of_unnamed};
 use super::received_sums::ReceivedSums;
 use super::sink::{DirSink, DirStatus, Sink};
 use super::source::Source;
 use crate::api::Positions;
 use crate::checkpoint::{FoldError, RestoreError, each_page};
 use crate::client::{Client, positions};
+use crate::format::name::BASE;
 use crate::format::wal::{Chain, FIRST_FRAME, WalStart};
 use crate::format::{Framing, LogFormat};
 use crate::offset::{Generation, Offset};
-use crate::repo::FsRepo;
-use crate::sqlite::page_sums::PageSums;
+use crate::repo::{FsRepo, Repo};
+use crate::segment::base::{BaseDigest, BaseReader, KnownBase};
+use crate::sqlite::page_sums::{PageSums, new_key};
 use crate::stream::{current_dir, current_generation};
 
 /// Where a sink stands with its generation of a WAL.
@@ -33,6 +34,8 @@ pub(super) struct Standing {
     pub(super) based: bool,
     /// What is wrong with the base that it should have.
     pub(super) base_fault: Option<String>,
+    /// The base of a directory with frames whose record names none, which matches its checksums.
+    pub(super) unnamed_base: Option<BaseDigest>,
     /// Whether the mirror record of a directory names this source.
     pub(super) is_recorded: bool,
     /// Whether it says that the content comes from a log of a service: what a directory notes of a database is of before then.
@@ -47,6 +50,7 @@ impl Standing {
         end: None,
         based: false,
         base_fault: None,
+        unnamed_base: None,
         is_recorded: false,
         is_of_log: false,
     };
@@ -77,7 +81,7 @@ impl Sink {
                 } else {
                     None
                 };
-                Ok(Standing { generation, next, end, based: true, base_fault, is_recorded: false, is_of_log: false })
+                Ok(Standing { generation, next, end, based: true, base_fault, ..Standing::NONE })
             }
             Sink::Dir(dir) => {
                 let dir = dir.clone();
@@ -108,7 +112,7 @@ impl Sink {
         match self {
             Sink::Url(client) => sums_of_service(client, standing.next, page_size).await,
             Sink::Dir(dir) => {
-                let (place, key) = (dir.path().to_owned(), Uuid::new_v4().as_u64_pair().0);
+                let (place, key) = (dir.path().to_owned(), new_key());
                 off(move || sums_of_dir(&place, (key, page_size))).await?
             }
         }
@@ -143,7 +147,7 @@ fn sums_of_dir(place: &Path, (key, page_size): (u64, u32)) -> Result<Option<Page
     Ok(found.is_none_or(|found| found == page_size).then_some(sums))
 }
 
-fn at(place: &str, error: std::io::Error) -> MirrorError {
+fn at(place: &str, error: io::Error) -> MirrorError {
     MirrorError::Dir { place: place.to_owned(), error }
 }
 
@@ -165,7 +169,14 @@ fn of_dir(dir: &DirSink) -> Result<Standing, MirrorError> {
         return Ok(Standing::NONE);
     };
     let of_dir = |error| at(&dir.path().display().to_string(), error);
-    let fault = base_fault(&status, status.record.is_some() && status.survey.first.is_some()).map_err(of_dir)?;
+    let is_unnamed = status.survey.first.is_some() && status.record.as_ref().is_none_or(|it| it.base.is_none());
+    let (unnamed_base, base_fault) = match is_unnamed {
+        true => match vouched(&status.repo).map_err(of_dir)? {
+            Ok(digest) => (Some(digest), None),
+            Err(fault) => (None, Some(fault)),
+        },
+        false => (None, dir.base_fault(&status).map_err(of_dir)?.map(|fault| fault.to_string())),
+    };
     let named = current_generation(dir.path()).map_err(of_dir)?.map(|(generation, _)| generation);
     let DirStatus { survey: found, record, based, .. } = status;
     let generation = record.as_ref().map(|record| record.generation).max(named).unwrap_or(Generation::FIRST);
@@ -179,6 +190,16 @@ fn of_dir(dir: &DirSink) -> Result<Standing, MirrorError> {
         _ => None,
     };
     let next = if end.is_some() { found.next } else { FIRST_FRAME };
-    let base_fault = fault.map(|fault| fault.to_string());
-    Ok(Standing { generation, next, end, based, base_fault, is_recorded, is_of_log })
+    Ok(Standing { generation, next, end, based, base_fault, unnamed_base, is_recorded, is_of_log })
+}
+
+/// The digest of a base that no record names, which its checksums vouch for: all of it is read. Otherwise why they do not. Blocks.
+fn vouched(repo: &FsRepo) -> io::Result<Result<BaseDigest, String>> {
+    let known = KnownBase { exists: true, bytes: None, sha256: None };
+    if let Some(fault) = fault_of_unnamed(repo, &known)? {
+        return Ok(Err(fault.to_string()));
+    }
+    let base = BaseReader::open(repo)?.filter(|base| !base.is_unproven()).and_then(|base| base.id());
+    let unproven = || format!("nothing says that {}/{BASE} is what its frames follow", repo.place());
+    Ok(base.map(|id| id.sha256).ok_or_else(unproven))
 }

@@ -16,7 +16,7 @@ use crate::limits::SOURCE_IDENTITY_BYTES_MAX;
 use crate::offset::Offset;
 
 /// What a log knows of its writers: a part of `log.json`.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Writers {
     /// What the mirror feeds it from that is its only writer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,7 +69,7 @@ impl Log {
         self.writers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set_writers(&self, writers: Writers) {
+    pub(super) fn set_writers(&self, writers: Writers) {
         *self.writers.lock().unwrap_or_else(PoisonError::into_inner) = writers;
     }
 

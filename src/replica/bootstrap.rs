@@ -14,9 +14,10 @@ use uuid::Uuid;
 use super::Tell;
 use super::error::ReplicaError;
 use super::files::{Files, Held};
-use super::info::Info;
+use super::info::{Info, Remotely};
 use super::options::Options;
 use super::pull::mark_of;
+use super::updates;
 use crate::format::database::{self, DatabaseHeader};
 use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader};
 use crate::limits::{REPLICA_PIECES_UNDER_WAY, REPLICA_STORE_BYTES};
@@ -46,8 +47,18 @@ impl Parts {
             files.dir.create(name).map_err(ReplicaError::io("making", name))
         };
         let both = [create(&names[0])?, create(&names[1])?];
-        let held = files.hold(draft)?;
+        let held = files.hold(draft)?.and(files.hold(&names[0])?);
         Ok(Parts { files: files.clone(), both, names, held })
+    }
+
+    /// The same, with a database without a table in each.
+    fn create_empty(files: &Files) -> Result<Parts, ReplicaError> {
+        let parts = Parts::create(files)?;
+        let page = database::empty(PAGE_LEN as u32);
+        for (file, name) in parts.both.iter().zip(&parts.names) {
+            file.write_at(&mut [IoSlice::new(&page)], 0).map_err(ReplicaError::io("writing", name))?;
+        }
+        Ok(parts)
     }
 
     /// Names them, so that only their info is missing. A WAL or journal of that name would be taken for theirs.
@@ -76,7 +87,9 @@ impl Parts {
     }
 }
 
-/// Makes a replica of all that the remote has, telling of bytes as they come. There must be none.
+/// Makes a replica of all that the remote has, telling of bytes as they come. There must be none. Where the remote speaks
+/// only of updates, or cannot be reached and the options allow for that, it is an empty one, and what the remote has comes
+/// with the first fetch.
 ///
 /// # Errors
 /// When the remote or a file fails. Trying again starts over.
@@ -86,13 +99,62 @@ pub(super) async fn bootstrap(
     options: &Options,
     tell: &Arc<Tell>,
 ) -> Result<(Info, Held), ReplicaError> {
+    let (ours, of_none) = (files.clone(), files.clone());
+    let create = move || Parts::create(&ours);
+    let create_empty = move || Parts::create_empty(&of_none);
+    let client = format!("{}-{}", options.client_name, Uuid::new_v4());
+    let (parts, info) = match download(remote, options.wal_pull_batch_size, tell, create, |parts| &parts.both).await {
+        Ok((parts, Remotely { generation, frame, last_frame })) => {
+            log::info!("{}: made of generation {generation} of the remote, up to frame {frame}", files.name());
+            (parts, Info::new(client, generation, frame, last_frame))
+        }
+        Err(ReplicaError::Remote(SyncError::Status { status: 404, .. })) if updates::are_spoken(remote).await => {
+            log::info!("{}: made for a remote that speaks of updates only", files.name());
+            (blocking(create_empty).await?, Info { revision: Some(String::new()), ..Info::new(client, 1, 0, None) })
+        }
+        Err(ReplicaError::Remote(error)) if options.start_offline && error.is_transient() => {
+            log::warn!("{}: made empty, since the remote cannot be reached: {error}", files.name());
+            (blocking(create_empty).await?, Info { unmade: true, ..Info::new(client, 1, 0, None) })
+        }
+        Err(error) => return Err(error),
+    };
+    let (ours, stored) = (files.clone(), info.clone());
+    let held = blocking(move || {
+        let held = parts.install()?;
+        stored.store(&*ours.dir, &ours.info())?;
+        Ok(held)
+    });
+    Ok((info, held.await?))
+}
+
+/// The remote's state now, in `file`, which `create` makes empty.
+///
+/// # Errors
+/// As of [`bootstrap`].
+pub(super) async fn refetch(
+    remote: &Remote,
+    batch: u32,
+    tell: &Arc<Tell>,
+    create: impl Fn() -> Result<[Arc<dyn RepoFile>; 1], ReplicaError> + Clone + Send + 'static,
+) -> Result<(Arc<dyn RepoFile>, Remotely), ReplicaError> {
+    let ([file], remotely) = download(remote, batch, tell, create, |file| file).await?;
+    Ok((file, remotely))
+}
+
+/// Brings the remote's state into the files of what `create` makes anew for each attempt.
+async fn download<T: Send + 'static>(
+    remote: &Remote,
+    batch: u32,
+    tell: &Arc<Tell>,
+    create: impl Fn() -> Result<T, ReplicaError> + Clone + Send + 'static,
+    files: impl Fn(&T) -> &[Arc<dyn RepoFile>],
+) -> Result<(T, Remotely), ReplicaError> {
     let mut generation = remote.info().await?.unwrap_or(1);
     let mut until = u32::MAX;
-    let (parts, made) = loop {
-        let ours = files.clone();
-        let parts = blocking(move || Parts::create(&ours)).await?;
-        match fill(remote, &parts, Wanted { generation, until, batch: options.wal_pull_batch_size }, tell).await {
-            Ok(Filled::Whole(frame, last)) => break (parts, (frame, last)),
+    loop {
+        let made = blocking(create.clone()).await?;
+        match fill(remote, files(&made), Wanted { generation, until, batch }, tell).await {
+            Ok(Filled::Whole(frame, last_frame)) => return Ok((made, Remotely { generation, frame, last_frame })),
             // What is behind the last commit is an unfinished transaction: once more, without.
             Ok(Filled::Cut { after }) => until = after,
             // Only the current generation is exported, and it may have ended meanwhile.
@@ -103,17 +165,7 @@ pub(super) async fn bootstrap(
             }
             Err(error) => return Err(error),
         }
-    };
-    let (frame, last_frame) = made;
-    let client = format!("{}-{}", options.client_name, Uuid::new_v4());
-    let info = Info::new(client, generation, frame, last_frame);
-    let (ours, stored) = (files.clone(), info.clone());
-    let held = blocking(move || {
-        let held = parts.install()?;
-        stored.store(&*ours.dir, &ours.info())?;
-        Ok(held)
-    });
-    Ok((info, held.await?))
+    }
 }
 
 /// Which frames are to come.
@@ -142,15 +194,20 @@ enum Piece {
     BaseEnds(u64),
 }
 
-async fn fill(remote: &Remote, parts: &Parts, wanted: Wanted, tell: &Arc<Tell>) -> Result<Filled, ReplicaError> {
+async fn fill(
+    remote: &Remote,
+    files: &[Arc<dyn RepoFile>],
+    wanted: Wanted,
+    tell: &Arc<Tell>,
+) -> Result<Filled, ReplicaError> {
     let (to_write, mut pieces) = mpsc::channel(REPLICA_PIECES_UNDER_WAY);
-    let both = parts.both.clone();
+    let files = files.to_vec();
     let writing = tokio::task::spawn_blocking(move || {
-        let mut writer = Writer::new(&both)?;
+        let mut writer = Writer::new(&files)?;
         while let Some(piece) = pieces.blocking_recv() {
             match piece {
                 Piece::Base(piece, at) => writer.write(&mut [IoSlice::new(&piece)], at)?,
-                Piece::BaseEnds(bytes) => check(&both[0], bytes)?,
+                Piece::BaseEnds(bytes) => files.iter().take(1).try_for_each(|file| check(file, bytes))?,
                 Piece::Frames(frames) => writer.frames(&frames)?,
             }
         }
@@ -185,9 +242,9 @@ async fn stream(
     frames(remote, wanted, &**tell, to_write).await
 }
 
-/// Writes both databases alike.
+/// Writes all files alike.
 struct Writer<'a> {
-    both: &'a [Arc<dyn RepoFile>; 2],
+    files: &'a [Arc<dyn RepoFile>],
     /// Those who sync them while they grow, so that little is left to do in the end.
     syncers: Vec<(SyncSender<()>, JoinHandle<io::Result<()>>)>,
     unsynced: usize,
@@ -204,7 +261,7 @@ struct Written {
 }
 
 impl Writer<'_> {
-    fn new(both: &[Arc<dyn RepoFile>; 2]) -> Result<Writer<'_>, ReplicaError> {
+    fn new(files: &[Arc<dyn RepoFile>]) -> Result<Writer<'_>, ReplicaError> {
         let syncer = |file: &Arc<dyn RepoFile>| {
             let (asked, asks) = sync_channel(1);
             let file = file.clone();
@@ -212,12 +269,12 @@ impl Writer<'_> {
             let thread = thread.spawn(move || asks.into_iter().try_for_each(|()| file.sync()));
             thread.map(|thread| (asked, thread)).map_err(ReplicaError::io("starting a thread for", "the new replica"))
         };
-        let syncers = both.iter().map(syncer).collect::<Result<_, _>>()?;
-        Ok(Writer { both, syncers, unsynced: 0, written: Written::default() })
+        let syncers = files.iter().map(syncer).collect::<Result<_, _>>()?;
+        Ok(Writer { files, syncers, unsynced: 0, written: Written::default() })
     }
 
     fn write(&mut self, slices: &mut [IoSlice<'_>], at: u64) -> Result<(), ReplicaError> {
-        for file in self.both {
+        for file in self.files {
             file.write_at(&mut slices.to_vec(), at).map_err(ReplicaError::io("writing", "the new replica"))?;
         }
         self.unsynced += slices.iter().map(|slice| slice.len()).sum::<usize>();
@@ -271,7 +328,7 @@ impl Writer<'_> {
             ended.map_err(ReplicaError::io("syncing", "the new replica"))?;
         }
         if let Some((_, size)) = self.written.commit {
-            for file in self.both {
+            for file in self.files {
                 let cut = file.truncate(u64::from(size) * PAGE_LEN as u64);
                 cut.map_err(ReplicaError::io("cutting", "the new replica"))?;
             }

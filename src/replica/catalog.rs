@@ -31,10 +31,15 @@ pub(super) struct Made {
     pub(super) sql: String,
 }
 
-/// Whether a table is the engine's or a protocol's own, and never part of a change.
+/// Where the engine keeps the changes that it captures, and which form they have.
+const CAPTURE: [&str; 2] = ["turso_cdc", "turso_cdc_version"];
+
+/// Whether a table is the engine's or a protocol's own, and never part of a change. Those that only start like one of
+/// them are the user's, but for what SQLite and the engine let nobody make.
 fn is_internal(name: &str) -> bool {
     let starts = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    name.eq_ignore_ascii_case(BOOKKEEPING) || starts("sqlite_") || starts("turso_cdc") || starts("__turso_internal")
+    let is = |own: &str| name.eq_ignore_ascii_case(own);
+    is(BOOKKEEPING) || CAPTURE.into_iter().any(is) || starts("sqlite_") || starts("__turso_internal")
 }
 
 impl Catalog {
@@ -123,6 +128,33 @@ pub(super) fn reached(pages: &dyn Pages, client: &str) -> Result<Option<Reached>
         Ok(())
     })?;
     Ok(found)
+}
+
+/// What `AUTOINCREMENT` has come to, by table in small letters.
+///
+/// # Errors
+/// When the database cannot be read.
+pub(super) fn counters(pages: &dyn Pages) -> Result<BTreeMap<String, i64>, ReplicaError> {
+    let mut table = None;
+    each(pages, |kind, name, _, root, _| {
+        if kind == "table" && name.eq_ignore_ascii_case("sqlite_sequence") {
+            table = Some(root);
+        }
+        Ok(())
+    })?;
+    let mut counters = BTreeMap::new();
+    let Some(root) = table else { return Ok(counters) };
+    rows(pages, root, |record| {
+        let values = values(record).ok_or_else(|| ReplicaError::Record { table: "sqlite_sequence".into() })?;
+        if let [Stored::Text(name), Stored::Integer(number)] = values[..]
+            && let Ok(name) = std::str::from_utf8(name)
+        {
+            let counter = counters.entry(folded(name)).or_insert(number);
+            *counter = number.max(*counter);
+        }
+        Ok(())
+    })?;
+    Ok(counters)
 }
 
 /// Each entry of the schema: kind, name, table, root and SQL.

@@ -14,6 +14,7 @@ use super::report::{About, Doing};
 use super::rows::{Row, Side, Updated};
 use super::table::{Column, Key, Table};
 use super::words::quoted;
+use crate::limits::REPLICA_ROW_BYTES_MAX;
 use crate::sqlite::record::{Stored, values};
 use crate::sync::turso::Value;
 
@@ -51,6 +52,14 @@ impl Statement {
         let may_be_followed =
             |other: &Statement| matches!(other.otherwise, Otherwise::IfNone(_) | Otherwise::IfTaken(_));
         self.about.doing == Doing::Schema && others.iter().any(may_be_followed)
+    }
+
+    /// Why it is given up wherever it is to run: its values are larger than can be sent.
+    pub(super) fn too_large(&self) -> Option<String> {
+        let bytes: usize = self.args.iter().map(Value::bytes).sum();
+        (bytes > REPLICA_ROW_BYTES_MAX).then(|| {
+            format!("{bytes} bytes of values are more than a replica can push of a row ({REPLICA_ROW_BYTES_MAX})")
+        })
     }
 
     /// About how many bytes of memory it takes.
@@ -94,14 +103,8 @@ impl Sql {
                 self.text.push_str(if number > 0.0 { "9e999" } else { "-9e999" });
                 None
             }
-            Stored::Text(text) => match std::str::from_utf8(text) {
-                Ok(text) => Some(Value::Text(text.to_owned())),
-                Err(_) => {
-                    let digits: String = text.iter().map(|byte| format!("{byte:02x}")).collect();
-                    self.text.push_str(&format!("CAST(x'{digits}' AS TEXT)"));
-                    None
-                }
-            },
+            // Rows with texts that are not UTF-8 are refused before.
+            Stored::Text(text) => Some(Value::Text(String::from_utf8_lossy(text).into_owned())),
             Stored::Blob(bytes) => Some(Value::Blob(bytes.to_vec())),
         };
         if let Some(argument) = argument {
@@ -116,6 +119,33 @@ impl Sql {
             Some(value) => self.value(value),
             None => self.text.push_str(column.default.as_deref().unwrap_or("NULL")),
         }
+    }
+
+    /// Those of a list, all of them, none deeply nested: the engine takes no expression of more than 100 levels, and a
+    /// chain of `AND` has one for each of its links.
+    pub(super) fn all(mut conditions: Vec<Sql>) -> Sql {
+        const CHAIN_MAX: usize = 16;
+        if conditions.len() <= CHAIN_MAX {
+            return Sql::joined(conditions, "");
+        }
+        let rest = conditions.split_off(conditions.len() / 2);
+        Sql::joined([Sql::all(conditions), Sql::all(rest)], "()")
+    }
+
+    fn joined(conditions: impl IntoIterator<Item = Sql>, around: &str) -> Sql {
+        let (open, close) = around.split_at(around.len() / 2);
+        conditions.into_iter().fold(Sql::default(), |mut all, condition| {
+            let and = if all.text.is_empty() { "" } else { " AND " };
+            all.text.push_str(&format!("{and}{open}{}{close}", condition.text));
+            all.args.extend(condition.args);
+            all
+        })
+    }
+
+    /// Adds another text with its arguments.
+    pub(super) fn push(&mut self, other: Sql) {
+        self.text.push_str(&other.text);
+        self.args.extend(other.args);
     }
 
     pub(super) fn done(self, about: About) -> Statement {
@@ -165,6 +195,20 @@ impl<'a> Writer<'a> {
         Some(self.was.iter().zip(&self.new.columns).map(value).collect())
     }
 
+    /// The values of a new row.
+    pub(super) fn new_values<'r>(&'r self, row: &'r Row) -> Option<Values<'r>> {
+        by_column(self.new, row)
+    }
+
+    /// The first column with a text that is not UTF-8, which the engine can neither read nor write.
+    pub(super) fn not_utf8(&self, values: &[Option<Stored<'_>>]) -> Option<&'a Column> {
+        let is_odd = |value: &Option<Stored<'_>>| match value {
+            Some(Stored::Text(text)) => std::str::from_utf8(text).is_err(),
+            _ => false,
+        };
+        self.new.columns.iter().zip(values).find(|(_, value)| is_odd(value)).map(|(column, _)| column)
+    }
+
     /// The key of a row, by name.
     pub(super) fn key(&self, values: &[Option<Stored<'_>>]) -> Option<Vec<usize>> {
         let of = match &self.new.key {
@@ -189,24 +233,25 @@ impl<'a> Writer<'a> {
     /// `key = …`, where the row has one.
     pub(super) fn has_key(&self, sql: &mut Sql, values: &[Option<Stored<'_>>]) -> bool {
         let Some(of) = self.key(values) else { return false };
-        for (nth, at) in of.into_iter().enumerate() {
-            sql.text.push_str(if nth > 0 { " AND " } else { "" });
-            sql.text.push_str(&quoted(&self.new.columns[at].name));
-            sql.text.push_str(" = ");
-            sql.value(values[at].unwrap_or(Stored::Null));
-        }
+        let equal = |at: usize| {
+            let mut equal = Sql::new(format!("{} = ", quoted(&self.new.columns[at].name)));
+            equal.value(values[at].unwrap_or(Stored::Null));
+            equal
+        };
+        sql.push(Sql::all(of.into_iter().map(equal).collect()));
         true
     }
 
     /// `column IS …` for all columns.
     fn is_all(&self, sql: &mut Sql, values: &[Option<Stored<'_>>]) {
-        let mut and = "";
-        for (column, value) in self.new.columns.iter().zip(values).filter(|(column, _)| column.generated.is_none()) {
+        let written = self.new.columns.iter().zip(values).filter(|(column, _)| column.generated.is_none());
+        let same = |(column, value): (&Column, &Option<Stored<'_>>)| {
             let strictly = if column.collation.is_some() { " COLLATE BINARY" } else { "" };
-            sql.text.push_str(&format!("{and}{}{strictly} IS ", quoted(&column.name)));
-            sql.value_or_default(column, *value);
-            and = " AND ";
-        }
+            let mut same = Sql::new(format!("{}{strictly} IS ", quoted(&column.name)));
+            same.value_or_default(column, *value);
+            same
+        };
+        sql.push(Sql::all(written.map(same).collect()));
     }
 
     /// ` WHERE …` for a row as it was.
@@ -359,7 +404,11 @@ fn shown(value: Stored<'_>) -> Value {
         Stored::Null => Value::Null,
         Stored::Integer(number) => Value::Integer(number),
         Stored::Float(number) => Value::Float(number),
-        Stored::Text(text) => Value::Text(String::from_utf8_lossy(text).into_owned()),
+        // What is no text for people is shown as its bytes.
+        Stored::Text(text) => match std::str::from_utf8(text) {
+            Ok(text) => Value::Text(text.to_owned()),
+            Err(_) => Value::Blob(text.to_vec()),
+        },
         Stored::Blob(bytes) => Value::Blob(bytes.to_vec()),
     }
 }

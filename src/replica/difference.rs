@@ -9,15 +9,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::alter::Alteration;
-use super::catalog::{Catalog, Made};
+use super::catalog::{Catalog, Made, counters};
 use super::change::{Otherwise, Statement, Writer};
 use super::error::ReplicaError;
-use super::order::Order;
+use super::order::{Order, Values};
+use super::report::{About, Doing};
 use super::rewrite::Rewrite;
 use super::rows::{Differing, Differs, Row, RowDiff, Side, State, Updated};
 use super::table::{Key, Table};
 use super::words::{create, folded, is_renamed, quoted};
 use crate::sqlite::btree::{self, PAGE_LEN};
+use crate::sync::turso::Value;
 
 /// Takes statements as they are found.
 pub(super) type Take<'a> = dyn FnMut(Statement) -> Result<(), ReplicaError> + 'a;
@@ -141,6 +143,7 @@ pub(super) fn statements(
     }
     for pair in &pairs {
         let changes = Changes::of((old, new), pair, differing, shared)?;
+        changes.check_all()?;
         match changes.rewrite([there, after], before) {
             Some(rewrite) => {
                 views.drop(|_| true, take)?;
@@ -156,6 +159,7 @@ pub(super) fn statements(
             })?,
         }
     }
+    count(&pairs, (old, new), take)?;
     for (name, made) in after.indexes.iter().filter(|(name, _)| !stays(name)) {
         take(Statement::schema(create(&made.sql), name))?;
     }
@@ -165,6 +169,34 @@ pub(super) fn statements(
         let (was, is) = (number(old, at)?, number(new, at)?);
         if was != is {
             take(Statement::schema(format!("PRAGMA {name} = {is}"), name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Brings counters of `AUTOINCREMENT` to where they are, as far as no row does: a rowid that was given is not given again
+/// though its row is gone.
+fn count(pairs: &[Pair<'_>], (old, new): (State<'_>, State<'_>), take: &mut Take<'_>) -> Result<(), ReplicaError> {
+    const MAKE: &str = "INSERT INTO sqlite_sequence(name, seq) SELECT name, 0 FROM sqlite_schema WHERE type = 'table' AND \
+                        name = ? COLLATE NOCASE AND NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = ? COLLATE NOCASE)";
+    const RAISE: &str = "UPDATE sqlite_sequence SET seq = ? WHERE name = ? COLLATE NOCASE AND seq < ?";
+    if !pairs.iter().any(|pair| pair.new.1.counts) {
+        return Ok(());
+    }
+    let (before, after) = (counters(old.pages)?, counters(new.pages)?);
+    for pair in pairs.iter().filter(|pair| pair.new.1.counts) {
+        let was = pair.old.and_then(|(_, table)| before.get(&folded(&table.name)));
+        let Some(is) = after.get(&folded(pair.name())) else { continue };
+        if was.is_some_and(|was| was >= is) || btree::last_rowid(new.pages, pair.new.0)? >= Some(*is) {
+            continue;
+        }
+        let (name, number) = (Value::Text(pair.name().to_owned()), Value::Integer(*is));
+        for (sql, args) in
+            [(MAKE, vec![name.clone(), name.clone()]), (RAISE, vec![number.clone(), name, number.clone()])]
+        {
+            let key = vec![("AUTOINCREMENT".to_owned(), number.clone())];
+            let about = About { table: pair.name().to_owned(), key, doing: Doing::Update };
+            take(Statement { sql: sql.to_owned(), args, about, otherwise: Otherwise::Nothing })?;
         }
     }
     Ok(())
@@ -240,6 +272,26 @@ impl<'a> Changes<'a> {
         ReplicaError::Record { table: self.pair.name().to_owned() }
     }
 
+    /// Refuses a row with a text that is not UTF-8, whose values these are.
+    fn check(&self, row: &Row, values: Option<Values<'_>>) -> Result<(), ReplicaError> {
+        let values = values.ok_or_else(|| self.damaged())?;
+        let Some(column) = self.writer.not_utf8(&values) else { return Ok(()) };
+        let about = self.writer.about(Doing::Update, row, &values);
+        let (table, column, key) = (about.table.clone(), column.name.clone(), about.shown_key());
+        Err(ReplicaError::NotUtf8 { table, column, key })
+    }
+
+    /// Refuses rows that the engine could not write as they are, before any is written.
+    fn check_all(&self) -> Result<(), ReplicaError> {
+        let writer = &self.writer;
+        self.diff.deleted.iter().try_for_each(|row| self.check(row, writer.old_values(row)))?;
+        for Updated { old, new } in &self.diff.updated {
+            self.check(old, writer.old_values(old))?;
+            self.check(new, writer.new_values(new))?;
+        }
+        Ok(())
+    }
+
     /// Whether a row has the same rowid where the statements will run. What was pushed since is there under another one,
     /// unless it was there before.
     fn same_rowid(&self, row: &Row) -> Result<bool, ReplicaError> {
@@ -287,7 +339,10 @@ impl<'a> Changes<'a> {
                 take(restore)?;
             }
         }
-        self.diff.inserted(|row| take(self.writer.insert(&row).ok_or_else(|| self.damaged())?))
+        self.diff.inserted(|row| {
+            self.check(&row, self.writer.new_values(&row))?;
+            take(self.writer.insert(&row).ok_or_else(|| self.damaged())?)
+        })
     }
 
     /// How the table is rewritten where its rows cannot be changed otherwise, and have to be.

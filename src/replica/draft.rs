@@ -1,5 +1,5 @@
-//! `P-draft`: what the application reads and writes, in the engine. Owns: its connections, its write lock, and how pages are
-//! put under what the application sees.
+//! `P-draft`: what the application reads and writes. Owns: its connections in the engine, its write lock, and how pages are
+//! put under what the application sees; and how it is read beside other programs that have it open.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::error::ReplicaError;
 use super::files::{Files, Held};
 use super::image::{PAGE_SIZE, image};
 use super::info::Mark;
-use super::io::RepoIo;
+use super::io::{Latch, RepoIo};
 use crate::engine::features;
 use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
 use crate::limits::ENGINE_CACHE_PAGES;
@@ -19,30 +19,40 @@ use crate::repo::RepoFile;
 use crate::sqlite::btree::{PAGE_LEN, Page, Pages};
 use crate::sqlite::image::Image;
 use crate::sqlite::wal_frames::heads;
-use crate::sync::FRAME_LEN;
+use crate::sqlite::{DatabaseError, Snapshot, take};
+use crate::sync::{FRAME_LEN, SyncError};
 
-/// The draft, open in the engine. Nobody else has it open meanwhile.
+/// The draft, open.
 pub(super) struct Draft {
     files: Files,
+    /// With it nobody else has the draft open. Without it others may, and nothing is written.
+    engine: Option<Engine>,
+    _held: Held,
+}
+
+/// The draft in the engine.
+struct Engine {
     database: Arc<Database>,
+    latch: Latch,
     /// Reads and writes pages; no statement of the application ever runs on it.
     keeper: Arc<turso_core::Connection>,
-    _held: Held,
 }
 
 /// The draft while nobody can write it.
 pub(super) struct Locked<'a> {
     draft: &'a Draft,
+    engine: &'a Engine,
     next: u64,
     ended: bool,
 }
 
 /// Opens a database in the engine. Nothing but what is committed is ever written to it.
-pub(super) fn open(files: &Files, name: &str) -> Result<Arc<Database>, ReplicaError> {
+pub(super) fn open(files: &Files, name: &str) -> Result<(Arc<Database>, Latch), ReplicaError> {
     let io = Arc::new(RepoIo::new(files.dir.clone(), name)?);
+    let latch = io.latch();
     let options = OpenOptions::new(Arc::new(SqliteDialect)).flags(OpenFlags::Create).db_opts(features());
     // Not by way of the engine's own registry of open files: replicas in different directories may have the same name.
-    Ok(Database::do_open(io, name, options)?)
+    Ok((Database::do_open(io, name, options)?, latch))
 }
 
 /// A connection that leaves the WAL as it is, and fails when a sync does.
@@ -58,14 +68,35 @@ impl Draft {
     /// # Errors
     /// When it is in use, or the engine cannot open it.
     pub(super) fn open(files: &Files, held: Held) -> Result<Draft, ReplicaError> {
-        let database = open(files, &files.draft())?;
+        let (database, latch) = open(files, &files.draft())?;
         let keeper = connect(&database)?;
-        Ok(Draft { files: files.clone(), database, keeper, _held: held })
+        Ok(Draft { files: files.clone(), engine: Some(Engine { database, latch, keeper }), _held: held })
+    }
+
+    /// The draft beside those who have it open: it can be [looked at](Self::look) and that is all.
+    pub(super) fn beside(files: &Files, held: Held) -> Draft {
+        Draft { files: files.clone(), engine: None, _held: held }
+    }
+
+    fn engine(&self) -> Result<&Engine, ReplicaError> {
+        self.engine.as_ref().ok_or_else(|| ReplicaError::Busy { file: self.files.draft(), pid: None })
+    }
+
+    /// Whether nobody else has it open, so that it can be written.
+    pub(super) fn is_ours(&self) -> bool {
+        self.engine.is_some()
+    }
+
+    /// # Errors
+    /// [`ReplicaError::Latched`] when a write or sync has failed.
+    pub(super) fn usable(&self) -> Result<(), ReplicaError> {
+        let is_latched = self.engine.as_ref().is_some_and(|engine| engine.latch.is_closed());
+        if is_latched { Err(ReplicaError::Latched { file: self.files.draft() }) } else { Ok(()) }
     }
 
     /// A connection for the application.
     pub(super) fn connect(&self) -> Result<Arc<turso_core::Connection>, ReplicaError> {
-        connect(&self.database)
+        connect(&self.engine()?.database)
     }
 
     fn wal(&self) -> Result<Option<Arc<dyn RepoFile>>, ReplicaError> {
@@ -105,22 +136,48 @@ impl Draft {
         read.map(Some).map_err(ReplicaError::io("reading", &self.files.draft()))
     }
 
+    /// Looks at what is committed now, and where: again from the start where others changed it meanwhile. What was looked at
+    /// may change as soon as this returns, unless nobody else has the draft open.
+    pub(super) fn look<T>(
+        &self,
+        mut look: impl FnMut(&Image, Mark) -> Result<T, ReplicaError>,
+    ) -> Result<T, ReplicaError> {
+        if self.engine.is_some() {
+            let (image, now) = self.now()?;
+            return look(&image, now);
+        }
+        let looked = take(&self.files.path(&self.files.draft()), |snapshot: &Snapshot| {
+            look(&self.image(snapshot.frames())?, self.mark(snapshot.frames())?)
+        });
+        looked.map_err(|error| match error {
+            ReplicaError::Remote(SyncError::Database(DatabaseError::HotJournal { .. })) => {
+                ReplicaError::Unfinished { draft: self.files.draft(), journal: self.files.journal() }
+            }
+            error => error,
+        })
+    }
+
     /// What is committed now, and where.
     pub(super) fn now(&self) -> Result<(Image, Mark), ReplicaError> {
-        self.keeper.execute("BEGIN")?;
-        let seen = self.keeper.prepare("SELECT count(*) FROM sqlite_schema").and_then(|mut count| {
+        let keeper = &self.engine()?.keeper;
+        keeper.execute("BEGIN")?;
+        let seen = keeper.prepare("SELECT count(*) FROM sqlite_schema").and_then(|mut count| {
             count.run_collect_rows()?;
-            self.keeper.wal_state()
+            keeper.wal_state()
         });
         // A read that ended badly leaves nothing that could be kept.
-        let ended = self.keeper.execute("ROLLBACK");
+        let ended = keeper.execute("ROLLBACK");
         let frame = seen?.max_frame;
         ended?;
         Ok((self.image(frame)?, self.mark(frame)?))
     }
 
-    /// Writes the first page once more, so that there is a WAL with salts of its own; `None` when somebody was faster.
+    /// Writes the first page once more, so that there is a WAL with salts of its own; `None` when somebody was faster, or
+    /// others have the draft open.
     pub(super) fn mark_anew(&self, now: Mark) -> Result<Option<Mark>, ReplicaError> {
+        if !self.is_ours() {
+            return Ok(None);
+        }
         let mut locked = match self.lock(Duration::ZERO) {
             Err(ReplicaError::Locked { .. }) => return Ok(None),
             locked => locked?,
@@ -140,9 +197,10 @@ impl Draft {
     /// # Errors
     /// [`ReplicaError::Locked`] when that takes longer than `patience`.
     pub(super) fn lock(&self, patience: Duration) -> Result<Locked<'_>, ReplicaError> {
+        let engine = self.engine()?;
         let (since, mut wait) = (Instant::now(), Duration::from_millis(1));
         loop {
-            match self.keeper.wal_insert_begin() {
+            match engine.keeper.wal_insert_begin() {
                 Ok(()) => break,
                 Err(LimboError::Busy | LimboError::BusySnapshot) if since.elapsed() < patience => {
                     // The engine has no queue that one could wait in.
@@ -155,14 +213,14 @@ impl Draft {
                 Err(error) => return Err(error.into()),
             }
         }
-        let mut locked = Locked { draft: self, next: 0, ended: false };
-        locked.next = self.keeper.wal_state()?.max_frame + 1;
+        let mut locked = Locked { draft: self, engine, next: 0, ended: false };
+        locked.next = engine.keeper.wal_state()?.max_frame + 1;
         Ok(locked)
     }
 
     /// Puts the WAL into the database file, unless somebody reads it. Whether it did.
     pub(super) fn fold(&self) -> Result<bool, ReplicaError> {
-        match self.keeper.checkpoint(CheckpointMode::Truncate { upper_bound_inclusive: None }) {
+        match self.engine()?.keeper.checkpoint(CheckpointMode::Truncate { upper_bound_inclusive: None }) {
             Ok(_) => Ok(true),
             Err(LimboError::Busy | LimboError::BusySnapshot) => Ok(false),
             Err(error) => Err(error.into()),
@@ -184,7 +242,7 @@ impl Locked<'_> {
         frame[..4].copy_from_slice(&number.to_be_bytes());
         frame[4..8].copy_from_slice(&size.to_be_bytes());
         frame[FRAME_HEADER_LEN..].copy_from_slice(page);
-        self.draft.keeper.wal_insert_frame(self.next, &frame)?;
+        self.engine.keeper.wal_insert_frame(self.next, &frame)?;
         self.next += 1;
         Ok(())
     }
@@ -197,9 +255,13 @@ impl Locked<'_> {
     /// Ends the lock. After Ok what was written survives power loss, and is what all see.
     pub(super) fn end(mut self) -> Result<Mark, ReplicaError> {
         self.ended = true;
-        self.draft.keeper.wal_insert_end(false)?;
+        self.engine.keeper.wal_insert_end(false)?;
         if let Some(wal) = self.draft.wal()? {
-            wal.sync().map_err(ReplicaError::io("syncing", &self.draft.files.draft()))?;
+            wal.sync().map_err(|error| {
+                // What the application would commit after these frames could be lost with them.
+                self.engine.latch.close();
+                ReplicaError::io("syncing", &self.draft.files.draft())(error)
+            })?;
         }
         self.draft.mark(self.next - 1)
     }
@@ -209,7 +271,7 @@ impl Drop for Locked<'_> {
     /// What was written and not ended is gone.
     fn drop(&mut self) {
         if !self.ended
-            && let Err(error) = self.draft.keeper.wal_insert_end(false)
+            && let Err(error) = self.engine.keeper.wal_insert_end(false)
         {
             log::error!("the lock of the draft was not given back: {error}");
         }

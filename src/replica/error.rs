@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::sqlite::DatabaseError;
 use crate::sqlite::btree::TreeError;
 use crate::sync::SyncError;
 
@@ -20,6 +21,12 @@ pub enum ReplicaError {
         file: String,
         /// Why it failed.
         error: io::Error,
+    },
+    /// A write failed before: what the files hold is not known until they are opened again.
+    #[error("{file} is not written any more, after a write or sync that failed: open the replica again")]
+    Latched {
+        /// The file.
+        file: String,
     },
     /// There is no replica where one was to be looked at.
     #[error("there is no replica at {path}: a pull, push or sync makes one")]
@@ -115,6 +122,19 @@ pub enum ReplicaError {
         /// The table.
         table: String,
     },
+    /// A row that was changed and has a text that the engine can neither read nor write.
+    #[error(
+        "table {table:?} has a text that is not UTF-8 in column {column:?} of the row with {key}: the SQL engine would write \
+         another one, so nothing is pushed or pulled. Make it a blob, CAST({column:?} AS BLOB), or UTF-8"
+    )]
+    NotUtf8 {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// The key of the row, or its rowid.
+        key: String,
+    },
     /// A database that is not understood.
     #[error("{0}")]
     Unsupported(&'static str),
@@ -170,11 +190,20 @@ impl ReplicaError {
             ReplicaError::Missing { .. } | ReplicaError::Info { .. } | ReplicaError::Mismatch { .. } => true,
             ReplicaError::Diverged { .. } | ReplicaError::Copied { .. } | ReplicaError::Tree(_) => true,
             ReplicaError::Record { .. } | ReplicaError::Schema { .. } => true,
-            ReplicaError::KeyNotFirst { .. } | ReplicaError::Unsupported(_) => true,
-            ReplicaError::Io { .. } | ReplicaError::Busy { .. } | ReplicaError::Locked { .. } => false,
+            ReplicaError::KeyNotFirst { .. } | ReplicaError::NotUtf8 { .. } | ReplicaError::Unsupported(_) => true,
+            ReplicaError::Io { .. }
+            | ReplicaError::Latched { .. }
+            | ReplicaError::Busy { .. }
+            | ReplicaError::Locked { .. } => false,
             ReplicaError::Engine(_) | ReplicaError::Statement { .. } | ReplicaError::Ended(_) => false,
             ReplicaError::Interrupted(_) => false,
         }
+    }
+}
+
+impl From<DatabaseError> for ReplicaError {
+    fn from(error: DatabaseError) -> Self {
+        ReplicaError::Remote(error.into())
     }
 }
 

@@ -6,17 +6,19 @@
 //! P-info                    how far both are
 //! P-pushed.N                what the draft was when push N was made, as a WAL on top of P-synced
 //! P-draft.part, P-synced.part    a replica in the making, of no use to anybody until it is whole
+//! P-whole.part              the remote's state where it was fetched whole, likewise
 //! ```
 
 use std::fs::File;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::error::ReplicaError;
 use crate::repo::{FsRepo, Repo, RepoFile};
 use crate::sqlite::lock::alone as lock;
-use crate::sync::metadata;
+use crate::sync::metadata::{self, INFO};
 
 /// The files of one replica, by name.
 #[derive(Clone, Debug)]
@@ -25,13 +27,21 @@ pub(super) struct Files {
     base: String,
 }
 
-/// Keeps other processes out of a file for as long as it lives.
+/// Keeps other processes out of files for as long as it lives.
 #[derive(Debug)]
-pub(super) struct Held(Arc<dyn RepoFile>);
+pub(super) struct Held(Vec<Arc<dyn RepoFile>>);
+
+impl Held {
+    /// Out of these too.
+    pub(super) fn and(mut self, mut other: Held) -> Held {
+        self.0.append(&mut other.0);
+        self
+    }
+}
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(file) = self.0.plain() {
+        for file in self.0.iter().filter_map(|file| file.plain()) {
             lock::release(file);
         }
     }
@@ -47,13 +57,23 @@ impl Files {
     ///
     /// # Errors
     /// When there is no such directory, or the path has no name in it.
-    pub(super) fn at(path: &std::path::Path) -> Result<Files, ReplicaError> {
+    pub(super) fn at(path: &Path) -> Result<Files, ReplicaError> {
         let place = path.display().to_string();
         let name = path.file_name().and_then(|name| name.to_str());
         let name = name.ok_or_else(|| ReplicaError::io("opening", &place)(io::ErrorKind::InvalidFilename.into()))?;
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let dir = FsRepo::open(dir).map_err(ReplicaError::io("opening", &dir.display().to_string()))?;
         Ok(Files::new(Arc::new(dir), name))
+    }
+
+    /// The name of the replica, for messages.
+    pub(super) fn name(&self) -> &str {
+        &self.base
+    }
+
+    /// Where a file is, for programs that know no directories of other kinds.
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        Path::new(&self.dir.place()).join(name)
     }
 
     pub(super) fn draft(&self) -> String {
@@ -69,8 +89,13 @@ impl Files {
         format!("{}-synced", self.base)
     }
 
+    /// What was fetched whole.
+    pub(super) fn whole(&self) -> String {
+        format!("{}-whole.part", self.base)
+    }
+
     pub(super) fn info(&self) -> String {
-        format!("{}-info", self.base)
+        format!("{}{INFO}", self.base)
     }
 
     /// What the draft was at a push.
@@ -103,7 +128,7 @@ impl Files {
             Some(plain) if !locked(plain)? => {
                 Err(ReplicaError::Busy { file: name.to_owned(), pid: lock::holder(plain) })
             }
-            _ => Ok(Held(file)),
+            _ => Ok(Held(vec![file])),
         }
     }
 
@@ -133,18 +158,26 @@ impl Files {
         others.map(|number| self.pushed(number)).try_for_each(|name| self.remove(&name))
     }
 
+    /// A name that starts with `stamped` and that nothing was set aside under: others may have been in the same second.
+    fn free_aside(&self, stamped: &str) -> Result<String, ReplicaError> {
+        let names = self.dir.list().map_err(ReplicaError::io("listing", &self.dir.place()))?;
+        let is_free = |aside: &String| !names.iter().any(|name| name.starts_with(&format!("{aside}-")));
+        let first = std::iter::once(stamped.to_owned());
+        let mut asides = first.chain((2_u64..).map(|nth| format!("{stamped}.{nth}")));
+        asides
+            .find(is_free)
+            .ok_or_else(|| ReplicaError::io("setting aside", stamped)(io::ErrorKind::AlreadyExists.into()))
+    }
+
     /// Gives all files of the replica other names, so that nothing in them is lost. The name they start with now.
     pub(super) fn set_aside(&self) -> Result<Option<String>, ReplicaError> {
-        let aside = format!("{}.set-aside.{}", self.base, metadata::stamp(SystemTime::now()));
+        let aside = self.free_aside(&format!("{}.set-aside.{}", self.base, metadata::stamp(SystemTime::now())))?;
         let mut moved = false;
         // The info goes first: without it the others are only leftovers, and never taken for a replica.
-        let endings = ["-info", "-draft-journal", "-draft-wal", "-draft", "-synced-wal", "-synced"].map(str::to_owned);
+        let endings = [INFO, "-draft-journal", "-draft-wal", "-draft", "-synced-wal", "-synced"].map(str::to_owned);
         for ending in endings.into_iter().chain(self.pushes()?.into_iter().map(|number| format!("-pushed.{number}"))) {
             let (from, to) = (format!("{}{ending}", self.base), format!("{aside}{ending}"));
             if self.is_there(&from)? {
-                if self.is_there(&to)? {
-                    return Err(ReplicaError::io("setting aside", &from)(io::ErrorKind::AlreadyExists.into()));
-                }
                 self.dir.rename(&from, &to).map_err(ReplicaError::io("setting aside", &from))?;
                 self.dir.sync_dir().map_err(ReplicaError::io("setting aside", &from))?;
                 moved = true;

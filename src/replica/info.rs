@@ -52,6 +52,24 @@ pub(super) struct Info {
     pub(super) of_push: Vec<Conflict>,
     /// Conflicts that nobody has been told of yet.
     pub(super) untold: Vec<Conflict>,
+    /// What the last frame of `P-synced` is on the remote, where frames were made here of a state of the remote that was
+    /// fetched whole: once the draft has it, frames are counted from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) fetched_whole: Option<Remotely>,
+    /// It was made empty, without the remote, whose state has to be fetched whole.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) unmade: bool,
+    /// Of a remote that speaks of updates only: what `P-synced` has of it, in its own words. Frames are made and counted here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) revision: Option<String>,
+}
+
+/// A state of the remote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Remotely {
+    pub(super) generation: u32,
+    pub(super) frame: u32,
+    pub(super) last_frame: Option<u32>,
 }
 
 /// A frame of a WAL with these salts: in one with others the number means nothing.
@@ -99,6 +117,9 @@ impl Info {
             pushed: None,
             of_push: Vec::new(),
             untold: Vec::new(),
+            fetched_whole: None,
+            unmade: false,
+            revision: None,
         }
     }
 

@@ -13,20 +13,39 @@ use turso_core::{
 use crate::repo::{Repo, RepoFile};
 
 /// A database and its WAL in a directory. After a write or sync that failed nothing is written any more: what is on the
-/// disk is not known until they are opened anew.
+/// disk is not known until they are opened again.
 pub(super) struct RepoIo {
     dir: Arc<dyn Repo>,
     database: String,
-    failed: Arc<AtomicBool>,
+    latch: Latch,
     /// For temporary files.
     machine: Arc<dyn IO>,
+}
+
+/// Closed once a write or sync of a database has failed: nothing is written to it from then on, until it is opened again.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Latch(Arc<AtomicBool>);
+
+impl Latch {
+    pub(super) fn close(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
 }
 
 impl RepoIo {
     /// For the database of that name.
     pub(super) fn new(dir: Arc<dyn Repo>, database: &str) -> turso_core::Result<RepoIo> {
         let machine = Database::io_for_path(database)?;
-        Ok(RepoIo { dir, database: database.to_owned(), failed: Arc::default(), machine })
+        Ok(RepoIo { dir, database: database.to_owned(), latch: Latch::default(), machine })
+    }
+
+    /// That of the database and its WAL.
+    pub(super) fn latch(&self) -> Latch {
+        self.latch.clone()
     }
 
     fn is_ours(&self, path: &str) -> bool {
@@ -38,7 +57,12 @@ impl RepoIo {
             Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
                 let file = self.dir.create(name)?;
                 // The engine syncs files only: a commit in one whose name is forgotten would be lost with it.
-                self.dir.sync_dir()?;
+                if let Err(error) = self.dir.sync_dir() {
+                    // A further sync of the directory could succeed without the name, unless it is created again.
+                    self.latch.close();
+                    let _ = self.dir.remove(name);
+                    return Err(error);
+                }
                 Ok(file)
             }
             file => file,
@@ -62,7 +86,7 @@ impl IO for RepoIo {
             return self.machine.open_file(path, flags, direct);
         }
         let file = self.open(path, flags.contains(OpenFlags::Create)).map_err(failed("open"))?;
-        Ok(Arc::new(RepoIoFile { file, failed: self.failed.clone() }))
+        Ok(Arc::new(RepoIoFile { file, latch: self.latch() }))
     }
 
     fn remove_file(&self, path: &str) -> turso_core::Result<()> {
@@ -96,17 +120,18 @@ fn done(c: Completion, bytes: usize) -> turso_core::Result<Completion> {
 
 struct RepoIoFile {
     file: Arc<dyn RepoFile>,
-    failed: Arc<AtomicBool>,
+    latch: Latch,
 }
 
 impl RepoIoFile {
     fn change(&self, what: &'static str, change: impl FnOnce() -> io::Result<()>) -> turso_core::Result<()> {
-        if self.failed.load(Ordering::Acquire) {
-            let error = io::Error::other("a write or sync failed before: open the replica anew");
-            return Err(failed(what)(error));
+        if self.latch.is_closed() {
+            // The engine shows nothing of an error but its kind and these words.
+            let error = CompletionError::IOError(io::ErrorKind::Other, "after a failed write: open the replica again");
+            return Err(error.into());
         }
         change().map_err(|error| {
-            self.failed.store(true, Ordering::Release);
+            self.latch.close();
             failed(what)(error)
         })
     }

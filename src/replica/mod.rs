@@ -44,6 +44,8 @@ mod rows;
 mod store;
 mod synced;
 mod table;
+mod updates;
+mod whole;
 mod words;
 
 use std::path::Path;
@@ -58,18 +60,23 @@ pub use report::{About, Conflict, Doing, During, Report};
 pub use rounds::{Action, Event, Outcome, Rounds, Watch, run};
 
 use crate::repo::Repo;
-use crate::sync::Remote;
+use crate::sqlite::names::is_no_side_file;
+use crate::sync::{Remote, SyncError};
 use bootstrap::{blocking, bootstrap};
 use files::{Files, Held};
 use info::Info;
-use pull::{fetch, with};
+use pull::{Then, fetch, with};
 use push::{Channel, make_certain, push};
 use store::Store;
+use whole::fetch_whole;
 
 /// Told of bytes that came from the remote.
 pub type Tell = dyn Fn(u64) + Send + Sync;
 
 /// A replica, open: no other process has it open meanwhile.
+///
+/// After an error it can be used again, unless a write or sync failed after which it is not known what the files hold: then
+/// every call returns [`ReplicaError::Latched`], and opening the replica again finds out.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -136,7 +143,15 @@ impl SyncEngine {
         tell: Arc<Tell>,
     ) -> Result<SyncEngine, ReplicaError> {
         let path = path.to_owned();
-        let files = blocking(move || Files::at(&path)).await?;
+        let files = blocking(move || {
+            let files = Files::at(&path)?;
+            // A replica that is there was not made beside a database.
+            if !files.is_there(&files.info())? {
+                is_no_side_file(&path.with_file_name(files.info())).map_err(SyncError::from)?;
+            }
+            Ok(files)
+        })
+        .await?;
         SyncEngine::of(files, remote, options, tell).await
     }
 
@@ -166,6 +181,42 @@ impl SyncEngine {
         .await
     }
 
+    /// A push beside programs that have the draft open: readers and writers of it wait for nothing. `None` when there is no
+    /// replica, or the remote is in another generation, for which the draft has to be changed first.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open) and [`push`](Self::push).
+    pub(super) async fn push_beside(
+        path: &Path,
+        remote: Remote,
+        options: Options,
+        tell: Arc<Tell>,
+    ) -> Result<Option<Report>, ReplicaError> {
+        let path = path.to_owned();
+        let store = blocking(move || {
+            let files = Files::at(&path)?;
+            let Some((info, held)) = known_beside(&files)? else { return Ok(None) };
+            Store::beside(files, info, held).map(Some)
+        });
+        let Some(store) = store.await? else { return Ok(None) };
+        let replica = SyncEngine { remote, options, store: Arc::new(Mutex::new(store)), turn: Arc::default(), tell };
+        let mut report = replica.start().await?;
+        make_certain(&replica.remote, &replica.store).await?;
+        let (batch, tell) = (replica.options.wal_pull_batch_size, &*replica.tell);
+        let fetched = fetch(&replica.remote, &replica.store, batch, tell).await?;
+        report.frames_pulled += fetched.frames;
+        if fetched.then != Then::Nothing {
+            return Ok(None);
+        }
+        let pushed = push(&Channel { remote: &replica.remote, store: &replica.store, batch, tell }).await?;
+        if pushed.is_over {
+            return Ok(None);
+        }
+        report.frames_pulled += pushed.frames;
+        report.changes_pushed = pushed.changes;
+        replica.end(report).await.map(Some)
+    }
+
     async fn of(files: Files, remote: Remote, options: Options, tell: Arc<Tell>) -> Result<SyncEngine, ReplicaError> {
         let (ours, rebuild) = (files.clone(), options.rebuild);
         let known = blocking(move || known(&ours, rebuild)).await?;
@@ -183,9 +234,11 @@ impl SyncEngine {
     /// durable. It waits for others that write, and for a sync that brings changes in, as long as the options say.
     ///
     /// # Errors
-    /// When the engine has none to give.
+    /// When the engine has none to give, or [`ReplicaError::Latched`].
     pub fn connect(&self) -> Result<Arc<turso_core::Connection>, ReplicaError> {
-        let connection = self.store.lock().unwrap_or_else(PoisonError::into_inner).draft.connect()?;
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        store.usable()?;
+        let connection = store.draft.connect()?;
         connection.set_busy_timeout(self.options.lock_wait);
         Ok(connection)
     }
@@ -196,7 +249,7 @@ impl SyncEngine {
     /// See [`ReplicaError`]. Nothing is lost; what came whole needs not come again.
     pub async fn pull(&self) -> Result<Report, ReplicaError> {
         let _turn = self.turn.lock().await;
-        let mut report = self.start();
+        let mut report = self.start().await?;
         make_certain(&self.remote, &self.store).await?;
         self.fetch(&mut report).await?;
         self.rebase().await?;
@@ -209,7 +262,7 @@ impl SyncEngine {
     /// See [`ReplicaError`]. Nothing is lost, and nothing is pushed twice.
     pub async fn push(&self) -> Result<Report, ReplicaError> {
         let _turn = self.turn.lock().await;
-        let mut report = self.start();
+        let mut report = self.start().await?;
         make_certain(&self.remote, &self.store).await?;
         self.fetch(&mut report).await?;
         self.send(&mut report).await?;
@@ -222,7 +275,7 @@ impl SyncEngine {
     /// See [`ReplicaError`]. Nothing is lost, and nothing is pushed twice.
     pub async fn sync(&self) -> Result<Report, ReplicaError> {
         let _turn = self.turn.lock().await;
-        let mut report = self.start();
+        let mut report = self.start().await?;
         make_certain(&self.remote, &self.store).await?;
         self.fetch(&mut report).await?;
         if self.send(&mut report).await? {
@@ -230,6 +283,11 @@ impl SyncEngine {
         }
         self.rebase().await?;
         self.end(report).await
+    }
+
+    /// Whether the replica was made without the remote, and has nothing of it yet.
+    pub(super) async fn is_unmade(&self) -> Result<bool, ReplicaError> {
+        with(&self.store, |store| Ok(store.info.unmade)).await
     }
 
     /// Where the replica stands. Nothing is sent.
@@ -240,8 +298,9 @@ impl SyncEngine {
         with(&self.store, |store| store.status()).await
     }
 
-    fn start(&self) -> Report {
-        Report { requests: self.remote.requests(), ..Report::default() }
+    async fn start(&self) -> Result<Report, ReplicaError> {
+        with(&self.store, |store| store.usable()).await?;
+        Ok(Report { requests: self.remote.requests(), ..Report::default() })
     }
 
     async fn end(&self, mut report: Report) -> Result<Report, ReplicaError> {
@@ -254,14 +313,24 @@ impl SyncEngine {
     /// What the remote has, through all its generations.
     async fn fetch(&self, report: &mut Report) -> Result<(), ReplicaError> {
         loop {
+            if with(&self.store, |store| Ok(store.info.fetched_whole.is_some())).await? {
+                self.rebase().await?;
+                with(&self.store, |store| store.count_from_whole()).await?;
+            }
             let fetched = fetch(&self.remote, &self.store, self.options.wal_pull_batch_size, &*self.tell).await?;
             report.frames_pulled += fetched.frames;
-            if !fetched.is_over {
-                return Ok(());
+            match fetched.then {
+                Then::Nothing => return Ok(()),
+                Then::NextGeneration => {
+                    // The next generation starts from what this one ended with, and so must the draft.
+                    self.rebase().await?;
+                    with(&self.store, |store| store.next_generation()).await?;
+                }
+                Then::FetchWhole => {
+                    report.frames_pulled +=
+                        fetch_whole(&self.remote, &self.store, self.options.wal_pull_batch_size, &self.tell).await?;
+                }
             }
-            // The next generation starts from what this one ended with, and so must the draft.
-            self.rebase().await?;
-            with(&self.store, |store| store.next_generation()).await?;
         }
     }
 
@@ -296,6 +365,16 @@ impl std::fmt::Debug for SyncEngine {
     }
 }
 
+/// The replica that is there, with other commands of this program kept out of it.
+fn known_beside(files: &Files) -> Result<Option<(Info, Held)>, ReplicaError> {
+    let load = || Info::load(&*files.dir, &files.info());
+    if load()?.is_none() || !files.is_there(&files.draft())? || !files.is_there(&files.synced())? {
+        return Ok(None);
+    }
+    let held = files.hold(&files.synced())?;
+    Ok(load()?.map(|info| (info, held)))
+}
+
 /// The replica that is there, with others kept out of it. What is there and is none makes room for one.
 fn known(files: &Files, rebuild: bool) -> Result<Option<(Info, Held)>, ReplicaError> {
     let set_aside = |why: &str| -> Result<(), ReplicaError> {
@@ -316,6 +395,8 @@ fn known(files: &Files, rebuild: bool) -> Result<Option<(Info, Held)>, ReplicaEr
         let missing = |file: String| if files.is_there(&file)? { Ok(()) } else { Err(ReplicaError::Missing { file }) };
         missing(files.draft())?;
         let held = files.hold(&files.draft())?;
+        missing(files.synced())?;
+        let held = held.and(files.hold(&files.synced())?);
         // Whoever had it until now has written it.
         if let Some(info) = load()? {
             return Ok(Some((info, held)));

@@ -13,6 +13,9 @@ pub struct Options {
     pub wal_pull_batch_size: u32,
     /// How long a sync waits for a transaction of the application to end, and the application for a sync.
     pub lock_wait: Duration,
+    /// Whether a replica that is made while the remote cannot be reached is an empty one: what the remote has comes as soon as
+    /// it can be.
+    pub start_offline: bool,
     /// Whether files that cannot be used are set aside and the replica is made anew.
     pub rebuild: bool,
 }
@@ -23,6 +26,7 @@ impl Default for Options {
             client_name: "logmirror".to_owned(),
             wal_pull_batch_size: REPLICA_PULL_BATCH,
             lock_wait: REPLICA_LOCK_WAIT,
+            start_offline: false,
             rebuild: false,
         }
     }

@@ -6,7 +6,9 @@ use bytes::Bytes;
 
 use super::bootstrap::blocking;
 use super::error::ReplicaError;
+use super::info::Info;
 use super::store::Store;
+use super::updates;
 use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader};
 use crate::limits::REPLICA_STORE_BYTES;
 use crate::sync::{FRAME_LEN, Range, Remote, Streamed, SyncError};
@@ -22,8 +24,18 @@ pub(super) fn mark_of(frame: &[u8]) -> u32 {
 pub(super) struct Fetched {
     /// Frames that are new.
     pub(super) frames: u64,
-    /// Whether the generation has ended: all of it is there, and there is a next one.
-    pub(super) is_over: bool,
+    pub(super) then: Then,
+}
+
+/// What has to be done after a fetch before there is more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// Nothing: all is there.
+    Nothing,
+    /// The generation has ended, all of it is there, and there is a next one.
+    NextGeneration,
+    /// The remote has no frames any more that go on from what is there: its state has to be fetched whole.
+    FetchWhole,
 }
 
 /// Frames taken and not yet counted.
@@ -59,16 +71,33 @@ impl Store {
 
     /// Counts the transactions that were taken whole. After Ok they survive power loss.
     pub(super) fn keep(&mut self) -> Result<(), ReplicaError> {
-        let Some((frames, mark)) = self.taken.ended.take() else { return Ok(()) };
-        let file = self.files.synced();
-        self.synced.sync().map_err(ReplicaError::io("syncing", &file))?;
+        if self.taken.ended.is_none() { Ok(()) } else { self.keep_with(|info| info) }
+    }
+
+    /// The same with something else that the info says from then on.
+    pub(super) fn keep_with(&mut self, also: impl FnOnce(Info) -> Info) -> Result<(), ReplicaError> {
         let mut info = self.info.clone();
-        info.synced_frame_no = info.synced_frame_no.saturating_add(frames);
-        info.last_frame = Some(mark);
-        self.store(info)?;
-        self.taken.frames -= frames;
+        let ended = self.taken.ended.take();
+        if let Some((frames, mark)) = ended {
+            let file = self.files.synced();
+            self.synced.sync().map_err(ReplicaError::io("syncing", &file))?;
+            info.synced_frame_no = info.synced_frame_no.saturating_add(frames);
+            info.last_frame = Some(mark);
+        }
+        self.store(also(info))?;
+        self.taken.frames -= ended.map_or(0, |(frames, _)| frames);
         self.taken.bytes = 0;
         Ok(())
+    }
+
+    fn note_fetched(&self, fetched: Fetched) {
+        let (name, frames) = (self.files.name(), fetched.frames);
+        let (last, generation) = (self.info.synced_frame_no, self.info.synced_generation);
+        let level = if frames > 0 { log::Level::Info } else { log::Level::Debug };
+        log::log!(
+            level,
+            "{name}: {frames} new frames of the remote, which is at frame {last} of generation {generation}"
+        );
     }
 
     /// Forgets the start of a transaction whose end did not come.
@@ -93,31 +122,55 @@ pub(super) async fn fetch(
     batch: u32,
     tell: &(dyn Fn(u64) + Send + Sync),
 ) -> Result<Fetched, ReplicaError> {
-    let mut fetched = Fetched { frames: 0, is_over: false };
+    let mut fetched = Fetched { frames: 0, then: Then::Nothing };
     with(store, Store::cut).await?;
+    let (is_unmade, revision) = with(store, |store| Ok((store.info.unmade, store.info.revision.clone()))).await?;
+    if is_unmade {
+        return Ok(Fetched { then: Then::FetchWhole, ..fetched });
+    }
+    if let Some(revision) = revision {
+        fetched.frames = updates::fetch(remote, store, revision, tell).await?;
+        note(store, fetched).await?;
+        return Ok(fetched);
+    }
     loop {
-        let (info, begun) = with(store, |store| Ok((store.info.clone(), store.taken.frames))).await?;
+        let (info, begun, file) =
+            with(store, |store| Ok((store.info.clone(), store.taken.frames, store.files.info()))).await?;
         let (generation, last) = (info.synced_generation, info.synced_frame_no);
         let start = last.saturating_add(begun).saturating_add(1);
         let end = start.saturating_add(batch.max(1));
-        let mut stream = match remote.stream(Range { generation, start, end }).await? {
-            Streamed::Frames(stream) => stream,
-            Streamed::Nothing { generation: current, max_frame_no } => {
+        let mut stream = match remote.stream(Range { generation, start, end }).await {
+            // Generations are deleted from the oldest on.
+            Err(error @ SyncError::Status { status: 404 | 410, .. }) => match remote.info().await? {
+                Some(current) if current > generation => return Ok(Fetched { then: Then::FetchWhole, ..fetched }),
+                Some(current) if current < generation => return Err(ahead(&info, &file, current)),
+                _ => return Err(error.into()),
+            },
+            Err(error) => return Err(error.into()),
+            Ok(Streamed::Frames(stream)) => stream,
+            Ok(Streamed::Nothing { generation: current, max_frame_no }) => {
                 if current < generation {
-                    let what = format!("it is at generation {current}, and was at {generation}");
-                    return Err(ReplicaError::Diverged { what });
+                    return Err(ahead(&info, &file, current));
                 }
                 if let Some(max) = max_frame_no.filter(|max| *max < last) {
-                    let what = format!("generation {generation} ends at frame {max} there, and had frame {last}");
+                    let what = format!(
+                        "{file} says frame {last} of generation {generation}, which ends at frame {max} on the remote"
+                    );
                     return Err(ReplicaError::Diverged { what });
                 }
-                fetched.is_over = current > generation;
+                if current > generation {
+                    if fetched.frames == 0 && begun == 0 && last > 0 {
+                        compare(remote, &info, &file).await?;
+                    }
+                    fetched.then = Then::NextGeneration;
+                }
                 with(store, Store::cut).await?;
+                note(store, fetched).await?;
                 return Ok(fetched);
             }
         };
         if fetched.frames == 0 && begun == 0 && last > 0 {
-            compare(remote, generation, last, info.last_frame).await?;
+            compare(remote, &info, &file).await?;
         }
         let mut came = 0_u64;
         let streamed = loop {
@@ -143,26 +196,47 @@ pub(super) async fn fetch(
         fetched.frames += after.await? - u64::from(last);
         streamed?;
         if is_last {
+            note(store, fetched).await?;
             return Ok(fetched);
         }
     }
+}
+
+async fn note(store: &Arc<Mutex<Store>>, fetched: Fetched) -> Result<(), ReplicaError> {
+    let noted = with(store, move |store| {
+        store.note_fetched(fetched);
+        Ok(())
+    });
+    noted.await
 }
 
 async fn take(store: &Arc<Mutex<Store>>, piece: Bytes) -> Result<(), ReplicaError> {
     with(store, move |store| store.take(&piece)).await
 }
 
-/// Makes sure that the last frame that is here is the remote's, before any is put on top of it.
-async fn compare(remote: &Remote, generation: u32, last: u32, mark: Option<u32>) -> Result<(), ReplicaError> {
+/// The replica is in a later generation than the remote.
+fn ahead(info: &Info, file: &str, current: u32) -> ReplicaError {
+    let (generation, last) = (info.synced_generation, info.synced_frame_no);
+    let what = format!("{file} says generation {generation}, frame {last}, and the remote is at generation {current}");
+    ReplicaError::Diverged { what }
+}
+
+/// Makes sure that the last frame that is here is the remote's, before any is put on top of it, or a generation follows.
+async fn compare(remote: &Remote, info: &Info, file: &str) -> Result<(), ReplicaError> {
+    let (generation, last) = (info.synced_generation, info.synced_frame_no);
     let range = Range { generation, start: last, end: last.saturating_add(1) };
     let theirs = match remote.stream(range).await? {
         Streamed::Frames(mut stream) => stream.next().await?,
         Streamed::Nothing { .. } => None,
     };
-    if theirs.as_deref().map(mark_of) == mark {
+    if theirs.as_deref().map(mark_of) == info.last_frame {
         return Ok(());
     }
-    let what = format!("frame {last} of generation {generation} is another one there");
+    let there = match theirs.as_deref().and_then(|frame| frame.first_chunk()) {
+        Some(head) => format!("is another one on the remote, of page {}", FrameHeader::decode(head).page),
+        None => "is not on the remote".to_owned(),
+    };
+    let what = format!("{file} says frame {last} of generation {generation}, which {there}");
     Err(ReplicaError::Diverged { what })
 }
 

@@ -1,6 +1,6 @@
 //! Local changes to the remote, as one transaction with what says that it was made.
 //!
-//! Before it is sent, what the draft is then is kept as pages. If the remote says later that this push was made, whatever
+//! Before it is sent, what the draft is then is kept as pages, and changes are told from those: the application may write on. If the remote says later that this push was made, whatever
 //! became of the answer, changes are told from those pages on; else from where they were told before.
 
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use super::error::ReplicaError;
 use super::info::{Info, Mark};
 use super::judge::{Verdict, judge};
 use super::pipeline::{Transaction, settled};
-use super::pull::{Fetched, fetch, with};
+use super::pull::{Fetched, Then, fetch, with};
 use super::report::{Conflict, During};
 use super::rows::{Differing, State};
 use super::store::Store;
@@ -32,7 +32,7 @@ pub(super) struct PushedChanges {
     pub(super) any: bool,
     /// Frames that came from the remote meanwhile.
     pub(super) frames: u64,
-    /// The generation has ended meanwhile: nothing was pushed, and the next one has to be gone on to first.
+    /// The generation has ended meanwhile, or is gone: nothing was pushed, and what comes next has to be fetched first.
     pub(super) is_over: bool,
 }
 
@@ -62,22 +62,34 @@ impl Store {
     fn settle_push(&mut self, reached: Option<Reached>) -> Result<(), ReplicaError> {
         let made = Some(Reached { pull_gen: self.info.pull_gen, change_id: self.info.change_id }) == reached;
         let pushed = if made { Some(self.info.change_id) } else { self.info.pushed };
+        let is_made = if made { "was made" } else { "was not made" };
+        log::info!("{}: push {}, whose answer was lost, {is_made}", self.files.name(), self.info.change_id);
         let mut info = Info { pushed, push_in_doubt: false, ..self.info.clone() };
         let of_push = std::mem::take(&mut info.of_push);
         info.untold.extend(of_push.into_iter().filter(|_| made));
         self.store(info)
     }
 
-    /// What may have to be pushed; `None` when nothing has.
+    /// What may have to be pushed, kept for the next push; `None` when nothing has.
     fn to_push(&self) -> Result<Option<Draft>, ReplicaError> {
-        let (draft, now) = self.draft.now()?;
-        if now.salts != [0; 2] && self.info.clean == Some(now) {
-            return Ok(None);
-        }
         let shared = self.shared()?;
         let pushed = self.info.pushed.map(|change_id| self.pushed(&shared, change_id)).transpose()?;
         let base = pushed.as_ref().map_or((&shared, None), |(image, pages)| (image, Some(pages)));
-        let differing = self.differing(base, (&draft, now))?;
+        let change_id = self.info.change_id + 1;
+        let found = self.draft.look(|draft, now| {
+            if now.salts != [0; 2] && self.info.clean == Some(now) {
+                return Ok(None);
+            }
+            let differing = self.differing(base, (draft, now))?;
+            if !differing.is_empty() {
+                let pages = pushed.as_ref().map_or(differing.clone(), |(_, pushed)| pushed | &differing);
+                self.keep_pushed(change_id, draft, &pages)?;
+            }
+            Ok(Some((now, differing)))
+        })?;
+        let Some((now, differing)) = found else { return Ok(None) };
+        // From here on the draft may change: what was kept of it is what is pushed.
+        let draft = if differing.is_empty() { shared.clone() } else { self.pushed(&shared, change_id)?.0 };
         let upstream = self.synced.image(self.info.in_wal());
         let upstream = upstream.map_err(ReplicaError::io("reading", &self.files.synced()))?;
         let there = Catalog::of(&upstream)?;
@@ -88,26 +100,25 @@ impl Store {
     fn is_clean(&mut self, now: Mark) -> Result<(), ReplicaError> {
         // Without a WAL it could not be told from what others make of it.
         let now = if now.salts == [0; 2] { self.draft.mark_anew(now)? } else { Some(now) };
-        match now {
-            Some(now) => self.store(Info { clean: Some(now), ..self.info.clone() }),
-            None => Ok(()),
+        log::debug!("{}: nothing to push", self.files.name());
+        if let Some(now) = now {
+            self.store(Info { clean: Some(now), ..self.info.clone() })?;
         }
+        self.files.forget_pushed(self.info.pushed)
     }
 
     /// Takes note of a push that is about to be made. Its number.
-    fn begin_push(&mut self, draft: &Draft) -> Result<i64, ReplicaError> {
+    fn begin_push(&mut self) -> Result<i64, ReplicaError> {
         let change_id = self.info.change_id + 1;
-        let pages = match &draft.pushed {
-            Some((_, pushed)) => pushed | &draft.differing,
-            None => draft.differing.clone(),
-        };
-        self.keep_pushed(change_id, &draft.draft, &pages)?;
+        log::debug!("{}: push {change_id} begins", self.files.name());
         self.store(Info { change_id, push_in_doubt: true, of_push: Vec::new(), ..self.info.clone() })?;
         Ok(change_id)
     }
 
     /// Takes note that a push was made.
-    fn end_push(&mut self, change_id: i64, now: Mark) -> Result<(), ReplicaError> {
+    fn end_push(&mut self, change_id: i64, now: Mark, changes: u64) -> Result<(), ReplicaError> {
+        let conflicts = self.info.of_push.len();
+        log::info!("{}: push {change_id} made: {changes} changes, {conflicts} conflicts", self.files.name());
         let clean = Some(now).filter(|now| now.salts != [0; 2]);
         let mut info = Info { pushed: Some(change_id), push_in_doubt: false, clean, ..self.info.clone() };
         let of_push = std::mem::take(&mut info.of_push);
@@ -195,9 +206,9 @@ async fn send(
     first: Statement,
     found: &mut mpsc::Receiver<Found>,
 ) -> Result<PushedChanges, ReplicaError> {
-    let (store, of) = (channel.store, draft.clone());
+    let store = channel.store;
     let (info, change_id) = with(store, move |store| {
-        let change_id = store.begin_push(&of)?;
+        let change_id = store.begin_push()?;
         Ok((store.info.clone(), change_id))
     })
     .await?;
@@ -211,7 +222,7 @@ async fn send(
     // From here on nobody else writes there. What is pushed comes right behind what is here now: no state of the remote that
     // has it not will be taken for a newer one.
     let sent = match fetch(channel.remote, store, channel.batch, channel.tell).await {
-        Ok(Fetched { is_over: true, frames }) => {
+        Ok(Fetched { then: Then::NextGeneration | Then::FetchWhole, frames }) => {
             transaction.roll_back().await;
             return Ok(PushedChanges { frames, is_over: true, ..PushedChanges::default() });
         }
@@ -234,8 +245,8 @@ async fn send(
         with(store, move |store| store.store(Info { of_push, ..store.info.clone() })).await?;
     }
     transaction.commit(client, Reached { pull_gen: info.pull_gen, change_id }).await?;
-    let now = draft.now;
-    with(store, move |store| store.end_push(change_id, now)).await?;
+    let (now, changes) = (draft.now, pushed.changes);
+    with(store, move |store| store.end_push(change_id, now, changes)).await?;
     Ok(pushed)
 }
 
@@ -245,14 +256,23 @@ async fn send_all(
     found: &mut mpsc::Receiver<Found>,
 ) -> Result<(u64, Vec<Conflict>), ReplicaError> {
     let (mut changes, mut conflicts) = (0, Vec::new());
-    let (mut batch, mut bytes, mut is_all) = (vec![first], 0, false);
-    let mut held_back = None;
+    let (mut batch, mut is_all, mut held_back) = (Vec::new(), false, None);
+    let give_up = |statement: &Statement| {
+        let conflict = |error| Conflict { during: During::Push, about: statement.about.clone(), error };
+        statement.too_large().map(conflict)
+    };
+    match give_up(&first) {
+        Some(conflict) => conflicts.push(conflict),
+        None => batch.push(first),
+    }
+    let mut bytes: usize = batch.iter().map(Statement::weight).sum();
     // What is told of a statement that is done instead of another.
     let mut told: Vec<Option<Conflict>> = Vec::new();
     loop {
         while !is_all && held_back.is_none() && batch.len() < REPLICA_PUSH_STATEMENTS && bytes < REPLICA_PUSH_BYTES {
             match found.recv().await.ok_or_else(cut_short)? {
                 Found::All => is_all = true,
+                Found::Statement(statement) if let Some(conflict) = give_up(&statement) => conflicts.push(conflict),
                 // What has to be done instead of the others comes before it: triggers that are made again must not fire.
                 Found::Statement(statement) if statement.is_barrier_to(&batch) => held_back = Some(statement),
                 Found::Statement(statement) => {
@@ -263,13 +283,17 @@ async fn send_all(
         }
         let (mut others, mut told_of_others) = (Vec::new(), Vec::new());
         told.resize(batch.len(), None);
-        for ((statement, told), outcome) in batch.iter().zip(told).zip(transaction.run(&batch).await?) {
+        let outcomes = if batch.is_empty() { Vec::new() } else { transaction.run(&batch).await? };
+        for ((statement, told), outcome) in batch.iter().zip(told).zip(outcomes) {
             match judge(During::Push, statement, outcome)? {
                 Verdict::Done => {
                     changes += 1;
                     conflicts.extend(told);
                 }
                 Verdict::GivenUp(conflict) => conflicts.push(conflict),
+                Verdict::Otherwise(otherwise, _) if let Some(conflict) = give_up(&otherwise) => {
+                    conflicts.push(conflict)
+                }
                 Verdict::Otherwise(otherwise, conflict) => {
                     others.push(otherwise.into_owned());
                     told_of_others.push(Some(conflict));

@@ -2,7 +2,8 @@
 //! of that are put under what the application sees, in one transaction of the draft.
 //!
 //! What is written to the draft is all or nothing, and says itself that it was: the bookkeeping table in it counts how often
-//! this was done. So the info may be a step behind the draft, and never ahead of it.
+//! this was done. So the info may be a step behind the draft, and never ahead of it. From the moment in which the draft may
+//! be ahead nothing else is done with the replica until the info says so too: after an error it has to be opened again.
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZero;
@@ -31,8 +32,8 @@ const COOKIE_AT: usize = 40;
 /// What came of a replay.
 struct Replayed {
     conflicts: Vec<Conflict>,
-    /// Whether there was nothing to replay.
-    clean: bool,
+    /// Changes that were replayed, those in conflict included.
+    changes: u64,
 }
 
 impl Store {
@@ -40,11 +41,16 @@ impl Store {
     /// have. Those that could not be made there are to be told.
     ///
     /// # Errors
-    /// When a file or the engine fails: the draft is as it was, or all of it is done.
+    /// When a file or the engine fails: the draft is as it was and this can be tried again, or the replica is latched
+    /// ([`ReplicaError::Latched`]) and opening it again finds out whether all of it was done.
     pub(super) fn rebase(&mut self, patience: Duration) -> Result<(), ReplicaError> {
         if self.info.synced_wal_match_watermark == self.info.synced_frame_no {
             return Ok(());
         }
+        self.usable()?;
+        // What a replay that failed has left must not be taken for the remote's.
+        let file = self.files.synced();
+        self.synced.reset(self.info.in_wal()).map_err(ReplicaError::io("cutting", &file))?;
         let io = |store: &Store| ReplicaError::io("reading", &store.files.synced());
         let upstream = self.synced.image(self.info.in_wal()).map_err(io(self))?;
         let reached = reached(&upstream, &self.info.client_unique_id)?;
@@ -73,8 +79,17 @@ impl Store {
         });
 
         let (pull_gen, conflicts) = (self.info.pull_gen + 1, replayed.conflicts);
+        log::info!(
+            "{}: bringing frame {} of generation {} into the draft, with {} local changes on top, {} of them in conflict",
+            self.files.name(),
+            self.info.synced_frame_no,
+            self.info.synced_generation,
+            replayed.changes,
+            conflicts.len()
+        );
         let rebasing = Rebasing { pull_gen, frame: self.info.synced_frame_no, conflicts };
         let info = Info { rebasing: Some(rebasing), ..self.info.clone() };
+        self.failed = true;
         info.store(&*self.files.dir, &self.files.info())?;
         let mut page = [0; PAGE_LEN];
         for number in &differing(&ours, &upstream, touched.as_ref())? {
@@ -96,9 +111,9 @@ impl Store {
         let end = locked.end()?;
 
         let matches = Mark { frame: matches, ..end };
-        let info = info.rebased(Some(matches), replayed.clean.then_some(end));
-        self.store(info)?;
-        let file = self.files.synced();
+        let info = info.rebased(Some(matches), (replayed.changes == 0).then_some(end));
+        self.replace(info)?;
+        log::debug!("{}: the draft was changed as a whole, up to frame {} of its WAL", self.files.name(), end.frame);
         self.synced.reset(self.info.in_wal()).map_err(ReplicaError::io("cutting", &file))?;
         self.files.forget_pushed(None)
     }
@@ -182,7 +197,7 @@ const PREPARED_MAX: usize = 64;
 
 impl Target {
     fn open(store: &Store) -> Result<Target, ReplicaError> {
-        let database = draft::open(&store.files, &store.files.synced())?;
+        let (database, _) = draft::open(&store.files, &store.files.synced())?;
         let connection = draft::connect(&database)?;
         // What is written here is scratch.
         connection.execute("PRAGMA synchronous = OFF")?;
@@ -192,6 +207,10 @@ impl Target {
 
     fn run(&mut self, statement: &Statement) -> Result<(), ReplicaError> {
         self.ran += 1;
+        if let Some(error) = statement.too_large() {
+            self.conflicts.push(Conflict { during: During::Pull, about: statement.about.clone(), error });
+            return Ok(());
+        }
         let outcome = self.try_run(&statement.sql, &statement.args);
         if statement.about.doing == Doing::Schema {
             self.prepared.clear();
@@ -238,6 +257,6 @@ impl Target {
         self.prepared.clear();
         self.connection.execute("COMMIT")?;
         self.connection.close()?;
-        Ok(Replayed { conflicts: self.conflicts, clean: self.ran == 0 })
+        Ok(Replayed { conflicts: self.conflicts, changes: self.ran })
     }
 }

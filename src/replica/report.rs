@@ -32,6 +32,14 @@ pub struct About {
     pub doing: Doing,
 }
 
+impl About {
+    /// The key for people.
+    pub(super) fn shown_key(&self) -> String {
+        let key: Vec<_> = self.key.iter().map(|(column, value)| format!("{column} = {}", shown(value))).collect();
+        key.join(", ")
+    }
+}
+
 /// Where a change met something that was in its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -64,8 +72,7 @@ impl fmt::Display for Conflict {
             Doing::Update => "update of",
             Doing::Insert => "insert into",
         };
-        let key: Vec<_> = key.iter().map(|(column, value)| format!("{column} = {}", shown(value))).collect();
-        let key = if key.is_empty() { String::new() } else { format!(" ({})", key.join(", ")) };
+        let key = if key.is_empty() { String::new() } else { format!(" ({})", self.about.shown_key()) };
         let place = match self.during {
             During::Push => "on the remote",
             During::Pull => "on top of what was pulled",

@@ -111,7 +111,7 @@ impl<'a> Rewrite<'a> {
         let Rewrite { name, copy, gone, .. } = self;
         let all = |equal: &dyn Fn(usize, String) -> String| {
             let key = self.key.iter().map(|key| quoted(key)).enumerate();
-            key.map(|(nth, key)| equal(nth, key)).collect::<Vec<_>>().join(" AND ")
+            Sql::all(key.map(|(nth, key)| Sql::new(equal(nth, key))).collect()).text
         };
         let rest = format!(
             "INSERT INTO {copy}({0}) SELECT {0} FROM {name} AS t WHERE NOT EXISTS (SELECT 1 FROM {gone} AS g WHERE {1}) AND \

@@ -103,8 +103,17 @@ async fn round(rounds: &Rounds, options: &mut Options, watch: &Arc<Watch>) -> Re
     }
     let watch = watch.clone();
     let tell: Arc<Tell> = Arc::new(move |bytes| watch(Event::Came(bytes)));
+    if rounds.action == Action::Push && is_there && !options.rebuild {
+        let (remote, options, tell) = (rounds.remote.clone(), options.clone(), tell.clone());
+        if let Some(report) = SyncEngine::push_beside(&rounds.path, remote, options, tell).await? {
+            return Ok(Outcome::Done { made: false, report });
+        }
+    }
     let replica = SyncEngine::open_telling(&rounds.path, rounds.remote.clone(), options.clone(), tell).await?;
     let made = std::mem::take(&mut options.rebuild) || !is_there;
+    if made && rounds.action != Action::Status && replica.is_unmade().await? {
+        return Ok(Outcome::Done { made, report: Report::default() });
+    }
     let report = match rounds.action {
         Action::Pull => replica.pull().await?,
         Action::Push => replica.push().await?,

@@ -22,8 +22,9 @@ pub(super) struct Store {
     pub(super) synced: Synced,
     pub(super) draft: Draft,
     pub(super) taken: Taken,
-    /// A file could not be written, so what the info says on the disk is not known.
-    failed: bool,
+    /// A file could not be written, so it is not known what the info says on the disk, or whether the draft is what the
+    /// info says.
+    pub(super) failed: bool,
 }
 
 impl Store {
@@ -32,13 +33,29 @@ impl Store {
     /// # Errors
     /// [`ReplicaError::Missing`], [`ReplicaError::Unfinished`], [`ReplicaError::Mismatch`]; when a file fails.
     pub(super) fn open(files: Files, info: Info, held: Held) -> Result<Store, ReplicaError> {
+        if files.has_hot_journal()? {
+            return Err(ReplicaError::Unfinished { draft: files.draft(), journal: files.journal() });
+        }
+        Store::with(files, info, |files| Draft::open(files, held))
+    }
+
+    /// The same beside others who have the draft open: it is only read, and changes can be pushed, but not brought into it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) fn beside(files: Files, info: Info, held: Held) -> Result<Store, ReplicaError> {
+        Store::with(files, info, |files| Ok(Draft::beside(files, held)))
+    }
+
+    fn with(
+        files: Files,
+        info: Info,
+        draft: impl FnOnce(&Files) -> Result<Draft, ReplicaError>,
+    ) -> Result<Store, ReplicaError> {
         for name in [files.draft(), files.synced()] {
             if !files.is_there(&name)? {
                 return Err(ReplicaError::Missing { file: name });
             }
-        }
-        if files.has_hot_journal()? {
-            return Err(ReplicaError::Unfinished { draft: files.draft(), journal: files.journal() });
         }
         let what = |error: std::io::Error| match error.kind() {
             std::io::ErrorKind::InvalidData => {
@@ -47,9 +64,15 @@ impl Store {
             _ => ReplicaError::io("opening", &files.synced())(error),
         };
         let synced = Synced::open(files.dir.clone(), &files.synced(), info.in_wal()).map_err(what)?;
-        let draft = Draft::open(&files, held)?;
+        let draft = draft(&files)?;
         let mut store = Store { files, info, synced, draft, taken: Taken::default(), failed: false };
         store.settle()?;
+        let Info { synced_generation, synced_frame_no, synced_wal_match_watermark, pull_gen, .. } = &store.info;
+        log::debug!(
+            "{}: open at frame {synced_frame_no} of generation {synced_generation}; the draft is at frame \
+             {synced_wal_match_watermark}, after {pull_gen} pulls",
+            store.files.name()
+        );
         Ok(store)
     }
 
@@ -69,11 +92,12 @@ impl Store {
 
     /// Finds out whether the draft was brought to the state it was to be brought to.
     fn settle(&mut self) -> Result<(), ReplicaError> {
-        let (draft, _) = self.draft.now()?;
-        let said = reached(&draft, &self.info.client_unique_id)?.map_or(0, |reached| reached.pull_gen);
+        let said = self.draft.look(|draft, _| reached(draft, &self.info.client_unique_id))?;
+        let said = said.map_or(0, |reached| reached.pull_gen);
         match &self.info.rebasing {
             _ if said == self.info.pull_gen => Ok(()),
             Some(rebasing) if said == rebasing.pull_gen => {
+                log::info!("{}: the pull that was interrupted was complete", self.files.name());
                 let info = self.info.rebased(None, None);
                 self.store(info)
             }
@@ -88,12 +112,21 @@ impl Store {
         }
     }
 
-    /// Replaces the info. After an error nothing more is written until the replica is opened anew.
+    /// # Errors
+    /// [`ReplicaError::Latched`] when a write failed after which the files are to be opened again.
+    pub(super) fn usable(&self) -> Result<(), ReplicaError> {
+        if self.failed { Err(ReplicaError::Latched { file: self.files.info() }) } else { self.draft.usable() }
+    }
+
+    /// Replaces the info. After an error nothing more is written until the replica is opened again.
     pub(super) fn store(&mut self, info: Info) -> Result<(), ReplicaError> {
-        if self.failed {
-            let error = std::io::Error::other("a write failed before: open the replica anew");
-            return Err(ReplicaError::io("writing", &self.files.info())(error));
-        }
+        self.usable()?;
+        self.replace(info)
+    }
+
+    /// The same whatever failed before, for those who make up for it. After an error nothing more is written until the
+    /// replica is opened again.
+    pub(super) fn replace(&mut self, info: Info) -> Result<(), ReplicaError> {
         self.failed = true;
         info.store(&*self.files.dir, &self.files.info())?;
         self.failed = false;
@@ -155,11 +188,18 @@ impl Store {
     pub(super) fn tidy(&mut self) -> Result<(), ReplicaError> {
         let info = &self.info;
         if info.synced_wal_match_watermark == info.synced_frame_no && info.in_wal() > REPLICA_FOLD_FRAMES {
+            let (name, frames) = (self.files.synced(), info.in_wal());
+            log::debug!("{}: folding {frames} frames of {name} into its database", self.files.name());
             let folded = Info { folded: info.synced_frame_no, ..info.clone() };
             self.fold_synced(folded)?;
         }
+        if !self.draft.is_ours() {
+            return Ok(());
+        }
         let (_, now) = self.draft.now()?;
         if now.frame > REPLICA_FOLD_FRAMES {
+            let (name, frames) = (self.files.draft(), now.frame);
+            log::debug!("{}: folding {frames} frames of {name} into its database", self.files.name());
             let is_clean = self.info.clean == Some(now);
             // The numbers of its WAL are going to mean nothing.
             self.store(Info { draft_wal_match_watermark: None, clean: None, ..self.info.clone() })?;
@@ -185,10 +225,15 @@ impl Store {
             synced_wal_match_watermark: 0,
             ..self.info.clone()
         };
-        self.fold_synced(info)
+        let generation = info.synced_generation;
+        self.fold_synced(info)?;
+        log::info!("{}: going on in generation {generation} of the remote", self.files.name());
+        Ok(())
     }
 
-    fn fold_synced(&mut self, folded: Info) -> Result<(), ReplicaError> {
+    pub(super) fn fold_synced(&mut self, folded: Info) -> Result<(), ReplicaError> {
+        // Where a cut failed before, it is not known to hold what it should.
+        self.cut()?;
         let file = self.files.synced();
         self.synced.fold().map_err(ReplicaError::io("folding", &file))?;
         self.store(folded)?;

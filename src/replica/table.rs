@@ -20,6 +20,8 @@ pub(super) struct Table {
     /// What no two rows may share, the key included unless it is the rowid.
     pub(super) unique: Vec<Unique>,
     pub(super) has_rowids: bool,
+    /// Whether a rowid is given once and never again (`AUTOINCREMENT`).
+    pub(super) counts: bool,
     /// What made it.
     pub(super) sql: String,
     /// What stands behind the columns: constraints of the table and options.
@@ -206,12 +208,13 @@ impl Table {
         };
         let has_rowids = !options.contains_without_rowid();
         let columns: Vec<Column> = defined.iter().map(Column::of).collect();
-        let (mut key, mut unique) = (Key::Rowid, Vec::new());
+        let (mut key, mut unique, mut counts) = (Key::Rowid, Vec::new(), false);
         let plain = |columns| Unique { columns, is_plain: true };
         for (at, column) in defined.iter().enumerate() {
             for constraint in &column.constraints {
                 match &constraint.constraint {
-                    ColumnConstraint::PrimaryKey { order, .. } => {
+                    ColumnConstraint::PrimaryKey { order, auto_increment, .. } => {
+                        counts |= auto_increment;
                         let is_rowid = has_rowids && is_integer(column) && *order != Some(SortOrder::Desc);
                         key = if is_rowid { Key::Named(at) } else { Key::Columns(vec![at]) };
                     }
@@ -222,7 +225,8 @@ impl Table {
         }
         for constraint in &constraints {
             match &constraint.constraint {
-                TableConstraint::PrimaryKey { columns: of, .. } => {
+                TableConstraint::PrimaryKey { columns: of, auto_increment, .. } => {
+                    counts |= auto_increment;
                     let of = named(of, &columns)?;
                     key = match of[..] {
                         [at] if has_rowids && defined.get(at).is_some_and(is_integer) => Key::Named(at),
@@ -245,6 +249,7 @@ impl Table {
             key,
             unique,
             has_rowids,
+            counts,
             sql: sql.to_owned(),
             rest,
         })

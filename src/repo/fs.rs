@@ -155,6 +155,10 @@ impl Repo for FsRepo {
         self.dir.display().to_string()
     }
 
+    fn path(&self) -> Option<&Path> {
+        Some(&self.dir)
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         let names = fs::read_dir(&self.dir)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
         names.filter_map(io::Result::transpose).collect()

@@ -8,15 +8,20 @@ mod fs;
 mod map;
 mod mem;
 mod owner;
+#[cfg(feature = "turso")]
+mod read_only;
 
 pub use durable::{persist_names, replace};
 pub use fs::{FsRepo, open_regular};
 pub(crate) use fs::{is_out_of_files, opened, read_at, temporary_dir};
 pub use mem::{Faults, Loss, MemRepo, Op};
 pub(crate) use owner::give_owner;
+#[cfg(feature = "turso")]
+pub(crate) use read_only::ReadOnlyRepo;
 
 use std::fmt;
 use std::io::{self, IoSlice};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -43,6 +48,11 @@ use std::time::SystemTime;
 pub trait Repo: fmt::Debug + Send + Sync {
     /// Where this is, for messages.
     fn place(&self) -> String;
+
+    /// Its path, where other processes can open it by that.
+    fn path(&self) -> Option<&Path> {
+        None
+    }
 
     /// The names in this directory, in no order.
     ///

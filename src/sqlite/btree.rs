@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::io;
 
 use super::record::varint;
+use crate::format::database;
 
 /// Bytes of a page.
 pub const PAGE_LEN: usize = 4096;
@@ -272,6 +273,17 @@ pub fn row(pages: &dyn Pages, root: u32, rowid: i64) -> Result<Option<Vec<u8>>, 
     Err(malformed(number, "its tree is too deep"))
 }
 
+/// The greatest rowid of a table, if it has a row.
+///
+/// # Errors
+/// When the tree is malformed.
+pub fn last_rowid(pages: &dyn Pages, root: u32) -> Result<Option<i64>, TreeError> {
+    let Some(last) = Tree::of(pages, root)?.leaves.pop() else { return Ok(None) };
+    let mut page = [0; PAGE_LEN];
+    pages.read(last, &mut page)?;
+    Ok(cells(last, &page)?.last().map(|cell| cell.rowid))
+}
+
 /// The page below that has the rows with this rowid: the first whose greatest is not smaller.
 fn child_with(number: u32, page: &Page, rowid: i64) -> Result<u32, TreeError> {
     let cut = || malformed(number, "a cell is cut");
@@ -295,7 +307,7 @@ pub fn free_pages(pages: &dyn Pages) -> Result<HashSet<u32>, TreeError> {
         return Ok(free);
     }
     pages.read(1, &mut page)?;
-    let mut trunk = word(&page, 32).unwrap_or(0);
+    let mut trunk = database::word(&page, database::FREE_LIST_AT);
     while trunk != 0 {
         if trunk > pages.count() || !free.insert(trunk) {
             return Err(malformed(trunk, "it is twice in the list of free pages, or does not exist"));

@@ -35,8 +35,8 @@ pub(super) struct Counted {
 }
 
 impl Counted {
-    /// None when no connection has the wal-index in use, or none has filled it. Whoever calls holds the locks that keep the WAL
-    /// from being reset: then frames that count are in the WAL before they count.
+    /// None when no connection has the wal-index in use, or none has filled it. The caller must hold the locks that keep the WAL
+    /// from being reset: then frames are in the WAL before they count.
     pub(super) fn of(index: &Opened) -> Result<Option<Counted>, DatabaseError> {
         if !index.ask(is_in_use)? {
             return Ok(None);
@@ -57,19 +57,15 @@ impl Counted {
         Counted { position, db_pages: now.db_pages, is_copied: now.is_copied(), page_size: now.page_size }
     }
 
-    /// How many of so many bytes of a WAL with this header may count. A transaction is counted once its frames are written and
-    /// synced, so there may be more.
-    pub(super) fn bytes_of(&self, header: Option<WalHeader>, bytes: u64) -> u64 {
-        // Where the WAL is to be restarted, and its header is not written yet, all of its frames are in the database file.
-        let is_before = |header: WalHeader| header.salts[0].wrapping_add(1) == self.position.salts[0];
-        if self.position.frames == 0 && header.is_some_and(is_before) {
-            return bytes;
-        }
-        bytes.min(self.bytes())
+    /// Whether a WAL with this header is to be restarted: the wal-index says so first, and then nothing of it counts any more. What
+    /// counted is in the database file, and what is not there is of a commit that failed.
+    pub(super) fn restarts(&self, header: WalHeader) -> bool {
+        self.position.frames == 0 && header.salts != self.position.salts
     }
 
-    /// Bytes of a WAL up to the last frame that is counted.
-    fn bytes(&self) -> u64 {
+    /// Bytes of a WAL up to the last frame that is counted. A transaction is counted once its frames are written and synced, so there
+    /// may be more.
+    pub(super) fn bytes(&self) -> u64 {
         HEADER_LEN as u64 + self.position.frames * (FRAME_HEADER_LEN as u64 + u64::from(self.page_size))
     }
 
@@ -102,12 +98,9 @@ pub(crate) fn frames_that_count(path: &Path, header: WalHeader) -> Result<Option
     let Some(index) = Opened::find(&Places::of(path).index)? else {
         return Ok(None);
     };
-    let counted = Counted::of(&index)?;
-    let is_limit = |counted: &Counted| {
-        let Counted { position: WalPosition { salts, frames, .. }, .. } = counted;
-        (*frames == 0 || *salts == header.salts) && counted.bytes_of(Some(header), u64::MAX) < u64::MAX
-    };
-    Ok(counted.filter(is_limit).map(|counted| counted.position.frames))
+    let counted = Counted::of(&index)?.map(|counted| counted.position);
+    let is_of_it = |position: &WalPosition| position.frames == 0 || position.salts == header.salts;
+    Ok(counted.filter(is_of_it).map(|position| position.frames))
 }
 
 /// The page that a wal-index names for a frame; 0 where it ends before.
@@ -139,8 +132,8 @@ pub(super) fn have_it_open(places: &Places, database: &Opened, index: &Opened) -
     Ok(())
 }
 
-/// Whether a process has a file open.
-fn has_open(pid: i32, file: (u64, u64)) -> io::Result<bool> {
+/// Whether a process has a file open, by its device and inode.
+pub(super) fn has_open(pid: i32, file: (u64, u64)) -> io::Result<bool> {
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
         if fs::metadata(entry?.path()).is_ok_and(|found| (found.dev(), found.ino()) == file) {
             return Ok(true);

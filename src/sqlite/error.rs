@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::cut::CutPage;
 use crate::format::database::HeaderError;
@@ -146,6 +147,34 @@ pub enum DatabaseError {
         /// How that is known, and what to do.
         what: String,
     },
+    /// A file of this name belongs to the database beside it, and cannot be a database of its own.
+    #[error(
+        "{} has the name of a file that belongs to the database {}: another file in its place would damage that one; nothing was \
+         changed: give another path", .path.display(), .database.display()
+    )]
+    SideFile {
+        /// The path that was given.
+        path: PathBuf,
+        /// The database.
+        database: PathBuf,
+    },
+    /// A replica that must be made again, since another process has written it, was made again shortly before.
+    #[error(
+        "{}: another program writes to this replica{}: have it write elsewhere, or open the file read-only. {count} databases are set \
+         aside beside it ({}.aside-TIME), so it is made again no earlier than {} s after the last of them, and nothing is written to it \
+         until then: look at them, and remove what was set aside to have it made again at once",
+        .path.display(), opened_by(.pid), .path.display(), .after.as_secs()
+    )]
+    Spoilt {
+        /// The replica.
+        path: PathBuf,
+        /// The process that had it open when that was noticed, if there was one.
+        pid: Option<i32>,
+        /// How many were set aside.
+        count: u32,
+        /// How long after the last of them it is made again.
+        after: Duration,
+    },
     /// The files are not any more what they were when they were opened.
     #[error("{} was changed by another process: {what}", .path.display())]
     Changed {
@@ -186,10 +215,17 @@ impl DatabaseError {
         self.is_in_use() || differs || matches!(self, Changed { .. } | Unsettled { .. })
     }
 
+    /// Whether the file may be on its way from a backup, or be rolled back when the application opens it.
+    #[must_use]
+    pub fn may_be_restored(&self) -> bool {
+        use DatabaseError::{Cut, HotJournal, NotADatabase, Orphan};
+        matches!(self, Cut { .. } | HotJournal { .. } | NotADatabase { .. } | Orphan { .. })
+    }
+
     /// Whether what others do with the database is in the way, and nothing else is wrong.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
-        use DatabaseError::{Busy, Checkpoint, Exclusive, ReadInTheWay, WriteLocked, Writing};
+        use DatabaseError::{Busy, Checkpoint, Exclusive, ReadInTheWay, Spoilt, WriteLocked, Writing};
         matches!(
             self,
             Busy { .. }
@@ -198,6 +234,11 @@ impl DatabaseError {
                 | Checkpoint { .. }
                 | ReadInTheWay { .. }
                 | WriteLocked { .. }
+                | Spoilt { .. }
         )
     }
+}
+
+fn opened_by(pid: &Option<i32>) -> String {
+    pid.map_or_else(String::new, |pid| format!(" (process {pid} has it open)"))
 }

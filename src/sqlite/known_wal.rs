@@ -4,7 +4,7 @@ use super::counted::Counted;
 use super::error::DatabaseError;
 use super::source::{Opened, Stamp};
 use super::wal_pages::WalPages;
-use super::wal_scan::{Verdict, Visit, WalScan, read_header, scan};
+use super::wal_scan::{Verdict, Visit, WalScan, scan};
 
 /// How far a [`Snapshot`](super::Snapshot) found its WAL sound. A later snapshot of the same database goes on from there, and reads
 /// only the frames that were added since: frames up to the last commit never change while the header of a WAL is the same.
@@ -18,7 +18,8 @@ pub struct KnownWal {
     pub(super) pages: WalPages,
 }
 
-/// Scans the WAL of a database whose file has `base_bytes` bytes, as far as those count it who have it open. What is known is none where there is no sound header.
+/// Scans the WAL of a database whose file has `base_bytes` bytes, up to the last frame that the connections count, if any does.
+/// Nothing is known of a WAL without a sound header.
 pub(super) fn scan_wal(
     wal: &Opened,
     base_bytes: u64,
@@ -26,9 +27,8 @@ pub(super) fn scan_wal(
     before: Option<&KnownWal>,
 ) -> Result<(Option<KnownWal>, Stamp, Verdict), DatabaseError> {
     let file = wal.stamp()?;
-    let header = wal.ask(read_header)?.and_then(Result::ok);
     // After those that count there may be a commit on its way, which may fail.
-    let bytes = counted.map_or(file.bytes, |counted| counted.bytes_of(header, file.bytes));
+    let bytes = counted.map_or(file.bytes, |counted| counted.bytes().min(file.bytes));
     let before = before.filter(|before| before.file.is_same_file(&file));
     let mut pages = before.map_or_else(WalPages::default, |before| before.pages.clone());
     let (scan, verdict) = wal.ask(|opened| {

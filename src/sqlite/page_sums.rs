@@ -24,6 +24,11 @@ enum Sums {
     Map(File, MmapMut),
 }
 
+/// A random key, so that pages with equal sums cannot be prepared.
+pub(crate) fn new_key() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
+}
+
 impl PageSums {
     /// Of a database without a page, with sums that depend on `key`: a random one.
     #[must_use]

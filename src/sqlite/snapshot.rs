@@ -156,8 +156,7 @@ impl Snapshot {
                 (known, verdict) = (None, Verdict::Whole);
                 None
             }
-            // What is in the WAL is in the database file already, and is not looked for in it any more.
-            Some(counted) if counted.position.frames == 0 && matches!(verdict, Verdict::Damaged { .. }) => {
+            Some(counted) if scan.is_some_and(|scan| counted.restarts(scan.end().header)) => {
                 (known, verdict) = (None, Verdict::Whole);
                 None
             }

@@ -97,15 +97,21 @@ impl WalAppender {
     /// the header does with the first [`sync`](Self::sync).
     ///
     /// # Errors
-    /// As the file system says; the file is then empty, or as it was.
+    /// As the file system says; the file is then empty, as it was, or not there.
     pub fn create(dir: &dyn Repo, name: &str, header: WalHeader) -> io::Result<WalAppender> {
-        let file = match dir.open_write(name) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => dir.create(name)?,
-            file => file?,
+        let (file, is_new) = match dir.open_write(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (dir.create(name)?, true),
+            file => (file?, false),
         };
         file.truncate(0)?;
         file.write_at(&mut [IoSlice::new(&header.encode())], 0)?;
-        dir.sync_dir()?;
+        if let Err(error) = dir.sync_dir() {
+            if is_new {
+                // A further sync of the directory could succeed without the name, unless it is created again.
+                let _ = dir.remove(name);
+            }
+            return Err(error);
+        }
         let start = End { frames: 0, chain: header.seed() };
         Ok(WalAppender { file, header, committed: start, end: start, failed: false })
     }

@@ -39,6 +39,6 @@ pub(crate) use generations::{begin_step, draft_name, end_step, remove_before_cur
 pub(crate) use large::create_spool;
 pub(crate) use mark::DurableMark;
 pub(crate) use record::{MirrorRecord, NAME as RECORD, RecordFile};
-pub(crate) use recover::{Span, Visit, sound_commit_behind, survey_segments, walk, walk_span};
+pub(crate) use recover::{Reads, Span, Visit, sound_commit_behind, survey_segments, walk, walk_span};
 pub(crate) use set_aside::{keep_before, set_before_aside};
 pub(crate) use sound::{SegmentFiles, SoundPrefix, segment_files, sound_prefix, sound_prefix_of};

@@ -60,6 +60,15 @@ pub enum SurveyError {
     Io(#[from] io::Error),
 }
 
+/// How much of a log a survey reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reads {
+    /// What lies after the last valid index entry of each segment.
+    Ends,
+    /// Every commit.
+    All,
+}
+
 /// Starts of the segments in a repo, ascending. Names that are not ours are passed over.
 ///
 /// # Errors
@@ -90,10 +99,10 @@ pub(super) fn segments_in(repo: &dyn Repo) -> io::Result<impl Iterator<Item = (L
 /// # Errors
 /// When a segment is damaged other than at the torn end of the log, or offsets are missing between segments.
 pub fn survey(repo: &dyn Repo, commit_bytes_max: u64, floor: Option<Offset>) -> Result<Survey, SurveyError> {
-    survey_segments(repo, &segment_starts(repo)?, commit_bytes_max, floor)
+    survey_segments(repo, &segment_starts(repo)?, commit_bytes_max, floor, Reads::Ends)
 }
 
-/// As [`survey`], of a log that has only the segments that start at `starts`.
+/// As [`survey`], of a log that has only the segments that start at `starts`. With [`Reads::All`] damage anywhere is found.
 ///
 /// # Errors
 /// As [`survey`].
@@ -102,9 +111,10 @@ pub(crate) fn survey_segments(
     starts: &[Offset],
     commit_bytes_max: u64,
     floor: Option<Offset>,
+    reads: Reads,
 ) -> Result<Survey, SurveyError> {
     let mut found = Survey::default();
-    survey_into(&mut found, repo, starts, commit_bytes_max, floor)?;
+    survey_into(&mut found, repo, starts, commit_bytes_max, floor, reads)?;
     Ok(found)
 }
 
@@ -115,6 +125,7 @@ pub(super) fn survey_into(
     starts: &[Offset],
     commit_bytes_max: u64,
     floor: Option<Offset>,
+    reads: Reads,
 ) -> Result<(), SurveyError> {
     let indexed_to = floor.map_or(Offset(u64::MAX), |floor| Offset(floor.0.saturating_sub(1)));
     found.first = starts.first().copied();
@@ -129,7 +140,10 @@ pub(super) fn survey_into(
         let mut reader = SegmentReader::open(repo, start).map_err(|error| sealed(start, start, error))?;
         found.format.get_or_insert(reader.format());
         let framing = framing_of(&mut reader)?;
-        let last = reader.indexed(indexed_to, BytePos(u64::MAX), framing, commit_bytes_max)?;
+        let last = match reads {
+            Reads::Ends => reader.indexed(indexed_to, BytePos(u64::MAX), framing, commit_bytes_max)?,
+            Reads::All => None,
+        };
         // The index that goes on is rebuilt where it is out of order.
         let last = last.filter(|last| following.is_some() || reader.index_leads_to(*last));
         let mut marks = Vec::new();

@@ -5,7 +5,7 @@ use std::io;
 
 use super::fault::{Fault, FaultKind};
 use super::mark::DurableMark;
-use super::recover::{Survey, SurveyError, segment_starts, segments_in, survey_into, survey_segments};
+use super::recover::{Reads, Survey, SurveyError, segment_starts, segments_in, survey_into, survey_segments};
 use crate::format::{LogFormat, name};
 use crate::offset::{BytePos, Offset};
 use crate::repo::Repo;
@@ -27,19 +27,24 @@ pub(crate) struct SoundPrefix {
 ///
 /// # Errors
 /// When the directory or the mark cannot be read: nothing is known then.
-pub(crate) fn sound_prefix(repo: &dyn Repo, commit_bytes_max: u64) -> io::Result<SoundPrefix> {
-    sound_prefix_of(repo, &segment_starts(repo)?, commit_bytes_max)
+pub(crate) fn sound_prefix(repo: &dyn Repo, commit_bytes_max: u64, reads: Reads) -> io::Result<SoundPrefix> {
+    sound_prefix_of(repo, &segment_starts(repo)?, commit_bytes_max, reads)
 }
 
 /// As [`sound_prefix`], of a log that has only the segments that start at `starts`.
 ///
 /// # Errors
 /// When the mark cannot be read.
-pub(crate) fn sound_prefix_of(repo: &dyn Repo, starts: &[Offset], commit_bytes_max: u64) -> io::Result<SoundPrefix> {
+pub(crate) fn sound_prefix_of(
+    repo: &dyn Repo,
+    starts: &[Offset],
+    commit_bytes_max: u64,
+    reads: Reads,
+) -> io::Result<SoundPrefix> {
     let read = DurableMark::read(repo)?;
     let mark = read.offset();
     let mut found = Survey::default();
-    let surveyed = survey_into(&mut found, repo, starts, commit_bytes_max, mark);
+    let surveyed = survey_into(&mut found, repo, starts, commit_bytes_max, mark, reads);
     let mut whole = surveyed.is_ok()
         && read.fault(false).is_none()
         && mark.is_none_or(|mark| mark == found.next || found.first.is_none());
@@ -78,7 +83,7 @@ pub(crate) fn segment_files(
     }
     files.starts.sort_unstable();
     loop {
-        let fault = match survey_segments(repo, &files.starts, commit_bytes_max, mark) {
+        let fault = match survey_segments(repo, &files.starts, commit_bytes_max, mark, Reads::Ends) {
             Ok(_) => break,
             Err(SurveyError::Io(error)) => return Err(error),
             Err(SurveyError::Damaged(fault)) => fault,

@@ -4,7 +4,8 @@
 //! A service of logmirror says with each answer of which log it is, from which base that starts and which WAL header its checksums
 //! follow from ([`WalFacts`]). A checksum covers all frames before it, and what it is after the frames of a replica follows from
 //! the replica's own WAL, so nothing needs to be remembered but the log and its base. Servers that say nothing of the kind send
-//! frames whose checksums follow from anything, or zeros in their place: what they send twice is taken as it is.
+//! frames whose checksums follow from anything, or zeros in their place: what they send twice is taken as it is. A server that said it
+//! once, in this run or to the replica that is held, must say it with each answer.
 
 use std::fs::File;
 use std::io;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::ahead::Ahead;
 use super::error::SyncError;
 use super::links::Links;
 use super::local::LocalLog;
@@ -21,8 +23,9 @@ use super::push_mark::digest_of;
 use super::remote::{Pulled, Range, Remote, Said};
 use super::wal_facts::WalFacts;
 use super::{FRAME_LEN, Position, metadata};
+use crate::format::database::{self, VERSIONS};
 use crate::format::wal::{Chain, FrameHeader, WalHeader, WalStart};
-use crate::limits::{READ_BLOCK, SYNC_BATCH};
+use crate::limits::{LIBSQL_PAGE_SIZE, READ_BLOCK, SYNC_BATCH};
 use crate::segment::base::BaseDigest;
 use crate::sqlite::DatabaseError;
 
@@ -38,7 +41,7 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    /// Whether a replica at the start of that generation must be compared with the base.
+    /// Whether a replica in that generation must be compared with the base.
     pub(super) fn is_unproven_in(&self, generation: u32) -> bool {
         self.unproven && self.generation == generation
     }
@@ -88,11 +91,20 @@ pub(super) struct Continuity {
     last: Option<WalFacts>,
     /// Of frames of which nothing was said.
     links: Links,
+    ahead: Ahead,
 }
 
 impl Continuity {
     pub(super) fn new(remote: Remote) -> Continuity {
-        Continuity { remote, says: Says::Unknown, origin: None, run: None, last: None, links: Links::default() }
+        Continuity {
+            remote,
+            says: Says::Unknown,
+            origin: None,
+            run: None,
+            last: None,
+            links: Links::default(),
+            ahead: Ahead::default(),
+        }
     }
 
     /// The server, whose answers are not checked.
@@ -113,7 +125,29 @@ impl Continuity {
         (self.origin, self.run, self.last) = (origin, None, None);
     }
 
-    /// The current generation of the server; `None` when it is too old to say.
+    /// The server may be another one, or have other data, when it is asked again: only what the replica holds counts then.
+    pub(super) fn again(&mut self) {
+        (self.run, self.last) = (None, None);
+        (self.links, self.ahead) = (Links::default(), Ahead::default());
+    }
+
+    /// The same, and it is asked on new connections.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(super) fn on_new_connections(&mut self) -> Result<(), SyncError> {
+        self.again();
+        self.remote = self.remote.on_new_connections()?;
+        Ok(())
+    }
+
+    /// The last frame of a generation, if that is the one of which something was said last.
+    pub(super) fn end_in(&self, generation: u32) -> Option<u32> {
+        let last = self.last.as_ref().filter(|last| last.generation == u64::from(generation))?;
+        Some(u32::try_from(last.end).unwrap_or(u32::MAX))
+    }
+
+    /// The current generation of the server; `None` when it is too old to say, and knows only one.
     ///
     /// # Errors
     /// As [`Remote::info`], and when the answer is not believed twice.
@@ -122,6 +156,14 @@ impl Continuity {
         let (mut remote, mut before) = (self.remote.clone(), None);
         loop {
             let (generation, said) = remote.info_with_facts().await?;
+            if generation.is_none() && (self.says != Says::Facts || before.is_some()) {
+                // The first servers gave out frames, unless this is no such server at all, or has no such log.
+                let seed = |header: WalHeader| async move { Ok(header.seed()) };
+                match self.pull(Range { generation: 1, start: 1, end: 2 }, seed).await {
+                    Err(error) if self.says != Says::Facts || !error.is_pruned() => return Err(error),
+                    _ => {}
+                }
+            }
             let flaw = match (generation, self.facts(said, generation, before.as_ref())) {
                 (_, Err(flaw)) => flaw,
                 (Some(generation), Ok(Some(facts))) if facts.current != u64::from(generation) => contradiction("/info"),
@@ -152,6 +194,9 @@ impl Continuity {
                 (_, Ok(Some(facts))) if facts.base.is_some_and(|base| base != found) => {
                     Flaw::Answer("the export is not the base that the answer says it is".into())
                 }
+                (_, Ok(None)) if exported.bytes == 0 && generation > 1 => Flaw::Answer(
+                    "the export has no byte, and a later generation than the first starts from a database".into(),
+                ),
                 (Ok(()), Ok(facts)) => {
                     self.believe(facts);
                     return Ok(exported.bytes);
@@ -170,8 +215,16 @@ impl Continuity {
         F: Future<Output = Result<Chain, SyncError>>,
     {
         let (mut remote, mut before) = (self.remote.clone(), None);
+        let mut asked = self.ahead.take(range).await;
         loop {
-            let (pulled, said) = remote.pull_with_facts(range).await?;
+            let (pulled, said) = match asked.take() {
+                Some(answer) => answer?,
+                None => remote.pull_with_facts(range).await?,
+            };
+            if range.start == 1 {
+                self.take_first_base(&said);
+            }
+            let is_first_said = self.origin.is_none();
             let flaw = match self.facts(said, Some(range.generation), before.as_ref()) {
                 Err(flaw) => flaw,
                 Ok(None) => match self.linked(&pulled, range, before.as_ref()) {
@@ -190,10 +243,15 @@ impl Continuity {
                         Ok(run) => {
                             self.run = run.or(self.run);
                             self.believe(Some(facts));
+                            if let Some(origin) = self.origin.as_mut().filter(|_| is_first_said && range.start == 1) {
+                                // Nothing was said with the base.
+                                origin.unproven = true;
+                            }
                             return Ok(pulled);
                         }
                         // A log that lost its end is another matter, unless it says that it goes on elsewhere.
                         Err(Flaw::Short(_)) if before.is_some() && facts.current == facts.generation => {
+                            self.believe(Some(facts));
                             return Ok(pulled);
                         }
                         Err(flaw) => flaw,
@@ -204,17 +262,25 @@ impl Continuity {
         }
     }
 
+    /// Asks for frames that will be wanted next, if the server is known to have some of them.
+    pub(super) fn ask_ahead(&mut self, range: Range) {
+        let of_generation = self.last.as_ref().filter(|last| last.generation == u64::from(range.generation));
+        if of_generation.is_some_and(|last| last.end >= u64::from(range.start)) {
+            self.ahead.ask(&self.remote, range);
+        }
+    }
+
     /// The generation ended where the replica is, which is about to go on in the next one.
     pub(super) fn ended(&mut self) {
         let next = self.last.take().and_then(|facts| facts.next);
         self.run = None;
         if let Some(origin) = &mut self.origin {
             (origin.generation, origin.base) = (origin.generation.saturating_add(1), next);
-            origin.unproven = next.is_some();
+            origin.unproven = true;
         }
     }
 
-    /// The base that the replica, at the start of a generation, must be compared with, if it was not yet.
+    /// The base that the replica's generation starts from, if the replica was not compared with it yet and it is known.
     pub(super) fn unproven(&self) -> Option<BaseDigest> {
         self.origin.as_ref().filter(|origin| origin.unproven)?.base
     }
@@ -226,10 +292,22 @@ impl Continuity {
         }
     }
 
+    /// A log that had no base, and of which no frame was received, may have been given one: the replica is compared with that.
+    fn take_first_base(&mut self, said: &Said) {
+        let (Some(Ok(facts)), Some(origin)) = (said, &mut self.origin) else { return };
+        let is_unset = origin.base == Some(BaseDigest::of(&database::empty(LIBSQL_PAGE_SIZE)));
+        let is_same = origin.log == facts.log && u64::from(origin.generation) == facts.generation;
+        if is_unset && is_same && facts.base.is_some_and(|base| origin.base != Some(base)) {
+            log::info!("{}: the log was given its first base", self.remote.url());
+            (origin.base, origin.unproven) = (facts.base, true);
+            (self.run, self.last) = (None, None);
+        }
+    }
+
     /// What is said with an answer, if it can be of the log that this is about.
     fn facts(&mut self, said: Said, generation: Option<u32>, before: Option<&Flaw>) -> Result<Option<WalFacts>, Flaw> {
         let facts = match said {
-            None if self.says == Says::Facts && !matches!(before, Some(Flaw::Silent)) => return Err(Flaw::Silent),
+            None if self.says == Says::Facts => return Err(Flaw::Silent),
             None => {
                 if self.says != Says::Nothing {
                     log::info!(
@@ -292,14 +370,15 @@ impl Continuity {
         let of_origin = self.origin.as_ref().filter(|origin| origin.generation == generation);
         if let Some(origin) = of_origin.filter(|origin| origin.log != facts.log) {
             log::warn!(
-                "{}: log {} has the same base and frames as {} had: it is gone on with",
+                "{}: log {} has the same base and frames as {} had: following it from now on",
                 self.remote.url(),
                 facts.log,
                 origin.log
             );
         }
         let base = of_origin.and_then(|origin| origin.base).or(facts.base);
-        self.origin = Some(Origin { log: facts.log.clone(), generation, base, unproven: false });
+        let unproven = of_origin.is_some_and(|origin| origin.unproven);
+        self.origin = Some(Origin { log: facts.log.clone(), generation, base, unproven });
         self.last = Some(facts);
     }
 
@@ -385,6 +464,7 @@ impl Continuity {
             }
             Flaw::Frame(frame, reason) => SyncError::Broken { url: url.to_string(), generation, frame, reason },
             Flaw::Log(_, reason) => SyncError::AnotherLog { url: url.to_string(), generation, reason },
+            Flaw::Silent => SyncError::Silent { url: url.to_string(), generation },
             flaw => SyncError::Protocol {
                 call: url.to_string(),
                 reason: format!(
@@ -461,16 +541,27 @@ pub(super) fn chain_after(log: &LocalLog, frame: u32, header: WalHeader) -> Resu
     Ok(chain)
 }
 
-/// The digest of a database file. Blocks.
+/// Whether a database file is the base with this digest: a base that is not in WAL mode is the same in a replica, which is. Blocks.
 ///
 /// # Errors
 /// When it cannot be read.
-pub(super) fn digest_of_file(file: &File) -> io::Result<BaseDigest> {
+pub(super) fn is_base(file: &File, expected: BaseDigest) -> io::Result<bool> {
+    Ok(digest_of_file(file, None)? == expected || digest_of_file(file, Some(ROLLBACK_VERSIONS))? == expected)
+}
+
+/// The version numbers in the header of a database that is not in WAL mode.
+const ROLLBACK_VERSIONS: [u8; 2] = [1, 1];
+
+/// The digest of a database file, as if it had these version numbers.
+fn digest_of_file(file: &File, versions: Option<[u8; 2]>) -> io::Result<BaseDigest> {
     let (mut digest, mut at, mut block) = (Sha256::new(), 0, vec![0; READ_BLOCK]);
     loop {
         match file.read_at(&mut block, at) {
             Ok(0) => return Ok(BaseDigest(digest.finalize().into())),
             Ok(count) => {
+                if let (0, Some(versions)) = (at, versions) {
+                    block[VERSIONS].copy_from_slice(&versions);
+                }
                 digest.update(&block[..count]);
                 at += count as u64;
             }

@@ -39,6 +39,8 @@ pub enum SyncError {
         status: u16,
         /// What it says, in one line; the start of what is longer.
         text: String,
+        /// Whether these are words of a service, and not of something between us and it.
+        is_own: bool,
     },
     /// Something answered, but not as the protocol has it.
     #[error("{call}: this is no answer of a libSQL sync server: {reason}")]
@@ -62,6 +64,21 @@ pub enum SyncError {
         /// Last frame the server has.
         server: u32,
     },
+    /// The server does not have any more what it confirmed, and nothing says that what it has is the beginning of that.
+    #[error(
+        "the server lost frames {}..={confirmed} of generation {generation}, which it had confirmed to this database: it ends at frame \
+         {server} now, and not where an earlier push of this database is known to have ended. Its data may have been put back from a \
+         copy, or another client pushed since. Keep this database: put a later copy of the server's data back; or push it to a log of \
+         its own, and bring what is only in the server's log into it", server + 1
+    )]
+    Lost {
+        /// The generation.
+        generation: u32,
+        /// Last frame the server has.
+        server: u32,
+        /// The last that it confirmed.
+        confirmed: u32,
+    },
     /// The server's log ends within a transaction that this database is not known to have sent.
     #[error(
         "frames {first}..={last} of generation {generation} on the server are the start of a transaction without its end, and \
@@ -81,7 +98,8 @@ pub enum SyncError {
     #[error(
         "fork: frame {frame} of generation {generation} in {} is not the server's, also when it is asked for again on a new \
          connection: the histories have parted. A database that is pushed from here stays as it is: push it to a log of its own. \
-         For a replica, pull the server's into another file, and look at what is only here before you remove this one", .path.display()
+         For a replica, pull the server's into another file, and look at what is only here before you remove this one; or give \
+         --adopt, which sets this one aside and makes it again", .path.display()
     )]
     Fork {
         /// The database.
@@ -120,6 +138,19 @@ pub enum SyncError {
         /// What was expected and found.
         reason: String,
     },
+    /// The server said before of which log its answers are, and does not any more, also when it is asked again.
+    #[error(
+        "{url}: an answer about generation {generation} does not say of which log it is, as others of this server did or those that \
+         the replica was made from, also when it is asked for again on a new connection: nothing of that answer was stored. Run it \
+         again; a proxy must leave the field Logmirror-Wal in the answers. If this is another server now, --adopt sets the replica \
+         aside and makes it again from what that one sends"
+    )]
+    Silent {
+        /// The server.
+        url: String,
+        /// The generation.
+        generation: u32,
+    },
     /// The server keeps saying that it has less than it confirmed.
     #[error(
         "the server says it ends at frame {server} of generation {generation}, after frames {start}.. were sent for the \
@@ -143,10 +174,23 @@ pub enum SyncError {
         /// That of the server.
         server: u32,
     },
+    /// The server is in an earlier generation than the replica.
+    #[error(
+        "{} is in generation {ours}, and the server in generation {server}: it was put back to an earlier state, or is another \
+         one. If it stays so, --adopt sets the replica aside and makes it again", .path.display()
+    )]
+    EarlierGeneration {
+        /// The replica.
+        path: PathBuf,
+        /// That of the replica.
+        ours: u32,
+        /// That of the server.
+        server: u32,
+    },
     /// The replica holds frames that the server does not.
     #[error(
         "{} holds frames up to {local} of generation {generation}, the server only to {server}: the replica was written \
-         to (push it), or the server lost its end (rebuild the replica: remove it with its -wal, -shm and -info files)",
+         to (push it), or the server lost its end (wait for it; or give --adopt, which sets the replica aside and makes it again)",
         .path.display()
     )]
     Ahead {
@@ -158,6 +202,14 @@ pub enum SyncError {
         local: u32,
         /// The last frame known to be on the server.
         server: u32,
+        /// Whether some of them did not come from the server.
+        is_written: bool,
+    },
+    /// What is at the path of a replica is a link: files beside it would not be those beside the file.
+    #[error("DST {}: it is a symbolic link: give the path of the file itself", .path.display())]
+    Link {
+        /// The link.
+        path: PathBuf,
     },
     /// What is at the path of a replica may be an application's.
     #[error(
@@ -196,11 +248,11 @@ pub enum SyncError {
         /// The server.
         url: String,
     },
-    /// The database holds pages that neither its WAL nor the server's base has, so frames alone cannot make a copy.
+    /// The database holds pages that neither its WAL nor the server has, so frames alone cannot make a copy.
     #[error(
-        "page {page} of {} is neither in its WAL nor in the server's base of generation {generation}: its WAL was \
-         checkpointed before all of it was pushed, and without what its -info file said it is not known whether the server's \
-         frames are this database's. Push it into an empty log, or push a database that was pulled from this server", .path.display()
+        "page {page} of {} is neither in its WAL nor what the server has there in generation {generation}: its WAL was \
+         checkpointed before all of it was pushed, and its -info file does not say whether the server's frames are this \
+         database's. Push it into an empty log, or push a database that was pulled from this server", .path.display()
     )]
     Base {
         /// The database.
@@ -239,6 +291,9 @@ pub enum SyncError {
     /// The database cannot be read on.
     #[error(transparent)]
     Source(Box<MirrorError>),
+    /// An answer of the server that is not believed, or that is expected to be another one soon.
+    #[error("{0}")]
+    Answer(String),
     /// A thread ended early.
     #[error("{0}")]
     Interrupted(String),
@@ -287,7 +342,8 @@ impl SyncError {
             SyncError::Status { status, .. } => is_passing_status(*status),
             SyncError::Database(error) => error.is_transient(),
             SyncError::Source(error) => error.blame() == Blame::Transient,
-            SyncError::Interrupted(_) | SyncError::PushedByAnother { .. } => true,
+            SyncError::Answer(_) | SyncError::Interrupted(_) => true,
+            SyncError::PushedByAnother { .. } => true,
             _ => false,
         }
     }
@@ -298,10 +354,38 @@ impl SyncError {
         matches!(self, SyncError::Status { status: 410, .. })
     }
 
+    /// Whether the server does not know the call: the first servers only took frames. A service of ours says with its own words that it
+    /// has no such log.
+    #[must_use]
+    pub(super) fn is_unknown_call(&self) -> bool {
+        matches!(self, SyncError::Status { status: 404 | 405 | 501, is_own: false, .. })
+    }
+
     /// Whether the same request was repeated already, as often as it makes sense for somebody who waits.
     #[must_use]
     pub fn was_retried(&self) -> bool {
         matches!(self, SyncError::Status { .. })
+    }
+
+    /// Whether it says that this database and the server do not hold the same log.
+    #[must_use]
+    pub(super) fn is_of_another_history(&self) -> bool {
+        matches!(self, SyncError::Fork { .. } | SyncError::Ahead { .. } | SyncError::EarlierGeneration { .. })
+    }
+
+    /// Whether a mirror that follows ends with it. All else is waited for: what cannot be read or reached now, a database that is being
+    /// restored, a server that does not show what was pulled from it, and a refusal that is not its own.
+    #[must_use]
+    pub fn ends_follower(&self) -> bool {
+        let may_pass = match self {
+            SyncError::Source(error) => !error.ends_follower(),
+            SyncError::Database(error) => error.may_be_restored(),
+            SyncError::Ahead { is_written, .. } => !is_written,
+            SyncError::EarlierGeneration { .. } => true,
+            SyncError::Status { status: 401 | 403, is_own, .. } => !is_own,
+            _ => false,
+        };
+        !may_pass && matches!(self.blame(), Blame::Usage | Blame::Data)
     }
 
     /// Whether what other processes do with the database is in the way, and nothing else is wrong.
@@ -313,7 +397,14 @@ impl SyncError {
     /// Whether it is the server or the way there, and the files here are as they were.
     #[must_use]
     pub fn is_remote(&self) -> bool {
-        matches!(self, SyncError::Transport { .. } | SyncError::Status { .. } | SyncError::Protocol { .. })
+        matches!(
+            self,
+            SyncError::Transport { .. }
+                | SyncError::Status { .. }
+                | SyncError::Protocol { .. }
+                | SyncError::Silent { .. }
+                | SyncError::Answer(_)
+        )
     }
 
     /// Whether what the user gave is at fault: URL, token, or the path of a replica.
@@ -326,6 +417,8 @@ impl SyncError {
                 | SyncError::Status { status: 401 | 403, .. }
                 | SyncError::NotOurs { .. }
                 | SyncError::Absent { .. }
+                | SyncError::Link { .. }
+                | SyncError::Database(DatabaseError::SideFile { .. })
         )
     }
 
@@ -337,7 +430,9 @@ impl SyncError {
             SyncError::Status { status, .. } => *status == 410,
             SyncError::Source(error) => error.blame() == Blame::Data,
             SyncError::Url { .. } | SyncError::Token | SyncError::Transport { .. } => false,
-            SyncError::Protocol { .. } | SyncError::Interrupted(_) | SyncError::PushedByAnother { .. } => false,
+            SyncError::Protocol { .. } | SyncError::Silent { .. } => false,
+            SyncError::Answer(_) | SyncError::Interrupted(_) => false,
+            SyncError::PushedByAnother { .. } => false,
             _ => true,
         }
     }

@@ -8,14 +8,16 @@ use std::sync::Arc;
 
 use super::error::SyncError;
 use super::local::{LocalLog, check_database};
+use super::metadata::{INFO, Unusable};
 use super::push::info_of;
+use super::push_mark::PushMark;
 use super::remote::{Pulled, Range, Remote};
 use super::replica::place;
 use super::{Position, base, into_file, off};
 use crate::limits::{DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS};
 use crate::repo::open_regular;
 use crate::sqlite::DatabaseError;
-use crate::sqlite::names::{WAL, beside};
+use crate::sqlite::names::{WAL, beside, is_no_side_file};
 
 /// See the [module](self).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,25 +26,29 @@ pub(super) enum Found {
     Nothing,
     /// A file without a byte, without metadata and a WAL.
     Blank,
-    /// A file with metadata, which may be damaged.
+    /// A file with metadata.
     WithMetadata,
     /// A database that is pushed from here, of which frames were checkpointed that it had then: an application's.
     Pushed,
-    /// A file without metadata.
+    /// A file without metadata, or with such as cannot be believed.
     Unknown,
 }
 
-/// What is at `path`.
+/// What is at `path`, which may be replaced.
 ///
 /// # Errors
-/// When that cannot be found out.
+/// [`SyncError::Link`]; when it cannot be found out.
 pub(super) fn at(path: &Path) -> Result<Found, SyncError> {
+    is_no_side_file(path)?;
     let io = |error| DatabaseError::io("opening", path, error);
+    if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
+        return Err(SyncError::Link { path: path.to_owned() });
+    }
     let length = match fs::metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         found => found.map_err(io)?.len(),
     };
-    match fs::symlink_metadata(beside(path, "-info")) {
+    match fs::symlink_metadata(beside(path, INFO)) {
         Ok(_) => with_metadata(path),
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io(error).into()),
         Err(_) if length == 0 && fs::symlink_metadata(beside(path, WAL)).is_err() => Ok(Found::Blank),
@@ -51,11 +57,20 @@ pub(super) fn at(path: &Path) -> Result<Found, SyncError> {
 }
 
 fn with_metadata(path: &Path) -> Result<Found, SyncError> {
-    let Some(position) = info_of(path)?.pushed() else {
-        return Ok(Found::WithMetadata);
+    let (Position { frame, .. }, mark) = match pushed_as(path)? {
+        Ok(Some(pushed)) => pushed,
+        Ok(None) => return Ok(Found::WithMetadata),
+        Err(_) => return Ok(Found::Unknown),
     };
-    let is_whole = LocalLog::open(path)?.frames() >= position.frame;
+    let log = LocalLog::open(path)?;
+    // Frame n of the generation must be frame n of the WAL.
+    let is_whole = mark.wal().is_some_and(|at| at.frames == u64::from(frame) && log.holds(frame, at.salts, at.chain));
     Ok(if is_whole { Found::WithMetadata } else { Found::Pushed })
+}
+
+/// As [`MetadataFile::pushed`](super::metadata::MetadataFile::pushed).
+fn pushed_as(path: &Path) -> Result<Result<Option<(Position, PushMark)>, Unusable>, SyncError> {
+    Ok(info_of(path)?.pushed().map_err(|error| DatabaseError::io("reading the -info file of", path, error))?)
 }
 
 /// That a pull does not replace a database that is pushed.
@@ -64,14 +79,32 @@ pub(super) fn pushed(path: &Path) -> SyncError {
     SyncError::NotOurs { path: path.to_owned(), what }
 }
 
+/// What a database was proved to hold, and by what.
+#[derive(Debug)]
+pub(super) struct Proof {
+    pub(super) position: Position,
+    /// The server's base, if it gives one out.
+    pub(super) base: Option<Arc<File>>,
+    /// The WAL with the frames.
+    pub(super) log: Arc<LocalLog>,
+}
+
 /// How far a database without metadata holds what the server does, and nothing else: all pages are the base's or those of frames in
 /// its WAL, and those frames are the server's first ones.
 ///
 /// # Errors
 /// [`SyncError::NotOurs`] where it holds something else, and says what; see [`SyncError`].
-pub(super) async fn prove(remote: &Remote, path: &Path, batch: u32) -> Result<Position, SyncError> {
+pub(super) async fn prove(remote: &Remote, path: &Path, batch: u32) -> Result<Proof, SyncError> {
+    let database = path.to_owned();
+    let why = match off(move || pushed_as(&database)).await?? {
+        Err(why) => why,
+        Ok(_) => {
+            let what = "its -info file was written meanwhile";
+            return Err(DatabaseError::Changed { path: path.to_owned(), what }.into());
+        }
+    };
     let not_ours = |what: String| {
-        let what = format!("there are no metadata of a replica ({}-info), and {what}", path.display());
+        let what = format!("there are no metadata of a replica ({}-info: {why}), and {what}", path.display());
         SyncError::NotOurs { path: path.to_owned(), what }
     };
     let database = path.to_owned();
@@ -117,7 +150,7 @@ pub(super) async fn prove(remote: &Remote, path: &Path, batch: u32) -> Result<Po
         }
         start += count;
     }
-    Ok(Position { generation, frame: frames })
+    Ok(Proof { position: Position { generation, frame: frames }, base: exported, log })
 }
 
 fn open(path: &Path) -> Result<File, DatabaseError> {

@@ -11,11 +11,11 @@ use super::{FRAME_LEN, PAGE_LEN, same_frame};
 use crate::format::database::{self, DatabaseHeader, HeaderError};
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
 use crate::repo::{open_regular, read_at};
-use crate::sqlite::DatabaseError;
 use crate::sqlite::counted::frames_that_count;
 use crate::sqlite::lock::alone as lock;
 use crate::sqlite::names::{WAL, beside};
 use crate::sqlite::wal_scan::{WalScan, read_header};
+use crate::sqlite::{DatabaseError, DatabaseUser, WalPosition, user_beside};
 
 /// What became of a WAL since the last look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,10 +45,15 @@ impl LocalLog {
     /// # Errors
     /// [`SyncError::PageSize`], [`SyncError::Full`], and when the file cannot be read.
     pub fn open(database: &Path) -> Result<LocalLog, SyncError> {
-        let (database, path) = (database.to_owned(), beside(database, WAL));
-        let mut log = LocalLog { database, path, file: None, scan: None, chains: Vec::new() };
+        let mut log = LocalLog::none(database);
         log.look()?;
         Ok(log)
+    }
+
+    /// A log of a database that has no frames.
+    pub(super) fn none(database: &Path) -> LocalLog {
+        let (database, path) = (database.to_owned(), beside(database, WAL));
+        LocalLog { database, path, file: None, scan: None, chains: Vec::new() }
     }
 
     /// The database.
@@ -70,6 +75,22 @@ impl LocalLog {
         let header = self.header().filter(|header| header.salts == salts);
         let last = frames.checked_sub(1).map(|last| self.chains.get(last as usize));
         header.is_some() && last.is_none_or(|last| last == Some(&chain))
+    }
+
+    /// Whether it has the same frames that count as another, in the same WAL.
+    #[must_use]
+    pub(super) fn is(&self, other: &LocalLog) -> bool {
+        self.header() == other.header() && self.chains == other.chains
+    }
+
+    /// Where it is after so many frames, if it has them.
+    pub(super) fn position(&self, frames: u32) -> Option<WalPosition> {
+        let header = self.header()?;
+        let chain = match frames.checked_sub(1) {
+            Some(last) => *self.chains.get(last as usize)?,
+            None => header.seed(),
+        };
+        Some(WalPosition { salts: header.salts, frames: frames.into(), chain })
     }
 
     /// The log's header, if it has a sound one.
@@ -202,8 +223,13 @@ pub(super) fn open_shared(path: &Path) -> Result<File, SyncError> {
     let file =
         open_regular(path, File::options().read(true)).map_err(|error| DatabaseError::io("opening", path, error))?;
     // Without a WAL, and before SQLite has made the first page, the lock would keep out writers.
-    if !check_database(path, &file)?.is_some_and(|header| header.is_wal()) {
-        return Err(SyncError::NotWal { path: path.to_owned() });
+    match check_database(path, &file)? {
+        Some(header) if header.is_wal() => {}
+        Some(_) => return Err(SyncError::NotWal { path: path.to_owned() }),
+        None => {
+            let reason = "it is empty".to_owned();
+            return Err(DatabaseError::NotADatabase { path: path.to_owned(), reason }.into());
+        }
     }
     if !lock::stay(&file).map_err(|error| DatabaseError::io("locking", path, error))? {
         return Err(DatabaseError::Busy { path: path.to_owned(), pid: lock::holder(&file) }.into());
@@ -220,6 +246,14 @@ impl Stay {
     /// As [`open_shared`].
     pub(super) fn beside_others(path: &Path) -> Result<Stay, SyncError> {
         open_shared(path).map(Stay)
+    }
+
+    /// Another than this that has the database, which is at `path`, open.
+    ///
+    /// # Errors
+    /// When the files cannot be asked.
+    pub(super) fn other_user(&self, path: &Path) -> Result<Option<DatabaseUser>, DatabaseError> {
+        user_beside(path, &self.0)
     }
 }
 

@@ -20,6 +20,7 @@ use super::pull_mark::{self, PullMark};
 use super::push_mark::{self, PushMark};
 use crate::limits::{DRAFT_STALE_AFTER, METADATA_BYTES_MAX};
 use crate::repo::{Repo, read_small};
+pub(crate) use crate::sqlite::names::INFO;
 
 /// The only version there is.
 const VERSION: u32 = 0;
@@ -68,6 +69,9 @@ pub enum Unusable {
     /// There is no such generation.
     #[error("generation 0")]
     Generation,
+    /// What it says of a push was damaged.
+    #[error("what it says of a push does not have the hash that it says")]
+    Mark,
 }
 
 /// What a metadata file says, or why it is not believed.
@@ -138,12 +142,18 @@ impl MetadataFile {
         read_small(&*self.dir, &self.name, METADATA_BYTES_MAX).ok().flatten()
     }
 
-    /// The same with what position of a WAL stands for that.
+    /// The same with the position of a WAL that corresponds to it. What it said before of the same generation stays noted as an earlier end.
     ///
     /// # Errors
     /// As the directory says.
     pub(super) fn store_pushed(&self, position: Position, mark: &PushMark) -> io::Result<()> {
-        self.replace(&push_mark::encode(position, mark))
+        let noted = self.load_pushed().ok().flatten().filter(|(noted, _)| noted.generation == position.generation);
+        let mark = mark.clone();
+        let mark = match noted {
+            Some((before, noted)) => mark.after_noted(position.frame, (before.frame, noted)),
+            None => mark,
+        };
+        self.replace(&push_mark::encode(position, &mark))
     }
 
     /// What position of a WAL it says to stand for what it says, if it does.
@@ -170,10 +180,24 @@ impl MetadataFile {
         }))
     }
 
-    /// How far it says that the database is pushed from here; none where it is that of a replica.
-    pub(super) fn pushed(&self) -> Option<Position> {
-        let is_replica = matches!(self.load_pulled(), Ok(Some(_)));
-        self.load_pushed().ok().flatten().filter(|_| !is_replica).map(|(position, _)| position)
+    /// How far it says that the database is pushed from here, none where it is that of a replica, which a pull over a pushed database does not
+    /// make it; or why it is not believed: then it may be either.
+    ///
+    /// # Errors
+    /// When it cannot be read, which says nothing about it.
+    pub(super) fn pushed(&self) -> io::Result<Result<Option<(Position, PushMark)>, Unusable>> {
+        let content = match read_small(&*self.dir, &self.name, METADATA_BYTES_MAX) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(Err(error.into())),
+            content => content?,
+        };
+        Ok(content.ok_or(Unusable::Missing).and_then(|content| {
+            let position = decode(&content)?;
+            match push_mark::decode(position, &content) {
+                _ if pull_mark::decode(position, &content).is_some_and(|mark| !mark.is_pushed) => Ok(None),
+                None if push_mark::is_in(&content) => Err(Unusable::Mark),
+                mark => Ok(mark.map(|mark| (position, mark))),
+            }
+        }))
     }
 
     /// Replaces the file as [`store`](Self::store) does.

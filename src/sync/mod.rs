@@ -6,6 +6,7 @@
 //! the same on every replica in its page number, its commit size and its page; salts and checksums are each file's own.
 //! Source: `specs/libsql-sync.md`.
 
+mod ahead;
 mod base;
 mod bootstrap;
 mod continuity;
@@ -35,12 +36,18 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use tokio::task::JoinHandle;
+use tokio::task_local;
 
+use crate::mirror::Alone;
 use crate::sqlite::DatabaseError;
 
 pub use error::SyncError;
 pub use local::{LocalLog, Look};
 pub use plan::plan;
+pub use push::is_replica;
+#[cfg(feature = "turso")]
+pub(crate) use remote::Body;
 pub use remote::{FrameStream, Pulled, Pushed, Range, Remote, Streamed};
 pub use replica::{Applied, Replica};
 pub use replicate::{Direction, Replicate, run};
@@ -66,6 +73,11 @@ pub fn same_frame(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.get(..8) == other.get(..8) && one.get(page..) == other.get(page..)
 }
 
+task_local! {
+    /// That of the database which is pushed.
+    static CLAIM: Arc<Alone>;
+}
+
 /// Runs work that waits for a disk where it holds nobody up.
 async fn blocking<S, T>(state: &Arc<Mutex<S>>, work: impl FnOnce(&mut S) -> T + Send + 'static) -> Result<T, SyncError>
 where
@@ -78,7 +90,16 @@ where
 
 /// The same without state.
 async fn off<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, SyncError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| SyncError::Interrupted(error.to_string()))
+    spawn(work).await.map_err(|error| SyncError::Interrupted(error.to_string()))
+}
+
+/// Starts work that waits for a disk. It runs to its end even when its caller is dropped, and holds the [`CLAIM`] until then.
+fn spawn<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    let claim = CLAIM.try_with(Arc::clone).ok();
+    tokio::task::spawn_blocking(move || {
+        let _held = claim;
+        work()
+    })
 }
 
 /// Puts what a server exports into a file.
@@ -87,5 +108,40 @@ fn into_file(file: &Arc<File>) -> impl Fn(Bytes, u64) -> Result<(), SyncError> +
     move |piece, at| {
         let written = file.write_all_at(&piece, at);
         written.map_err(|error| DatabaseError::Io { doing: "writing an export".into(), error }.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use tokio::runtime;
+    use tokio::sync::oneshot;
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn work_whose_caller_was_dropped_keeps_its_claim_until_it_ends() {
+        let log = Uuid::new_v4().to_string();
+        let claim = || Alone::claim("libsql:/app.db", &log);
+        let runtime = runtime::Builder::new_current_thread().build().expect("a runtime");
+        let (go_on, wait) = mpsc::channel::<()>();
+        runtime.block_on(async {
+            let (begun, has_begun) = oneshot::channel();
+            let work = off(move || {
+                begun.send(()).expect("the caller waits");
+                wait.recv()
+            });
+            let pushing = CLAIM.scope(Arc::new(claim().expect("it is free")), work);
+            tokio::select! {
+                _ = pushing => panic!("it must not end"),
+                begun = has_begun => begun.expect("it begins"),
+            }
+        });
+        assert!(claim().is_none());
+        drop(go_on);
+        drop(runtime);
+        assert!(claim().is_some());
     }
 }

@@ -15,6 +15,7 @@ use crate::offset::Offset;
 /// # Errors
 /// Those that would stop the mirror before anything is sent.
 pub async fn plan(what: &Replicate) -> Result<Plan, SyncError> {
+    let what = &what.located();
     let mut plan = Plan::default();
     match what.direction {
         Direction::Pull => pull(what, &mut plan).await?,
@@ -40,7 +41,7 @@ async fn pull(what: &Replicate, plan: &mut Plan) -> Result<(), SyncError> {
         Found::Pushed if !what.adopt => return Err(found::pushed(&path)),
         Found::WithMetadata | Found::Pushed => kept(what, plan).await?,
         Found::Unknown => match found::prove(remote, &path, what.batch.max(1)).await {
-            Ok(position) => {
+            Ok(found::Proof { position, .. }) => {
                 plan.notes.push(format!("{}-info is lost: it is written again", path.display()));
                 plan.compares = Some(Offset(position.frame.into())).filter(|at| at.0 > 0);
                 Some(position)
@@ -94,7 +95,7 @@ async fn kept(what: &Replicate, plan: &mut Plan) -> Result<Option<Position>, Syn
             "DST had {frame} frames and has {frames}: another program checkpointed its WAL away; unless its pages are those that were \
              known, it is made again from the base"
         ));
-        return Ok(mark.map(|_| position));
+        return Ok(mark.filter(|(_, mark)| mark.sum.is_some()).map(|_| position));
     }
     if frame == before {
         return Ok(Some(position));
@@ -107,7 +108,9 @@ async fn kept(what: &Replicate, plan: &mut Plan) -> Result<Option<Position>, Syn
             plan.compares = Some(Offset(frame.into()));
             Ok(Some(position))
         }
-        Ok(Pulled::Nothing(_)) => Err(SyncError::Ahead { path, generation, local: frame, server: frame - 1 }),
+        Ok(Pulled::Nothing(_)) => {
+            Err(SyncError::Ahead { path, generation, local: frame, server: frame - 1, is_written: frames > frame })
+        }
         Err(error) if error.is_pruned() => {
             plan.notes
                 .push(format!("the server has deleted generation {generation}: the pages that differ are written"));
@@ -146,8 +149,8 @@ async fn push(what: &Replicate, plan: &mut Plan) -> Result<(), SyncError> {
             plan.compares = Some(Offset(held.into())).filter(|at| at.0 > 0);
             (plan.from, plan.to) = (Some(Offset(u64::from(held) + 1)), Some(Offset(u64::from(frames.max(held)) + 1)));
         }
-        Err(error @ SyncError::Base { .. }) => {
-            let live = push::begin_live(remote, path, (batch, false)).await?.ok_or(error)?;
+        Err(error @ (SyncError::Base { .. } | SyncError::Generation { .. })) => {
+            let live = push::live_instead(remote, path, (batch, false), error).await?;
             plan.from = Some(Offset(u64::from(live.position().frame) + 1));
             plan.notes.push(pages.to_owned());
         }

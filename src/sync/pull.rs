@@ -5,22 +5,30 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use super::bootstrap::{Draft, drop_aside, set_aside};
-use super::continuity::{Continuity, chain_after, digest_of_file};
+use super::continuity::{Continuity, chain_after, is_base};
 use super::error::SyncError;
-use super::found::{self, Found};
+use super::found::{self, Found, Proof};
 use super::local::Stay;
 use super::metadata::Known;
 use super::remote::{Pulled, Range, Remote};
 use super::replica::{Replica, Since};
 use super::replicate::{Replicate, Told};
-use super::{FRAME_LEN, PAGE_LEN, Position, base, blocking, into_file, off};
+use super::{FRAME_LEN, PAGE_LEN, Position, blocking, into_file, off};
 use crate::format::wal::{Chain, FrameHeader, WalHeader};
 use crate::mirror::Event;
 use crate::offset::Offset;
-use crate::sqlite::{DatabaseError, DatabaseUser, user_of};
+use crate::sqlite::names::may_be_set_aside;
+use crate::sqlite::{DatabaseError, DatabaseUser, user_beside};
 
 /// How often in a row a pull starts over because the server has deleted the generation that it was reading.
 const STARTS_MAX: u32 = 3;
+
+/// A replica that must be made again, and is when those that were set aside allow it.
+#[derive(Debug)]
+struct Spoilt {
+    /// Who had it open when that was found out.
+    user: Option<DatabaseUser>,
+}
 
 /// Pulls one replica, again and again.
 #[derive(Debug)]
@@ -28,10 +36,13 @@ pub(super) struct Pull {
     server: Continuity,
     path: PathBuf,
     batch: u32,
+    follow: bool,
     /// Whether what is at the path may be set aside where it is not a replica that can go on.
     adopt: bool,
     /// None only while it is made again.
     replica: Arc<Mutex<Option<Replica>>>,
+    /// Set while it must be made again: nothing is pulled then.
+    spoilt: Option<Spoilt>,
     /// The metadata could not be believed: the files here are used as far as they are what the server has.
     doubtful: bool,
     /// What was set aside, where it is, until it is known whether the replica has all of it.
@@ -44,16 +55,34 @@ pub(super) struct Pull {
     compared: bool,
     /// Whether it was reported where it starts, since the server was reached.
     announced: bool,
+    /// Whether this follower made it, or it had all that the server has since it is open: what is written to it after that is not to
+    /// be pushed.
+    is_followed: bool,
 }
 
 impl Pull {
     pub(super) async fn open(what: &Replicate) -> Result<Pull, SyncError> {
-        let (server, path, batch, adopt) =
-            (Continuity::new(what.remote.clone()), what.database.clone(), what.batch.max(1), what.adopt);
+        let (server, path, batch) = (Continuity::new(what.remote.clone()), what.database.clone(), what.batch.max(1));
+        let (follow, adopt, spoilt) = (what.follow, what.adopt, None);
         let (replica, former, strangers) = (Arc::new(Mutex::new(None)), Vec::new(), Vec::new());
         let (doubtful, compared, announced, aside) = (false, false, false, None);
-        let mut pull =
-            Pull { server, path, batch, adopt, replica, doubtful, aside, former, strangers, compared, announced };
+        let is_followed = false;
+        let mut pull = Pull {
+            server,
+            path,
+            batch,
+            follow,
+            adopt,
+            replica,
+            spoilt,
+            doubtful,
+            aside,
+            former,
+            strangers,
+            compared,
+            announced,
+            is_followed,
+        };
         let file = pull.path.clone();
         let known = match off(move || found::at(&file)).await?? {
             Found::Nothing if !what.create => return Err(SyncError::Absent { path: pull.path }),
@@ -61,10 +90,10 @@ impl Pull {
             Found::Pushed if !adopt => return Err(found::pushed(&pull.path)),
             Found::WithMetadata | Found::Pushed | Found::Blank => pull.reopen().await?,
             Found::Unknown => match found::prove(&what.remote, &pull.path, pull.batch).await {
-                Ok(position) => {
+                Ok(proof) => {
                     log::warn!("{}-info is lost: it is written again, from what the server holds", pull.path.display());
                     if pull.reopen().await?.is_some() {
-                        return pull.proved(position).await;
+                        return pull.proved(proof).await;
                     }
                     None
                 }
@@ -76,18 +105,22 @@ impl Pull {
                 Err(error) => return Err(error),
             },
         };
-        match known {
+        let is_ready = match known {
             None => {
                 let (draft, generation) = pull.download().await?;
-                pull.install(draft, generation).await?;
+                pull.install(draft, generation).await
             }
-            Some(Ok(position)) => pull.check_kept(position).await?,
+            Some(Ok(position)) => pull.check_kept(position).await,
             Some(Err(why)) => {
                 log::warn!("{}-info is not used: {why}; asking the server", pull.path.display());
-                pull.recover().await?;
+                pull.recover().await
             }
+        };
+        match is_ready {
+            // It is made again by the next sync that may, and held until then.
+            Err(_) if pull.spoilt.is_some() => Ok(pull),
+            ready => ready.map(|()| pull),
         }
-        Ok(pull)
     }
 
     /// Opens what is there, and returns what its metadata say; none where there is nothing.
@@ -99,15 +132,13 @@ impl Pull {
         Ok(Some(known))
     }
 
-    /// It goes on from what it was proved to hold.
-    async fn proved(mut self, position: Position) -> Result<Pull, SyncError> {
-        let frames = self
-            .with(move |replica| {
-                replica.resume(position);
-                Ok(replica.frames())
-            })
-            .await?;
-        if frames != position.frame {
+    /// It goes on from what it was proved to hold, unless it was written since: no lock was held before it was open.
+    async fn proved(mut self, Proof { position, base, log }: Proof) -> Result<Pull, SyncError> {
+        let is_still = move |replica: &mut Replica| {
+            replica.resume(position);
+            replica.is_still(base.as_deref(), &log)
+        };
+        if !self.with(is_still).await? {
             return Err(DatabaseError::restarted(&self.path).into());
         }
         self.compared = true;
@@ -139,18 +170,42 @@ impl Pull {
 
     /// Pulls what is new. After Ok the replica has all that the server had.
     pub(super) async fn sync(&mut self, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
-        let mut starts = 0;
+        let (mut starts, mut is_second, mut is_made_again) = (0, false, false);
+        if self.spoilt.is_some() {
+            self.remake().await?;
+        }
         loop {
-            match self.catch_up(told).await {
+            match self.catch_up_and_settle(told).await {
+                // One answer proves nothing.
+                Err(error) if error.is_of_another_history() && !std::mem::replace(&mut is_second, true) => {
+                    log::warn!(
+                        "{}: an answer of the server does not go with what is held here: asking again on a new connection",
+                        self.path.display()
+                    );
+                    self.server.on_new_connections()?;
+                    self.compared = false;
+                }
                 Err(error @ (SyncError::Fork { .. } | SyncError::Ahead { .. })) if self.doubtful => {
                     log::warn!("{error}: making it again");
+                    is_second = false;
                     self.remake().await?;
                 }
-                Err(error @ (SyncError::Fork { .. } | SyncError::Ahead { .. } | SyncError::Generation { .. }))
-                    if self.adopt =>
+                Err(error) if self.is_of_a_writer_here(&error).await? => {
+                    let path = self.path.display();
+                    log::warn!(
+                        "{path}: another program has written to it: it is to be set aside and made again ({error})"
+                    );
+                    is_second = false;
+                    self.remake().await?;
+                }
+                Err(error)
+                    if (error.is_of_another_history() || matches!(error, SyncError::Silent { .. }))
+                        && self.adopt
+                        && !std::mem::replace(&mut is_made_again, true) =>
                 {
                     log::warn!("{error}: it is set aside and made again, since --adopt was given");
-                    self.remake().await?;
+                    is_second = false;
+                    self.remake_now().await?;
                 }
                 Err(error) if error.is_pruned() && starts < STARTS_MAX => {
                     starts += 1;
@@ -159,14 +214,19 @@ impl Pull {
                 done => break done?,
             }
         }
-        self.doubtful = false;
-        self.with(Replica::settle).await?;
         self.forget_aside().await
+    }
+
+    async fn catch_up_and_settle(&mut self, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
+        self.catch_up(told).await?;
+        (self.doubtful, self.is_followed) = (false, true);
+        self.with(Replica::settle).await
     }
 
     /// The server may be another one when it is reached again.
     pub(super) fn again(&mut self) {
         (self.compared, self.announced) = (false, false);
+        self.server.again();
     }
 
     /// The server has deleted the generation that this replica is in, as `error` says: it goes on from the base of the current
@@ -217,15 +277,29 @@ impl Pull {
                 self.compare().await?;
             }
             let position = self.with(|replica| Ok(replica.position())).await?;
-            (self.compared, self.announced) = (true, true);
-            told.started(Offset(u64::from(position.frame) + 1), 0);
+            self.compared = true;
+            if !std::mem::replace(&mut self.announced, true) {
+                told.started(Offset(u64::from(position.frame) + 1), 0);
+            }
         }
         loop {
             let (generation, start) = self.with(|replica| Ok((replica.position().generation, replica.next()))).await?;
             let range = Range { generation, start, end: start.saturating_add(self.batch) };
-            match self.pulled(range).await? {
+            let pulled = self.pulled(range).await?;
+            // Of some generations it is known only now what they start from.
+            if self.server.unproven().is_some() {
+                self.prove_base().await?;
+                continue;
+            }
+            match pulled {
                 Pulled::Frames(frames) => {
                     let count = frames.len() / FRAME_LEN;
+                    let start_next = start.saturating_add(count as u32);
+                    self.server.ask_ahead(Range {
+                        generation,
+                        start: start_next,
+                        end: start_next.saturating_add(self.batch),
+                    });
                     let (applied, position) =
                         self.with(move |replica| Ok((replica.apply(&frames)?, replica.position()))).await?;
                     log::debug!("pulled {count} frames from {start} of generation {generation}: {applied:?}");
@@ -241,16 +315,34 @@ impl Pull {
                     told.moved(0, 0, Offset(1));
                 }
                 Pulled::Nothing(server) if server < generation => {
-                    return Err(SyncError::Generation { ours: generation, server });
+                    return Err(SyncError::EarlierGeneration { path: self.path.clone(), ours: generation, server });
                 }
                 Pulled::Nothing(_) => break,
             }
         }
-        self.with(|replica| {
+        let Position { generation, frame } = self.with(|replica| Ok(replica.position())).await?;
+        let end = self.server.end_in(generation).map_or(frame, |end| end.min(frame));
+        self.with(move |replica| {
             replica.restart();
-            no_more_than_the_server(replica, replica.position().frame)
+            replica.look()?;
+            no_more_than_the_server(replica, end)
         })
         .await
+    }
+
+    /// Whether what is here and not on the server was written here, and is not to be pushed: it is a replica, of which the server has
+    /// other frames by now, or which was followed meanwhile.
+    async fn is_of_a_writer_here(&self, error: &SyncError) -> Result<bool, SyncError> {
+        let is_foreign = match error {
+            SyncError::Fork { frame, .. } => {
+                let frame = *frame;
+                self.with(move |replica| replica.has_of_others(frame)).await?
+            }
+            SyncError::Ahead { is_written, .. } => *is_written && self.is_followed,
+            SyncError::Database(DatabaseError::WrittenByOthers { .. }) => true,
+            _ => false,
+        };
+        Ok(is_foreign && !self.with(|replica| Ok(replica.is_pushed()?)).await?)
     }
 
     /// Makes sure that the server's log is the replica's as far as both go, before anything is written on top of it.
@@ -265,7 +357,10 @@ impl Pull {
             error => error,
         });
         match pulled? {
-            Pulled::Nothing(_) => self.with(move |replica| no_more_than_the_server(replica, frame - 1)).await,
+            Pulled::Nothing(_) => {
+                let end = self.server.end_in(generation).map_or(frame - 1, |end| end.min(frame - 1));
+                self.with(move |replica| no_more_than_the_server(replica, end)).await
+            }
             Pulled::Frames(theirs) => {
                 self.with(move |replica| match replica.differs(frame, &theirs)? {
                     None => Ok(()),
@@ -280,9 +375,22 @@ impl Pull {
     async fn pulled(&mut self, range: Range) -> Result<Pulled, SyncError> {
         let (replica, remote) = (self.replica.clone(), self.server.remote().clone());
         let ours = move |header| chain_before(replica.clone(), remote.clone(), range, header);
-        let pulled = self.server.pull(range, ours).await?;
+        let pulled = match self.server.pull(range, ours).await {
+            Err(error @ SyncError::Status { status: 404, .. }) => {
+                return Err(self.not_found(range.generation, error).await);
+            }
+            pulled => pulled?,
+        };
         self.note_origin().await?;
         Ok(pulled)
+    }
+
+    /// What it means that the server does not find a generation.
+    async fn not_found(&self, ours: u32, error: SyncError) -> SyncError {
+        match self.server.remote().info().await {
+            Ok(Some(server)) if server < ours => SyncError::EarlierGeneration { path: self.path.clone(), ours, server },
+            _ => error,
+        }
     }
 
     /// It is stored with the next position.
@@ -295,22 +403,23 @@ impl Pull {
         .await
     }
 
-    /// After a generation was folded: that the server's next one starts from what the replica is now. Else it goes on from the
+    /// After a generation was folded: that the server's next one starts from what the database file is. Else it goes on from the
     /// server's base.
     async fn prove_base(&mut self) -> Result<(), SyncError> {
         if let Some(expected) = self.server.unproven() {
-            let digest = |replica: &mut Replica| {
-                let read = digest_of_file(replica.database()?);
+            let is_base = move |replica: &mut Replica| {
+                let read = is_base(replica.database()?, expected);
                 Ok(read.map_err(|error| DatabaseError::io("reading", replica.path(), error))?)
             };
-            if self.with(digest).await? != expected {
+            if self.with(is_base).await? {
+                self.server.proved();
+            } else {
                 let path = self.path.display();
                 log::info!(
                     "{path}: the next generation may start from another database: comparing it with the server's base"
                 );
-                return self.recover().await;
+                self.recover().await?;
             }
-            self.server.proved();
         }
         self.note_origin().await?;
         self.with(|replica| Ok(replica.store()?)).await
@@ -321,16 +430,16 @@ impl Pull {
     async fn recover(&mut self) -> Result<(), SyncError> {
         let (draft, generation) = self.download().await?;
         let file = draft.file.clone();
-        let stranger = self
-            .with(move |replica| Ok(base::stranger(replica.path(), replica.database()?, Some(&file), &replica.log)?))
-            .await?;
-        if let Some(page) = stranger {
+        if let Some(page) = self.with(move |replica| replica.stranger_to(Some(&file))).await? {
+            if let Err(too_early) = self.check_set_aside().await {
+                off(move || draft.discard()).await??;
+                return Err(too_early);
+            }
             log::warn!(
                 "page {page} of {} is neither in its WAL nor in the server's base of generation {generation}: making it \
                  again",
                 self.path.display()
             );
-            self.check_replaceable().await?;
             return self.replace(draft, generation).await;
         }
         off(move || draft.discard()).await??;
@@ -342,15 +451,48 @@ impl Pull {
         .await
     }
 
+    /// Makes it again, unless that was done shortly before.
     async fn remake(&mut self) -> Result<(), SyncError> {
         self.check_replaceable().await?;
-        let (draft, generation) = self.download().await?;
+        self.check_set_aside().await?;
+        self.remake_now().await
+    }
+
+    /// That those that are set aside allow one more.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Spoilt`]; the replica is then to be made again before anything is pulled.
+    async fn check_set_aside(&mut self) -> Result<(), SyncError> {
+        let is_repeated = self.follow || !self.former.is_empty();
+        if !is_repeated {
+            return Ok(());
+        }
+        let Spoilt { user } = match self.spoilt.take() {
+            Some(spoilt) => spoilt,
+            None => Spoilt { user: self.with(|replica| Ok(user_beside(replica.path(), replica.database()?)?)).await? },
+        };
+        let (path, pid) = (self.path.clone(), user.as_ref().and_then(|user| user.pid));
+        let allowed = off(move || may_be_set_aside(&path, pid)).await?;
+        self.spoilt = allowed.is_err().then_some(Spoilt { user });
+        Ok(allowed?)
+    }
+
+    async fn remake_now(&mut self) -> Result<(), SyncError> {
+        self.check_replaceable().await?;
+        let (draft, generation) = match self.download().await {
+            // It is made from what this server sends, whatever that is.
+            Err(SyncError::Silent { .. }) if self.adopt => {
+                self.server = Continuity::new(self.server.remote().clone());
+                self.download().await?
+            }
+            downloaded => downloaded?,
+        };
         self.replace(draft, generation).await
     }
 
     /// A database that is pushed from here is an application's.
     async fn check_replaceable(&self) -> Result<(), SyncError> {
-        if !self.adopt && self.with(|replica| Ok(replica.is_pushed())).await? {
+        if !self.adopt && self.with(|replica| Ok(replica.is_pushed()?)).await? {
             return Err(found::pushed(&self.path));
         }
         Ok(())
@@ -370,36 +512,44 @@ impl Pull {
 
     /// Nothing of the replica is lost: what the server does not have stays under another name.
     async fn replace(&mut self, draft: Draft, generation: u32) -> Result<(), SyncError> {
+        if let Err(refused) = self.check_replaceable().await {
+            off(move || draft.discard()).await??;
+            return Err(refused);
+        }
         (self.compared, self.announced) = (false, false);
         let set_aside = |replica: &mut Option<Replica>| match replica.take() {
             Some(replica) => set_aside(replica.path()).map(|aside| Some((replica, aside))),
             None => Ok(None),
         };
         if let Some((replica, aside)) = blocking(&self.replica, set_aside).await?? {
-            // What was an application's, or is kept because that was asked for, is never removed.
-            self.aside = Some(aside).filter(|_| !self.adopt && !replica.is_pushed());
+            // What may have been an application's, or is kept because that was asked for, is never removed.
+            self.aside = Some(aside).filter(|_| !self.adopt);
             self.former.push(replica);
         }
-        self.doubtful = false;
+        (self.doubtful, self.spoilt) = (false, None);
         self.install(draft, generation).await
     }
 
-    /// The server's base. Nothing is left here when it does not come.
+    /// The server's base. Nothing is left here when it does not come, and the replica is still of the log that it was of.
     async fn download(&mut self) -> Result<(Draft, u32), SyncError> {
-        let generation = self.server.info().await?;
-        if generation.is_none() {
-            // The first servers could not say, knew one generation, and gave out no base; but frames, unless this is
-            // no such server at all.
-            let seed = |header: WalHeader| async move { Ok(header.seed()) };
-            self.server.pull(Range { generation: 1, start: 1, end: 2 }, seed).await?;
+        let origin = self.server.origin();
+        let downloaded = self.downloaded().await;
+        if downloaded.is_err() {
+            self.server.expect(origin);
         }
+        downloaded
+    }
+
+    async fn downloaded(&mut self) -> Result<(Draft, u32), SyncError> {
+        let generation = self.server.info().await?;
         let path = self.path.clone();
         let draft = off(move || Draft::create(&path)).await??;
         let exported = match generation {
             Some(generation) => self.server.export(generation, into_file(&draft.file)).await,
             None => Ok(0),
         };
-        off(move || match exported.and_then(|bytes| draft.complete(bytes)) {
+        let log = PathBuf::from(self.server.remote().url().as_str());
+        off(move || match exported.and_then(|bytes| draft.complete(bytes, &log)) {
             Ok(()) => Ok((draft, generation.unwrap_or(1))),
             Err(error) => draft.discard().map_or_else(|error| Err(error.into()), |()| Err(error)),
         })
@@ -409,6 +559,7 @@ impl Pull {
     async fn install(&mut self, draft: Draft, generation: u32) -> Result<(), SyncError> {
         let replica = off(move || draft.install(generation)).await??;
         self.put(replica).await?;
+        self.is_followed |= self.follow;
         self.note_origin().await?;
         self.with(|replica| Ok(replica.store()?)).await
     }
@@ -418,23 +569,28 @@ impl Pull {
         let Some(aside) = self.aside.take() else {
             return Ok(());
         };
-        // Its own locks would hide those of others.
-        let former = self.former.pop();
-        let path = aside.clone();
-        let stay = off(move || {
+        let (path, former) = (aside.clone(), self.former.pop());
+        let look = move || {
+            // Taken before the replica's own locks are released, which would hide those of others: without either, the connection that
+            // closes the database last would remove its WAL.
+            let stay = Stay::beside_others(&path);
             drop(former);
-            match user_of(&path)? {
-                Some(user) => Stay::beside_others(&path).map(|stay| Some((stay, user))),
-                None => Ok(None),
+            let stay = stay?;
+            Ok::<_, SyncError>((stay.other_user(&path)?, stay))
+        };
+        let (what, stay) = match off(look).await? {
+            Ok((None, _stay)) => {
+                return self.with(move |replica| drop_aside(&aside, replica, replica.database()?)).await;
             }
-        });
-        if let Some((stay, DatabaseUser { pid })) = stay.await?? {
-            let process = pid.map_or_else(String::new, |pid| format!(" {pid}"));
-            log::warn!("{} is kept: process{process} has it open; remove it once that is closed", aside.display());
-            self.strangers.push(stay);
-            return Ok(());
-        }
-        self.with(move |replica| drop_aside(&aside, replica, replica.database()?)).await
+            Ok((Some(DatabaseUser { pid }), stay)) => {
+                let process = pid.map_or_else(String::new, |pid| format!(" {pid}"));
+                (format!("process{process} has it open; remove it once that is closed"), Some(stay))
+            }
+            Err(error) => (format!("{error}; look at it before you remove it"), None),
+        };
+        log::warn!("{} is kept: {what}", aside.display());
+        self.strangers.extend(stay);
+        Ok(())
     }
 
     async fn put(&self, opened: Replica) -> Result<(), SyncError> {
@@ -470,7 +626,7 @@ async fn chain_before(
     }
     let before = Range { generation: range.generation, start: last, end: range.start };
     let Pulled::Frames(frame) = remote.pull(before).await? else {
-        return Err(SyncError::Interrupted(format!("the server has no frame {last}")));
+        return Err(SyncError::Answer(format!("the server has no frame {last}")));
     };
     let chain = frame.first_chunk().map(FrameHeader::decode).map(|head| head.chain).unwrap_or_default();
     let compare = move |replica: &mut Option<Replica>| match replica {
@@ -493,8 +649,8 @@ fn not_there() -> SyncError {
 fn no_more_than_the_server(replica: &Replica, server: u32) -> Result<(), SyncError> {
     match replica.frames() {
         local if local > server => {
-            let generation = replica.position().generation;
-            Err(SyncError::Ahead { path: replica.path().to_owned(), generation, local, server })
+            let (path, Position { generation, frame }) = (replica.path().to_owned(), replica.position());
+            Err(SyncError::Ahead { path, generation, local, server, is_written: local > frame })
         }
         _ => Ok(()),
     }

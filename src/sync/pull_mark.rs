@@ -6,16 +6,14 @@
 //! ```
 //!
 //! libSQL's own client passes over keys that it does not know. `pulled_hash` is the CRC-32 of generation and frame, as little-endian
-//! u32s, and of `pulled` as it is written. Where frames come before the WAL, there is a [`PushMark`] too: a push compares pages then.
+//! u32s, and of `pulled` as it is written. Beside it there is the [`PushMark`] that a push goes on from, where the last frame is known.
 
 use serde::{Deserialize, Serialize};
 
+use super::Position;
 use super::metadata;
 use super::push_mark::{self, PushMark};
-use super::{PAGE_LEN, Position};
-use crate::format::wal::WalStart;
 use crate::sqlite::read_replica::StateMark;
-use crate::sqlite::wal_append::new_header;
 
 /// See the [module](self).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +26,9 @@ pub(super) struct PullMark {
     pub(super) sum: Option<KeyedSum>,
     /// What the files look like: another database file may have been put in the place of this one, under its WAL.
     pub(super) files: Option<StateMark>,
+    /// Whether the database was pushed from here before: it is an application's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_pushed: bool,
 }
 
 /// A sum of pages, and the key that it was computed with.
@@ -48,14 +49,11 @@ fn hash(position: Position, pulled: &[u8]) -> u32 {
     crc32fast::hash(&[numbers.as_flattened(), pulled].concat())
 }
 
-/// The content of a metadata file with a mark.
-pub(super) fn encode(position: Position, mark: &PullMark) -> Vec<u8> {
-    let mut content = match mark.start {
-        0 => metadata::encode(position),
-        _ => {
-            let ours = WalStart::first(new_header(PAGE_LEN as u32, 0));
-            push_mark::encode(position, &PushMark::new(mark.last.clone(), ours, None))
-        }
+/// The content of a metadata file with a mark, and with what a push goes on from.
+pub(super) fn encode(position: Position, mark: &PullMark, push: Option<&PushMark>) -> Vec<u8> {
+    let mut content = match push {
+        Some(push) => push_mark::encode(position, push),
+        None => metadata::encode(position),
     };
     if let (Ok(pulled), Some(b'}')) = (serde_json::to_vec(mark), content.pop()) {
         content.extend_from_slice(b",\"pulled\":");
@@ -76,16 +74,21 @@ pub(super) fn decode(position: Position, content: &[u8]) -> Option<PullMark> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::wal::WalStart;
+    use crate::sqlite::wal_append::new_header;
+    use crate::sync::PAGE_LEN;
 
     #[test]
     fn a_mark_is_read_as_it_was_written_and_libsql_reads_the_rest() {
         let position = Position { generation: 2, frame: 77 };
-        for (start, sum) in [(0, None), (77, Some(KeyedSum { key: u64::MAX, sum: 1 }))] {
-            let mark = PullMark { start, last: "ef".into(), sum, files: None };
-            let content = encode(position, &mark);
+        let ours = WalStart::first(new_header(PAGE_LEN as u32, 0));
+        let push = PushMark::new("ef".into(), ours, None);
+        for (start, sum, push) in [(0, None, None), (77, Some(KeyedSum { key: u64::MAX, sum: 1 }), Some(&push))] {
+            let mark = PullMark { start, last: "ef".into(), sum, files: None, is_pushed: start > 0 };
+            let content = encode(position, &mark, push);
             assert_eq!(metadata::decode(&content).ok(), Some(position));
             assert_eq!(decode(position, &content), Some(mark));
-            assert_eq!(push_mark::decode(position, &content).is_some(), start > 0);
+            assert_eq!(push_mark::decode(position, &content).as_ref(), push);
             for other in [Position { generation: 3, ..position }, Position { frame: 78, ..position }] {
                 assert_eq!(decode(other, &content), None, "it is of that position");
             }

@@ -10,21 +10,23 @@ use tokio::task::JoinHandle;
 
 use super::error::SyncError;
 use super::local::{LocalLog, Look, Stay, open_shared};
-use super::metadata::{Known, MetadataFile};
+use super::metadata::{INFO, Known, MetadataFile};
 use super::push_live::{Ends, LivePush};
 use super::push_mark::{PushMark, Sending, digest_of};
 use super::remote::{Pulled, Range, Remote};
 use super::replica::place;
 use super::replicate::Told;
-use super::{FRAME_LEN, PAGE_LEN, Position, base, blocking, into_file, off};
+use super::{FRAME_LEN, PAGE_LEN, Position, base, blocking, into_file, off, spawn};
 use crate::format::wal::{FrameHeader, WalHeader, WalStart};
 use crate::limits::{DAMAGE_LOOK_AGAIN, DAMAGE_LOOKS, PUSH_AHEAD_BYTES, RUNS_NOTED_MAX};
 use crate::mirror::Event;
 use crate::offset::Offset;
-use crate::repo::FsRepo;
+use crate::repo::{FsRepo, open_regular};
 use crate::sqlite::lock::alone as lock;
+use crate::sqlite::names::database_of_wal;
+use crate::sqlite::wal_append::new_header;
 use crate::sqlite::wal_frames::committed_frames;
-use crate::sqlite::{DatabaseError, WalPosition};
+use crate::sqlite::{DatabaseError, WalPosition, warning_of_links};
 
 /// The database that is pushed, open.
 #[derive(Debug)]
@@ -75,10 +77,16 @@ impl Push {
         let source = Arc::new(Mutex::new(source));
         let stored = known.as_ref().ok().copied();
         let position = match known {
-            Ok(position) => position,
+            // The last frame that both hold is compared.
+            Ok(position) if position.frame > 0 => position,
+            // Its WAL may have been checkpointed before there was a frame to compare.
+            Ok(Position { generation: ours, .. }) => match begin(&remote, path).await? {
+                position if position.generation == ours => position,
+                Position { generation: server, .. } => return Err(SyncError::Generation { ours, server }),
+            },
             Err(why) => {
                 log::warn!("{}-info is not used: {why}; asking the server", path.display());
-                begin(&remote, &source, path).await?
+                begin(&remote, path).await?
             }
         };
         Ok(Push { remote, source, batch, position, stored, compared: false, sent: None })
@@ -86,11 +94,18 @@ impl Push {
 
     /// Pushes what is new. After Ok the server confirmed all frames up to the last commit, and the metadata says so.
     pub(super) async fn sync(&mut self, told: &mut Told<impl FnMut(Event)>) -> Result<(), SyncError> {
-        let looked = blocking(&self.source, |source| match source.log.look()? {
-            Look::Restarted => Err(SyncError::from(DatabaseError::restarted(source.log.database()))),
-            Look::Same => Ok(source.log.frames()),
+        let looked = blocking(&self.source, |source| {
+            let (path, had_none) = (source.log.database().to_owned(), source.log.header().is_none());
+            match source.log.look()? {
+                Look::Restarted => Err(SyncError::from(DatabaseError::restarted(&path))),
+                Look::Same => Ok((path, source.log.frames(), had_none && source.log.header().is_some())),
+            }
         });
-        let frames = looked.await??;
+        let (path, frames, is_new) = looked.await??;
+        if is_new && self.position.frame == 0 {
+            // It may not be the first one since: what was in others is in the database file.
+            begin(&self.remote, &path).await?;
+        }
         let first = !std::mem::replace(&mut self.compared, true);
         if first || (self.position.frame > frames && frames > 0) {
             self.compare_first(frames).await?;
@@ -134,7 +149,7 @@ impl Push {
         let found = blocking(&self.source, move |source| {
             let (mark, path) = (source.mark(position)?, source.log.database().to_owned());
             let stay = Stay::beside_others(&path)?;
-            Ok::<_, SyncError>((mark, path, Ends { info: Arc::new(source.info.clone()), stay }))
+            Ok::<_, SyncError>((mark, path, Ends { info: Arc::new(source.info.clone()), _stay: stay }))
         });
         let (mark, path, ends) = found.await??;
         log::info!(
@@ -143,6 +158,14 @@ impl Push {
             path.display()
         );
         Ok(mark.map(|mark| LivePush::resume((remote, &path, batch), ends, position, mark, true).checked()))
+    }
+
+    /// The push of the same database by comparing its pages, where more than its WAL differs from the base that it starts from.
+    pub(super) async fn by_pages(&self, path: &Path, follow: bool) -> Result<LivePush, SyncError> {
+        let (position, database) = (self.position, path.to_owned());
+        let mark = PushMark::new(String::new(), WalStart::first(new_header(PAGE_LEN as u32, 0)), None);
+        let ends = off(move || ends_of(&database)).await??;
+        Ok(LivePush::resume((self.remote.clone(), path, self.batch), ends, position, mark, follow))
     }
 
     /// The server may be another one when it is reached again.
@@ -166,10 +189,9 @@ impl Push {
         }
         match self.compare(common).await? {
             Held::Same => self.position.frame = common,
-            // It will say where it ends when it is offered the last frame.
-            Held::Nothing => self.position.frame = common.min(frames - 1),
             Held::Unknown if cached > frames => self.position.frame = 0,
-            Held::Unknown => {}
+            // It will say where it ends, and that it still has a log, when it is offered the last frame.
+            Held::Nothing | Held::Unknown => self.position.frame = common.min(frames - 1),
         }
         if self.position.frame != cached {
             self.sent = None;
@@ -186,7 +208,7 @@ impl Push {
         let requests = (PUSH_AHEAD_BYTES / FRAME_LEN / batch as usize).clamp(1, RUNS_NOTED_MAX / 6) as u32;
         let requests = if noted.is_some() { requests } else { 1 };
         let end = start.saturating_add(batch.saturating_mul(requests)).min(frames + 1);
-        tokio::task::spawn_blocking(move || {
+        spawn(move || {
             let source = source.lock().unwrap_or_else(PoisonError::into_inner);
             let (frames, header) = (Bytes::from(source.log.batch(start, end)?), source.log.header());
             let runs = Sending::runs_of(start, &frames, batch);
@@ -237,7 +259,7 @@ impl Push {
         }
     }
 
-    /// Compares a frame that counts here with the server's.
+    /// Compares a frame that counts here with the server's; what is not the same is asked for again.
     async fn compare(&self, frame: u32) -> Result<Held, SyncError> {
         let generation = self.position.generation;
         let range = Range { generation, start: frame, end: frame.saturating_add(1) };
@@ -245,9 +267,13 @@ impl Push {
         loop {
             let theirs = match remote.pull(range).await {
                 Ok(Pulled::Frames(theirs)) => theirs,
-                Ok(Pulled::Nothing(_)) => return Ok(Held::Nothing),
-                // The first servers only took frames.
-                Err(SyncError::Status { status: 404 | 405 | 501, .. }) => return Ok(Held::Unknown),
+                Ok(Pulled::Nothing(_)) if std::mem::replace(&mut is_second, true) => return Ok(Held::Nothing),
+                Ok(Pulled::Nothing(_)) => {
+                    log::warn!("{}: it ends before frame {frame}: asking again on a new connection", remote.url());
+                    remote = remote.on_new_connections()?;
+                    continue;
+                }
+                Err(error) if error.is_unknown_call() => return Ok(Held::Unknown),
                 Err(error) => return Err(error),
             };
             let differs = blocking(&self.source, move |source| {
@@ -342,6 +368,10 @@ impl Push {
                 }
                 log::warn!("the server ends at frame {confirmed}, before frames {start}..={last}: going back there");
                 baton = None;
+            } else if matches!(self.compare(confirmed.min(frames)).await?, Held::Nothing) {
+                return Err(SyncError::Answer(format!(
+                    "an answer is not believed: after {range} it says that the server ends at frame {confirmed}, and it has no such frame"
+                )));
             } else {
                 log::info!("the server has frames up to {confirmed} already: going on behind them");
             }
@@ -433,40 +463,101 @@ pub(super) async fn resume(
     let database = path.to_owned();
     let found = off(move || {
         let info = info_of(&database)?;
-        let Some((position, mark)) = info.load_pushed().ok().flatten() else {
+        let Ok(position) = info.load() else {
             return Ok(None);
         };
-        let stay = Stay::beside_others(&database)?;
+        let ends = ends_of(&database)?;
         let log = LocalLog::open(&database)?;
+        let Some((_, mark)) = info.load_pushed().ok().flatten() else {
+            // Frames that are there are compared.
+            return Ok((position.frame > 0 && log.frames() == 0).then_some((ends, position, None)));
+        };
         let is_whole = mark.wal().is_some_and(|at| {
             at.frames == u64::from(position.frame) && log.holds(at.frames as u32, at.salts, at.chain)
         });
-        Ok::<_, SyncError>((!is_whole || in_any_case).then_some((Ends { info: Arc::new(info), stay }, position, mark)))
+        // Of a replica at the start of a generation it is found out whether its frames follow the base.
+        let is_at_base = position.frame == 0 && mark.ahead.is_empty() && matches!(info.load_pulled(), Ok(Some(_)));
+        let are_frames_enough = is_whole || is_at_base;
+        Ok::<_, SyncError>((!are_frames_enough || in_any_case).then_some((ends, position, Some(mark))))
     });
-    let found = found.await??;
     let from = (remote.clone(), path, batch);
-    Ok(found.map(|(ends, position, mark)| LivePush::resume(from, ends, position, mark, follow)))
+    Ok(match found.await?? {
+        Some((ends, position, Some(mark))) => Some(LivePush::resume(from, ends, position, mark, follow)),
+        Some((ends, position, None)) => Some(LivePush::begin_equal(from, ends, position.generation, follow).await?),
+        None => None,
+    })
+}
+
+/// The push of a database by the pages that differ, after `error` said that frames alone do not do.
+///
+/// # Errors
+/// That one, where it is not known how far the server has what this database has.
+pub(super) async fn live_instead(
+    remote: &Remote,
+    path: &Path,
+    from: (u32, bool),
+    error: SyncError,
+) -> Result<LivePush, SyncError> {
+    if let Some(live) = resume(remote, path, from, true).await? {
+        return Ok(live);
+    }
+    match error {
+        // With nothing on the server, all of its pages are what differs.
+        SyncError::Base { .. } => begin_live(remote, path, from).await?.ok_or(error),
+        error => Err(error),
+    }
 }
 
 /// The push of a database that has pages which are not in its WAL, to a server that holds nothing; `None` when it holds something.
-pub(super) async fn begin_live(
-    remote: &Remote,
-    path: &Path,
-    (batch, follow): (u32, bool),
-) -> Result<Option<LivePush>, SyncError> {
+async fn begin_live(remote: &Remote, path: &Path, (batch, follow): (u32, bool)) -> Result<Option<LivePush>, SyncError> {
     let database = path.to_owned();
-    let ends = off(move || {
-        let stay = Stay::beside_others(&database)?;
-        Ok::<_, SyncError>(Ends { info: Arc::new(info_of(&database)?), stay })
+    let ends = off(move || ends_of(&database)).await??;
+    LivePush::begin((remote.clone(), path, batch), ends, follow).await
+}
+
+fn ends_of(path: &Path) -> Result<Ends, SyncError> {
+    let stay = Stay::beside_others(path)?;
+    Ok(Ends { info: Arc::new(info_of(path)?), _stay: stay })
+}
+
+/// That the WAL of a database is beside the name that was given.
+///
+/// # Errors
+/// [`DatabaseError::Linked`].
+pub(super) async fn check_names(path: &Path) -> Result<(), SyncError> {
+    let path = path.to_owned();
+    if let Some(warning) = off(move || warning_of_links(&path)).await?? {
+        log::warn!("{warning}");
+    }
+    Ok(())
+}
+
+/// Removes what a crash left beside a database long ago.
+pub(super) async fn clean(path: &Path) -> Result<(), SyncError> {
+    let path = path.to_owned();
+    let cleaned = off(move || {
+        let cleaned = info_of(&path)?.clean();
+        Ok(cleaned.map_err(|error| DatabaseError::io("cleaning up beside", &path, error))?)
     });
-    LivePush::begin((remote.clone(), path, batch), ends.await??, follow).await
+    cleaned.await?
 }
 
 /// The metadata file of a database.
 pub(super) fn info_of(path: &Path) -> Result<MetadataFile, SyncError> {
     let (dir, name) = place(path)?;
     let dir = FsRepo::open(&dir).map_err(|error| DatabaseError::io("opening", &dir, error))?;
-    Ok(MetadataFile::new(Arc::new(dir), format!("{name}-info")))
+    Ok(MetadataFile::new(Arc::new(dir), format!("{name}{INFO}")))
+}
+
+/// Whether a path is that of a read replica, or of its WAL: the metadata file beside it says that a pull writes it.
+///
+/// # Errors
+/// When that cannot be read.
+pub fn is_replica(path: &Path) -> Result<bool, SyncError> {
+    let path = database_of_wal(path).unwrap_or(path);
+    let pulled =
+        info_of(path)?.load_pulled().map_err(|error| DatabaseError::io("reading the -info file of", path, error))?;
+    Ok(pulled.is_some_and(|(_, mark)| !mark.is_pushed))
 }
 
 /// Opens a database, with what its metadata say.
@@ -474,14 +565,13 @@ fn open(path: &Path) -> Result<(Source, Known), SyncError> {
     let database = open_shared(path)?;
     let log = LocalLog::open(path)?;
     let info = info_of(path)?;
-    info.clean().map_err(|error| DatabaseError::io("cleaning up beside", path, error))?;
     let known = info.load();
     Ok((Source { database, log, info }, known))
 }
 
 /// Where to start when nothing is known: at the first frame of the server's generation, if our frames go on top of its
 /// base.
-async fn begin(remote: &Remote, source: &Arc<Mutex<Source>>, path: &Path) -> Result<Position, SyncError> {
+async fn begin(remote: &Remote, path: &Path) -> Result<Position, SyncError> {
     let (generation, base) = match remote.info().await? {
         // The first servers had no generations, and nothing to start from.
         None => (1, None),
@@ -495,18 +585,26 @@ async fn begin(remote: &Remote, source: &Arc<Mutex<Source>>, path: &Path) -> Res
             (generation, Some(file))
         }
     };
+    match stranger(path, base).await? {
+        None => Ok(Position { generation, frame: 0 }),
+        Some(page) => Err(SyncError::Base { path: path.to_owned(), page, generation }),
+    }
+}
+
+/// The first page of a database that is neither in its WAL nor what `base` has there, if any.
+pub(super) async fn stranger(path: &Path, base: Option<Arc<File>>) -> Result<Option<u32>, SyncError> {
     let mut looks = 0;
     loop {
-        let (base, database) = (base.clone(), path.to_owned());
-        let stranger = blocking(source, move |source| {
-            source.log.look()?;
-            Ok::<_, SyncError>(base::stranger(&database, &source.database, base.as_deref(), &source.log)?)
+        let (base, path) = (base.clone(), path.to_owned());
+        let stranger = off(move || {
+            let file = open_regular(&path, File::options().read(true));
+            let file = file.map_err(|error| DatabaseError::io("opening", &path, error))?;
+            Ok::<_, SyncError>(base::stranger(&path, &file, base.as_deref(), &LocalLog::open(&path)?)?)
         });
         match stranger.await?? {
-            None => return Ok(Position { generation, frame: 0 }),
             // A checkpoint may be in the middle of that page.
             Some(_) if looks < DAMAGE_LOOKS => looks += 1,
-            Some(page) => return Err(SyncError::Base { path: path.to_owned(), page, generation }),
+            found => return Ok(found),
         }
         tokio::time::sleep(DAMAGE_LOOK_AGAIN).await;
     }

@@ -13,20 +13,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use tokio::time::timeout;
 
 use super::continuity::pull_expected;
 use super::error::SyncError;
-use super::local::Stay;
+use super::local::{LocalLog, Stay};
 use super::metadata::MetadataFile;
+use super::push::stranger;
 use super::push_mark::{PushMark, Sending, digest_of};
 use super::remote::{Pulled, Range, Remote};
 use super::replicate::Told;
 use super::server_state::ServerState;
 use super::{FRAME_LEN, PAGE_LEN, Position, off};
 use crate::format::wal::{Chain, WalStart};
-use crate::limits::{PUSH_HELD_MAX, SYNC_BATCH};
+use crate::limits::{PUSH_HELD_MAX, SERVER_CHECK_EVERY, SYNC_BATCH};
 use crate::mirror::{Event, LiveFeed, LivePiece, LiveStart, MirrorError};
 use crate::offset::Offset;
+use crate::sqlite::page_sums::{PageSums, new_key};
 use crate::sqlite::wal_append::new_header;
 use crate::sqlite::wal_frames::frames_of;
 use crate::sqlite::{DatabaseError, Snapshot, WalPosition, holds};
@@ -55,6 +58,10 @@ pub(super) struct LivePush {
     lost: u32,
     /// Whether it was reported where it starts.
     announced: bool,
+    /// What the server answered, which gives out no frames, while nothing shows that it still has those that it confirmed.
+    unproven: Option<SyncError>,
+    /// Whether all pages are being sent because of such an answer, and the server has taken none of them.
+    sends_all: bool,
 }
 
 /// What is kept of a database for as long as it is pushed.
@@ -62,8 +69,7 @@ pub(super) struct LivePush {
 pub(super) struct Ends {
     pub(super) info: Arc<MetadataFile>,
     /// Without it, an application that opens the database, writes and closes it would leave no WAL to go on with.
-    #[allow(dead_code, reason = "it is held")]
-    pub(super) stay: Stay,
+    pub(super) _stay: Stay,
 }
 
 /// What is to be sent.
@@ -136,6 +142,7 @@ impl LivePush {
     ) -> LivePush {
         let (path, queue) = (path.to_owned(), Queue::default());
         let (dirty, state, feed, baton, checked, lost, announced) = (false, None, None, None, false, 0, false);
+        let (unproven, sends_all) = (None, false);
         LivePush {
             remote,
             path,
@@ -152,6 +159,8 @@ impl LivePush {
             checked,
             lost,
             announced,
+            unproven,
+            sends_all,
         }
     }
 
@@ -165,16 +174,34 @@ impl LivePush {
         follow: bool,
     ) -> Result<Option<LivePush>, SyncError> {
         let generation = remote.info().await?.unwrap_or(1);
-        let state = ServerState::read(&remote, generation, path).await?;
-        if let Some(first) = state.part {
-            return Err(SyncError::Unfinished { generation, first, last: state.frames });
+        let state = whole_state(&remote, generation, path).await?;
+        let is_blank = state.is_blank;
+        Ok(is_blank.then(|| LivePush::after((remote, path, batch), ends, generation, state, follow)))
+    }
+
+    /// Starts where the server is, if it has all pages of the database: nothing else shows how far one was pushed that has no frames in
+    /// its WAL, and of which the metadata file does not say which frame the server confirmed last.
+    ///
+    /// # Errors
+    /// [`SyncError::Base`] when it has not; [`SyncError::Unfinished`].
+    pub(super) async fn begin_equal(
+        (remote, path, batch): (Remote, &Path, u32),
+        ends: Ends,
+        generation: u32,
+        follow: bool,
+    ) -> Result<LivePush, SyncError> {
+        let state = whole_state(&remote, generation, path).await?;
+        match stranger(path, Some(state.file.clone())).await? {
+            Some(page) => Err(SyncError::Base { path: path.to_owned(), page, generation }),
+            None => Ok(LivePush::after((remote, path, batch), ends, generation, state, follow)),
         }
-        if !state.is_blank {
-            return Ok(None);
-        }
-        let (position, mark) = (Position { generation, frame: 0 }, PushMark::new(String::new(), state.ours, None));
-        let started = LivePush::resume((remote, path, batch), ends, position, mark, follow);
-        Ok(Some(LivePush { state: Some(state), checked: true, ..started }))
+    }
+
+    /// Goes on from what the server holds.
+    fn after(from: (Remote, &Path, u32), ends: Ends, generation: u32, state: ServerState, follow: bool) -> LivePush {
+        let position = Position { generation, frame: state.frames };
+        let mark = PushMark::new(state.last.clone(), state.ours, None);
+        LivePush { state: Some(state), checked: true, ..LivePush::resume(from, ends, position, mark, follow) }
     }
 
     /// The same; the end of the server was just compared.
@@ -190,6 +217,10 @@ impl LivePush {
     /// The server may be another one when it is reached again.
     pub(super) fn again(&mut self) {
         self.checked = false;
+        // That answer may have been one of something between us and it.
+        if std::mem::take(&mut self.sends_all) {
+            self.forget();
+        }
     }
 
     /// Pushes what is new; of a database that is followed, until pages must be compared with what the server holds. After Ok the
@@ -245,17 +276,18 @@ impl LivePush {
                         self.store().await?;
                     }
                     match (self.queue.ended.take(), &mut self.feed) {
-                        (None, Some(feed)) => {
-                            let piece = feed.next().await;
-                            self.queue.put(piece);
-                        }
+                        (None, Some(feed)) => match timeout(SERVER_CHECK_EVERY, feed.next()).await {
+                            Ok(piece) => self.queue.put(piece),
+                            Err(_) => self.check_server(told).await?,
+                        },
                         (ended, _) => {
                             self.feed = None;
                             // A follower that has ended needs what the server holds.
                             if self.follow && matches!(ended, Some(Ok(())) | None) {
                                 self.mark.set_wal(None);
                             }
-                            return ended.unwrap_or(Ok(())).map_err(SyncError::from);
+                            let unproven = self.unproven.take_if(|_| !self.follow);
+                            return ended.unwrap_or(Ok(())).map_err(SyncError::from).and(unproven.map_or(Ok(()), Err));
                         }
                     }
                 }
@@ -268,6 +300,10 @@ impl LivePush {
         let (path, at) = (self.path.clone(), self.mark.wal());
         let opened = off(move || {
             let snapshot = Arc::new(Snapshot::open(&path)?);
+            // Its pages would be taken for removed.
+            if let Some(cut) = snapshot.cut()? {
+                return Err(DatabaseError::Cut { path, cut });
+            }
             let held = at.map_or(Ok(false), |at| holds(&*snapshot, &at))?;
             Ok::<_, DatabaseError>((snapshot, at.filter(|_| held)))
         });
@@ -275,11 +311,7 @@ impl LivePush {
         let (sums, reason) = if at.is_some() {
             self.mark = self.mark.clone().under_own_header(self.position.frame);
             (None, String::new())
-        } else {
-            let mut state = match self.state.take() {
-                Some(state) => state,
-                None => self.read_state().await?,
-            };
+        } else if let Some(mut state) = self.known_state().await? {
             if state.part.is_some() {
                 // The pages that differ are the rest of a transaction: there must be one, also where all others are the same.
                 let other = state.sums.get(1).map_or(0, |sum| !sum);
@@ -290,6 +322,12 @@ impl LivePush {
             self.mark = PushMark::new(state.last, state.ours, None);
             let reason = "it was not known what was committed since this database was pushed last";
             (Some(state.sums), reason.to_owned())
+        } else {
+            // Whatever it holds, they are in the place of it.
+            self.mark.set_wal(None);
+            self.sends_all = true;
+            let reason = "the server does not say what it holds";
+            (Some(PageSums::new(new_key())), reason.to_owned())
         };
         let (end, next) = (self.mark.ours(), Offset(u64::from(self.position.frame) + 1));
         let source_bytes = at.map_or(0, |at| snapshot.frames().saturating_sub(at.frames) * FRAME_LEN as u64);
@@ -301,10 +339,35 @@ impl LivePush {
         Ok(())
     }
 
+    /// What the server holds; `None` where it gives out no frames: then all pages are sent.
+    async fn known_state(&mut self) -> Result<Option<ServerState>, SyncError> {
+        if let Some(state) = self.state.take() {
+            return Ok(Some(state));
+        }
+        match self.read_state().await {
+            Err(error) if error.is_unknown_call() => {
+                log::warn!(
+                    "{}: the server does not say what it holds ({error}): sending all pages",
+                    self.path.display()
+                );
+                Ok(None)
+            }
+            state => state.map(Some),
+        }
+    }
+
     async fn read_state(&self) -> Result<ServerState, SyncError> {
         let Position { generation, frame } = self.position;
         log::info!("{}: comparing its pages with what the server holds", self.path.display());
-        let state = ServerState::read(&self.remote, generation, &self.path).await?;
+        let state = ServerState::read(&self.remote, generation, Some(frame), &self.path).await?;
+        if state.frames > 0 && self.has_ended_at(state.frames, &state.last).await? {
+            log::info!(
+                "{}: the server ends where a push of this database did, at {}",
+                self.path.display(),
+                state.frames
+            );
+            return Ok(state);
+        }
         if state.frames > frame {
             return Err(SyncError::Conflict { generation, start: frame + 1, server: state.frames });
         }
@@ -313,7 +376,7 @@ impl LivePush {
         }
         if state.frames < frame && !state.is_blank {
             // What is there may be another's: nothing says that it is the beginning of what was pushed.
-            return Err(SyncError::Conflict { generation, start: frame + 1, server: state.frames });
+            return Err(SyncError::Lost { generation, server: state.frames, confirmed: frame });
         }
         if state.frames < frame {
             log::warn!(
@@ -322,6 +385,17 @@ impl LivePush {
             );
         }
         Ok(state)
+    }
+
+    /// Whether a push of this database ended with this frame of the server.
+    async fn has_ended_at(&self, frame: u32, last: &str) -> Result<bool, SyncError> {
+        let found = (frame, last);
+        if self.mark.has_ended_at(self.position.frame, found) {
+            return Ok(true);
+        }
+        let (info, generation) = (self.ends.info.clone(), self.position.generation);
+        let noted = off(move || info.load_pushed()).await?.ok().flatten();
+        Ok(noted.is_some_and(|(at, mark)| at.generation == generation && mark.has_ended_at(at.frame, found)))
     }
 
     /// That the end of the server's log is what it confirmed, or what was being sent. Where its generation has ended right there,
@@ -350,16 +424,14 @@ impl LivePush {
             let range = Range { generation, start: frame, end: frame + 1 };
             let found = pull_expected(&self.remote, range, Some(&self.mark.last), false).await;
             match found {
-                // The first servers only took frames.
-                Err(SyncError::Status { status: 404 | 405 | 501, .. }) => return Ok(true),
+                Err(error) if error.is_unknown_call() => return self.takes_last(error).await.map(|()| true),
                 Ok(Pulled::Nothing(_)) if self.goes_back() => return Box::pin(self.is_at_end()).await,
                 Ok(Pulled::Nothing(server)) if server != generation => {
                     return Err(SyncError::Generation { ours: generation, server });
                 }
                 Ok(Pulled::Nothing(_)) => {
-                    // It lost its end: only all that it holds tells how to go on.
-                    self.forget();
-                    self.mark.set_wal(None);
+                    // It lost its end.
+                    self.compare_next();
                     return Ok(true);
                 }
                 Ok(Pulled::Frames(found)) if digest_of(&found) != self.mark.last => {
@@ -383,7 +455,31 @@ impl LivePush {
                 // It may have the next run too, or have ended since.
                 Box::pin(self.is_at_end()).await
             }
-            None => Err(self.frames_of_others().await?),
+            None => self.end_of_more().await.map(|()| true),
+        }
+    }
+
+    /// Offers the last frame that was confirmed again to a server that gives out none, so that it says whether it has it. Where the WAL
+    /// does not hold that frame any more, it says so with its answer to the next one; until then it is only known that it gave
+    /// `error` for an answer.
+    ///
+    /// # Errors
+    /// As the server answers.
+    async fn takes_last(&mut self, error: SyncError) -> Result<(), SyncError> {
+        let (path, at, Position { generation, frame }) = (self.path.clone(), self.mark.wal(), self.position);
+        let read = off(move || {
+            let log = LocalLog::open(&path)?;
+            let held = at.filter(|at| at.frames > 0 && log.holds(at.frames as u32, at.salts, at.chain));
+            Ok::<_, SyncError>(held.map(|at| log.batch(at.frames as u32, at.frames as u32 + 1)).transpose()?)
+        });
+        let Some(last) = read.await??.filter(|last| digest_of(last) == self.mark.last) else {
+            self.unproven = Some(error);
+            return Ok(());
+        };
+        let range = Range { generation, start: frame, end: frame + 1 };
+        match self.remote.push(range, None, last.into()).await? {
+            answer if !answer.conflict && answer.frame >= frame => Ok(()),
+            answer => Err(SyncError::Conflict { generation, start: frame, server: answer.frame }),
         }
     }
 
@@ -406,23 +502,57 @@ impl LivePush {
         true
     }
 
-    /// What frames of the server after the last one of this database mean.
-    async fn frames_of_others(&self) -> Result<SyncError, SyncError> {
+    /// Goes on by comparing pages where the server's frames after the last one of this database end with an earlier push of it.
+    ///
+    /// # Errors
+    /// [`SyncError::Conflict`] and [`SyncError::Unfinished`] where they are of others.
+    async fn end_of_more(&mut self) -> Result<(), SyncError> {
         let Position { generation, frame } = self.position;
-        let (mut last, mut whole) = (frame, frame);
+        let (mut last, mut whole, mut digest, mut before) = (frame, frame, String::new(), Bytes::new());
         loop {
             let range = Range { generation, start: last + 1, end: last.saturating_add(1 + SYNC_BATCH) };
             let Pulled::Frames(more) = self.remote.pull(range).await? else {
                 break;
             };
+            // Their checksums run on, so no two are the same.
+            if more == before {
+                let reason = format!("{range} are the same as those before them");
+                return Err(SyncError::Protocol { call: self.remote.url().to_string(), reason });
+            }
             for (number, (head, _)) in (last + 1..).zip(frames_of(&more, PAGE_LEN as u32)) {
                 (last, whole) = (number, if head.size > 0 { number } else { whole });
             }
+            digest = more.get(more.len() - FRAME_LEN..).map(digest_of).unwrap_or_default();
+            before = more;
         }
-        Ok(match whole < last {
+        if self.has_ended_at(last, &digest).await? {
+            self.compare_next();
+            return Ok(());
+        }
+        Err(match whole < last {
             true => SyncError::Unfinished { generation, first: whole + 1, last },
             false => SyncError::Conflict { generation, start: frame + 1, server: last },
         })
+    }
+
+    /// Goes on by comparing pages: only all that the server holds says how.
+    fn compare_next(&mut self) {
+        self.forget();
+        self.mark.set_wal(None);
+    }
+
+    /// Whether the server holds what was sent last, up to this frame, as far as it says.
+    async fn has_last(&self, frame: u32) -> Result<bool, SyncError> {
+        let Some(sent) = self.mark.ahead.iter().find(|run| run.end == frame + 1) else {
+            return Ok(false);
+        };
+        let range = Range { generation: self.position.generation, start: frame, end: frame + 1 };
+        match pull_expected(&self.remote, range, Some(&sent.last), false).await {
+            Ok(Pulled::Frames(found)) => Ok(digest_of(&found) == sent.last),
+            Ok(Pulled::Nothing(_)) => Ok(false),
+            Err(error) if error.is_unknown_call() => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Takes bytes off the front of what waits, if something does.
@@ -472,7 +602,7 @@ impl LivePush {
                 // It goes on with what is read again.
                 false => Ok(()),
                 // It ends where this is, and takes nothing more: its generation may be about to end.
-                true if answer.conflict && confirmed == self.position.frame => Err(SyncError::Interrupted(format!(
+                true if answer.conflict && confirmed == self.position.frame => Err(SyncError::Answer(format!(
                     "the server takes no frames after {confirmed} of generation {generation}: it may be going into the next one"
                 ))),
                 true if answer.conflict => Err(SyncError::Conflict { generation, start, server: confirmed }),
@@ -484,14 +614,18 @@ impl LivePush {
             if self.lost > 1 {
                 return Err(SyncError::Behind { generation, start, server: confirmed });
             }
-            self.forget();
-            self.mark.set_wal(None);
+            self.compare_next();
             self.checked = false;
             let text = format!("the server ends at frame {confirmed}, before frames {start}.. that it was sent");
-            return Err(SyncError::Interrupted(text));
+            return Err(SyncError::Answer(text));
+        }
+        if confirmed > end - 1 && !self.has_last(end - 1).await? {
+            return Err(SyncError::Answer(format!(
+                "an answer is not believed: after {range} it says that the server ends at frame {confirmed}, which does not have them"
+            )));
         }
         log::debug!("the server confirmed frame {confirmed} of generation {server}");
-        (self.baton, self.lost) = (answer.baton, 0);
+        (self.baton, self.lost, self.unproven, self.sends_all) = (answer.baton, 0, None, false);
         self.confirmed(end - 1);
         told.moved(commits as u64, bytes, Offset(u64::from(end)));
         Ok(())
@@ -509,6 +643,18 @@ impl LivePush {
         stored.map_err(|error| DatabaseError::io("writing the -info file of", &self.path, error))?;
         self.dirty = false;
         Ok(())
+    }
+}
+
+/// What a server holds.
+///
+/// # Errors
+/// [`SyncError::Unfinished`] when it ends with a transaction that lacks its end; as [`ServerState::read`].
+async fn whole_state(remote: &Remote, generation: u32, path: &Path) -> Result<ServerState, SyncError> {
+    let state = ServerState::read(remote, generation, None, path).await?;
+    match state.part {
+        Some(first) => Err(SyncError::Unfinished { generation, first, last: state.frames }),
+        None => Ok(state),
     }
 }
 

@@ -8,15 +8,19 @@
 //! Before frames are sent, `ahead` says what they are, for a window of requests at once: those that a server took although its
 //! answer was lost are known as ours.
 //!
+//! `ends` says where earlier pushes of the generation ended: a server whose data was put back from a copy may end there.
+//!
 //! libSQL's own client passes over keys that it does not know. `pushed_hash` is the CRC-32 of the frame number, as a
 //! little-endian u32, and of `pushed` as it is written.
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use twox_hash::XxHash3_128;
 
 use super::metadata;
 use super::{FRAME_LEN, Position};
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, SUMMED_HEAD_LEN, WalHeader, WalStart};
+use crate::limits::ENDS_NOTED_MAX;
 use crate::sqlite::WalPosition;
 use crate::sqlite::wal_append::new_header;
 use crate::sqlite::wal_frames::committed_frames;
@@ -39,6 +43,9 @@ pub(super) struct PushMark {
     /// While the last frame that was confirmed is inside a transaction, where the one before ended: a server need not keep a part.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     whole: Option<WholeEnd>,
+    /// Where earlier pushes ended: the frame, and its digest; the newest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ends: Vec<(u32, String)>,
 }
 
 /// The end of a whole transaction.
@@ -66,7 +73,7 @@ pub(super) struct Sending {
     pub(super) end: u32,
     pub(super) digest: String,
     /// That of the last of them.
-    last: String,
+    pub(super) last: String,
     /// The checksum after them.
     checksum: u64,
     /// Whether they end inside a transaction, of which all of them are then.
@@ -114,6 +121,7 @@ impl PushMark {
             wal: None,
             ahead: Vec::new(),
             whole: None,
+            ends: Vec::new(),
         };
         mark.set_wal(wal);
         mark
@@ -150,6 +158,24 @@ impl PushMark {
     pub(super) fn within(self, (frame, before): (u32, &PushMark)) -> PushMark {
         let PushMark { last, checksum, wal, .. } = before.clone();
         PushMark { whole: Some(WholeEnd { frame, last, checksum, wal }), ..self }
+    }
+
+    /// The same mark after the last frame `frame`, and what was noted before it: at the last frame `before`, with that mark.
+    pub(super) fn after_noted(self, frame: u32, (before, noted): (u32, PushMark)) -> PushMark {
+        // A server that is put back ends with a whole transaction.
+        let before = noted.whole.map_or((before, noted.last), |whole| (whole.frame, whole.last));
+        let now = (frame, self.last.clone());
+        let mut ends = noted.ends;
+        ends.retain(|end| *end != before && *end != now);
+        ends.extend(Some(before).filter(|before| before.0 > 0 && *before != now));
+        ends.drain(..ends.len().saturating_sub(ENDS_NOTED_MAX));
+        PushMark { ends, ..self }
+    }
+
+    /// Whether the push that this is after frame `frame` of, or an earlier one that is noted, ended with this frame.
+    pub(super) fn has_ended_at(&self, frame: u32, found: (u32, &str)) -> bool {
+        let mut ends = self.ends.iter().map(|(end, last)| (*end, last.as_str()));
+        (frame, self.last.as_str()) == found || ends.any(|end| end == found)
     }
 
     /// The position in the WAL after the last frame that was confirmed.
@@ -227,6 +253,15 @@ pub(super) fn decode(position: Position, content: &[u8]) -> Option<PushMark> {
     (hash(position, &written) == pushed_hash).then_some(pushed)
 }
 
+/// Whether the content of a metadata file has a mark, which may be damaged.
+pub(super) fn is_in(content: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Named {
+        pushed: IgnoredAny,
+    }
+    serde_json::from_slice::<Named>(content).is_ok_and(|Named { pushed: IgnoredAny }| true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,7 +283,8 @@ mod tests {
                     is_open: true,
                 };
                 let mark = PushMark { ahead: vec![run; runs], ..PushMark::new("ef".into(), start, wal) };
-                let mark = mark.within((u32::MAX, &PushMark::new("d".repeat(32), start, wal)));
+                let mut mark = mark.within((u32::MAX, &PushMark::new("d".repeat(32), start, wal)));
+                mark.ends = vec![(u32::MAX, "b".repeat(32)); runs.min(1) * ENDS_NOTED_MAX];
                 let content = encode(position, &mark);
                 assert!(content.len() as u64 <= METADATA_BYTES_MAX);
                 assert_eq!(metadata::decode(&content).ok(), Some(position));
@@ -257,9 +293,11 @@ mod tests {
                 assert_eq!(decode(Position { frame: 78, ..position }, &content), None, "it is of that frame");
                 let changed = String::from_utf8(content).unwrap_or_default().replace("\"ef\"", "\"ee\"");
                 assert_eq!(decode(position, changed.as_bytes()), None);
+                assert!(is_in(changed.as_bytes()));
             }
         }
         assert_eq!(decode(position, &metadata::encode(position)), None);
+        assert!(!is_in(&metadata::encode(position)));
     }
 
     /// Frames with these commit sizes.

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -12,9 +12,10 @@ use reqwest::{Method, Response, StatusCode, Url, redirect};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::FRAME_LEN;
 use super::error::{SyncError, message_of};
 use super::wal_facts::{self, WalFacts};
-use super::{FRAME_LEN, off};
+use crate::api::ErrorBody;
 use crate::client::{HttpOptions, without_secrets};
 use crate::limits::{BACKOFF_FIRST, EXPORT_BYTES_MAX, JSON_BYTES_MAX, REFUSAL_BYTES_MAX, STALL_TIMEOUT, SYNC_RETRIES};
 use crate::repr_digest::{self, ReprDigest};
@@ -152,6 +153,28 @@ impl FrameStream {
     }
 }
 
+/// The body of an answer as it comes.
+#[cfg(feature = "turso")]
+#[derive(Debug)]
+pub(crate) struct Body {
+    call: String,
+    response: Response,
+}
+
+#[cfg(feature = "turso")]
+impl Body {
+    /// The call that it answers, for messages.
+    pub(crate) fn call(&self) -> &str {
+        &self.call
+    }
+
+    /// Some bytes more; `None` at the end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, SyncError> {
+        let piece = self.response.chunk().await;
+        piece.map_err(|error| SyncError::Transport { call: self.call.clone(), error: error.without_url() })
+    }
+}
+
 /// A database on a libSQL sync server, by its sync URL.
 #[derive(Clone, Debug)]
 pub struct Remote {
@@ -161,6 +184,8 @@ pub struct Remote {
     token: Option<HeaderValue>,
     retry_first: Duration,
     requests: Arc<AtomicU64>,
+    /// Whether an answer said what only services of logmirror say.
+    is_service: Arc<AtomicBool>,
 }
 
 impl Remote {
@@ -207,6 +232,7 @@ impl Remote {
             token: token.transpose()?,
             retry_first: BACKOFF_FIRST,
             requests: Arc::default(),
+            is_service: Arc::default(),
         })
     }
 
@@ -276,21 +302,34 @@ impl Remote {
     {
         let call = self.call(Method::GET, &["export", &generation.to_string()]);
         let mut response = call.successful(call.send(None).await?).await?;
+        let status = response.status();
         // Servers of logmirror say it.
         let field =
             response.headers().get(repr_digest::FIELD).and_then(|field| field.to_str().ok()).unwrap_or_default();
         let expected = ReprDigest::parse(field).map(|digest| digest.map(|digest| digest.sha256));
         let (said, mut at, mut hash) = (said(&response), 0, Sha256::new());
+        let length = said.as_ref().and_then(|said| said.as_ref().ok()?.base_bytes).unwrap_or(u64::MAX);
         while let Some(piece) = response.chunk().await.map_err(|error| call.transport(error))? {
             let (write, len) = (write.clone(), piece.len() as u64);
             if at + len > EXPORT_BYTES_MAX {
                 return Err(call.protocol(format!("an export of more than {EXPORT_BYTES_MAX} bytes")));
             }
-            hash.update(&piece);
-            off(move || write(piece, at)).await??;
+            if at + len > length {
+                let reason = format!("an export of more than the {length} bytes that the server says it has");
+                let found = BaseDigest(hash.finalize().into());
+                return Ok(Exported { call: call.to_string(), bytes: at, found, expected: Err(reason), said });
+            }
+            let hashed = piece.clone();
+            let writing = tokio::task::spawn_blocking(move || write(piece, at));
+            hash.update(&hashed);
+            writing.await.map_err(|error| SyncError::Interrupted(error.to_string()))??;
             at += len;
         }
         let found = BaseDigest(hash.finalize().into());
+        let expected = match status {
+            StatusCode::OK => expected,
+            status => Err(format!("an export with the status {status}, which is no database")),
+        };
         Ok(Exported { call: call.to_string(), bytes: at, found, expected, said })
     }
 
@@ -305,6 +344,9 @@ impl Remote {
         path.extend(baton);
         let call = self.call(Method::POST, &path);
         let response = call.successful(call.send_again(Some(frames), |_| false).await?).await?;
+        if self.is_service.load(Ordering::Relaxed) && digest_said(&response).is_none() {
+            return Err(call.damaged("it has no digest, which this service sends with each such answer"));
+        }
         let answer: PushAnswer = call.json(response).await?;
         let conflict = match answer.status.as_deref() {
             None | Some("ok") => false,
@@ -385,6 +427,17 @@ impl Remote {
         call.body(response, answer_bytes_max).await
     }
 
+    /// Asks for pages that changed, as the body says, a message of `specs/turso-sync.md`; they are taken as they come.
+    ///
+    /// # Errors
+    /// See [`SyncError`].
+    #[cfg(feature = "turso")]
+    pub(crate) async fn pull_updates(&self, request: Bytes) -> Result<Body, SyncError> {
+        let call = self.call(Method::POST, &["pull-updates"]);
+        let response = call.successful(call.send_again(Some(request), |_| false).await?).await?;
+        Ok(Body { call: call.to_string(), response })
+    }
+
     /// How many requests were sent, redirected and repeated ones included.
     #[must_use]
     pub fn requests(&self) -> u64 {
@@ -437,6 +490,12 @@ fn said(response: &Response) -> Said {
     Some(field.to_str().map_err(|error| error.to_string()).and_then(WalFacts::parse))
 }
 
+/// The digest of its body that an answer has, or why it is none.
+fn digest_said(response: &Response) -> Option<Result<ReprDigest, String>> {
+    let field = response.headers().get(repr_digest::FIELD).and_then(|field| field.to_str().ok());
+    field.and_then(|field| ReprDigest::parse(field).transpose())
+}
+
 fn connections(options: &HttpOptions, url: &Url) -> Result<reqwest::Client, SyncError> {
     let builder = options.builder(url).read_timeout(STALL_TIMEOUT).redirect(redirect::Policy::none());
     builder.build().map_err(|error| SyncError::Transport { call: "starting".into(), error })
@@ -478,7 +537,11 @@ impl Call<'_> {
             request = request.body(body);
         }
         self.remote.requests.fetch_add(1, Ordering::Relaxed);
-        request.send().await.map_err(|error| self.transport(error))
+        let response = request.send().await.map_err(|error| self.transport(error))?;
+        if matches!(said(&response), Some(Ok(_))) {
+            self.remote.is_service.store(true, Ordering::Relaxed);
+        }
+        Ok(response)
     }
 
     /// Sends until there is an answer other than 5xx, or one that `final_answer` takes; follows a redirect, but only as
@@ -532,8 +595,7 @@ impl Call<'_> {
     }
 
     async fn json<T: serde::de::DeserializeOwned>(&self, response: Response) -> Result<T, SyncError> {
-        let field = response.headers().get(repr_digest::FIELD).and_then(|field| field.to_str().ok());
-        let digest = field.and_then(|field| ReprDigest::parse(field).transpose());
+        let digest = digest_said(&response);
         let body = self.body(response, JSON_BYTES_MAX).await?;
         match digest {
             Some(Ok(digest)) if digest.sha256 == BaseDigest::of(&body) => {}
@@ -569,12 +631,13 @@ impl Call<'_> {
 
     fn refused(&self, status: StatusCode, body: &[u8]) -> SyncError {
         let text = message_of(&body[..body.len().min(REFUSAL_BYTES_MAX)]);
-        SyncError::Status { call: self.to_string(), status: status.as_u16(), text }
+        let is_own = ErrorBody::of(body).is_some();
+        SyncError::Status { call: self.to_string(), status: status.as_u16(), text, is_own }
     }
 
     /// What may be right the next time.
     fn damaged(&self, reason: &str) -> SyncError {
-        SyncError::Interrupted(format!("{self}: the answer was damaged on the way: {reason}"))
+        SyncError::Answer(format!("{self}: the answer was damaged on the way: {reason}"))
     }
 
     fn protocol(&self, reason: impl ToString) -> SyncError {

@@ -13,30 +13,31 @@
 
 mod generation;
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use uuid::Uuid;
-
 use super::continuity::{self, Origin};
 use super::error::SyncError;
-use super::local::{LocalLog, check_database};
-use super::metadata::{self, Known, MetadataFile};
+use super::local::{LocalLog, Look, check_database};
+use super::metadata::{INFO, Known, MetadataFile, Unusable};
 use super::pull_mark::{self, KeyedSum, PullMark};
-use super::push_mark::digest_of;
+use super::push_mark::{PushMark, digest_of};
 use super::replica_sum::ReplicaSum;
-use super::{FRAME_LEN, Position};
+use super::{FRAME_LEN, PAGE_LEN, Position, base};
 use crate::format::database::{self, VERSIONS, WAL_VERSIONS};
+use crate::format::wal::WalStart;
 use crate::limits::LIBSQL_PAGE_SIZE;
 use crate::repo::{FsRepo, Repo, open_regular};
 use crate::sqlite::DatabaseError;
 use crate::sqlite::lock::alone as lock;
-use crate::sqlite::names::WAL;
+use crate::sqlite::names::{WAL, beside};
+use crate::sqlite::page_sums::new_key;
 use crate::sqlite::read_replica::{ReadReplicaFile, StateMark, Touched};
+use crate::sqlite::wal_append::new_header;
 use crate::sqlite::wal_frames::frames_of;
 
 /// How long the end of a generation waits for readers. Most reads take less.
@@ -70,7 +71,7 @@ pub struct Replica {
     path: PathBuf,
     dir: Arc<dyn Repo>,
     wal_name: String,
-    file: ReadReplicaFile,
+    pub(super) file: ReadReplicaFile,
     pub(super) log: LocalLog,
     info: MetadataFile,
     position: Position,
@@ -86,11 +87,13 @@ pub struct Replica {
     /// The digest of the last frame that is counted; empty where it is not known.
     last: String,
     /// The sum of the pages as of that frame, where it is known.
-    sum: Option<ReplicaSum>,
+    pub(super) sum: Option<ReplicaSum>,
     /// What the metadata say, where only the pages show whether another program wrote.
     doubt: Option<PullMark>,
     /// What the metadata say of the files.
     stored_files: Option<StateMark>,
+    /// What its metadata said of a push from here.
+    pushed: Option<(Position, PushMark)>,
 }
 
 impl Replica {
@@ -98,8 +101,10 @@ impl Replica {
     /// the start of the first generation until [`resume`](Replica::resume) says otherwise.
     ///
     /// # Errors
-    /// [`DatabaseError::Busy`] when another process of this program writes it; see [`SyncError`].
+    /// [`DatabaseError::Busy`] when another process of this program writes it, [`DatabaseError::Linked`] when it has another name;
+    /// see [`SyncError`].
     pub fn open(path: &Path) -> Result<Option<(Replica, Known)>, SyncError> {
+        has_one_name(path)?;
         if !make_ready(path)? {
             return Ok(None);
         }
@@ -107,6 +112,8 @@ impl Replica {
         let mut replica = Replica::of(path, file)?;
         replica.info.clean().map_err(|error| DatabaseError::io("cleaning up beside", path, error))?;
         let known = replica.info.load();
+        let pushed = replica.info.pushed().map_err(|error| replica.io("reading the -info file of", error))?;
+        replica.pushed = pushed.ok().flatten();
         if let Ok(position) = &known {
             replica.origin = replica.info.content().and_then(|content| continuity::decode(&content));
             replica.stored = Some((*position, replica.origin.clone()));
@@ -128,7 +135,7 @@ impl Replica {
             wal_name: format!("{name}{WAL}"),
             file,
             log: LocalLog::open(path)?,
-            info: MetadataFile::new(dir.clone(), format!("{name}-info")),
+            info: MetadataFile::new(dir.clone(), format!("{name}{INFO}")),
             dir,
             position: Position { generation: 1, frame: 0 },
             stored: None,
@@ -140,6 +147,7 @@ impl Replica {
             sum: None,
             doubt: None,
             stored_files: None,
+            pushed: None,
         })
     }
 
@@ -147,6 +155,26 @@ impl Replica {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The first page that is neither that of a base nor in a frame of the generation that starts from it.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub(super) fn stranger_to(&self, base: Option<&File>) -> Result<Option<u32>, SyncError> {
+        let database = self.database()?;
+        Ok(match self.leftover {
+            true => base::stranger(&self.path, database, base, &LocalLog::none(&self.path))?,
+            false => base::stranger(&self.path, database, base, &self.log)?,
+        })
+    }
+
+    /// Whether it has the frames of this log, which was read before it was opened, and no page but those and a base's.
+    ///
+    /// # Errors
+    /// When the files cannot be read.
+    pub(super) fn is_still(&self, base: Option<&File>, log: &LocalLog) -> Result<bool, SyncError> {
+        Ok(!self.leftover && self.log.is(log) && self.stranger_to(base)?.is_none() && self.file.check().is_ok())
     }
 
     /// The database file, without what is in the WAL.
@@ -248,6 +276,34 @@ impl Replica {
         Ok(if is_short { Since::Checkpointed } else { Since::Kept })
     }
 
+    /// Finds out what others have appended to its WAL.
+    ///
+    /// # Errors
+    /// [`DatabaseError::Changed`] when they restarted it.
+    pub(super) fn look(&mut self) -> Result<(), SyncError> {
+        match self.log.look()? {
+            Look::Same => Ok(()),
+            Look::Restarted => Err(DatabaseError::restarted(&self.path).into()),
+        }
+    }
+
+    /// Whether this frame, which is not the server's, was written by another program: it is after those that are counted, or the last
+    /// of those is not the one that was counted.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn has_of_others(&self, frame: u32) -> Result<bool, SyncError> {
+        let counted = self.position.frame;
+        if frame > counted {
+            return Ok(self.frames() > counted);
+        }
+        let Some(number) = counted.checked_sub(self.start).filter(|number| *number > 0) else { return Ok(false) };
+        if self.last.is_empty() || self.leftover || self.log.frames() < number {
+            return Ok(false);
+        }
+        Ok(digest_of(&self.log.batch(number, number + 1)?) != self.last)
+    }
+
     /// The number of the first of these frames that is held with other content, if any; they are numbered from `start`.
     ///
     /// # Errors
@@ -330,9 +386,13 @@ impl Replica {
         }
     }
 
-    /// Whether the metadata say that this database is pushed from here.
-    pub(super) fn is_pushed(&self) -> bool {
-        self.info.pushed().is_some()
+    /// Whether the metadata say that this database is pushed from here, or may have said so.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(super) fn is_pushed(&self) -> Result<bool, DatabaseError> {
+        let pushed = self.info.pushed().map_err(|error| self.io("reading the -info file of", error))?;
+        Ok(!matches!(pushed, Ok(None) | Err(Unusable::Missing)))
     }
 
     /// Writes the position to the metadata file, if it says something else.
@@ -344,19 +404,34 @@ impl Replica {
         if self.stored.as_ref() != Some(&wanted) {
             let sum = self.sum.as_ref().map(|sum| KeyedSum { key: sum.key(), sum: sum.number() });
             let files = Some(self.file.mark()?);
-            let content = match (self.start, sum) {
-                (0, None) => metadata::encode(self.position),
-                (start, sum) => {
-                    let (last, files) = (self.last.clone(), files.clone());
-                    pull_mark::encode(self.position, &PullMark { start, last, sum, files })
-                }
-            };
+            let (start, last, is_pushed) = (self.start, self.last.clone(), self.pushed.is_some());
+            let mark = PullMark { start, last, sum, files: files.clone(), is_pushed };
+            let content = pull_mark::encode(self.position, &mark, self.push_mark().as_ref());
             self.stored_files = files;
             let content = continuity::with_origin(content, self.position, self.origin.as_ref());
             self.info.replace(&content).map_err(|error| self.io("writing the -info file of", error))?;
             self.stored = Some(wanted);
         }
         Ok(())
+    }
+
+    /// What a push of this database goes on from: what the application commits next, which may be put into the database file before
+    /// anything is pushed. None where the last frame is not known.
+    fn push_mark(&self) -> Option<PushMark> {
+        let Position { frame, .. } = self.position;
+        let kept = self.pushed.as_ref().filter(|(position, _)| *position == self.position);
+        if let Some((_, mark)) = kept {
+            return Some(mark.clone());
+        }
+        let (last, wal) = match frame {
+            0 => (String::new(), None),
+            frame => {
+                let is_in_wal = self.start == 0 && !self.leftover;
+                (self.last.clone(), is_in_wal.then(|| self.log.position(frame)).flatten())
+            }
+        };
+        let ours = WalStart::first(new_header(PAGE_LEN as u32, 0));
+        (frame == 0 || !last.is_empty()).then(|| PushMark::new(last, ours, wal))
     }
 
     /// The same with the sum of the pages, for which all of them are read where it is not known.
@@ -370,7 +445,7 @@ impl Replica {
                 let number = frame - self.start;
                 self.last = digest_of(&self.log.batch(number, number + 1)?);
             }
-            self.sum = Some(ReplicaSum::of(&self.file, Uuid::new_v4().as_u64_pair().0)?);
+            self.sum = Some(ReplicaSum::of(&self.file, new_key())?);
             self.stored = None;
         }
         if self.stored_files != Some(self.file.mark()?) {
@@ -382,6 +457,21 @@ impl Replica {
     fn io(&self, doing: &str, error: io::Error) -> DatabaseError {
         DatabaseError::io(doing, &self.path, error)
     }
+}
+
+/// That what is written of a replica has no other name: a copy that was made as a link would change with it.
+fn has_one_name(path: &Path) -> Result<(), DatabaseError> {
+    for file in [path.to_owned(), beside(path, WAL)] {
+        let links = match fs::metadata(&file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            found => found.map_err(|error| DatabaseError::io("opening", &file, error))?.nlink(),
+        };
+        if links > 1 {
+            let what = "writing it would change those too: replace it by a copy (cp FILE NEW; mv NEW FILE)".to_owned();
+            return Err(DatabaseError::Linked { path: file, links, what });
+        }
+    }
+    Ok(())
 }
 
 /// Makes of an empty file, or of a database with a rollback journal, one in WAL mode: SQLite throws away the WAL of an empty

@@ -2,11 +2,14 @@
 //! another program only put the WAL into it.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io;
 
 use super::{FRAME_LEN, PAGE_LEN};
 use crate::format::database::{VERSIONS, WAL_VERSIONS};
-use crate::limits::LIBSQL_PAGE_SIZE;
+use crate::limits::{LIBSQL_PAGE_SIZE, READ_BLOCK};
 use crate::mirror::StateSum;
+use crate::repo::read_at;
 use crate::sqlite::DatabaseError;
 use crate::sqlite::read_replica::ReadReplicaFile;
 use crate::sqlite::wal_frames::frames_of;
@@ -36,10 +39,36 @@ impl ReplicaSum {
         Ok(sum)
     }
 
+    /// Of a database file without a WAL.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn of_database(file: &File, key: u64) -> io::Result<ReplicaSum> {
+        let mut sum =
+            ReplicaSum::known(key, 0, u32::try_from(file.metadata()?.len() / PAGE_LEN as u64).unwrap_or(u32::MAX));
+        let (mut block, mut page) = (vec![0; READ_BLOCK / PAGE_LEN * PAGE_LEN], 0);
+        while page < sum.pages {
+            let read = read_at(file, &mut block, u64::from(page) * PAGE_LEN as u64)?;
+            for content in block[..read].chunks_exact(PAGE_LEN) {
+                page += 1;
+                let added = sum.of_page(page, content);
+                sum.sum.add(added);
+            }
+            if read < PAGE_LEN {
+                break;
+            }
+        }
+        Ok(sum)
+    }
+
     /// One that was computed before.
     pub(super) fn known(key: u64, number: u64, pages: u32) -> ReplicaSum {
         let sum = StateSum::new(key, LIBSQL_PAGE_SIZE).with(number);
         ReplicaSum { key, sum, pages, open: HashMap::new() }
+    }
+
+    pub(super) fn pages(&self) -> u32 {
+        self.pages
     }
 
     pub(super) fn key(&self) -> u64 {
@@ -69,14 +98,17 @@ impl ReplicaSum {
             let gone_or_new = before.min(head.size) + 1..=before.max(head.size);
             let others: Vec<u32> = gone_or_new.filter(|page| !open.contains_key(page)).collect();
             for page in open.keys().copied().chain(others) {
-                let held = match done.get(&page) {
-                    Some(held) => *held,
-                    None => self.read(file, page)?,
+                let written = open.get(&page).copied();
+                let held = match (done.get(&page), written) {
+                    (Some(held), _) => *held,
+                    // Nothing was there.
+                    (None, Some(written)) if page > before => written,
+                    (None, _) => self.read(file, page)?,
                 };
                 if page <= before {
                     self.sum.remove(held);
                 }
-                let after = open.get(&page).copied().unwrap_or(held);
+                let after = written.unwrap_or(held);
                 if page <= head.size {
                     self.sum.add(after);
                 }

@@ -2,15 +2,17 @@
 //! it follows.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio::time::sleep;
 
+use super::CLAIM;
 use super::error::SyncError;
 use super::pull::Pull;
 use super::push::{self, Push};
 use super::push_live::LivePush;
 use super::remote::Remote;
-use crate::blame::{Blame, Blamed, with_causes};
+use crate::blame::with_causes;
 use crate::limits::{ATTEMPTS_MAX, POLL_EVERY, SYNC_BATCH};
 use crate::mirror::{Alone, Event, Progress};
 use crate::offset::Offset;
@@ -50,6 +52,15 @@ impl Replicate {
     pub fn new(direction: Direction, database: PathBuf, remote: Remote) -> Self {
         Replicate { direction, database, remote, batch: SYNC_BATCH, follow: false, create: true, adopt: false }
     }
+
+    /// The same with the path of the database file itself: what is pushed is in the WAL beside that, and not beside a link.
+    pub(super) fn located(&self) -> Replicate {
+        let database = match self.direction {
+            Direction::Push => self.database.canonicalize().unwrap_or_else(|_| self.database.clone()),
+            Direction::Pull => self.database.clone(),
+        };
+        Replicate { database, ..self.clone() }
+    }
 }
 
 /// How far it has come, and whom to tell.
@@ -88,15 +99,17 @@ impl Session {
         let (remote, batch) = (what.remote.clone(), what.batch.max(1));
         Ok(match what.direction {
             Direction::Push => {
+                push::check_names(&what.database).await?;
+                push::clean(&what.database).await?;
                 if let Some(live) = push::resume(&remote, &what.database, (batch, what.follow), false).await? {
                     return Ok(Session::Live(Box::new(live)));
                 }
                 match Push::open(remote.clone(), &what.database, batch).await {
                     Ok(push) => Session::Push(Box::new(push)),
-                    // With nothing on the server, all of its pages are what differs.
-                    Err(error @ SyncError::Base { .. }) => {
-                        let live = push::begin_live(&remote, &what.database, (batch, what.follow)).await?;
-                        Session::Live(Box::new(live.ok_or(error)?))
+                    Err(error @ (SyncError::Base { .. } | SyncError::Generation { .. })) => {
+                        let from = (batch, what.follow);
+                        let live = push::live_instead(&remote, &what.database, from, error).await?;
+                        Session::Live(Box::new(live))
                     }
                     Err(error) => return Err(error),
                 }
@@ -126,9 +139,10 @@ impl Session {
 /// generation.
 ///
 /// # Errors
-/// See [`SyncError`]. What may pass is tried again, a few times. One that follows ends only with an error of the data or of
-/// usage, and tries all else again without end.
+/// See [`SyncError`]. What may pass is tried again, a few times. One that follows ends only with what
+/// [ends it](SyncError::ends_follower), and tries all else again without end.
 pub async fn run(what: &Replicate, tell: impl FnMut(Event)) -> Result<Progress, SyncError> {
+    let what = &what.located();
     let mut told = Told { progress: Progress::default(), tell };
     let (mut alone, mut session, mut failures) = (None, None, 0);
     loop {
@@ -147,7 +161,8 @@ pub async fn run(what: &Replicate, tell: impl FnMut(Event)) -> Result<Progress, 
         }
         failures += 1;
         let ends = match what.follow {
-            true => matches!(error.blame(), Blame::Usage | Blame::Data),
+            // With --adopt it was made again because of that before.
+            true => error.ends_follower() || what.adopt && matches!(error, SyncError::Ahead { .. }),
             false => !error.is_transient() || failures >= ATTEMPTS_MAX || error.was_retried(),
         };
         if ends {
@@ -167,29 +182,53 @@ pub async fn run(what: &Replicate, tell: impl FnMut(Event)) -> Result<Progress, 
 
 async fn attempt(
     what: &Replicate,
-    alone: &mut Option<Alone>,
+    alone: &mut Option<Arc<Alone>>,
     session: &mut Option<Session>,
     told: &mut Told<impl FnMut(Event)>,
 ) -> Result<(), SyncError> {
-    if what.direction == Direction::Push && alone.is_none() {
-        *alone = Some(claim(what)?);
+    if what.direction == Direction::Pull {
+        return run_session(what, session, told).await;
     }
-    let session = match session {
-        Some(session) => session,
-        None => session.insert(Session::open(what).await?),
+    let claim = match alone {
+        Some(claim) => claim.clone(),
+        None => alone.insert(Arc::new(claim(what)?)).clone(),
     };
-    let synced = session.sync(told).await.map_err(|error| match (error, what.direction) {
+    CLAIM.scope(claim, run_session(what, session, told)).await
+}
+
+async fn run_session(
+    what: &Replicate,
+    session: &mut Option<Session>,
+    told: &mut Told<impl FnMut(Event)>,
+) -> Result<(), SyncError> {
+    run_to_end(what, session, told).await.map_err(|error| match (error, what.direction) {
         (SyncError::Status { status: 410, text, .. }, Direction::Push) => {
             SyncError::Pruned { path: what.database.clone(), text }
         }
         (error, _) => error,
-    });
-    match (synced, &*session) {
+    })
+}
+
+async fn run_to_end(
+    what: &Replicate,
+    session: &mut Option<Session>,
+    told: &mut Told<impl FnMut(Event)>,
+) -> Result<(), SyncError> {
+    let session = match session {
+        Some(session) => session,
+        None => session.insert(Session::open(what).await?),
+    };
+    match (session.sync(told).await, &*session) {
         // The server's generation may have ended right after what was pushed.
         (Err(error @ (SyncError::Conflict { .. } | SyncError::Generation { .. })), Session::Push(_)) => {
             let from = (what.batch.max(1), what.follow);
-            let live = push::resume(&what.remote, &what.database, from, true).await?;
-            *session = Session::Live(Box::new(live.ok_or(error)?));
+            let live = push::live_instead(&what.remote, &what.database, from, error).await?;
+            *session = Session::Live(Box::new(live));
+            return session.sync(told).await;
+        }
+        (Err(SyncError::Base { .. }), Session::Push(push)) => {
+            let live = push.by_pages(&what.database, what.follow).await?;
+            *session = Session::Live(Box::new(live));
             return session.sync(told).await;
         }
         (synced, _) => synced?,
@@ -209,8 +248,6 @@ async fn attempt(
 /// Claims the database for this mirror: of two that push it at the same time to the same server, each would take the other's frames
 /// for another writer's.
 fn claim(what: &Replicate) -> Result<Alone, SyncError> {
-    let path = what.database.canonicalize().unwrap_or_else(|_| what.database.clone());
-    let url = what.remote.url().to_string();
-    Alone::claim(&format!("libsql:{}", path.display()), &url)
-        .ok_or_else(|| SyncError::PushedByAnother { path: what.database.clone(), url })
+    let (path, url) = (what.database.clone(), what.remote.url().to_string());
+    Alone::claim(&format!("libsql:{}", path.display()), &url).ok_or(SyncError::PushedByAnother { path, url })
 }

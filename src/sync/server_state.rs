@@ -8,8 +8,6 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use super::continuity::Continuity;
 use super::error::SyncError;
 use super::push_mark::digest_of;
@@ -20,7 +18,7 @@ use crate::format::database::is_blank;
 use crate::format::wal::{WalHeader, WalStart};
 use crate::limits::SYNC_BATCH_MAX;
 use crate::sqlite::DatabaseError;
-use crate::sqlite::page_sums::PageSums;
+use crate::sqlite::page_sums::{PageSums, new_key};
 use crate::sqlite::wal_append::new_header;
 use crate::sqlite::wal_frames::frames_of;
 
@@ -36,28 +34,52 @@ pub(super) struct ServerState {
     /// The checksum after them in a log with a header that no other has.
     pub(super) ours: WalStart,
     pub(super) sums: PageSums,
+    /// Those pages.
+    pub(super) file: Arc<File>,
     /// Whether nothing was ever stored there.
     pub(super) is_blank: bool,
 }
 
 impl ServerState {
-    /// Reads it all; `beside` is where the file is made.
+    /// Reads it all; `beside` is where the file is made. Where the server ends before frame `confirmed`, if it has confirmed one, or
+    /// before where it says that it ends, all of it is read for a second time on new connections.
     ///
     /// # Errors
     /// When the server cannot be read, or holds a frame that no database has.
-    pub(super) async fn read(remote: &Remote, generation: u32, beside: &Path) -> Result<ServerState, SyncError> {
+    pub(super) async fn read(
+        remote: &Remote,
+        generation: u32,
+        confirmed: Option<u32>,
+        beside: &Path,
+    ) -> Result<ServerState, SyncError> {
+        let (state, said) = ServerState::read_once(remote, generation, beside).await?;
+        let said = said.max(confirmed.unwrap_or(0));
+        if state.frames >= said {
+            return Ok(state);
+        }
+        log::warn!(
+            "{}: it ends at frame {} of generation {generation}, and said {said} before: asking again on a new connection",
+            remote.url(),
+            state.frames
+        );
+        Ok(ServerState::read_once(&remote.on_new_connections()?, generation, beside).await?.0)
+    }
+
+    /// The same, and the highest frame at which the server said meanwhile that it ends.
+    async fn read_once(remote: &Remote, generation: u32, beside: &Path) -> Result<(ServerState, u32), SyncError> {
         let (dir, _) = place(beside)?;
         let made = off(move || tempfile::tempfile_in(&dir).map_err(failed)).await?;
         let file = Arc::new(made?);
         let mut server = Continuity::new(remote.clone());
         match server.export(generation, into_file(&file)).await {
-            // The first servers had nothing to start from.
-            Err(SyncError::Status { status: 404 | 405 | 501, .. }) => {}
+            // Its database starts from nothing.
+            Err(error) if error.is_unknown_call() => {}
             exported => file.set_len(exported?).map_err(failed)?,
         }
         let mut state = Applied { file, ours: WalStart::first(new_header(PAGE_LEN as u32, 0)), frames: 0, whole: 0 };
-        let mut last = String::new();
+        let (mut last, mut said) = (String::new(), 0);
         loop {
+            said = server.end_in(generation).unwrap_or(0).max(said);
             let start = state.frames + 1;
             let range = Range { generation, start, end: start.saturating_add(SYNC_BATCH_MAX / 4) };
             // All from the first on are received.
@@ -69,9 +91,9 @@ impl ServerState {
             state = off(move || state.apply(generation, &more).map(|()| state)).await??;
         }
         let (frames, part) = (state.frames, (state.whole < state.frames).then_some(state.whole + 1));
-        let ours = state.ours;
+        let (ours, file) = (state.ours, state.file.clone());
         let (sums, is_blank) = off(move || sums_of(&state.file).map_err(failed)).await??;
-        Ok(ServerState { frames, part, last, ours, sums, is_blank: is_blank && frames == 0 })
+        Ok((ServerState { frames, part, last, ours, sums, file, is_blank: is_blank && frames == 0 }, said))
     }
 }
 
@@ -118,7 +140,7 @@ impl Applied {
 }
 
 fn sums_of(file: &File) -> io::Result<(PageSums, bool)> {
-    let (mut sums, mut page) = (PageSums::new(Uuid::new_v4().as_u64_pair().0), [0; PAGE_LEN]);
+    let (mut sums, mut page) = (PageSums::new(new_key()), [0; PAGE_LEN]);
     let pages = u32::try_from(file.metadata()?.len() / PAGE_LEN as u64).unwrap_or(u32::MAX);
     let mut blank = pages <= 1;
     for number in 1..=pages {

@@ -2,13 +2,13 @@
 //! answers, and the frames in them, are of one log. Other servers say nothing of the kind. Owns: the field and its text.
 //!
 //! ```text
-//! logmirror-wal: log=ID; generation=1; current=2; end=12:0123456789abcdef; base=HEX; wal=HEX; next=HEX; crc=01234567
+//! logmirror-wal: log=ID; generation=1; current=2; end=12:0123456789abcdef; base=HEX; base-bytes=4096; wal=HEX; next=HEX; crc=01234567
 //! ```
 //!
 //! `generation` is the one that the answer is about, `current` the one that is written. `end` is the last durable frame and the
 //! checksum in it, `wal` the 32 bytes of the WAL header that the salts and checksums of all frames follow from; a generation
-//! without frames has none. `base` is the SHA-256 of the database that the generation starts from, and `next` that of the
-//! following generation; either is left out where it is not known. `crc` is the CRC-32 of the text before `; crc`.
+//! without frames has none. `base` is the SHA-256 of the database that the generation starts from, `base-bytes` its length, and
+//! `next` the SHA-256 of that of the following generation; each is left out where it is not known. `crc` is the CRC-32 of the text before `; crc`.
 
 use std::fmt;
 
@@ -28,6 +28,7 @@ pub(crate) struct WalFacts {
     /// The last durable frame; 0 without any.
     pub(crate) end: u64,
     pub(crate) base: Option<BaseDigest>,
+    pub(crate) base_bytes: Option<u64>,
     /// The header, and the checksum after the last durable frame.
     pub(crate) wal: Option<WalStart>,
     pub(crate) next: Option<BaseDigest>,
@@ -68,6 +69,7 @@ impl WalFacts {
             current: number(needed("current")?)?,
             end: number(end)?,
             base: digest("base")?,
+            base_bytes: member("base-bytes").map(number).transpose()?,
             wal,
             next: digest("next")?,
         })
@@ -81,11 +83,13 @@ impl WalFacts {
 
 impl fmt::Display for WalFacts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let WalFacts { log, generation, current, end, base, wal, next } = self;
+        let WalFacts { log, generation, current, end, base, base_bytes, wal, next } = self;
         let sum = wal.map_or(0, |wal| wal.chain.number());
         let mut text = format!("log={log}; generation={generation}; current={current}; end={end}:{sum:016x}");
         let wal = wal.map(|wal| wal.header.encode().iter().map(|byte| format!("{byte:02x}")).collect::<String>());
-        let members = [("base", base.map(|it| it.to_string())), ("wal", wal), ("next", next.map(|it| it.to_string()))];
+        let [base, next] = [base, next].map(|digest| digest.map(|digest| digest.to_string()));
+        let base_bytes = base_bytes.map(|bytes| bytes.to_string());
+        let members = [("base", base), ("base-bytes", base_bytes), ("wal", wal), ("next", next)];
         for (name, value) in members {
             if let Some(value) = value {
                 text += &format!("; {name}={value}");
@@ -118,6 +122,7 @@ mod tests {
             current: 3,
             end: 12,
             base: Some(BaseDigest::of(b"a base")),
+            base_bytes: Some(6),
             wal: Some(WalStart { header, chain: Chain::from_number(0x1234) }),
             next: None,
         }
@@ -125,7 +130,10 @@ mod tests {
 
     #[test]
     fn facts_are_read_as_they_are_written() {
-        for facts in [facts(), WalFacts { base: None, wal: None, end: 0, next: Some(BaseDigest::of(b"")), ..facts() }] {
+        for facts in [
+            facts(),
+            WalFacts { base: None, base_bytes: None, wal: None, end: 0, next: Some(BaseDigest::of(b"")), ..facts() },
+        ] {
             assert_eq!(WalFacts::parse(&facts.to_string()), Ok(facts));
         }
     }

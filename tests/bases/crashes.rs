@@ -74,7 +74,7 @@ fn a_log_is_sound_with_the_base_of_before_or_the_new_one_whatever_a_crash_leaves
     let settings = Settings { writer_threads: 1, ..Settings::default() };
     let open = |repo: &MemRepo| Registry::open(Arc::new(repo.clone()), settings).unwrap();
     let prepared = MemRepo::default();
-    let wal = CreateLog { format: LogFormat::Wal, first: None, checkpoint: None };
+    let wal = CreateLog { format: LogFormat::Wal, first: None, checkpoint: None, foreign_keys: None };
     let registry = open(&prepared);
     registry.create("app", wal).unwrap();
     registry.stop();
@@ -88,7 +88,7 @@ fn a_log_is_sound_with_the_base_of_before_or_the_new_one_whatever_a_crash_leaves
             let log = registry.get("app").unwrap();
             let started = registry.draft_generation(&log, Some(Generation(generation))).and_then(|draft| {
                 let mut base = BaseBuilder::create(draft.dir().clone())?;
-                base.write(&new)?;
+                base.write(new.clone())?;
                 base.publish(true)?;
                 registry.start_generation(&log, &draft, |_, _| Ok(None))
             });

@@ -56,7 +56,7 @@ fn restore_finds_every_flipped_bit_of_a_base() {
     let data = tempfile::tempdir().unwrap();
     let base = generation(data.path());
     let out = data.path().join("out.db");
-    let wanted = Wanted { to: None, generation: None, out: out.clone(), overwrite: false };
+    let wanted = Wanted { to: None, generation: None, out: out.clone(), overwrite: false, plain: false };
     let restored = || restore_dir(&data.path().join("logs/app"), &wanted);
     each_flipped(&base_of(data.path()), &base, |bit| {
         let error = restored().unwrap_err();

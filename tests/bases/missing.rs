@@ -3,7 +3,10 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
+use crate::support::frames::FrameLog;
+use crate::support::process::{Mirror, until};
 use crate::{GENERATION, base_of, flip, log, log_of, said, serve, service_with};
 
 #[test]
@@ -187,6 +190,33 @@ fn a_base_without_its_sums_is_read_whole_by_a_mirror() {
 }
 
 #[test]
+fn a_base_that_was_put_back_after_its_sums_is_read_until_it_was_found_sound_once() {
+    let data = tempfile::tempdir().unwrap();
+    let log = log(3);
+    let service = service_with(data.path(), &log.base, &log.stream(&[]));
+    let (url, copy) = (service.url("/logs/app"), data.path().join("copy"));
+    let args = ["mirror", &url, copy.to_str().unwrap()];
+    assert_eq!(said(&args).0, 0);
+    let base = copy.join("base.db");
+    let modified = |file: &Path| fs::metadata(file).unwrap().modified().unwrap();
+    let put_back = || {
+        let later = modified(&copy.join("base.sums")) + Duration::from_secs(10);
+        fs::File::options().write(true).open(&base).unwrap().set_modified(later).unwrap();
+    };
+    let is_read_next_time = || modified(&base) > modified(&copy.join("base.sums"));
+    put_back();
+    assert_eq!(said(&[&args[..], &["--dry-run"]].concat()).0, 0);
+    assert!(is_read_next_time(), "a dry run changes nothing");
+    assert_eq!(said(&args).0, 0);
+    assert!(!is_read_next_time());
+    flip(&base, 700);
+    put_back();
+    let (code, text) = said(&args);
+    assert!(code == 1 && text.contains("base.db"), "{code}: {text}");
+    assert!(is_read_next_time());
+}
+
+#[test]
 fn a_log_is_damaged_from_its_start_on_when_a_directory_is_in_place_of_its_base() {
     let data = tempfile::tempdir().unwrap();
     let log = log(3);
@@ -230,4 +260,101 @@ fn damage_that_was_found_by_reading_is_known_after_a_restart_until_the_block_is_
         assert!(service.get("/logs/app/base").body == log.base);
         assert!(!data.path().join(GENERATION).join("base.fault").exists());
     }
+}
+
+/// A copy of a mirror without its record, as `cp dr/* new/` makes it.
+fn copied_without_record(from: &Path, to: &Path) {
+    let _none = fs::remove_dir_all(to);
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if !entry.file_name().to_str().unwrap().starts_with('.') {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_directory_without_record_is_taken_over_only_with_the_base_of_its_source_which_it_knows_from_then_on() {
+    let data = tempfile::tempdir().unwrap();
+    let log = log(3);
+    let service = service_with(data.path(), &log.base, &log.stream(&[]));
+    let (dir, copy, relayed) = (data.path().join("dir"), data.path().join("copy"), data.path().join("relayed"));
+    assert_eq!(said(&["mirror", &service.url("/logs/app"), dir.to_str().unwrap()]).0, 0);
+    assert_eq!(said(&["mirror", dir.to_str().unwrap(), relayed.to_str().unwrap()]).0, 0);
+    let longer = FrameLog::new(512, false).with_base(3).commit(&[2, 3], 3).commit(&[1], 3);
+    let more = &longer.stream(&[])[log.stream(&[]).len()..];
+    let appended = service.append("app", "?from=3", more);
+    assert_eq!(appended.status, 200, "{}", appended.text());
+    let without_sums = (
+        "without sums",
+        (|copy| {
+            fs::remove_file(copy.join("base.sums")).unwrap();
+            flip(&copy.join("base.db"), 700);
+        }) as Damage,
+    );
+    for source in [service.url("/logs/app"), relayed.to_str().unwrap().to_owned()] {
+        let args = ["mirror", &source, copy.to_str().unwrap(), "--adopt"];
+        for (what, damage) in DAMAGES.into_iter().chain([without_sums]) {
+            copied_without_record(&dir, &copy);
+            damage(&copy);
+            let (code, text) = said(&args[..3]);
+            assert!(code == 1 && text.contains("base.") && text.contains("--adopt"), "{what}: {code}: {text}");
+            assert!(!copy.join(".logmirror").exists(), "{what}: nothing was written");
+            let (code, text) = said(&args);
+            assert_eq!(code, 0, "{what}: {text}");
+            assert!(fs::read(copy.join("base.db")).unwrap() == log.base, "{what}");
+            let (code, text) = said(&["verify", copy.to_str().unwrap()]);
+            assert!(code == 0 && !text.contains("unproven"), "{what}: {code}: {text}");
+        }
+        // A whole one is, and what becomes of its base later shows.
+        copied_without_record(&dir, &copy);
+        fs::remove_file(copy.join("base.sums")).unwrap();
+        let (code, text) = said(&["mirror", &service.url("/logs/app"), copy.to_str().unwrap()]);
+        assert!(code == 0 && text.contains("taken over"), "{code}: {text}");
+        flip(&copy.join("base.db"), 700);
+        let (code, text) = said(&["mirror", &service.url("/logs/app"), copy.to_str().unwrap()]);
+        assert!(code == 1 && text.contains("base.db has the SHA-256"), "{code}: {text}");
+    }
+}
+
+#[test]
+fn adopt_copies_no_base_beside_the_frames_of_another_log() {
+    let data = tempfile::tempdir().unwrap();
+    let log = log(3);
+    let service = service_with(data.path(), &log.base, &log.stream(&[]));
+    let other = FrameLog::new(512, false).with_base(5).commit(&[1, 4], 5);
+    let (dir, copy) = (data.path().join("dir"), data.path().join("copy"));
+    fs::create_dir(&copy).unwrap();
+    assert_eq!(said(&["mirror", &service.url("/logs/app"), dir.to_str().unwrap()]).0, 0);
+    for (name, bytes) in other.files(&[]) {
+        fs::write(copy.join(name), bytes).unwrap();
+    }
+    let held = fs::read(copy.join("base.db")).unwrap();
+    for flags in [&[][..], &["--adopt"]] {
+        let source = service.url("/logs/app");
+        let args: Vec<&str> =
+            ["mirror", &source, copy.to_str().unwrap()].into_iter().chain(flags.iter().copied()).collect();
+        let (code, text) = said(&args);
+        assert_eq!(code, 1, "{text}");
+        assert!(fs::read(copy.join("base.db")).unwrap() == held, "{text}");
+    }
+}
+
+#[test]
+fn a_follower_waits_for_a_base_that_is_taken_away_and_says_so() {
+    let data = tempfile::tempdir().unwrap();
+    let log = log(3);
+    let service = service_with(data.path(), &log.base, &log.stream(&[]));
+    let (copy, away) = (data.path().join("copy"), data.path().join("away"));
+    let follower = Mirror::start(service.url("/logs/app"), copy.to_str().unwrap(), &["--follow"]);
+    follower.wait_for("it follows", |line| line["state"] == "following");
+    fs::rename(copy.join("base.db"), &away).unwrap();
+    let waiting = follower.wait_for("the wait", |line| line["event"] == "retrying");
+    let text = waiting["error"].as_str().unwrap();
+    assert!(text.contains("base.db is missing") && text.contains("--adopt"), "{text}");
+    fs::rename(&away, copy.join("base.db")).unwrap();
+    let again = follower.lines().len();
+    until("it goes on", || follower.lines()[again..].iter().any(|line| line["state"] == "following").then_some(()));
+    assert_eq!(follower.terminate().code, Some(0));
 }

@@ -41,7 +41,7 @@ proptest! {
         let (mut rest, mut cut) = (&bytes[..], cuts.iter().cycle());
         while !rest.is_empty() {
             let (now, later) = rest.split_at(rest.len().min(*cut.next().unwrap()));
-            base.write(now).unwrap();
+            base.write(now.to_vec()).unwrap();
             rest = later;
         }
         let id = base.publish(true).unwrap();

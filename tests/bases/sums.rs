@@ -3,7 +3,10 @@
 use logmirror::sqlite::page_sums::PageSums;
 use serde_json::{Value, json};
 
-use crate::{log_of, serve, service_with};
+use crate::support::frames::FrameLog;
+use crate::support::sqlite::connect;
+use crate::travel::{OnTheWay, in_front_of};
+use crate::{log_of, said, serve, service_with};
 
 #[test]
 fn page_sums_are_those_of_the_database_as_of_the_last_commit() {
@@ -27,6 +30,55 @@ fn page_sums_are_those_of_the_database_as_of_the_last_commit() {
         assert_eq!(sums, wanted);
         // Another key, other sums.
         assert_ne!(service.get("/logs/app/page-sums?key=78").body, answer.body);
+    }
+}
+
+#[test]
+fn page_sums_of_fewer_pages_than_there_are_make_no_wrong_replica() {
+    for (less, proven, framed) in [
+        (1, true, true),
+        (1, true, false),
+        (99, true, true),
+        (99, true, false),
+        (1, false, true),
+        (1, false, false),
+        (99, false, true),
+        (99, false, false),
+    ] {
+        let what = OnTheWay::FewerPages { less, proven };
+        let data = tempfile::tempdir().unwrap();
+        let file = |name: &str| std::fs::read(data.path().join(name)).unwrap();
+        let app = connect(&data.path().join("app.db"));
+        app.execute_batch("PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t (x)").unwrap();
+        let insert = || app.execute_batch("INSERT INTO t SELECT randomblob(9000) FROM (VALUES (1), (2))").unwrap();
+        let checkpoint = || app.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        checkpoint();
+        let base = file("app.db");
+        insert();
+        let service = service_with(data.path(), &base, &FrameLog::parse(&file("app.db-wal"), base.clone()).stream(&[]));
+        checkpoint();
+        let replica = data.path().join("replica.db");
+        let pull = |url: &str| said(&["mirror", url, replica.to_str().unwrap()]);
+        let url = service.url("/logs/app");
+        let (code, text) = pull(&url);
+        assert_eq!(code, 0, "{text}");
+        // Another generation, with more pages: in frames, or in its base.
+        insert();
+        let wal = file("app.db-wal");
+        checkpoint();
+        let wanted = file("app.db");
+        if framed {
+            assert_eq!(service.call("POST", "/logs/app/checkpoint", "", b"").status, 200);
+            let frames = FrameLog::parse(&wal, Vec::new()).stream(&[]);
+            assert_eq!(service.append("app", "?from=1", &frames).status, 200);
+        } else {
+            assert_eq!(service.call("PUT", "/logs/app/generations/2", "", &wanted).status, 201);
+        }
+        let is_right = || std::fs::read(&replica).unwrap()[4096..] == wanted[4096..];
+        let (code, text) = pull(&in_front_of(&service, what));
+        assert!(code == 3 || is_right(), "{what:?}, in a frame: {framed}: {code}: {text}");
+        let (code, text) = pull(&url);
+        assert!(code == 0 && is_right(), "{what:?}, in a frame: {framed}: {code}: {text}");
     }
 }
 

@@ -96,7 +96,7 @@ fn send(registry: &Registry, history: &History, to: u64) -> Result<u64, Error> {
 fn prepare(disk: &(impl Repo + Clone + 'static), history: &History) {
     let registry = open(disk).unwrap();
     let policy = CheckpointPolicy::Roll { frames: Some(1 << 40), bytes: None, seconds: None, keep: 1 };
-    let wanted = CreateLog { format: LogFormat::Wal, first: None, checkpoint: Some(policy) };
+    let wanted = CreateLog { format: LogFormat::Wal, first: None, checkpoint: Some(policy), foreign_keys: None };
     registry.create(LOG, wanted).unwrap();
     assert_eq!(send(&registry, history, 8).unwrap(), 8);
     registry.stop();
@@ -431,7 +431,9 @@ fn an_unused_generation_gets_another_base_unless_it_was_put_to_use_meanwhile() {
     let history = History::new();
     let disk = MemRepo::default();
     let registry = open(&disk).unwrap();
-    registry.create(LOG, CreateLog { format: LogFormat::Wal, first: None, checkpoint: None }).unwrap();
+    registry
+        .create(LOG, CreateLog { format: LogFormat::Wal, first: None, checkpoint: None, foreign_keys: None })
+        .unwrap();
     let log = registry.get(LOG).unwrap();
     let draft = |log| {
         let draft = registry.draft_generation(log, Some(Generation(1))).unwrap();

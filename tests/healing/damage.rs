@@ -8,8 +8,11 @@ use std::sync::Arc;
 use logmirror::repo::FsRepo;
 use serde_json::Value;
 
+use crate::kept::{kept, run};
 use crate::support::assert_bytes;
+use crate::support::frames::FrameLog;
 use crate::support::log::{commits, header};
+use crate::support::process::arg;
 use crate::support::service::Service;
 
 pub const SEGMENTS: [&str; 3] =
@@ -181,4 +184,86 @@ fn a_copy_made_while_the_service_ran_says_so_and_goes_on_after_the_loss_is_accep
         assert_ne!(tag(&service), before, "other commits may have these offsets now");
     }
     assert_eq!(fs::read_dir(data.path().join("logs")).unwrap().count(), 2);
+}
+
+/// Damage before the last entry of an index: the service opens the log without reading it.
+#[test]
+fn repair_finds_all_the_damage_of_commits_that_verify_finds_and_keeps_what_it_takes_out() {
+    let frames = (0..40).fold(FrameLog::new(4096, false), |log, at| log.commit(&[at % 9 + 1], 9));
+    let stream = [header(), commits(0, 60, 4000, 0)].concat();
+    for (format, bytes, end) in [("commitlog", stream, 60), ("wal", frames.stream(&[]), 41)] {
+        let data = tempfile::tempdir().unwrap();
+        let service = Service::start(Arc::new(FsRepo::open(data.path()).unwrap()));
+        assert_eq!(service.put("/logs/app", &format!("{{\"format\":\"{format}\"}}")).status, 201);
+        assert_eq!(service.append("app", if format == "wal" { "?from=1" } else { "" }, &bytes).json()["durable"], end);
+        drop(service);
+        let log = data.path().join("logs/app");
+        let generation = log.join("0000000001");
+        let name = if format == "wal" { "00000000000000000001.wal" } else { SEGMENTS[0] };
+        let mut rotten = fs::read(generation.join(name)).unwrap();
+        rotten[50_000..50_020].fill(0);
+        fs::write(generation.join(name), &rotten).unwrap();
+        let service = again(data.path());
+        assert_eq!(service.status("app")["state"], "ok", "{format}: nobody read it");
+        drop(service);
+        let sound = frames_before(format, 50_000);
+        let (code, said) = run(&["verify", arg(&generation)]);
+        assert!(code == Some(1) && said.contains(&format!("offset {sound}")), "{format}: {said}");
+        let (code, said) = run(&["repair", arg(&log)]);
+        assert_eq!(code, Some(1), "{format}: {said}");
+        assert!(said.contains(&format!("offsets {sound} to {end} would be missing")), "{format}: {said}");
+        assert_eq!(fs::read(generation.join(name)).unwrap(), rotten, "{format}: nothing was changed");
+        let (code, said) = run(&["repair", arg(&log), "--accept-loss"]);
+        assert_eq!(code, Some(0), "{format}: {said}");
+        assert!(kept(data.path()).iter().any(|(_, kept)| *kept == rotten), "{format}: {said}");
+        assert_eq!(run(&["verify", arg(&generation)]).0, Some(0), "{format}");
+        assert_eq!(run(&["repair", arg(&log)]).0, Some(0), "{format}");
+        let service = again(data.path());
+        let status = service.status("app");
+        assert_eq!((&status["state"], &status["durable"]), (&"ok".into(), &sound.into()), "{format}: {status}");
+        assert_bytes(&service.stream("app"), &rotten[..service.stream("app").len()], "what was sound");
+    }
+}
+
+#[test]
+fn damage_of_commits_that_a_running_service_meets_is_in_the_status_and_gone_when_the_file_is_put_back() {
+    let frames = (0..40).fold(FrameLog::new(4096, false), |log, at| log.commit(&[at % 9 + 1], 9));
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start(Arc::new(FsRepo::open(data.path()).unwrap()));
+    assert_eq!(service.put("/logs/app", r#"{"format":"wal"}"#).status, 201);
+    assert_eq!(service.append("app", "?from=1", &frames.stream(&[])).json()["durable"], 41);
+    let segment = data.path().join("logs/app/0000000001/00000000000000000001.wal");
+    let whole = fs::read(&segment).unwrap();
+    let mut rotten = whole.clone();
+    rotten[50_000..50_020].fill(0);
+    fs::write(&segment, &rotten).unwrap();
+    assert_eq!(service.status("app")["state"], "ok", "nobody read it");
+    let answer = service.call("POST", "/logs/app/checkpoint", "", b"");
+    assert_eq!(answer.refusal(), (500, "corrupt-log".to_owned()), "{}", answer.text());
+    let sound = frames_before("wal", 50_000);
+    let is_damaged = |service: &Service| {
+        let status = service.status("app");
+        assert_eq!((&status["state"], &status["durable"]), (&"damaged".into(), &sound.into()), "{status}");
+        assert_eq!(status["damage"]["offset"], sound, "{status}");
+        let error = status["error"].as_str().unwrap();
+        assert!(error.contains(&format!("offset {sound}")), "{status}");
+        let answer = service.append("app", "?from=41", &[]);
+        assert_eq!(answer.refusal(), (500, "corrupt-log".to_owned()), "{}", answer.text());
+    };
+    is_damaged(&service);
+    assert!(service.get("/health").text().contains("log app is damaged"));
+    fs::write(&segment, &whole).unwrap();
+    // A new name in the directory has it opened again at once.
+    fs::write(segment.with_file_name("other"), "").unwrap();
+    service.wait_state("app", "ok");
+    assert_eq!(service.status("app")["durable"], 41);
+    assert_eq!(service.call("POST", "/logs/app/checkpoint", "", b"").status, 200);
+}
+
+/// The offset of the commit at a byte of the logs above.
+fn frames_before(format: &str, byte: u64) -> u64 {
+    match format {
+        "wal" => (byte - 32) / (24 + 4096) + 1,
+        _ => (byte - header().len() as u64) / commits(0, 1, 4000, 0).len() as u64,
+    }
 }

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use logmirror::format::LogFormat;
 
-use crate::Stage;
 use crate::fake::Fault;
-use crate::sqlite::dump;
+use crate::sqlite::{dump, rows, run_and_die};
 use crate::support::process::{Mirror, Service, arg, mirror, until};
 use crate::support::sqlite::{Sqlite, run};
+use crate::{Stage, beside, litter, set_aside};
 
 fn url(service: &Service) -> String {
     format!("libsql+{}", service.url("app"))
@@ -235,12 +235,7 @@ fn a_file_that_is_put_in_the_place_of_a_replica_under_its_wal_is_set_aside() {
     run(&path, "INSERT INTO t (x) VALUES ('more')").unwrap();
     push();
     // Until then whoever opens it finds the other file with that WAL.
-    until("the file to be set aside", || {
-        let names = std::fs::read_dir(dir.path()).ok()?.flatten().map(|entry| entry.file_name().into_string().unwrap());
-        let aside = names
-            .filter(|name| name.starts_with("replica.db.aside-") && !name.ends_with("-wal") && !name.ends_with("-shm"));
-        (aside.count() == 2).then_some(())
-    });
+    until("the file to be set aside", || (set_aside(&replica).len() == 2).then_some(()));
     until("the replica to be made again", || (dump(&replica) == dump(&path)).then_some(()));
     assert_eq!(follower.terminate().code, Some(0));
 }
@@ -264,6 +259,102 @@ fn a_server_that_takes_nothing_while_it_goes_into_its_next_generation_is_asked_a
 }
 
 #[test]
+fn a_push_to_a_server_that_gives_out_no_frames_goes_on_when_its_wal_is_truncated_also_after_a_restart() {
+    let stage = Stage::new();
+    stage.fake.store().first_of_its_kind = true;
+    let path = stage.path("app.db");
+    let mut app = Sqlite::open(&path);
+    app.run(&["PRAGMA journal_mode = WAL", "CREATE TABLE t (x)", "INSERT INTO t VALUES (1)"]);
+    let truncate = |app: &mut Sqlite| {
+        until("its WAL is empty", || {
+            app.rows("PRAGMA wal_checkpoint(TRUNCATE)");
+            (std::fs::metadata(beside(&path, "-wal")).unwrap().len() == 0).then_some(())
+        });
+    };
+    let is_held = || {
+        stage.fake.store().first_of_its_kind = false;
+        let replica = stage.path("replica.db");
+        stage.pull(&replica).unwrap();
+        stage.fake.store().first_of_its_kind = true;
+        (dump(&replica) == dump(&path)).then_some(())
+    };
+    let follower = Mirror::start(arg(&path), stage.fake.url(), &["--follow"]);
+    until("the first rows", || (stage.fake.frames() == 3).then_some(()));
+    app.rows("INSERT INTO t VALUES (2)");
+    until("the second row", || (stage.fake.frames() == 4).then_some(()));
+    truncate(&mut app);
+    stage.fake.seen();
+    until("the server is checked while nothing is sent", || {
+        stage.fake.store().seen.iter().any(|seen| seen.call.starts_with("GET sync")).then_some(())
+    });
+    app.rows("INSERT INTO t VALUES (3)");
+    until("the third row", || (stage.fake.frames() > 4).then_some(()));
+    // Such a server cannot be asked whether it took what was sent last.
+    follower.wait_durable(u64::from(stage.fake.frames()) + 1);
+    assert_eq!(follower.terminate().code, Some(0));
+    assert_eq!(is_held(), Some(()));
+    // What was committed while it did not run is in no WAL.
+    app.rows("INSERT INTO t VALUES (4)");
+    truncate(&mut app);
+    let follower = Mirror::start(arg(&path), stage.fake.url(), &["--follow"]);
+    follower.wait_for("that it has pushed", |line| line["event"] == "progress" && line["bytes"].as_u64() > Some(0));
+    assert_eq!(follower.terminate().code, Some(0));
+    assert_eq!(is_held(), Some(()));
+}
+
+#[test]
+fn an_answer_that_is_not_believed_leaves_the_wal_of_a_closed_database_where_it_is() {
+    for answer in [
+        r#"{"status":"ok","generation":1,"max_frame_no":99}"#,
+        r#"{"status":"conflict","generation":1,"max_frame_no":3}"#,
+    ] {
+        let stage = Stage::new();
+        let (path, replica) = (stage.path("app.db"), stage.path("replica.db"));
+        let mut app = Sqlite::open(&path);
+        app.run(&["PRAGMA journal_mode = WAL", "CREATE TABLE t (x)"]);
+        let follower = Mirror::start(arg(&path), stage.fake.url(), &["--follow"]);
+        app.rows("INSERT INTO t VALUES (1)");
+        until("the first rows", || (stage.fake.frames() == 3).then_some(()));
+        for _ in 0..40 {
+            stage.fake.fault("POST sync", Fault::Answer(200, answer.to_owned()));
+        }
+        app.rows("INSERT INTO t VALUES (2)");
+        // A wait in which there is time to close it.
+        follower.wait_for("that it waits", |line| line["after_ms"].as_u64() > Some(800));
+        app.close();
+        assert!(beside(&path, "-wal").exists(), "{answer}: it was checkpointed away");
+        stage.fake.store().faults.clear();
+        until("the next row", || (stage.fake.frames() == 4).then_some(()));
+        assert_eq!(follower.terminate().code, Some(0));
+        stage.pull(&replica).unwrap();
+        assert_eq!(dump(&replica), dump(&path), "{answer}");
+    }
+}
+
+#[test]
+fn a_push_that_follows_ends_at_a_server_that_keeps_losing_what_it_takes() {
+    let stage = Stage::new();
+    let path = stage.path("app.db");
+    let mut app = Sqlite::open(&path);
+    app.run(&["PRAGMA journal_mode = WAL", "CREATE TABLE t (x)"]);
+    let follower = Mirror::start(arg(&path), stage.fake.url(), &["--follow"]);
+    app.rows("INSERT INTO t VALUES (1)");
+    until("the first rows", || (stage.fake.frames() == 3).then_some(()));
+    // Frame 3 of the server is not frame 3 of the WAL any more.
+    app.rows("PRAGMA wal_checkpoint(TRUNCATE)");
+    app.rows("INSERT INTO t VALUES (2)");
+    until("the second row", || (stage.fake.frames() == 4).then_some(()));
+    let lower = r#"{"status":"ok","generation":1,"max_frame_no":4}"#;
+    for _ in 0..4 {
+        stage.fake.fault("POST sync", Fault::Answer(200, lower.into()));
+    }
+    app.rows("INSERT INTO t VALUES (3)");
+    let ended = follower.ended();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.error().contains("loses"), "{ended:?}");
+}
+
+#[test]
 fn a_replica_of_a_service_goes_on_after_its_last_reader_closed_it() {
     let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let service = service(data.path());
@@ -283,4 +374,93 @@ fn a_replica_of_a_service_goes_on_after_its_last_reader_closed_it() {
     }
     let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     assert!(names.into_iter().all(|name| !name.contains("aside")), "it was never made again");
+}
+
+#[test]
+fn a_replica_of_a_log_without_a_base_takes_the_first_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = service(&dir.path().join("data"));
+    let [app, replica, followed] = ["app.db", "replica.db", "followed.db"].map(|name| dir.path().join(name));
+    assert_eq!(mirror(url(&service), arg(&replica), &[]).code, Some(0));
+    let follower = Mirror::start(url(&service), arg(&followed), &["--follow"]);
+    follower.wait_durable(1);
+    run(&app, &format!("PRAGMA journal_mode=WAL; {}", rows(5))).unwrap();
+    let ended = mirror(arg(&app), service.url("app"), &[]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let ended = mirror(url(&service), arg(&replica), &[]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(dump(&replica), dump(&app));
+    // A connection to the file that is set aside would keep it.
+    let bytes = |path| std::fs::metadata(path).map(|found| found.len()).ok();
+    let is_done = || bytes(&followed) == bytes(&app) && litter(&followed).is_empty();
+    until("the follower has it, and nothing else", || is_done().then_some(()));
+    assert_eq!(follower.terminate().code, Some(0));
+    assert_eq!(dump(&followed), dump(&app));
+    for replica in [&replica, &followed] {
+        assert_eq!(litter(replica), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_replica_of_a_later_generation_than_the_servers_is_made_again_with_adopt() {
+    let dir = tempfile::tempdir().unwrap();
+    let [former, service] = ["former", "data"].map(|name| service(&dir.path().join(name)));
+    let [app, other, replica] = ["app.db", "other.db", "replica.db"].map(|name| dir.path().join(name));
+    run_and_die(&app, &rows(5));
+    assert_eq!(mirror(arg(&app), url(&former), &[]).code, Some(0));
+    former.call(former.client("app").checkpoint(false)).unwrap();
+    assert_eq!(mirror(url(&former), arg(&replica), &[]).code, Some(0));
+    run_and_die(&other, &rows(2));
+    assert_eq!(mirror(arg(&other), url(&service), &[]).code, Some(0));
+    let before = dump(&replica);
+    let ended = mirror(url(&service), arg(&replica), &[]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.error().contains("--adopt"), "{ended:?}");
+    assert_eq!(dump(&replica), before);
+    let follower = Mirror::start(url(&service), arg(&replica), &["--follow"]);
+    follower.wait_for("that it waits", |line| {
+        line["event"] == "retrying" && line["error"].as_str().is_some_and(|text| text.contains("--adopt"))
+    });
+    assert_eq!(follower.terminate().code, Some(0));
+    let ended = mirror(url(&service), arg(&replica), &["--adopt"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(dump(&replica), dump(&other));
+    assert_eq!(set_aside(&replica).iter().map(|path| dump(path)).collect::<Vec<_>>(), [before]);
+}
+
+#[test]
+fn a_push_to_a_server_that_has_no_such_log_any_more_is_never_done() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut service = service(data.path());
+    for is_restarted in [false, true] {
+        let path = dir.path().join(format!("{is_restarted}.db"));
+        let empty = Service::start(&dir.path().join(format!("{is_restarted}")));
+        let mut app = Sqlite::open(&path);
+        app.run(&["PRAGMA journal_mode = WAL", "CREATE TABLE t (x)", "INSERT INTO t VALUES (1)"]);
+        if is_restarted {
+            app.reopen();
+            app.rows("INSERT INTO t VALUES (2)");
+        }
+        let name = format!("log-{is_restarted}");
+        service.call(service.client(&name).create(LogFormat::Wal, None)).unwrap();
+        let to = |service: &Service| format!("libsql+{}", service.url(&name));
+        assert_eq!(mirror(arg(&path), to(&service), &[]).code, Some(0));
+        let ended = mirror(arg(&path), to(&empty), &[]);
+        assert_eq!(ended.code, Some(3), "{is_restarted}: {ended:?}");
+        assert!(ended.error().contains("there is no log"), "{is_restarted}: {ended:?}");
+        assert_eq!(mirror(arg(&path), to(&service), &[]).code, Some(0));
+    }
+    // One that follows notices it while its application is idle.
+    let path = dir.path().join("followed.db");
+    let mut app = Sqlite::open(&path);
+    app.run(&["PRAGMA journal_mode = WAL", "CREATE TABLE t (x)", "INSERT INTO t VALUES (1)"]);
+    let follower = Mirror::start(arg(&path), url(&service), &["--follow"]);
+    follower.wait_durable(1 + u64::from(crate::frames(&path)));
+    service.kill();
+    std::fs::remove_dir_all(data.path()).unwrap();
+    service.restart();
+    follower.wait_for("that it has no such log", |line| {
+        line["event"] == "retrying" && line["error"].as_str().is_some_and(|text| text.contains("there is no log"))
+    });
+    assert_eq!(follower.terminate().code, Some(0));
 }

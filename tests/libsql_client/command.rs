@@ -130,3 +130,54 @@ fn at_debug_level_it_says_what_is_pushed_and_confirmed() {
     assert!(text.contains("app.db-info is not used: its hash is 1, that of its content"), "{text}");
     assert_eq!(info(&db), (1, 5));
 }
+
+#[test]
+fn a_push_that_follows_waits_for_a_database_that_is_being_restored() {
+    for half in [false, true] {
+        let stage = Stage::new();
+        let db = stage.path("app.db");
+        sqlite::run(&db, &format!("PRAGMA journal_mode=WAL; {}", rows(100))).unwrap();
+        let whole = std::fs::read(&db).unwrap();
+        stage.push(&db).unwrap();
+        let before = stage.fake.frames();
+        std::fs::write(&db, &whole[..if half { whole.len() / 8192 * 4096 } else { 0 }]).unwrap();
+        let follower = Mirror::start(arg(&db), stage.fake.url(), &["--follow"]);
+        follower.wait_for("an attempt that failed", |line| line["event"] == "retrying");
+        assert_eq!(stage.fake.frames(), before, "no page is taken for removed");
+        std::fs::write(&db, &whole).unwrap();
+        sqlite::run_and_die(&db, &rows(1));
+        until("the next row", || (stage.fake.frames() > before).then_some(()));
+        assert_eq!(follower.terminate().code, Some(0));
+    }
+}
+
+#[test]
+fn a_refusal_that_is_not_the_servers_ends_no_follower_and_the_servers_own_does() {
+    let own = r#"{"error":"unauthorized","message":"no"}"#;
+    for pulls in [false, true] {
+        let stage = Stage::new();
+        let db = stage.database(&rows(3));
+        stage.push(&db).unwrap();
+        let replica = stage.path("replica.db");
+        let (source, sink) = match pulls {
+            true => (stage.fake.url(), arg(&replica).to_owned()),
+            false => (arg(&db).to_owned(), stage.fake.url()),
+        };
+        let method = if pulls { "GET" } else { "POST" };
+        let follower = Mirror::start(&source, &sink, &["--follow"]);
+        follower.wait_durable(u64::from(frames(&db)) + 1);
+        stage.fake.fault(method, Fault::Answer(401, "oops".into()));
+        if !pulls {
+            sqlite::run_and_die(&db, &rows(1));
+        }
+        follower.wait_for("that it waits", |line| {
+            line["event"] == "retrying" && line["error"].as_str().is_some_and(|text| text.contains("401, \"oops\""))
+        });
+        follower.wait_durable(u64::from(frames(&db)) + 1);
+        stage.fake.fault(method, Fault::Answer(401, own.into()));
+        if !pulls {
+            sqlite::run_and_die(&db, &rows(1));
+        }
+        assert_eq!(follower.ended().code, Some(2), "{pulls}");
+    }
+}

@@ -41,6 +41,8 @@ pub enum Fault {
     Reset,
     /// So many bytes are cut off the end of the answer's body.
     Cut(usize),
+    /// This byte of the answer's body is another one.
+    Flip(usize),
 }
 
 #[derive(Default)]
@@ -181,6 +183,11 @@ async fn answer(State(store): State<Arc<Mutex<Store>>>, request: Request) -> Res
             reply(done.0, done.1)
         }
         Some(Fault::Cut(bytes)) => reply(done.0, done.1[..done.1.len() - bytes].to_vec()),
+        Some(Fault::Flip(byte)) => {
+            let mut body = done.1;
+            body[byte] ^= 1;
+            reply(done.0, body)
+        }
     }
 }
 

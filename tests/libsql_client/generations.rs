@@ -67,7 +67,7 @@ fn a_server_that_fell_back_is_an_error() {
     stage.pull(&replica).unwrap();
     stage.fake.store().generations.pop();
     let error = stage.pull(&replica).unwrap_err();
-    assert!(matches!(error, SyncError::Generation { ours: 2, server: 1 }), "{error}");
+    assert!(matches!(error, SyncError::EarlierGeneration { ours: 2, server: 1, .. }), "{error}");
     stage.fake.fault("GET info", Fault::Answer(200, r#"{"current_generation":0}"#.into()));
     let error = stage.pull(&stage.path("other.db")).unwrap_err();
     assert!(matches!(error, SyncError::Protocol { .. }), "{error}");

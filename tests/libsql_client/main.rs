@@ -6,12 +6,14 @@
 mod support;
 
 mod batches;
+mod both_ways;
 mod checkpoints;
 mod command;
 mod damage;
 mod fake;
 mod generations;
 mod halves;
+mod names;
 mod options;
 mod ownership;
 mod pruned;
@@ -102,4 +104,11 @@ fn litter(database: &Path) -> Vec<String> {
     let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.retain(|name| !known.contains(name) && (name.starts_with(stem) || name.starts_with(".tmp.")));
     names
+}
+
+/// The databases that were set aside.
+fn set_aside(database: &Path) -> Vec<PathBuf> {
+    let is_beside = |name: &String| ["-wal", "-shm", "-info"].iter().any(|ending| name.ends_with(ending));
+    let names = litter(database).into_iter().filter(|name| name.contains(".aside-") && !is_beside(name));
+    names.map(|name| database.with_file_name(name)).collect()
 }

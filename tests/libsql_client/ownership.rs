@@ -7,7 +7,7 @@ use crate::fake::Fault;
 use crate::sqlite::{self, Open, dump, rows};
 use crate::support::process::{Ended, arg, mirror};
 use crate::support::sqlite::Sqlite;
-use crate::{Stage, beside, frames, litter, set_info};
+use crate::{Stage, beside, frames, litter, set_aside, set_info};
 
 /// A server with a database, and its URL.
 fn served() -> (Stage, PathBuf) {
@@ -57,10 +57,9 @@ fn a_database_without_metadata_that_is_not_the_servers_is_refused_and_with_adopt
             let ended = mirror(stage.fake.url(), arg(&path), &["--adopt"]);
             assert_eq!(ended.code, Some(0), "{kind}: {ended:?}");
             assert_eq!(dump(&path), dump(&db), "{kind}");
-            let aside: Vec<_> =
-                litter(&path).into_iter().filter(|name| !name.ends_with("-wal") && !name.ends_with("-shm")).collect();
-            assert!(aside.len() == 1 && aside[0].starts_with("mine.db.aside-"), "{kind}: {aside:?}");
-            assert_eq!(files(&stage.path(&aside[0]))[..2], before[..2], "{kind}");
+            let aside = set_aside(&path);
+            assert_eq!(aside.len(), 1, "{kind}: {aside:?}");
+            assert_eq!(files(&aside[0])[..2], before[..2], "{kind}");
             assert_eq!(mirror(stage.fake.url(), arg(&path), &[]).code, Some(0), "{kind}: it is a replica now");
         }
     }
@@ -142,16 +141,9 @@ fn two_that_are_set_aside_in_one_second_have_names_of_their_own() {
         assert_eq!(ended.code, Some(0), "{ended:?}");
     }
     assert_eq!(dump(&path), dump(&db));
-    let aside = litter(&path).into_iter().filter(|name| !name.ends_with("-wal") && !name.ends_with("-shm"));
-    let mut found: Vec<_> = aside.map(|name| dump(&stage.path(&name))).collect();
+    let mut found: Vec<_> = set_aside(&path).iter().map(|aside| dump(aside)).collect();
     found.sort();
     assert!(found.len() == 3 && (0..3).all(|round| found[round].contains(&format!("mine: [{round}]"))), "{found:?}");
-}
-
-/// The files that were set aside, without their WALs.
-fn set_aside(path: &Path) -> Vec<PathBuf> {
-    let names = litter(path).into_iter().filter(|name| !name.ends_with("-wal") && !name.ends_with("-shm"));
-    names.map(|name| path.with_file_name(name)).collect()
 }
 
 #[test]
@@ -168,6 +160,77 @@ fn a_pushed_database_that_was_replaced_with_adopt_stays_for_the_application_that
     assert_eq!(aside.len(), 1, "{aside:?}");
     app.close();
     assert_eq!(sqlite::run(&aside[0], "SELECT count(*) FROM t").unwrap(), "2\n");
+    // What was pushed of it is known there too.
+    let pushed = mirror(arg(&aside[0]), stage.fake.url(), &[]);
+    assert_eq!(pushed.code, Some(0), "{pushed:?}");
+    stage.pull(&path).unwrap();
+    assert!(dump(&path).contains("after"));
+}
+
+#[test]
+fn a_database_whose_metadata_cannot_be_read_or_believed_is_not_replaced() {
+    type Damage = (&'static str, fn(&Path));
+    let damages: [Damage; 4] = [
+        ("damaged", |info| fs::write(info, "damaged").unwrap()),
+        ("a damaged mark", |info| {
+            let content = fs::read_to_string(info).unwrap();
+            fs::write(info, content.replace("\"pushed\":{\"last\":\"", "\"pushed\":{\"last\":\"0")).unwrap();
+        }),
+        ("of another time", |info| {
+            let hash = crc32fast::hash([1_u32, 3, 1].map(u32::to_le_bytes).as_flattened());
+            fs::write(info, format!(r#"{{"hash":{hash},"version":1,"durable_frame_num":3,"generation":1}}"#)).unwrap();
+        }),
+        ("not readable", |info| {
+            fs::remove_file(info).unwrap();
+            std::os::unix::fs::symlink(info, info).unwrap();
+        }),
+    ];
+    for (damage, apply) in damages {
+        let (stage, db) = served();
+        sqlite::run(&db, "INSERT INTO t VALUES('mine', 1)").unwrap();
+        apply(&beside(&db, "-info"));
+        let before = files(&db);
+        let ended = mirror(stage.fake.url(), arg(&db), &[]);
+        match damage {
+            "not readable" => assert_eq!(ended.code, Some(3), "{ended:?}"),
+            _ => refused(&ended),
+        }
+        assert_eq!((files(&db), litter(&db)), (before, Vec::<String>::new()), "{damage}");
+    }
+}
+
+#[test]
+fn a_pushed_database_whose_wal_grew_past_what_was_pushed_after_a_checkpoint_is_refused_unopened() {
+    let (stage, db) = served();
+    let pushed = frames(&db);
+    let mut app = Open::start(&db);
+    app.run("PRAGMA wal_autocheckpoint=0; PRAGMA wal_checkpoint(TRUNCATE);");
+    app.run(&rows(30));
+    drop(app);
+    assert!(frames(&db) > pushed);
+    let before = files(&db);
+    refused(&mirror(stage.fake.url(), arg(&db), &[]));
+    assert_eq!((files(&db), litter(&db)), (before, Vec::<String>::new()));
+}
+
+#[test]
+fn a_replica_that_has_another_name_is_not_written_through() {
+    let (stage, db) = served();
+    let (replica, backup) = (stage.path("replica.db"), stage.path("backup"));
+    stage.pull(&replica).unwrap();
+    for ending in ["", "-wal"] {
+        sqlite::run_and_die(&db, "INSERT INTO t VALUES('more', 1);");
+        stage.push(&db).unwrap();
+        fs::hard_link(beside(&replica, ending), &backup).unwrap();
+        let before = (files(&replica), fs::read(&backup).unwrap());
+        let ended = mirror(stage.fake.url(), arg(&replica), &[]);
+        assert_ne!(ended.code, Some(0), "{ended:?}");
+        assert!(ended.error().contains("hard link") && ended.error().contains("cp "), "{ended:?}");
+        assert_eq!((files(&replica), fs::read(&backup).unwrap()), before);
+        fs::remove_file(&backup).unwrap();
+        stage.pull(&replica).unwrap();
+        assert_eq!(dump(&replica), dump(&db));
+    }
 }
 
 #[test]
@@ -192,5 +255,21 @@ fn a_replica_that_is_made_again_is_not_removed_while_another_process_has_it_open
         assert_eq!(set_aside(&replica).len(), usize::from(is_open));
         drop(reader);
         assert_eq!(dump(&replica), dump(&db));
+    }
+}
+
+#[test]
+fn what_an_application_left_beside_a_free_place_is_set_aside() {
+    let (stage, db) = served();
+    for ending in ["-wal", "-journal"] {
+        let replica = stage.path(&format!("replica{ending}.db"));
+        fs::write(beside(&replica, ending), b"committed, and nowhere else").unwrap();
+        let ended = mirror(stage.fake.url(), arg(&replica), &[]);
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert_eq!(dump(&replica), dump(&db));
+        let kept = litter(&replica).into_iter().find(|name| name.contains(".aside-") && name.ends_with(ending));
+        let kept = fs::read(stage.path(&kept.expect("it is set aside"))).unwrap();
+        assert_eq!(kept, b"committed, and nowhere else");
+        assert!(ended.errors.contains("set aside as"), "{ended:?}");
     }
 }

@@ -6,7 +6,7 @@ use crate::fake::{Fault, pulled};
 use crate::sqlite::{self, dump, rows};
 use crate::support::process::{Mirror, arg, mirror, until};
 use crate::support::sqlite::Sqlite;
-use crate::{Stage, beside, frames, info, litter, set_info};
+use crate::{Stage, beside, frames, info, litter, set_aside, set_info};
 
 const GONE: &str = r#"{"error":"pruned","message":"generation 1 is no longer here: this log is in generation 3"}"#;
 
@@ -94,8 +94,29 @@ fn what_was_written_here_is_set_aside_when_the_generation_was_deleted() {
     let ended = mirror(stage.fake.url(), arg(&replica), &[]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!((info(&replica).0, dump(&replica)), (3, dump(&writer)));
-    let aside = litter(&replica).into_iter().find(|name| !name.ends_with("-wal") && !name.ends_with("-shm"));
-    assert!(dump(&stage.path(&aside.expect("it is set aside"))).contains("mine"));
+    assert!(dump(&set_aside(&replica)[0]).contains("mine"));
+}
+
+#[test]
+fn a_pushed_database_is_not_replaced_unasked_when_the_generation_was_deleted() {
+    let stage = Stage::new();
+    let (db, writer) = (stage.database(&rows(10)), stage.path("writer.db"));
+    stage.push(&db).unwrap();
+    stage.fake.roll();
+    stage.pull(&writer).unwrap();
+    sqlite::run_and_die(&writer, &rows(20));
+    stage.push(&writer).unwrap();
+    stage.fake.store().generations[0].gone = true;
+    sqlite::run_and_die(&db, "INSERT INTO t VALUES('mine', 1);");
+    let before = (fs::read(&db).unwrap(), fs::read(beside(&db, "-wal")).unwrap(), info(&db));
+    let ended = mirror(stage.fake.url(), arg(&db), &[]);
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert!(ended.error().contains("--adopt"), "{ended:?}");
+    assert_eq!((fs::read(&db).unwrap(), fs::read(beside(&db, "-wal")).unwrap(), info(&db)), before);
+    assert_eq!(litter(&db), Vec::<String>::new());
+    assert_eq!(mirror(stage.fake.url(), arg(&db), &["--adopt"]).code, Some(0));
+    assert_eq!(dump(&db), dump(&writer));
+    assert!(dump(&set_aside(&db)[0]).contains("mine"));
 }
 
 #[test]
@@ -116,6 +137,28 @@ fn a_push_whose_generation_was_deleted_says_what_to_do() {
         }
         assert!(!ended.error().contains(['{', '\\']), "{ended:?}");
         assert_eq!((fs::read(beside(&db, "-info")).unwrap(), dump(&db)), before);
+    }
+}
+
+/// As a policy that keeps one generation deletes it at the first roll-over.
+#[test]
+fn a_push_whose_generation_is_deleted_while_it_follows_says_what_to_do() {
+    let stage = Stage::new();
+    let db = stage.database(&rows(10));
+    let mut application = Sqlite::open(&db);
+    let follower = Mirror::start(arg(&db), stage.fake.url(), &["--follow"]);
+    until("it has pushed", || (stage.fake.frames() > 0).then_some(()));
+    application.run(&["INSERT INTO t VALUES('live', 1)"]);
+    let pushed = frames(&db);
+    until("it follows", || (stage.fake.frames() == pushed).then_some(()));
+    for call in ["POST sync", "GET sync"] {
+        stage.fake.fault(call, Fault::Answer(410, GONE.into()));
+    }
+    application.run(&["INSERT INTO t VALUES('more', 1)"]);
+    let ended = follower.ended();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    for part in ["this log is in generation 3", "empty log", "pull"] {
+        assert!(ended.error().contains(part), "{part:?} is not in {ended:?}");
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
 
 use crate::fake::{Fault, calls, pulled};
 use crate::sqlite::{self, dump, large, rows};
-use crate::support::process::{Mirror, arg, until};
+use crate::support::process::{Mirror, arg, mirror, until};
 use crate::support::sqlite::Sqlite;
-use crate::{Stage, beside, frames, info, litter, set_info};
+use crate::{Stage, beside, frames, info, litter, set_aside, set_info};
 
 /// A replica, and its source.
 fn pulled_once() -> (Stage, PathBuf, PathBuf) {
@@ -98,8 +100,7 @@ fn what_another_program_wrote_before_it_closed_the_replica_is_set_aside() {
         sqlite::run(&replica, &format!("INSERT INTO t VALUES('mine {round}', 1)")).unwrap();
         stage.pull(&replica).unwrap();
         assert_eq!(dump(&replica), dump(&db));
-        let aside = litter(&replica).into_iter().filter(|name| !name.ends_with("-wal") && !name.ends_with("-shm"));
-        let held: Vec<_> = aside.map(|name| dump(&stage.path(&name))).collect();
+        let held: Vec<_> = set_aside(&replica).iter().map(|aside| dump(aside)).collect();
         assert!(held.len() == round + 1 && held.iter().any(|held| held.contains(&format!("mine {round}"))), "{held:?}");
         // It is a replica as any other again.
         read_and_close(&replica);
@@ -218,8 +219,7 @@ fn what_another_program_wrote_where_a_generation_starts_is_set_aside_and_not_mix
     sqlite::run(&replica, "INSERT INTO t VALUES('mine', 1)").unwrap();
     stage.pull(&replica).unwrap();
     assert_eq!((info(&replica), dump(&replica)), ((2, 0), dump(&db)));
-    let aside = litter(&replica).into_iter().find(|name| !name.ends_with("-wal") && !name.ends_with("-shm"));
-    assert!(dump(&stage.path(&aside.unwrap())).contains("mine"));
+    assert!(dump(&set_aside(&replica)[0]).contains("mine"));
 }
 
 #[test]
@@ -245,4 +245,91 @@ fn a_refresh_that_has_to_wait_for_a_writer_or_a_reader_goes_on_with_what_it_knew
     stage.fake.seen();
     stage.pull(&replica).unwrap();
     assert_eq!((only_frames(&stage), dump(&replica)), (1, dump(&db)));
+}
+
+#[test]
+fn what_another_program_writes_to_a_replica_that_is_followed_is_set_aside_and_the_follower_goes_on() {
+    for is_idle in [true, false] {
+        let (stage, db, replica) = pulled_once();
+        let follower = Mirror::start(stage.fake.url(), arg(&replica), &["--follow"]);
+        sqlite::run_and_die(&db, "INSERT INTO t VALUES('one', 1);");
+        stage.push(&db).unwrap();
+        until("it follows", || (dump(&replica) == dump(&db)).then_some(()));
+        let mut reader = Sqlite::open(&replica);
+        reader.rows("SELECT count(*) FROM t");
+        sqlite::run_and_die(&replica, "INSERT INTO t VALUES('foreign', 1);");
+        if !is_idle {
+            sqlite::run_and_die(&db, "INSERT INTO t VALUES('two', 1);");
+            stage.push(&db).unwrap();
+        }
+        until("it goes on", || (!set_aside(&replica).is_empty() && dump(&replica) == dump(&db)).then_some(()));
+        sqlite::run_and_die(&db, "INSERT INTO t VALUES('three', 1);");
+        stage.push(&db).unwrap();
+        until("it follows again", || (dump(&replica) == dump(&db)).then_some(()));
+        assert_eq!(follower.terminate().code, Some(0));
+        let [aside] = &set_aside(&replica)[..] else { panic!("{:?}", set_aside(&replica)) };
+        assert!(dump(aside).contains("foreign"));
+    }
+}
+
+#[test]
+fn a_replica_that_is_cut_while_it_is_followed_is_set_aside_and_the_follower_goes_on() {
+    for bytes in [0, 4096] {
+        let (stage, db, replica) = pulled_once();
+        // Its pages are in the file, and not in the WAL.
+        stage.fake.roll();
+        let follower = Mirror::start(stage.fake.url(), arg(&replica), &["--follow"]);
+        follower.wait_for("that it is in the next generation", |line| line["next"] == 1);
+        assert!(fs::metadata(&replica).unwrap().len() > bytes);
+        fs::File::options().write(true).open(&replica).unwrap().set_len(bytes).unwrap();
+        until("it is set aside", || (!set_aside(&replica).is_empty()).then_some(()));
+        until("it goes on", || (dump(&replica) == dump(&db)).then_some(()));
+        assert_eq!(follower.terminate().code, Some(0));
+    }
+}
+
+#[test]
+fn a_replica_that_another_program_writes_again_and_again_is_made_again_only_so_often() {
+    let (stage, db, replica) = pulled_once();
+    let follower = Mirror::start(stage.fake.url(), arg(&replica), &["--follow"]);
+    sqlite::run_and_die(&db, "INSERT INTO t VALUES('one', 1);");
+    stage.push(&db).unwrap();
+    until("it follows", || (dump(&replica) == dump(&db)).then_some(()));
+    stage.fake.seen();
+    let wanted = Arc::new(());
+    let (is_wanted, path) = (Arc::downgrade(&wanted), replica.clone());
+    let writing = thread::spawn(move || {
+        while is_wanted.upgrade().is_some() {
+            // It may find it locked.
+            let _ = sqlite::run(&path, "INSERT INTO t VALUES('foreign', 1)");
+        }
+    });
+    let waits = follower.wait_for("that it waits", |line| {
+        line["event"] == "retrying"
+            && line["error"].as_str().is_some_and(|text| text.contains("writes to this replica"))
+    });
+    assert!(waits["error"].as_str().unwrap().contains("remove what was set aside"), "{waits}");
+    drop(wanted);
+    writing.join().unwrap();
+    let (asides, bases) = (set_aside(&replica), bases(&stage));
+    assert!((1..=2).contains(&asides.len()) && bases <= 2, "{bases} downloads, {asides:?}");
+    assert!(asides.iter().all(|aside| dump(aside).contains("foreign")));
+    // Whoever has looked at them need not wait.
+    for name in litter(&replica).iter().filter(|name| name.contains(".aside-")) {
+        fs::remove_file(replica.with_file_name(name)).unwrap();
+    }
+    until("it is made again", || (dump(&replica) == dump(&db)).then_some(()));
+    assert_eq!(follower.terminate().code, Some(0));
+}
+
+#[test]
+fn frames_of_another_program_where_the_server_has_others_by_now_are_set_aside() {
+    let (stage, db, replica) = pulled_once();
+    sqlite::run_and_die(&replica, "INSERT INTO t VALUES('foreign', 1);");
+    sqlite::run_and_die(&db, "INSERT INTO t VALUES('one', 1);");
+    stage.push(&db).unwrap();
+    let ended = mirror(stage.fake.url(), arg(&replica), &[]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(dump(&replica), dump(&db));
+    assert!(dump(&set_aside(&replica)[0]).contains("foreign"));
 }

@@ -11,6 +11,7 @@ mod support;
 mod answers;
 mod proxy;
 mod pushes;
+mod restored;
 mod scene;
 
 use std::path::{Path, PathBuf};

@@ -19,10 +19,22 @@ pub enum Change {
     OtherLog,
     /// It lacks what the service says of its log.
     Strip,
+    /// The same, and it is the answer of the other log.
+    StripOther,
+    /// The same, and this bit of its body is flipped.
+    StripFlip(usize),
+    /// It is 204, and says nothing.
+    NoContent,
+    /// It has no body, and says nothing of its log.
+    StripBody,
     /// It is the one before it.
     Repeat,
+    /// It is this one, and the service does not hear of the request.
+    Say(Vec<u8>),
     /// So many bytes of its body are left, and its head says so.
     Cut(usize),
+    /// So many bytes follow its body, and its head says so.
+    Lengthen(usize),
 }
 
 #[derive(Default)]
@@ -35,11 +47,25 @@ struct Plan {
     answers: Vec<Vec<u8>>,
 }
 
+impl Plan {
+    /// The next answer, if it is not that of the service.
+    fn made_up(&self) -> Option<Vec<u8>> {
+        match &self.change {
+            Some((first, count, Change::Say(answer))) if (*first..first + count).contains(&self.seen) => {
+                Some(answer.clone())
+            }
+            _ => None,
+        }
+    }
+}
+
 pub struct Proxy {
     pub address: String,
     plan: Arc<Mutex<Plan>>,
     /// Whether it takes what the service says of its log from every answer.
     foreign: Arc<AtomicBool>,
+    /// The same of the base of the generation after the one that is asked for.
+    no_next: Arc<AtomicBool>,
 }
 
 impl Proxy {
@@ -48,21 +74,31 @@ impl Proxy {
         self.foreign.store(true, Ordering::SeqCst);
     }
 
+    /// Says from now on from which base the next generation starts, or does not.
+    pub fn name_the_next_base(&self, names: bool) {
+        self.no_next.store(!names, Ordering::SeqCst);
+    }
+
     /// In front of a service with the logs `a` and `b`.
     pub fn start(service: &str) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, service) = (listener.local_addr().unwrap().to_string(), service.to_owned());
         let plan = Arc::new(Mutex::new(Plan::default()));
-        let (shared, foreign) = (plan.clone(), Arc::new(AtomicBool::new(false)));
-        let is_foreign = foreign.clone();
+        let (shared, foreign, no_next) = (plan.clone(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let (is_foreign, hides_next) = (foreign.clone(), no_next.clone());
         thread::spawn(move || {
             for client in listener.incoming() {
-                let (service, plan, is_foreign) = (service.clone(), shared.clone(), is_foreign.load(Ordering::SeqCst));
+                let (service, plan) = (service.clone(), shared.clone());
+                let always = match (is_foreign.load(Ordering::SeqCst), hides_next.load(Ordering::SeqCst)) {
+                    (true, _) => stripped,
+                    (_, true) => without_next,
+                    _ => <[u8]>::to_vec,
+                };
                 // Either side may go away at any time.
-                thread::spawn(move || drop(pass_on(&client.unwrap(), &service, (&plan, is_foreign))));
+                thread::spawn(move || drop(pass_on(&client.unwrap(), &service, (&plan, always))));
             }
         });
-        Proxy { address, plan, foreign }
+        Proxy { address, plan, foreign, no_next }
     }
 
     /// Changes `count` answers from the `nth` of the next ones on, or none.
@@ -85,8 +121,48 @@ pub fn body_at(answer: &[u8]) -> usize {
 fn stripped(answer: &[u8]) -> Vec<u8> {
     let at = body_at(answer);
     let head = String::from_utf8(answer[..at].to_vec()).unwrap();
-    let kept: String = head.split_inclusive("\r\n").filter(|line| !line.starts_with("logmirror-wal:")).collect();
+    let says = |line: &&str| line.starts_with("logmirror-wal:") || line.starts_with("repr-digest:");
+    let kept: String = head.split_inclusive("\r\n").filter(|line| !says(line)).collect();
     [kept.as_bytes(), &answer[at..]].concat()
+}
+
+/// An answer that does not say from which base the next generation starts.
+fn without_next(answer: &[u8]) -> Vec<u8> {
+    let at = body_at(answer);
+    let head = String::from_utf8(answer[..at].to_vec()).unwrap();
+    let changed = |line: &str| match line.strip_prefix("logmirror-wal: ").and_then(|said| said.rsplit_once("; crc=")) {
+        None => line.to_owned(),
+        Some((said, _)) => {
+            let kept: Vec<_> = said.split("; ").filter(|member| !member.starts_with("next=")).collect();
+            let said = kept.join("; ");
+            format!("logmirror-wal: {said}; crc={:08x}\r\n", crc32fast::hash(said.as_bytes()))
+        }
+    };
+    let head: String = head.split_inclusive("\r\n").map(changed).collect();
+    [head.as_bytes(), &answer[at..]].concat()
+}
+
+/// An answer with another body, whose length its head says.
+fn with_body(answer: &[u8], body: &[u8]) -> Vec<u8> {
+    let at = body_at(answer);
+    let head = String::from_utf8(answer[..at].to_vec()).unwrap();
+    let length = format!("content-length: {}\r\n", answer.len() - at);
+    assert!(head.contains(&length), "{head}");
+    let head = head.replace(&length, &format!("content-length: {}\r\n", body.len()));
+    [head.as_bytes(), body].concat()
+}
+
+/// An answer without a body, and without what the service says of its log.
+fn without_body(answer: &[u8]) -> Vec<u8> {
+    let at = body_at(answer);
+    let head = String::from_utf8(answer[..at].to_vec()).unwrap();
+    let length = format!("content-length: {}\r\n", answer.len() - at);
+    stripped(head.replace(&length, "content-length: 0\r\n").as_bytes())
+}
+
+/// What a service answers to a request without a body.
+pub fn answer(service: &str, path: &str) -> Vec<u8> {
+    ask(service, &format!("GET {path} HTTP/1.1\r\nHost: {service}\r\n\r\n"), &[]).unwrap()
 }
 
 fn ask(service: &str, head: &str, body: &[u8]) -> std::io::Result<Vec<u8>> {
@@ -98,7 +174,10 @@ fn ask(service: &str, head: &str, body: &[u8]) -> std::io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-fn pass_on(client: &TcpStream, service: &str, (plan, is_foreign): (&Mutex<Plan>, bool)) -> std::io::Result<()> {
+/// What is made of each answer.
+type Alteration = fn(&[u8]) -> Vec<u8>;
+
+fn pass_on(client: &TcpStream, service: &str, (plan, always): (&Mutex<Plan>, Alteration)) -> std::io::Result<()> {
     let (mut head, mut piece) = (Vec::new(), [0; 4096]);
     while !head.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
         let count = (&*client).read(&mut piece)?;
@@ -114,10 +193,11 @@ fn pass_on(client: &TcpStream, service: &str, (plan, is_foreign): (&Mutex<Plan>,
     let have = body.len();
     body.resize(length, 0);
     (&*client).read_exact(&mut body[have..])?;
-    let mut answer = ask(service, &head, &body)?;
-    if is_foreign {
-        answer = stripped(&answer);
-    }
+    let made_up = plan.lock().unwrap().made_up();
+    let answer = match made_up {
+        Some(answer) => answer,
+        None => always(&ask(service, &head, &body)?),
+    };
     let mut sent = answer.clone();
     {
         let mut plan = plan.lock().unwrap();
@@ -136,16 +216,21 @@ fn pass_on(client: &TcpStream, service: &str, (plan, is_foreign): (&Mutex<Plan>,
                 }
                 Change::OtherLog => sent = ask(service, &head.replacen("/logs/a/", "/logs/b/", 1), &body)?,
                 Change::Drop => sent.clear(),
+                Change::Say(_) => {}
                 Change::Strip => sent = stripped(&sent),
-                Change::Repeat => sent = plan.last.clone(),
-                Change::Cut(left) => {
-                    let at = body_at(&sent);
-                    let head = String::from_utf8(sent[..at].to_vec()).unwrap();
-                    let length = format!("content-length: {}\r\n", sent.len() - at);
-                    assert!(head.contains(&length), "{head}");
-                    let head = head.replace(&length, &format!("content-length: {left}\r\n"));
-                    sent = [head.as_bytes(), &sent[at..at + left]].concat();
+                Change::StripOther => sent = stripped(&ask(service, &head.replacen("/logs/a/", "/logs/b/", 1), &body)?),
+                Change::StripFlip(bit) => {
+                    sent = stripped(&sent);
+                    let (at, all) = (body_at(&sent), sent.len());
+                    if all > at {
+                        sent[at + bit / 8 % (all - at)] ^= 1 << (bit % 8);
+                    }
                 }
+                Change::NoContent => sent = b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
+                Change::StripBody => sent = without_body(&sent),
+                Change::Repeat => sent = plan.last.clone(),
+                Change::Cut(left) => sent = with_body(&sent, &sent[body_at(&sent)..][..left]),
+                Change::Lengthen(more) => sent = with_body(&sent, &[&sent[body_at(&sent)..], &vec![0; more]].concat()),
             }
         }
         plan.last = answer.clone();

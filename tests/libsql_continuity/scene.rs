@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::beside;
 use crate::proxy::{Change, Proxy};
 use crate::sqlite::{dump, run_and_die};
-use crate::support::process::Service;
+use crate::support::process::{Service, until};
 
 /// Which replica a pull starts with.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -106,6 +106,26 @@ impl Scene {
         let url = format!("http://{}/logs/{log}", self.proxy.address);
         let remote = Remote::new(&url, None).unwrap().retry_first(Duration::from_millis(1));
         self.run(Replicate::new(Direction::Pull, replica.to_owned(), remote))
+    }
+
+    /// The same with `--adopt`.
+    pub fn pull_with_adopt(&self, replica: &Path, log: &str) -> Result<(), SyncError> {
+        let remote = Remote::new(&format!("http://{}/logs/{log}", self.proxy.address), None).unwrap();
+        self.run(Replicate { adopt: true, ..Replicate::new(Direction::Pull, replica.to_owned(), remote) })
+    }
+
+    /// The log `a` loses its first generation.
+    pub fn keep_one_generation(&self) {
+        let url = format!("{}/checkpoint", self.service.url("a"));
+        let policy = r#"{"policy":"roll","frames":1000000,"keep":1}"#;
+        let put = reqwest::Client::new().put(url).body(policy).send();
+        assert!(self.service.call(put).unwrap().status().is_success());
+        self.roll("a");
+        let url = format!("{}/sync/1/1/2", self.service.url("a"));
+        until("the first generation is deleted", || {
+            let answer = self.service.call(reqwest::get(&url)).unwrap();
+            (answer.status().as_u16() == 410).then_some(())
+        });
     }
 
     fn run(&self, what: Replicate) -> Result<(), SyncError> {

@@ -97,6 +97,21 @@ fn damage_inside_a_large_transaction_conflicts_and_stores_nothing() {
 }
 
 #[test]
+fn without_memory_the_start_of_a_transaction_behind_a_whole_one_is_kept_in_a_file() {
+    for big_endian in [false, true] {
+        let rig = rig();
+        // What is set aside for one body, a quarter, stays.
+        let incoming = MEMORY / 2 - MEMORY / 4;
+        let _all = rig.service.runtime.block_on(rig.service.registry.reserve(incoming)).unwrap();
+        let log = large(sender_like(0, big_endian, 9)).commit(&[2, 3, 4], 60).commit(&[5], 60);
+        for (start, end) in [(1, 6), (6, 65), (65, 67), (67, 68)] {
+            assert_eq!(rig.push(&log, start..end), Pushed::Ok(end - 1), "{big_endian}, {start}");
+        }
+        rig.holds(&log);
+    }
+}
+
+#[test]
 fn without_space_for_a_large_transaction_it_is_sent_again_later() {
     let (repo, plan) = Failing::new(Arc::new(MemRepo::default()));
     let (rig, log) = (rig_on(repo), large(sender(1)));

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod encryption;
 mod faults;
 mod large;
 mod pulls;

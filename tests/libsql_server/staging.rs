@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use logmirror::limits::STAGED_SENDERS_MAX;
-use logmirror::repo::MemRepo;
+use logmirror::repo::{FsRepo, MemRepo};
 
-use super::{Pushed, Rig, retold, sender, short};
+use super::{Pushed, Rig, create, push_to, pushed, retold, sender, short};
 use crate::support::service::Service;
 
 #[test]
@@ -164,4 +164,31 @@ fn senders_that_fell_silent_do_not_keep_the_memory_of_others() {
     }
     let log = short();
     assert_eq!(rig.push_all(&log), Pushed::Ok(7));
+}
+
+/// What this process has in memory, in MiB.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() / 1024
+}
+
+#[test]
+fn half_transactions_of_many_logs_stay_within_the_memory_budget() {
+    let data = tempfile::tempdir().unwrap();
+    let rig = Rig::on(Arc::new(FsRepo::open(data.path()).unwrap()));
+    let pages: Vec<u32> = (1..=251).collect();
+    let log = sender(1).commit(&pages, 300);
+    let before = resident();
+    for n in 0..250 {
+        let name = format!("log-{n}");
+        create(&rig.service, &name);
+        assert_eq!(pushed(&push_to(&rig.service, &name, &log, 1..251)), Pushed::Ok(250));
+    }
+    // 250 MB were sent, the budget is 32 MiB, and other tests have services too.
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 120, "{grown} MiB");
+    // What is not in memory is not lost.
+    assert_eq!(pushed(&push_to(&rig.service, "log-249", &log, 251..252)), Pushed::Ok(251));
+    assert_eq!(rig.service.status("log-249")["durable"], 252);
 }

@@ -34,7 +34,7 @@ fn rolled(service: &Service) {
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let (entry, name) = (entry.as_ref().unwrap().path(), entry.as_ref().unwrap().file_name());
@@ -97,7 +97,7 @@ impl Parted {
 
     fn restored(&self, sink: &Place) -> Vec<u8> {
         let out: PathBuf = self.dir.path().join("out.db");
-        let wanted = Wanted { to: None, generation: None, out: out.clone(), overwrite: true };
+        let wanted = Wanted { to: None, generation: None, out: out.clone(), overwrite: true, plain: false };
         match sink {
             Place::Dir(path) => {
                 restore_dir(path, &wanted).unwrap();

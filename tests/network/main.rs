@@ -6,15 +6,18 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acknowledged;
 mod answers;
 mod changing;
 mod failover;
 mod fields;
 mod follow;
+mod forger;
 mod gate;
 mod hangs;
 mod proxy;
 mod push;
+mod replica_file;
 mod slow;
 mod switch;
 mod tls;
@@ -24,6 +27,12 @@ use std::sync::Arc;
 
 use logmirror::repo::MemRepo;
 use support::service::{Service, Setup};
+
+/// The processes of [`support::sqlite::Sqlite`], and that they can be had.
+#[test]
+fn sqlite_process() {
+    support::sqlite::process();
+}
 
 /// A service in memory with an empty log `app`.
 fn service(change: impl FnOnce(&mut Setup)) -> Service {

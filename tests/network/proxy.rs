@@ -84,13 +84,13 @@ fn stall(client: TcpStream, service: SocketAddr, after: usize, first: &AtomicBoo
     }
 }
 
-struct Head {
-    text: String,
+pub struct Head {
+    pub text: String,
     bytes: Option<usize>,
-    chunked: bool,
+    pub chunked: bool,
 }
 
-fn head(from: &mut impl BufRead) -> std::io::Result<Option<Head>> {
+pub fn head(from: &mut impl BufRead) -> std::io::Result<Option<Head>> {
     let mut head = Head { text: String::new(), bytes: None, chunked: false };
     loop {
         let mut line = String::new();
@@ -115,7 +115,7 @@ fn head(from: &mut impl BufRead) -> std::io::Result<Option<Head>> {
 }
 
 /// The next piece of a body; none at its end.
-fn piece(from: &mut impl BufRead, head: &mut Head) -> std::io::Result<Option<Vec<u8>>> {
+pub fn piece(from: &mut impl BufRead, head: &mut Head) -> std::io::Result<Option<Vec<u8>>> {
     if head.chunked {
         let mut line = String::new();
         from.read_line(&mut line)?;

@@ -46,6 +46,10 @@ impl Switch {
         *self.choose.lock().unwrap() = Box::new(choose);
     }
 
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub fn url(&self, log: &str) -> String {
         format!("http://{}/logs/{log}", self.address)
     }

@@ -114,11 +114,11 @@ fn a_mirror_of_a_database_that_was_cut_is_refused_and_adopt_starts_a_new_generat
     fs::File::options().write(true).open(copy.join(wal)).unwrap().set_len(bytes.len() as u64 - 100).unwrap();
     let before = files(&copy);
     let refused = mirrored(&runtime, &source, &copy, false).unwrap_err();
-    assert!(matches!(refused, MirrorError::NotOurs { .. }) && refused.to_string().contains("--adopt"), "{refused}");
+    assert!(matches!(refused, MirrorError::NotAsLeft { .. }) && refused.to_string().contains("--adopt"), "{refused}");
     assert!(files(&copy) == before);
     mirrored(&runtime, &source, &copy, true).unwrap();
     let out = dir.path().join("out.db");
-    let wanted = Wanted { to: None, generation: None, out: out.clone(), overwrite: false };
+    let wanted = Wanted { to: None, generation: None, out: out.clone(), overwrite: false, plain: false };
     restore_dir(&copy, &wanted).unwrap();
     let count =
         |db: &rusqlite::Connection| db.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).unwrap();

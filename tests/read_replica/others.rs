@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
+use super::support::process::{arg, mirror};
 use super::support::sqlite::Sqlite;
-use super::{World, content, is_done, is_refused, warnings};
+use super::{World, content, is_done, is_refused, record, warnings};
 
 /// Writes a row into the replica, as an application would, and returns its content.
 fn write(world: &World) -> String {
@@ -31,6 +32,31 @@ fn a_file_that_was_written_meanwhile_is_set_aside_and_made_again() {
     let count = world.aside().len();
     is_done(&world.pull(&[]));
     assert_eq!(world.aside().len(), count);
+}
+
+#[test]
+fn a_file_that_was_published_and_not_settled_is_made_again_as_our_own() {
+    let mut world = World::new();
+    let log = world.path("log");
+    let bring = |world: &World| {
+        is_done(&mirror(arg(&world.source()), arg(&log), &[]));
+        let ended = mirror(arg(&log), arg(&world.replica()), &[]);
+        is_done(&ended);
+        assert_eq!(content(&world.replica()), content(&world.source()));
+        ended
+    };
+    bring(&world);
+    let before = record(&world);
+    world.insert("second");
+    bring(&world);
+    // As a process leaves it that was killed after it had published a transaction.
+    let mut killed = record(&world);
+    killed["mark"] = before["mark"].clone();
+    fs::write(world.path("replica.db-logmirror"), killed.to_string()).unwrap();
+    // Another generation of a directory makes the file again.
+    world.app.run(&["PRAGMA journal_mode = DELETE", "PRAGMA page_size = 1024", "VACUUM"]);
+    let ended = bring(&world);
+    assert_eq!((world.aside(), warnings(&ended)), (vec![], vec![]), "no other process wrote it");
 }
 
 #[test]

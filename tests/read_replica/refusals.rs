@@ -1,6 +1,10 @@
 //! What is refused before anything changes, and what is said of a replica file.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use logmirror::format::LogFormat;
 
 use super::support::process::{Mirror, arg, mirror, until};
 use super::support::specimen;
@@ -65,7 +69,9 @@ fn a_source_that_makes_no_database_is_refused() {
 fn another_log_is_refused_and_adopted_with_the_old_file_aside() {
     let world = World::new();
     world.feed();
-    is_done(&mirror(arg(&world.source()), world.service.url("other"), &[]));
+    let second = world.path("second.db");
+    connect(&second).execute_batch("CREATE TABLE t (x); INSERT INTO t VALUES ('second')").unwrap();
+    is_done(&mirror(arg(&second), world.service.url("other"), &[]));
     is_done(&world.pull(&[]));
     let other = |flags: &[&str]| mirror(world.service.url("other"), arg(&world.replica()), flags);
     is_refused(&other(&[]), 1, &["it follows http://", "logs/app", "logs/other", "--adopt"]);
@@ -170,6 +176,8 @@ fn a_log_that_was_made_again_under_its_name_is_another_one() {
     world.service.kill();
     fs::rename(world.path("data/logs/app"), world.path("old")).unwrap();
     world.service.restart();
+    // Its base is another one.
+    world.app.rows("PRAGMA wal_checkpoint(TRUNCATE)");
     world.insert("second");
     world.feed();
     is_refused(&world.pull(&[]), 1, &["it follows http://", "--adopt"]);
@@ -177,6 +185,43 @@ fn a_log_that_was_made_again_under_its_name_is_another_one() {
     is_done(&world.pull(&["--adopt"]));
     assert_eq!(content(&world.path(&world.aside()[0])), held);
     assert_eq!(content(&world.replica()), content(&world.source()));
+}
+
+#[test]
+fn a_log_with_another_id_and_the_same_base_and_frames_is_gone_on_with() {
+    let mut world = World::new();
+    for flags in [&[][..], &["--follow"]] {
+        world.feed();
+        is_done(&world.pull(&[]));
+        let (id, inode) = (record(&world)["log"].clone(), fs::metadata(world.replica()).unwrap().ino());
+        world.service.kill();
+        fs::remove_dir_all(world.path("data/logs/app")).unwrap();
+        world.service.restart();
+        world.insert("more");
+        let following = (!flags.is_empty()).then(|| {
+            // While it is empty it is not known to be another one.
+            let client = world.service.client("app");
+            world.service.call(client.create(LogFormat::Wal, None)).unwrap();
+            let following = Mirror::start(world.url(), arg(&world.replica()), flags);
+            following.wait_for("a wait", |line| line["event"] == "retrying");
+            following
+        });
+        world.feed();
+        match following {
+            Some(following) => {
+                let (wanted, replica) = (content(&world.source()), world.replica());
+                until("all that is new", || (content(&replica) == wanted).then_some(()));
+                following.terminate();
+            }
+            None => {
+                assert_eq!(world.pull(&["--dry-run"]).code, Some(0));
+                is_done(&world.pull(&[]));
+            }
+        }
+        assert_eq!(content(&world.replica()), content(&world.source()));
+        assert_eq!(fs::metadata(world.replica()).unwrap().ino(), inode, "it is the same file");
+        assert!(record(&world)["log"] != id && world.aside().is_empty());
+    }
 }
 
 #[test]
@@ -222,4 +267,64 @@ fn a_link_is_not_written_through() {
     std::os::unix::fs::symlink(world.path("elsewhere.db"), world.replica()).unwrap();
     is_refused(&world.pull(&[]), 2, &["symbolic link"]);
     assert!(!world.path("elsewhere.db").exists());
+}
+
+/// SQLite and we find the files of a database by their names: one without a byte is in use like any other.
+#[test]
+fn the_name_of_a_file_beside_a_database_is_no_place_for_another() {
+    let world = World::new();
+    world.feed();
+    let live = world.path("live.db");
+    let db = connect(&live);
+    db.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (n); PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    fs::write(world.path("live.db-journal"), "").unwrap();
+    let files = |name: &str| fs::metadata(world.path(name)).ok().map(|found| (found.ino(), found.len()));
+    let names = ["live.db-wal", "live.db-shm", "live.db-journal", "live.db-info", "live.db-logmirror"];
+    let before = names.map(files);
+    assert!(before[0].is_some_and(|(_, bytes)| bytes == 0) && before[3..] == [None, None]);
+    let libsql = world.url().replace("http://", "libsql+http://");
+    for name in names {
+        let place = world.path(name);
+        for (source, flags) in [(world.url(), &["--adopt"][..]), (world.url(), &["--dry-run"]), (libsql.clone(), &[])] {
+            is_refused(&mirror(source, arg(&place), flags), 2, &[name]);
+        }
+        let output = logmirror(&["restore", &world.url(), arg(&place), "--force"]);
+        assert_eq!(output.status.code(), Some(2), "{name} {output:?}");
+    }
+    let output = logmirror(&["replica", arg(&live), &libsql]);
+    assert!(output.status.code() == Some(2) && !world.path("live.db-draft").exists(), "{output:?}");
+    assert!(names.map(files) == before, "nothing is written");
+    db.execute("INSERT INTO t VALUES (1)", []).unwrap();
+    assert_eq!(connect(&live).query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)), Ok(1));
+    // The same names without that database are names like others.
+    is_done(&mirror(world.url(), arg(&world.path("gone-info")), &[]));
+}
+
+#[test]
+fn a_source_that_lost_its_acknowledged_end_is_said_to_be_damaged() {
+    let mut world = World::new();
+    world.feed();
+    let segment = world.service.segments_of("app").join("00000000000000000001.wal");
+    let change = |world: &mut World, from: &Path, to: &Path| {
+        world.service.kill();
+        fs::copy(from, to).unwrap();
+        world.service.restart();
+    };
+    let older = world.path("older.wal");
+    change(&mut world, &segment, &older);
+    world.insert("second");
+    world.feed();
+    change(&mut world, &older, &segment);
+    for flags in [&[][..], &["--follow"]] {
+        is_refused(&world.pull(flags), 1, &["damaged on the service at offset", "repair it"]);
+    }
+    let out = world.path("out.db");
+    let restored = |flags: &[&str]| logmirror(&[&["restore", &world.url(), arg(&out)], flags].concat());
+    let output = restored(&[]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("damaged on the service at offset"), "{output:?}");
+    // What is whole can be had.
+    let last = said.split_once("--to ").unwrap().1.split(' ').next().unwrap();
+    assert_eq!(restored(&["--to", last]).status.code(), Some(0));
+    assert!(content(&out).contains("first"));
 }

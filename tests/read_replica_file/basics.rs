@@ -239,3 +239,77 @@ fn a_file_that_takes_the_place_of_another_keeps_its_wal_when_those_who_read_that
     assert_eq!(new.rows("SELECT count(*) FROM t"), json!([[4]]));
     assert_eq!(new.rows("PRAGMA integrity_check"), json!([["ok"]]));
 }
+
+#[test]
+fn a_database_file_that_was_cut_is_noticed_before_anything_is_made_of_it() {
+    for copied in [false, true] {
+        let mut origin = Origin::new(4096, SCHEMA);
+        (0..20).for_each(|_| drop(origin.run(INSERT)));
+        let mut replica = origin.replica("replica.db");
+        origin.run_both(&mut replica, INSERT);
+        if copied {
+            replica.keep_frames(true);
+            replica.checkpoint().unwrap();
+        }
+        replica.check().unwrap();
+        fs::File::options().write(true).open(replica.path()).unwrap().set_len(12_288).unwrap();
+        let frames = origin.run(INSERT);
+        for refused in [
+            replica.check(),
+            replica.mark().map(drop),
+            replica.append(crate::origin::claims(&frames, 4096)),
+            replica.checkpoint().map(drop),
+            replica.close().map(drop),
+        ] {
+            let refused = refused.unwrap_err();
+            assert!(refused.to_string().contains("its file was cut"), "{refused}");
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_connection_is_not_taken_for_a_cut() {
+    let mut origin = Origin::new(4096, SCHEMA);
+    (0..20).for_each(|_| drop(origin.run(INSERT)));
+    let mut replica = origin.replica("replica.db");
+    let other = connect(replica.path());
+    for (sql, mode) in [("DELETE FROM t WHERE n > 3; VACUUM", "FULL"), (INSERT, "TRUNCATE"), (INSERT, "PASSIVE")] {
+        origin.run_both(&mut replica, sql);
+        other.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).unwrap();
+        replica.check().unwrap();
+        replica.mark().unwrap();
+        origin.run_both(&mut replica, INSERT);
+        replica.checkpoint().unwrap();
+        assert_eq!(dump(&other), origin.dump(), "{mode}");
+    }
+}
+
+#[test]
+fn a_file_that_has_another_name_does_not_change_under_it() {
+    let mut origin = Origin::new(4096, SCHEMA);
+    let mut replica = origin.replica("replica.db");
+    origin.run_both(&mut replica, INSERT);
+    assert!(replica.checkpoint().unwrap().restarted);
+    let kept = origin.dir.path().join("kept.db");
+    fs::hard_link(replica.path(), &kept).unwrap();
+    let bytes = fs::read(&kept).unwrap();
+    // Also by a WAL that is due.
+    while replica.wal_bytes() < 5 << 20 {
+        origin.run_both(&mut replica, "INSERT INTO t (x) VALUES (randomblob(300000))");
+        replica.checkpoint_if_due().unwrap();
+    }
+    let (frames, linked) = (replica.frames(), replica.linked());
+    assert_eq!(replica.checkpoint().unwrap(), Checkpointed { frames, copied: 0, restarted: false });
+    assert_eq!((linked, dump(&connect(replica.path()))), (Some(2), origin.dump()));
+    assert!(fs::read(&kept).unwrap() == bytes);
+    fs::remove_file(&kept).unwrap();
+    assert_eq!(replica.checkpoint().unwrap(), Checkpointed { frames, copied: frames, restarted: true });
+    assert_eq!(replica.linked(), None);
+    // Nor when it ends.
+    origin.run_both(&mut replica, INSERT);
+    fs::hard_link(replica.path(), &kept).unwrap();
+    let (path, bytes) = (replica.path().to_owned(), fs::read(&kept).unwrap());
+    replica.close().unwrap();
+    assert!(fs::read(&kept).unwrap() == bytes);
+    assert_eq!(dump(&connect(&path)), origin.dump());
+}

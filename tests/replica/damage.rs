@@ -82,6 +82,47 @@ fn a_damaged_info_is_a_clear_error_and_changes_nothing() {
     goes_on(&rig, "the info as it was");
 }
 
+/// Its generation may have as many frames as the right one.
+#[test]
+fn an_info_that_says_another_generation_is_named_with_what_is_there_and_stays() {
+    let rig = Rig::new();
+    rig.ask("CREATE TABLE n(x)");
+    assert_eq!(rig.service.call("POST", "/logs/app/checkpoint", "", b"").status, 200);
+    rig.ask("INSERT INTO n VALUES (0)");
+    let end = rig.service.get("/logs/app/segments?generation=1").json()[0]["end"].as_u64().unwrap();
+    let durable = || rig.service.status("app")["durable"].as_u64().unwrap();
+    while durable() < end {
+        rig.ask("INSERT INTO n VALUES (1)");
+    }
+    assert_eq!(durable(), end);
+    let one = rig.open("one");
+    one.run("INSERT INTO n VALUES (2)");
+    drop(one);
+    let info = rig.path("one-info");
+    let right = fs::read_to_string(&info).unwrap();
+    for (generation, there) in [(1, "is another one on the remote"), (7, "the remote is at generation 2")] {
+        let (_, rest) = right.split_once("\"info\":").unwrap();
+        let said =
+            rest[..rest.len() - 1].replace("\"synced_generation\":2", &format!("\"synced_generation\":{generation}"));
+        assert_ne!(said, rest[..rest.len() - 1]);
+        let hash = crc32c::crc32c(format!("1{said}").as_bytes());
+        let wrong = format!("{{\"version\":1,\"hash\":{hash},\"info\":{said}}}");
+        fs::write(&info, &wrong).unwrap();
+        for pushes in [true, false] {
+            let one = rig.open("one");
+            let refused = if pushes { one.wait(one.engine.push()) } else { one.wait(one.engine.pull()) };
+            let text = refused.expect_err(there).to_string();
+            assert!(text.contains("one-info says ") && text.contains(&format!("generation {generation}")), "{text}");
+            assert!(text.contains(there), "{text}");
+        }
+        assert_eq!(fs::read_to_string(&info).unwrap(), wrong);
+    }
+    fs::write(&info, right).unwrap();
+    let one = rig.open("one");
+    one.sync();
+    assert_eq!(one.dump(), rig.dump());
+}
+
 #[test]
 fn a_replica_whose_info_cannot_be_used_is_made_anew_and_nothing_is_thrown_away() {
     let rig = Rig::new();

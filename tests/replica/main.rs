@@ -5,11 +5,16 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod away;
 mod basics;
+mod beside;
 mod conflicts;
 mod crashes;
 mod damage;
+mod edges;
+mod faults;
 mod foreign;
+mod journals;
 mod kills;
 mod seeds;
 mod wire;
@@ -50,8 +55,13 @@ struct Replica<'a> {
 
 impl Rig {
     fn new() -> Rig {
+        Rig::with_commits_of(32 << 20)
+    }
+
+    /// The same with a service that takes commits of so many bytes.
+    fn with_commits_of(commit_bytes_max: u64) -> Rig {
         let usual = Setup::default();
-        let settings = Settings { commit_bytes_max: 32 << 20, ..usual.settings };
+        let settings = Settings { commit_bytes_max, ..usual.settings };
         let service = Service::start_with(Arc::new(MemRepo::default()), Setup { settings, ..usual });
         let answer = service.put("/logs/app", r#"{"format":"wal"}"#);
         assert_eq!(answer.status, 201, "{}", answer.text());

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use logmirror::sqlite::page_sums::PageSums;
 use logmirror::sqlite::{DatabaseError, Follower, Held, HeldDatabase, Moved, Snapshot, each_difference};
+use logmirror::sync::LocalLog;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 use support::commitlog::{Draw, seed};
@@ -387,4 +388,27 @@ fn a_commit_that_does_not_count_yet_is_in_no_snapshot() {
         sqlite.kill();
         assert!(Snapshot::open(&path).unwrap().frames() > frames);
     }
+}
+
+/// A checkpoint that truncates the WAL has the wal-index count nothing first. Where the file was not cut, it still has frames that
+/// counted, which the database file holds, and perhaps those of a commit that failed, which it does not.
+#[test]
+fn a_failed_commit_does_not_count_once_its_wal_is_to_be_restarted() {
+    let (_dir, path, mut sqlite) = in_use();
+    sqlite.run(&["INSERT INTO t (x) VALUES (1)"]);
+    let (index, before) = index_headers(&path);
+    sqlite.run(&["INSERT INTO t (x) VALUES (2)"]);
+    index.write_all_at(&before, 0).unwrap();
+    let wal = path.with_file_name("app.db-wal");
+    let frames = fs::read(&wal).unwrap();
+    assert_eq!(sqlite.rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0], 0);
+    fs::File::options().write(true).open(&wal).unwrap().write_all_at(&frames, 0).unwrap();
+    let (snapshot, database) = (Snapshot::open(&path).unwrap(), fs::metadata(&path).unwrap().len());
+    assert_eq!((snapshot.frames(), snapshot.header(), snapshot.db_pages() * 4096), (0, None, database));
+    snapshot.check().unwrap();
+    drop(snapshot);
+    assert_eq!(LocalLog::open(&path).unwrap().frames(), 0, "nor is it pushed");
+    sqlite.run(&["INSERT INTO t (x) VALUES (3)"]);
+    assert!(Snapshot::open(&path).unwrap().frames() > 0);
+    assert_eq!(numbers(&sqlite.rows("SELECT x FROM t ORDER BY n")), [1, 3]);
 }

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::support::process::{Ended, Mirror, Service, arg, mirror, until};
 use super::support::sqlite::{Sqlite, connect, rows};
-use super::{beside, is_done, is_refused, logmirror, restored, same, source_in, stands, status};
+use super::{beside, files, is_done, is_refused, logmirror, restored, same, source_in, stands, status};
 
 /// A database that nobody has open, with no WAL beside it.
 fn closed(dir: &Path, name: &str, page_size: u32, statements: &[&str]) -> PathBuf {
@@ -265,7 +265,14 @@ fn what_an_application_has_open_is_copied_and_not_handed_over() {
     sqlite.run(&["BEGIN IMMEDIATE", "INSERT INTO t VALUES ('not committed yet')"]);
     refused(&mirror(arg(&app), &url, &["--release"]), Some(sqlite.id()));
     sqlite.run(&["COMMIT"]);
+    // Nor what another mirror follows, which keeps its WAL.
+    let follower = Mirror::start(arg(&app), arg(&dir.path().join("sink")), &["--follow"]);
+    follower.wait_for("it follows", |line| line["state"] == "following");
     sqlite.close();
+    let ended = mirror(arg(&app), &url, &["--release"]);
+    refused(&ended, Some(follower.id()));
+    assert!(ended.error().contains("(logmirror)") && ended.error().contains("or the mirror"), "{ended:?}");
+    assert_eq!(follower.terminate().code, Some(0));
     let released = mirror(arg(&app), &url, &["--release"]);
     assert_eq!(released.code, Some(0), "{released:?}");
     assert!(released.last("released")["from"].as_str().unwrap().ends_with(arg(&app)), "{released:?}");
@@ -293,4 +300,124 @@ fn a_database_that_is_being_put_back_from_a_backup_is_waited_for() {
         (restored.status.success() && fs::read(&out).unwrap() == whole).then_some(())
     });
     assert_eq!(follower.terminate().code, Some(0));
+}
+
+#[test]
+fn a_directory_without_record_whose_base_is_not_proved_is_not_taken_over_and_one_that_is_knows_its_base() {
+    let (dir, app, mut sqlite) = in_use();
+    let (sink, copy) = (dir.path().join("sink"), dir.path().join("copy"));
+    is_done(&mirror(arg(&app), arg(&sink), &[]), 1);
+    type Damage = fn(&Path);
+    fn flip(copy: &Path) {
+        let mut base = fs::read(copy.join("base.db")).unwrap();
+        base[5000] ^= 1;
+        fs::write(copy.join("base.db"), base).unwrap();
+    }
+    let mut copied = || {
+        let _none = fs::remove_dir_all(&copy);
+        fs::create_dir(&copy).unwrap();
+        for (name, bytes) in files(&sink).into_iter().filter(|(name, _)| !name.starts_with('.')) {
+            fs::write(copy.join(name), bytes).unwrap();
+        }
+        sqlite.rows("INSERT INTO t VALUES ('more')");
+    };
+    let damages: [(&str, Damage); 5] = [
+        ("missing", |copy| fs::remove_file(copy.join("base.db")).unwrap()),
+        ("neither", |copy| ["base.db", "base.sums"].iter().for_each(|it| fs::remove_file(copy.join(it)).unwrap())),
+        ("cut", |copy| fs::File::options().write(true).open(copy.join("base.db")).unwrap().set_len(4096).unwrap()),
+        ("without sums", |copy| fs::remove_file(copy.join("base.sums")).unwrap()),
+        ("a byte", flip),
+    ];
+    for (what, damage) in damages {
+        copied();
+        damage(&copy);
+        is_refused(&mirror(arg(&app), arg(&copy), &[]), 1, &["base.db", "--adopt"]);
+        assert!(!copy.join(".logmirror").exists(), "{what}");
+        let adopted = mirror(arg(&app), arg(&copy), &["--adopt"]);
+        assert_eq!(adopted.code, Some(0), "{what}: {adopted:?}");
+        holds(&copy, &app);
+    }
+    // A whole one is taken over, and what becomes of its base later shows.
+    copied();
+    let taken = mirror(arg(&app), arg(&copy), &[]);
+    assert_eq!(taken.code, Some(0), "{taken:?}");
+    holds(&copy, &app);
+    fs::remove_file(copy.join("base.sums")).unwrap();
+    is_done(&mirror(arg(&app), arg(&copy), &[]), 0);
+    flip(&copy);
+    is_refused(&mirror(arg(&app), arg(&copy), &[]), 1, &["base.db has the SHA-256"]);
+}
+
+#[test]
+fn a_base_that_goes_away_under_a_follower_of_a_database_is_reported() {
+    let (dir, app, mut sqlite) = in_use();
+    let data = tempfile::tempdir().unwrap();
+    let service = Service::start(data.path());
+    let (sink, away) = (dir.path().join("sink"), dir.path().join("away"));
+    let to_dir = Mirror::start(arg(&app), arg(&sink), &["--follow"]);
+    let to_service = Mirror::start(arg(&app), service.url("app"), &["--follow"]);
+    for follower in [&to_dir, &to_service] {
+        follower.wait_for("it follows", |line| line["state"] == "following");
+    }
+    fs::rename(sink.join("base.db"), &away).unwrap();
+    fs::remove_file(service.segments_of("app").join("base.db")).unwrap();
+    let said = to_dir.wait_for("the wait", |line| line["event"] == "retrying");
+    assert!(said["error"].as_str().unwrap().contains("base.db is missing"), "{said}");
+    let said = to_service.wait_for("the warning", |line| line["event"] == "warning");
+    assert!(said["text"].as_str().unwrap().contains("base.db is missing"), "{said}");
+    sqlite.rows("INSERT INTO t VALUES ('meanwhile')");
+    fs::rename(&away, sink.join("base.db")).unwrap();
+    until("it goes on", || restored_rows(&sink).contains(&vec![json!("meanwhile")]).then_some(()));
+    for follower in [to_dir, to_service] {
+        assert_eq!(follower.terminate().code, Some(0));
+    }
+}
+
+#[test]
+fn the_advice_of_a_refusal_is_what_adoption_does() {
+    let (data, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = Service::start(data.path());
+    let app = closed(dir.path(), "app.db", 4096, &["INSERT INTO t VALUES (1)"]);
+    let shop = closed(dir.path(), "shop.db", 4096, &["INSERT INTO t VALUES ('shop')"]);
+    let url = service.url("app");
+    is_done(&mirror(arg(&app), &url, &[]), 0);
+    let ended = mirror(arg(&shop), &url, &[]);
+    is_refused(&ended, 1, &["fed from", "app.db", "into another log", "starts a new generation"]);
+    assert!(!ended.error().contains("does not know") && !ended.error().contains("goes on"), "{}", ended.error());
+    // A directory that lost its end.
+    let sink = dir.path().join("sink");
+    is_done(&mirror(arg(&app), arg(&sink), &[]), 0);
+    rows(&connect(&app), "INSERT INTO t VALUES (2)").unwrap();
+    is_done(&mirror(arg(&app), arg(&sink), &[]), 1);
+    let segment = sink.join("00000000000000000001.wal");
+    let whole = fs::read(&segment).unwrap();
+    fs::write(&segment, &whole[..whole.len() - 3000]).unwrap();
+    let ended = mirror(arg(&app), arg(&sink), &[]);
+    is_refused(&ended, 1, &["it ends at", "no whole commit", "aside-N", "from scratch"]);
+    assert!(!ended.error().contains("comparing its last commit"), "{}", ended.error());
+    let ended = mirror(arg(&app), arg(&sink), &["--adopt"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(sink.join("aside-1").exists());
+    holds(&sink, &app);
+}
+
+#[test]
+fn a_directory_of_a_database_without_frames_is_durable_up_to_the_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let (app, sink) = (closed(dir.path(), "app.db", 4096, &[]), dir.path().join("sink"));
+    for _ in 0..2 {
+        let ended = mirror(arg(&app), arg(&sink), &[]);
+        let done = ended.last("done");
+        assert_eq!((&done["durable"], &done["next"], &done["lag"]), (&json!(1), &json!(1), &json!(0)), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_directory_is_not_rolled_over_and_a_message_says_what_bounds_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = logmirror(&["checkpoint", arg(dir.path())]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains(arg(dir.path())) && said.contains("service") && said.contains("policy"), "{said}");
+    assert!(!said.contains("relative URL"), "{said}");
 }

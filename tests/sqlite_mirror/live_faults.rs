@@ -2,8 +2,13 @@
 //! under them. A mirror never passes what it saw last for what is there now.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use logmirror::sqlite::{DatabaseError, HeldDatabase, Snapshot};
@@ -342,4 +347,50 @@ fn an_application_with_a_rollback_journal_commits_while_its_pages_are_compared()
     assert!(longest < Duration::from_secs(5), "{longest:?}");
     is_mirrored(&service.url("app"), &mut sqlite);
     assert_eq!(follower.interrupt().code, Some(0));
+}
+
+/// Something in front of a service that changes a bit in the next `times` notes of the source. The URL of a log behind it.
+fn flipping_notes(service: &Service, times: i32) -> String {
+    let (to, listener) = (service.address().to_owned(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let url = format!("http://{}/logs/app", listener.local_addr().unwrap());
+    let left = Arc::new(AtomicI32::new(times));
+    thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let Ok(mut service) = TcpStream::connect(&to) else { continue };
+            let (mut back_from, mut back_to) = (service.try_clone().unwrap(), client.try_clone().unwrap());
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut back_from, &mut back_to);
+                let _ = back_to.shutdown(std::net::Shutdown::Both);
+            });
+            let left = left.clone();
+            thread::spawn(move || {
+                let mut bytes = vec![0; 1 << 16];
+                while let Ok(count @ 1..) = client.read(&mut bytes) {
+                    let note = bytes[..count].windows(11).position(|found| found == b"\"identity\":");
+                    if let Some(at) = note.filter(|_| left.fetch_sub(1, Ordering::Relaxed) > 0) {
+                        bytes[at] ^= 1;
+                    }
+                    if service.write_all(&bytes[..count]).is_err() {
+                        break;
+                    }
+                }
+                let _ = service.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    url
+}
+
+#[test]
+fn a_note_of_the_source_that_changed_on_its_way_ends_no_mirror() {
+    let (_dir, service, app, _sqlite) = in_use();
+    is_good(&mirror(arg(&app), flipping_notes(&service, 1), &[]));
+    let (_dir, service, app, mut sqlite) = in_use();
+    let ended = mirror(arg(&app), flipping_notes(&service, i32::MAX), &[]);
+    assert_eq!(ended.code, Some(3), "{ended:?}");
+    let following = Mirror::start(arg(&app), flipping_notes(&service, 5), &["--follow"]);
+    is_mirrored(&service.url("app"), &mut sqlite);
+    sqlite.rows(INSERT);
+    is_mirrored(&service.url("app"), &mut sqlite);
+    is_good(&following.terminate());
 }

@@ -175,17 +175,23 @@ fn a_follower_steps_into_each_next_generation_without_comparing_pages() {
     let first = generation(&service);
     let counting = Counting::start(sqlite);
     // The service looks once a second whether a log is due; here one roll follows the other.
-    until("twelve generations", || {
-        let rolled = logmirror(&["checkpoint", &service.url("app")]);
-        // The policy may have been first.
-        assert!(rolled.status.success() || String::from_utf8_lossy(&rolled.stderr).contains("ended"), "{rolled:?}");
-        (generation(&service) >= first + 12).then_some(())
-    });
+    for next in first + 1..=first + 12 {
+        until("the next generation", || {
+            let rolled = logmirror(&["checkpoint", &service.url("app")]);
+            // The policy may have been first.
+            assert!(rolled.status.success() || String::from_utf8_lossy(&rolled.stderr).contains("ended"), "{rolled:?}");
+            (generation(&service) >= next).then_some(())
+        });
+    }
     counting.wait_for(5);
     let mut sqlite = counting.stop();
     let rows = caught_up(&service, &mut sqlite);
     let ended = follower.interrupt();
     assert_eq!(ended.code, Some(0), "{ended:?}");
+    if ended.errors.contains("the sink takes nothing") {
+        // The machine is so busy that the service took nothing for two seconds: the mirror lets go of the locks then, and compares.
+        return;
+    }
     let told = |event| ended.lines.iter().filter(|line| line["event"] == event).collect::<Vec<_>>();
     assert!(compared(&ended).is_empty(), "{:?}\n{:?}\n{}", told("compared"), told("retrying"), ended.errors);
     assert!(service.terminate().0.success());

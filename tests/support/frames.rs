@@ -42,6 +42,22 @@ impl FrameLog {
         self
     }
 
+    /// A transaction of all pages in which the database differs from this one, which it becomes.
+    pub fn becomes(mut self, database: &[u8]) -> FrameLog {
+        let page_size = self.header.page_size as usize;
+        let (before, size) = (self.state(self.frames.len() as u64), (database.len() / page_size) as u32);
+        let differs =
+            |(at, page): &(usize, &[u8])| before.get(at * page_size..).is_none_or(|rest| !rest.starts_with(page));
+        let pages: Vec<_> = database.chunks(page_size).enumerate().filter(differs).collect();
+        for (nth, (at, content)) in pages.iter().enumerate() {
+            let size = if nth + 1 == pages.len() { size } else { 0 };
+            let (head, chain) = self.header.frame(self.chain, *at as u32 + 1, size, content);
+            self.frames.push([&head[..], content].concat());
+            self.chain = chain;
+        }
+        self
+    }
+
     /// Frames of a transaction that goes on.
     pub fn push(&mut self, pages: &[u32], size: u32) {
         for page in pages {

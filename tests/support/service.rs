@@ -1,8 +1,9 @@
 //! A service in this process, and connections to it that can misbehave.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use logmirror::client::Client;
@@ -54,6 +55,18 @@ pub struct Service {
     ended: Option<oneshot::Receiver<()>>,
 }
 
+/// Opens the logs of a service that may just have ended: a process that another test is starting has its locks until it runs its
+/// own program.
+fn open(data: &Arc<dyn Repo>, settings: Settings) -> Registry {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match Registry::open(data.clone(), settings) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 impl Service {
     pub fn start(data: Arc<dyn Repo>) -> Service {
         Service::start_with(data, Setup::default())
@@ -64,7 +77,7 @@ impl Service {
     }
 
     pub fn start_as(data: Arc<dyn Repo>, setup: Setup, adjust: impl FnOnce(Server) -> Server) -> Service {
-        let registry = Arc::new(Registry::open(data, setup.settings).unwrap());
+        let registry = Arc::new(open(&data, setup.settings));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let server = Server::bind("127.0.0.1:0", registry.clone(), setup.timeouts, setup.connections_max);
         let server = adjust(runtime.block_on(server).unwrap());
@@ -244,8 +257,10 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
+    /// An infinity, a number that is too large for this reader, is read as text.
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
+        let text = self.text().replace(":-1e999", r#":"-Infinity""#).replace(":1e999", r#":"Infinity""#);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {:?}", self.text()))
     }
 
     /// Status and error code.

@@ -7,6 +7,7 @@ mod support;
 
 mod copies;
 mod directories;
+mod gone;
 mod handed_over;
 mod links;
 mod messages;

@@ -103,3 +103,49 @@ fn a_log_that_is_a_copy_of_another_is_refused_as_its_source() {
     let ended = mirror(&to, &from, &[]);
     assert!(!ended.errors.contains(SWAPPED), "{ended:?}");
 }
+
+/// A log that is written by a libSQL client, from a database, and what was pulled from it.
+fn pushed(dir: &std::path::Path, service: &Service) -> (String, String, String) {
+    let [app, replica] = ["app.db", "replica.db"].map(|name| arg(&dir.join(name)).to_owned());
+    let (url, server) = (service.url("app"), format!("libsql+{}", service.url("app")));
+    service.call(service.client("app").create(LogFormat::Wal, None)).unwrap();
+    database(app.as_ref());
+    done(&["mirror", &app, &server]);
+    done(&["mirror", &server, &replica]);
+    (app, replica, url)
+}
+
+#[test]
+fn a_replica_of_a_libsql_server_is_refused_as_the_source_of_its_log() {
+    let (_data, dir, service) = scene();
+    let (app, replica, url) = pushed(dir.path(), &service);
+    for source in [replica.clone(), format!("{replica}-wal")] {
+        for flags in [&[][..], &["--follow"], &["--adopt"], &["--dry-run"]] {
+            is_refused(&mirror(&source, &url, flags), 2, &[SWAPPED, &replica]);
+        }
+    }
+    assert_eq!(source_of(&service, "app"), "");
+    // Its clients go on.
+    write(app.as_ref(), &["INSERT INTO t VALUES ('second')"]);
+    done(&["mirror", &app, &format!("libsql+{url}")]);
+    assert_eq!(restored(&url).unwrap().len(), 2);
+}
+
+#[test]
+fn a_log_that_clients_wrote_is_taken_from_them_only_where_that_is_meant() {
+    let (_data, dir, service) = scene();
+    let (app, _, url) = pushed(dir.path(), &service);
+    for flags in [&[][..], &["--follow"], &["--dry-run"]] {
+        let ended = mirror(&app, &url, flags);
+        is_refused(&ended, 1, &["clients wrote", &format!("libsql+{url}"), "--adopt", "409", "logmirror promote"]);
+    }
+    assert_eq!(source_of(&service, "app"), "");
+    // Also once what they wrote is in its base.
+    done(&["checkpoint", &url]);
+    is_refused(&mirror(&app, &url, &[]), 1, &["clients wrote", "--adopt"]);
+    done(&["mirror", &app, &url, "--adopt"]);
+    assert!(source_of(&service, "app").ends_with("app.db"));
+    done(&["mirror", &app, &url]);
+    done(&["promote", &url]);
+    assert_eq!(restored(&url).unwrap().len(), 1);
+}

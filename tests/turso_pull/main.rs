@@ -8,6 +8,7 @@ mod support;
 mod generations;
 mod hostile;
 mod images;
+mod journals;
 mod pinned;
 mod polls;
 mod transport;
@@ -132,6 +133,7 @@ impl Rig {
             generation: Some(logmirror::offset::Generation(generation)),
             out: out.clone(),
             overwrite: false,
+            plain: false,
         };
         let client = self.service.client("app");
         let restored = logmirror::checkpoint::restore_url(&client, &wanted);

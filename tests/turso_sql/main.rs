@@ -6,26 +6,54 @@
 mod support;
 
 mod batches;
+mod batons;
+mod clients;
 mod cursors;
+mod foreign_keys;
 mod hostile;
 mod prepared;
 mod pushes;
 mod refusals;
 mod requests;
 mod rot;
+mod schema;
 mod streams;
+mod unusual;
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use logmirror::http::Timeouts;
-use logmirror::repo::MemRepo;
+use logmirror::repo::{FsRepo, MemRepo};
+use logmirror::worker::{WorkerProgram, WorkerSettings};
 use serde_json::{Value, json};
 use support::service::{Answer, PATIENCE, Service, Setup};
+use tempfile::TempDir;
 
 /// A service with the log `app`.
 struct Rig {
     service: Service,
+    _data: Option<TempDir>,
+}
+
+/// Whether SQL is to run in processes of its own: as the name of this test program says.
+fn is_in_workers() -> bool {
+    env!("CARGO_CRATE_NAME").ends_with("_in_workers")
+}
+
+/// A service whose SQL runs where this test program is to test it.
+fn start(setup: Setup) -> (Service, Option<TempDir>) {
+    if !is_in_workers() {
+        return (Service::start_with(Arc::new(MemRepo::default()), setup), None);
+    }
+    let data = tempfile::tempdir().unwrap();
+    let repo = Arc::new(FsRepo::open(data.path()).unwrap());
+    let program = WorkerProgram { path: env!("CARGO_BIN_EXE_logmirror").into(), args: vec!["sql-worker".into()] };
+    let service = Service::start_as(repo, setup, |server| {
+        server.with_sql_workers(WorkerSettings { count: NonZeroUsize::MIN, ..WorkerSettings::of(program) })
+    });
+    (service, Some(data))
 }
 
 /// A stream, with the baton for its next call.
@@ -43,10 +71,10 @@ impl Rig {
     fn with_idle(idle: Duration) -> Rig {
         let setup = Setup::default();
         let setup = Setup { timeouts: Timeouts { stream: idle, ..setup.timeouts }, ..setup };
-        let service = Service::start_with(Arc::new(MemRepo::default()), setup);
+        let (service, _data) = start(setup);
         let answer = service.put("/logs/app", r#"{"format":"wal"}"#);
         assert_eq!(answer.status, 201, "{}", answer.text());
-        Rig { service }
+        Rig { service, _data }
     }
 
     fn post(&self, path: &str, body: &[u8]) -> Answer {

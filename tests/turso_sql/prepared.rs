@@ -41,7 +41,9 @@ impl Bench {
     fn new() -> Bench {
         let registry = Arc::new(Registry::open(Arc::new(MemRepo::default()), Settings::default()).unwrap());
         for log in LOGS {
-            registry.create(log, CreateLog { format: LogFormat::Wal, first: None, checkpoint: None }).unwrap();
+            registry
+                .create(log, CreateLog { format: LogFormat::Wal, first: None, checkpoint: None, foreign_keys: None })
+                .unwrap();
         }
         let elsewhere = Arc::new(Sql::new(Arc::new(Engines::new(registry.clone()))).unwrap());
         let engines = Arc::new(Engines::new(registry));
@@ -56,7 +58,7 @@ impl Bench {
 
     fn call_of(&self, sql: &Arc<Sql>, log: &str, requests: &Value) -> Value {
         let answer = |body: &Value| {
-            let body = (Bytes::from(body.to_string()), sql.share());
+            let body = (Bytes::from(body.to_string()), sql.share(log));
             let answer = self.runtime.block_on(sql.pipeline(log, body, false)).unwrap();
             serde_json::from_slice::<Value>(&answer).unwrap()
         };

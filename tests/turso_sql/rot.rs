@@ -6,8 +6,8 @@ use std::sync::Arc;
 use logmirror::repo::FsRepo;
 use serde_json::json;
 
-use crate::execute;
-use crate::support::service::{Service, Setup};
+use super::execute;
+use super::support::service::{Service, Setup};
 
 #[test]
 fn a_frame_that_turned_at_rest_is_an_error_for_sql_and_for_pulls_and_never_an_older_database() {

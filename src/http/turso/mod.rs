@@ -12,21 +12,19 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, HeaderMap, HeaderValue,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, CONTENT_ENCODING, HeaderMap,
+    HeaderValue,
 };
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::options;
 
+use super::encryption;
 use super::paths::App;
-use super::reply::{self, Failure, turn_down};
-use crate::mirror::Error;
+use super::reply::{self, Failure};
 
 /// What is asked of a log by this protocol.
-const CALLS: [&str; 4] = ["pull-updates", "v2/pipeline", "v3/pipeline", "v3/cursor"];
-
-/// With these a client asks for pages that only it can read, which no log here has.
-const ENCRYPTION: [&str; 2] = ["x-turso-encryption-key", "x-turso-encryption-cipher"];
+const CALLS: [&str; 6] = ["pull-updates", "v2", "v2/pipeline", "v3", "v3/pipeline", "v3/cursor"];
 
 /// Its routes.
 pub(super) fn routes() -> Router<Arc<App>> {
@@ -48,18 +46,22 @@ pub(super) fn allow_origins(fields: &mut HeaderMap) {
     fields.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("*"));
 }
 
+/// Whether the body is compressed, or something else than what it says.
+fn is_encoded(request: &Request) -> bool {
+    request
+        .headers()
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
 /// What every call gets.
 async fn common(request: Request, next: Next) -> Response {
     let asked = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
-    let encrypted = ENCRYPTION.into_iter().find(|name| request.headers().contains_key(*name));
-    let mut response = match encrypted {
-        None => next.run(request).await,
-        Some(name) => {
-            let (head, body) = request.into_parts();
-            turn_down(&head.headers, body);
-            let text = format!("databases are not encrypted here: this service takes no {name}");
-            Failure::from(Error::Invalid(text)).into_response()
-        }
+    let mut response = match encryption::refuse(request.headers()) {
+        Ok(()) if is_encoded(&request) => reply::unknown_encoding(),
+        Ok(()) => next.run(request).await,
+        Err(error) => Failure::from(error).into_response(),
     };
     let fields = response.headers_mut();
     allow_origins(fields);

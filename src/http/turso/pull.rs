@@ -6,20 +6,20 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Extension, Request, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use prost::Message;
 
-use crate::http::body::next;
+use crate::http::body::{self, Room};
 use crate::http::native::{Parsed, parse};
 use crate::http::pace::Pace;
 use crate::http::paths::App;
-use crate::http::reply::{Failure, drain, turn_down};
+use crate::http::reply::Failure;
 use crate::limits::{PULL_BYTES_MAX, PULL_BYTES_SMALL};
-use crate::mirror::{Error, Share};
+use crate::mirror::{Error, Registry, Share};
 use crate::sync::turso::proto::PullUpdatesRequest;
 use crate::sync::turso::pull::{Answer, Pulls};
 
@@ -35,16 +35,10 @@ async fn pull(
     request: Request,
 ) -> Result<Response, Failure> {
     let begun = Instant::now();
-    let (head, mut body) = request.into_parts();
-    let name = match parse(name).and_then(|name| app.registry.get(&name).map(|_| name)) {
-        Ok(name) => name,
-        Err(error) => {
-            turn_down(&head.headers, body);
-            return Err(error.into());
-        }
-    };
+    let name = parse(name)?;
+    app.registry.get(&name)?;
     let answered = async {
-        let (received, share) = receive(&app, &head.headers, &mut body).await?;
+        let (received, share) = receive(&app, request).await?;
         let request = PullUpdatesRequest::decode(received);
         let request = request.map_err(|error| Error::Invalid(format!("this is no request to pull: {error}")))?;
         let answer = pulls.pull(&app.registry, &name, request).await?;
@@ -53,32 +47,40 @@ async fn pull(
     };
     answered.await.map_err(|error| {
         log::debug!("POST /logs/{name}/pull-updates: {error}, {:.1} ms", begun.elapsed().as_secs_f64() * 1e3);
-        drain(body);
         error.into()
     })
 }
 
 /// The whole body, and the memory that it takes.
-async fn receive(app: &App, headers: &HeaderMap, body: &mut Body) -> Result<(Bytes, Share), Error> {
-    let too_large = || Error::TooLarge(format!("a pull takes at most {PULL_BYTES_MAX} bytes"));
-    let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+async fn receive(app: &App, request: Request) -> Result<(Bytes, Share), Error> {
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > PULL_BYTES_MAX as u64) {
         return Err(too_large());
     }
-    let mut pace = Pace::new(app.timeouts.header, app.timeouts.min_rate);
-    let (mut received, mut share) = (BytesMut::new(), None);
-    while let Some(data) = next(body, &mut pace, "--header-timeout").await? {
-        let bytes = received.len() + data.len();
+    let pace = Pace::new(app.timeouts.header, app.timeouts.min_rate);
+    let mut room = PullRoom { registry: &app.registry, share: Share::default() };
+    let body = body::whole(request.into_body(), (pace, "--header-timeout"), BytesMut::new(), &mut room).await?;
+    Ok((body.freeze(), room.share))
+}
+
+fn too_large() -> Error {
+    Error::TooLarge(format!("a pull takes at most {PULL_BYTES_MAX} bytes"))
+}
+
+struct PullRoom<'a> {
+    registry: &'a Registry,
+    share: Share,
+}
+
+impl Room for PullRoom<'_> {
+    async fn cover(&mut self, bytes: usize) -> Result<(), Error> {
         if bytes > PULL_BYTES_MAX {
             return Err(too_large());
         }
-        if bytes > PULL_BYTES_SMALL && share.is_none() {
-            // It is held as it came and once more as what it says.
-            share = Some(app.registry.reserve(2 * length.unwrap_or(PULL_BYTES_MAX as u64)).await?);
-        }
-        received.extend_from_slice(&data);
+        // It is held as it was received and once more as what it says.
+        let held = if bytes > PULL_BYTES_SMALL { 2 * bytes as u64 } else { 0 };
+        self.registry.cover(&mut self.share, held).await
     }
-    Ok((received.freeze(), share.unwrap_or_default()))
 }
 
 /// An answer under way. However it ends, it is said in the log.

@@ -1,14 +1,12 @@
 //! One attempt to bring a read replica file to where its source is, and to keep it there.
 
-use std::time::Duration;
-
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
-use uuid::Uuid;
 
 use super::error::ReplicaFileError;
 use super::fresh::{build, install};
-use super::kept::Kept;
+use super::kept::{Kept, of_file};
 use super::record::{FileRecord, Followed, Position, RecordFile};
+use super::same_log::proven;
 use super::step::step;
 use super::target::{Found, Instead, ReplicaFile, gone, is_in_place, open};
 use crate::client::{ClientError, without_secrets};
@@ -20,11 +18,16 @@ use crate::mirror::database::off;
 use crate::mirror::endpoint::{Mirror, Place};
 use crate::mirror::failure::MirrorError;
 use crate::mirror::missing::Warning;
+use crate::mirror::others;
 use crate::mirror::overlap::Overlap;
 use crate::mirror::ownership::source_identity;
 use crate::mirror::run::{Event, Progress};
 use crate::mirror::source::{Extent, Piece, Reading, Source};
 use crate::offset::Offset;
+use crate::sqlite::names::may_be_set_aside;
+use crate::sqlite::opener_of;
+use crate::sqlite::page_sums::new_key;
+
 use crate::stream::{MirrorRecord, ReadError, Tail};
 
 /// What a source holds; of a directory, as its mirror record says.
@@ -58,7 +61,7 @@ pub(super) fn followed(mirror: &Mirror, extent: &Extent) -> Followed {
         Place::Dir(path) => source_identity(path),
     };
     let log = extent.log.map(|log| log.to_string());
-    Followed { source, log, adopt: mirror.adopt }
+    Followed { source, log, former: None, adopt: mirror.adopt }
 }
 
 /// Mirrors what is missing, and then follows if that is wanted.
@@ -75,6 +78,7 @@ pub(in crate::mirror) async fn attempt(
     // A log that was deleted and created again is another one.
     target.kept = target.kept.take().filter(|kept| kept.follows(&followed));
     if target.kept.is_none() {
+        let followed = proven(mirror, source, &extent, target).await?;
         let (path, wanted) = (target.path.clone(), followed.clone());
         match off(move || open(&path, &wanted)).await?? {
             Found::Kept(kept) => target.kept = Some(kept),
@@ -91,7 +95,20 @@ pub(in crate::mirror) async fn attempt(
     }
     target.was_kept = true;
     let (mut extent, mut again) = (extent, false);
-    while let Err(error) = go_on(mirror, source, &extent, target, progress, told).await {
+    loop {
+        let error = match go_on(mirror, source, &extent, target, progress, told).await {
+            Ok(()) => {
+                // The source may have gone on while this one was copied, or what was asked first was an old answer.
+                let now = extent_of(source, target).await?;
+                if now.generation > extent.generation && now.log == extent.log {
+                    extent = now;
+                    continue;
+                }
+                others::is_still(&extent, &now)?;
+                break;
+            }
+            Err(error) => error,
+        };
         let Some(instead) = made_again_for(&error, mirror).filter(|_| !again) else {
             // A stream ends with its generation.
             match extent_of(source, target).await {
@@ -150,10 +167,6 @@ fn made_again_for(error: &MirrorError, mirror: &Mirror) -> Option<Instead> {
     }
 }
 
-fn new_key() -> u64 {
-    Uuid::new_v4().as_u64_pair().0
-}
-
 /// Makes the file, as of the end of the source.
 async fn make(
     mirror: &Mirror,
@@ -164,6 +177,10 @@ async fn make(
     progress: &mut Progress,
     told: &mut impl FnMut(Event),
 ) -> Result<(), MirrorError> {
+    if mirror.follow && matches!(instead, Instead::Written(_)) {
+        let path = target.path.clone();
+        off(move || may_be_set_aside(&path, opener_of(&path))).await?.map_err(of_file)?;
+    }
     let first = extent.first.unwrap_or_default();
     progress.begin(extent.generation, first);
     told(Event::Started { from: first, held: false, source_bytes: source.bytes_from(first, extent) });
@@ -178,10 +195,7 @@ async fn make(
     let (kept, aside) = off(move || install(&path, built, store, record, &instead)).await??;
     target.kept = Some(Box::new(kept));
     if let Some(aside) = aside {
-        let reason = match reason {
-            Instead::Aside(reason) => reason,
-            Instead::Nothing | Instead::Ours => "files of SQLite's were beside the place of DST".to_owned(),
-        };
+        let reason = reason.reason().unwrap_or("files of SQLite's were beside the place of DST");
         let (path, aside) = (target.path.display(), aside.display());
         let text =
             format!("sink: {path}: {reason}: what was there is set aside as {aside}, and the file is made again");
@@ -275,7 +289,8 @@ async fn bring(
         return Err(MirrorError::Ahead { sink: next, source_end });
     }
     let (from, base) = (held.next().unwrap_or(next), held_base.or(extent.base));
-    let reading = Reading { generation, from, held: held.next().is_some(), follow: mirror.follow, base };
+    let (held_first, log) = (held.next().is_some(), extent.log);
+    let reading = Reading { generation, from, held: held_first, follow: mirror.follow, base, log };
     let pumped = pump(source, reading, mirror.commit_bytes_max, &mut held, target, progress, told).await;
     // What was appended is sound, and is kept, whatever became of the rest.
     if target.kept.as_ref().is_some_and(|kept| kept.bytes() > 0) {
@@ -284,8 +299,8 @@ async fn bring(
     check_end(mirror, extent, pumped?, progress.next)
 }
 
-/// What a source holds of the generation of `extent`, asked again where that was found before what the file holds up to `next` was
-/// received.
+/// What a source holds of the generation of `extent`. It is asked again where it ended before `next`: it may have been asked before
+/// the file received what it holds.
 async fn not_before(source: &Source, extent: &Extent, next: Offset) -> Result<Extent, MirrorError> {
     if extent.end.is_none_or(|end| end >= next) {
         return Ok(*extent);
@@ -311,17 +326,16 @@ async fn pump(
     let mut pieces = source.stream(reading, max);
     let mut looks = interval_at(Instant::now() + SINK_LOOK_EVERY, SINK_LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut settled = false;
     loop {
+        let is_settled = target.kept.as_ref().is_none_or(|kept| kept.is_settled());
         let piece = tokio::select! {
             piece = pieces.recv() => piece,
             _ = looks.tick() => {
                 target.with(Kept::look).await?;
                 continue;
             }
-            () = sleep(if settled { Duration::MAX } else { REPLICA_SETTLE_AFTER }) => {
+            () = sleep(REPLICA_SETTLE_AFTER), if !is_settled => {
                 target.with(Kept::settle).await?;
-                settled = true;
                 continue;
             }
         };
@@ -359,7 +373,6 @@ async fn pump(
         }
         if pieces.is_empty() && target.kept.as_ref().is_some_and(|kept| kept.bytes() > 0) {
             publish(target, progress, told).await?;
-            settled = false;
         }
         told(Event::Moved(*progress));
     }

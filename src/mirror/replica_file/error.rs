@@ -136,6 +136,7 @@ impl Blamed for ReplicaFileError {
             OtherLog { .. } | OtherNames { .. } | Record { .. } => Blame::Data,
             Locked { .. } => Blame::Io,
             Again { .. } | Touched { .. } => Blame::Transient,
+            File(DatabaseError::SideFile { .. }) => Blame::Usage,
             File(error) if error.is_transient() => Blame::Transient,
             File(DatabaseError::Io { .. }) => Blame::Io,
             File(_) => Blame::Data,

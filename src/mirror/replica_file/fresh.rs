@@ -7,10 +7,11 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use tokio::time::sleep;
+use uuid::Uuid;
 
 use super::kept::{Kept, at, of_file, sum_of, with_a_wal};
 use super::record::{FileRecord, FileState, Position, RecordFile, sync_dir};
-use super::target::{Instead, is_blank};
+use super::target::{Instead, is_blank, state_of};
 use crate::api::LastCommit;
 use crate::checkpoint::{Wanted, restore_dir, restore_url};
 use crate::client::{named_base, positions};
@@ -25,8 +26,8 @@ use crate::mirror::source::{Extent, Piece, Reading, Source};
 use crate::offset::Offset;
 use crate::repo::give_owner;
 use crate::segment::base::seen;
-use crate::sqlite::names::{JOURNAL, SHM, WAL, aside_path, beside};
-use crate::sqlite::read_replica::{ReadReplicaFile, Touched};
+use crate::sqlite::names::{JOURNAL, SHM, WAL, aside_path, beside, move_beside};
+use crate::sqlite::read_replica::ReadReplicaFile;
 
 /// What the name of a file that is being built ends in.
 const DRAFT: &str = "-logmirror-draft";
@@ -56,7 +57,7 @@ pub(super) async fn build(
     let (begun, whose) = (draft.clone(), path.to_owned());
     off(move || begin_draft(&begun, &whose)).await??;
     let (generation, out) = (matches!(source, Source::Url(_)).then_some(extent.generation), draft.clone());
-    let wanted = Wanted { to: None, generation, out, overwrite: true };
+    let wanted = Wanted { to: None, generation, out, overwrite: true, plain: false };
     let growing = crate::checkpoint::draft_path(&draft)?;
     let restored = async {
         Ok::<_, MirrorError>(match source {
@@ -70,7 +71,13 @@ pub(super) async fn build(
     let (mut restored, before) = (std::pin::pin!(restored), progress.bytes);
     let folded = loop {
         tokio::select! {
-            folded = restored.as_mut() => break folded.inspect_err(|_| drop(fs::remove_file(&draft)))?,
+            folded = restored.as_mut() => break folded.map_err(|error| {
+                let _ = fs::remove_file(&draft);
+                match error {
+                    MirrorError::Restore(error) if error.is_data() => MirrorError::SourceRestore(error),
+                    error => error,
+                }
+            })?,
             () = sleep(BASE_PROGRESS_EVERY) => {
                 progress.bytes = before + fs::metadata(&growing).map_or(0, |found| found.len());
                 told(Event::Moved(*progress));
@@ -102,7 +109,8 @@ async fn last_commit(
     if let Source::Url(client) = source {
         let status = client.status().await?;
         let found = positions(&status)?;
-        // Who answered before may not be who answered with the database.
+        // The database may be the answer of another service than the one that was asked before.
+        others::check_log(Uuid::parse_str(&status.id).ok(), extent.log)?;
         others::check_base(named_base(&status, extent.generation)?, extent.base)?;
         if let (true, Some(last)) = (found.generation == extent.generation, found.last_commit)
             && last.offset.0 + u64::from(last.entries) == frame.0 + 1
@@ -113,7 +121,8 @@ async fn last_commit(
     if frame == Offset(0) {
         return Ok(None);
     }
-    let reading = Reading { generation: extent.generation, from: frame, held: true, follow: false, base: extent.base };
+    let Extent { generation, base, log, .. } = *extent;
+    let reading = Reading { generation, from: frame, held: true, follow: false, base, log };
     let mut pieces = source.stream(reading, max);
     while let Some(piece) = pieces.recv().await {
         let Piece::Batch(batch) = piece? else { continue };
@@ -151,9 +160,9 @@ pub(super) fn install(
         instead => instead,
     };
     // What is set aside is none of ours from here on, also while it still has the file's name.
-    let record = match instead {
-        Instead::Aside(_) => FileRecord { now: None, mark: None, ..record },
-        _ => record,
+    let record = match instead.reason() {
+        Some(_) => FileRecord { now: None, mark: None, ..record },
+        None => record,
     };
     let sum = prepare(&built.draft, record.key).map_err(failed)?;
     let now = FileState { at: built.at, sum };
@@ -166,14 +175,14 @@ pub(super) fn install(
     Ok((kept, aside))
 }
 
-/// Whether a file that was to be replaced is still the one that it was when that was decided: without a byte, or as the record
-/// says.
+/// Whether a file that was to be replaced is still the one that it was when that was decided: without a byte, or in a state that
+/// the record names. Where the record does not say what the file looks like in that state, all of it is read.
 fn is_unchanged(path: &Path, record: &FileRecord) -> bool {
-    let Some(mark) = record.now.and(record.mark.as_ref()) else {
+    if record.now.is_none() {
         return is_blank(path) || path.symlink_metadata().is_err();
-    };
+    }
     match ReadReplicaFile::open(path) {
-        Ok(Some(file)) => file.touched_since(mark) == Touched::No,
+        Ok(Some(file)) => state_of(&file, record).is_ok_and(|state| state.is_some()),
         Ok(None) => true,
         Err(_) => false,
     }
@@ -200,23 +209,20 @@ fn prepare(draft: &Path, key: u64) -> io::Result<u64> {
 /// Takes what has the name of the file away, and what SQLite keeps beside it. Readers that have it open keep it.
 fn make_room(path: &Path, instead: &Instead) -> io::Result<Option<PathBuf>> {
     let keep = *instead != Instead::Ours;
-    let aside = aside_path(path)?;
+    let aside = aside_path(path, &[])?;
     let mut kept = false;
     if keep && path.symlink_metadata().is_ok() {
         // The name is never without a file; where there are no hard links it is for a moment.
         fs::hard_link(path, &aside).or_else(|_| fs::rename(path, &aside))?;
         kept = true;
     }
-    for ending in [WAL, SHM, JOURNAL] {
-        let file = beside(path, ending);
-        let taken = match keep {
-            true => fs::rename(&file, beside(&aside, ending)),
-            false => fs::remove_file(&file),
-        };
-        match taken {
+    if keep {
+        kept |= move_beside(path, &aside)?;
+    }
+    for ending in [WAL, SHM, JOURNAL].iter().filter(|_| !keep) {
+        match fs::remove_file(beside(path, ending)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Err(_) => {}
-            Ok(()) => kept |= keep,
+            _ => {}
         }
     }
     sync_dir(path)?;

@@ -13,6 +13,7 @@ use crate::api::LastCommit;
 use crate::format::Framing;
 use crate::format::database::lock_page;
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader};
+use crate::limits::REPLICA_LINKED_WAL_BYTES;
 use crate::mirror::failure::MirrorError;
 use crate::offset::Offset;
 use crate::sqlite::DatabaseError;
@@ -102,9 +103,19 @@ impl Kept {
         self.pages
     }
 
+    /// Pages of the database after the last commit that was appended; none before one was.
+    pub(super) fn size(&self) -> Option<u32> {
+        self.size
+    }
+
     /// Bytes of pages that were appended and are not visible yet.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Whether the record says what the file looks like now.
+    pub(super) fn is_settled(&self) -> bool {
+        self.settled
     }
 
     /// Gives the record back, to make the file again.
@@ -247,7 +258,22 @@ impl Kept {
         (self.now, self.sum, self.pages, self.settled) = (upcoming, sum, size, false);
         (self.fresh, self.size, self.bytes) = (HashMap::new(), None, 0);
         self.held_back.clear();
-        self.file.checkpoint_if_due().map(drop).map_err(of_file)
+        self.file.checkpoint_if_due().map_err(of_file)?;
+        self.is_worth_a_copy()
+    }
+
+    /// That the WAL which is not copied into a file with another name is not larger than a new file would be.
+    ///
+    /// # Errors
+    /// [`ReplicaFileError::Again`].
+    fn is_worth_a_copy(&self) -> Result<(), MirrorError> {
+        let database = u64::from(self.pages) * u64::from(self.page_size());
+        let Some(links) = self.file.linked().filter(|_| self.file.wal_bytes() > database + REPLICA_LINKED_WAL_BYTES)
+        else {
+            return Ok(());
+        };
+        let why = format!("it has {links} names (hard links), and its WAL has become larger than itself");
+        Err(ReplicaFileError::Again { path: self.file.path().to_owned(), why }.into())
     }
 
     /// Has the record say what the file looks like now, so that the next start need not read all of it.

@@ -13,6 +13,7 @@ mod fresh;
 mod kept;
 mod plan;
 mod record;
+mod same_log;
 mod state_sum;
 mod status;
 mod step;

@@ -1,8 +1,9 @@
 //! What a mirror into a read replica file would do, found out without changing anything.
 
-use super::attempt::{extent_of, followed};
+use super::attempt::extent_of;
 use super::error::ReplicaFileError;
 use super::record::read_record;
+use super::same_log::proven;
 use super::target::{ReplicaFile, is_ours_or_absent};
 use crate::mirror::endpoint::Mirror;
 use crate::mirror::failure::MirrorError;
@@ -23,7 +24,7 @@ pub(in crate::mirror) async fn plan(
     let path = &target.path;
     is_ours_or_absent(path)?;
     let extent = extent_of(source, target).await?;
-    let followed = followed(mirror, &extent);
+    let followed = proven(mirror, source, &extent, target).await?;
     let mut plan = Plan { to: extent.end, ..Plan::default() };
     let record = read_record(path)?.filter(|_| path.exists());
     let Some(record) = record else {
@@ -58,7 +59,8 @@ pub(in crate::mirror) async fn plan(
     }
     let held = Overlap::only(at.last);
     if let Some(from) = held.next() {
-        let reading = Reading { generation: at.generation, from, held: true, follow: false, base: None };
+        let (generation, log) = (at.generation, extent.log);
+        let reading = Reading { generation, from, held: true, follow: false, base: None, log };
         compare(source.stream(reading, mirror.commit_bytes_max), held, at.next).await?;
         plan.compares = Some(from);
     }

@@ -18,11 +18,9 @@ use crate::mirror::failure::MirrorError;
 use crate::offset::{Generation, Offset};
 use crate::repo::{give_owner, open_regular};
 use crate::segment::base::BaseDigest;
-use crate::sqlite::names::beside;
+use crate::sqlite::names::{RECORD, beside};
 use crate::sqlite::read_replica::StateMark;
 
-/// What its name ends in.
-const SUFFIX: &str = "-logmirror";
 /// The version that is written, and the only one that is read.
 const VERSION: u32 = 1;
 
@@ -54,6 +52,8 @@ pub(super) struct Followed {
     pub(super) source: String,
     /// The id of its log, if it is a service's.
     pub(super) log: Option<String>,
+    /// The id that the log is known to have had before.
+    pub(super) former: Option<String>,
     /// Whether a file that follows another one is set aside.
     pub(super) adopt: bool,
 }
@@ -85,7 +85,7 @@ impl FileRecord {
     /// Whether the file follows this source. The log of a service may have got another URL.
     pub(super) fn is_of(&self, followed: &Followed) -> bool {
         match (&self.log, &followed.log) {
-            (Some(held), Some(offered)) => held == offered,
+            (Some(held), Some(offered)) => held == offered || followed.former.as_ref() == Some(held),
             _ => self.source == followed.source,
         }
     }
@@ -93,7 +93,7 @@ impl FileRecord {
 
 /// Where the record of a file is.
 pub(super) fn record_path(database: &Path) -> PathBuf {
-    beside(database, SUFFIX)
+    beside(database, RECORD)
 }
 
 /// The record of a file; none where there is none. Takes no lock.
@@ -224,7 +224,7 @@ fn own(record: &File, database: &Path, path: &Path) -> io::Result<()> {
 
 /// The database whose record has this path.
 fn database_of(record: &Path) -> PathBuf {
-    let name = record.to_str().and_then(|path| path.strip_suffix(SUFFIX));
+    let name = record.to_str().and_then(|path| path.strip_suffix(RECORD));
     name.map_or_else(|| record.to_owned(), PathBuf::from)
 }
 

@@ -1,7 +1,7 @@
 //! Stepping into another generation: what the file holds is compared with the source page by page, and what differs becomes
 //! one transaction, so that readers go from one whole state to the next.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 use uuid::Uuid;
 
@@ -18,6 +18,7 @@ use crate::mirror::failure::MirrorError;
 use crate::mirror::received_sums::ReceivedSums;
 use crate::mirror::source::{Extent, Piece, Reading, Source};
 use crate::offset::Offset;
+use crate::segment::base::seen;
 use crate::sqlite::page_sums::PageSums;
 use crate::sqlite::wal_frames::frames_of;
 use crate::stream::Run;
@@ -58,6 +59,9 @@ impl PageSet {
 /// Brings a file to the state of the source's current generation as of a commit not before the one it was at when this was
 /// called. Returns how many pages were fetched from its base, because no frame brought them.
 ///
+/// Nothing of it is visible before it is the state of the source: each page is the one of its sum, and there are as many as the
+/// last commit says, or the base where there is none.
+///
 /// # Errors
 /// [`ReplicaFileError::Again`] when the file is to be made again.
 pub(super) async fn step(
@@ -66,7 +70,7 @@ pub(super) async fn step(
     target: &mut ReplicaFile,
     max: u64,
 ) -> Result<u32, MirrorError> {
-    let ReceivedSums { sums, next, page_size } = pages_of(client, extent).await?;
+    let (ReceivedSums { sums, next, page_size }, base_bytes) = pages_of(client, extent).await?;
     let path = target.path.clone();
     let mut missing = target
         .with(move |kept| {
@@ -79,8 +83,8 @@ pub(super) async fn step(
     let mut last = None;
     let mut at_offset = FIRST_FRAME;
     if next > FIRST_FRAME {
-        let (generation, base) = (extent.generation, extent.base);
-        let reading = Reading { generation, from: FIRST_FRAME, held: true, follow: false, base };
+        let Extent { generation, base, log, .. } = *extent;
+        let reading = Reading { generation, from: FIRST_FRAME, held: true, follow: false, base, log };
         let mut pieces = Source::Url(client.clone()).stream(reading, max);
         while at_offset < next {
             let piece = pieces.recv().await.ok_or_else(gone)??;
@@ -101,24 +105,55 @@ pub(super) async fn step(
             )));
         }
     }
-    let fetched = missing.0.count;
+    let (fetched, mut first) = (missing.0.count, None);
     if fetched > 0 {
-        missing = fetch(client, extent, target, missing).await?;
+        (missing, first) = fetch(client, extent, target, missing).await?;
     }
     let (pages, to) = (missing.1.pages(), Position { generation: extent.generation, next, last, base: extent.base });
-    target.with(move |kept| kept.publish_sized(pages, to)).await?;
+    let publish = move |kept: &mut Kept| {
+        let expected = pages_due(kept, first, base_bytes)?;
+        if let Some(expected) = expected.filter(|expected| *expected != pages) {
+            let text = format!("the source has checksums of {pages} pages, and its database has {expected}");
+            return Err(MirrorError::Interrupted(text));
+        }
+        kept.publish_sized(pages, to)
+    };
+    target.with(publish).await?;
     Ok(fetched)
 }
 
-/// The checksums of the pages of the source's current generation, which must be that of `extent`.
-async fn pages_of(client: &Client, extent: &Extent) -> Result<ReceivedSums, MirrorError> {
+/// How many pages a database has that was appended: as its last commit says, or, where none was, its `first` page, which the file
+/// holds if it was not fetched; none where that does not say it.
+fn pages_due(kept: &Kept, first: Option<Bytes>, base_bytes: Option<u64>) -> Result<Option<u32>, MirrorError> {
+    if let Some(size) = kept.size() {
+        return Ok(Some(size));
+    }
+    let first = match first {
+        Some(first) => first,
+        None => {
+            let mut held = vec![0; kept.page_size() as usize];
+            kept.read_page(1, &mut held)?;
+            held.into()
+        }
+    };
+    Ok(seen(&first, base_bytes.unwrap_or(u64::MAX)).ok().flatten().map(|found| found.pages))
+}
+
+/// The checksums of the pages of the source's current generation, which must be that of `extent`, and the bytes of its base where
+/// the source says them.
+async fn pages_of(client: &Client, extent: &Extent) -> Result<(ReceivedSums, Option<u64>), MirrorError> {
     let cut = || MirrorError::Interrupted("the checksums of the source's pages broke off".to_owned());
     let found = ReceivedSums::of(client, None).await?.ok_or_else(cut)?;
     let status = client.status().await?;
     if positions(&status)?.generation != extent.generation || Uuid::parse_str(&status.id).ok() != extent.log {
         return Err(MirrorError::Interrupted("the source went on to another generation meanwhile".to_owned()));
     }
-    Ok(found)
+    if found.sums.pages() == 0 {
+        return Err(MirrorError::Interrupted(
+            "the source has checksums of 0 pages, and no database has none".to_owned(),
+        ));
+    }
+    Ok((found, status.base.map(|base| base.bytes)))
 }
 
 /// The pages of the source that the file does not hold.
@@ -181,16 +216,16 @@ fn append(kept: &mut Kept, run: &Run, mut missing: Missing) -> Result<Missing, M
     Ok(missing)
 }
 
-/// Appends the pages that no frame brought, from the base of the generation; each is checked.
+/// Appends the pages that no frame brought, from the base of the generation; each is checked. Returns the first page of it too.
 async fn fetch(
     client: &Client,
     extent: &Extent,
     target: &mut ReplicaFile,
     mut missing: Missing,
-) -> Result<Missing, MirrorError> {
+) -> Result<(Missing, Option<Bytes>), MirrorError> {
     let page_size = target.with(|kept| Ok(kept.page_size() as usize)).await?;
     let mut base = std::pin::pin!(client.base(extent.generation).await?);
-    let (mut bytes, mut page) = (BytesMut::new(), 0_u32);
+    let (mut bytes, mut page, mut first) = (BytesMut::new(), 0_u32, None);
     while missing.0.count > 0 {
         let block = base.try_next().await?;
         let is_end = block.is_none();
@@ -202,7 +237,8 @@ async fn fetch(
         let mut frames = Vec::new();
         while bytes.len() >= page_size {
             page += 1;
-            let content = bytes.split_to(page_size);
+            let content = bytes.split_to(page_size).freeze();
+            first.get_or_insert_with(|| content.clone());
             if missing.0.contains(page) {
                 if missing.1.get(page) != Some(missing.1.sum_of(&content)) {
                     return Err(MirrorError::Interrupted(format!(
@@ -225,5 +261,5 @@ async fn fetch(
             )));
         }
     }
-    Ok(missing)
+    Ok((missing, first))
 }

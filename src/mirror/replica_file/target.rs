@@ -12,7 +12,7 @@ use crate::mirror::database::off;
 use crate::mirror::failure::MirrorError;
 use crate::mirror::ownership::other_names;
 use crate::sqlite::DatabaseError;
-use crate::sqlite::names::{WAL, beside, looks_like_a_database};
+use crate::sqlite::names::{WAL, beside, is_no_side_file, looks_like_a_database};
 use crate::sqlite::read_replica::{ReadReplicaFile, Touched};
 
 /// Endings of names that are those of database files.
@@ -44,12 +44,22 @@ pub(super) enum Instead {
     Ours,
     /// One that is set aside, for this reason.
     Aside(String),
+    /// The same of one that another process has written, and may write again.
+    Written(String),
 }
 
 impl Instead {
     /// Of one that another process has written, as `what` shows.
     pub(super) fn touched(what: &str) -> Instead {
-        Instead::Aside(format!("another process has written it ({what})"))
+        Instead::Written(format!("another process has written it ({what})"))
+    }
+
+    /// Why it is set aside; none where it is not.
+    pub(super) fn reason(&self) -> Option<&str> {
+        match self {
+            Instead::Aside(reason) | Instead::Written(reason) => Some(reason),
+            Instead::Nothing | Instead::Ours => None,
+        }
     }
 }
 
@@ -105,7 +115,7 @@ impl ReplicaFile {
 /// [`MirrorError::Away`].
 pub(super) fn is_in_place(path: &Path, was_kept: bool) -> Result<(), MirrorError> {
     if was_kept && !record_path(path).exists() && !path.exists() {
-        let what = "the file that was kept is not there now, and its record neither".to_owned();
+        let what = "the file that was kept is not there now, and its record neither; a mirror that is started again makes it from scratch".to_owned();
         return Err(MirrorError::Away { place: path.display().to_string(), what });
     }
     Ok(())
@@ -116,11 +126,12 @@ pub(super) fn is_blank(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.len() == 0) && beside(path, WAL).symlink_metadata().is_err()
 }
 
-/// That a file is none that another program has made. Changes nothing.
+/// That a file is none that another program has made, nor has the name of one. Changes nothing.
 ///
 /// # Errors
 /// [`ReplicaFileError::NotOurs`], or one that says what it is.
 pub(super) fn is_ours_or_absent(path: &Path) -> Result<(), MirrorError> {
+    is_no_side_file(path).map_err(of_file)?;
     let found = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         found => found.map_err(|error| at(path, error))?,
@@ -186,7 +197,10 @@ pub(super) fn open(path: &Path, followed: &Followed) -> Result<Found, MirrorErro
         return Ok(touched(store, "its pages are not those that were written last"));
     };
     // It may have been called something else since.
-    let record = FileRecord { source: followed.source.clone(), ..record };
+    let noted = record.log.clone();
+    let log = followed.log.clone().or(record.log);
+    let record = FileRecord { source: followed.source.clone(), log, ..record };
+    let settled = settled && record.log == noted;
     Ok(Found::Kept(Box::new(Kept::new(file, store, record, now, settled)?)))
 }
 
@@ -205,7 +219,10 @@ fn has_one_name(path: &Path) -> Result<(), MirrorError> {
 
 /// Which of the states that its record names a file is in, and whether that shows at once next time too; none when it is in
 /// neither.
-fn state_of(file: &ReadReplicaFile, record: &FileRecord) -> Result<Option<(FileState, bool)>, MirrorError> {
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn state_of(file: &ReadReplicaFile, record: &FileRecord) -> Result<Option<(FileState, bool)>, MirrorError> {
     if let (Some(now), Some(mark)) = (record.now, &record.mark)
         && file.touched_since(mark) == Touched::No
     {

@@ -3,9 +3,12 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::fault::BaseFault;
 use super::id::BaseId;
 use super::reader::BaseReader;
+use super::summing::Summing;
 use super::sums::{SumsWriter, publish, remove, sum_file};
 use crate::format::name::{BASE, BASE_DRAFT};
 use crate::repo::{Repo, RepoFile};
@@ -15,7 +18,7 @@ use crate::repo::{Repo, RepoFile};
 pub struct BaseBuilder {
     repo: Arc<dyn Repo>,
     file: Arc<dyn RepoFile>,
-    sums: SumsWriter,
+    sums: Summing,
     bytes: u64,
 }
 
@@ -27,7 +30,7 @@ impl BaseBuilder {
     pub fn create(repo: Arc<dyn Repo>) -> io::Result<BaseBuilder> {
         remove(&*repo, BASE_DRAFT)?;
         let file = repo.create(BASE_DRAFT)?;
-        let sums = SumsWriter::create(&*repo)?;
+        let sums = Summing::start(SumsWriter::create(&*repo)?)?;
         Ok(BaseBuilder { repo, file, sums, bytes: 0 })
     }
 
@@ -47,8 +50,9 @@ impl BaseBuilder {
     ///
     /// # Errors
     /// As the repo says.
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_at(&mut [IoSlice::new(bytes)], self.bytes)?;
+    pub fn write(&mut self, bytes: impl Into<Bytes>) -> io::Result<()> {
+        let bytes = bytes.into();
+        self.file.write_at(&mut [IoSlice::new(&bytes)], self.bytes)?;
         self.bytes += bytes.len() as u64;
         self.sums.push(bytes)
     }
@@ -60,7 +64,7 @@ impl BaseBuilder {
     pub fn finish(self, proven: bool) -> io::Result<FinishedBase> {
         let BaseBuilder { repo, file, sums, .. } = self;
         file.sync()?;
-        let id = sums.finish(proven)?;
+        let id = sums.finish()?.finish(proven)?;
         Ok(FinishedBase { repo, id })
     }
 
@@ -122,7 +126,7 @@ impl FinishedBase {
 /// As the repo says.
 pub fn store(repo: Arc<dyn Repo>, bytes: &[u8]) -> io::Result<BaseId> {
     let mut base = BaseBuilder::create(repo)?;
-    base.write(bytes)?;
+    base.write(bytes.to_vec())?;
     base.publish(true)
 }
 

@@ -8,7 +8,7 @@
 //!
 //! let repo: Arc<dyn Repo> = Arc::new(MemRepo::new(Faults::default()));
 //! let mut base = BaseBuilder::create(repo.clone())?;
-//! base.write(b"a database")?;
+//! base.write(&b"a database"[..])?;
 //! let id = base.publish(true)?;
 //! let reader = BaseReader::open(&*repo)?.expect("a base");
 //! let mut buf = [0; 16];
@@ -22,6 +22,7 @@ mod fault;
 mod id;
 mod pages;
 mod reader;
+mod summing;
 mod sums;
 
 pub use builder::{BaseBuilder, FinishedBase, recover, store};

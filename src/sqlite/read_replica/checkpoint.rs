@@ -7,6 +7,7 @@
 //! none it starts again. All of it is tried once and left for the next checkpoint where a reader is in the way.
 
 use std::io::{self, IoSlice};
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -37,7 +38,8 @@ pub struct Checkpointed {
 
 impl ReadReplicaFile {
     /// Copies what no reader needs any more as it was into the database file, and lets the WAL start again if no reader uses
-    /// it. Waits for no reader and lets none wait. Between two transactions only: while one is appended nothing is done.
+    /// it. Waits for no reader and lets none wait. Between two transactions only: while one is appended nothing is done. Nothing is
+    /// copied either while the file has another name: see [`linked`](Self::linked).
     ///
     /// # Errors
     /// [`DatabaseError::WrittenByOthers`]; as the file system says.
@@ -57,11 +59,17 @@ impl ReadReplicaFile {
         // Others may write from here on, after the frames that are copied.
         drop(write);
         self.sync()?;
-        let copied = self.copy(&now);
+        let copied = match self.has_one_name()? {
+            true => self.copy(&now),
+            false => Ok(now.copied),
+        };
         let copied = self.latch(copied)?;
         if copied > now.copied {
             self.copied = copied;
         }
+        let bytes = self.files.database.bytes();
+        let bytes = self.latch(bytes)?;
+        self.least = if now.db_pages > 0 { bytes.min(self.bytes_of(now.db_pages)) } else { bytes };
         done = Checkpointed { frames: now.frames, copied, restarted: now.frames == 0 };
         if done.copied == now.frames && now.frames > 0 && !self.keeps_frames {
             let _write = self.lock_write()?;
@@ -81,7 +89,7 @@ impl ReadReplicaFile {
         let mut done = Checkpointed::default();
         before(Instant::now() + patience, || -> Result<_, DatabaseError> {
             done = self.checkpoint()?;
-            Ok(done.restarted.then_some(()))
+            Ok((done.restarted || self.linked.is_some()).then_some(()))
         })?;
         Ok(done)
     }
@@ -94,7 +102,7 @@ impl ReadReplicaFile {
         let mut done = Checkpointed::default();
         before(Instant::now() + patience, || -> Result<_, DatabaseError> {
             done = self.checkpoint()?;
-            Ok((done.copied == done.frames).then_some(()))
+            Ok((done.copied == done.frames || self.linked.is_some()).then_some(()))
         })?;
         Ok(done)
     }
@@ -129,6 +137,29 @@ impl ReadReplicaFile {
             }
         }
         self.mark()
+    }
+
+    /// Whether the database file has no other name. A copy that was made as a hard link would change with it: as long as there is
+    /// one, nothing is copied, and the WAL grows. Reports when that starts and ends.
+    fn has_one_name(&mut self) -> Result<bool, DatabaseError> {
+        let found = self.database()?.metadata().map_err(|error| self.io("reading", error))?;
+        let (links, path) = (found.nlink(), self.files.path.display());
+        match (links > 1, self.linked) {
+            (true, None) => log::warn!(
+                "{path} has {links} names (hard links): what is committed stays in its WAL, because the file under its other name would \
+                 change too; remove that name, or replace that file by a copy"
+            ),
+            (false, Some(_)) => log::info!("{path} has one name again: its WAL is copied into it"),
+            _ => {}
+        }
+        self.linked = Some(links).filter(|links| *links > 1);
+        Ok(self.linked.is_none())
+    }
+
+    /// How many names the database file had at the last checkpoint, if it had more than one: nothing was copied into it then.
+    #[must_use]
+    pub fn linked(&self) -> Option<u64> {
+        self.linked
     }
 
     /// With CKPT: copies frames as far as readers let it, and returns how many are copied.

@@ -101,10 +101,14 @@ pub struct ReadReplicaFile {
     unsynced: bool,
     /// Frames that are in the database file, and synced.
     copied: u64,
+    /// Bytes that the database file has at least, whichever connection makes the next checkpoint.
+    least: u64,
     /// How many bytes the WAL has when a checkpoint is due.
     checkpoint_at: u64,
     /// Whether the WAL must not start again.
     keeps_frames: bool,
+    /// How many names the database file had at the last checkpoint, if more than one.
+    linked: Option<u64>,
     failed: bool,
 }
 
@@ -145,8 +149,12 @@ impl ReadReplicaFile {
     /// the source, once that is durable and after each checkpoint.
     ///
     /// # Errors
-    /// When the database file cannot be asked.
+    /// When the files cannot be asked; [`DatabaseError::WrittenByOthers`] when the database file was cut: a mark of it would say
+    /// that this is what was left.
     pub fn mark(&self) -> Result<StateMark, DatabaseError> {
+        if let Some(now) = self.index.read().map_err(|error| self.io("reading the -shm file of", error))? {
+            self.check_database_length(&now)?;
+        }
         let meta = self.database()?.metadata().map_err(|error| self.io("reading", error))?;
         Ok(StateMark::of(&meta, self.index.header()))
     }
@@ -166,7 +174,7 @@ impl ReadReplicaFile {
         self.mark().is_ok_and(|now| mark.is_before(&now))
     }
 
-    /// Whether the files are still those that were opened, and hold what was published last.
+    /// Whether the files are still those that were opened, are as long as they must be, and hold what was published last.
     ///
     /// # Errors
     /// [`DatabaseError::WrittenByOthers`]; [`DatabaseError::Changed`] while another connection is writing.
@@ -174,7 +182,12 @@ impl ReadReplicaFile {
         self.files.check_in_place()?;
         let now = self.index.read().map_err(|error| self.io("reading the -shm file of", error))?;
         let changed = DatabaseError::Changed { path: self.path().to_owned(), what: "its -shm file is being written" };
-        self.compare(&now.ok_or(changed)?).map(drop)
+        let now = now.ok_or(changed)?;
+        self.compare(&now)?;
+        let Err(cut) = self.check_lengths(&now) else { return Ok(()) };
+        // Another connection may have restarted the WAL meanwhile.
+        let after = self.index.read().map_err(|error| self.io("reading the -shm file of", error))?;
+        if after == Some(now) { Err(cut) } else { Ok(()) }
     }
 
     /// Says whether the WAL is not to start again: frame n is then frame n, as it was appended, until that is taken back, and
@@ -249,6 +262,7 @@ impl ReadReplicaFile {
             let pages: Vec<u32> = self.unpublished.pages.drain(..count).collect();
             let published = self.index.add(&pages).and_then(|()| self.index.publish(header));
             self.latch(published)?;
+            self.least = self.least.min(self.bytes_of(header.db_pages));
         }
         if self.unpublished.pages.is_empty() {
             self.write = None;
@@ -327,12 +341,33 @@ impl ReadReplicaFile {
             let repaired = self.index.set_copied(0);
             self.latch(repaired)?;
         }
+        self.check_lengths(&now)?;
+        Ok(now)
+    }
+
+    fn bytes_of(&self, pages: u32) -> u64 {
+        u64::from(pages) * u64::from(self.page_size)
+    }
+
+    /// That neither file is shorter than what is in it.
+    fn check_lengths(&self, now: &WalIndex) -> Result<(), DatabaseError> {
         let needed = if now.frames > 0 { frame_at(self.page_size, now.frames + 1) } else { 0 };
         let bytes = self.files.wal.bytes().map_err(|error| self.io("reading", error))?;
         if bytes < needed {
             return Err(self.others("its WAL was cut"));
         }
-        Ok(now)
+        self.check_database_length(now)
+    }
+
+    /// That the database file has at least the pages that no frame has to bring: all, once every frame is copied. Those who
+    /// read would find a cut one malformed, and the next checkpoint would give it its length back, with zeros.
+    fn check_database_length(&self, now: &WalIndex) -> Result<(), DatabaseError> {
+        let copied = if now.is_copied() { self.bytes_of(now.db_pages) } else { 0 };
+        let bytes = self.files.database.bytes().map_err(|error| self.io("reading", error))?;
+        if bytes < copied.max(self.least) {
+            return Err(self.others("its file was cut"));
+        }
+        Ok(())
     }
 
     /// The header of the wal-index if it counts what was published last. A connection that had everything copied may have

@@ -162,8 +162,8 @@ impl ReadReplicaFile {
             return Err(io(io::ErrorKind::AlreadyExists.into()));
         }
         let header = header_of(&*database, path)?;
-        DatabaseHeader::of_file(&header, database.bytes().map_err(io)?)
-            .map_err(|reason| DatabaseError::not_one(path, &reason))?;
+        let bytes = database.bytes().map_err(io)?;
+        DatabaseHeader::of_file(&header, bytes).map_err(|reason| DatabaseError::not_one(path, &reason))?;
         let make = || -> io::Result<()> {
             if header[VERSIONS] != WAL_VERSIONS {
                 database.write_at(&mut [IoSlice::new(&WAL_VERSIONS)], VERSIONS.start as u64)?;
@@ -182,7 +182,12 @@ impl ReadReplicaFile {
             dir.sync_dir()
         };
         make().map_err(io)?;
-        ReadReplicaFile::of(dir, path, database, former)
+        let replica = ReadReplicaFile::of(dir, path, database, former)?;
+        // It had its name before it was open.
+        if replica.least < bytes {
+            return Err(replica.others("its file was cut"));
+        }
+        Ok(replica)
     }
 
     /// Opens the replica at `path`; `None` when there is no file. What a crash left is put in order as SQLite would: after
@@ -258,6 +263,8 @@ impl ReadReplicaFile {
             }
         };
         let Found { index, newest, sequence, .. } = found;
+        let (bytes, db_pages) = (files.database.bytes().map_err(io)?, index.header().db_pages);
+        let in_state = if db_pages > 0 { u64::from(db_pages) * u64::from(page_size) } else { u64::MAX };
         Ok(ReadReplicaFile {
             write: None,
             page_size,
@@ -268,8 +275,10 @@ impl ReadReplicaFile {
             unpublished: Unpublished::default(),
             unsynced: true,
             copied: 0,
+            least: bytes.min(in_state),
             checkpoint_at: WAL_BYTES_DUE,
             keeps_frames: false,
+            linked: None,
             failed: false,
             files,
         })

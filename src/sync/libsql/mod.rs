@@ -10,15 +10,16 @@ mod stage;
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use crate::format::wal::WalStart;
 use crate::format::{Framing, LogFormat};
-use crate::limits::{BODIES_KEPT, JUDGED_AT_ONCE, LIBSQL_PAGE_SIZE, STAGED_WAIT};
+use crate::limits::{BODIES_KEPT, JUDGED_AT_ONCE, LIBSQL_PAGE_SIZE, STAGE_LOOK_EVERY, STAGED_WAIT};
 use crate::mirror::{Error, Frames, Log, Registry, Share, View, Writer};
 use crate::offset::{Generation, Offset};
 use crate::repo::RepoFile;
@@ -61,7 +62,9 @@ type AllStages = HashMap<(String, Generation), Arc<Mutex<Stages>>>;
 pub struct LibSql {
     registry: Arc<Registry>,
     /// What senders have staged, by the id of the log and its generation. Pushes to one log come one after the other.
-    stages: SyncMutex<AllStages>,
+    stages: Arc<SyncMutex<AllStages>>,
+    /// Whether a task checks for silent senders: as long as anything is staged.
+    watched: Arc<AtomicBool>,
     sizes: Sizes,
     /// Memory of bodies that were stored: to give it back and take it anew costs as much as to sum them up.
     bodies: SyncMutex<Vec<BytesMut>>,
@@ -98,10 +101,10 @@ impl LibSql {
     /// For the logs of `registry`.
     #[must_use]
     pub fn new(registry: Arc<Registry>) -> LibSql {
-        let (stages, bodies) = Default::default();
+        let (stages, watched, bodies) = Default::default();
         let settings = registry.settings();
         let sizes = Sizes { commit_bytes_max: settings.commit_bytes_max, held_max: settings.commit_held_max() };
-        LibSql { registry, stages, sizes, bodies }
+        LibSql { registry, stages, watched, sizes, bodies }
     }
 
     fn log(&self, log_name: &str) -> Result<Arc<Log>, Error> {
@@ -110,20 +113,18 @@ impl LibSql {
         Ok(log)
     }
 
-    /// A share of the memory budget for a push of so many bytes, given back when dropped. Senders that have fallen silent in
-    /// the middle of a transaction are forgotten for it, and the others too when it is all theirs.
+    /// Makes `share` cover so many bytes of a push. Senders that have fallen silent in the middle of a transaction are
+    /// forgotten for it, those silent for longest first.
     ///
     /// # Errors
     /// When nothing came free for a while.
-    pub async fn reserve(&self, bytes: u64) -> Result<Share, Error> {
-        self.each_stages(Stages::prune);
-        match timeout(STAGED_WAIT, self.registry.reserve(bytes)).await {
-            Ok(share) => share,
-            Err(_elapsed) => {
-                self.each_stages(Stages::clear);
-                self.registry.reserve(bytes).await
+    pub async fn cover(&self, share: &mut Share, bytes: u64) -> Result<(), Error> {
+        while !self.registry.try_cover(share, bytes) {
+            if !self.give_up_idlest() {
+                return self.registry.cover(share, bytes).await;
             }
         }
+        Ok(())
     }
 
     /// Room for a body of so many bytes, empty.
@@ -146,15 +147,38 @@ impl LibSql {
         }
     }
 
-    /// For all that is staged, but where a push is under way.
-    fn each_stages(&self, work: impl Fn(&mut Stages)) {
-        let mut all = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, stages| {
-            let in_use = Arc::strong_count(stages) > 1;
-            stages.try_lock().map_or(true, |mut stages| {
-                work(&mut stages);
-                in_use || !stages.is_empty()
-            })
+    /// Forgets what the sender has staged that was silent for longest, if that is long enough. Senders to a log that takes a push now
+    /// do not count. Returns whether there was one.
+    fn give_up_idlest(&self) -> bool {
+        let all = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
+        let at_rest = all.values().filter_map(|stages| stages.try_lock().ok());
+        let idle = at_rest.filter_map(|stages| Some((stages.idle()?, stages)));
+        match idle.max_by_key(|(idle, _)| *idle) {
+            Some((idle, mut stages)) if idle >= STAGED_WAIT => {
+                stages.give_up_idlest();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Starts the task that forgets what silent senders have staged, and closes the files of what was forgotten, unless it runs. The
+    /// caller holds the lock of what is staged.
+    fn watch(&self) {
+        if self.watched.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (all, watched) = (Arc::downgrade(&self.stages), self.watched.clone());
+        tokio::spawn(async move {
+            while let Some(all) = all.upgrade() {
+                let (is_staged, unclosed) = forget_idle(&all, &watched);
+                drop(all);
+                drop_blocking(unclosed);
+                if !is_staged {
+                    return;
+                }
+                sleep(STAGE_LOOK_EVERY).await;
+            }
         });
     }
 
@@ -242,7 +266,8 @@ impl LibSql {
         let stages = self.stages_of(&log);
         let mut stages = stages.lock_owned().await;
         let (ours, sizes, salts) = (log.clone(), self.sizes, pushed.salts);
-        let (mut stages, judged) = if is_usual(&log, &stages, &pushed, sizes) {
+        let is_covered = share.covers(pushed.body.len() as u64);
+        let (mut stages, judged) = if is_covered && is_usual(&log, &stages, &pushed, sizes) {
             let judged = judge(&log, &mut stages, (pushed, share), sizes);
             (stages, judged)
         } else {
@@ -251,12 +276,15 @@ impl LibSql {
                 (stages, judged)
             };
             let judged = tokio::task::spawn_blocking(judging).await;
-            judged.map_err(|_| Error::Unavailable("the push was interrupted".into()))?
+            judged.map_err(|_| interrupted())?
         };
         let conflict = |why: &str| {
             log::info!("{log_name}: frames {start} to {} conflict: {why}", end.0 - 1);
             Ok(answer(true, log.view().durable.0.saturating_sub(1)))
         };
+        if stages.has_staged() {
+            self.watch();
+        }
         let (appended, rest) = match judged? {
             Judged::Conflict => return conflict("they are of another history"),
             Judged::Held(max_frame_no) => return Ok(answer(false, max_frame_no)),
@@ -266,6 +294,8 @@ impl LibSql {
                 (appended.map(|_| Some(body)), rest)
             }
             Judged::AppendFile { file, from, rest } => {
+                stages.close_later(file.clone());
+                self.watch();
                 let append = self.registry.append_file(&log, from, file.clone(), Writer::Client).await?;
                 (append.take_file(file).await.map(|_| None).map_err(|(error, _)| error), rest)
             }
@@ -281,7 +311,11 @@ impl LibSql {
             Err(error) => return Err(error),
         }
         match rest {
-            Some(rest) => stages.put(salts, rest),
+            Some(rest) => {
+                let rest = if rest.is_covered() { rest } else { in_file(&log, rest).await? };
+                stages.put(salts, rest);
+                self.watch();
+            }
             None => stages.forget(salts),
         }
         log::debug!("{log_name}: frames {start} to {} of generation {generation} are held", end.0 - 1);
@@ -291,8 +325,37 @@ impl LibSql {
     fn stages_of(&self, log: &Log) -> Arc<Mutex<Stages>> {
         let mut all = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
         // Of generations that have ended nothing is needed any more.
-        all.retain(|(id, generation), _| id != log.id() || *generation == log.generation());
+        let has_ended = |id: &str, generation| id == log.id() && generation != log.generation();
+        drop_blocking(all.extract_if(|(id, generation), _| has_ended(id, *generation)).collect());
         all.entry((log.id().to_owned(), log.generation())).or_default().clone()
+    }
+}
+
+/// Forgets what senders have staged that have been silent for long. Returns whether more may be staged, as for a log that takes a push
+/// now, and the files of what was forgotten; if nothing is staged, `watched` is cleared.
+fn forget_idle(all: &SyncMutex<AllStages>, watched: &AtomicBool) -> (bool, Vec<Arc<dyn RepoFile>>) {
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    let (mut is_staged, mut unclosed) = (false, Vec::new());
+    all.retain(|_, stages| {
+        let is_shared = Arc::strong_count(stages) > 1;
+        let Ok(mut stages) = stages.try_lock() else {
+            is_staged = true;
+            return true;
+        };
+        stages.prune();
+        unclosed.append(&mut stages.take_unclosed());
+        // A push that has found this one already may put something there before `watched` is cleared.
+        is_staged |= is_shared || stages.has_staged();
+        is_shared || !stages.is_empty()
+    });
+    watched.store(is_staged, Ordering::Release);
+    (is_staged, unclosed)
+}
+
+/// Drops what may hold files, where it may block.
+fn drop_blocking<T: Send + 'static>(held: Vec<T>) {
+    if !held.is_empty() {
+        tokio::task::spawn_blocking(move || drop(held));
     }
 }
 
@@ -317,12 +380,14 @@ pub(crate) fn facts(log: &Arc<Log>, view: &View, current: Generation) -> WalFact
         Framing::Wal(start) => start,
         Framing::Commitlog(_) => None,
     };
+    let base = log.base_id();
     WalFacts {
         log: log.id().to_owned(),
         generation: log.generation().0,
         current: current.0,
         end: view.durable.0.saturating_sub(1),
-        base: log.base_digest(),
+        base: base.map(|base| base.sha256),
+        base_bytes: base.map(|base| base.bytes),
         wal,
         next: None,
     }
@@ -335,7 +400,7 @@ fn range((start, end): (u64, u64)) -> Result<(Offset, Offset), Error> {
     Ok((Offset(start), Offset(end)))
 }
 
-/// Whether a push can be judged without a read: it goes on from the end of our log or from what its sender has staged, and
+/// Whether a push can be judged without a read: it goes on from the end of our log or from what its sender has staged in memory, and
 /// is short. Nothing else is judged on an async thread, since one stray frame of another history could make it read all of
 /// ours.
 fn is_usual(log: &Log, stages: &Stages, pushed: &Pushed, sizes: Sizes) -> bool {
@@ -344,9 +409,11 @@ fn is_usual(log: &Log, stages: &Stages, pushed: &Pushed, sizes: Sizes) -> bool {
         let is_large = stage.is_large_with(pushed.body.len() as u64, sizes.held_max);
         stage.base() == durable && pushed.start > durable && pushed.start <= stage.end() && !is_large
     };
+    let stage = stages.of(pushed.salts);
     pushed.body.len() <= JUDGED_AT_ONCE
+        && !stage.is_some_and(Stage::has_file)
         && (pushed.start == durable && pushed.sum_like(log, &stages.sequences, log.wal_end()).is_some()
-            || stages.of(pushed.salts).is_some_and(staged))
+            || stage.is_some_and(staged))
 }
 
 /// Compares a push with the log, and with what the same sender has staged. Checksums of what is to be appended may be left
@@ -415,8 +482,9 @@ fn judge(
         Some(ours) => (ours, Some(durable)),
         None => (WalStart::first(header.unwrap_or_else(|| new_header(LIBSQL_PAGE_SIZE, 0))), None),
     };
-    let unstored = |error: io::Error| Error::Unavailable(format!("cannot keep a large transaction: {error}"));
     if whole.is_empty() {
+        // What there is no memory for goes to a file at once.
+        let held_max = if rest.is_covered() { held_max } else { 0 };
         rest.spill(&**log.repo(), held_max, (start, from.is_none())).map_err(unstored)?;
         stages.put(salts, rest);
         return Ok(Judged::Held(end.0 - 1));
@@ -431,4 +499,54 @@ fn judge(
         stream.insert(0, Bytes::copy_from_slice(&start.header.encode()));
     }
     Ok(Judged::Append { stream: (stream, share), from, rest })
+}
+
+/// Puts in a file what was left of a push that was appended, where there is no memory for it.
+///
+/// # Errors
+/// When it cannot be written.
+async fn in_file(log: &Arc<Log>, mut rest: Stage) -> Result<Stage, Error> {
+    let log = log.clone();
+    let spilling = move || {
+        // Where others have written to the log since, a stage that began before that is not appended.
+        let start = log.wal_end().ok_or_else(interrupted)?;
+        rest.spill(&**log.repo(), 0, (start, false)).map_err(unstored)?;
+        Ok(rest)
+    };
+    tokio::task::spawn_blocking(spilling).await.map_err(|_| interrupted())?
+}
+
+fn unstored(error: io::Error) -> Error {
+    Error::Unavailable(format!("cannot keep a large transaction: {error}"))
+}
+
+fn interrupted() -> Error {
+    Error::Unavailable("the push was interrupted".into())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::pushed::Sum;
+    use super::*;
+    use crate::format::wal::Chain;
+    use crate::limits::STAGE_IDLE;
+    use crate::mirror::Settings;
+    use crate::repo::MemRepo;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_sender_staged_that_is_silent_goes_although_no_push_follows() {
+        let registry = Registry::open(Arc::new(MemRepo::default()), Settings::default()).unwrap();
+        let libsql = LibSql::new(Arc::new(registry));
+        let origin = Sum { chain: Chain::default(), big_endian: false };
+        let mut stages = Stages::default();
+        stages.put([1, 2], Stage::new(Offset(1), origin));
+        libsql.stages.lock().unwrap().insert(("id".to_owned(), Generation(1)), Arc::new(Mutex::new(stages)));
+        libsql.watch();
+        sleep(STAGE_IDLE - STAGE_LOOK_EVERY).await;
+        assert_eq!(libsql.stages.lock().unwrap().len(), 1);
+        sleep(2 * STAGE_LOOK_EVERY).await;
+        assert!(libsql.stages.lock().unwrap().is_empty());
+        assert!(!libsql.watched.load(Ordering::Relaxed), "nothing is left to look for");
+    }
 }

@@ -4,9 +4,10 @@
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use bytes::BytesMut;
+use tokio::time::Instant;
 
 use super::pushed::{FRAME_LEN, OtherOrder, Pushed, Sum, chained, last_chain};
 use super::sequence::Sequences;
@@ -145,9 +146,19 @@ impl Stage {
         Extended { whole, spool, origin, share, rest: self }
     }
 
+    /// Whether the memory that its frames take is part of the budget.
+    pub(super) fn is_covered(&self) -> bool {
+        self.share.covers(self.bytes())
+    }
+
     /// The bytes of all of its frames.
     pub(super) fn bytes_in_all(&self) -> u64 {
         (self.end().0 - self.base.0) * FRAME_LEN as u64
+    }
+
+    /// Whether frames of it are in a file.
+    pub(super) fn has_file(&self) -> bool {
+        self.spool.is_some()
     }
 
     /// Whether so many bytes more make it so large that frames of it go to a file.
@@ -198,6 +209,8 @@ impl Stage {
 pub(super) struct Stages {
     /// Their stages, those used last at the end.
     staged: Vec<([u32; 2], Stage)>,
+    /// Files of what was forgotten. To close one frees all of it on the disk, which may take long.
+    unclosed: Vec<Arc<dyn RepoFile>>,
     /// The sum of our frames for senders whose words have the other order.
     pub(super) other_order: OtherOrder,
     /// How many checkpoints their databases have had.
@@ -222,27 +235,161 @@ impl Stages {
         self.staged.push((salts, stage));
         let mut bytes: u64 = self.staged.iter().map(|(_, stage)| stage.bytes()).sum();
         while self.staged.len() > STAGED_SENDERS_MAX || bytes > STAGED_BYTES_MAX && self.staged.len() > 1 {
-            bytes -= self.staged.remove(0).1.bytes();
+            let (_, oldest) = self.staged.remove(0);
+            bytes -= oldest.bytes();
+            self.discard(oldest);
         }
     }
 
     /// Forgets what the sender with these salts has staged.
     pub(super) fn forget(&mut self, salts: [u32; 2]) {
-        self.staged.retain(|(known, _)| *known != salts);
+        if let Some(stage) = self.take(salts) {
+            self.discard(stage);
+        }
     }
 
     /// Forgets those whose senders have been silent for long.
     pub(super) fn prune(&mut self) {
-        self.staged.retain(|(_, stage)| stage.used.elapsed() < STAGE_IDLE);
+        let silent: Vec<_> = self.staged.extract_if(.., |(_, stage)| stage.used.elapsed() >= STAGE_IDLE).collect();
+        silent.into_iter().for_each(|(_, stage)| self.discard(stage));
     }
 
-    /// Forgets all that is staged.
-    pub(super) fn clear(&mut self) {
-        self.staged.clear();
+    /// How long the sender has been silent that holds memory and was silent for longest.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        self.staged.iter().find(|(_, stage)| stage.bytes() > 0).map(|(_, stage)| stage.used.elapsed())
+    }
+
+    /// Forgets what that sender has staged.
+    pub(super) fn give_up_idlest(&mut self) {
+        if let Some(at) = self.staged.iter().position(|(_, stage)| stage.bytes() > 0) {
+            let (_, idlest) = self.staged.remove(at);
+            self.discard(idlest);
+        }
+    }
+
+    /// Gives back the memory of a stage, and keeps its file, if it has one, to be closed.
+    fn discard(&mut self, stage: Stage) {
+        self.unclosed.extend(stage.spool.map(|spool| spool.file));
+    }
+
+    /// Keeps a file until it is closed where that may block.
+    pub(super) fn close_later(&mut self, file: Arc<dyn RepoFile>) {
+        self.unclosed.push(file);
+    }
+
+    /// The files that are to be closed, where that may block.
+    pub(super) fn take_unclosed(&mut self) -> Vec<Arc<dyn RepoFile>> {
+        std::mem::take(&mut self.unclosed)
+    }
+
+    /// Whether anything is staged, or a file of it is still open.
+    pub(super) fn has_staged(&self) -> bool {
+        !self.staged.is_empty() || !self.unclosed.is_empty()
     }
 
     /// Whether nothing would be lost with it.
     pub(super) fn is_empty(&self) -> bool {
-        self.staged.is_empty() && self.other_order == OtherOrder::default() && self.sequences == Sequences::default()
+        !self.has_staged() && self.other_order == OtherOrder::default() && self.sequences == Sequences::default()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::thread::{self, ThreadId};
+
+    use tokio::sync::Mutex;
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::limits::STAGED_WAIT;
+    use crate::mirror::{Registry, Settings};
+    use crate::offset::Generation;
+    use crate::repo::MemRepo;
+    use crate::sqlite::wal_append::new_header;
+    use crate::sync::libsql::LibSql;
+
+    /// A file that says where it is closed.
+    #[derive(Debug)]
+    struct Closing(Sender<ThreadId>);
+
+    impl Drop for Closing {
+        fn drop(&mut self) {
+            self.0.send(thread::current().id()).unwrap();
+        }
+    }
+
+    impl RepoFile for Closing {
+        fn bytes(&self) -> io::Result<u64> {
+            Ok(0)
+        }
+
+        fn read_at(&self, _: &mut [u8], _: u64) -> io::Result<usize> {
+            Ok(0)
+        }
+
+        fn write_at(&self, _: &mut [IoSlice<'_>], _: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn truncate(&self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A server where a sender has staged a large transaction, of which this much is in memory, and where its file is closed.
+    async fn staged(memory: u64) -> (LibSql, Receiver<ThreadId>) {
+        let settings = Settings { memory_max: 2 << 20, ..Settings::default() };
+        let registry = Arc::new(Registry::open(Arc::new(MemRepo::default()), settings).unwrap());
+        let libsql = LibSql::new(registry);
+        let ((closing, closed), chain) = (channel(), Chain::default());
+        let spool = StageSpool {
+            file: Arc::new(Closing(closing)),
+            bytes: 0,
+            end: WalStart::first(new_header(LIBSQL_PAGE_SIZE, 0)),
+        };
+        let stage = Stage {
+            spool: Some(spool),
+            frames: BytesMut::zeroed(memory as usize),
+            share: libsql.registry.reserve(memory).await.unwrap(),
+            ..Stage::new(Offset(1), Sum { chain, big_endian: false })
+        };
+        let mut stages = Stages::default();
+        stages.put([1, 2], stage);
+        libsql.stages.lock().unwrap().insert(("id".to_owned(), Generation(1)), Arc::new(Mutex::new(stages)));
+        libsql.watch();
+        (libsql, closed)
+    }
+
+    /// Time goes on until the file is closed.
+    async fn closed_by(closed: &Receiver<ThreadId>) -> ThreadId {
+        loop {
+            tokio::task::yield_now().await;
+            if let Ok(thread) = closed.try_recv() {
+                return thread;
+            }
+            advance(Duration::from_millis(100)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_file_of_a_silent_sender_is_closed_where_that_may_block() {
+        let (_libsql, closed) = staged(0).await;
+        assert_ne!(closed_by(&closed).await, thread::current().id());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_file_of_a_sender_whose_memory_another_one_needs_is_closed_where_that_may_block() {
+        let memory = 100 << 10;
+        let (libsql, closed) = staged(memory).await;
+        advance(STAGED_WAIT).await;
+        assert!(libsql.give_up_idlest());
+        assert!(closed.try_recv().is_err(), "it must not be closed here");
+        assert_ne!(closed_by(&closed).await, thread::current().id());
     }
 }

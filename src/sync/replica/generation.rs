@@ -23,7 +23,8 @@ impl Replica {
     pub fn fold(&mut self) -> Result<(), SyncError> {
         let Position { generation, frame: server } = self.position;
         if self.frames() > server {
-            return Err(SyncError::Ahead { path: self.path.clone(), generation, local: self.frames(), server });
+            let (path, local) = (self.path.clone(), self.frames());
+            return Err(SyncError::Ahead { path, generation, local, server, is_written: true });
         }
         let following = generation.checked_add(1).ok_or_else(|| SyncError::Full { path: self.path.clone() })?;
         self.restart_wal()?;
@@ -35,7 +36,7 @@ impl Replica {
     fn end(&mut self, following: u32) -> Result<(), SyncError> {
         let folded = self.file.copy_within(READERS_PATIENCE).map_err(|error| self.of_others(error))?;
         if folded.copied < folded.frames {
-            return Err(DatabaseError::ReadInTheWay { path: self.path.clone() }.into());
+            return Err(self.not_copied().into());
         }
         (self.start, self.last) = (0, String::new());
         self.resume(Position { generation: following, frame: 0 });
@@ -67,7 +68,7 @@ impl Replica {
         let Position { frame, .. } = self.position;
         let is_whole = frame > 0 && self.frames() == frame;
         if !differing.is_empty() {
-            if !is_whole && (self.is_pushed() || self.frames() > frame) {
+            if !is_whole && (self.frames() > frame || self.is_pushed()?) {
                 return Ok(None);
             }
             if let Some(sum) = self.sum.take()
@@ -133,6 +134,19 @@ impl Replica {
         Ok(())
     }
 
+    /// Why the WAL could not be copied into the database, or could not start again.
+    fn not_copied(&self) -> DatabaseError {
+        let path = self.path.clone();
+        match self.file.linked() {
+            Some(links) => {
+                let what = "its WAL is not copied into it, because the file under its other name would change too: remove that name, or \
+                            replace that file by a copy";
+                DatabaseError::Linked { path, links, what: what.to_owned() }
+            }
+            None => DatabaseError::ReadInTheWay { path },
+        }
+    }
+
     /// Restarts the WAL if it is of a former generation.
     pub(super) fn restart_wal(&mut self) -> Result<(), SyncError> {
         if !self.leftover {
@@ -142,7 +156,7 @@ impl Replica {
         let done = self.file.checkpoint_within(READERS_PATIENCE);
         self.file.keep_frames(true);
         if !done.map_err(|error| self.of_others(error))?.restarted {
-            return Err(DatabaseError::ReadInTheWay { path: self.path.clone() }.into());
+            return Err(self.not_copied().into());
         }
         self.leftover = false;
         self.log.look().map(drop)

@@ -1,7 +1,7 @@
 //! [`Value`]: a value of SQLite in JSON, both ways.
 //!
-//! Integers are decimal text, since JSON readers lose bits of large numbers. A float that JSON cannot express is written as
-//! a null; clients write a null for one, and it is stored as NULL.
+//! Integers are decimal text, since JSON readers lose bits of large numbers. An infinity is a text here, `"Infinity"`; clients
+//! write a null for a float that JSON cannot express, which is read as no number.
 
 use std::fmt;
 
@@ -19,6 +19,11 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_encode_padding(false).with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// The infinities, in JSON of ours.
+const INFINITY: &str = "Infinity";
+/// See [`INFINITY`].
+const MINUS_INFINITY: &str = "-Infinity";
+
 /// A value of SQLite, as it stands in a request or in an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
@@ -26,7 +31,7 @@ pub enum Value {
     Null,
     /// An integer.
     Integer(i64),
-    /// A float.
+    /// A float; one that is no number is bound as NULL.
     Float(f64),
     /// A text.
     Text(String),
@@ -35,14 +40,18 @@ pub enum Value {
 }
 
 impl Value {
-    /// About how many bytes of memory it takes.
-    pub(crate) fn weight(&self) -> usize {
-        let heap = match self {
+    /// Bytes of a text or a blob; 0 for others.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
             Value::Text(text) => text.len(),
             Value::Blob(bytes) => bytes.len(),
             Value::Null | Value::Integer(_) | Value::Float(_) => 0,
-        };
-        size_of::<Value>() + heap
+        }
+    }
+
+    /// About how many bytes of memory it takes.
+    pub(crate) fn weight(&self) -> usize {
+        size_of::<Value>() + self.bytes()
     }
 }
 
@@ -74,7 +83,7 @@ impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (kind, field) = match self {
             Value::Integer(_) => ("integer", "value"),
-            Value::Float(float) if float.is_finite() => ("float", "value"),
+            Value::Float(float) if !float.is_nan() => ("float", "value"),
             Value::Text(_) => ("text", "value"),
             Value::Blob(_) => ("blob", "base64"),
             Value::Null | Value::Float(_) => ("null", ""),
@@ -84,6 +93,8 @@ impl Serialize for Value {
         match self {
             Value::Integer(integer) => map.serialize_entry(field, &integer.to_string())?,
             Value::Float(float) if float.is_finite() => map.serialize_entry(field, float)?,
+            Value::Float(float) if *float > 0.0 => map.serialize_entry(field, INFINITY)?,
+            Value::Float(float) if *float < 0.0 => map.serialize_entry(field, MINUS_INFINITY)?,
             Value::Text(text) => map.serialize_entry(field, text)?,
             Value::Blob(bytes) => map.serialize_entry(field, &BASE64.encode(bytes))?,
             Value::Null | Value::Float(_) => {}
@@ -162,7 +173,8 @@ impl<'de> Deserialize<'de> for Value {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
         let Written { r#type, value, base64 } = Written::deserialize(deserializer)?;
         match (r#type, value, base64) {
-            (Kind::Null, ..) | (Kind::Float, Scalar::Null, _) => Ok(Value::Null),
+            (Kind::Null, ..) => Ok(Value::Null),
+            (Kind::Float, Scalar::Null, _) => Ok(Value::Float(f64::NAN)),
             (Kind::Integer, Scalar::Integer(integer), _) => Ok(Value::Integer(integer)),
             (Kind::Integer, Scalar::Text(text), _) => text
                 .parse()
@@ -171,6 +183,8 @@ impl<'de> Deserialize<'de> for Value {
             (Kind::Integer, ..) => Err(D::Error::custom("an integer is a decimal text of 64 bits")),
             (Kind::Float, Scalar::Float(float), _) => Ok(Value::Float(float)),
             (Kind::Float, Scalar::Integer(integer), _) => Ok(Value::Float(integer as f64)),
+            (Kind::Float, Scalar::Text(text), _) if text == INFINITY => Ok(Value::Float(f64::INFINITY)),
+            (Kind::Float, Scalar::Text(text), _) if text == MINUS_INFINITY => Ok(Value::Float(f64::NEG_INFINITY)),
             (Kind::Float, Scalar::Text(_), _) => Err(D::Error::custom("a float is a number or null")),
             (Kind::Text, Scalar::Text(text), _) => Ok(Value::Text(text)),
             (Kind::Text, ..) => Err(D::Error::custom("a text needs a value that is a text")),
@@ -211,13 +225,15 @@ mod tests {
     }
 
     #[test]
-    fn a_float_that_json_cannot_express_is_null_both_ways() {
-        for float in [f64::INFINITY, f64::NEG_INFINITY, f64::NAN] {
-            assert_eq!(written(&Value::Float(float)), r#"{"type":"null"}"#);
+    fn an_infinity_stays_one_and_a_float_without_a_number_is_none() {
+        for float in [f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(read(&written(&Value::Float(float))).expect("what we write we read"), Value::Float(float));
         }
+        assert_eq!(written(&Value::Float(f64::NAN)), r#"{"type":"null"}"#);
         for json in [r#"{"type":"float","value":null}"#, r#"{"type":"float"}"#] {
-            assert_eq!(read(json).expect(json), Value::Null);
+            assert!(matches!(read(json).expect(json), Value::Float(float) if float.is_nan()));
         }
+        assert_eq!(turso_core::Value::from(&Value::Float(f64::NAN)), turso_core::Value::Null);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use roaring::{RoaringBitmap, bitmap, treemap};
 
 use super::plan::{LOCK_PAGE, Plan};
 use super::revision::{Base, Point};
-use crate::format::Framing;
 use crate::format::wal::{Chain, FRAME_HEADER_LEN, FrameHeader, WalHeader};
+use crate::format::{Framing, database};
 use crate::mirror::Error;
 use crate::offset::Offset;
 use crate::repo::RepoFile;
@@ -216,6 +216,10 @@ impl Pages {
                         Error::Damaged(text.into())
                     })?;
                     chain = head.chain;
+                    // As in a base: a client keeps it in a database that has a WAL.
+                    if head.page == 1 {
+                        database::state_wal(&mut space[frame + FRAME_HEADER_LEN..frame + FRAME_LEN]);
+                    }
                     end = self.encode(head.page - 1, space, end, frame + FRAME_HEADER_LEN)?;
                 }
                 Ok(Some(end))

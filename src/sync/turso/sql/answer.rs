@@ -5,6 +5,7 @@ use std::io;
 use serde::Serialize;
 use turso_core::{CompletionError, LimboError};
 
+use super::numbers;
 use crate::sync::turso::Value;
 
 /// The answer to a pipeline.
@@ -47,15 +48,28 @@ pub(super) enum Response {
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(super) enum Line<'a> {
-    StepBegin { step: usize, cols: &'a [Col] },
-    Row { row: &'a [Value] },
-    StepEnd { affected_row_count: u64, last_insert_rowid: Option<String> },
-    StepError { step: usize, error: &'a SqlError },
+    StepBegin {
+        step: usize,
+        cols: &'a [Col],
+    },
+    Row {
+        #[serde(serialize_with = "numbers::row")]
+        row: &'a [Value],
+    },
+    StepEnd {
+        affected_row_count: u64,
+        last_insert_rowid: Option<String>,
+    },
+    StepError {
+        step: usize,
+        error: &'a SqlError,
+    },
 }
 
 #[derive(Debug, Default, Serialize)]
 pub(super) struct StmtResult {
     pub(super) cols: Vec<Col>,
+    #[serde(serialize_with = "numbers::rows")]
     pub(super) rows: Vec<Vec<Value>>,
     pub(super) affected_row_count: u64,
     pub(super) last_insert_rowid: Option<String>,

@@ -6,10 +6,9 @@ use turso_core::Connection;
 
 use super::answer::{BatchResult, Outcome, Response, SqlError};
 use super::execute::{Room, Runner, Stopped, cut};
-use super::guard;
+use super::guard::{self, Leaves};
 use super::memory::MemoryShare;
 use super::request::{Batch, Cond, Request, Stmt, Text};
-use crate::engine::Session;
 use crate::limits::{SQL_STORED_BYTES_MAX, SQL_STORED_MAX};
 
 /// SQL texts that a client stored on a stream.
@@ -45,6 +44,12 @@ pub(super) struct Foreseen {
     pub(super) changes: bool,
     /// Some of it may leave something behind on its connection, or ask for what was left there.
     pub(super) personal: bool,
+    /// What it leaves behind at most.
+    pub(super) leaves: Leaves,
+    /// Some of it may ask for the counts of statements before.
+    pub(super) recalls: bool,
+    /// It is from a client of the sync protocol that pushes, or asks how far it got.
+    pub(super) pushes: bool,
 }
 
 impl Foreseen {
@@ -59,14 +64,19 @@ impl Foreseen {
                 _ => found.personal = true,
             }
         }
-        found
+        found.found()
     }
 
     /// Of a batch.
     pub(super) fn of_batch(batch: &Batch) -> Foreseen {
         let mut found = Foreseen::default();
         found.add_batch(batch);
-        found
+        found.found()
+    }
+
+    /// What is known when all is added. A client that says itself what is checked has the last word.
+    fn found(self) -> Foreseen {
+        Foreseen { pushes: self.pushes && self.leaves < Leaves::Settings, ..self }
     }
 
     fn add_batch(&mut self, batch: &Batch) {
@@ -76,14 +86,16 @@ impl Foreseen {
     fn add(&mut self, text: &Text) {
         // Stored SQL may be a BEGIN IMMEDIATE as well. What is no one statement fails when it comes to run.
         match text.sql.as_deref().map(guard::inspect) {
-            None => (self.locks, self.personal) = (true, true),
+            None => (self.locks, self.personal, self.leaves, self.recalls) = (true, true, Leaves::Settings, true),
             Some(Ok(inspected)) => self.add_inspected(inspected),
             Some(Err(_)) => {}
         }
     }
 
     fn add_sequence(&mut self, text: &Text) {
-        self.locks |= text.sql.is_none();
+        if text.sql.is_none() {
+            (self.locks, self.leaves, self.recalls) = (true, Leaves::Settings, true);
+        }
         self.personal = true;
         let statements = text.sql.as_deref().and_then(|sql| guard::split(sql).ok()).unwrap_or_default();
         statements.into_iter().filter_map(|sql| guard::inspect(sql).ok()).for_each(|one| self.add_inspected(one));
@@ -94,6 +106,9 @@ impl Foreseen {
         self.locks |= inspected.locks;
         self.changes |= inspected.locks || inspected.may_write && !inspected.controls;
         self.personal |= !inspected.clean;
+        self.leaves = self.leaves.max(inspected.leaves);
+        self.recalls |= inspected.recalls;
+        self.pushes |= inspected.bookkeeping;
     }
 }
 
@@ -112,12 +127,12 @@ pub(super) fn resolve<'a>(text: &'a Text, stored: &'a Stored) -> Result<&'a str,
 
 /// Runs requests. Blocks.
 pub(super) fn run(
-    (session, may_write): (&Session, bool),
+    runner: Runner<'_>,
     requests: &[Request],
     stored: &mut Stored,
     share: &mut MemoryShare,
 ) -> Result<Ran, NeedsTurn> {
-    let mut runner = Requests { runner: Runner { session, may_write }, stored, room: Room::new(share), closed: false };
+    let mut runner = Requests { runner, stored, room: Room::new(share), closed: false };
     let mut outcomes = Vec::with_capacity(requests.len());
     for request in requests {
         outcomes.push(match runner.request(request) {

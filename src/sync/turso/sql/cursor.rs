@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::answer::{Line, SqlError};
 use super::batch::{StepState, Stored, holds, resolve, told};
 use super::execute::{Prepared, Runner, Stopped};
+use super::numbers;
 use super::request::Batch;
-use crate::engine::Session;
 use crate::limits::SQL_CURSOR_PIECE;
 use crate::sync::turso::Value;
 
@@ -40,15 +40,9 @@ impl Cursor {
     }
 
     /// Goes on until `out` has a piece of lines, or there is nothing more. Blocks.
-    pub(super) fn advance(
-        &mut self,
-        (session, may_write): (&Session, bool),
-        stored: &Stored,
-        out: &mut Vec<u8>,
-    ) -> Came {
-        let runner = Runner { session, may_write };
+    pub(super) fn advance(&mut self, runner: &Runner<'_>, stored: &Stored, out: &mut Vec<u8>) -> Came {
         while self.states.len() < self.batch.steps.len() {
-            match self.step(&runner, stored, out) {
+            match self.step(runner, stored, out) {
                 Ok(Some(state)) => {
                     self.open = None;
                     self.states.push(state);
@@ -82,8 +76,7 @@ impl Cursor {
                 let mut prepared = told(sql, runner.prepare(sql))?;
                 prepared.statement.set_query_timeout_override(Some(None));
                 told(sql, prepared.bind(&step.stmt).map_err(Stopped::Failed))?;
-                let cols = if step.stmt.want_rows { prepared.cols() } else { Vec::new() };
-                line(out, &Line::StepBegin { step: number, cols: &cols });
+                line(out, &Line::StepBegin { step: number, cols: &prepared.cols() });
                 prepared
             }
         };
@@ -110,7 +103,7 @@ impl Cursor {
 
 /// Writes a line of JSON.
 pub(super) fn line(out: &mut Vec<u8>, line: &impl Serialize) {
-    match serde_json::to_writer(&mut *out, line) {
+    match numbers::write(&mut *out, line) {
         Ok(()) => out.push(b'\n'),
         Err(error) => log::error!("a line of a cursor was not written: {error}"),
     }

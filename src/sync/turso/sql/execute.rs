@@ -1,14 +1,18 @@
 //! One statement: prepared, bound, run.
 
+use std::borrow::Cow;
 use std::num::NonZero;
 use std::time::Instant;
 
 use turso_core::{Connection, Statement};
 
 use super::answer::{Col, Description, Param, SqlError, StmtResult};
+use super::decltype;
 use super::guard::{self, Inspected};
 use super::memory::MemoryShare;
 use super::request::{NamedArg, Stmt};
+use super::spelling::respelled;
+use super::threads::{statement_is_prepared, statement_runs};
 use crate::engine::Session;
 use crate::limits::{SQL_ANSWER_BYTES_MAX, SQL_LOGGED_CHARS};
 use crate::sync::turso::Value;
@@ -17,6 +21,8 @@ use crate::sync::turso::Value;
 pub(super) struct Runner<'a> {
     pub(super) session: &'a Session,
     pub(super) may_write: bool,
+    /// It is a client of the sync protocol that pushes.
+    pub(super) pushes: bool,
 }
 
 /// Why a statement gave no result.
@@ -38,6 +44,7 @@ impl From<SqlError> for Stopped {
 pub(super) struct Prepared {
     pub(super) statement: Statement,
     pub(super) inspected: Inspected,
+    pushes: bool,
 }
 
 /// What an answer may still take.
@@ -76,10 +83,12 @@ impl Runner<'_> {
             return Err(Stopped::NeedsTurn);
         }
         // Whoever has the turn need not lock: BEGIN IMMEDIATE would also make a temporary database, of files, each time.
-        let sql = if inspected.begins { "BEGIN" } else { sql };
+        let sql = if inspected.begins { Cow::Borrowed("BEGIN") } else { spelled(sql, &inspected) };
         let alters = |statement: &Statement| inspected.alters && !(inspected.clean && does_nothing(statement));
         let keeps = |statement: &Statement| inspected.clean && !inspected.explains && !alters(statement);
-        let statement = self.session.prepare(sql, keeps).map_err(SqlError::from)?;
+        statement_is_prepared();
+        let statement = self.session.prepare(&sql, keeps).map_err(SqlError::from)?;
+        statement_runs();
         // A view may hide that it writes.
         if writes(&statement, &inspected) && !self.may_write {
             return Err(Stopped::NeedsTurn);
@@ -87,7 +96,7 @@ impl Runner<'_> {
         if alters(&statement) {
             self.session.alters_schema();
         }
-        Ok(Prepared { statement, inspected })
+        Ok(Prepared { statement, inspected, pushes: self.pushes })
     }
 
     /// Runs a statement whole.
@@ -95,10 +104,7 @@ impl Runner<'_> {
         let since = Instant::now();
         let mut prepared = self.prepare(sql)?;
         prepared.bind(stmt)?;
-        let mut result = StmtResult::default();
-        if stmt.want_rows {
-            result.cols = prepared.cols();
-        }
+        let mut result = StmtResult { cols: prepared.cols(), ..StmtResult::default() };
         let (writes, mut refused) = (writes(&prepared.statement, &prepared.inspected), None);
         while let Some(row) = prepared.step()? {
             if !stmt.want_rows || refused.is_some() {
@@ -133,12 +139,15 @@ impl Runner<'_> {
     /// What a statement takes and gives. It does not run.
     pub(super) fn describe(&self, sql: &str) -> Result<Description, Stopped> {
         let inspected = guard::inspect(sql)?;
-        let statement = self.session.connection().prepare(sql).map_err(SqlError::from)?;
+        let sql = spelled(sql, &inspected);
+        statement_is_prepared();
+        let statement = self.session.connection().prepare(&sql).map_err(SqlError::from)?;
+        statement_runs();
         let parameters = statement.parameters();
         let numbers = (1..=parameters.count()).filter_map(NonZero::new);
         let params = numbers.map(|number| Param { name: parameters.name(number) }).collect();
         let is_readonly = !inspected.may_write && !writes(&statement, &inspected);
-        let prepared = Prepared { statement, inspected };
+        let prepared = Prepared { statement, inspected, pushes: self.pushes };
         Ok(Description { params, cols: prepared.cols(), is_explain: inspected.explains, is_readonly })
     }
 }
@@ -147,9 +156,16 @@ impl Prepared {
     /// Binds the arguments of a statement. Parameters without one are NULL.
     ///
     /// # Errors
-    /// When there are more arguments than parameters, or one has a name that no parameter has.
+    /// When there are more arguments than parameters, one has a name that no parameter has, or is a float without a number.
     pub(super) fn bind(&mut self, stmt: &Stmt) -> Result<(), SqlError> {
         let invalid = |text: String| Err(SqlError::of("ARGS_INVALID", text));
+        let mut values = stmt.args.iter().chain(stmt.named_args.iter().map(|named| &named.value));
+        // A client that pushes and is refused a row goes on without it.
+        if !self.pushes && values.any(|value| matches!(value, Value::Float(float) if float.is_nan())) {
+            let text = "a float without a number is no NULL, and may have been an infinity, for which JSON has no word: send \
+                        that as a number that is too large, such as 1e999, and NULL as null";
+            return invalid(text.into());
+        }
         let count = self.statement.parameters_count();
         if stmt.args.len() > count {
             return invalid(format!("{} arguments for a statement with {count} parameters", stmt.args.len()));
@@ -173,7 +189,7 @@ impl Prepared {
     pub(super) fn cols(&self) -> Vec<Col> {
         let col = |at| Col {
             name: self.statement.get_column_name(at).into_owned(),
-            decltype: self.statement.get_column_decltype(at),
+            decltype: decltype::of(&self.statement, at, self.inspected.explains),
         };
         (0..self.statement.num_columns()).map(col).collect()
     }
@@ -192,6 +208,12 @@ impl Prepared {
     pub(super) fn last_insert_rowid(&self, connection: &Connection) -> Option<String> {
         self.inspected.inserts.then(|| connection.last_insert_rowid().to_string())
     }
+}
+
+/// The text that the engine is given.
+fn spelled<'a>(sql: &'a str, inspected: &Inspected) -> Cow<'a, str> {
+    let other = if inspected.respells { respelled(sql) } else { None };
+    other.map_or(Cow::Borrowed(sql), Cow::Owned)
 }
 
 /// Whether a statement writes to a database. The engine's own word for that says no of every query that sorts.

@@ -14,10 +14,23 @@ use turso_parser::parser::Parser;
 use turso_parser::token::TokenType;
 
 use super::answer::SqlError;
+use super::spelling::respelled;
 use crate::limits::{SQL_COMPOUND_MAX, SQL_NESTING_MAX, SQL_SEEN_BYTES_MAX, SQL_SEEN_MAX};
 
 /// Code of a statement that is not allowed.
 const REFUSED: &str = "SQL_REFUSED";
+
+/// What a statement leaves behind on its connection, when nothing is open there any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Leaves {
+    /// Nothing that another statement could ask for.
+    #[default]
+    Nothing,
+    /// How many rows it changed, and the rowid of the last one.
+    Counts,
+    /// Settings, temporary tables or positions in sequences.
+    Settings,
+}
 
 /// What is known of a statement before it is prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +50,16 @@ pub(super) struct Inspected {
     pub(super) locks: bool,
     /// It may change the schema, or what the engine knows beside it.
     pub(super) alters: bool,
-    /// It leaves nothing behind on its connection, and asks for nothing that was left there.
+    /// It leaves nothing behind on its connection but counts, and asks for nothing that was left there.
     pub(super) clean: bool,
+    /// What it leaves behind.
+    pub(super) leaves: Leaves,
+    /// It may ask for the counts that statements before it left.
+    pub(super) recalls: bool,
+    /// It names the table in which clients of the sync protocol say how far they got.
+    pub(super) bookkeeping: bool,
+    /// It has another spelling, which the engine is given: see [`respelled`].
+    pub(super) respells: bool,
 }
 
 /// What was found of texts that come again and again: clients make theirs from few patterns.
@@ -64,7 +85,7 @@ pub(super) fn inspect(sql: &str) -> Result<Inspected, SqlError> {
 }
 
 fn judged(sql: &str) -> Result<Inspected, SqlError> {
-    let remembers = nesting(sql)?;
+    let words = nesting(sql)?;
     let mut parser = Parser::new(sql.as_bytes());
     let Some(cmd) = next(&mut parser)? else {
         return Err(SqlError::of("SQL_NO_STATEMENT", "there is no statement in this text"));
@@ -73,13 +94,18 @@ fn judged(sql: &str) -> Result<Inspected, SqlError> {
         return Err(SqlError::of("SQL_MANY_STATEMENTS", "there is more than one statement in this text"));
     }
     let found = judge(&cmd)?;
-    Ok(Inspected { clean: found.clean && !remembers, ..found })
+    let respells = respelled(sql).is_some();
+    // A name in an expression makes nothing temporary.
+    let leaves = if words.sequences || words.temporary && found.alters { Leaves::Settings } else { found.leaves };
+    let clean = found.clean && !(words.recalls || words.temporary);
+    let Words { recalls, bookkeeping, .. } = words;
+    Ok(Inspected { clean, leaves, recalls, bookkeeping, respells, ..found })
 }
 
 /// The statements of a text and where each ends in it; the engine takes them one by one. A statement that cannot be parsed
 /// is the last.
 pub(super) fn split(sql: &str) -> Result<Vec<&str>, SqlError> {
-    let _remembers = nesting(sql)?;
+    let _words = nesting(sql)?;
     let (mut parser, mut start, mut found) = (Parser::new(sql.as_bytes()), 0, Vec::new());
     loop {
         let parsed = next(&mut parser);
@@ -102,11 +128,34 @@ fn next(parser: &mut Parser<'_>) -> Result<Option<Cmd>, SqlError> {
     parser.next_cmd().map_err(|error| SqlError::of("SQLITE_ERROR", error.to_string()))
 }
 
-/// Refuses what nests too deep. The parser has a bound for expressions, but none for queries in queries. Returns whether the
-/// text may ask for what a connection remembers of statements before it, or have to do with its temporary tables.
-fn nesting(sql: &str) -> Result<bool, SqlError> {
-    const REMEMBERED: [&str; 5] = ["changes", "total_changes", "last_insert_rowid", "temp", "temporary"];
-    let (mut depth, mut compound, mut remembers) = (0_usize, 0_usize, false);
+/// Words of a text that have to do with what a connection remembers. They may be names of something else.
+#[derive(Clone, Copy, Debug, Default)]
+struct Words {
+    /// Of functions that ask for the counts of statements before.
+    recalls: bool,
+    /// Of temporary tables.
+    temporary: bool,
+    /// Of functions of sequences.
+    sequences: bool,
+    /// Of the sync protocol.
+    bookkeeping: bool,
+}
+
+impl Words {
+    fn add(&mut self, token: &[u8]) {
+        let quotes = |byte: &u8| b"\"'`[]".contains(byte);
+        let plain = token.iter().filter(|byte| !quotes(byte)).map(u8::to_ascii_lowercase);
+        let is = |names: &[&str]| names.iter().any(|name| plain.clone().eq(name.bytes()));
+        self.recalls |= is(&["changes", "total_changes", "last_insert_rowid"]);
+        self.temporary |= is(&["temp", "temporary"]);
+        self.sequences |= is(&["nextval", "setval", "currval"]);
+        self.bookkeeping |= is(&["turso_sync_last_change_id"]);
+    }
+}
+
+/// Refuses what nests too deep. The parser has a bound for expressions, but none for queries in queries.
+fn nesting(sql: &str) -> Result<Words, SqlError> {
+    let (mut depth, mut compound, mut words) = (0_usize, 0_usize, Words::default());
     // What cannot be read at all is told by the parser.
     for token in Lexer::new(sql.as_bytes()).map_while(Result::ok) {
         match token.token_type {
@@ -114,11 +163,7 @@ fn nesting(sql: &str) -> Result<bool, SqlError> {
             TokenType::TK_RP => depth = depth.saturating_sub(1),
             TokenType::TK_UNION | TokenType::TK_EXCEPT | TokenType::TK_INTERSECT => compound += 1,
             TokenType::TK_SEMI => compound = 0,
-            _ => {
-                let quotes = |byte: &u8| b"\"'`[]".contains(byte);
-                let plain = token.value.iter().filter(|byte| !quotes(byte)).map(u8::to_ascii_lowercase);
-                remembers |= REMEMBERED.iter().any(|name| plain.clone().eq(name.bytes()));
-            }
+            _ => words.add(token.value),
         }
         if depth > SQL_NESTING_MAX {
             return Err(SqlError::of(REFUSED, format!("parentheses are nested more than {SQL_NESTING_MAX} deep")));
@@ -127,7 +172,7 @@ fn nesting(sql: &str) -> Result<bool, SqlError> {
             return Err(SqlError::of(REFUSED, format!("more than {SQL_COMPOUND_MAX} queries in a compound SELECT")));
         }
     }
-    Ok(remembers)
+    Ok(words)
 }
 
 fn judge(cmd: &Cmd) -> Result<Inspected, SqlError> {
@@ -135,11 +180,16 @@ fn judge(cmd: &Cmd) -> Result<Inspected, SqlError> {
         Cmd::Stmt(stmt) => (stmt, false),
         Cmd::Explain(stmt) | Cmd::ExplainQueryPlan { stmt, .. } => (stmt, true),
     };
+    let mut leaves = Leaves::Nothing;
     // Explained or not: the engine does some of it while it translates.
     let may_write = match stmt {
         Stmt::Vacuum { .. } => return Err(refused("VACUUM: it would write every page anew")),
         Stmt::Attach { .. } | Stmt::Detach { .. } => return Err(refused("ATTACH: it would open another file")),
-        Stmt::Pragma { name, body } => pragma(name.name.as_str(), body.as_ref())?,
+        Stmt::Pragma { name, body } => {
+            let does = pragma(name.name.as_str(), body.as_ref())?;
+            leaves = if matches!(does, Pragma::Sets | Pragma::Captures) { Leaves::Settings } else { Leaves::Nothing };
+            matches!(does, Pragma::Writes | Pragma::Captures)
+        }
         Stmt::Select(_) => false,
         _ => !explains,
     };
@@ -172,16 +222,46 @@ fn judge(cmd: &Cmd) -> Result<Inspected, SqlError> {
         _ => (true, false),
     };
     let alters = alters && may_write;
-    Ok(Inspected { may_write, changes_rows, inserts, explains, begins, controls, locks, alters, clean })
+    if changes_rows {
+        leaves = Leaves::Counts;
+    }
+    let (recalls, bookkeeping, respells) = (false, false, false);
+    Ok(Inspected {
+        may_write,
+        changes_rows,
+        inserts,
+        explains,
+        begins,
+        controls,
+        locks,
+        alters,
+        clean,
+        leaves,
+        recalls,
+        bookkeeping,
+        respells,
+    })
 }
 
 fn refused(what: &str) -> SqlError {
     SqlError::of(REFUSED, format!("not allowed here: {what}"))
 }
 
-/// Whether a pragma may write. Those that only ask are allowed, but for few; of those that set something, only the ones
+/// What a pragma does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pragma {
+    Asks,
+    /// It may change the database.
+    Writes,
+    /// It changes how its connection behaves.
+    Sets,
+    /// It makes tables, into which its connection writes from then on.
+    Captures,
+}
+
+/// What a pragma does. Those that only ask are allowed, but for few; of those that set something, only the ones
 /// that are known to do no harm. The engine passes over pragmas that it does not know.
-fn pragma(name: &str, body: Option<&PragmaBody>) -> Result<bool, SqlError> {
+fn pragma(name: &str, body: Option<&PragmaBody>) -> Result<Pragma, SqlError> {
     use PragmaName as P;
     let lower = name.to_ascii_lowercase();
     let value = body.map(|body| match body {
@@ -191,7 +271,7 @@ fn pragma(name: &str, body: Option<&PragmaBody>) -> Result<bool, SqlError> {
         return Err(refused(&format!("PRAGMA {lower}: the log decides when it is checkpointed")));
     }
     let Ok(known) = P::from_str(&lower) else {
-        return Ok(false);
+        return Ok(Pragma::Asks);
     };
     match (known, value) {
         (P::WalCheckpoint, _) => Err(refused("PRAGMA wal_checkpoint: the log decides when it is checkpointed")),
@@ -213,12 +293,10 @@ fn pragma(name: &str, body: Option<&PragmaBody>) -> Result<bool, SqlError> {
             | P::FreelistCount,
             _,
         )
-        | (_, None) => Ok(false),
-        // These change rows or the header.
-        (
-            P::ApplicationId | P::UserVersion | P::CaptureDataChangesConn | P::UnstableCaptureDataChangesConn,
-            Some(_),
-        ) => Ok(true),
+        | (_, None) => Ok(Pragma::Asks),
+        // These change the header.
+        (P::ApplicationId | P::UserVersion, Some(_)) => Ok(Pragma::Writes),
+        (P::CaptureDataChangesConn | P::UnstableCaptureDataChangesConn, Some(_)) => Ok(Pragma::Captures),
         // These change how this stream behaves.
         (
             P::BusyTimeout
@@ -235,9 +313,9 @@ fn pragma(name: &str, body: Option<&PragmaBody>) -> Result<bool, SqlError> {
             | P::ShortColumnNames
             | P::Synchronous,
             Some(_),
-        ) => Ok(false),
+        ) => Ok(Pragma::Sets),
         // What clients say by habit, and is so anyway.
-        (P::JournalMode, Some(value)) if says(value, "wal") => Ok(false),
+        (P::JournalMode, Some(value)) if says(value, "wal") => Ok(Pragma::Asks),
         (_, Some(_)) => Err(refused(&format!("setting PRAGMA {lower}"))),
     }
 }

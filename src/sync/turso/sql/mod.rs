@@ -7,11 +7,16 @@
 
 mod answer;
 mod batch;
+mod batons;
 mod cursor;
+mod decltype;
 mod execute;
 mod guard;
 mod memory;
+mod numbers;
 mod request;
+mod shares;
+mod spelling;
 mod streams;
 mod threads;
 
@@ -24,17 +29,20 @@ use tokio::time::timeout;
 
 use crate::engine::Engines;
 use crate::limits::{
-    SQL_ATTEMPTS_MAX, SQL_CURSOR_PIECE, SQL_MEMORY_MAX, SQL_ROWS_AT_ONCE, SQL_STATEMENT_TIME_MAX, SQL_STREAM_IDLE,
-    WRITE_TURN_WAIT,
+    SQL_ATTEMPTS_MAX, SQL_CURSOR_PIECE, SQL_INTERRUPT_WAIT, SQL_ROWS_AT_ONCE, SQL_STACK_BYTES, SQL_STATEMENT_TIME_MAX,
+    SQL_STREAM_IDLE, WRITE_TURN_WAIT,
 };
 use crate::mirror::Error;
 use answer::{CursorHead, Outcome, PipelineAnswer, Response};
 use batch::{Foreseen, NeedsTurn, Ran};
 use cursor::{Came, Cursor};
-use memory::Memory;
+use execute::Runner;
+use guard::Leaves;
+pub(crate) use memory::Memory;
 pub use memory::MemoryShare;
 use request::{CursorCall, Pipeline, Request};
-use streams::{Stream, Streams, Taken};
+use streams::{Found, Stream, Streams, Taken};
+pub(crate) use threads::CALL;
 use threads::Threads;
 
 /// SQL over HTTP, for all logs of a service.
@@ -44,34 +52,61 @@ pub struct Sql {
     streams: Arc<Streams>,
     threads: Arc<Threads>,
     memory: Memory,
+    settings: SqlSettings,
+}
+
+/// What SQL may take.
+#[derive(Clone, Copy, Debug)]
+pub struct SqlSettings {
+    /// How long a stream is kept between two calls, and the reader of a cursor is waited for that holds up writers.
+    pub stream_idle: Duration,
+    /// Longest time that a statement may run.
+    pub statement_time_max: Duration,
+    /// Stack of a thread that runs SQL.
+    pub stack_bytes: usize,
+}
+
+impl Default for SqlSettings {
+    fn default() -> Self {
+        SqlSettings {
+            stream_idle: SQL_STREAM_IDLE,
+            statement_time_max: SQL_STATEMENT_TIME_MAX,
+            stack_bytes: SQL_STACK_BYTES,
+        }
+    }
 }
 
 /// Pieces of the answer of a cursor: lines of JSON. An error ends it, and what came before it is not all.
 pub type Pieces = mpsc::Receiver<Result<Bytes, Error>>;
 
 impl Sql {
-    /// On these engines, with streams that are kept for [`SQL_STREAM_IDLE`] between calls.
+    /// On these engines, with the defaults.
     ///
     /// # Errors
     /// When the system has no thread to spare.
     pub fn new(engines: Arc<Engines>) -> std::io::Result<Sql> {
-        Sql::with_idle(engines, SQL_STREAM_IDLE)
+        Sql::with(engines, SqlSettings::default())
     }
 
-    /// The same with another patience: for a stream between two calls, and for the reader of a cursor that holds up writers.
+    /// The same with other settings.
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn with_idle(engines: Arc<Engines>, idle: Duration) -> std::io::Result<Sql> {
-        let threads = Arc::new(Threads::new()?);
-        let streams = Arc::new(Streams::new(threads.clone(), idle));
-        Ok(Sql { engines, streams, threads, memory: Memory::new(SQL_MEMORY_MAX) })
+    pub fn with(engines: Arc<Engines>, settings: SqlSettings) -> std::io::Result<Sql> {
+        let threads = Arc::new(Threads::new(settings)?);
+        let streams = Arc::new(Streams::new(threads.clone(), settings.stream_idle));
+        Ok(Sql { engines, streams, threads, memory: Memory::new(), settings })
     }
 
-    /// A share of the memory for a body and its answer; of nothing yet.
+    /// The [`CALL`]s whose statement takes longer than any may, and was not ended by an interrupt.
+    pub(crate) fn overdue_calls(&self) -> Vec<u64> {
+        self.threads.overdue_calls(SQL_INTERRUPT_WAIT)
+    }
+
+    /// A share of the memory for a body that is for `log`, and its answer; of nothing yet.
     #[must_use]
-    pub fn share(&self) -> MemoryShare {
-        self.memory.share()
+    pub fn share(&self, log: &str) -> MemoryShare {
+        self.memory.share(log)
     }
 
     /// Runs the requests in `body`, which `share` covers, and returns the JSON of the answer. After Ok all that was seen or
@@ -109,21 +144,21 @@ impl Sql {
         let (since, came) = (Instant::now(), body.len());
         let (sql, name) = (self.clone(), log.to_owned());
         // All that need not wait in one go: each way to another thread costs as much as a small statement.
-        let first = self.threads.run(move || sql.begin_pipeline(&name, &body, share)).await??;
-        let Begun { taken, mut stream, new, mut requests, mut share, foreseen, ran } = first;
+        let first = self.threads.run_for(log, move || sql.begin_pipeline(&name, &body, share)).await??;
+        let Begun { taken, mut stream, new, fresh, mut requests, mut share, foreseen, ran } = first;
         let lasting = lasting || !new;
         let Ran { outcomes, closed } = match ran {
             Some(Ok(ran)) => ran,
             first => {
                 let writes = foreseen.writes || first.is_some();
-                stream = self.ready(stream, writes, new && first.is_none()).await?;
+                stream = self.ready(stream, writes, fresh && first.is_none()).await?;
                 loop {
                     let work = move || {
                         let ran = run(&mut stream, &requests, &mut share);
                         (stream, requests, share, ran)
                     };
                     let ran;
-                    (stream, requests, share, ran) = self.threads.run(work).await?;
+                    (stream, requests, share, ran) = self.threads.run_for(log, work).await?;
                     match ran {
                         Ok(ran) => break ran,
                         Err(NeedsTurn) => stream = self.ready(stream, true, false).await?,
@@ -141,18 +176,22 @@ impl Sql {
                 drop(stream);
             } else {
                 self.threads.end_later(stream);
+                if !new {
+                    taken.close();
+                }
             }
             None
         } else {
-            Some(self.streams.park(taken, stream))
+            Some(self.streams.park(taken, stream).to_string())
         };
         let (rows, failed) = counts(&outcomes);
         let count = outcomes.len();
         let answer = PipelineAnswer { baton, base_url: None, results: outcomes };
         let write = move || {
-            let written = serde_json::to_vec(&answer);
+            let mut written = Vec::with_capacity(256);
+            let outcome = numbers::write(&mut written, &answer);
             drop(share);
-            written
+            outcome.map(|()| written)
         };
         let written = if rows <= SQL_ROWS_AT_ONCE { write() } else { self.threads.run(write).await? };
         let written = written.map_err(|error| Error::Unavailable(format!("the answer was not written: {error}")))?;
@@ -169,23 +208,45 @@ impl Sql {
         let Pipeline { baton, requests } = request::read(body)?;
         let foreseen = Foreseen::of(&requests);
         let new = baton.is_none();
-        let (taken, mut stream) = match baton {
-            Some(baton) => self.streams.take(log, &baton)?,
-            None => (self.streams.begin(log)?, self.open(log, foreseen.personal)?),
+        let (taken, mut stream, opened) = self.stream(log, baton.as_deref(), &foreseen)?;
+        // With the session came all that others appended.
+        let ready = opened && (!foreseen.writes || self.turned(&mut stream));
+        let fresh = opened || stream.is_unused();
+        stream.expects(&foreseen);
+        let ran = ready.then(|| run(&mut stream, &requests, &mut share));
+        Ok(Begun { taken, stream, new, fresh, requests, share, foreseen, ran })
+    }
+
+    /// The stream of a call, a new one if it names none; true if its connection was opened just now. Blocks.
+    fn stream(&self, log: &str, baton: Option<&str>, foreseen: &Foreseen) -> Result<(Taken, Stream, bool), Error> {
+        let (taken, found) = match baton {
+            Some(baton) => self.streams.take(log, baton)?,
+            None => (self.streams.begin(log)?, Found::Idle { forgot: false }),
         };
+        let (stream, opened) = match found {
+            Found::Kept(stream) => (stream, false),
+            Found::Idle { forgot } => {
+                // A client that comes back has one of its own.
+                let personal = foreseen.personal || baton.is_some();
+                (Stream { forgot, ..self.open(log, personal, foreseen.pushes)? }, true)
+            }
+        };
+        if stream.forgot && foreseen.recalls && foreseen.leaves == Leaves::Nothing {
+            let text = "this stream was unused for a while and goes on with a new connection: what changes() and                         last_insert_rowid() say of its statements before is lost";
+            return Err(Error::NotFound(text.into()));
+        }
         if foreseen.changes {
             stream.session.takes_changes()?;
         }
-        // With the session came all that others appended.
-        let ready = new && (!foreseen.writes || self.turned(&mut stream));
-        let ran = ready.then(|| run(&mut stream, &requests, &mut share));
-        Ok(Begun { taken, stream, new, requests, share, foreseen, ran })
+        Ok((taken, stream, opened))
     }
 
-    fn open(&self, log: &str, personal: bool) -> Result<Stream, Error> {
-        let session = self.engines.session(log, personal)?;
-        session.connection().set_query_timeout(SQL_STATEMENT_TIME_MAX);
-        Ok(Stream::new(session))
+    fn open(&self, log: &str, personal: bool, pushes: bool) -> Result<Stream, Error> {
+        let engines = &self.engines;
+        let session = if pushes { engines.pushing(log, personal)? } else { engines.session(log, personal)? };
+        session.connection().set_query_timeout(self.settings.statement_time_max);
+        let keys_after = pushes.then(|| session.checks_keys());
+        Ok(Stream { keys_after, ..Stream::new(session) })
     }
 
     /// Whether the turn to write was free. Trouble with it comes again when it is waited for.
@@ -198,23 +259,19 @@ impl Sql {
         let (sql, name) = (self.clone(), log.to_owned());
         let begin = move || {
             let CursorCall { baton, batch } = request::read(&body)?;
-            let (taken, mut stream) = match &baton {
-                Some(baton) => sql.streams.take(&name, baton)?,
-                None => (sql.streams.begin(&name)?, sql.open(&name, true)?),
-            };
-            let foreseen = Foreseen::of_batch(&batch);
-            if foreseen.changes {
-                stream.session.takes_changes()?;
-            }
+            let foreseen = Foreseen { personal: true, ..Foreseen::of_batch(&batch) };
+            let (taken, mut stream, opened) = sql.stream(&name, baton.as_deref(), &foreseen)?;
             stream.locks |= foreseen.locks;
-            Ok::<_, Error>((taken, stream, baton.is_none(), batch, foreseen.writes))
+            let fresh = opened || stream.is_unused();
+            stream.expects(&foreseen);
+            Ok::<_, Error>((taken, stream, fresh, batch, foreseen.writes))
         };
-        let (taken, stream, new, batch, writes) = self.threads.run(begin).await??;
-        let stream = self.ready(stream, writes, new).await?;
+        let (taken, stream, fresh, batch, writes) = self.threads.run_for(log, begin).await??;
+        let stream = self.ready(stream, writes, fresh).await?;
         // The last piece is on its way while the stream is parked.
         let (pieces, answer) = mpsc::channel(1);
         let sql = self.clone();
-        tokio::spawn(async move {
+        threads::spawn(async move {
             if let Err(error) = sql.run_cursor(taken, stream, Cursor::new(batch), &pieces).await {
                 log::error!("a cursor failed: {error}");
                 let _nobody_reads = pieces.send(Err(error)).await;
@@ -225,7 +282,7 @@ impl Sql {
     }
 
     async fn run_cursor(
-        &self,
+        self: &Arc<Self>,
         taken: Taken,
         mut stream: Stream,
         mut cursor: Cursor,
@@ -235,15 +292,14 @@ impl Sql {
         let connection = stream.session.connection().clone();
         let mut patience = self.streams.idle();
         let (mut out, next) = (Vec::with_capacity(SQL_CURSOR_PIECE), taken.next());
-        cursor::line(&mut out, &CursorHead { baton: next.clone(), base_url: None });
+        cursor::line(&mut out, &CursorHead { baton: next.to_string(), base_url: None });
         loop {
             let work = move || {
-                let on = (&stream.session, stream.turn.is_some());
-                let came = cursor.advance(on, &stream.stored, &mut out);
+                let came = cursor.advance(&stream.runner(), &stream.stored, &mut out);
                 (stream, cursor, out, came)
             };
             let came;
-            (stream, cursor, out, came) = self.within_time(&connection, work).await?;
+            (stream, cursor, out, came) = self.within_time((&log, &connection), work).await?;
             match came {
                 Came::End => break,
                 Came::NeedsTurn => stream = self.ready(stream, true, false).await?,
@@ -276,11 +332,11 @@ impl Sql {
     /// reader reads.
     async fn within_time<T: Send + 'static>(
         &self,
-        connection: &turso_core::Connection,
+        (log, connection): (&str, &turso_core::Connection),
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Error> {
-        let mut running = std::pin::pin!(self.threads.run(work));
-        if let Ok(done) = timeout(SQL_STATEMENT_TIME_MAX, &mut running).await {
+        let mut running = std::pin::pin!(self.threads.run_for(log, work));
+        if let Ok(done) = timeout(self.settings.statement_time_max, &mut running).await {
             return done;
         }
         connection.interrupt();
@@ -289,7 +345,7 @@ impl Sql {
 
     /// Has the database as the log is, and the turn to write if that is needed. A stream that is `fresh` is replaced when
     /// its engine was closed under it because others appended to the log: nothing has run on it.
-    async fn ready(&self, mut stream: Stream, writes: bool, fresh: bool) -> Result<Stream, Error> {
+    async fn ready(self: &Arc<Self>, mut stream: Stream, writes: bool, fresh: bool) -> Result<Stream, Error> {
         let (since, mut attempts) = (Instant::now(), 1);
         loop {
             let ready = match (&stream.turn, writes) {
@@ -301,11 +357,11 @@ impl Sql {
             match ready {
                 Err(Error::Unavailable(_)) if again => {
                     attempts += 1;
-                    let (sql, log) = (self.engines.clone(), stream.session.log_name().to_owned());
+                    let (sql, log) = (self.clone(), stream.session.log_name().to_owned());
+                    let (leaves, forgot, keys_after) = (stream.leaves, stream.forgot, stream.keys_after);
                     self.threads.end_later(stream);
-                    let session = self.threads.run(move || sql.session(&log, true)).await??;
-                    session.connection().set_query_timeout(SQL_STATEMENT_TIME_MAX);
-                    stream = Stream::new(session);
+                    let opened = self.threads.run(move || sql.open(&log, true, keys_after.is_some())).await??;
+                    stream = Stream { leaves, forgot, keys_after, ..opened };
                 }
                 ready => return self.kept(stream, ready).await,
             }
@@ -339,6 +395,8 @@ struct Begun {
     stream: Stream,
     /// The stream is a new one.
     new: bool,
+    /// Nothing is lost if it gets another connection before it runs.
+    fresh: bool,
     requests: Vec<Request>,
     share: MemoryShare,
     foreseen: Foreseen,
@@ -348,13 +406,14 @@ struct Begun {
 
 /// Runs requests on a stream. Blocks.
 fn run(stream: &mut Stream, requests: &[Request], share: &mut MemoryShare) -> Result<Ran, NeedsTurn> {
-    let on = (&stream.session, stream.turn.is_some());
-    batch::run(on, requests, &mut stream.stored, share)
+    let Stream { session, turn, keys_after, stored, .. } = stream;
+    let runner = Runner { session, may_write: turn.is_some(), pushes: keys_after.is_some() };
+    batch::run(runner, requests, stored, share)
 }
 
-/// Runs work to its end, whether or not somebody waits for it.
+/// Runs work to its end, whether or not its caller is dropped.
 async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T, Error>> + Send + 'static) -> Result<T, Error> {
-    let done = tokio::spawn(work).await;
+    let done = threads::spawn(work).await;
     done.unwrap_or_else(|_| Err(Error::Unavailable("the call was interrupted".into())))
 }
 

@@ -1,7 +1,11 @@
 //! What clients ask, out of JSON. Fields that they may leave out have their defaults here.
 
-use serde::Deserialize;
+use std::borrow::Cow;
 
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::numbers;
 use crate::limits::JSON_DEPTH_MAX;
 use crate::mirror::Error;
 use crate::sync::turso::Value;
@@ -65,8 +69,30 @@ pub(super) struct NamedArg {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(try_from = "AnyBatch")]
 pub(super) struct Batch {
     pub(super) steps: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+struct AnyBatch {
+    steps: Vec<Step>,
+}
+
+impl TryFrom<AnyBatch> for Batch {
+    type Error = String;
+
+    fn try_from(AnyBatch { steps }: AnyBatch) -> Result<Batch, String> {
+        for (number, step) in steps.iter().enumerate() {
+            // What is to come is neither ok nor an error yet: whoever asks for it has counted wrong.
+            if let Some(named) = step.condition.as_ref().and_then(Cond::last_step).filter(|named| *named >= number) {
+                return Err(format!(
+                    "the condition of step {number} names step {named}: it may name steps before its own only"
+                ));
+            }
+        }
+        Ok(Batch { steps })
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -85,6 +111,18 @@ pub(super) enum Cond {
     And(Vec<Cond>),
     Or(Vec<Cond>),
     IsAutocommit,
+}
+
+impl Cond {
+    /// The last step that it names.
+    fn last_step(&self) -> Option<usize> {
+        match self {
+            Cond::Ok(step) | Cond::Error(step) => Some(*step),
+            Cond::Not(cond) => cond.last_step(),
+            Cond::And(conds) | Cond::Or(conds) => conds.iter().filter_map(Cond::last_step).max(),
+            Cond::IsAutocommit => None,
+        }
+    }
 }
 
 /// Any request, without a copy of it in between as serde's tagged enums make one.
@@ -190,11 +228,15 @@ fn depth(body: &[u8]) -> usize {
 ///
 /// # Errors
 /// [`Error::Invalid`] with where and why it makes no sense.
-pub(super) fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Error> {
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     if depth(body) > JSON_DEPTH_MAX {
         return Err(Error::Invalid(format!("the body cannot be read: it nests more than {JSON_DEPTH_MAX} deep")));
     }
-    serde_json::from_slice(body).map_err(|error| Error::Invalid(format!("the body cannot be read: {error}")))
+    let read = serde_json::from_slice(body).or_else(|error| match numbers::readable(body) {
+        Cow::Borrowed(_) => Err(error),
+        Cow::Owned(body) => serde_json::from_slice(&body),
+    });
+    read.map_err(|error| Error::Invalid(format!("the body cannot be read: {error}")))
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! [`Streams`]: connections to databases that live on between calls, each under a name that only its client knows.
 //!
 //! A baton names a stream for one call; the answer brings the next one. Between calls a stream is kept for a while, and then
-//! rolled back and gone. One in which nothing is open goes earlier when there are many: clients of the sync protocol start a
-//! stream with each call, never come back to it, and never close it.
+//! rolled back and gone. One in which nothing is open goes earlier when there are too many, and its baton stays good: the next
+//! call has a new connection. Clients of the sync protocol start a stream with each call, never come back to it, and never
+//! close it; others keep one for each of their connections, and come back at any time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -11,10 +12,13 @@ use std::time::{Duration, Instant};
 use tokio::task::AbortHandle;
 use uuid::Uuid;
 
-use super::batch::Stored;
+use super::batch::{Foreseen, Stored};
+use super::batons::{Baton, Gone, GoneStreams, USED};
+use super::execute::Runner;
+use super::guard::Leaves;
 use super::threads::Threads;
 use crate::engine::{Session, Turn};
-use crate::limits::{SQL_STREAMS_IDLE_MAX, SQL_STREAMS_MAX, SQL_STREAMS_PER_LOG_MAX, SQL_TURN_IDLE};
+use crate::limits::{SQL_STREAMS_MAX, SQL_STREAMS_PER_LOG_MAX, SQL_STREAMS_WARM_MAX, SQL_TURN_IDLE};
 use crate::mirror::Error;
 
 /// A stream. Dropped, it rolls back what is open and then gives the turn to the next one; where that may block only.
@@ -27,17 +31,63 @@ pub(super) struct Stream {
     /// Whether what is open was begun to hold up others.
     pub(super) locks: bool,
     pub(super) stored: Stored,
+    /// What its connection remembers.
+    pub(super) leaves: Leaves,
+    /// The counts of its statements were lost with an earlier connection.
+    pub(super) forgot: bool,
+    /// While its calls push rows of a client of the sync protocol, which did not check foreign keys: whether they are checked
+    /// again afterwards.
+    pub(super) keys_after: Option<bool>,
 }
 
 impl Stream {
     /// A new one.
     pub(super) fn new(session: Session) -> Stream {
-        Stream { session, turn: None, locks: false, stored: Stored::new() }
+        let (turn, locks, leaves, forgot, keys_after) = (None, false, Leaves::Nothing, false, None);
+        Stream { session, turn, locks, stored: Stored::new(), leaves, forgot, keys_after }
     }
 
     /// Nothing would be lost but the state of its connection.
     pub(super) fn is_plain(&self) -> bool {
         self.turn.is_none() && self.stored.is_empty() && self.session.connection().get_auto_commit()
+    }
+
+    /// Another connection would do as well, but for counts of its last statements.
+    pub(super) fn is_replaceable(&self) -> bool {
+        self.is_plain() && self.leaves < Leaves::Settings
+    }
+
+    /// It has run nothing that another connection would not know of.
+    pub(super) fn is_unused(&self) -> bool {
+        self.is_plain() && self.leaves == Leaves::Nothing
+    }
+
+    /// What runs its statements.
+    pub(super) fn runner(&self) -> Runner<'_> {
+        Runner { session: &self.session, may_write: self.turn.is_some(), pushes: self.keys_after.is_some() }
+    }
+
+    /// Prepares for its next call, and notes what that leaves behind.
+    pub(super) fn expects(&mut self, foreseen: &Foreseen) {
+        // In a transaction it is too late; a client that says itself what is checked has the last word.
+        let connection = self.session.connection();
+        if foreseen.pushes && self.keys_after.is_none() && connection.get_auto_commit() {
+            self.keys_after = Some(connection.foreign_keys_enabled());
+            self.session.check_keys(false);
+        }
+        self.leaves = self.leaves.max(foreseen.leaves);
+        self.forgot &= foreseen.leaves == Leaves::Nothing;
+    }
+
+    /// What is to be remembered of it if it ends now, unused for so long; one that goes on does so with `secret`.
+    fn gone(&self, secret: Uuid, unused: Duration) -> Gone {
+        if self.is_replaceable() {
+            Gone::Idle { secret, forgot: self.forgot || self.leaves == Leaves::Counts }
+        } else if self.session.connection().get_auto_commit() {
+            Gone::Expired(unused)
+        } else {
+            Gone::RolledBack(unused)
+        }
     }
 
     /// Gives up the turn unless what is open needs it.
@@ -61,15 +111,17 @@ pub(super) struct Streams {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// By baton.
-    places: HashMap<String, Place>,
+    places: HashMap<Uuid, Place>,
     /// Counts what is parked, to tell what was parked first.
     parked: u64,
+    gone: GoneStreams,
 }
 
 #[derive(Debug)]
 struct Place {
     log: String,
+    /// What the next call says.
+    secret: Uuid,
     /// None while a call has it.
     parked: Option<Parked>,
 }
@@ -78,48 +130,76 @@ struct Place {
 struct Parked {
     stream: Stream,
     order: u64,
+    /// Nothing is open in it, and it has the cache of its connection.
+    warm: bool,
     expiry: AbortHandle,
 }
 
-/// The place of a stream that is in a call. Dropped, the stream's name is forgotten.
+/// The place of a stream that is in a call. Dropped before the stream is parked, the place is free again.
 #[derive(Debug)]
 pub(super) struct Taken {
     streams: Arc<Streams>,
     pub(super) log: String,
-    baton: String,
+    stream: Uuid,
+    /// What is remembered of the stream if it is not parked; nothing where no client knows it.
+    ending: Option<Gone>,
+    parked: bool,
+}
+
+/// What a baton led to.
+pub(super) enum Found {
+    /// The stream.
+    Kept(Stream),
+    /// One that ended with nothing open: it goes on with a new connection. See [`Stream::forgot`].
+    Idle { forgot: bool },
 }
 
 impl Taken {
     /// A baton for the next call.
-    pub(super) fn next(&self) -> String {
-        new_baton()
+    pub(super) fn next(&self) -> Baton {
+        Baton::next(self.stream)
+    }
+
+    /// Ends the stream's name: its client closed it.
+    pub(super) fn close(mut self) {
+        self.ending = Some(Gone::Closed);
     }
 }
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.streams.table().places.remove(&self.baton);
+        if !self.parked {
+            let mut table = self.streams.table();
+            table.places.remove(&self.stream);
+            if let Some(gone) = self.ending {
+                table.gone.remember(&self.log, self.stream, gone);
+            }
+        }
     }
 }
 
 impl Table {
-    /// The plain stream that was parked first, of one log or of all.
-    fn oldest_plain(&self, log: Option<&str>) -> Option<String> {
-        let plain = self.places.iter().filter_map(|(baton, place)| {
-            let parked = place.parked.as_ref().filter(|parked| parked.stream.is_plain())?;
-            log.is_none_or(|log| log == place.log).then_some((parked.order, baton))
+    /// The stream that is given up for another one, of one log or of all: one whose connection remembers nothing if there is
+    /// one, and of those the one that was parked first.
+    fn replaceable(&self, log: Option<&str>) -> Option<Uuid> {
+        let replaceable = self.places.iter().filter_map(|(stream, place)| {
+            let parked = place.parked.as_ref().filter(|parked| parked.stream.is_replaceable())?;
+            log.is_none_or(|log| log == place.log).then_some((parked.stream.leaves, parked.order, *stream))
         });
-        plain.min().map(|(_, baton)| baton.clone())
+        replaceable.min().map(|(_, _, stream)| stream)
     }
 
     fn of(&self, log: &str) -> impl Iterator<Item = &Place> {
         self.places.values().filter(move |place| place.log == log)
     }
 
-    fn remove(&mut self, baton: &str) -> Option<Stream> {
-        let parked = self.places.remove(baton)?.parked?;
+    /// Ends a parked stream that was unused for so long, and remembers what became of it.
+    fn end(&mut self, stream: Uuid, unused: Duration) -> Option<(String, Stream)> {
+        let Place { log, secret, parked } = self.places.remove(&stream)?;
+        let parked = parked?;
         parked.expiry.abort();
-        Some(parked.stream)
+        self.gone.remember(&log, stream, parked.stream.gone(secret, unused));
+        Some((log, parked.stream))
     }
 }
 
@@ -142,79 +222,104 @@ impl Streams {
     /// # Errors
     /// [`Error::Unavailable`] when all have something open, or are in a call.
     pub(super) fn begin(self: &Arc<Self>, log: &str) -> Result<Taken, Error> {
-        let mut table = self.table();
-        let (all, of_log) = (table.places.len(), table.of(log).count());
-        match (of_log >= SQL_STREAMS_PER_LOG_MAX, all >= SQL_STREAMS_MAX) {
-            (false, false) => {}
-            (full, _) => {
-                let oldest = table.oldest_plain(full.then_some(log));
-                let Some(baton) = oldest else {
-                    return Err(Error::Unavailable("too many SQL streams are in use, try again later".into()));
-                };
-                if let Some(stream) = table.remove(&baton) {
-                    self.threads.end_later(stream);
-                }
+        self.place(&mut self.table(), log, Uuid::new_v4(), None)
+    }
+
+    fn place(
+        self: &Arc<Self>,
+        table: &mut Table,
+        log: &str,
+        stream: Uuid,
+        ending: Option<Gone>,
+    ) -> Result<Taken, Error> {
+        let full = table.of(log).count() >= SQL_STREAMS_PER_LOG_MAX;
+        if full || table.places.len() >= SQL_STREAMS_MAX {
+            let Some(replaced) = table.replaceable(full.then_some(log)) else {
+                return Err(Error::Unavailable("too many SQL streams are in use, try again later".into()));
+            };
+            if let Some((_, stream)) = table.end(replaced, Duration::ZERO) {
+                self.threads.end_later(stream);
             }
         }
-        let baton = new_baton();
-        table.places.insert(baton.clone(), Place { log: log.to_owned(), parked: None });
-        Ok(Taken { streams: self.clone(), log: log.to_owned(), baton })
+        table.places.insert(stream, Place { log: log.to_owned(), secret: Uuid::new_v4(), parked: None });
+        Ok(Taken { streams: self.clone(), log: log.to_owned(), stream, ending, parked: false })
     }
 
     /// The stream of a baton, for one call.
     ///
     /// # Errors
-    /// [`Error::Invalid`] when there is none, or a call has it.
-    pub(super) fn take(self: &Arc<Self>, log: &str, baton: &str) -> Result<(Taken, Stream), Error> {
+    /// [`Error::NotFound`] when there is none, or its baton is another one now; [`Error::Invalid`] when a call has it.
+    pub(super) fn take(self: &Arc<Self>, log: &str, text: &str) -> Result<(Taken, Found), Error> {
+        let none = |text: &str| Err(Error::NotFound(format!("{text}: begin a stream with a call without a baton")));
+        let unknown = "no stream of this log has this baton, or it ended long ago";
+        let Some(baton) = Baton::read(text) else { return none(unknown) };
         let mut table = self.table();
-        let place = table.places.get_mut(baton).filter(|place| place.log == log).ok_or_else(|| {
-            let seconds = self.idle.as_secs_f64();
-            Error::Invalid(format!("no stream has this baton: it was used before, closed, or unused for {seconds} s"))
-        })?;
+        let Some(place) = table.places.get_mut(&baton.stream).filter(|place| place.log == log) else {
+            return match table.gone.take(log, baton) {
+                Some(gone @ Gone::Idle { secret, forgot }) if secret == baton.secret => {
+                    let taken = self.place(&mut table, log, baton.stream, Some(gone));
+                    if taken.is_err() {
+                        table.gone.remember(log, baton.stream, gone);
+                    }
+                    Ok((taken?, Found::Idle { forgot }))
+                }
+                Some(gone) => none(&gone.to_string()),
+                None => none(unknown),
+            };
+        };
+        let secret = place.secret;
+        if place.parked.is_some() && secret != baton.secret {
+            return none(USED);
+        }
         let busy = || Error::Invalid("another call has this stream: a stream takes one call at a time".into());
         let Parked { stream, expiry, .. } = place.parked.take().ok_or_else(busy)?;
         expiry.abort();
-        Ok((Taken { streams: self.clone(), log: log.to_owned(), baton: baton.to_owned() }, stream))
+        let ending = if stream.is_replaceable() { stream.gone(secret, Duration::ZERO) } else { Gone::Failed };
+        let log = log.to_owned();
+        let taken = Taken { streams: self.clone(), log, stream: baton.stream, ending: Some(ending), parked: false };
+        Ok((taken, Found::Kept(stream)))
     }
 
     /// Keeps a stream for its next call, and returns the baton for that.
-    pub(super) fn park(self: &Arc<Self>, taken: Taken, stream: Stream) -> String {
+    pub(super) fn park(self: &Arc<Self>, taken: Taken, stream: Stream) -> Baton {
         let baton = taken.next();
-        self.park_as(taken, stream, baton.clone());
+        self.park_as(taken, stream, baton);
         baton
     }
 
     /// Keeps a stream under a baton that was told already.
-    pub(super) fn park_as(self: &Arc<Self>, taken: Taken, stream: Stream, baton: String) {
+    pub(super) fn park_as(self: &Arc<Self>, mut taken: Taken, mut stream: Stream, baton: Baton) {
         stream.session.keep_nothing();
-        let evicted = {
-            let mut table = self.table();
-            table.parked += 1;
-            let expiry = tokio::spawn(expire(Arc::downgrade(self), baton.clone(), self.idle)).abort_handle();
-            let parked = Parked { stream, order: table.parked, expiry };
-            table.places.insert(baton, Place { log: taken.log.clone(), parked: Some(parked) });
-            let plain = |place: &&Place| place.parked.as_ref().is_some_and(|parked| parked.stream.is_plain());
-            let many = table.of(&taken.log).filter(plain).count() > SQL_STREAMS_IDLE_MAX;
-            let oldest = if many { table.oldest_plain(Some(&taken.log)) } else { None };
-            oldest.and_then(|baton| table.remove(&baton))
-        };
-        drop(taken);
-        if let Some(stream) = evicted {
-            self.threads.end_later(stream);
+        let over = stream.session.connection().get_auto_commit();
+        if let Some(checked) = stream.keys_after.take_if(|_| over) {
+            stream.session.check_keys(checked);
         }
+        let (plain, is_warm) = (stream.is_plain(), |place: &&Place| place.parked.as_ref().is_some_and(|it| it.warm));
+        let warm = plain && self.table().of(&taken.log).filter(is_warm).count() < SQL_STREAMS_WARM_MAX;
+        if plain && !warm {
+            stream.session.drop_cache();
+        }
+        let mut table = self.table();
+        table.parked += 1;
+        let order = table.parked;
+        let expiry = tokio::spawn(expire(Arc::downgrade(self), (baton.stream, order), self.idle)).abort_handle();
+        let parked = Some(Parked { stream, order, warm, expiry });
+        table.places.insert(baton.stream, Place { log: taken.log.clone(), secret: baton.secret, parked });
+        taken.parked = true;
     }
 }
 
 /// Ends a stream that was not used for too long, or for a while in which it held up others.
-async fn expire(streams: Weak<Streams>, baton: String, idle: Duration) {
+async fn expire(streams: Weak<Streams>, (id, order): (Uuid, u64), idle: Duration) {
     let since = Instant::now();
     let ended = loop {
         tokio::time::sleep(idle.saturating_sub(since.elapsed()).min(SQL_TURN_IDLE)).await;
         let Some(streams) = streams.upgrade() else { return };
         let mut table = streams.table();
-        let Some(Place { parked: Some(Parked { stream, .. }), .. }) = table.places.get(&baton) else { return };
+        let parked = table.places.get(&id).and_then(|place| place.parked.as_ref());
+        let Some(Parked { stream, .. }) = parked.filter(|parked| parked.order == order) else { return };
         if since.elapsed() >= idle || stream.turn.as_ref().is_some_and(Turn::is_wanted) {
-            break table.places.remove(&baton).and_then(|place| Some((place.log, place.parked?.stream)));
+            break table.end(id, since.elapsed());
         }
     };
     let (Some((log, stream)), Some(streams)) = (ended, streams.upgrade()) else { return };
@@ -222,9 +327,4 @@ async fn expire(streams: Weak<Streams>, baton: String, idle: Duration) {
         log::warn!("{log}: a transaction was left open for {:.1} s and is rolled back", since.elapsed().as_secs_f64());
     }
     streams.threads.end(stream).await;
-}
-
-/// A name that nobody can guess.
-fn new_baton() -> String {
-    Uuid::new_v4().simple().to_string()
 }

@@ -4,37 +4,114 @@
 //! One thread more than there are processors does the usual work: more would only get into each other's way. Work that has
 //! not begun after a while gets another thread, so that a statement that takes long holds up nobody for long.
 
+use std::cell::RefCell;
 use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::limits::{SQL_BEGIN_WAIT, SQL_STACK_BYTES, SQL_THREADS_MAX};
+use super::SqlSettings;
+use super::shares::LogShares;
+use crate::limits::{SQL_BEGIN_WAIT, SQL_PREPARE_TIME_MAX, SQL_THREADS_MAX};
 use crate::mirror::Error;
 
 type Job = Box<dyn FnOnce() + Send>;
+
+tokio::task_local! {
+    /// The number of the call that a task runs, by which [`overdue_calls`](super::Sql::overdue_calls) names it.
+    pub(crate) static CALL: u64;
+}
+
+thread_local! {
+    /// When the statement must have ended that this thread prepares or runs, and how long one may run.
+    static DEADLINE: RefCell<Option<(Arc<Mutex<Instant>>, Duration)>> = const { RefCell::new(None) };
+}
+
+/// Starts a task of the same [`CALL`].
+pub(super) fn spawn<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+    match CALL.try_with(|call| *call) {
+        Ok(call) => tokio::spawn(CALL.scope(call, work)),
+        Err(_) => tokio::spawn(work),
+    }
+}
+
+/// Says that this thread begins to prepare a statement.
+pub(super) fn statement_is_prepared() {
+    begin(|statement_time_max| statement_time_max.min(SQL_PREPARE_TIME_MAX));
+}
+
+/// Says that this thread begins to run a statement.
+pub(super) fn statement_runs() {
+    begin(|statement_time_max| statement_time_max);
+}
+
+fn begin(most: impl FnOnce(Duration) -> Duration) {
+    DEADLINE.with_borrow(|deadline| {
+        if let Some((deadline, statement_time_max)) = deadline {
+            *deadline.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + most(*statement_time_max);
+        }
+    });
+}
+
+/// Work under way, of a call with a number.
+#[derive(Debug)]
+struct Running {
+    call: u64,
+    /// When its statement must have ended.
+    deadline: Arc<Mutex<Instant>>,
+}
+
+/// Work that is watched for as long as this lives, on the thread that made it.
+struct Watched {
+    deadline: Arc<Mutex<Instant>>,
+    all: Arc<Mutex<Vec<Running>>>,
+}
+
+impl Watched {
+    fn begin(call: u64, all: Arc<Mutex<Vec<Running>>>, statement_time_max: Duration) -> Watched {
+        let deadline = Arc::new(Mutex::new(Instant::now() + statement_time_max));
+        all.lock().unwrap_or_else(PoisonError::into_inner).push(Running { call, deadline: deadline.clone() });
+        DEADLINE.set(Some((deadline.clone(), statement_time_max)));
+        Watched { deadline, all }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        DEADLINE.set(None);
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|running| !Arc::ptr_eq(&running.deadline, &self.deadline));
+    }
+}
 
 /// Threads with large stacks.
 #[derive(Debug)]
 pub(super) struct Threads {
     jobs: Sender<Job>,
     todo: Receiver<Job>,
+    stack_bytes: usize,
+    statement_time_max: Duration,
     /// How many there are.
     count: Arc<AtomicUsize>,
+    running: Arc<Mutex<Vec<Running>>>,
+    shares: Arc<LogShares>,
 }
 
 impl Threads {
     /// # Errors
     /// When the system has no thread to spare.
-    pub(super) fn new() -> std::io::Result<Threads> {
+    pub(super) fn new(SqlSettings { stack_bytes, statement_time_max, .. }: SqlSettings) -> std::io::Result<Threads> {
         let (jobs, todo) = unbounded::<Job>();
-        let threads = Threads { jobs, todo, count: Arc::default() };
+        let (count, running, shares) = (Arc::default(), Arc::default(), Arc::new(LogShares::new(SQL_THREADS_MAX)));
+        let threads = Threads { jobs, todo, stack_bytes, statement_time_max, count, running, shares };
         let processors = available_parallelism().map_or(1, NonZero::get);
         for _ in 0..(processors + 1).min(SQL_THREADS_MAX) {
             let todo = threads.todo.clone();
@@ -45,7 +122,7 @@ impl Threads {
 
     fn start(&self, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
         self.count.fetch_add(1, Ordering::Relaxed);
-        let thread = std::thread::Builder::new().name("sql".into()).stack_size(SQL_STACK_BYTES);
+        let thread = std::thread::Builder::new().name("sql".into()).stack_size(self.stack_bytes);
         let started = thread.spawn(work).map(drop);
         if started.is_err() {
             self.count.fetch_sub(1, Ordering::Relaxed);
@@ -66,6 +143,31 @@ impl Threads {
         if let Err(error) = self.start(work) {
             log::warn!("no further thread for SQL: {error}");
         }
+    }
+
+    /// The calls whose statement should have ended `grace` ago.
+    pub(super) fn overdue_calls(&self, grace: Duration) -> Vec<u64> {
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = |running: &Running| running.deadline.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        running.iter().filter(|running| since(running) > grace).map(|running| running.call).collect()
+    }
+
+    /// Runs work on the database of a log, once that may have a thread.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(super) async fn run_for<T: Send + 'static>(
+        &self,
+        log: &str,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let share = self.shares.thread(log).await;
+        // Held by the work: its caller may be gone before it ends.
+        self.run(move || {
+            let _share = share;
+            work()
+        })
+        .await
     }
 
     /// Runs work that may block.
@@ -93,10 +195,12 @@ impl Threads {
         begun: Arc<AtomicBool>,
     ) -> oneshot::Receiver<T> {
         let (tell, done) = oneshot::channel();
-        let runtime = Handle::try_current();
+        let (runtime, call, running) = (Handle::try_current(), CALL.try_with(|call| *call), self.running.clone());
+        let statement_time_max = self.statement_time_max;
         let job = move || {
             begun.store(true, Ordering::Relaxed);
             let _runtime = runtime.as_ref().map(Handle::enter);
+            let _watched = call.ok().map(|call| Watched::begin(call, running, statement_time_max));
             // What it had in hand is dropped with it.
             match catch_unwind(AssertUnwindSafe(work)) {
                 Ok(result) => drop(tell.send(result)),

@@ -1,0 +1,228 @@
+//! A log as another process of the service sees it: [`LogUpdate`]s say what is durable of it, its files are read directly.
+//!
+//! The process that owns the log keeps a [`LogUpdates`] for each process that it sends updates to, and sends in each what changed
+//! since the one before; so they must be received in the order in which they were made.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::error::Error;
+use super::log::{Log, Meta, State, View};
+use super::writers::Writers;
+use crate::format::Framing;
+use crate::offset::{Epoch, Generation, Offset};
+use crate::repo::{ReadOnlyRepo, Repo};
+use crate::stream::SegmentInfo;
+
+/// What changed of a log since the last update.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LogUpdate {
+    name: String,
+    /// Which log it is, if that is new to the receiver.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    identity: Option<LogIdentity>,
+    /// Who may write it, if that changed: as `log.json` says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    writers: Option<Writers>,
+    /// How many of the sealed segments that the receiver knows are still so.
+    kept: usize,
+    /// Those after them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    sealed: Vec<SegmentUpdate>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    head: Option<SegmentUpdate>,
+    first: Offset,
+    durable: Offset,
+    epoch: Epoch,
+    framing: String,
+    state: LogCondition,
+    opened: bool,
+    cut_short: bool,
+    openings: u64,
+    foreign_keys: bool,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct LogIdentity {
+    /// The directory of its generation.
+    dir: PathBuf,
+    meta: Meta,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct SegmentUpdate(Offset, Offset, u64, String, bool);
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum LogCondition {
+    Ok,
+    Failed(String),
+    Damaged(String),
+    Ended(Generation),
+}
+
+impl From<&SegmentInfo> for SegmentUpdate {
+    fn from(info: &SegmentInfo) -> SegmentUpdate {
+        SegmentUpdate(info.start, info.end, info.bytes, info.framing.to_string(), info.compressed)
+    }
+}
+
+impl SegmentUpdate {
+    fn info(&self) -> Result<SegmentInfo, Error> {
+        let SegmentUpdate(start, end, bytes, framing, compressed) = self;
+        Ok(SegmentInfo { start: *start, end: *end, bytes: *bytes, framing: parse(framing)?, compressed: *compressed })
+    }
+}
+
+fn parse(framing: &str) -> Result<Framing, Error> {
+    framing.parse().map_err(|error| Error::Unavailable(format!("an update of a log has no framing: {error}")))
+}
+
+/// What one other process knows of the logs.
+#[derive(Debug, Default)]
+pub(crate) struct LogUpdates {
+    sent: HashMap<String, SentLog>,
+}
+
+#[derive(Debug)]
+struct SentLog {
+    /// Not held, so that its generation can be deleted.
+    log: Weak<Log>,
+    writers: Writers,
+    sealed: Arc<[SegmentInfo]>,
+    openings: u64,
+}
+
+impl LogUpdates {
+    /// The update by which the receiver knows of `log` what is durable of it now.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when its files cannot be opened by a path.
+    pub(crate) fn next(&mut self, log: &Arc<Log>) -> Result<LogUpdate, Error> {
+        let (view, writers) = (log.view(), log.writers());
+        let known = self.sent.get(log.name()).filter(|sent| Weak::ptr_eq(&sent.log, &Arc::downgrade(log)));
+        let kept = match known {
+            Some(sent) if sent.openings == view.openings => kept(&sent.sealed, &view.sealed),
+            _ => 0,
+        };
+        let identity = match known {
+            Some(_) => None,
+            None => Some(LogIdentity { dir: directory(log)?, meta: log.described() }),
+        };
+        let has_writers = known.is_some_and(|sent| sent.writers == writers);
+        let update = LogUpdate {
+            name: log.name().to_owned(),
+            identity,
+            writers: if has_writers { None } else { Some(writers.clone()) },
+            kept,
+            sealed: view.sealed[kept..].iter().map(SegmentUpdate::from).collect(),
+            head: view.head.as_ref().map(SegmentUpdate::from),
+            first: view.first,
+            durable: view.durable,
+            epoch: view.epoch,
+            framing: view.framing.to_string(),
+            state: match view.state {
+                State::Ok => LogCondition::Ok,
+                State::Failed(cause) => LogCondition::Failed(cause.as_ref().to_owned()),
+                State::Damaged(cause) => LogCondition::Damaged(cause.as_ref().to_owned()),
+                State::Ended(next) => LogCondition::Ended(next),
+            },
+            opened: view.opened,
+            cut_short: view.cut_short,
+            openings: view.openings,
+            foreign_keys: log.foreign_keys(),
+        };
+        if known.is_none() {
+            self.sent.retain(|_, sent| sent.log.strong_count() > 0);
+        }
+        let sent = SentLog { log: Arc::downgrade(log), writers, sealed: view.sealed, openings: view.openings };
+        self.sent.insert(log.name().to_owned(), sent);
+        Ok(update)
+    }
+}
+
+/// How many segments at the start are the same.
+fn kept(before: &Arc<[SegmentInfo]>, now: &Arc<[SegmentInfo]>) -> usize {
+    if Arc::ptr_eq(before, now) {
+        return now.len();
+    }
+    before.iter().zip(now.iter()).take_while(|(before, now)| before == now).count()
+}
+
+fn directory(log: &Log) -> Result<PathBuf, Error> {
+    let path = log.repo().path().map(PathBuf::from);
+    path.ok_or_else(|| Error::Unavailable("the files of this log are not in a directory of the system".into()))
+}
+
+impl LogUpdate {
+    /// The log that it is about.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The log after the update, where `known` is what the receiver had. Another generation is another log.
+    ///
+    /// # Errors
+    /// When its directory cannot be opened, or the update does not follow the one before.
+    pub(crate) fn apply(self, known: Option<Arc<Log>>) -> Result<Arc<Log>, Error> {
+        let log = match self.identity {
+            Some(LogIdentity { dir, meta }) => {
+                let repo = ReadOnlyRepo::open(dir).map_err(|error: io::Error| {
+                    Error::Unavailable(format!("the directory of the log cannot be opened: {error}"))
+                })?;
+                let repo: Arc<dyn Repo> = Arc::new(repo);
+                if let Some(before) = known {
+                    // What still uses that must learn that it is not the log any more.
+                    before.publish(|view| view.state = State::Ended(meta.generation));
+                }
+                // Nothing is ever sent to a writer thread.
+                let (queue, _) = mpsc::channel(1);
+                Arc::new(Log::new(self.name, meta, (repo.clone(), repo), (0, queue.downgrade())))
+            }
+            None => known.ok_or_else(|| Error::Unavailable(format!("nothing is known of log {:?}", self.name)))?,
+        };
+        if let Some(writers) = self.writers {
+            log.set_writers(writers);
+        }
+        log.set_foreign_keys(self.foreign_keys);
+        let known = log.view().sealed;
+        let sealed = match known.get(..self.kept) {
+            None => return Err(Error::Unavailable("an update of a log does not follow the one before".into())),
+            Some(kept) if kept.len() == known.len() && self.sealed.is_empty() => known,
+            Some(kept) => {
+                let added = self.sealed.iter().map(SegmentUpdate::info);
+                kept.iter().copied().map(Ok).chain(added).collect::<Result<Vec<_>, Error>>()?.into()
+            }
+        };
+        let head = self.head.as_ref().map(SegmentUpdate::info).transpose()?;
+        let framing = parse(&self.framing)?;
+        let state = match self.state {
+            LogCondition::Ok => State::Ok,
+            LogCondition::Failed(cause) => State::Failed(cause.into()),
+            LogCondition::Damaged(cause) => State::Damaged(cause.into()),
+            LogCondition::Ended(next) => State::Ended(next),
+        };
+        log.publish(|view| {
+            *view = View {
+                first: self.first,
+                sealed,
+                head,
+                durable: self.durable,
+                acknowledged: view.acknowledged,
+                epoch: self.epoch,
+                last: None,
+                framing,
+                state,
+                opened: self.opened,
+                cut_short: self.cut_short,
+                damage: None,
+                openings: self.openings,
+            };
+        });
+        Ok(log)
+    }
+}

@@ -1,0 +1,111 @@
+//! [`LogShares`]: how many threads the statements of one log may have at once.
+//!
+//! Each log gets half of what the others leave, and one at least. So the first log may have half of all threads, and however long
+//! its statements run, the next finds some free.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+/// The threads that are in use, by log.
+#[derive(Debug)]
+pub(super) struct LogShares {
+    most: usize,
+    used: Mutex<HashMap<String, usize>>,
+    /// Notified when one is free again.
+    freed: Notify,
+}
+
+/// The right to one thread, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct ThreadShare {
+    shares: Arc<LogShares>,
+    log: String,
+}
+
+impl LogShares {
+    /// Of `most` threads.
+    pub(super) fn new(most: usize) -> LogShares {
+        LogShares { most, used: Mutex::default(), freed: Notify::new() }
+    }
+
+    fn used(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until a statement on `log` may have a thread.
+    pub(super) async fn thread(self: &Arc<Self>, log: &str) -> ThreadShare {
+        loop {
+            // From here on: one that comes free after the attempt must not be missed.
+            let freed = self.freed.notified();
+            if let Some(share) = self.try_thread(log) {
+                return share;
+            }
+            freed.await;
+        }
+    }
+
+    fn try_thread(self: &Arc<Self>, log: &str) -> Option<ThreadShare> {
+        let mut used = self.used();
+        let of_log = used.get(log).copied().unwrap_or(0);
+        let of_others = used.values().sum::<usize>() - of_log;
+        if of_log >= (self.most.saturating_sub(of_others) / 2).max(1) {
+            return None;
+        }
+        match used.get_mut(log) {
+            Some(count) => *count += 1,
+            None => drop(used.insert(log.to_owned(), 1)),
+        }
+        Some(ThreadShare { shares: self.clone(), log: log.to_owned() })
+    }
+}
+
+impl Drop for ThreadShare {
+    fn drop(&mut self) {
+        {
+            let mut used = self.shares.used();
+            if let Some(count) = used.get_mut(&self.log) {
+                *count -= 1;
+                if *count == 0 {
+                    used.remove(&self.log);
+                }
+            }
+        }
+        self.shares.freed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_log_gets_half_of_what_the_others_leave_and_one_at_least() {
+        let shares = Arc::new(LogShares::new(8));
+        let mut held = Vec::new();
+        let mut counts = Vec::new();
+        for log in ["a", "b", "c", "d", "e"] {
+            let before = held.len();
+            held.extend(std::iter::from_fn(|| shares.try_thread(log)));
+            counts.push(held.len() - before);
+        }
+        assert_eq!(counts, [4, 2, 1, 1, 1]);
+        drop(held);
+        assert!(shares.used().is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_that_waits_gets_the_thread_that_comes_free() {
+        let shares = Arc::new(LogShares::new(2));
+        let first = shares.thread("a").await;
+        let waiting = tokio::spawn({
+            let shares = shares.clone();
+            async move { drop(shares.thread("a").await) }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(first);
+        waiting.await.expect("it goes on");
+    }
+}

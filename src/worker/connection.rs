@@ -1,0 +1,337 @@
+//! [`Connection`]: one worker as the service has it, and the calls that it runs.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::io::BufReader;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Mutex as AsyncMutex, RwLock, mpsc, oneshot};
+use tokio::time::{interval, timeout};
+
+use super::pool::WorkerProgram;
+use super::process::Process;
+use super::wire::{self, FromWorker, Id, ToWorker, WorkerStart};
+use super::wire_error::WireError;
+use crate::engine::Logs;
+use crate::format::wal::{FRAME_HEADER_LEN, HEADER_LEN};
+use crate::limits::{LIBSQL_PAGE_SIZE, WORKER_PING_EVERY, WORKER_READ_BYTES, WORKER_SILENCE_MAX, WORKER_START_WAIT};
+use crate::mirror::{Error, Log, LogUpdate, LogUpdates, Registry};
+use crate::offset::{Generation, Offset};
+
+/// What is received of the answer to a call.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A cursor has begun.
+    Started,
+    /// A piece of its answer.
+    Piece(Bytes),
+    /// The call has ended; with the answer of a pipeline.
+    Ended(Result<Bytes, Error>),
+}
+
+/// Events of one call are so few at once: the worker sends no piece before it is asked for.
+const EVENTS: usize = 4;
+
+/// A call under way.
+#[derive(Debug)]
+struct Call {
+    log: Arc<Log>,
+    events: mpsc::Sender<Event>,
+    /// The frames that it has appended, the last exclusive.
+    appended: Option<(Offset, Offset)>,
+}
+
+/// A worker that runs.
+#[derive(Debug)]
+pub(super) struct Connection {
+    registry: Arc<Registry>,
+    process: Process,
+    out: AsyncMutex<Out>,
+    /// None once it has ended.
+    calls: Mutex<Option<HashMap<Id, Call>>>,
+    ids: AtomicU64,
+    heard: Mutex<Instant>,
+    /// Why it was ended.
+    killed_for: Mutex<Option<String>>,
+    /// Shared by appends under way.
+    appending: Arc<RwLock<()>>,
+}
+
+#[derive(Debug)]
+struct Out {
+    half: OwnedWriteHalf,
+    updates: LogUpdates,
+}
+
+/// How a worker ended.
+#[derive(Debug)]
+pub(super) struct Death {
+    pub(super) cause: String,
+    /// The logs whose calls it ran.
+    pub(super) logs: Vec<Arc<Log>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn cannot_start(error: &io::Error) -> Error {
+    Error::Unavailable(format!("no SQL worker can be started: {error}"))
+}
+
+impl Connection {
+    /// Starts a worker. `died` is called once when it has ended, unless that was by [`close`](Self::close).
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`].
+    pub(super) async fn start(
+        registry: Arc<Registry>,
+        program: &WorkerProgram,
+        start: WorkerStart,
+        died: impl FnOnce(Death) + Send + 'static,
+    ) -> Result<Arc<Connection>, Error> {
+        let (process, socket, ended) = Process::start(program).map_err(|error| cannot_start(&error))?;
+        socket.set_nonblocking(true).map_err(|error| cannot_start(&error))?;
+        let (input, half) = UnixStream::from_std(socket).map_err(|error| cannot_start(&error))?.into_split();
+        let mut input = BufReader::with_capacity(WORKER_READ_BYTES, input);
+        let connection = Arc::new(Connection {
+            registry,
+            process,
+            out: AsyncMutex::new(Out { half, updates: LogUpdates::default() }),
+            calls: Mutex::new(Some(HashMap::new())),
+            ids: AtomicU64::new(1),
+            heard: Mutex::new(Instant::now()),
+            killed_for: Mutex::default(),
+            appending: Arc::default(),
+        });
+        connection.send(&ToWorker::WorkerStart(start), &[]).await.map_err(|error| cannot_start(&error))?;
+        connection.send(&ToWorker::Ping, &[]).await.map_err(|error| cannot_start(&error))?;
+        // Another program than ours says nothing, or something else.
+        match timeout(WORKER_START_WAIT, wire::read::<FromWorker>(&mut input)).await {
+            Ok(Ok(Some((FromWorker::Pong, _)))) => {}
+            answer => {
+                connection.process.kill();
+                let path = program.path.display();
+                let answer = match answer {
+                    Ok(Ok(None)) => ended.await.unwrap_or_default(),
+                    Ok(Err(error)) => error.to_string(),
+                    Ok(Ok(Some(_))) => "it says something else than a worker does".into(),
+                    Err(_elapsed) => "it does not answer".into(),
+                };
+                return Err(Error::Unavailable(format!("no SQL worker can be started: {path}: {answer}")));
+            }
+        }
+        tokio::spawn(connection.clone().run(input, ended, died));
+        Ok(connection)
+    }
+
+    async fn send(&self, message: &ToWorker, body: &[u8]) -> io::Result<()> {
+        wire::write(&mut self.out.lock().await.half, message, body).await
+    }
+
+    /// Whether it has ended.
+    pub(super) fn has_ended(&self) -> bool {
+        locked(&self.calls).is_none()
+    }
+
+    /// Begins a call on a log, where `message` has its number and what is new of the log. To be awaited to its end: a part of a message would
+    /// be the last. Its events end without [`Event::Ended`] only if the connection ended before it began.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when the connection has ended.
+    pub(super) async fn call(
+        &self,
+        log: &Arc<Log>,
+        message: impl FnOnce(Id, LogUpdate) -> ToWorker,
+        body: &[u8],
+    ) -> Result<(Id, mpsc::Receiver<Event>), Error> {
+        let id = self.ids.fetch_add(1, Ordering::Relaxed);
+        let (events, received) = mpsc::channel(EVENTS);
+        let ended = || Error::Unavailable("the SQL worker has just ended: try again".into());
+        let call = Call { log: log.clone(), events, appended: None };
+        locked(&self.calls).as_mut().ok_or_else(ended)?.insert(id, call);
+        let mut out = self.out.lock().await;
+        let sent = match out.updates.next(log) {
+            // One that is broken ends the connection, and with that the call.
+            Ok(update) => {
+                let _ends = wire::write(&mut out.half, &message(id, update), body).await;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        drop(out);
+        sent.inspect_err(|_| self.forget(id))?;
+        Ok((id, received))
+    }
+
+    /// Asks for the next piece of a cursor.
+    pub(super) async fn more(&self, id: Id) {
+        let _ends = self.send(&ToWorker::More { id }, &[]).await;
+    }
+
+    /// Ends a cursor that has no reader any more.
+    pub(super) async fn gone(&self, id: Id) {
+        let _ends = self.send(&ToWorker::Gone { id }, &[]).await;
+    }
+
+    /// Has it end once it runs no calls.
+    pub(super) fn close(&self) {
+        // In one step: a call that began meanwhile would be lost.
+        let ended = locked(&self.calls).take_if(|calls| calls.is_empty());
+        if ended.is_some() {
+            self.process.kill();
+        }
+    }
+
+    fn forget(&self, id: Id) {
+        if let Some(calls) = &mut *locked(&self.calls) {
+            calls.remove(&id);
+        }
+    }
+
+    fn kill(&self, cause: String) {
+        locked(&self.killed_for).get_or_insert(cause);
+        self.process.kill();
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        mut input: BufReader<OwnedReadHalf>,
+        ended: oneshot::Receiver<String>,
+        died: impl FnOnce(Death) + Send + 'static,
+    ) {
+        let mut pings = interval(WORKER_PING_EVERY);
+        let mut reading = std::pin::pin!(self.read(&mut input));
+        let broken = loop {
+            tokio::select! {
+                read = &mut reading => break read.err(),
+                _ = pings.tick() => self.ping(),
+            }
+        };
+        self.process.kill();
+        let cause = ended.await.unwrap_or_default();
+        let cause = locked(&self.killed_for).take().or(broken.map(|error| error.to_string())).unwrap_or(cause);
+        // What is appended now is known then.
+        drop(self.appending.write().await);
+        let Some(calls) = locked(&self.calls).take() else { return };
+        let logs: Vec<_> = calls.values().map(|call| call.log.clone()).collect();
+        died(Death { cause: cause.clone(), logs });
+        for call in calls.into_values() {
+            let _nobody_waits = call.events.try_send(Event::Ended(Err(aborted(&cause, call.appended))));
+        }
+    }
+
+    /// Ends a worker that is silent.
+    fn ping(self: &Arc<Self>) {
+        let silent = locked(&self.heard).elapsed();
+        if silent > WORKER_SILENCE_MAX {
+            return self.kill(format!("it said nothing for {:.0} s", silent.as_secs_f64()));
+        }
+        let connection = self.clone();
+        tokio::spawn(async move { connection.send(&ToWorker::Ping, &[]).await });
+    }
+
+    /// Reads to the end. It never waits for something to be sent: the worker may be waiting for the same.
+    async fn read(self: &Arc<Self>, input: &mut BufReader<OwnedReadHalf>) -> io::Result<()> {
+        while let Some((message, body)) = wire::read(input).await? {
+            *locked(&self.heard) = Instant::now();
+            match message {
+                FromWorker::Pong => {}
+                FromWorker::Started { id } => self.notify(id, Event::Started),
+                FromWorker::Piece { id } => self.notify(id, Event::Piece(body)),
+                FromWorker::Answer { id, outcome } => self.answered(id, outcome, body),
+                FromWorker::Renew { id, log } => {
+                    let (connection, log) = (self.clone(), self.registry.get(&log));
+                    tokio::spawn(async move { connection.answer(id, log).await });
+                }
+                FromWorker::Append { id, call, log, generation, at } => {
+                    let (connection, held) = (self.clone(), self.appending.clone().read_owned().await);
+                    tokio::spawn(async move {
+                        let appended = connection.append(call, (&log, generation), at, body).await;
+                        drop(held);
+                        connection.answer(id, appended).await;
+                    });
+                }
+                FromWorker::Stuck { calls } => {
+                    let logs: Vec<_> = {
+                        let all = locked(&self.calls);
+                        let call = |id| Some(all.as_ref()?.get(id)?.log.name().to_owned());
+                        calls.iter().filter_map(call).collect()
+                    };
+                    self.kill(format!(
+                        "a statement on log {} did not end within the time that it may take, and could not be interrupted",
+                        logs.join(", ")
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn notify(&self, id: Id, event: Event) {
+        if let Some(call) = locked(&self.calls).as_ref().and_then(|calls| calls.get(&id)) {
+            let _nobody_waits = call.events.try_send(event);
+        }
+    }
+
+    fn answered(&self, id: Id, outcome: Result<(), WireError>, body: Bytes) {
+        let call = locked(&self.calls).as_mut().and_then(|calls| calls.remove(&id));
+        let Some(Call { log, events, .. }) = call else { return };
+        if let Err(WireError::Damaged(_, Some(at))) = &outcome {
+            // It is found here as well, and kept.
+            let at = *at;
+            tokio::task::spawn_blocking(move || log.base().and_then(|base| base.read_at(&mut [0], at)));
+        }
+        let _nobody_waits = events.try_send(Event::Ended(outcome.map(|()| body).map_err(Error::from)));
+    }
+
+    /// Answers a question about a log.
+    async fn answer(&self, id: Id, log: Result<Arc<Log>, Error>) {
+        let mut out = self.out.lock().await;
+        let outcome = log.and_then(|log| out.updates.next(&log)).map_err(WireError::from);
+        if let Err(error) = wire::write(&mut out.half, &ToWorker::Log { id, outcome }, &[]).await {
+            log::debug!("an SQL worker did not hear of its log: {error}");
+        }
+    }
+
+    async fn append(
+        &self,
+        call: Id,
+        (name, generation): (&str, Generation),
+        at: Option<Offset>,
+        bytes: Bytes,
+    ) -> Result<Arc<Log>, Error> {
+        let log = self.registry.get(name)?;
+        if log.generation() != generation {
+            return Err(Error::Ended { generation });
+        }
+        let frame = (FRAME_HEADER_LEN + LIBSQL_PAGE_SIZE as usize) as u64;
+        let header = if at.is_some() { 0 } else { HEADER_LEN as u64 };
+        let (first, count) = (at.unwrap_or(Offset(1)), (bytes.len() as u64).saturating_sub(header) / frame);
+        Logs::append(&*self.registry, &log, at, bytes).await?;
+        if let Some(call) = locked(&self.calls).as_mut().and_then(|calls| calls.get_mut(&call)) {
+            let from = call.appended.map_or(first, |(from, _)| from);
+            call.appended = Some((from, Offset(first.0 + count)));
+        }
+        Ok(log)
+    }
+}
+
+/// The error for a call whose worker ended.
+fn aborted(cause: &str, appended: Option<(Offset, Offset)>) -> Error {
+    let kept = match appended {
+        None => "nothing of this request is in the log".to_owned(),
+        Some((first, end)) => format!(
+            "what it committed up to frame {} is in the log (frames {first} on), nothing after that is",
+            end.0 - 1
+        ),
+    };
+    Error::Aborted(format!(
+        "the SQL worker that ran this has ended: {cause}; {kept}; transactions left open are rolled back"
+    ))
+}

@@ -1,0 +1,97 @@
+//! The process of a worker: started, listened to, ended.
+
+use std::io::{self, BufRead, BufReader};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::pool::WorkerProgram;
+use crate::limits::WORKER_LAST_WORDS_BYTES;
+
+/// A process that runs. It ends when its connection is closed.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Arc<Mutex<Child>>,
+}
+
+impl Process {
+    /// Starts `program` with a socket as its standard input, and returns the other end of that, and how it ends, in words, once it
+    /// has.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(super) fn start(program: &WorkerProgram) -> io::Result<(Process, UnixStream, oneshot::Receiver<String>)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let mut command = Command::new(&program.path);
+        command.args(&program.args).stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let stderr = child.stderr.take();
+        let child = Arc::new(Mutex::new(child));
+        let (tell, ended) = oneshot::channel();
+        let waiting = child.clone();
+        std::thread::Builder::new().name("sql-worker".into()).spawn(move || {
+            let last_words = stderr.map(listen).unwrap_or_default();
+            let mut child = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            // One that closed its standard error is ending, or of no use.
+            let _has_ended = child.kill();
+            let ended = match child.wait() {
+                Ok(status) => describe(status, &last_words),
+                Err(error) => error.to_string(),
+            };
+            let _nobody_asks = tell.send(ended);
+        })?;
+        Ok((Process { child }, ours, ended))
+    }
+
+    /// Ends it at once.
+    pub(super) fn kill(&self) {
+        if let Err(error) = self.child.lock().unwrap_or_else(PoisonError::into_inner).kill() {
+            log::warn!("an SQL worker cannot be ended: {error}");
+        }
+    }
+}
+
+/// Passes on what a worker logs, and returns the last of it.
+fn listen(stderr: ChildStderr) -> String {
+    let mut last = String::new();
+    for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line);
+        let (level, text) = match line.split_once(' ') {
+            Some(("ERROR", text)) => (log::Level::Error, text),
+            Some(("WARN", text)) => (log::Level::Warn, text),
+            Some(("INFO", text)) => (log::Level::Info, text),
+            Some(("DEBUG", text)) => (log::Level::Debug, text),
+            Some(("TRACE", text)) => (log::Level::Trace, text),
+            // Of the runtime: the stack or the memory is used up.
+            _ => {
+                last.push_str(line.trim());
+                last.push(' ');
+                (log::Level::Error, &*line)
+            }
+        };
+        log::log!(level, "SQL worker: {text}");
+        while last.len() > WORKER_LAST_WORDS_BYTES {
+            last.remove(0);
+        }
+    }
+    last.trim_end().to_owned()
+}
+
+fn describe(status: ExitStatus, last_words: &str) -> String {
+    if last_words.contains("overflowed its stack") {
+        return "a statement used up the stack: it nests too deep".into();
+    }
+    if last_words.contains("memory allocation of") {
+        return "a statement used up the memory that a worker may have".into();
+    }
+    match (status.signal(), last_words) {
+        (Some(signal), "") => format!("signal {signal}"),
+        (Some(signal), words) => format!("signal {signal}: {words}"),
+        (None, "") => status.to_string(),
+        (None, words) => format!("{status}: {words}"),
+    }
+}

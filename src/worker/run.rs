@@ -1,0 +1,204 @@
+//! A worker: it runs SQL for a service until that closes the connection.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::fs::{FileType, fstat};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use tokio::io::BufReader;
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+use tokio::runtime;
+use tokio::sync::Notify;
+use tokio::time::interval;
+
+use super::logs::WorkerLogs;
+use super::wire::{self, FromWorker, Id, ToWorker, WorkerStart};
+use super::wire_error::WireError;
+use crate::engine::{Engines, Logs};
+use crate::limits::{WORKER_CHECK_EVERY, WORKER_READ_BYTES, WORKER_STACK_BYTES};
+use crate::mirror::Error;
+use crate::sync::turso::sql::{CALL, Pieces, Sql, SqlSettings};
+
+/// Runs SQL for the service at the other end of the standard input, a socket, until that closes it.
+///
+/// # Errors
+/// `InvalidInput` when the standard input is no such socket; when the connection breaks.
+pub fn run_worker() -> io::Result<()> {
+    let input = io::stdin().as_fd().try_clone_to_owned()?;
+    if FileType::from_raw_mode(fstat(&input)?.st_mode) != FileType::Socket {
+        let text = "the standard input is not a connection to a service: `logmirror serve --sql-workers N` starts this program \
+                    itself";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    let socket = StdUnixStream::from(input);
+    socket.set_nonblocking(true)?;
+    // One thread: a message that wakes another costs more than what is done with it.
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let served = runtime.block_on(serve(socket));
+    // Statements that still run are of no use to anyone.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(socket: StdUnixStream) -> io::Result<()> {
+    let (input, out) = UnixStream::from_std(socket)?.into_split();
+    let mut input = BufReader::with_capacity(WORKER_READ_BYTES, input);
+    let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
+    let Some((ToWorker::WorkerStart(start), _)) = wire::read(&mut input).await? else {
+        return Err(invalid("the service sent something else than what a worker may do"));
+    };
+    limit(&start)?;
+    let logs = Arc::new(WorkerLogs::new(out, start.transaction_bytes_max));
+    let engines = Arc::new(Engines::new(logs.clone()));
+    let settings = SqlSettings {
+        stream_idle: Duration::from_millis(start.stream_idle_ms),
+        statement_time_max: Duration::from_millis(start.statement_ms_max),
+        stack_bytes: WORKER_STACK_BYTES,
+    };
+    let sql = Arc::new(Sql::with(engines, settings)?);
+    let worker = Arc::new(Worker { logs, sql, cursors: Mutex::default() });
+    tokio::spawn(watch(worker.clone()));
+    worker.read(&mut input).await
+}
+
+/// What the system lets this process have.
+fn limit(start: &WorkerStart) -> io::Result<()> {
+    for (resource, most) in
+        [(Resource::Data, start.memory_bytes_max), (Resource::Fsize, start.file_bytes_max), (Resource::Core, 0)]
+    {
+        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
+    }
+    Ok(())
+}
+
+/// Reports calls that do not end.
+async fn watch(worker: Arc<Worker>) {
+    let mut looks = interval(WORKER_CHECK_EVERY);
+    loop {
+        looks.tick().await;
+        let calls = worker.sql.overdue_calls();
+        if !calls.is_empty() {
+            worker.logs.send(&FromWorker::Stuck { calls }, &[]).await;
+        }
+    }
+}
+
+struct Worker {
+    logs: Arc<WorkerLogs>,
+    sql: Arc<Sql>,
+    /// The readers of cursors under way.
+    cursors: Mutex<HashMap<Id, Arc<Reader>>>,
+}
+
+/// The reader of a cursor, at the service.
+#[derive(Default)]
+struct Reader {
+    wants_more: Notify,
+    is_gone: Notify,
+}
+
+impl Reader {
+    /// The next piece, once the reader wants it; `None` at the end, or when the reader is gone.
+    async fn next(&self, pieces: &mut Pieces) -> Option<Result<Bytes, Error>> {
+        let next = async {
+            self.wants_more.notified().await;
+            pieces.recv().await
+        };
+        tokio::select! {
+            piece = next => piece,
+            () = self.is_gone.notified() => None,
+        }
+    }
+}
+
+impl Worker {
+    fn cursors(&self) -> MutexGuard<'_, HashMap<Id, Arc<Reader>>> {
+        self.cursors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads to the end. It never waits for something to be sent: the service may be waiting for the same.
+    async fn read(self: &Arc<Self>, input: &mut BufReader<OwnedReadHalf>) -> io::Result<()> {
+        while let Some((message, body)) = wire::read(input).await? {
+            match message {
+                ToWorker::WorkerStart(_) => {}
+                ToWorker::Ping => {
+                    let worker = self.clone();
+                    tokio::spawn(async move { worker.logs.send(&FromWorker::Pong, &[]).await });
+                }
+                ToWorker::Log { id, outcome } => self.logs.answered(id, outcome),
+                ToWorker::More { id } => {
+                    if let Some(reader) = self.cursors().get(&id) {
+                        reader.wants_more.notify_one();
+                    }
+                }
+                ToWorker::Gone { id } => {
+                    if let Some(reader) = self.cursors().remove(&id) {
+                        reader.is_gone.notify_one();
+                    }
+                }
+                // What is said of a log is taken in before anything after it is read.
+                ToWorker::Pipeline { id, update, lasting } => {
+                    let (log, worker) = (self.logs.update(update), self.clone());
+                    tokio::spawn(CALL.scope(id, async move {
+                        let answer = match &log {
+                            Ok(log) => worker.pipeline(log, body, lasting).await,
+                            Err(error) => Err(error.clone()),
+                        };
+                        worker.answer(id, log.ok().as_deref(), answer).await;
+                    }));
+                }
+                ToWorker::Cursor { id, update } => {
+                    let (log, worker) = (self.logs.update(update), self.clone());
+                    let reader = Arc::<Reader>::default();
+                    self.cursors().insert(id, reader.clone());
+                    tokio::spawn(CALL.scope(id, async move {
+                        let ended = match &log {
+                            Ok(log) => worker.cursor((id, &reader), log, body).await,
+                            Err(error) => Err(error.clone()),
+                        };
+                        worker.cursors().remove(&id);
+                        worker.answer(id, log.ok().as_deref(), ended.map(|()| Bytes::new())).await;
+                    }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn answer(&self, id: Id, log: Option<&str>, answer: Result<Bytes, Error>) {
+        let (outcome, body) = match answer {
+            Ok(body) => (Ok(()), body),
+            // The service is to know where, so that its status says so.
+            Err(Error::Damaged(cause)) => {
+                let log = log.and_then(|log| self.logs.get(log).ok());
+                let at = log.and_then(|log| log.base_fault_at());
+                (Err(WireError::Damaged(cause.as_ref().to_owned(), at)), Bytes::new())
+            }
+            Err(error) => (Err(WireError::from(error)), Bytes::new()),
+        };
+        self.logs.send(&FromWorker::Answer { id, outcome }, &body).await;
+    }
+
+    async fn pipeline(&self, log: &str, body: Bytes, lasting: bool) -> Result<Bytes, Error> {
+        let mut share = self.sql.share(log);
+        share.cover(body.len()).await?;
+        self.sql.pipeline(log, (body, share), lasting).await
+    }
+
+    async fn cursor(&self, (id, reader): (Id, &Reader), log: &str, body: Bytes) -> Result<(), Error> {
+        let mut share = self.sql.share(log);
+        share.cover(body.len()).await?;
+        let mut pieces = self.sql.cursor(log, body, share).await?;
+        self.logs.send(&FromWorker::Started { id }, &[]).await;
+        while let Some(piece) = reader.next(&mut pieces).await {
+            self.logs.send(&FromWorker::Piece { id }, &piece?).await;
+        }
+        Ok(())
+    }
+}

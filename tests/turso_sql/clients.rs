@@ -1,0 +1,171 @@
+//! What clients and mappers of objects send, and take for granted.
+
+use serde_json::{Value, json};
+
+use super::{Rig, error, execute, execute_with, plain, result};
+
+#[test]
+fn qualified_names_are_found_in_every_statement_however_they_are_spelled() {
+    let rig = Rig::new();
+    rig.results(&json!([
+        execute("CREATE TABLE `User`(id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, n INT)"),
+        execute("CREATE TABLE Post(id INTEGER PRIMARY KEY, `userId` INT)"),
+        execute("INSERT INTO User VALUES (1, 'a', 1), (2, 'b', 1), (3, 'c', 1)"),
+        execute("INSERT INTO Post VALUES (1, 2)"),
+    ]));
+    for (sql, rows) in [
+        (
+            "UPDATE `main`.`User` SET `name` = 'x' WHERE (`main`.`User`.`id` = 1 AND 1=1) RETURNING `id` AS `id`, `name` AS `name`",
+            json!([["1", "x"]]),
+        ),
+        ("UPDATE main.User SET n = main.User.n + 1 WHERE main.User.id = 1 RETURNING main.User.n", json!([["2"]])),
+        ("UPDATE User SET n = User.n + 1 WHERE User.id = 1 RETURNING User.n", json!([["3"]])),
+        ("UPDATE OR IGNORE \"User\" AS U SET n = U.n + 1 WHERE U.id = 1 RETURNING n", json!([["4"]])),
+        (
+            "UPDATE main.User SET name = 'y' WHERE main.User.id IN (SELECT main.Post.userId FROM main.Post WHERE main.Post.userId = main.User.id) RETURNING id",
+            json!([["2"]]),
+        ),
+        (
+            "INSERT INTO main.User(id, name) VALUES (1, 'z') ON CONFLICT(id) DO UPDATE SET name = 'z' WHERE main.User.id = 1 RETURNING main.User.name",
+            json!([["z"]]),
+        ),
+        ("DELETE FROM `main`.`User` WHERE (`main`.`User`.`id` = 2 AND 1=1) RETURNING main.User.id", json!([["2"]])),
+        ("DELETE FROM User WHERE User.id = 3 RETURNING User.id", json!([["3"]])),
+        ("SELECT `main`.`User`.`id`, `main`.`User`.`name` FROM `main`.`User`", json!([["1", "z"]])),
+    ] {
+        assert_eq!(rig.rows(sql), rows, "{sql}");
+    }
+    let described = rig.results(&json!([{"type": "describe", "sql": "UPDATE User SET n = 1 WHERE User.id = ?"}]));
+    assert_eq!(result(&described[0])["params"], json!([{"name": null}]));
+}
+
+#[test]
+fn an_infinity_comes_back_as_one_and_is_never_stored_as_null() {
+    let rig = Rig::new();
+    rig.run("CREATE TABLE t(v REAL)");
+    // JSON has no word for it: a number that is too large is one.
+    for (sent, found) in
+        [("1e999", "1e999"), ("-1e400", "-1e999"), ("\"Infinity\"", "1e999"), ("\"-Infinity\"", "-1e999")]
+    {
+        let insert = format!(
+            r#"{{"type":"execute","stmt":{{"sql":"INSERT INTO t VALUES (?)","args":[{{"type":"float","value":{sent}}}]}}}}"#
+        );
+        let ask = execute("SELECT v FROM t WHERE typeof(v) = 'real' AND abs(v) > 1e308");
+        let body = format!(r#"{{"requests":[{},{insert},{ask}]}}"#, execute("DELETE FROM t"));
+        let answer = rig.post("v2/pipeline", body.as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let wanted = format!(r#""rows":[[{{"type":"float","value":{found}}}]]"#);
+        assert!(answer.text().contains(&wanted), "{sent}: {}", answer.text());
+    }
+    let lines = rig.post("v3/cursor", br#"{"batch":{"steps":[{"stmt":{"sql":"SELECT -9e999"}}]}}"#);
+    assert!(lines.text().contains(r#"{"type":"row","row":[{"type":"float","value":-1e999}]}"#), "{}", lines.text());
+    // Clients that write null for it are told, unless they push: that is asked for once only.
+    let null = json!([{"type": "float", "value": null}]);
+    assert!(error(&rig.results(&json!([execute_with("INSERT INTO t VALUES (?)", &null)]))[0]).contains("1e999"));
+    let results = rig.results(&json!([
+        execute(
+            "CREATE TABLE turso_sync_last_change_id(client_id TEXT PRIMARY KEY, pull_gen INTEGER, change_id INTEGER)"
+        ),
+        execute_with("INSERT INTO t VALUES (?)", &null),
+    ]));
+    assert_eq!(result(&results[1])["affected_row_count"], 1);
+}
+
+#[test]
+fn clients_that_ask_for_a_version_of_the_protocol_are_answered() {
+    let rig = Rig::new();
+    for version in ["v2", "v3"] {
+        assert_eq!(rig.service.get(&format!("/logs/app/{version}")).status, 200);
+        assert_eq!(rig.service.get(&format!("/logs/nix/{version}")).status, 404);
+        let asked = rig.service.call("OPTIONS", &format!("/logs/app/{version}"), "", b"");
+        assert_eq!(asked.status, 204);
+    }
+    assert_eq!(rig.service.get("/logs/app/v3-protobuf").status, 404);
+}
+
+#[test]
+fn a_compressed_body_is_refused_in_so_many_words() {
+    let rig = Rig::new();
+    for path in ["v2/pipeline", "v3/pipeline", "v3/cursor", "pull-updates"] {
+        let refused =
+            rig.service.call("POST", &format!("/logs/app/{path}"), "content-encoding: gzip\r\n", &[0x1f, 0x8b]);
+        assert_eq!(refused.refusal(), (415, "invalid".to_owned()));
+        assert!(refused.text().contains("Content-Encoding"), "{}", refused.text());
+    }
+    let body = json!({"requests": [execute("SELECT 1")]}).to_string();
+    let answer = rig.service.call("POST", "/logs/app/v2/pipeline", "content-encoding: identity\r\n", body.as_bytes());
+    assert_eq!(answer.status, 200);
+}
+
+#[test]
+fn a_declared_type_is_the_one_that_was_declared() {
+    let rig = Rig::new();
+    rig.run("CREATE TABLE t(a DECIMAL(10,2), b VARCHAR(20), c, d BIG INT, e BLOB)");
+    let types = |sql: &str| -> Value {
+        let cols = rig.run(sql)["cols"].clone();
+        cols.as_array().unwrap().iter().map(|col| col["decltype"].clone()).collect()
+    };
+    assert_eq!(types("SELECT *, a + 1 FROM t"), json!(["DECIMAL(10,2)", "VARCHAR(20)", null, "BIG INT", "BLOB", null]));
+    // Nothing is made up where the engine does not know.
+    assert_eq!(types("WITH x AS (SELECT 1 AS a) SELECT * FROM x"), json!([null]));
+    assert_eq!(types("SELECT x.a FROM (SELECT a FROM t) AS x"), json!([null]));
+}
+
+#[test]
+fn a_skipped_step_is_neither_ok_nor_an_error_and_none_is_named_before_it_ran() {
+    let rig = Rig::new();
+    let step = |condition: Value| json!({"stmt": {"sql": "SELECT 1"}, "condition": condition});
+    let never = json!({"type": "error", "step": 0});
+    let steps = json!([
+        {"stmt": {"sql": "SELECT 1"}}, step(never),
+        step(json!({"type": "error", "step": 1})), step(json!({"type": "ok", "step": 1})),
+        step(json!({"type": "not", "cond": {"type": "error", "step": 1}})),
+    ]);
+    let result = rig.batch(&steps);
+    let ran: Vec<bool> = result["step_results"].as_array().unwrap().iter().map(|step| !step.is_null()).collect();
+    assert_eq!(ran, [true, false, false, false, true]);
+    assert_eq!(result["step_errors"], json!([null, null, null, null, null]));
+    let lines = rig.post("v3/cursor", json!({"batch": {"steps": steps}}).to_string().as_bytes()).text();
+    assert_eq!(lines.matches("step_begin").count(), 2, "{lines}");
+    for named in [1, 2, 99] {
+        for condition in
+            [json!({"type": "ok", "step": named}), json!({"type": "not", "cond": {"type": "error", "step": named}})]
+        {
+            let steps = json!([{"stmt": {"sql": "SELECT 1"}}, step(condition)]);
+            let requests = json!([{"type": "batch", "batch": {"steps": steps}}]);
+            let refused = rig.try_call(&Value::Null, &requests);
+            assert_eq!(refused.refusal(), (400, "invalid".to_owned()));
+            assert!(refused.text().contains(&format!("names step {named}")), "{}", refused.text());
+            let refused = rig.post("v3/cursor", json!({"batch": {"steps": steps}}).to_string().as_bytes());
+            assert_eq!(refused.status, 400);
+        }
+    }
+}
+
+#[test]
+fn a_named_argument_comes_before_one_by_place() {
+    let rig = Rig::new();
+    let text = |text: &str| json!({"type": "text", "value": text});
+    let stmt = json!({"sql": "SELECT ?1, :b", "args": [text("1"), text("2")], "named_args": [{"name": "b", "value": text("B")}]});
+    let results = rig.results(&json!([{"type": "execute", "stmt": stmt}]));
+    assert_eq!(plain(&result(&results[0])["rows"]), json!([["1", "B"]]));
+}
+
+#[test]
+fn whatever_follows_a_close_is_refused_and_leaves_nothing() {
+    let rig = Rig::new();
+    let (baton, results) = rig.call(
+        &Value::Null,
+        &json!([{"type": "close"}, execute("CREATE TABLE t(a)"), {"type": "store_sql", "sql_id": 1, "sql": "SELECT 1"}, {"type": "close"}]),
+    );
+    assert_eq!(baton, Value::Null);
+    assert!(results[1..].iter().all(|outcome| error(outcome).contains("closed")), "{results:?}");
+    assert!(rig.error("SELECT * FROM t").contains("no such table"));
+}
+
+#[test]
+fn an_expression_as_deep_as_the_limit_runs_and_a_deeper_one_names_it() {
+    let rig = Rig::new();
+    rig.run(&format!("SELECT 1{}", "+1".repeat(99)));
+    assert!(rig.error(&format!("SELECT 1{}", "+1".repeat(100))).contains("maximum depth 100"));
+}
