@@ -546,6 +546,10 @@ pub const ALL_BUSY_AFTER: Duration = Duration::from_secs(1);
 pub const ALL_BUSY_EVERY: Duration = Duration::from_secs(60);
 /// What is read at once of the messages between a service and an SQL worker.
 pub const WORKER_READ_BYTES: usize = 64 << 10;
+/// Calls that a worker runs each on a thread that reads them itself.
+pub const WORKER_LANES: usize = 8;
+/// What is read at once on such a thread.
+pub const WORKER_LANE_READ_BYTES: usize = 16 << 10;
 /// Longest head of a message between a service and an SQL worker: an update of a log with a hundred thousand segments.
 pub const WORKER_HEAD_BYTES_MAX: usize = 64 << 20;
 /// Its longest body: rows of [`SQL_ANSWER_BYTES_MAX`] as JSON, or a transaction.
@@ -554,7 +558,8 @@ pub const WORKER_BODY_BYTES_MAX: usize = 256 << 20;
 pub const SQL_WORKERS_MAX: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 /// Stack of a thread that runs SQL in a worker: one that overflows ends the worker only.
 pub const WORKER_STACK_BYTES: usize = 64 << 20;
-/// Memory of an SQL worker: the caches of its databases, what its statements sort, and the stacks of its threads.
+/// Memory of an SQL worker: the caches of its databases, what its statements sort, and the stacks of its threads but those of the
+/// [`WORKER_LANES`].
 pub const WORKER_MEMORY_BYTES_MAX: u64 = 3 << 30;
 /// Largest temporary file of an SQL worker.
 pub const WORKER_FILE_BYTES_MAX: u64 = 4 << 30;

@@ -73,6 +73,14 @@ fn closed() -> Error {
     Error::Unavailable("the database was changed by another writer in the same moment; try again".into())
 }
 
+/// Why a commit was not taken by the log, as the client of the engine is told.
+pub(crate) fn of_append(error: Error) -> Error {
+    match error {
+        Error::Fork { .. } | Error::Gap { .. } | Error::Ended { .. } => closed(),
+        error => error,
+    }
+}
+
 /// What the engine cannot do for itself, as an error of ours.
 fn of_engine(error: &LimboError) -> Error {
     Error::Unavailable(format!("the SQL engine fails: {error}"))
@@ -370,8 +378,7 @@ impl Engine {
                 self.wal.hold(&pending);
                 Ok(())
             }
-            Err(Error::Fork { .. } | Error::Gap { .. } | Error::Ended { .. }) => Err(closed()),
-            Err(error) => Err(error),
+            Err(error) => Err(of_append(error)),
         }
     }
 

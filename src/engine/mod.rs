@@ -27,6 +27,7 @@ use turso_core::{DatabaseOpts, Statement};
 use crate::limits::{ENGINE_IDLE, ENGINES_MAX};
 use crate::mirror::{Error, Log};
 use database::Engine;
+pub(crate) use database::of_append;
 pub use logs::Logs;
 pub(crate) use logs::transaction_bytes_max;
 use programs::Programs;

@@ -1,7 +1,8 @@
 //! A log as another process of the service sees it: [`LogUpdate`]s say what is durable of it, its files are read directly.
 //!
 //! The process that owns the log keeps a [`LogUpdates`] for each process that it sends updates to, and sends in each what changed
-//! since the one before; so they must be received in the order in which they were made.
+//! since the one before. They are numbered: those of one log must be [taken in](LogUpdate::apply) in the order in which they
+//! were made.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,6 +24,9 @@ use crate::stream::SegmentInfo;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LogUpdate {
     name: String,
+    number: u64,
+    /// The number of the one before; 0 if the receiver need not have one.
+    after: u64,
     /// Which log it is, if that is new to the receiver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     identity: Option<LogIdentity>,
@@ -86,12 +90,15 @@ fn parse(framing: &str) -> Result<Framing, Error> {
 #[derive(Debug, Default)]
 pub(crate) struct LogUpdates {
     sent: HashMap<String, SentLog>,
+    /// How many were made.
+    made: u64,
 }
 
 #[derive(Debug)]
 struct SentLog {
     /// Not held, so that its generation can be deleted.
     log: Weak<Log>,
+    number: u64,
     writers: Writers,
     sealed: Arc<[SegmentInfo]>,
     openings: u64,
@@ -104,7 +111,9 @@ impl LogUpdates {
     /// [`Error::Unavailable`] when its files cannot be opened by a path.
     pub(crate) fn next(&mut self, log: &Arc<Log>) -> Result<LogUpdate, Error> {
         let (view, writers) = (log.view(), log.writers());
-        let known = self.sent.get(log.name()).filter(|sent| Weak::ptr_eq(&sent.log, &Arc::downgrade(log)));
+        let before = self.sent.get(log.name());
+        let after = before.map_or(0, |sent| sent.number);
+        let known = before.filter(|sent| Weak::ptr_eq(&sent.log, &Arc::downgrade(log)));
         let kept = match known {
             Some(sent) if sent.openings == view.openings => kept(&sent.sealed, &view.sealed),
             _ => 0,
@@ -114,8 +123,11 @@ impl LogUpdates {
             None => Some(LogIdentity { dir: directory(log)?, meta: log.described() }),
         };
         let has_writers = known.is_some_and(|sent| sent.writers == writers);
+        let number = self.made + 1;
         let update = LogUpdate {
             name: log.name().to_owned(),
+            number,
+            after,
             identity,
             writers: if has_writers { None } else { Some(writers.clone()) },
             kept,
@@ -139,7 +151,8 @@ impl LogUpdates {
         if known.is_none() {
             self.sent.retain(|_, sent| sent.log.strong_count() > 0);
         }
-        let sent = SentLog { log: Arc::downgrade(log), writers, sealed: view.sealed, openings: view.openings };
+        self.made = number;
+        let sent = SentLog { log: Arc::downgrade(log), number, writers, sealed: view.sealed, openings: view.openings };
         self.sent.insert(log.name().to_owned(), sent);
         Ok(update)
     }
@@ -162,6 +175,11 @@ impl LogUpdate {
     /// The log that it is about.
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Its number, and that of the one before for the same log; 0 for none.
+    pub(crate) fn numbers(&self) -> (u64, u64) {
+        (self.number, self.after)
     }
 
     /// The log after the update, where `known` is what the receiver had. Another generation is another log.

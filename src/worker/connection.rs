@@ -10,11 +10,12 @@ use bytes::Bytes;
 use tokio::io::BufReader;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Mutex as AsyncMutex, RwLock, mpsc, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, OwnedRwLockReadGuard, RwLock, mpsc, oneshot};
 use tokio::time::{interval, timeout};
 
 use super::pool::WorkerProgram;
-use super::process::Process;
+use super::lanes::Lanes;
+use super::process::{Process, Started};
 use super::wire::{self, FromWorker, Id, ToWorker, WorkerStart};
 use super::wire_error::WireError;
 use crate::engine::Logs;
@@ -51,7 +52,10 @@ struct Call {
 pub(super) struct Connection {
     registry: Arc<Registry>,
     process: Process,
-    out: AsyncMutex<Out>,
+    pub(super) lanes: Lanes,
+    out: AsyncMutex<OwnedWriteHalf>,
+    /// Those that are sent over the first socket are made while `out` is held: in the order in which they are sent.
+    updates: Mutex<LogUpdates>,
     /// None once it has ended.
     calls: Mutex<Option<HashMap<Id, Call>>>,
     ids: AtomicU64,
@@ -60,12 +64,6 @@ pub(super) struct Connection {
     killed_for: Mutex<Option<String>>,
     /// Shared by appends under way.
     appending: Arc<RwLock<()>>,
-}
-
-#[derive(Debug)]
-struct Out {
-    half: OwnedWriteHalf,
-    updates: LogUpdates,
 }
 
 /// How a worker ended.
@@ -95,14 +93,17 @@ impl Connection {
         start: WorkerStart,
         died: impl FnOnce(Death) + Send + 'static,
     ) -> Result<Arc<Connection>, Error> {
-        let (process, socket, ended) = Process::start(program).map_err(|error| cannot_start(&error))?;
+        let started = Process::start(program).map_err(|error| cannot_start(&error))?;
+        let Started { process, socket, lanes, ended } = started;
         socket.set_nonblocking(true).map_err(|error| cannot_start(&error))?;
         let (input, half) = UnixStream::from_std(socket).map_err(|error| cannot_start(&error))?.into_split();
         let mut input = BufReader::with_capacity(WORKER_READ_BYTES, input);
         let connection = Arc::new(Connection {
             registry,
             process,
-            out: AsyncMutex::new(Out { half, updates: LogUpdates::default() }),
+            lanes: Lanes::new(lanes).map_err(|error| cannot_start(&error))?,
+            out: AsyncMutex::new(half),
+            updates: Mutex::default(),
             calls: Mutex::new(Some(HashMap::new())),
             ids: AtomicU64::new(1),
             heard: Mutex::new(Instant::now()),
@@ -131,7 +132,7 @@ impl Connection {
     }
 
     async fn send(&self, message: &ToWorker, body: &[u8]) -> io::Result<()> {
-        wire::write(&mut self.out.lock().await.half, message, body).await
+        wire::write(&mut *self.out.lock().await, message, body).await
     }
 
     /// Whether it has ended.
@@ -139,34 +140,42 @@ impl Connection {
         locked(&self.calls).is_none()
     }
 
-    /// Begins a call on a log, where `message` has its number and what is new of the log. To be awaited to its end: a part of a message would
-    /// be the last. Its events end without [`Event::Ended`] only if the connection ended before it began.
+    /// Begins a call on a log. Its events end without [`Event::Ended`] only if the connection ended before it began.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the connection has ended.
-    pub(super) async fn call(
-        &self,
-        log: &Arc<Log>,
-        message: impl FnOnce(Id, LogUpdate) -> ToWorker,
-        body: &[u8],
-    ) -> Result<(Id, mpsc::Receiver<Event>), Error> {
+    pub(super) fn begin(&self, log: &Arc<Log>) -> Result<(Id, mpsc::Receiver<Event>), Error> {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let (events, received) = mpsc::channel(EVENTS);
         let ended = || Error::Unavailable("the SQL worker has just ended: try again".into());
         let call = Call { log: log.clone(), events, appended: None };
         locked(&self.calls).as_mut().ok_or_else(ended)?.insert(id, call);
-        let mut out = self.out.lock().await;
-        let sent = match out.updates.next(log) {
-            // One that is broken ends the connection, and with that the call.
-            Ok(update) => {
-                let _ends = wire::write(&mut out.half, &message(id, update), body).await;
-                Ok(())
-            }
-            Err(error) => Err(error),
-        };
-        drop(out);
-        sent.inspect_err(|_| self.forget(id))?;
         Ok((id, received))
+    }
+
+    /// Sends a call that has begun, where `message` has its number and what is new of the log. To be awaited to its end: a part of a
+    /// message would be the last.
+    ///
+    /// # Errors
+    /// When the log has no files that the worker can open: then the call has ended.
+    pub(super) async fn call(
+        &self,
+        (id, log): (Id, &Arc<Log>),
+        message: impl FnOnce(Id, LogUpdate) -> ToWorker,
+        body: &[u8],
+    ) -> Result<(), Error> {
+        let mut out = self.out.lock().await;
+        let update = self.update(log).inspect_err(|_| self.forget(id))?;
+        if let Err(error) = wire::write(&mut *out, &message(id, update), body).await {
+            // With the worker ends the call.
+            self.kill(format!("it cannot be called: {error}"));
+        }
+        Ok(())
+    }
+
+    /// What is new of a log. To be sent at once: those after it wait for it.
+    pub(super) fn update(&self, log: &Arc<Log>) -> Result<LogUpdate, Error> {
+        locked(&self.updates).next(log)
     }
 
     /// Asks for the next piece of a cursor.
@@ -188,13 +197,15 @@ impl Connection {
         }
     }
 
-    fn forget(&self, id: Id) {
+    /// Ends a call.
+    pub(super) fn forget(&self, id: Id) {
         if let Some(calls) = &mut *locked(&self.calls) {
             calls.remove(&id);
         }
     }
 
-    fn kill(&self, cause: String) {
+    /// Ends the worker.
+    pub(super) fn kill(&self, cause: String) {
         locked(&self.killed_for).get_or_insert(cause);
         self.process.kill();
     }
@@ -250,7 +261,7 @@ impl Connection {
                     tokio::spawn(async move { connection.answer(id, log).await });
                 }
                 FromWorker::Append { id, call, log, generation, at } => {
-                    let (connection, held) = (self.clone(), self.appending.clone().read_owned().await);
+                    let (connection, held) = (self.clone(), self.appends().await);
                     tokio::spawn(async move {
                         let appended = connection.append(call, (&log, generation), at, body).await;
                         drop(held);
@@ -282,24 +293,25 @@ impl Connection {
     fn answered(&self, id: Id, outcome: Result<(), WireError>, body: Bytes) {
         let call = locked(&self.calls).as_mut().and_then(|calls| calls.remove(&id));
         let Some(Call { log, events, .. }) = call else { return };
-        if let Err(WireError::Damaged(_, Some(at))) = &outcome {
-            // It is found here as well, and kept.
-            let at = *at;
-            tokio::task::spawn_blocking(move || log.base().and_then(|base| base.read_at(&mut [0], at)));
-        }
-        let _nobody_waits = events.try_send(Event::Ended(outcome.map(|()| body).map_err(Error::from)));
+        let _nobody_waits = events.try_send(Event::Ended(answer(log, outcome, body)));
+    }
+
+    /// To be held while something is appended: the worker has not ended before.
+    pub(super) async fn appends(&self) -> OwnedRwLockReadGuard<()> {
+        self.appending.clone().read_owned().await
     }
 
     /// Answers a question about a log.
     async fn answer(&self, id: Id, log: Result<Arc<Log>, Error>) {
         let mut out = self.out.lock().await;
-        let outcome = log.and_then(|log| out.updates.next(&log)).map_err(WireError::from);
-        if let Err(error) = wire::write(&mut out.half, &ToWorker::Log { id, outcome }, &[]).await {
-            log::debug!("an SQL worker did not hear of its log: {error}");
+        let outcome = log.and_then(|log| self.update(&log)).map_err(WireError::from);
+        if let Err(error) = wire::write(&mut *out, &ToWorker::Log { id, outcome }, &[]).await {
+            self.kill(format!("it cannot be told of its log: {error}"));
         }
     }
 
-    async fn append(
+    /// Appends what a call committed.
+    pub(super) async fn append(
         &self,
         call: Id,
         (name, generation): (&str, Generation),
@@ -320,6 +332,16 @@ impl Connection {
         }
         Ok(log)
     }
+}
+
+/// The answer to a call on a log, as it was sent.
+pub(super) fn answer(log: Arc<Log>, outcome: Result<(), WireError>, body: Bytes) -> Result<Bytes, Error> {
+    if let Err(WireError::Damaged(_, Some(at))) = &outcome {
+        // It is found here as well, and kept.
+        let at = *at;
+        tokio::task::spawn_blocking(move || log.base().and_then(|base| base.read_at(&mut [0], at)));
+    }
+    outcome.map(|()| body).map_err(Error::from)
 }
 
 /// The error for a call whose worker ended.

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Mutex as AsyncMutex, oneshot};
 
+use super::lane;
 use super::wire::{self, FromWorker, Id};
 use super::wire_error::WireError;
 use crate::engine::Logs;
@@ -18,11 +19,20 @@ use crate::sync::turso::sql::CALL;
 
 /// The logs that this worker has heard of, and the way to the service that owns them.
 pub(super) struct WorkerLogs {
-    logs: Mutex<HashMap<String, Arc<Log>>>,
+    logs: Mutex<HashMap<String, Known>>,
+    /// Notified when something was taken in.
+    taken_in: Condvar,
     out: AsyncMutex<OwnedWriteHalf>,
     asked: Mutex<HashMap<Id, oneshot::Sender<Result<(), WireError>>>>,
     questions: AtomicU64,
     transaction_bytes_max: u64,
+}
+
+/// A log, as of the update with this number; none where that could not be taken in.
+#[derive(Default)]
+struct Known {
+    number: u64,
+    log: Option<Arc<Log>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -36,8 +46,8 @@ fn no_service() -> Error {
 
 impl WorkerLogs {
     pub(super) fn new(out: OwnedWriteHalf, transaction_bytes_max: u64) -> WorkerLogs {
-        let (logs, asked, questions) = Default::default();
-        WorkerLogs { logs, out: AsyncMutex::new(out), asked, questions, transaction_bytes_max }
+        let (logs, taken_in, asked, questions) = Default::default();
+        WorkerLogs { logs, taken_in, out: AsyncMutex::new(out), asked, questions, transaction_bytes_max }
     }
 
     /// Sends a message. To be awaited to its end: a part of a message would be the last.
@@ -47,24 +57,27 @@ impl WorkerLogs {
         }
     }
 
-    /// Takes in what the service says of a log, and returns its name. Updates must be taken in the order in which they were sent.
+    /// Takes in what the service says of a log, and returns its name. One that came before the one ahead of it waits for that: it is
+    /// about to be read from another socket.
     ///
     /// # Errors
     /// When the directory of the log cannot be opened.
     pub(super) fn update(&self, update: LogUpdate) -> Result<String, Error> {
+        let (name, (number, after)) = (update.name().to_owned(), update.numbers());
         let mut logs = locked(&self.logs);
-        let name = update.name().to_owned();
-        let known = logs.get(&name).cloned();
-        match update.apply(known) {
-            Ok(log) => {
-                logs.insert(name.clone(), log);
-                Ok(name)
-            }
-            Err(error) => {
-                logs.remove(&name);
-                Err(error)
-            }
+        while logs.get(&name).map_or(0, |known| known.number) < after {
+            logs = self.taken_in.wait(logs).unwrap_or_else(PoisonError::into_inner);
         }
+        let known = logs.entry(name.clone()).or_default();
+        // Of an older log of this name, which is deleted.
+        if known.number > number {
+            return Ok(name);
+        }
+        let taken = update.apply(known.log.take());
+        known.number = number;
+        known.log = taken.as_ref().ok().cloned();
+        self.taken_in.notify_all();
+        taken.map(|_| name)
     }
 
     /// Hands the answer to a question to the one who asked.
@@ -86,7 +99,7 @@ impl WorkerLogs {
 
 impl Logs for WorkerLogs {
     fn get(&self, name: &str) -> Result<Arc<Log>, Error> {
-        let log = locked(&self.logs).get(name).cloned();
+        let log = locked(&self.logs).get(name).and_then(|known| known.log.clone());
         log.ok_or_else(|| Error::NotFound(format!("there is no log {name:?}")))
     }
 
@@ -100,8 +113,11 @@ impl Logs for WorkerLogs {
 
     fn append<'a>(&'a self, log: &'a Arc<Log>, at: Option<Offset>, bytes: Bytes) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let call = CALL.try_with(|call| *call).unwrap_or_default();
-            let (name, generation) = (log.name().to_owned(), log.generation());
+            let generation = log.generation();
+            if let Some(appended) = lane::append(generation, at, &bytes) {
+                return Ok(self.update(appended?).map(drop)?);
+            }
+            let (call, name) = (CALL.try_with(|call| *call).unwrap_or_default(), log.name().to_owned());
             self.ask(|id| FromWorker::Append { id, call, log: name, generation, at }, &bytes).await
         })
     }

@@ -6,6 +6,9 @@
 //! the messages, the processes, and which worker runs what; knows no HTTP.
 
 mod connection;
+mod descriptors;
+mod lane;
+mod lanes;
 mod logs;
 mod pool;
 mod process;

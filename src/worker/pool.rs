@@ -110,12 +110,7 @@ impl Workers {
     /// As that; [`Error::Aborted`] when the worker ended.
     pub(super) async fn pipeline(&self, log: &str, body: Bytes, lasting: bool) -> Result<Bytes, Error> {
         let (log, worker) = self.worker_of(log).await?;
-        let message = |id, update| ToWorker::Pipeline { id, update, lasting };
-        let (_, mut events) = worker.call(&log, message, &body).await?;
-        match events.recv().await {
-            Some(Event::Ended(answer)) => answer,
-            _ => Err(just_ended()),
-        }
+        worker.pipeline(&log, &body, lasting).await.unwrap_or_else(|| Err(just_ended()))
     }
 
     /// As [`Sql::cursor`](crate::sync::turso::sql::Sql::cursor). To be awaited to its end.
@@ -124,7 +119,8 @@ impl Workers {
     /// As [`pipeline`](Self::pipeline), for what is known before the first statement.
     pub(super) async fn cursor(&self, log: &str, body: Bytes) -> Result<Pieces, Error> {
         let (log, worker) = self.worker_of(log).await?;
-        let (id, mut events) = worker.call(&log, |id, update| ToWorker::Cursor { id, update }, &body).await?;
+        let (id, mut events) = worker.begin(&log)?;
+        worker.call((id, &log), |id, update| ToWorker::Cursor { id, update }, &body).await?;
         match events.recv().await {
             Some(Event::Started) => {}
             Some(Event::Ended(Err(error))) => return Err(error),

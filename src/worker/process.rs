@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
+use super::descriptors;
 use super::pool::WorkerProgram;
-use crate::limits::WORKER_LAST_WORDS_BYTES;
+use crate::limits::{WORKER_LANES, WORKER_LAST_WORDS_BYTES};
 
 /// A process that runs. It ends when its connection is closed.
 #[derive(Debug)]
@@ -18,14 +19,27 @@ pub(super) struct Process {
     child: Arc<Mutex<Child>>,
 }
 
+/// A process that was started.
+pub(super) struct Started {
+    pub(super) process: Process,
+    /// The other end of its standard input.
+    pub(super) socket: UnixStream,
+    /// The other ends of its lanes.
+    pub(super) lanes: Vec<UnixStream>,
+    /// How it ended, in words, once it has.
+    pub(super) ended: oneshot::Receiver<String>,
+}
+
 impl Process {
-    /// Starts `program` with a socket as its standard input, and returns the other end of that, and how it ends, in words, once it
-    /// has.
+    /// Starts `program` with a socket as its standard input, over which it gets those of its lanes.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(super) fn start(program: &WorkerProgram) -> io::Result<(Process, UnixStream, oneshot::Receiver<String>)> {
+    pub(super) fn start(program: &WorkerProgram) -> io::Result<Started> {
         let (ours, theirs) = UnixStream::pair()?;
+        let pairs = (0..WORKER_LANES).map(|_| UnixStream::pair()).collect::<io::Result<Vec<_>>>()?;
+        let (lanes, ends): (Vec<_>, Vec<_>) = pairs.into_iter().map(|(lane, end)| (lane, OwnedFd::from(end))).unzip();
+        descriptors::send(&ours, &ends)?;
         let mut command = Command::new(&program.path);
         command.args(&program.args).stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
@@ -44,7 +58,7 @@ impl Process {
             };
             let _nobody_asks = tell.send(ended);
         })?;
-        Ok((Process { child }, ours, ended))
+        Ok(Started { process: Process { child }, socket: ours, lanes, ended })
     }
 
     /// Ends it at once.

@@ -18,10 +18,11 @@ use tokio::sync::Notify;
 use tokio::time::interval;
 
 use super::logs::WorkerLogs;
+use super::{descriptors, lane};
 use super::wire::{self, FromWorker, Id, ToWorker, WorkerStart};
 use super::wire_error::WireError;
 use crate::engine::{Engines, Logs};
-use crate::limits::{WORKER_CHECK_EVERY, WORKER_READ_BYTES, WORKER_STACK_BYTES};
+use crate::limits::{WORKER_CHECK_EVERY, WORKER_LANES, WORKER_READ_BYTES, WORKER_STACK_BYTES};
 use crate::mirror::Error;
 use crate::sync::turso::sql::{CALL, Pieces, Sql, SqlSettings};
 
@@ -37,16 +38,17 @@ pub fn run_worker() -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     let socket = StdUnixStream::from(input);
+    let lanes = descriptors::receive(&socket)?.into_iter().map(StdUnixStream::from).collect();
     socket.set_nonblocking(true)?;
     // One thread: a message that wakes another costs more than what is done with it.
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    let served = runtime.block_on(serve(socket));
+    let served = runtime.block_on(serve(socket, lanes));
     // Statements that still run are of no use to anyone.
     runtime.shutdown_background();
     served
 }
 
-async fn serve(socket: StdUnixStream) -> io::Result<()> {
+async fn serve(socket: StdUnixStream, lanes: Vec<StdUnixStream>) -> io::Result<()> {
     let (input, out) = UnixStream::from_std(socket)?.into_split();
     let mut input = BufReader::with_capacity(WORKER_READ_BYTES, input);
     let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
@@ -63,14 +65,16 @@ async fn serve(socket: StdUnixStream) -> io::Result<()> {
     };
     let sql = Arc::new(Sql::with(engines, settings)?);
     let worker = Arc::new(Worker { logs, sql, cursors: Mutex::default() });
+    lane::start(lanes, &worker)?;
     tokio::spawn(watch(worker.clone()));
     worker.read(&mut input).await
 }
 
 /// What the system lets this process have.
 fn limit(start: &WorkerStart) -> io::Result<()> {
+    let data = start.memory_bytes_max.saturating_add((WORKER_LANES * WORKER_STACK_BYTES) as u64);
     for (resource, most) in
-        [(Resource::Data, start.memory_bytes_max), (Resource::Fsize, start.file_bytes_max), (Resource::Core, 0)]
+        [(Resource::Data, data), (Resource::Fsize, start.file_bytes_max), (Resource::Core, 0)]
     {
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
     }
@@ -89,9 +93,9 @@ async fn watch(worker: Arc<Worker>) {
     }
 }
 
-struct Worker {
-    logs: Arc<WorkerLogs>,
-    sql: Arc<Sql>,
+pub(super) struct Worker {
+    pub(super) logs: Arc<WorkerLogs>,
+    pub(super) sql: Arc<Sql>,
     /// The readers of cursors under way.
     cursors: Mutex<HashMap<Id, Arc<Reader>>>,
 }
@@ -171,18 +175,23 @@ impl Worker {
         Ok(())
     }
 
-    async fn answer(&self, id: Id, log: Option<&str>, answer: Result<Bytes, Error>) {
-        let (outcome, body) = match answer {
+    /// Answers a call over the first socket.
+    pub(super) async fn answer(&self, id: Id, log: Option<&str>, answer: Result<Bytes, Error>) {
+        let (outcome, body) = self.outcome(log.unwrap_or_default(), answer);
+        self.logs.send(&FromWorker::Answer { id, outcome }, &body).await;
+    }
+
+    /// The answer to a call on a log, as it is sent.
+    pub(super) fn outcome(&self, log: &str, answer: Result<Bytes, Error>) -> (Result<(), WireError>, Bytes) {
+        match answer {
             Ok(body) => (Ok(()), body),
             // The service is to know where, so that its status says so.
             Err(Error::Damaged(cause)) => {
-                let log = log.and_then(|log| self.logs.get(log).ok());
-                let at = log.and_then(|log| log.base_fault_at());
+                let at = self.logs.get(log).ok().and_then(|log| log.base_fault_at());
                 (Err(WireError::Damaged(cause.as_ref().to_owned(), at)), Bytes::new())
             }
             Err(error) => (Err(WireError::from(error)), Bytes::new()),
-        };
-        self.logs.send(&FromWorker::Answer { id, outcome }, &body).await;
+        }
     }
 
     async fn pipeline(&self, log: &str, body: Bytes, lasting: bool) -> Result<Bytes, Error> {

@@ -1,4 +1,4 @@
-//! Messages between a service and its SQL workers, over a pair of sockets.
+//! Messages between a service and its SQL workers, over a pair of sockets; and over a pair for each [lane](super::lane).
 //!
 //! ```text
 //! | head bytes (u32 LE) | body bytes (u32 LE) | head: JSON | body: raw bytes |
@@ -6,7 +6,7 @@
 //!
 //! Both ends are this program in one version, so a message that cannot be read is a fault: the connection ends.
 
-use std::io;
+use std::io::{self, Read, Write};
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -74,6 +74,27 @@ pub(super) enum FromWorker {
     Pong,
 }
 
+/// What a service sends over a lane.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum ToLane {
+    /// Run the requests of a pipeline: the body.
+    Pipeline { id: Id, update: LogUpdate, lasting: bool },
+    /// The answer to [`FromLane::Append`].
+    Log { outcome: Result<LogUpdate, WireError> },
+}
+
+/// What a worker sends over a lane, where one call is under way at most.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum FromLane {
+    /// The call has ended; the body is its answer.
+    Answer { outcome: Result<(), WireError> },
+    /// The call goes on elsewhere: it is answered by [`FromWorker::Answer`].
+    Waits,
+    /// Append transactions to its log, which ends before `at`: the body but for its last `answer` bytes, which are the answer to
+    /// the call once that is done; where there are none, the answer comes later.
+    Append { generation: Generation, at: Option<Offset>, answer: usize },
+}
+
 /// Reads a message and its body; `None` at the end.
 ///
 /// # Errors
@@ -84,6 +105,28 @@ pub(super) async fn read<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         read => read?,
     };
+    let (head, mut bytes) = room(lengths)?;
+    from.read_exact(&mut bytes).await?;
+    message(head, bytes)
+}
+
+/// The same where that may block.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_blocking<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<(T, Bytes)>> {
+    let mut lengths = [0; 8];
+    match from.read_exact(&mut lengths) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    };
+    let (head, mut bytes) = room(lengths)?;
+    from.read_exact(&mut bytes)?;
+    message(head, bytes)
+}
+
+/// The length of a head, and room for it and its body.
+fn room(lengths: [u8; 8]) -> io::Result<(usize, Vec<u8>)> {
     let [head, body] = [&lengths[..4], &lengths[4..]].map(|bytes| {
         let bytes = bytes.first_chunk().copied().unwrap_or_default();
         u32::from_le_bytes(bytes) as usize
@@ -91,8 +134,10 @@ pub(super) async fn read<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin
     if head > WORKER_HEAD_BYTES_MAX || body > WORKER_BODY_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {head} and {body} bytes")));
     }
-    let mut bytes = vec![0; head + body];
-    from.read_exact(&mut bytes).await?;
+    Ok((head, vec![0; head + body]))
+}
+
+fn message<T: DeserializeOwned>(head: usize, bytes: Vec<u8>) -> io::Result<Option<(T, Bytes)>> {
     let bytes = Bytes::from(bytes);
     let message = serde_json::from_slice(&bytes[..head])?;
     Ok(Some((message, bytes.slice(head..))))
@@ -107,6 +152,23 @@ pub(super) async fn write<T: Serialize>(
     message: &T,
     body: &[u8],
 ) -> io::Result<()> {
+    let (joined, rest) = written(message, body)?;
+    to.write_all(&joined).await?;
+    to.write_all(rest).await
+}
+
+/// The same where that may block.
+///
+/// # Errors
+/// As [`write`].
+pub(super) fn write_blocking<T: Serialize>(to: &mut impl Write, message: &T, body: &[u8]) -> io::Result<()> {
+    let (joined, rest) = written(message, body)?;
+    to.write_all(&joined)?;
+    to.write_all(rest)
+}
+
+/// The bytes of a message, with its body unless that is long; and the rest of it. So a usual message is one call to the system.
+fn written<'a, T: Serialize>(message: &T, body: &'a [u8]) -> io::Result<(Vec<u8>, &'a [u8])> {
     let mut bytes = vec![0; 8];
     serde_json::to_writer(&mut bytes, message)?;
     let head = bytes.len() - 8;
@@ -118,13 +180,11 @@ pub(super) async fn write<T: Serialize>(
     }
     bytes[..4].copy_from_slice(&(head as u32).to_le_bytes());
     bytes[4..8].copy_from_slice(&(body.len() as u32).to_le_bytes());
-    // One call to the system for a usual message.
-    if body.len() <= JOINED_BYTES_MAX {
-        bytes.extend_from_slice(body);
-        return to.write_all(&bytes).await;
+    if body.len() > JOINED_BYTES_MAX {
+        return Ok((bytes, body));
     }
-    to.write_all(&bytes).await?;
-    to.write_all(body).await
+    bytes.extend_from_slice(body);
+    Ok((bytes, &[]))
 }
 
 /// A body up to this length is copied to its head.

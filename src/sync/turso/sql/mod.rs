@@ -14,6 +14,7 @@ mod execute;
 mod guard;
 mod memory;
 mod numbers;
+mod pipeline;
 mod request;
 mod shares;
 mod spelling;
@@ -29,18 +30,18 @@ use tokio::time::timeout;
 
 use crate::engine::Engines;
 use crate::limits::{
-    SQL_ATTEMPTS_MAX, SQL_CURSOR_PIECE, SQL_INTERRUPT_WAIT, SQL_ROWS_AT_ONCE, SQL_STACK_BYTES, SQL_STATEMENT_TIME_MAX,
+    SQL_ATTEMPTS_MAX, SQL_CURSOR_PIECE, SQL_INTERRUPT_WAIT, SQL_STACK_BYTES, SQL_STATEMENT_TIME_MAX,
     SQL_STREAM_IDLE, WRITE_TURN_WAIT,
 };
 use crate::mirror::Error;
-use answer::{CursorHead, Outcome, PipelineAnswer, Response};
-use batch::{Foreseen, NeedsTurn, Ran};
+use answer::CursorHead;
+use batch::Foreseen;
 use cursor::{Came, Cursor};
-use execute::Runner;
 use guard::Leaves;
 pub(crate) use memory::Memory;
 pub use memory::MemoryShare;
-use request::{CursorCall, Pipeline, Request};
+pub(crate) use pipeline::AtOnce;
+use request::CursorCall;
 use streams::{Found, Stream, Streams, Taken};
 pub(crate) use threads::CALL;
 use threads::Threads;
@@ -122,7 +123,7 @@ impl Sql {
         lasting: bool,
     ) -> Result<Bytes, Error> {
         let (sql, log) = (self.clone(), log.to_owned());
-        whole(async move { sql.run_pipeline(&log, body, share, lasting).await }).await
+        whole(sql.run_pipeline(log, (body, share), lasting)).await
     }
 
     /// Begins the batch in `body`, and returns its answer piece by piece. Errors as those of [`pipeline`](Self::pipeline).
@@ -132,89 +133,6 @@ impl Sql {
     pub async fn cursor(self: &Arc<Self>, log: &str, body: Bytes, share: MemoryShare) -> Result<Pieces, Error> {
         let (sql, log) = (self.clone(), log.to_owned());
         whole(async move { sql.begin_cursor(&log, body, share).await }).await
-    }
-
-    async fn run_pipeline(
-        self: &Arc<Self>,
-        log: &str,
-        body: Bytes,
-        share: MemoryShare,
-        lasting: bool,
-    ) -> Result<Bytes, Error> {
-        let (since, came) = (Instant::now(), body.len());
-        let (sql, name) = (self.clone(), log.to_owned());
-        // All that need not wait in one go: each way to another thread costs as much as a small statement.
-        let first = self.threads.run_for(log, move || sql.begin_pipeline(&name, &body, share)).await??;
-        let Begun { taken, mut stream, new, fresh, mut requests, mut share, foreseen, ran } = first;
-        let lasting = lasting || !new;
-        let Ran { outcomes, closed } = match ran {
-            Some(Ok(ran)) => ran,
-            first => {
-                let writes = foreseen.writes || first.is_some();
-                stream = self.ready(stream, writes, fresh && first.is_none()).await?;
-                loop {
-                    let work = move || {
-                        let ran = run(&mut stream, &requests, &mut share);
-                        (stream, requests, share, ran)
-                    };
-                    let ran;
-                    (stream, requests, share, ran) = self.threads.run_for(log, work).await?;
-                    match ran {
-                        Ok(ran) => break ran,
-                        Err(NeedsTurn) => stream = self.ready(stream, true, false).await?,
-                    }
-                }
-            }
-        };
-        stream.locks |= foreseen.locks;
-        stream = self.settled(stream).await?;
-        let frame = stream.session.frame();
-        let baton = if closed || !lasting && stream.is_plain() {
-            if new && !foreseen.personal && stream.is_plain() {
-                // Its connection goes to the next one; that blocks nobody.
-                stream.session.spare();
-                drop(stream);
-            } else {
-                self.threads.end_later(stream);
-                if !new {
-                    taken.close();
-                }
-            }
-            None
-        } else {
-            Some(self.streams.park(taken, stream).to_string())
-        };
-        let (rows, failed) = counts(&outcomes);
-        let count = outcomes.len();
-        let answer = PipelineAnswer { baton, base_url: None, results: outcomes };
-        let write = move || {
-            let mut written = Vec::with_capacity(256);
-            let outcome = numbers::write(&mut written, &answer);
-            drop(share);
-            outcome.map(|()| written)
-        };
-        let written = if rows <= SQL_ROWS_AT_ONCE { write() } else { self.threads.run(write).await? };
-        let written = written.map_err(|error| Error::Unavailable(format!("the answer was not written: {error}")))?;
-        let (sent, ms) = (written.len(), since.elapsed().as_secs_f64() * 1000.0);
-        log::debug!(
-            "POST /logs/{log}: pipeline of {count} requests up to frame {frame}, {rows} rows, {failed} failed, \
-             {came} bytes in, {sent} out, {ms:.1} ms"
-        );
-        Ok(written.into())
-    }
-
-    /// What a call does before it has to wait for anything: with luck, all that it does on its stream. Blocks.
-    fn begin_pipeline(&self, log: &str, body: &Bytes, mut share: MemoryShare) -> Result<Begun, Error> {
-        let Pipeline { baton, requests } = request::read(body)?;
-        let foreseen = Foreseen::of(&requests);
-        let new = baton.is_none();
-        let (taken, mut stream, opened) = self.stream(log, baton.as_deref(), &foreseen)?;
-        // With the session came all that others appended.
-        let ready = opened && (!foreseen.writes || self.turned(&mut stream));
-        let fresh = opened || stream.is_unused();
-        stream.expects(&foreseen);
-        let ran = ready.then(|| run(&mut stream, &requests, &mut share));
-        Ok(Begun { taken, stream, new, fresh, requests, share, foreseen, ran })
     }
 
     /// The stream of a call, a new one if it names none; true if its connection was opened just now. Blocks.
@@ -389,43 +307,8 @@ impl Sql {
     }
 }
 
-/// A call that has begun.
-struct Begun {
-    taken: Taken,
-    stream: Stream,
-    /// The stream is a new one.
-    new: bool,
-    /// Nothing is lost if it gets another connection before it runs.
-    fresh: bool,
-    requests: Vec<Request>,
-    share: MemoryShare,
-    foreseen: Foreseen,
-    /// What it came to, if it did not have to wait.
-    ran: Option<Result<Ran, NeedsTurn>>,
-}
-
-/// Runs requests on a stream. Blocks.
-fn run(stream: &mut Stream, requests: &[Request], share: &mut MemoryShare) -> Result<Ran, NeedsTurn> {
-    let Stream { session, turn, keys_after, stored, .. } = stream;
-    let runner = Runner { session, may_write: turn.is_some(), pushes: keys_after.is_some() };
-    batch::run(runner, requests, stored, share)
-}
-
 /// Runs work to its end, whether or not its caller is dropped.
 async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T, Error>> + Send + 'static) -> Result<T, Error> {
     let done = threads::spawn(work).await;
     done.unwrap_or_else(|_| Err(Error::Unavailable("the call was interrupted".into())))
-}
-
-/// Rows in an answer, and what failed in it.
-fn counts(outcomes: &[Outcome]) -> (usize, usize) {
-    outcomes.iter().fold((0, 0), |(rows, failed), outcome| match outcome {
-        Outcome::Error { .. } => (rows, failed + 1),
-        Outcome::Ok { response: Response::Execute { result } } => (rows + result.rows.len(), failed),
-        Outcome::Ok { response: Response::Batch { result } } => {
-            let more: usize = result.step_results.iter().flatten().map(|result| result.rows.len()).sum();
-            (rows + more, failed + result.step_errors.iter().flatten().count())
-        }
-        Outcome::Ok { .. } => (rows, failed),
-    })
 }

@@ -46,7 +46,8 @@ impl LogShares {
         }
     }
 
-    fn try_thread(self: &Arc<Self>, log: &str) -> Option<ThreadShare> {
+    /// The right to a thread, if a statement on `log` may have one now.
+    pub(super) fn try_thread(self: &Arc<Self>, log: &str) -> Option<ThreadShare> {
         let mut used = self.used();
         let of_log = used.get(log).copied().unwrap_or(0);
         let of_others = used.values().sum::<usize>() - of_log;

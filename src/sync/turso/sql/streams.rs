@@ -49,7 +49,12 @@ impl Stream {
 
     /// Nothing would be lost but the state of its connection.
     pub(super) fn is_plain(&self) -> bool {
-        self.turn.is_none() && self.stored.is_empty() && self.session.connection().get_auto_commit()
+        self.turn.is_none() && self.is_plain_without_turn()
+    }
+
+    /// The same once the turn is given up, if it has that.
+    pub(super) fn is_plain_without_turn(&self) -> bool {
+        self.stored.is_empty() && self.session.connection().get_auto_commit()
     }
 
     /// Another connection would do as well, but for counts of its last statements.

@@ -92,6 +92,16 @@ impl Drop for Watched {
     }
 }
 
+/// What work came to; none if it panicked. What it had in hand is dropped with it.
+fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let result = catch_unwind(AssertUnwindSafe(work));
+    result.inspect_err(|_| log::error!("the SQL engine failed")).ok()
+}
+
+fn panicked() -> Error {
+    Error::Unavailable("the SQL engine failed over this call: see the log of the service".into())
+}
+
 /// Threads with large stacks.
 #[derive(Debug)]
 pub(super) struct Threads {
@@ -170,6 +180,17 @@ impl Threads {
         .await
     }
 
+    /// Runs work on the database of a log on this thread, which must have the stack for it; none if that log has no thread to spare.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(super) fn run_here<T>(&self, log: &str, work: impl FnOnce() -> T) -> Option<Result<T, Error>> {
+        let _share = self.shares.try_thread(log)?;
+        let call = CALL.try_with(|call| *call).ok();
+        let _watched = call.map(|call| Watched::begin(call, self.running.clone(), self.statement_time_max));
+        Some(caught(work).ok_or_else(panicked))
+    }
+
     /// Runs work that may block.
     ///
     /// # Errors
@@ -184,8 +205,7 @@ impl Threads {
                 Err(_elapsed) => self.help(),
             }
         };
-        let text = "the SQL engine failed over this call: see the log of the service";
-        done.map_err(|_panicked| Error::Unavailable(text.into()))
+        done.map_err(|_panicked| panicked())
     }
 
     /// Sends work to the threads; its result comes back unless it panics.
@@ -201,10 +221,8 @@ impl Threads {
             begun.store(true, Ordering::Relaxed);
             let _runtime = runtime.as_ref().map(Handle::enter);
             let _watched = call.ok().map(|call| Watched::begin(call, running, statement_time_max));
-            // What it had in hand is dropped with it.
-            match catch_unwind(AssertUnwindSafe(work)) {
-                Ok(result) => drop(tell.send(result)),
-                Err(_) => log::error!("the SQL engine failed"),
+            if let Some(result) = caught(work) {
+                let _nobody_waits = tell.send(result);
             }
         };
         // The other end is ours as well.

@@ -1,0 +1,127 @@
+//! [`Lanes`]: the [lanes](super::lane) of a worker as the service has them.
+
+use std::io;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::io::BufReader;
+use tokio::net::UnixStream;
+
+use super::connection::{Connection, Event, answer};
+use super::wire::{self, FromLane, Id, ToLane, ToWorker};
+use super::wire_error::WireError;
+use crate::engine::of_append;
+use crate::limits::WORKER_LANE_READ_BYTES;
+use crate::mirror::{Error, Log};
+
+type Lane = BufReader<UnixStream>;
+
+/// The lanes that run no call. What is sent over one that has just answered waits there until its thread reads again.
+#[derive(Debug)]
+pub(super) struct Lanes(Mutex<Vec<Lane>>);
+
+impl Lanes {
+    /// # Errors
+    /// When the runtime cannot watch a socket.
+    pub(super) fn new(sockets: Vec<StdUnixStream>) -> io::Result<Lanes> {
+        let lane = |socket: StdUnixStream| {
+            socket.set_nonblocking(true)?;
+            Ok(BufReader::with_capacity(WORKER_LANE_READ_BYTES, UnixStream::from_std(socket)?))
+        };
+        Ok(Lanes(Mutex::new(sockets.into_iter().map(lane).collect::<io::Result<_>>()?)))
+    }
+
+    fn take(&self) -> Option<Lane> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn put(&self, lane: Lane) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(lane);
+    }
+}
+
+/// A pipeline as it was called.
+struct Call<'a> {
+    id: Id,
+    log: &'a Arc<Log>,
+    body: &'a [u8],
+    lasting: bool,
+}
+
+impl Connection {
+    /// Runs a pipeline, on a lane if one is free; none if the connection ended before it began. To be awaited to its end: a part of
+    /// a message would be the last.
+    ///
+    /// # Errors
+    /// As [`Sql::pipeline`](crate::sync::turso::sql::Sql::pipeline); [`Error::Aborted`] when the worker ended.
+    pub(super) async fn pipeline(&self, log: &Arc<Log>, body: &[u8], lasting: bool) -> Option<Result<Bytes, Error>> {
+        let (id, mut events) = match self.begin(log) {
+            Ok(begun) => begun,
+            Err(error) => return Some(Err(error)),
+        };
+        if let Some(mut lane) = self.lanes.take() {
+            match self.on_lane(&mut lane, &Call { id, log, body, lasting }).await {
+                Ok(answer) => {
+                    self.lanes.put(lane);
+                    if answer.is_some() {
+                        self.forget(id);
+                        return answer;
+                    }
+                }
+                // With the worker ends the call.
+                Err(error) => self.kill(format!("a lane is broken: {error}")),
+            }
+        } else {
+            let message = |id, update| ToWorker::Pipeline { id, update, lasting };
+            if let Err(error) = self.call((id, log), message, body).await {
+                return Some(Err(error));
+            }
+        }
+        match events.recv().await {
+            Some(Event::Ended(answer)) => Some(answer),
+            _ => None,
+        }
+    }
+
+    /// The answer to a pipeline; none if that has left the lane.
+    async fn on_lane(&self, lane: &mut Lane, call: &Call<'_>) -> io::Result<Option<Result<Bytes, Error>>> {
+        let Call { id, log, body, lasting } = *call;
+        let update = match self.update(log) {
+            Ok(update) => update,
+            Err(error) => return Ok(Some(Err(error))),
+        };
+        wire::write(lane.get_mut(), &ToLane::Pipeline { id, update, lasting }, body).await?;
+        loop {
+            let Some((message, mut body)) = wire::read(lane).await? else {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            };
+            match message {
+                FromLane::Answer { outcome } => return Ok(Some(answer(log.clone(), outcome, body))),
+                FromLane::Waits => return Ok(None),
+                FromLane::Append { generation, at, answer } => {
+                    let answer = body.split_off(body.len().saturating_sub(answer));
+                    let held = self.appends().await;
+                    let appended = self.append(id, (log.name(), generation), at, body).await;
+                    let outcome = match &appended {
+                        Ok(log) => self.update(log).map_err(WireError::from),
+                        Err(error) => Err(WireError::from(error.clone())),
+                    };
+                    let told = wire::write(lane.get_mut(), &ToLane::Log { outcome }, &[]).await;
+                    if answer.is_empty() {
+                        drop(held);
+                        told?;
+                        continue;
+                    }
+                    // It has its answer, even if the worker ends now.
+                    self.forget(id);
+                    drop(held);
+                    if let Err(error) = told {
+                        self.kill(format!("it cannot be told of its log: {error}"));
+                    }
+                    return Ok(Some(appended.map(|_| answer).map_err(of_append)));
+                }
+            }
+        }
+    }
+}
