@@ -48,7 +48,8 @@ impl Client {
         let (mut line, mut length) = (String::new(), 0);
         while line != "\r\n" {
             line.clear();
-            self.wire.read_line(&mut line).expect("an answer");
+            let read = self.wire.read_line(&mut line).expect("an answer");
+            assert_ne!(read, 0, "the service closed the connection");
             let value = line.to_ascii_lowercase().strip_prefix("content-length:").map(|value| value.trim().parse());
             length = value.map_or(length, |value| value.expect("a length"));
         }
@@ -152,9 +153,14 @@ fn start(workers: usize) -> Rig {
     let address = server.address().expect("a bound socket");
     runtime.spawn(server.run(std::future::pending()));
 
-    let mut clients: Vec<Client> = (0..CLIENTS).map(|n| Client::new(address, format!("db-{n}"))).collect();
-    clients.iter_mut().for_each(Client::push);
-    Rig { _dir: dir, _runtime: runtime, address, clients }
+    Rig { _dir: dir, _runtime: runtime, address, clients: Vec::new() }
+}
+
+impl Rig {
+    fn connect(&mut self) {
+        self.clients = (0..CLIENTS).map(|n| Client::new(self.address, format!("db-{n}"))).collect();
+        self.clients.iter_mut().for_each(Client::push);
+    }
 }
 
 fn main() {
@@ -164,6 +170,8 @@ fn main() {
     }
     let workers = available_parallelism().map_or(1, NonZeroUsize::get);
     let mut rigs = [0, workers].map(start);
+    // Once both are there: connections that nobody uses are closed.
+    rigs.iter_mut().for_each(Rig::connect);
     let mut figures = [(); 2].map(|()| (Vec::new(), Vec::new()));
     for _ in 0..ROUNDS {
         for (rig, (one, all)) in rigs.iter_mut().zip(&mut figures) {

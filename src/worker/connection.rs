@@ -13,8 +13,8 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Mutex as AsyncMutex, OwnedRwLockReadGuard, RwLock, mpsc, oneshot};
 use tokio::time::{interval, timeout};
 
-use super::pool::WorkerProgram;
 use super::lanes::Lanes;
+use super::pool::WorkerProgram;
 use super::process::{Process, Started};
 use super::wire::{self, FromWorker, Id, ToWorker, WorkerStart};
 use super::wire_error::WireError;

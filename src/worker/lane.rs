@@ -65,11 +65,7 @@ fn with_lane<T>(work: impl FnOnce(&mut Lane) -> io::Result<T>) -> io::Result<T> 
 }
 
 /// Appends to the log of the call that this thread runs, if it is a lane.
-pub(super) fn append(
-    generation: Generation,
-    at: Option<Offset>,
-    bytes: &[u8],
-) -> Option<Result<LogUpdate, WireError>> {
+pub(super) fn append(generation: Generation, at: Option<Offset>, bytes: &[u8]) -> Option<Result<LogUpdate, WireError>> {
     let is_lane = LANE.with_borrow(Option::is_some);
     is_lane.then(|| {
         let appended = with_lane(|lane| lane.append(generation, at, bytes));

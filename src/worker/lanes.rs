@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::io::BufReader;
@@ -14,12 +14,17 @@ use super::wire_error::WireError;
 use crate::engine::of_append;
 use crate::limits::WORKER_LANE_READ_BYTES;
 use crate::mirror::{Error, Log};
+use crate::sync::turso::sql::{LogShares, ThreadShare};
 
 type Lane = BufReader<UnixStream>;
 
-/// The lanes that run no call. What is sent over one that has just answered waits there until its thread reads again.
+/// The lanes of a worker, of which each log has its share: statements of one that take long leave some to the others.
 #[derive(Debug)]
-pub(super) struct Lanes(Mutex<Vec<Lane>>);
+pub(super) struct Lanes {
+    /// Those that run no call. What is sent over one that has just answered waits there until its thread reads again.
+    free: Mutex<Vec<Lane>>,
+    shares: Arc<LogShares>,
+}
 
 impl Lanes {
     /// # Errors
@@ -29,15 +34,18 @@ impl Lanes {
             socket.set_nonblocking(true)?;
             Ok(BufReader::with_capacity(WORKER_LANE_READ_BYTES, UnixStream::from_std(socket)?))
         };
-        Ok(Lanes(Mutex::new(sockets.into_iter().map(lane).collect::<io::Result<_>>()?)))
+        let shares = Arc::new(LogShares::new(sockets.len()));
+        let free = sockets.into_iter().map(lane).collect::<io::Result<_>>()?;
+        Ok(Lanes { free: Mutex::new(free), shares })
     }
 
-    fn take(&self) -> Option<Lane> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    fn free(&self) -> MutexGuard<'_, Vec<Lane>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn put(&self, lane: Lane) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(lane);
+    fn take(&self, log: &Log) -> Option<(Lane, ThreadShare)> {
+        let share = self.shares.try_thread(log.name())?;
+        Some((self.free().pop()?, share))
     }
 }
 
@@ -60,10 +68,11 @@ impl Connection {
             Ok(begun) => begun,
             Err(error) => return Some(Err(error)),
         };
-        if let Some(mut lane) = self.lanes.take() {
+        if let Some((mut lane, share)) = self.lanes.take(log) {
             match self.on_lane(&mut lane, &Call { id, log, body, lasting }).await {
                 Ok(answer) => {
-                    self.lanes.put(lane);
+                    self.lanes.free().push(lane);
+                    drop(share);
                     if answer.is_some() {
                         self.forget(id);
                         return answer;

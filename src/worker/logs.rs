@@ -122,3 +122,44 @@ impl Logs for WorkerLogs {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::api::CreateLog;
+    use crate::format::LogFormat;
+    use crate::mirror::{LogUpdates, Registry, Settings};
+    use crate::repo::FsRepo;
+
+    #[tokio::test]
+    async fn updates_of_a_log_are_taken_in_in_their_order_whichever_socket_is_read_first() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let repo = Arc::new(FsRepo::open(dir.path()).expect("that directory"));
+        let registry = Registry::open(repo, Settings::default()).expect("an empty data directory");
+        let wanted = || CreateLog { format: LogFormat::Wal, first: None, checkpoint: None, foreign_keys: None };
+        let log = |name: &str| {
+            registry.create(name, wanted()).expect("a new log");
+            registry.get(name).expect("that log")
+        };
+        let (app, other, mut updates) = (log("app"), log("other"), LogUpdates::default());
+        let mut next = |log: &Arc<Log>| updates.next(log).expect("an update");
+        let (first, second, of_other, third) = (next(&app), next(&app), next(&other), next(&app));
+        let (_service, worker) = UnixStream::pair().expect("a pair");
+        let (_, out) = worker.into_split();
+        let logs = WorkerLogs::new(out, 1 << 20);
+        // Nothing is known of the log before its first update: taken in before that, the others would be refused.
+        thread::scope(|scope| {
+            let late = [third, second].map(|update| scope.spawn(|| logs.update(update)));
+            logs.update(of_other).expect("it waits for no other log's");
+            logs.update(first).expect("the first");
+            for late in late {
+                late.join().expect("a thread").expect("in its turn");
+            }
+        });
+        assert!(logs.get("app").is_ok() && logs.get("other").is_ok());
+    }
+}

@@ -18,9 +18,9 @@ use tokio::sync::Notify;
 use tokio::time::interval;
 
 use super::logs::WorkerLogs;
-use super::{descriptors, lane};
 use super::wire::{self, FromWorker, Id, ToWorker, WorkerStart};
 use super::wire_error::WireError;
+use super::{descriptors, lane};
 use crate::engine::{Engines, Logs};
 use crate::limits::{WORKER_CHECK_EVERY, WORKER_LANES, WORKER_READ_BYTES, WORKER_STACK_BYTES};
 use crate::mirror::Error;
@@ -73,9 +73,7 @@ async fn serve(socket: StdUnixStream, lanes: Vec<StdUnixStream>) -> io::Result<(
 /// What the system lets this process have.
 fn limit(start: &WorkerStart) -> io::Result<()> {
     let data = start.memory_bytes_max.saturating_add((WORKER_LANES * WORKER_STACK_BYTES) as u64);
-    for (resource, most) in
-        [(Resource::Data, data), (Resource::Fsize, start.file_bytes_max), (Resource::Core, 0)]
-    {
+    for (resource, most) in [(Resource::Data, data), (Resource::Fsize, start.file_bytes_max), (Resource::Core, 0)] {
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
     }
     Ok(())

@@ -16,7 +16,7 @@ use super::{Dump, Rig, dump, rows};
 use crate::support::commitlog::Draw;
 
 /// Seeds, unless the environment says otherwise.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 100;
 /// What happens in one of them.
 const STEPS: u64 = 14;
 

@@ -122,7 +122,7 @@ fn a_delete_that_never_ends_over_a_broken_base_is_ended_with_its_worker() {
     database.execute_batch("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)").unwrap();
     database
         .execute_batch(
-            "WITH RECURSIVE n(a) AS (SELECT 1 UNION ALL SELECT a + 1 FROM n WHERE a < 200000)
+            "WITH RECURSIVE n(a) AS (SELECT 1 UNION ALL SELECT a + 1 FROM n WHERE a < 2000)
              INSERT INTO t SELECT a, hex(zeroblob(40)) FROM n; PRAGMA journal_mode = WAL",
         )
         .unwrap();

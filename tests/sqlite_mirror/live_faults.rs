@@ -12,7 +12,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use logmirror::sqlite::{DatabaseError, HeldDatabase, Snapshot};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -87,10 +86,6 @@ fn reasons(ended: &Ended) -> Vec<&str> {
     compared.map(|line| line["reason"].as_str().unwrap_or_default()).collect()
 }
 
-fn signal(mirror: &Mirror, signal: Signal) {
-    kill_process(Pid::from_raw(i32::try_from(mirror.id()).unwrap()).unwrap(), signal).unwrap();
-}
-
 #[test]
 fn frames_that_connections_count_are_mirrored_although_their_checksums_do_not_fit() {
     let (dir, service, app, mut sqlite) = in_use();
@@ -134,10 +129,10 @@ fn a_follower_goes_on_over_frames_whose_checksums_do_not_fit() {
         let follower = Mirror::start(arg(&app), service.url("app"), flags);
         is_mirrored(&service.url("app"), &mut sqlite);
         for _ in 0..3 {
-            signal(&follower, Signal::STOP);
-            sqlite.run(&[INSERT, INSERT]);
-            spoil_last_frame(&app);
-            signal(&follower, Signal::CONT);
+            follower.stopped(|| {
+                sqlite.run(&[INSERT, INSERT]);
+                spoil_last_frame(&app);
+            });
             is_mirrored(&service.url("app"), &mut sqlite);
             sqlite.run(&[INSERT, INSERT]);
             is_mirrored(&service.url("app"), &mut sqlite);

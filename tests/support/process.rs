@@ -291,6 +291,22 @@ impl Mirror {
         self.0.child.id()
     }
 
+    /// Runs `work` while none of its threads runs.
+    pub fn stopped<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.0.signal(Signal::STOP);
+        // The signal is on its way to each of them.
+        until("it is stopped", || {
+            let threads = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+            let state = |stat: String| stat.rsplit(')').next().and_then(|rest| rest.trim().chars().next());
+            let mut stats =
+                threads.filter_map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")).ok());
+            stats.all(|stat| matches!(state(stat), Some('T' | 't' | 'Z'))).then_some(())
+        });
+        let done = work();
+        self.0.signal(Signal::CONT);
+        done
+    }
+
     /// Its lines so far.
     pub fn lines(&self) -> Vec<Value> {
         self.0.out.lock().lines.iter().map(parsed).collect()

@@ -49,8 +49,11 @@ fn a_database_that_is_emptied_or_overwritten_is_waited_for_and_named_and_gone_on
         let kept = dir.path().join("kept.db");
         let _ = fs::remove_file(&kept);
         rows(&connect(&app), &format!("VACUUM INTO '{}'", arg(&kept))).unwrap();
-        let durable = status(&service, name).durable;
-        harm(&app);
+        // In one step: it may see nothing of what is in between.
+        let durable = follower.stopped(|| {
+            harm(&app);
+            status(&service, name).durable
+        });
         let waits = |line: &serde_json::Value| {
             let error = line["error"].as_str().unwrap_or_default();
             line["event"] == "retrying" && error.contains(reason) && error.contains(arg(&app))

@@ -30,8 +30,8 @@ use tokio::time::timeout;
 
 use crate::engine::Engines;
 use crate::limits::{
-    SQL_ATTEMPTS_MAX, SQL_CURSOR_PIECE, SQL_INTERRUPT_WAIT, SQL_STACK_BYTES, SQL_STATEMENT_TIME_MAX,
-    SQL_STREAM_IDLE, WRITE_TURN_WAIT,
+    SQL_ATTEMPTS_MAX, SQL_CURSOR_PIECE, SQL_INTERRUPT_WAIT, SQL_STACK_BYTES, SQL_STATEMENT_TIME_MAX, SQL_STREAM_IDLE,
+    WRITE_TURN_WAIT,
 };
 use crate::mirror::Error;
 use answer::CursorHead;
@@ -42,6 +42,7 @@ pub(crate) use memory::Memory;
 pub use memory::MemoryShare;
 pub(crate) use pipeline::AtOnce;
 use request::CursorCall;
+pub(crate) use shares::{LogShares, ThreadShare};
 use streams::{Found, Stream, Streams, Taken};
 pub(crate) use threads::CALL;
 use threads::Threads;

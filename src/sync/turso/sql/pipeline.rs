@@ -151,7 +151,12 @@ impl Sql {
     }
 
     /// Has durable what a pipeline committed, and answers. `offer` is as for [`pipeline_at_once`](Self::pipeline_at_once).
-    async fn end(&self, call: Begun, Ran { outcomes, closed }: Ran, offer: impl FnOnce(&Bytes)) -> Result<Bytes, Error> {
+    async fn end(
+        &self,
+        call: Begun,
+        Ran { outcomes, closed }: Ran,
+        offer: impl FnOnce(&Bytes),
+    ) -> Result<Bytes, Error> {
         let Begun { taken, mut stream, new, lasting, share, foreseen, since, came, .. } = call;
         stream.locks |= foreseen.locks;
         let (count, (rows, failed), log) = (outcomes.len(), counts(&outcomes), taken.log.clone());

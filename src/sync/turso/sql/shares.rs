@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 /// The threads that are in use, by log.
 #[derive(Debug)]
-pub(super) struct LogShares {
+pub(crate) struct LogShares {
     most: usize,
     used: Mutex<HashMap<String, usize>>,
     /// Notified when one is free again.
@@ -19,14 +19,14 @@ pub(super) struct LogShares {
 
 /// The right to one thread, for as long as it lives.
 #[derive(Debug)]
-pub(super) struct ThreadShare {
+pub(crate) struct ThreadShare {
     shares: Arc<LogShares>,
     log: String,
 }
 
 impl LogShares {
     /// Of `most` threads.
-    pub(super) fn new(most: usize) -> LogShares {
+    pub(crate) fn new(most: usize) -> LogShares {
         LogShares { most, used: Mutex::default(), freed: Notify::new() }
     }
 
@@ -35,7 +35,7 @@ impl LogShares {
     }
 
     /// Waits until a statement on `log` may have a thread.
-    pub(super) async fn thread(self: &Arc<Self>, log: &str) -> ThreadShare {
+    pub(crate) async fn thread(self: &Arc<Self>, log: &str) -> ThreadShare {
         loop {
             // From here on: one that comes free after the attempt must not be missed.
             let freed = self.freed.notified();
@@ -47,7 +47,7 @@ impl LogShares {
     }
 
     /// The right to a thread, if a statement on `log` may have one now.
-    pub(super) fn try_thread(self: &Arc<Self>, log: &str) -> Option<ThreadShare> {
+    pub(crate) fn try_thread(self: &Arc<Self>, log: &str) -> Option<ThreadShare> {
         let mut used = self.used();
         let of_log = used.get(log).copied().unwrap_or(0);
         let of_others = used.values().sum::<usize>() - of_log;
