@@ -13,6 +13,10 @@ use crate::service::{Death, Peak, SERVICE_BYTES_MAX, WORKER_BYTES_MAX};
 const DEATHS_SHARED: u32 = 2;
 /// What of the quiet p99 the innocent statements may wait beside hostile ones.
 const TIMES_QUIET_MAX: u32 = 3;
+/// What they may wait in any case where there are few of them: the hundredth part of them is then a handful.
+const P99_OF_FEW: Duration = Duration::from_millis(20);
+/// See [`P99_OF_FEW`].
+const FEW: usize = 5000;
 const OUTCOMES: [Outcome; 5] =
     [Outcome::Answered, Outcome::Refused, Outcome::Interrupted, Outcome::Ended, Outcome::NotRun];
 
@@ -142,7 +146,8 @@ fn waits(innocents: &Innocents, broken: &mut Vec<String>) {
     for phase in [Phase::Quiet, Phase::Streams, Phase::Crowd, Phase::Hostile] {
         let Waits { count, median, p99, longest } = innocents.waits(phase);
         println!("{:10}{count:>12}{}{}{}", format!("{phase:?}").to_lowercase(), ms(median), ms(p99), ms(longest));
-        if p99 > quiet.p99 * TIMES_QUIET_MAX {
+        let least = if count < FEW { P99_OF_FEW } else { Duration::ZERO };
+        if p99 > (quiet.p99 * TIMES_QUIET_MAX).max(least) {
             broken.push(format!("{phase:?}: the p99 of innocent statements is {p99:?}, quiet {:?}", quiet.p99));
         }
     }
