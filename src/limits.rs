@@ -468,9 +468,9 @@ pub const SQL_STREAM_IDLE: Duration = Duration::from_secs(10);
 pub const SQL_TURN_IDLE: Duration = Duration::from_secs(2);
 /// Streams of a log in which nothing is open and which keep the cache of their connection between calls; more give it up.
 pub const SQL_STREAMS_WARM_MAX: usize = 2;
-/// Streams of a log, and of all logs, those that are in a call included.
+/// Streams of a log, those that are in a call included.
 pub const SQL_STREAMS_PER_LOG_MAX: usize = 256;
-/// See [`SQL_STREAMS_PER_LOG_MAX`].
+/// Streams that logs share, those that are in a call included: each log gets half of what the others leave.
 pub const SQL_STREAMS_MAX: usize = 1024;
 /// How long it is remembered what became of a stream that ended: the baton of one in which nothing was open is good for so long.
 pub const SQL_GONE_TIME_MAX: Duration = Duration::from_secs(3600);
@@ -480,6 +480,8 @@ pub const SQL_GONE_PER_LOG_MAX: usize = 4096;
 pub const SQL_GONE_MAX: usize = 16384;
 /// What is logged of a value that a client chose, such as a path.
 pub const LOG_VALUE_CHARS_MAX: usize = 500;
+/// Streams beside those: one for each log that has none.
+pub const SQL_STREAMS_MORE_MAX: usize = 1024;
 /// What is logged of an SQL text.
 pub const SQL_LOGGED_CHARS: usize = 200;
 
