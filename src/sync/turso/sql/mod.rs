@@ -14,6 +14,7 @@ mod execute;
 mod guard;
 mod memory;
 mod numbers;
+mod priority;
 mod request;
 mod shares;
 mod spelling;
@@ -30,7 +31,7 @@ use tokio::time::timeout;
 use crate::engine::Engines;
 use crate::limits::{
     SQL_ATTEMPTS_MAX, SQL_CURSOR_PIECE, SQL_INTERRUPT_WAIT, SQL_ROWS_AT_ONCE, SQL_STACK_BYTES, SQL_STATEMENT_TIME_MAX,
-    SQL_STREAM_IDLE, WRITE_TURN_WAIT,
+    SQL_STREAM_IDLE, SQL_THREADS_MAX, WRITE_TURN_WAIT,
 };
 use crate::mirror::Error;
 use answer::{CursorHead, Outcome, PipelineAnswer, Response};
@@ -64,6 +65,8 @@ pub struct SqlSettings {
     pub statement_time_max: Duration,
     /// Stack of a thread that runs SQL.
     pub stack_bytes: usize,
+    /// Threads that run SQL, and so statements at once.
+    pub threads_max: usize,
 }
 
 impl Default for SqlSettings {
@@ -72,6 +75,7 @@ impl Default for SqlSettings {
             stream_idle: SQL_STREAM_IDLE,
             statement_time_max: SQL_STATEMENT_TIME_MAX,
             stack_bytes: SQL_STACK_BYTES,
+            threads_max: SQL_THREADS_MAX,
         }
     }
 }
