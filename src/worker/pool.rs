@@ -256,8 +256,9 @@ fn record(records: &Mutex<HashMap<String, StrikeRecord>>, registry: &Registry, d
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::CreateLog;
     use crate::format::LogFormat;
-    use crate::mirror::{CreateLog, Settings};
+    use crate::mirror::Settings;
     use crate::repo::MemRepo;
 
     #[test]

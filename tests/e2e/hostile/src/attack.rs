@@ -15,6 +15,8 @@ use crate::statements::{Kind, Statement, endless};
 
 /// Hostile clients at once.
 pub const CLIENTS: usize = 6;
+/// Logs that they share: a statement that has to be ended with its worker takes seconds, and all others of its log with it.
+pub const GROUPS: usize = 3;
 /// A log that is paused for longer is not used again.
 const PAUSE_MAX: Duration = Duration::from_secs(20);
 /// Times that a statement is sent to logs that are paused before it is given up.
@@ -39,8 +41,6 @@ pub enum Outcome {
 struct Targets {
     /// With the time from which on each may be used.
     logs: Vec<(String, Instant)>,
-    /// The largest pause: given up.
-    given_up: usize,
 }
 
 /// Hostile statements, sent by [`CLIENTS`].
@@ -48,7 +48,8 @@ struct Targets {
 pub struct Attack<'a> {
     address: &'a str,
     bases: &'a BTreeMap<BaseKind, Vec<u8>>,
-    targets: Mutex<BTreeMap<BaseKind, Targets>>,
+    /// By base and group of clients.
+    targets: Mutex<BTreeMap<(BaseKind, usize), Targets>>,
     made: AtomicU64,
     outcomes: Mutex<BTreeMap<(Kind, Outcome), u64>>,
     named: Mutex<Vec<String>>,
@@ -65,14 +66,14 @@ impl<'a> Attack<'a> {
         Attack { address, bases, targets, made, outcomes, named, pauses, odd }
     }
 
-    /// Sends statements, and returns when all are answered.
-    pub fn run(&self, statements: &[Statement], clients: usize) -> Result<()> {
+    /// Sends statements by clients that use so many logs at once, and returns when all are answered.
+    pub fn run(&self, statements: &[Statement], clients: usize, groups: usize) -> Result<()> {
         let next = AtomicU64::new(0);
         std::thread::scope(|scope| {
-            let client = || -> Result<()> {
+            let client = |group: usize| -> Result<()> {
                 let mut client = Client::new(self.address);
                 while let Some(statement) = statements.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
-                    let (outcome, text) = self.send(&mut client, statement)?;
+                    let (outcome, text) = self.send(&mut client, group, statement)?;
                     *locked(&self.outcomes).entry((statement.kind, outcome)).or_default() += 1;
                     if statement.kind == Kind::Named {
                         let text: String = text.chars().take(150).collect();
@@ -81,17 +82,19 @@ impl<'a> Attack<'a> {
                 }
                 Ok(())
             };
-            let clients: Vec<_> = (0..clients).map(|_| scope.spawn(client)).collect();
+            let clients: Vec<_> =
+                (0..clients).map(|number| scope.spawn(move || client(groups * number / clients))).collect();
             clients
                 .into_iter()
                 .try_for_each(|client| client.join().unwrap_or_else(|_| anyhow::bail!("a client panicked")))
         })
     }
 
-    fn send(&self, client: &mut Client, statement: &Statement) -> Result<(Outcome, String)> {
+    fn send(&self, client: &mut Client, group: usize, statement: &Statement) -> Result<(Outcome, String)> {
         let mut last = String::new();
         for _ in 0..TRIES_MAX {
-            let log = self.target(statement.base)?;
+            let of = (statement.base, group);
+            let log = self.target(of)?;
             let answer = match client.run(&log, &statement.sql) {
                 Ok(answer) => answer,
                 Err(error) => {
@@ -103,7 +106,7 @@ impl<'a> Attack<'a> {
             let text = answer.text();
             match answer.status {
                 200 => return Ok(in_results(&answer)),
-                500 if text.contains("nothing of this request was run") => self.pause(statement.base, &log, &text),
+                500 if text.contains("nothing of this request was run") => self.pause(of, &log, &text),
                 500 if text.contains("sql-aborted") => return Ok((Outcome::Ended, text)),
                 // A panic of the engine, which ends the call.
                 503 if text.contains("the SQL engine failed") => return Ok((Outcome::Refused, text)),
@@ -112,7 +115,7 @@ impl<'a> Attack<'a> {
                 400..500 => return Ok((Outcome::Refused, text)),
                 // A statement before it met the broken pages: all others of the log would be refused as well.
                 500 if text.contains("corrupt-log") => {
-                    self.give_up(statement.base, &log);
+                    self.give_up(of, &log);
                     return Ok((Outcome::Refused, text));
                 }
                 status => {
@@ -126,52 +129,48 @@ impl<'a> Attack<'a> {
     }
 
     /// A log that may be used; a new one if there is none.
-    fn target(&self, base: BaseKind) -> Result<String> {
+    fn target(&self, of: (BaseKind, usize)) -> Result<String> {
         let mut targets = locked(&self.targets);
-        let targets = targets.entry(base).or_default();
+        let targets = targets.entry(of).or_default();
         if let Some((log, _)) = targets.logs.iter().find(|(_, from)| *from <= Instant::now()) {
             return Ok(log.clone());
         }
         let log = format!("hostile-{}", self.made.fetch_add(1, Ordering::Relaxed));
-        Service::create(self.address, &log, Some(&self.bases[&base]))?;
+        Service::create(self.address, &log, Some(&self.bases[&of.0]))?;
         targets.logs.push((log.clone(), Instant::now()));
         Ok(log)
     }
 
     /// Uses no log for as long as the service says.
-    fn pause(&self, base: BaseKind, log: &str, refusal: &str) {
+    fn pause(&self, of: (BaseKind, usize), log: &str, refusal: &str) {
         self.pauses.fetch_add(1, Ordering::Relaxed);
         let seconds = refusal.split_once("goes on in ").and_then(|(_, text)| text.split(' ').next()?.parse().ok());
         match seconds.map(Duration::from_secs) {
             Some(pause) if pause <= PAUSE_MAX => {
                 let mut targets = locked(&self.targets);
-                let targets = targets.entry(base).or_default();
+                let targets = targets.entry(of).or_default();
                 if let Some((_, from)) = targets.logs.iter_mut().find(|(other, _)| other == log) {
                     *from = Instant::now() + pause;
                 }
             }
-            Some(_) => self.give_up(base, log),
+            Some(_) => self.give_up(of, log),
             None => {
                 // There are too many such logs.
-                self.give_up(base, log);
+                self.give_up(of, log);
                 std::thread::sleep(Duration::from_millis(500));
             }
         }
     }
 
-    fn give_up(&self, base: BaseKind, log: &str) {
-        let mut targets = locked(&self.targets);
-        let targets = targets.entry(base).or_default();
-        let before = targets.logs.len();
-        targets.logs.retain(|(other, _)| other != log);
-        targets.given_up += before - targets.logs.len();
+    fn give_up(&self, of: (BaseKind, usize), log: &str) {
+        locked(&self.targets).entry(of).or_default().logs.retain(|(other, _)| other != log);
     }
 
     /// Statements without an end on one log, all at once, until they were interrupted.
     pub fn crowd(&self, count: usize) -> Result<()> {
         let statement =
             Statement { kind: Kind::Endless, name: "one of many".into(), base: BaseKind::Broken, sql: vec![endless()] };
-        self.run(&vec![statement; count], count)
+        self.run(&vec![statement; count], count, 1)
     }
 
     /// Opens transactions on logs of its own until each has as many as it may, and returns how many each has.

@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use logmirror_e2e_support::process::Program;
 use logmirror_e2e_support::random::{SEED, seed};
 
-use attack::{Attack, CLIENTS};
+use attack::{Attack, CLIENTS, GROUPS};
 use bases::{BaseKind, base};
 use commitlog::Commitlog;
 use innocents::{Innocents, LOGS, Phase};
@@ -32,7 +32,7 @@ const QUICK: u64 = 300;
 /// See [`QUICK`].
 const ALL: u64 = 10_000;
 /// Statements between two quiet times.
-const BLOCK: u64 = 100;
+const BLOCK: u64 = 150;
 /// A quiet time, and one beside open streams.
 const QUIET: Duration = Duration::from_secs(4);
 /// Statements without an end at once on one log.
@@ -121,12 +121,12 @@ fn all(attack: &Attack, innocents: &Innocents, count: u64, seed: u64) -> Result<
     innocents.begin(Phase::Streams);
     std::thread::sleep(QUIET);
     during(Phase::Crowd, &mut || attack.crowd(CROWD))?;
-    // One after the other, so that each is what ends its worker.
-    during(Phase::Hostile, &mut || attack.run(&statements::all_named(), 1))?;
+    // One at a time on each log, so that each is what ends its worker.
+    during(Phase::Hostile, &mut || attack.run(&statements::all_named(), GROUPS, GROUPS))?;
     for first in (0..count).step_by(BLOCK as usize) {
         let numbers = first..count.min(first + BLOCK);
         let block: Vec<_> = numbers.map(|number| statements::random(seed, number)).collect();
-        during(Phase::Hostile, &mut || attack.run(&block, CLIENTS))?;
+        during(Phase::Hostile, &mut || attack.run(&block, CLIENTS, GROUPS))?;
         println!("{} statements", (first + BLOCK).min(count));
     }
     Ok(streams)

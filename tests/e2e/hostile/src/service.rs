@@ -17,7 +17,7 @@ pub const WORKER_BYTES_MAX: u64 = 1 << 30;
 /// Of a service: the log bytes (256 MiB) and the bodies of SQL (192 MiB) that it may hold, and itself.
 pub const SERVICE_BYTES_MAX: u64 = 640 << 20;
 /// Seconds that a statement may run.
-const STATEMENT_SECONDS: &str = "2";
+const STATEMENT_SECONDS: &str = "1";
 const SAMPLE_EVERY: Duration = Duration::from_millis(100);
 
 /// A service with two SQL workers.
