@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn a_thread_whose_work_takes_long_is_lowered_and_one_whose_work_is_short_is_not() {
         let (replaced, replacements) = std::sync::mpsc::channel();
-        let lowering = Lowering::start(move || drop(replaced.send(()))).expect("a thread");
+        let lowering = Lowering::start(move || replaced.send(()).expect("it is received")).expect("a thread");
         let worker = |work: fn(i32)| {
             let lowering = lowering.clone();
             let thread = thread::spawn(move || {
