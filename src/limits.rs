@@ -450,6 +450,14 @@ pub const PROGRAMS_KEPT_MAX: usize = 16;
 pub const SQL_THREADS_MAX: usize = 32;
 /// SQL that has not begun after so long gets a thread of its own.
 pub const SQL_BEGIN_WAIT: Duration = Duration::from_millis(20);
+/// SQL that has run for so long goes on with less of the processor than others, by [`SQL_LONG_NICE`].
+pub const SQL_LONG: Duration = Duration::from_millis(50);
+/// See [`SQL_LONG`]: a ninth of what others get.
+pub const SQL_LONG_NICE: i32 = 10;
+/// See [`SQL_VERY_LONG_NICE`].
+pub const SQL_VERY_LONG: Duration = Duration::from_secs(1);
+/// After [`SQL_VERY_LONG`], for SQL that goes on: what others leave.
+pub const SQL_VERY_LONG_NICE: i32 = 19;
 /// Longest time a statement may run: it may hold up all other writers.
 pub const SQL_STATEMENT_TIME_MAX: Duration = Duration::from_secs(60);
 /// Longest time that a statement may take to be prepared, beside [`SQL_INTERRUPT_WAIT`]. The engine cannot be interrupted there.
@@ -468,10 +476,12 @@ pub const SQL_STREAM_IDLE: Duration = Duration::from_secs(10);
 pub const SQL_TURN_IDLE: Duration = Duration::from_secs(2);
 /// Streams of a log in which nothing is open and which keep the cache of their connection between calls; more give it up.
 pub const SQL_STREAMS_WARM_MAX: usize = 2;
-/// Streams of a log, and of all logs, those that are in a call included.
+/// Streams of a log, those that are in a call included.
 pub const SQL_STREAMS_PER_LOG_MAX: usize = 256;
-/// See [`SQL_STREAMS_PER_LOG_MAX`].
+/// Streams that logs share, those that are in a call included: each log gets half of what the others leave.
 pub const SQL_STREAMS_MAX: usize = 1024;
+/// Streams beside those: one for each log that has none.
+pub const SQL_STREAMS_MORE_MAX: usize = 1024;
 /// How long it is remembered what became of a stream that ended: the baton of one in which nothing was open is good for so long.
 pub const SQL_GONE_TIME_MAX: Duration = Duration::from_secs(3600);
 /// Streams that ended and are remembered: of a log, those that were closed apart from others, and of all logs. Some 200 bytes each.
@@ -556,6 +566,8 @@ pub const WORKER_HEAD_BYTES_MAX: usize = 64 << 20;
 pub const WORKER_BODY_BYTES_MAX: usize = 256 << 20;
 /// Processes that run SQL, unless told otherwise: one a core, and no more than this.
 pub const SQL_WORKERS_MAX: NonZeroUsize = NonZeroUsize::new(4).unwrap();
+/// Fewest threads that run SQL in a worker, however little memory it has.
+pub const WORKER_THREADS_MIN: usize = 2;
 /// Stack of a thread that runs SQL in a worker: one that overflows ends the worker only.
 pub const WORKER_STACK_BYTES: usize = 64 << 20;
 /// Memory of an SQL worker: the caches of its databases, what its statements sort, and the stacks of its threads but those of the

@@ -19,7 +19,7 @@ use super::process::{Process, Started};
 use super::wire::{self, FromWorker, Id, ToWorker, WorkerStart};
 use super::wire_error::WireError;
 use crate::engine::Logs;
-use crate::format::wal::{FRAME_HEADER_LEN, HEADER_LEN};
+use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN};
 use crate::limits::{LIBSQL_PAGE_SIZE, WORKER_PING_EVERY, WORKER_READ_BYTES, WORKER_SILENCE_MAX, WORKER_START_WAIT};
 use crate::mirror::{Error, Log, LogUpdate, LogUpdates, Registry};
 use crate::offset::{Generation, Offset};
@@ -43,8 +43,15 @@ const EVENTS: usize = 4;
 struct Call {
     log: Arc<Log>,
     events: mpsc::Sender<Event>,
-    /// The frames that it has appended, the last exclusive.
-    appended: Option<(Offset, Offset)>,
+    appended: Option<Appended>,
+}
+
+/// What a call has appended.
+#[derive(Clone, Copy, Debug)]
+struct Appended {
+    first: Offset,
+    end: Offset,
+    transactions: usize,
 }
 
 /// A worker that runs.
@@ -226,7 +233,9 @@ impl Connection {
         };
         self.process.kill();
         let cause = ended.await.unwrap_or_default();
-        let cause = locked(&self.killed_for).take().or(broken.map(|error| error.to_string())).unwrap_or(cause);
+        // One that ended by itself breaks the connection as well.
+        let broken = broken.filter(|error| error.kind() == io::ErrorKind::InvalidData).map(|error| error.to_string());
+        let cause = locked(&self.killed_for).take().or(broken).unwrap_or(cause);
         // What is appended now is known then.
         drop(self.appending.write().await);
         let Some(calls) = locked(&self.calls).take() else { return };
@@ -325,10 +334,14 @@ impl Connection {
         let frame = (FRAME_HEADER_LEN + LIBSQL_PAGE_SIZE as usize) as u64;
         let header = if at.is_some() { 0 } else { HEADER_LEN as u64 };
         let (first, count) = (at.unwrap_or(Offset(1)), (bytes.len() as u64).saturating_sub(header) / frame);
+        let frames = bytes.get(header as usize..).unwrap_or_default().chunks_exact(frame as usize);
+        let ends = |frame: &&[u8]| frame.first_chunk().is_some_and(|head| FrameHeader::decode(head).size > 0);
+        let transactions = frames.filter(ends).count();
         Logs::append(&*self.registry, &log, at, bytes).await?;
         if let Some(call) = locked(&self.calls).as_mut().and_then(|calls| calls.get_mut(&call)) {
-            let from = call.appended.map_or(first, |(from, _)| from);
-            call.appended = Some((from, Offset(first.0 + count)));
+            let end = Offset(first.0 + count);
+            let before = call.appended.unwrap_or(Appended { first, end, transactions: 0 });
+            call.appended = Some(Appended { end, transactions: before.transactions + transactions, ..before });
         }
         Ok(log)
     }
@@ -345,11 +358,12 @@ pub(super) fn answer(log: Arc<Log>, outcome: Result<(), WireError>, body: Bytes)
 }
 
 /// The error for a call whose worker ended.
-fn aborted(cause: &str, appended: Option<(Offset, Offset)>) -> Error {
+fn aborted(cause: &str, appended: Option<Appended>) -> Error {
     let kept = match appended {
         None => "nothing of this request is in the log".to_owned(),
-        Some((first, end)) => format!(
-            "what it committed up to frame {} is in the log (frames {first} on), nothing after that is",
+        Some(Appended { first, end, transactions }) => format!(
+            "what it committed up to frame {} is in the log (frames {first} on; its first {transactions} transactions that \
+             changed something), nothing after that is",
             end.0 - 1
         ),
     };

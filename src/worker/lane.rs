@@ -18,7 +18,7 @@ use super::wire_error::WireError;
 use crate::limits::{WORKER_LANE_READ_BYTES, WORKER_LANES, WORKER_STACK_BYTES};
 use crate::mirror::LogUpdate;
 use crate::offset::{Generation, Offset};
-use crate::sync::turso::sql::{AtOnce, CALL};
+use crate::sync::turso::sql::{AtOnce, CALL, is_lowered, may_be_lowered};
 
 thread_local! {
     /// The lane that this thread is.
@@ -79,22 +79,33 @@ pub(super) fn append(generation: Generation, at: Option<Offset>, bytes: &[u8]) -
 /// When the system has no thread to spare.
 pub(super) fn start(sockets: Vec<UnixStream>, worker: &Arc<Worker>) -> io::Result<()> {
     for socket in sockets.into_iter().take(WORKER_LANES) {
-        let (worker, runtime) = (worker.clone(), Handle::current());
-        let thread = std::thread::Builder::new().name("sql-lane".into()).stack_size(WORKER_STACK_BYTES);
-        thread.spawn(move || {
-            let _context = runtime.enter();
-            let socket = BufReader::with_capacity(WORKER_LANE_READ_BYTES, socket);
-            LANE.set(Some(Lane { socket, offered: None, is_answered: false }));
-            if let Err(error) = run(&worker, &runtime) {
-                log::error!("a lane to the service is broken: {error}");
-            }
-        })?;
+        start_thread(BufReader::with_capacity(WORKER_LANE_READ_BYTES, socket), worker.clone(), Handle::current())?;
     }
     Ok(())
 }
 
-/// Runs calls to the end of the socket.
-fn run(worker: &Arc<Worker>, runtime: &Handle) -> io::Result<()> {
+fn start_thread(socket: BufReader<UnixStream>, worker: Arc<Worker>, runtime: Handle) -> io::Result<()> {
+    let thread = std::thread::Builder::new().name("sql-lane".into()).stack_size(WORKER_STACK_BYTES);
+    let run = move || {
+        let _context = runtime.enter();
+        may_be_lowered(false);
+        LANE.set(Some(Lane { socket, offered: None, is_answered: false }));
+        let goes_on = run(&worker, &runtime);
+        let lane = LANE.take();
+        let ended = match (goes_on, lane) {
+            (Ok(true), Some(Lane { socket, .. })) => start_thread(socket, worker, runtime.clone()),
+            (ended, _) => ended.map(drop),
+        };
+        if let Err(error) = ended {
+            log::error!("a lane to the service is broken: {error}");
+        }
+    };
+    thread.spawn(run).map(drop)
+}
+
+/// Runs calls to the end of the socket; or, and then it is true, until another thread is to go on because the priority of this one
+/// was lowered.
+fn run(worker: &Arc<Worker>, runtime: &Handle) -> io::Result<bool> {
     while let Some((message, body)) = with_lane(Lane::read)? {
         let ToLane::Pipeline { id, update, lasting } = message else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer that nothing asked for"));
@@ -124,8 +135,11 @@ fn run(worker: &Arc<Worker>, runtime: &Handle) -> io::Result<()> {
                 }));
             }
         }
+        if is_lowered() {
+            return Ok(true);
+        }
     }
-    Ok(())
+    Ok(false)
 }
 
 fn at_once(worker: &Worker, log: &str, call: (Bytes, bool), runtime: &Handle) -> AtOnce {

@@ -78,6 +78,14 @@ struct StrikeRecord {
     cause: String,
 }
 
+impl Seat {
+    /// Nothing runs on it, and no call is about to.
+    fn is_free(self: &Arc<Self>) -> bool {
+        let has_ended = |worker: &Option<Arc<Connection>>| worker.as_ref().is_none_or(|worker| worker.has_ended());
+        Arc::strong_count(self) == 1 && self.worker.try_lock().is_ok_and(|worker| has_ended(&worker))
+    }
+}
+
 impl StrikeRecord {
     /// How long no worker runs SQL of the log from its last strike on.
     fn pause(&self) -> Duration {
@@ -206,6 +214,10 @@ impl Workers {
             return Err(refused(&format!("SQL on it goes on in {:.0} s", left.as_secs_f64().ceil())));
         }
         if !alone.contains_key(log.id()) && alone.len() >= WORKERS_ALONE_MAX {
+            // A log that is paused, or not used any more, needs none.
+            alone.retain(|_, seat| !seat.is_free());
+        }
+        if !alone.contains_key(log.id()) && alone.len() >= WORKERS_ALONE_MAX {
             return Err(refused("there are too many such logs: SQL on it goes on in a few minutes"));
         }
         Ok(alone.entry(log.id().to_owned()).or_default().clone())
@@ -234,5 +246,36 @@ fn record(records: &Mutex<HashMap<String, StrikeRecord>>, registry: &Registry, d
         let record = records.entry(id.to_owned()).or_insert_with(fresh);
         (record.strikes, record.last) = (record.strikes + 1, Instant::now());
         record.cause.clone_from(&death.cause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::CreateLog;
+    use crate::format::LogFormat;
+    use crate::mirror::Settings;
+    use crate::repo::MemRepo;
+
+    #[test]
+    fn logs_that_ended_their_workers_leave_the_places_that_they_do_not_use() {
+        let registry = Arc::new(Registry::open(Arc::new(MemRepo::default()), Settings::default()).expect("a registry"));
+        let program = WorkerProgram { path: PathBuf::new(), args: Vec::new() };
+        let workers = Workers::new(registry.clone(), WorkerSettings::of(program), SqlSettings::default());
+        let struck = |number: usize| {
+            let wal = CreateLog { format: LogFormat::Wal, first: None, checkpoint: None, foreign_keys: None };
+            let (log, _) = registry.create(&format!("log-{number}"), wal).expect("a log");
+            let record = StrikeRecord { strikes: WORKER_STRIKES_ALONE, last: Instant::now(), cause: String::new() };
+            locked(&workers.records).insert(log.id().to_owned(), record);
+            workers.seat(&log)
+        };
+        for number in 0..2 * WORKERS_ALONE_MAX {
+            assert!(struck(number).is_ok(), "{number}");
+        }
+        // Those that are in use stay.
+        let used: Vec<_> = (0..WORKERS_ALONE_MAX).map(|number| struck(100 + number).expect("a place")).collect();
+        assert!(struck(200).is_err());
+        drop(used);
+        assert!(struck(201).is_ok());
     }
 }

@@ -69,9 +69,23 @@ impl Process {
     }
 }
 
+/// What the runtime says of an end, and what that means.
+const CAUSES: [(&str, &str); 2] = [
+    ("overflowed its stack", "a statement used up the stack: it nests too deep"),
+    ("memory allocation of", "a statement used up the memory that a worker may have"),
+];
+
+/// What a worker said before it ended.
+#[derive(Default)]
+struct LastWords {
+    /// The first of the [`CAUSES`]: more may be said after it.
+    cause: Option<&'static str>,
+    last: String,
+}
+
 /// Passes on what a worker logs, and returns the last of it.
-fn listen(stderr: ChildStderr) -> String {
-    let mut last = String::new();
+fn listen(stderr: ChildStderr) -> LastWords {
+    let (mut last, mut cause) = (String::new(), None);
     for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
         let line = String::from_utf8_lossy(&line);
         let (level, text) = match line.split_once(' ') {
@@ -82,6 +96,8 @@ fn listen(stderr: ChildStderr) -> String {
             Some(("TRACE", text)) => (log::Level::Trace, text),
             // Of the runtime: the stack or the memory is used up.
             _ => {
+                cause =
+                    cause.or_else(|| CAUSES.iter().find(|(words, _)| line.contains(words)).map(|(_, cause)| *cause));
                 last.push_str(line.trim());
                 last.push(' ');
                 (log::Level::Error, &*line)
@@ -92,17 +108,14 @@ fn listen(stderr: ChildStderr) -> String {
             last.remove(0);
         }
     }
-    last.trim_end().to_owned()
+    LastWords { cause, last: last.trim_end().to_owned() }
 }
 
-fn describe(status: ExitStatus, last_words: &str) -> String {
-    if last_words.contains("overflowed its stack") {
-        return "a statement used up the stack: it nests too deep".into();
+fn describe(status: ExitStatus, last_words: &LastWords) -> String {
+    if let Some(cause) = last_words.cause {
+        return cause.into();
     }
-    if last_words.contains("memory allocation of") {
-        return "a statement used up the memory that a worker may have".into();
-    }
-    match (status.signal(), last_words) {
+    match (status.signal(), &*last_words.last) {
         (Some(signal), "") => format!("signal {signal}"),
         (Some(signal), words) => format!("signal {signal}: {words}"),
         (None, "") => status.to_string(),

@@ -22,7 +22,9 @@ use super::wire::{self, FromWorker, Id, ToWorker, WorkerStart};
 use super::wire_error::WireError;
 use super::{descriptors, lane};
 use crate::engine::{Engines, Logs};
-use crate::limits::{WORKER_CHECK_EVERY, WORKER_LANES, WORKER_READ_BYTES, WORKER_STACK_BYTES};
+use crate::limits::{
+    SQL_THREADS_MAX, WORKER_CHECK_EVERY, WORKER_LANES, WORKER_READ_BYTES, WORKER_STACK_BYTES, WORKER_THREADS_MIN,
+};
 use crate::mirror::Error;
 use crate::sync::turso::sql::{CALL, Pieces, Sql, SqlSettings};
 
@@ -62,12 +64,19 @@ async fn serve(socket: StdUnixStream, lanes: Vec<StdUnixStream>) -> io::Result<(
         stream_idle: Duration::from_millis(start.stream_idle_ms),
         statement_time_max: Duration::from_millis(start.statement_ms_max),
         stack_bytes: WORKER_STACK_BYTES,
+        threads_max: threads_max(start.memory_bytes_max),
     };
     let sql = Arc::new(Sql::with(engines, settings)?);
     let worker = Arc::new(Worker { logs, sql, cursors: Mutex::default() });
     lane::start(lanes, &worker)?;
     tokio::spawn(watch(worker.clone()));
     worker.read(&mut input).await
+}
+
+/// How many threads run SQL: their stacks take two thirds of the memory at most.
+fn threads_max(memory_bytes_max: u64) -> usize {
+    let stacks = usize::try_from(memory_bytes_max / 3 * 2).unwrap_or(usize::MAX);
+    (stacks / WORKER_STACK_BYTES).clamp(WORKER_THREADS_MIN, SQL_THREADS_MAX)
 }
 
 /// What the system lets this process have.

@@ -127,6 +127,25 @@ fn too_many_open_streams_are_told_to_come_back() {
 }
 
 #[test]
+fn logs_that_open_as_many_streams_as_they_may_leave_some_to_others() {
+    let rig = Rig::with_idle(Duration::from_secs(600));
+    let open = |log: &str| {
+        let requests = json!([{"type": "store_sql", "sql_id": 1, "sql": "SELECT 1"}]);
+        let body = json!({"baton": Value::Null, "requests": requests}).to_string();
+        let head = "content-type: application/json\r\n";
+        rig.service.call("POST", &format!("/logs/{log}/v3/pipeline"), head, body.as_bytes()).status
+    };
+    let mut counts = Vec::new();
+    for number in 0..6 {
+        let log = format!("many-{number}");
+        assert_eq!(rig.service.put(&format!("/logs/{log}"), r#"{"format":"wal"}"#).status, 201);
+        counts.push((0..300).take_while(|_| open(&log) == 200).count());
+    }
+    assert_eq!(counts, [256, 256, 256, 128, 64, 32]);
+    rig.run("SELECT 1");
+}
+
+#[test]
 fn stored_sql_has_a_cap() {
     let rig = Rig::new();
     let results =

@@ -15,6 +15,7 @@ mod guard;
 mod memory;
 mod numbers;
 mod pipeline;
+mod priority;
 mod request;
 mod shares;
 mod spelling;
@@ -31,7 +32,7 @@ use tokio::time::timeout;
 use crate::engine::Engines;
 use crate::limits::{
     SQL_ATTEMPTS_MAX, SQL_CURSOR_PIECE, SQL_INTERRUPT_WAIT, SQL_STACK_BYTES, SQL_STATEMENT_TIME_MAX, SQL_STREAM_IDLE,
-    WRITE_TURN_WAIT,
+    SQL_THREADS_MAX, WRITE_TURN_WAIT,
 };
 use crate::mirror::Error;
 use answer::CursorHead;
@@ -41,6 +42,7 @@ use guard::Leaves;
 pub(crate) use memory::Memory;
 pub use memory::MemoryShare;
 pub(crate) use pipeline::AtOnce;
+pub(crate) use priority::{is_lowered, may_be_lowered};
 use request::CursorCall;
 pub(crate) use shares::{LogShares, ThreadShare};
 use streams::{Found, Stream, Streams, Taken};
@@ -66,6 +68,8 @@ pub struct SqlSettings {
     pub statement_time_max: Duration,
     /// Stack of a thread that runs SQL.
     pub stack_bytes: usize,
+    /// Threads that run SQL, and so statements at once.
+    pub threads_max: usize,
 }
 
 impl Default for SqlSettings {
@@ -74,6 +78,7 @@ impl Default for SqlSettings {
             stream_idle: SQL_STREAM_IDLE,
             statement_time_max: SQL_STATEMENT_TIME_MAX,
             stack_bytes: SQL_STACK_BYTES,
+            threads_max: SQL_THREADS_MAX,
         }
     }
 }

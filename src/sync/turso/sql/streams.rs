@@ -18,7 +18,9 @@ use super::execute::Runner;
 use super::guard::Leaves;
 use super::threads::Threads;
 use crate::engine::{Session, Turn};
-use crate::limits::{SQL_STREAMS_MAX, SQL_STREAMS_PER_LOG_MAX, SQL_STREAMS_WARM_MAX, SQL_TURN_IDLE};
+use crate::limits::{
+    SQL_STREAMS_MAX, SQL_STREAMS_MORE_MAX, SQL_STREAMS_PER_LOG_MAX, SQL_STREAMS_WARM_MAX, SQL_TURN_IDLE,
+};
 use crate::mirror::Error;
 
 /// A stream. Dropped, it rolls back what is open and then gives the turn to the next one; where that may block only.
@@ -194,6 +196,19 @@ impl Table {
         replaceable.min().map(|(_, _, stream)| stream)
     }
 
+    /// How many streams a log may have, that has `of_log`: half of what the other logs leave, and one at least. What is given up for
+    /// another one is left.
+    fn share(&self, log: &str, of_log: usize) -> usize {
+        let share =
+            |of_others: usize| (SQL_STREAMS_MAX.saturating_sub(of_others) / 2).clamp(1, SQL_STREAMS_PER_LOG_MAX);
+        let least = share(self.places.len() - of_log);
+        if of_log < least {
+            return least;
+        }
+        let is_left = |place: &Place| place.parked.as_ref().is_some_and(|parked| parked.stream.is_replaceable());
+        share(self.places.values().filter(|place| place.log != log && !is_left(place)).count())
+    }
+
     fn of(&self, log: &str) -> impl Iterator<Item = &Place> {
         self.places.values().filter(move |place| place.log == log)
     }
@@ -225,7 +240,7 @@ impl Streams {
     /// A place for a new stream. When there are too many one goes for it in which nothing is open.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when all have something open, or are in a call.
+    /// [`Error::Unavailable`] when all that the log may have have something open, or are in a call.
     pub(super) fn begin(self: &Arc<Self>, log: &str) -> Result<Taken, Error> {
         self.place(&mut self.table(), log, Uuid::new_v4(), None)
     }
@@ -237,13 +252,18 @@ impl Streams {
         stream: Uuid,
         ending: Option<Gone>,
     ) -> Result<Taken, Error> {
-        let full = table.of(log).count() >= SQL_STREAMS_PER_LOG_MAX;
+        let (of_log, most) = (table.of(log).count(), SQL_STREAMS_MAX + SQL_STREAMS_MORE_MAX);
+        let full = of_log >= table.share(log, of_log);
         if full || table.places.len() >= SQL_STREAMS_MAX {
-            let Some(replaced) = table.replaceable(full.then_some(log)) else {
-                return Err(Error::Unavailable("too many SQL streams are in use, try again later".into()));
-            };
-            if let Some((_, stream)) = table.end(replaced, Duration::ZERO) {
-                self.threads.end_later(stream);
+            match table.replaceable(full.then_some(log)) {
+                Some(replaced) => {
+                    if let Some((_, stream)) = table.end(replaced, Duration::ZERO) {
+                        self.threads.end_later(stream);
+                    }
+                }
+                // All have something open: the first one of a log is one more.
+                None if of_log == 0 && table.places.len() < most => {}
+                None => return Err(Error::Unavailable("too many SQL streams are in use, try again later".into())),
             }
         }
         table.places.insert(stream, Place { log: log.to_owned(), secret: Uuid::new_v4(), parked: None });

@@ -2,7 +2,8 @@
 //! process.
 //!
 //! One thread more than there are processors does the usual work: more would only get into each other's way. Work that has
-//! not begun after a while gets another thread, so that a statement that takes long holds up nobody for long.
+//! not begun after a while gets another thread, so that a statement that takes long holds up nobody for long, and it goes on with
+//! [less of the processor](super::priority).
 
 use std::cell::RefCell;
 use std::num::NonZero;
@@ -19,8 +20,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::SqlSettings;
+use super::priority::{Lowering, is_lowered, may_be_lowered};
 use super::shares::LogShares;
-use crate::limits::{SQL_BEGIN_WAIT, SQL_PREPARE_TIME_MAX, SQL_THREADS_MAX};
+use crate::limits::{SQL_BEGIN_WAIT, SQL_PREPARE_TIME_MAX};
 use crate::mirror::Error;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -106,51 +108,108 @@ fn panicked() -> Error {
 #[derive(Debug)]
 pub(super) struct Threads {
     jobs: Sender<Job>,
-    todo: Receiver<Job>,
-    stack_bytes: usize,
+    pool: Arc<Pool>,
     statement_time_max: Duration,
-    /// How many there are.
-    count: Arc<AtomicUsize>,
     running: Arc<Mutex<Vec<Running>>>,
     shares: Arc<LogShares>,
+    lowering: Arc<Lowering>,
+}
+
+/// What threads work on, and how many there are.
+#[derive(Debug)]
+struct Pool {
+    todo: Receiver<Job>,
+    stack_bytes: usize,
+    most: usize,
+    count: AtomicUsize,
+    /// Those that do the usual work and were not lowered, and how many there are to be.
+    usual: AtomicUsize,
+    usual_wanted: usize,
+}
+
+impl Pool {
+    fn start(self: &Arc<Self>, work: impl FnOnce(&Arc<Pool>) + Send + 'static) -> std::io::Result<()> {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        let thread = std::thread::Builder::new().name("sql".into()).stack_size(self.stack_bytes);
+        let pool = self.clone();
+        let started = thread.spawn(move || {
+            work(&pool);
+            pool.count.fetch_sub(1, Ordering::Relaxed);
+        });
+        if started.is_err() {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        started.map(drop)
+    }
+
+    /// A thread for the usual work, until it was lowered.
+    fn start_usual(self: &Arc<Self>) -> std::io::Result<()> {
+        self.usual.fetch_add(1, Ordering::Relaxed);
+        let started = self.start(|pool| {
+            may_be_lowered(true);
+            for job in &pool.todo {
+                job();
+                let is_missed = || pool.usual.load(Ordering::Relaxed) < pool.usual_wanted;
+                // One that was not replaced when it was lowered is now, or stays.
+                if is_lowered() && (!is_missed() || pool.start_usual().is_ok()) {
+                    break;
+                }
+            }
+        });
+        if started.is_err() {
+            self.usual.fetch_sub(1, Ordering::Relaxed);
+        }
+        started
+    }
+
+    /// Another thread in the place of one that was lowered, which still works.
+    fn replace_usual(self: &Arc<Self>) {
+        self.usual.fetch_sub(1, Ordering::Relaxed);
+        if self.count.load(Ordering::Relaxed) < self.most {
+            let _is_replaced_later = self.start_usual();
+        }
+    }
+
+    /// A thread for what waits.
+    fn start_helper(self: &Arc<Self>) -> std::io::Result<()> {
+        self.start(|pool| {
+            may_be_lowered(false);
+            for job in pool.todo.try_iter() {
+                job();
+                if is_lowered() {
+                    break;
+                }
+            }
+        })
+    }
 }
 
 impl Threads {
     /// # Errors
     /// When the system has no thread to spare.
-    pub(super) fn new(SqlSettings { stack_bytes, statement_time_max, .. }: SqlSettings) -> std::io::Result<Threads> {
+    pub(super) fn new(settings: SqlSettings) -> std::io::Result<Threads> {
+        let SqlSettings { stack_bytes, statement_time_max, threads_max: most, .. } = settings;
         let (jobs, todo) = unbounded::<Job>();
-        let (count, running, shares) = (Arc::default(), Arc::default(), Arc::new(LogShares::new(SQL_THREADS_MAX)));
-        let threads = Threads { jobs, todo, stack_bytes, statement_time_max, count, running, shares };
-        let processors = available_parallelism().map_or(1, NonZero::get);
-        for _ in 0..(processors + 1).min(SQL_THREADS_MAX) {
-            let todo = threads.todo.clone();
-            threads.start(move || todo.iter().for_each(|job| job()))?;
+        let usual_wanted = (available_parallelism().map_or(1, NonZero::get) + 1).min(most);
+        let (count, usual) = Default::default();
+        let pool = Arc::new(Pool { todo, stack_bytes, most, count, usual, usual_wanted });
+        for _ in 0..usual_wanted {
+            pool.start_usual()?;
         }
-        Ok(threads)
-    }
-
-    fn start(&self, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        let thread = std::thread::Builder::new().name("sql".into()).stack_size(self.stack_bytes);
-        let started = thread.spawn(work).map(drop);
-        if started.is_err() {
-            self.count.fetch_sub(1, Ordering::Relaxed);
-        }
-        started
+        let replaced = pool.clone();
+        let lowering = Lowering::start(move || replaced.replace_usual())?;
+        let (running, shares) = (Arc::default(), Arc::new(LogShares::new(most)));
+        Ok(Threads { jobs, pool, statement_time_max, running, shares, lowering })
     }
 
     /// Another thread, for as long as there is work that waits; none when there are many already.
     fn help(&self) {
-        if self.count.load(Ordering::Relaxed) >= SQL_THREADS_MAX {
+        if self.pool.count.load(Ordering::Relaxed) >= self.pool.most {
             return;
         }
-        let (todo, count) = (self.todo.clone(), self.count.clone());
-        let work = move || {
-            todo.try_iter().for_each(|job| job());
-            count.fetch_sub(1, Ordering::Relaxed);
-        };
-        if let Err(error) = self.start(work) {
+        let is_missed = self.pool.usual.load(Ordering::Relaxed) < self.pool.usual_wanted;
+        let started = if is_missed { self.pool.start_usual() } else { self.pool.start_helper() };
+        if let Err(error) = started {
             log::warn!("no further thread for SQL: {error}");
         }
     }
@@ -186,6 +245,7 @@ impl Threads {
     /// As [`run`](Self::run).
     pub(super) fn run_here<T>(&self, log: &str, work: impl FnOnce() -> T) -> Option<Result<T, Error>> {
         let _share = self.shares.try_thread(log)?;
+        let _goes_on_lowered = self.lowering.watched();
         let call = CALL.try_with(|call| *call).ok();
         let _watched = call.map(|call| Watched::begin(call, self.running.clone(), self.statement_time_max));
         Some(caught(work).ok_or_else(panicked))
@@ -216,9 +276,10 @@ impl Threads {
     ) -> oneshot::Receiver<T> {
         let (tell, done) = oneshot::channel();
         let (runtime, call, running) = (Handle::try_current(), CALL.try_with(|call| *call), self.running.clone());
-        let statement_time_max = self.statement_time_max;
+        let (statement_time_max, lowering) = (self.statement_time_max, self.lowering.clone());
         let job = move || {
             begun.store(true, Ordering::Relaxed);
+            let _goes_on_lowered = lowering.watched();
             let _runtime = runtime.as_ref().map(Handle::enter);
             let _watched = call.ok().map(|call| Watched::begin(call, running, statement_time_max));
             if let Some(result) = caught(work) {
