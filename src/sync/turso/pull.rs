@@ -7,6 +7,7 @@
 mod history;
 mod pages;
 mod plan;
+mod query;
 mod revision;
 mod selector;
 
@@ -27,6 +28,7 @@ use history::{Steps, is_before};
 use pages::{Filled, Pages};
 use plan::Plan;
 use revision::Point;
+pub use query::{check_selected, with_touched};
 pub use revision::Revision;
 
 /// Pulls, for all logs of a service.
