@@ -211,11 +211,13 @@ fn a_query_narrows_what_else_is_asked_for() {
     let rig = Rig::new();
     fill(&rig);
     let first = rig.pull(&query(ONE_ROW));
-    let of = |sql: &str, from: &str, to: &str| PullUpdatesRequest { server_query_selector: sql.into(), ..between(from, to) };
+    let of =
+        |sql: &str, from: &str, to: &str| PullUpdatesRequest { server_query_selector: sql.into(), ..between(from, to) };
     // The newest revision may be named, and no other one.
     assert_eq!(rig.pull(&of(ONE_ROW, "", &first.revision)), first);
     let pages = (1..3).collect();
-    let both = PullUpdatesRequest { server_pages_selector: selector(&pages), ..query("SELECT sum(length(value)) FROM keyed") };
+    let both =
+        PullUpdatesRequest { server_pages_selector: selector(&pages), ..query("SELECT sum(length(value)) FROM keyed") };
     assert_eq!(rig.pull(&both).ids(), [1, 2]);
     let none = PullUpdatesRequest { server_pages_selector: selector(&[9_999].into_iter().collect()), ..query(ONE_ROW) };
     assert!(rig.pull(&none).pages.is_empty());

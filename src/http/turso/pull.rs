@@ -43,7 +43,8 @@ async fn pull_updates(
         let (received, share) = receive(&app, request).await?;
         let request = PullUpdatesRequest::decode(received);
         let request = request.map_err(|error| Error::Invalid(format!("this is no request to pull: {error}")))?;
-        let request = if request.server_query_selector.is_empty() { request } else { select(&app, &name, request).await? };
+        let request =
+            if request.server_query_selector.is_empty() { request } else { select(&app, &name, request).await? };
         let answer = pulls.pull(&app.registry, &name, request).await?;
         drop(share);
         respond(Sending { log: name.clone(), answer, sent: 0, begun }).await

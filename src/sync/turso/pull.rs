@@ -27,8 +27,8 @@ use crate::sync::FRAME_LEN;
 use history::{Steps, is_before};
 use pages::{Filled, Pages};
 use plan::Plan;
-use revision::Point;
 pub use query::{check_selected, with_touched};
+use revision::Point;
 pub use revision::Revision;
 
 /// Pulls, for all logs of a service.

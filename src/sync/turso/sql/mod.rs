@@ -208,6 +208,9 @@ impl Sql {
     fn begin_pipeline(&self, log: &str, body: &Bytes, mut share: MemoryShare) -> Result<Begun, Error> {
         let Pipeline { baton, requests } = request::read(body)?;
         let foreseen = Foreseen::of(&requests);
+        if foreseen.pushes {
+            batch::check_pushed(&requests)?;
+        }
         let new = baton.is_none();
         let (taken, mut stream, opened) = self.stream(log, baton.as_deref(), &foreseen)?;
         // With the session came all that others appended.
@@ -407,8 +410,8 @@ struct Begun {
 
 /// Runs requests on a stream. Blocks.
 fn run(stream: &mut Stream, requests: &[Request], share: &mut MemoryShare) -> Result<Ran, NeedsTurn> {
-    let Stream { session, turn, keys_after, stored, .. } = stream;
-    let runner = Runner { session, may_write: turn.is_some(), pushes: keys_after.is_some() };
+    let Stream { session, turn, stored, .. } = stream;
+    let runner = Runner { session, may_write: turn.is_some() };
     batch::run(runner, requests, stored, share)
 }
 

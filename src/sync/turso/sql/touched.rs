@@ -1,6 +1,7 @@
 //! The pages that a query touches, for clients that begin with no more of a database than that.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use turso_core::Connection;
 use turso_parser::ast::{Cmd, Stmt};
@@ -10,7 +11,7 @@ use super::answer::SqlError;
 use super::execute::{Runner, Stopped};
 use super::{Sql, guard, whole};
 use crate::engine::{Session, record_page_reads};
-use crate::limits::SQL_ATTEMPTS_MAX;
+use crate::limits::{SQL_ATTEMPTS_MAX, WRITE_TURN_WAIT};
 use crate::mirror::Error;
 use crate::offset::Offset;
 use crate::sync::turso::TouchedPages;
@@ -29,11 +30,13 @@ impl Sql {
             let query: Arc<str> = query.into();
             let mut share = sql.share(&log);
             share.cover(query.len()).await?;
-            let mut attempts = 1;
+            let (since, mut attempts) = (Instant::now(), 1);
             loop {
                 match sql.try_touched(&log, query.clone()).await {
                     // Its engine was closed under it, because others appended to the log.
-                    Err(Error::Unavailable(_)) if attempts < SQL_ATTEMPTS_MAX => attempts += 1,
+                    Err(Error::Unavailable(_)) if attempts < SQL_ATTEMPTS_MAX && since.elapsed() < WRITE_TURN_WAIT => {
+                        attempts += 1;
+                    }
                     touched => return touched,
                 }
             }
@@ -73,7 +76,7 @@ fn check(query: &str) -> Result<(), Error> {
 
 /// Runs it in a transaction, which is left open: what the connection has seen is what it read. Blocks.
 fn read(session: &Session, query: &str) -> Result<TouchedPages, Error> {
-    let runner = Runner { session, may_write: false, pushes: false };
+    let runner = Runner { session, may_write: false };
     let connection = session.connection();
     // It reads the first page when it is made, and some of the schema.
     session.drop_cache();
