@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::support::assert_bytes;
 use super::support::service::{Answer, Service, Setup};
 use super::support::sqlite::{connect, rows};
-use super::{PAGE, Pulled, Rig, between, real, selector};
+use super::{PAGE, Pulled, Rig, between, real, selector, short};
 
 const ONE_ROW: &str = "SELECT * FROM keyed WHERE key = 1000";
 
@@ -240,4 +240,13 @@ fn of_a_database_that_was_never_written_the_first_page_is_brought() {
     assert_eq!(pulled.ids(), [0]);
     assert_eq!(pulled, rig.bootstrap());
     assert!(rig.refusal(&query("SELECT * FROM nix")).contains("no such table: nix"));
+}
+
+#[test]
+fn where_no_sql_can_be_run_a_query_is_refused_with_the_reason_and_all_else_is_served() {
+    let rig = Rig::holding(&short());
+    let refused = rig.ask(&query("SELECT 1"));
+    assert_eq!(refused.refusal(), (409, "format".to_owned()));
+    assert!(refused.text().contains("SQL cannot be run on log"), "{}", refused.text());
+    assert_eq!(rig.bootstrap().pages.len(), 4);
 }
