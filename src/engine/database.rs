@@ -20,7 +20,7 @@ use super::{features, objects, set_keys};
 use crate::format::wal::FrameHeader;
 use crate::limits::{ENGINE_CACHE_PAGES, SETTLE_WAIT, SPARE_CONNECTIONS_MAX, WRITE_TURN_WAIT};
 use crate::mirror::{Error, Log, SeenBase, Sought, State, Writer};
-use crate::offset::Offset;
+use crate::offset::{Generation, Offset};
 use crate::sqlite::btree::PAGE_LEN;
 use crate::sync::libsql::syncable;
 
@@ -350,6 +350,12 @@ impl Engine {
         }
     }
 
+    /// The generation, and the last frame that a connection has seen.
+    pub(super) fn seen(&self, connection: &Connection) -> Result<(Generation, u64), Error> {
+        let state = connection.wal_state().map_err(|error| of_engine(&error))?;
+        Ok((self.log.generation(), state.max_frame))
+    }
+
     /// Appends to the log what was committed. After Ok all that `connection` has seen is durable.
     pub(super) async fn settle(&self, session: u64, connection: &Connection) -> Result<(), Error> {
         if self.closed.load(Ordering::Acquire) {
@@ -358,7 +364,7 @@ impl Engine {
         if self.holder.load(Ordering::Acquire) == session {
             return self.append().await.inspect_err(|error| self.close(error));
         }
-        let seen = connection.wal_state().map_err(|error| of_engine(&error))?.max_frame;
+        let (_, seen) = self.seen(connection)?;
         let mut view = self.log.watch();
         let durable =
             timeout(SETTLE_WAIT, view.wait_for(|view| view.durable.0 > seen || view.state != State::Ok)).await;

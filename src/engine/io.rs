@@ -8,6 +8,7 @@ use turso_core::{
     Buffer, Clock, Completion, CompletionError, File, IO, LimboError, MonotonicInstant, OpenFlags, WallClockInstant,
 };
 
+use super::page_reads;
 use super::unusable::Unusable;
 use super::wal::{FRAME_LEN, Wal};
 use crate::format::database;
@@ -103,7 +104,9 @@ impl File for Base {
     fn pread(&self, pos: u64, c: Completion) -> turso_core::Result<Completion> {
         let buf = c.as_read().buf().as_mut_slice();
         let last = (pos + buf.len() as u64).saturating_sub(1);
-        self.1.check(pos / PAGE_LEN + 1, last / PAGE_LEN + 1)?;
+        let (first, last) = (pos / PAGE_LEN + 1, last / PAGE_LEN + 1);
+        self.1.check(first, last)?;
+        page_reads::note(first, last);
         let read = self.0.read_at(buf, pos);
         let read = read.map_err(|error| failed("read")(io::Error::new(io::ErrorKind::InvalidData, error)))?;
         done(c, read)
@@ -159,9 +162,11 @@ impl File for WalFile {
         let buf = c.as_read().buf().as_mut_slice();
         let read = self.0.read(buf, pos).map_err(failed("read"))?;
         // What else the page may be is of no interest.
-        if is_page(pos, buf.len()) && (self.1.has_any() || buf.starts_with(database::MAGIC)) {
+        let is_of_interest = || self.1.has_any() || page_reads::is_recording() || buf.starts_with(database::MAGIC);
+        if is_page(pos, buf.len()) && is_of_interest() {
             let page = self.page(pos).map_err(failed("read"))?;
             self.1.check(page.into(), page.into())?;
+            page_reads::note(page.into(), page.into());
             if page == 1 {
                 database::state_wal(buf);
             }

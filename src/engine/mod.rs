@@ -10,6 +10,7 @@ mod first_page;
 mod io;
 mod logs;
 mod objects;
+mod page_reads;
 mod pages;
 mod programs;
 mod stand_in;
@@ -26,10 +27,12 @@ use turso_core::{DatabaseOpts, Statement};
 
 use crate::limits::{ENGINE_IDLE, ENGINES_MAX};
 use crate::mirror::{Error, Log};
+use crate::offset::Generation;
 use database::Engine;
 pub(crate) use database::of_append;
 pub use logs::Logs;
 pub(crate) use logs::transaction_bytes_max;
+pub(crate) use page_reads::record_page_reads;
 use programs::Programs;
 
 /// What databases may have that the engine has in part only: better so than that those of others cannot be opened at all.
@@ -273,6 +276,15 @@ impl Session {
     #[must_use]
     pub fn frame(&self) -> u64 {
         self.engine.frame()
+    }
+
+    /// The generation of the log, and its last frame as the connection has seen it: in a transaction that only reads, what that
+    /// reads. [Settled](Self::settle), it is durable.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn seen(&self) -> Result<(Generation, u64), Error> {
+        self.engine.seen(&self.connection)
     }
 
     /// The log whose database it is.

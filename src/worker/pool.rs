@@ -21,6 +21,7 @@ use crate::limits::{
     WORKER_STRIKES_ALONE, WORKER_STRIKES_KEPT, WORKERS_ALONE_MAX,
 };
 use crate::mirror::{Error, Log, Registry};
+use crate::sync::turso::TouchedPages;
 use crate::sync::turso::sql::{Pieces, SqlSettings};
 
 /// The program of a worker: this one as `logmirror sql-worker`, or another that calls [`run_worker`](super::run_worker).
@@ -119,6 +120,21 @@ impl Workers {
     pub(super) async fn pipeline(&self, log: &str, body: Bytes, lasting: bool) -> Result<Bytes, Error> {
         let (log, worker) = self.worker_of(log).await?;
         worker.pipeline(&log, &body, lasting).await.unwrap_or_else(|| Err(just_ended()))
+    }
+
+    /// As [`Sql::touched`](crate::sync::turso::sql::Sql::touched). To be awaited to its end.
+    ///
+    /// # Errors
+    /// As that; [`Error::Aborted`] when the worker ended.
+    pub(super) async fn touched(&self, log: &str, query: &str) -> Result<TouchedPages, Error> {
+        let (log, worker) = self.worker_of(log).await?;
+        let message = |id, update| ToWorker::Touched { id, update };
+        let (id, mut events) = worker.begin(&log)?;
+        worker.call((id, &log), message, query.as_bytes()).await?;
+        match events.recv().await {
+            Some(Event::Ended(answer)) => TouchedPages::decode(&answer?),
+            _ => Err(just_ended()),
+        }
     }
 
     /// As [`Sql::cursor`](crate::sync::turso::sql::Sql::cursor). To be awaited to its end.

@@ -164,6 +164,16 @@ impl Worker {
                         worker.answer(id, log.ok().as_deref(), answer).await;
                     }));
                 }
+                ToWorker::Touched { id, update } => {
+                    let (log, worker) = (self.logs.update(update), self.clone());
+                    tokio::spawn(CALL.scope(id, async move {
+                        let answer = match &log {
+                            Ok(log) => worker.touched(log, &body).await,
+                            Err(error) => Err(error.clone()),
+                        };
+                        worker.answer(id, log.ok().as_deref(), answer).await;
+                    }));
+                }
                 ToWorker::Cursor { id, update } => {
                     let (log, worker) = (self.logs.update(update), self.clone());
                     let reader = Arc::<Reader>::default();
@@ -205,6 +215,11 @@ impl Worker {
         let mut share = self.sql.share(log);
         share.cover(body.len()).await?;
         self.sql.pipeline(log, (body, share), lasting).await
+    }
+
+    async fn touched(&self, log: &str, query: &[u8]) -> Result<Bytes, Error> {
+        let query = String::from_utf8_lossy(query).into_owned();
+        Ok(self.sql.touched(log, query).await?.encode())
     }
 
     async fn cursor(&self, (id, reader): (Id, &Reader), log: &str, body: Bytes) -> Result<(), Error> {

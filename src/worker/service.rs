@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::pool::Workers;
 use crate::mirror::Error;
+use crate::sync::turso::TouchedPages;
 use crate::sync::turso::sql::{Memory, MemoryShare, Pieces, Sql};
 
 /// SQL over HTTP, for all logs of a service.
@@ -73,6 +74,25 @@ impl SqlService {
                 whole(async move {
                     let _held = share;
                     workers.cursor(&log, body).await
+                })
+                .await
+            }
+        }
+    }
+
+    /// As [`Sql::touched`].
+    ///
+    /// # Errors
+    /// As that; [`Error::Aborted`] when the worker that ran it has ended.
+    pub async fn touched(&self, log: &str, query: String) -> Result<TouchedPages, Error> {
+        match &self.executor {
+            Executor::Here(sql) => sql.touched(log, query).await,
+            Executor::Workers(workers) => {
+                let (workers, log) = (workers.clone(), log.to_owned());
+                let mut share = self.memory.share(&log);
+                whole(async move {
+                    share.cover(query.len()).await?;
+                    workers.touched(&log, &query).await
                 })
                 .await
             }

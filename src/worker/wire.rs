@@ -45,6 +45,8 @@ pub(super) enum ToWorker {
     Pipeline { id: Id, update: LogUpdate, lasting: bool },
     /// Run the batch of a cursor: the body.
     Cursor { id: Id, update: LogUpdate },
+    /// Which pages does a query touch? The body is the query, that of the answer the pages.
+    Touched { id: Id, update: LogUpdate },
     /// The reader of a cursor takes another piece.
     More { id: Id },
     /// The reader of a cursor is gone.

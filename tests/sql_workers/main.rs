@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use logmirror::http::Timeouts;
 use logmirror::repo::FsRepo;
+use logmirror::sync::turso::proto::PullUpdatesRequest;
 use logmirror::worker::{WorkerProgram, WorkerSettings};
+use prost::Message;
 use serde_json::{Value, json};
 use support::service::{Answer, Service, Setup};
 use tempfile::TempDir;
@@ -217,4 +219,19 @@ fn a_worker_that_no_service_started_says_what_starts_it() {
     let errors = String::from_utf8_lossy(&worker.stderr).into_owned();
     assert_eq!(worker.status.code(), Some(2), "{errors}");
     assert!(errors.contains("not a connection to a service") && errors.contains("serve --sql-workers"), "{errors}");
+}
+
+#[test]
+fn the_query_of_a_pull_ends_its_worker_and_not_the_service() {
+    let rig = Rig::new(1);
+    rig.run("app", &["CREATE TABLE t (a INTEGER PRIMARY KEY)", "INSERT INTO t VALUES (7)"]);
+    let pull = |sql: String| {
+        let request = PullUpdatesRequest { server_query_selector: sql, ..PullUpdatesRequest::default() };
+        rig.service.call("POST", "/logs/app/pull-updates", "", &request.encode_to_vec())
+    };
+    let answer = pull(doubling());
+    assert_eq!((answer.status, answer.json()["error"].as_str()), (500, Some("sql-aborted")), "{}", answer.text());
+    assert_eq!(rig.count("app"), 1);
+    let answer = pull("SELECT * FROM t".into());
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }

@@ -58,14 +58,49 @@ class Partial(Scene):
                 self.assert_old_pages_then_new_ones(client, wire)
 
     def test_pages_read_on_demand_after_a_query_bootstrap_are_those_of_the_bootstrap(self):
-        # The server may send everything: then nothing is left to be read on demand, and all is there.
-        clients = [self.client(kind, kind, self.wire(), query="SELECT * FROM t WHERE id < 20") for kind in KINDS]
+        clients = [self.lazy(kind, kind, query="SELECT * FROM t WHERE id < 20") for kind in KINDS]
         self.write_much()
-        for client in clients:
+        for client, wire in clients:
             with self.subTest(client.kind):
-                self.assertEqual(client.rows(ALL), SNAPSHOT)
-                self.assertTrue(client.pull())
-                self.assertEqual(client.rows(ALL), self.sql(ALL))
+                self.assert_old_pages_then_new_ones(client, wire)
+
+    def test_a_query_bootstrap_brings_the_pages_of_its_query_and_few_others(self):
+        self.transaction(
+            "CREATE TABLE keyed(key INTEGER PRIMARY KEY, value BLOB)",
+            "INSERT INTO keyed SELECT value, randomblob(1024) FROM generate_series(1, 2000)",
+        )
+        query = "SELECT length(value) FROM keyed WHERE key = 1000"
+        few = 10 * (PAGE_BYTES + 128)
+        for kind in KINDS:
+            with self.subTest(kind):
+                wire = self.wire()
+
+                def received():
+                    return sum(request.answer_bytes for request in wire.counted("/pull-updates"))
+
+                client = self.client(kind, f"keyed-{kind}", wire, query=query, segment_size=PAGE_BYTES)
+                self.assertLess(received(), few)
+                self.assertEqual(client.rows("SELECT length(value) FROM keyed LIMIT 1"), [(1024,)])
+                self.assertLess(received(), few)
+                client.execute("INSERT INTO keyed VALUES (-1, -1)")
+                before = received()
+                self.assertEqual(client.rows(query), [(1024,)])
+                self.assertEqual(received(), before, "the pages of the query were there")
+                client.push()
+                self.assertEqual(self.sql("SELECT value FROM keyed WHERE key = -1"), [(-1,)])
+                self.transaction("DELETE FROM keyed WHERE key = -1")
+                client.pull()
+                # Page by page: all of them would take a request each.
+                some = "SELECT count(*), sum(length(value)) FROM keyed WHERE key < 50"
+                self.assertEqual(client.rows(some), [(49, 49 * 1024)])
+
+    def test_a_query_bootstrap_whose_query_fails_says_so(self):
+        for kind in KINDS:
+            for query, reason in (("SELECT * FROM nix", "no such table: nix"), ("DELETE FROM t", "may only read")):
+                with self.subTest(kind, query=query):
+                    with self.assertRaisesRegex(Exception, reason):
+                        self.client(kind, f"failed-{kind}-{len(query)}", query=query)
+                    self.assertEqual(len(self.sql(ALL)), ROWS)
 
     def test_a_partial_client_opened_again_still_reads_the_pages_of_its_bootstrap(self):
         for kind in KINDS:

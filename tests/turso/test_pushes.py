@@ -46,6 +46,29 @@ class Pushes(Scene):
                 client.close()
         self.assert_fresh_clients_see(everything, rows)
 
+    def test_an_infinity_is_refused_and_the_push_goes_on_once_its_change_is_gone(self):
+        for kind in KINDS:
+            with self.subTest(kind):
+                client = self.client(kind, kind)
+                client.execute(f"CREATE TABLE {kind}(n INTEGER PRIMARY KEY, v REAL)")
+                client.execute(f"INSERT INTO {kind} VALUES (1, 1.5)")
+                client.push()
+                client.execute(f"UPDATE {kind} SET v = -9e999")
+                client.execute(f"INSERT INTO {kind} VALUES (2, 2.5)")
+                with self.assertRaisesRegex(ClientError, "infinity.*turso_cdc"):
+                    client.push()
+                everything = f"SELECT n, v FROM {kind} ORDER BY n"
+                self.assertEqual(self.sql(everything), [(1, 1.5)])
+                client.pull()
+                self.assertEqual(client.rows(f"SELECT n FROM {kind} WHERE v = -9e999"), [(1,)])
+                # A pull numbers the changes anew.
+                changed = f"FROM turso_cdc WHERE table_name = '{kind}' AND change_type = 0"
+                ((change,),) = client.rows(f"SELECT max(change_id) {changed}")
+                client.execute(f"UPDATE {kind} SET v = 3.5 WHERE abs(v) = 9e999")
+                client.execute("DELETE FROM turso_cdc WHERE change_id = ?", change)
+                client.push()
+                self.assertEqual(self.sql(everything), [(1, 3.5), (2, 2.5)])
+
     def test_a_push_split_into_several_batches_arrives_whole(self):
         for kind in KINDS:
             with self.subTest(kind):

@@ -181,7 +181,6 @@ fn what_may_be_ignored_is_ignored() {
     let rig = Rig::holding(&short());
     let plain = rig.bootstrap();
     let request = PullUpdatesRequest {
-        server_query_selector: "SELECT 1".into(),
         client_pages: vec![1, 2, 3].into(),
         long_poll_timeout_ms: 9_000,
         ..PullUpdatesRequest::default()

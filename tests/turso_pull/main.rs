@@ -11,6 +11,7 @@ mod images;
 mod journals;
 mod pinned;
 mod polls;
+mod queries;
 mod transport;
 
 use std::collections::BTreeSet;

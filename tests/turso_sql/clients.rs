@@ -59,16 +59,42 @@ fn an_infinity_comes_back_as_one_and_is_never_stored_as_null() {
     }
     let lines = rig.post("v3/cursor", br#"{"batch":{"steps":[{"stmt":{"sql":"SELECT -9e999"}}]}}"#);
     assert!(lines.text().contains(r#"{"type":"row","row":[{"type":"float","value":-1e999}]}"#), "{}", lines.text());
-    // Clients that write null for it are told, unless they push: that is asked for once only.
+    // Readers of JSON that have no such number get it as a text.
+    assert_eq!(rig.rows("SELECT CAST(-9e999 AS TEXT), CAST(9e999 AS TEXT)"), json!([["-Inf", "Inf"]]));
     let null = json!([{"type": "float", "value": null}]);
     assert!(error(&rig.results(&json!([execute_with("INSERT INTO t VALUES (?)", &null)]))[0]).contains("1e999"));
-    let results = rig.results(&json!([
-        execute(
-            "CREATE TABLE turso_sync_last_change_id(client_id TEXT PRIMARY KEY, pull_gen INTEGER, change_id INTEGER)"
-        ),
-        execute_with("INSERT INTO t VALUES (?)", &null),
-    ]));
-    assert_eq!(result(&results[1])["affected_row_count"], 1);
+    assert_eq!(rig.rows("SELECT count(*) FROM t WHERE v IS NULL"), json!([["0"]]));
+}
+
+#[test]
+fn a_push_with_an_infinity_that_was_lost_on_the_way_is_refused_as_a_whole() {
+    let rig = Rig::new();
+    rig.run("CREATE TABLE t(id INTEGER PRIMARY KEY, v REAL)");
+    let durable = rig.durable();
+    let int = |n: u32| json!({"type": "integer", "value": n.to_string()});
+    let step = |sql: &str, args: Value| json!({"stmt": {"sql": sql, "args": args, "want_rows": false}});
+    let push = |float: Value| {
+        let steps = json!([
+            step("BEGIN IMMEDIATE", json!([])),
+            step(
+                "CREATE TABLE IF NOT EXISTS turso_sync_last_change_id(client_id TEXT PRIMARY KEY, pull_gen INTEGER, change_id INTEGER)",
+                json!([])
+            ),
+            step("INSERT INTO t VALUES (?, ?)", json!([int(1), {"type": "float", "value": 1.5}])),
+            step("INSERT INTO t VALUES (?, ?)", json!([int(2), {"type": "float", "value": float}])),
+            step("COMMIT", json!([])),
+        ]);
+        let body = json!({"baton": null, "requests": [{"type": "batch", "batch": {"steps": steps}}]});
+        rig.post("v2/pipeline", body.to_string().as_bytes())
+    };
+    let refused = push(Value::Null);
+    assert_eq!(refused.refusal(), (400, "invalid".to_owned()));
+    for part in ["infinity", "argument 2 of step 3", "INSERT INTO t", "turso_cdc"] {
+        assert!(refused.text().contains(part), "{part}: {}", refused.text());
+    }
+    assert_eq!(rig.durable(), durable);
+    assert_eq!(push(json!(2.5)).status, 200);
+    assert_eq!(rig.rows("SELECT * FROM t"), json!([["1", 1.5], ["2", 2.5]]));
 }
 
 #[test]
@@ -152,14 +178,47 @@ fn a_named_argument_comes_before_one_by_place() {
 }
 
 #[test]
-fn whatever_follows_a_close_is_refused_and_leaves_nothing() {
+fn a_name_with_its_sign_comes_before_one_without_in_any_order() {
     let rig = Rig::new();
-    let (baton, results) = rig.call(
-        &Value::Null,
-        &json!([{"type": "close"}, execute("CREATE TABLE t(a)"), {"type": "store_sql", "sql_id": 1, "sql": "SELECT 1"}, {"type": "close"}]),
-    );
-    assert_eq!(baton, Value::Null);
-    assert!(results[1..].iter().all(|outcome| error(outcome).contains("closed")), "{results:?}");
+    let named = |name: &str, text: &str| json!({"name": name, "value": {"type": "text", "value": text}});
+    for names in [[named("a", "any"), named("$a", "dollar")], [named("$a", "dollar"), named("a", "any")]] {
+        let stmt = json!({"sql": "SELECT :a, $a", "named_args": names});
+        let results = rig.results(&json!([{"type": "execute", "stmt": stmt}]));
+        assert_eq!(plain(&result(&results[0])["rows"]), json!([["any", "dollar"]]));
+    }
+}
+
+#[test]
+fn a_parameter_without_an_argument_is_refused_and_nothing_runs() {
+    let rig = Rig::new();
+    rig.run("CREATE TABLE t(a, b)");
+    for (sql, args, missing) in [
+        ("INSERT INTO t VALUES (?, ?)", json!([{"type": "null"}]), "parameter 2"),
+        ("INSERT INTO t VALUES (?1, :b)", json!([{"type": "null"}]), ":b"),
+        ("INSERT INTO t VALUES (?2, 0)", json!([{"type": "null"}]), "?2"),
+    ] {
+        let refused = error(&rig.results(&json!([execute_with(sql, &args)]))[0]);
+        assert!(refused.contains("no argument") && refused.contains(missing), "{sql}: {refused}");
+        let body = json!({"batch": {"steps": [{"stmt": {"sql": sql, "args": args}}]}});
+        assert!(rig.post("v3/cursor", body.to_string().as_bytes()).text().contains("no argument"), "{sql}");
+    }
+    assert_eq!(rig.rows("SELECT count(*) FROM t"), json!([["0"]]));
+    // What only explains needs none, and a number that is left out has no parameter.
+    rig.run("EXPLAIN INSERT INTO t VALUES (?, ?)");
+    let two = json!([{"type": "null"}, {"type": "text", "value": "b"}]);
+    assert_eq!(plain(&result(&rig.results(&json!([execute_with("SELECT ?2", &two)]))[0])["rows"]), json!([["b"]]));
+}
+
+#[test]
+fn a_call_that_goes_on_after_its_close_is_refused_and_nothing_of_it_runs() {
+    let rig = Rig::new();
+    let stored = json!({"type": "store_sql", "sql_id": 1, "sql": "SELECT 1"});
+    for after in [execute("SELECT 1"), stored, json!({"type": "get_autocommit"}), json!({"type": "close"})] {
+        let requests = json!([execute("CREATE TABLE t(a)"), {"type": "close"}, after]);
+        let refused = rig.try_call(&Value::Null, &requests);
+        assert_eq!(refused.refusal(), (400, "invalid".to_owned()));
+        assert!(refused.text().contains("close") && refused.text().contains("last"), "{}", refused.text());
+    }
     assert!(rig.error("SELECT * FROM t").contains("no such table"));
 }
 

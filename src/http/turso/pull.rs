@@ -1,5 +1,6 @@
 //! `POST /pull-updates`.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +13,7 @@ use axum::routing::post;
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, stream};
 use prost::Message;
+use tokio::task::spawn_blocking;
 
 use crate::http::body::{self, Room};
 use crate::http::native::{Parsed, parse};
@@ -21,14 +23,14 @@ use crate::http::reply::Failure;
 use crate::limits::{PULL_BYTES_MAX, PULL_BYTES_SMALL};
 use crate::mirror::{Error, Registry, Share};
 use crate::sync::turso::proto::PullUpdatesRequest;
-use crate::sync::turso::pull::{Answer, Pulls};
+use crate::sync::turso::pull::{self, Answer, Pulls};
 
 pub(super) fn routes() -> Router<Arc<App>> {
     let pulls = Extension(Arc::new(Pulls::default()));
-    Router::new().route("/logs/{log}/pull-updates", post(pull).layer(pulls))
+    Router::new().route("/logs/{log}/pull-updates", post(pull_updates).layer(pulls))
 }
 
-async fn pull(
+async fn pull_updates(
     State(app): State<Arc<App>>,
     Extension(pulls): Extension<Arc<Pulls>>,
     name: Parsed<String>,
@@ -41,6 +43,8 @@ async fn pull(
         let (received, share) = receive(&app, request).await?;
         let request = PullUpdatesRequest::decode(received);
         let request = request.map_err(|error| Error::Invalid(format!("this is no request to pull: {error}")))?;
+        let request =
+            if request.server_query_selector.is_empty() { request } else { select(&app, &name, request).await? };
         let answer = pulls.pull(&app.registry, &name, request).await?;
         drop(share);
         respond(Sending { log: name.clone(), answer, sent: 0, begun }).await
@@ -49,6 +53,15 @@ async fn pull(
         log::debug!("POST /logs/{name}/pull-updates: {error}, {:.1} ms", begun.elapsed().as_secs_f64() * 1e3);
         error.into()
     })
+}
+
+/// What a request with a query asks for: the query is run, where SQL runs.
+async fn select(app: &App, name: &str, mut request: PullUpdatesRequest) -> Result<PullUpdatesRequest, Error> {
+    pull::check_selected(&request)?;
+    let touched = app.sql.touched(name, mem::take(&mut request.server_query_selector)).await?;
+    let (registry, name) = (app.registry.clone(), name.to_owned());
+    let selected = spawn_blocking(move || pull::with_touched(&registry, &name, request, touched)).await;
+    selected.unwrap_or_else(|_| Err(Error::Unavailable("a read was interrupted".into())))
 }
 
 /// The whole body, and the memory that it takes.

@@ -4,6 +4,8 @@
 pub mod proto;
 pub mod pull;
 pub mod sql;
+mod touched;
 mod value;
 
+pub use touched::TouchedPages;
 pub use value::Value;

@@ -7,6 +7,7 @@
 mod history;
 mod pages;
 mod plan;
+mod query;
 mod revision;
 mod selector;
 
@@ -26,6 +27,7 @@ use crate::sync::FRAME_LEN;
 use history::{Steps, is_before};
 use pages::{Filled, Pages};
 use plan::Plan;
+pub use query::{check_selected, with_touched};
 use revision::Point;
 pub use revision::Revision;
 

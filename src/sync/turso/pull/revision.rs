@@ -165,7 +165,11 @@ impl Point {
         Ok(point)
     }
 
-    fn at(log: &Arc<Log>, frame: Offset) -> Result<Point, Error> {
+    /// The state after a frame; after that of the base for 0.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn at(log: &Arc<Log>, frame: Offset) -> Result<Point, Error> {
         let of = |sum, size| Point {
             log: log.clone(),
             revision: Revision { generation: log.generation(), frame, sum },

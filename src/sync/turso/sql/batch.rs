@@ -10,6 +10,8 @@ use super::guard::{self, Leaves};
 use super::memory::MemoryShare;
 use super::request::{Batch, Cond, Request, Stmt, Text};
 use crate::limits::{SQL_STORED_BYTES_MAX, SQL_STORED_MAX};
+use crate::mirror::Error;
+use crate::sync::turso::Value;
 
 /// SQL texts that a client stored on a stream.
 pub(super) type Stored = HashMap<i32, String>;
@@ -112,6 +114,28 @@ impl Foreseen {
     }
 }
 
+/// Refuses a push with a row whose infinity was lost on its way: JSON has no word for one, and clients write null, whatever its
+/// sign. A client that is refused one statement has the others committed, and goes on without the row.
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub(super) fn check_pushed(requests: &[Request]) -> Result<(), Error> {
+    let batches =
+        requests.iter().filter_map(|request| if let Request::Batch(batch) = request { Some(batch) } else { None });
+    let is_lost = |value: &Value| matches!(value, Value::Float(float) if float.is_nan());
+    for (number, step) in batches.flat_map(|batch| batch.steps.iter().enumerate()) {
+        if let Some(argument) = step.stmt.args.iter().position(is_lost) {
+            let (argument, sql) = (argument + 1, step.stmt.text.sql.as_deref().map(cut).unwrap_or_default());
+            return Err(Error::Invalid(format!(
+                "argument {argument} of step {number} ({sql}) is a float without a number: an infinity, which clients cannot push; \
+                 nothing of this push was run. Give the row another value, and delete the change with the infinity from turso_cdc, \
+                 both on the client"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// The SQL that a text stands for.
 pub(super) fn resolve<'a>(text: &'a Text, stored: &'a Stored) -> Result<&'a str, SqlError> {
     match (&text.sql, text.sql_id) {
@@ -132,7 +156,7 @@ pub(super) fn run(
     stored: &mut Stored,
     share: &mut MemoryShare,
 ) -> Result<Ran, NeedsTurn> {
-    let mut runner = Requests { runner, stored, room: Room::new(share), closed: false };
+    let mut runner = Requests { runner, stored, room: Room::new(share) };
     let mut outcomes = Vec::with_capacity(requests.len());
     for request in requests {
         outcomes.push(match runner.request(request) {
@@ -141,21 +165,18 @@ pub(super) fn run(
             Err(Stopped::NeedsTurn) => return Err(NeedsTurn),
         });
     }
-    Ok(Ran { outcomes, closed: runner.closed })
+    let closed = matches!(requests.last(), Some(Request::Close));
+    Ok(Ran { outcomes, closed })
 }
 
 struct Requests<'a> {
     runner: Runner<'a>,
     stored: &'a mut Stored,
     room: Room<'a>,
-    closed: bool,
 }
 
 impl Requests<'_> {
     fn request(&mut self, request: &Request) -> Result<Response, Stopped> {
-        if self.closed {
-            return Err(SqlError::of("STREAM_CLOSED", "the stream was closed by an earlier request").into());
-        }
         match request {
             Request::Execute(stmt) => self.execute(stmt).map(|result| Response::Execute { result }),
             Request::Batch(batch) => self.batch(batch).map(|result| Response::Batch { result }),
@@ -179,10 +200,7 @@ impl Requests<'_> {
             Request::GetAutocommit => {
                 Ok(Response::GetAutocommit { is_autocommit: self.runner.session.connection().get_auto_commit() })
             }
-            Request::Close => {
-                self.closed = true;
-                Ok(Response::Close)
-            }
+            Request::Close => Ok(Response::Close),
             Request::Unknown(kind) => {
                 Err(SqlError::of("UNKNOWN_REQUEST", format!("there is no request of type {kind:?}")).into())
             }

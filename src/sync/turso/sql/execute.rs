@@ -1,6 +1,7 @@
 //! One statement: prepared, bound, run.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::num::NonZero;
 use std::time::Instant;
 
@@ -21,8 +22,6 @@ use crate::sync::turso::Value;
 pub(super) struct Runner<'a> {
     pub(super) session: &'a Session,
     pub(super) may_write: bool,
-    /// It is a client of the sync protocol that pushes.
-    pub(super) pushes: bool,
 }
 
 /// Why a statement gave no result.
@@ -44,7 +43,6 @@ impl From<SqlError> for Stopped {
 pub(super) struct Prepared {
     pub(super) statement: Statement,
     pub(super) inspected: Inspected,
-    pushes: bool,
 }
 
 /// What an answer may still take.
@@ -96,7 +94,7 @@ impl Runner<'_> {
         if alters(&statement) {
             self.session.alters_schema();
         }
-        Ok(Prepared { statement, inspected, pushes: self.pushes })
+        Ok(Prepared { statement, inspected })
     }
 
     /// Runs a statement whole.
@@ -147,21 +145,21 @@ impl Runner<'_> {
         let numbers = (1..=parameters.count()).filter_map(NonZero::new);
         let params = numbers.map(|number| Param { name: parameters.name(number) }).collect();
         let is_readonly = !inspected.may_write && !writes(&statement, &inspected);
-        let prepared = Prepared { statement, inspected, pushes: self.pushes };
+        let prepared = Prepared { statement, inspected };
         Ok(Description { params, cols: prepared.cols(), is_explain: inspected.explains, is_readonly })
     }
 }
 
 impl Prepared {
-    /// Binds the arguments of a statement. Parameters without one are NULL.
+    /// Binds the arguments of a statement: by place, then by name without a sign (`:`, `@` or `$`), then by name.
     ///
     /// # Errors
-    /// When there are more arguments than parameters, one has a name that no parameter has, or is a float without a number.
+    /// When there are more arguments than parameters, or a parameter has none; when one has a name that no parameter has, or is a
+    /// float without a number.
     pub(super) fn bind(&mut self, stmt: &Stmt) -> Result<(), SqlError> {
         let invalid = |text: String| Err(SqlError::of("ARGS_INVALID", text));
         let mut values = stmt.args.iter().chain(stmt.named_args.iter().map(|named| &named.value));
-        // A client that pushes and is refused a row goes on without it.
-        if !self.pushes && values.any(|value| matches!(value, Value::Float(float) if float.is_nan())) {
+        if values.any(|value| matches!(value, Value::Float(float) if float.is_nan())) {
             let text = "a float without a number is no NULL, and may have been an infinity, for which JSON has no word: send \
                         that as a number that is too large, such as 1e999, and NULL as null";
             return invalid(text.into());
@@ -173,17 +171,35 @@ impl Prepared {
         for (number, value) in (1..).filter_map(NonZero::new).zip(&stmt.args) {
             self.statement.bind_at(number, value.into())?;
         }
+        let (mut bound, mut exact) = (BTreeSet::new(), Vec::new());
         for NamedArg { name, value } in &stmt.named_args {
-            let named = |prefix: &str| self.statement.parameter_index(&format!("{prefix}{name}"));
-            let numbers: Vec<_> = ["", ":", "@", "$", "?"].into_iter().filter_map(named).collect();
-            if numbers.is_empty() {
+            let named = |sign: &str| self.statement.parameter_index(&format!("{sign}{name}"));
+            let (number, others) = (named(""), [":", "@", "$", "?"].map(named));
+            if number.is_none() && others.iter().all(Option::is_none) {
                 return invalid(format!("no parameter of the statement is named {name:?}"));
             }
-            for number in numbers {
+            for number in others.into_iter().flatten() {
                 self.statement.bind_at(number, value.into())?;
+                bound.insert(number);
+            }
+            exact.extend(number.map(|number| (number, value)));
+        }
+        for (number, value) in exact {
+            self.statement.bind_at(number, value.into())?;
+            bound.insert(number);
+        }
+        let parameters = self.statement.parameters();
+        let is_bound = |number: &NonZero<usize>| number.get() <= stmt.args.len() || bound.contains(number);
+        let mut numbers = (1..=count).filter_map(NonZero::new).filter(|number| parameters.has_index(*number));
+        match numbers.find(|number| !is_bound(number)).filter(|_| !self.inspected.explains) {
+            None => Ok(()),
+            Some(number) => {
+                let name = parameters.name(number).map(|name| format!(" ({name})")).unwrap_or_default();
+                invalid(format!(
+                    "there is no argument for parameter {number}{name} of the statement: for NULL, send null"
+                ))
             }
         }
-        Ok(())
     }
 
     pub(super) fn cols(&self) -> Vec<Col> {

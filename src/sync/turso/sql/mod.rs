@@ -21,6 +21,7 @@ mod shares;
 mod spelling;
 mod streams;
 mod threads;
+mod touched;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

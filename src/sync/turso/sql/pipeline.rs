@@ -49,8 +49,8 @@ type First = Option<Result<Ran, NeedsTurn>>;
 impl Begun {
     /// Runs its requests. Blocks.
     fn run(&mut self) -> Result<Ran, NeedsTurn> {
-        let Stream { session, turn, keys_after, stored, .. } = &mut self.stream;
-        let runner = Runner { session, may_write: turn.is_some(), pushes: keys_after.is_some() };
+        let Stream { session, turn, stored, .. } = &mut self.stream;
+        let runner = Runner { session, may_write: turn.is_some() };
         batch::run(runner, &self.requests, stored, &mut self.share)
     }
 }
@@ -113,6 +113,9 @@ impl Sql {
         let since = Instant::now();
         let Pipeline { baton, requests } = request::read(body)?;
         let foreseen = Foreseen::of(&requests);
+        if foreseen.pushes {
+            batch::check_pushed(&requests)?;
+        }
         let new = baton.is_none();
         let (taken, mut stream, opened) = self.stream(log, baton.as_deref(), &foreseen)?;
         // With the session came all that others appended.

@@ -10,11 +10,32 @@ use crate::limits::JSON_DEPTH_MAX;
 use crate::mirror::Error;
 use crate::sync::turso::Value;
 
-/// A call of `/v2/pipeline` or `/v3/pipeline`.
+/// A call of `/v2/pipeline` or `/v3/pipeline`. A close is the last of its requests.
 #[derive(Debug, Deserialize)]
+#[serde(try_from = "AnyPipeline")]
 pub(super) struct Pipeline {
     pub(super) baton: Option<String>,
     pub(super) requests: Vec<Request>,
+}
+
+#[derive(Deserialize)]
+struct AnyPipeline {
+    baton: Option<String>,
+    requests: Vec<Request>,
+}
+
+impl TryFrom<AnyPipeline> for Pipeline {
+    type Error = String;
+
+    fn try_from(AnyPipeline { baton, requests }: AnyPipeline) -> Result<Pipeline, String> {
+        match requests.iter().position(|request| matches!(request, Request::Close)) {
+            Some(close) if close + 1 < requests.len() => Err(format!(
+                "request {close} is a close, which has to be the last one: {} follow; nothing was run",
+                requests.len() - close - 1
+            )),
+            _ => Ok(Pipeline { baton, requests }),
+        }
+    }
 }
 
 /// A call of `/v3/cursor`.

@@ -71,7 +71,7 @@ impl Stream {
 
     /// What runs its statements.
     pub(super) fn runner(&self) -> Runner<'_> {
-        Runner { session: &self.session, may_write: self.turn.is_some(), pushes: self.keys_after.is_some() }
+        Runner { session: &self.session, may_write: self.turn.is_some() }
     }
 
     /// Prepares for its next call, and notes what that leaves behind.
