@@ -68,6 +68,6 @@ class Checks:
             except BaseException as caught:  # A panic of an extension module is one.
                 error = f"{type(caught).__name__}: {caught}"[:600]
             shutil.rmtree(home, ignore_errors=True)
-            print(json.dumps({"client": self._client, "version": self._version, "check": name, "error": error}).replace('{"client": ', '{"client":', 1), flush=True)
+            print(json.dumps({"client": self._client, "version": self._version, "check": name, "error": error}), flush=True)
 
         return run
