@@ -208,7 +208,10 @@ pub(super) fn unauthorized(headers: &HeaderMap) -> Response {
 }
 
 pub(super) async fn no_such_path(uri: Uri) -> Failure {
-    Error::NotFound(format!("there is nothing at {}: a log is at /logs/NAME", uri.path())).into()
+    // A client that resolves `v2/pipeline` against its URL loses the name of the log.
+    let lost_name = uri.path().starts_with("/logs/v2/") || uri.path().starts_with("/logs/v3");
+    let hint = if lost_name { "; this client needs the slash at the end of its URL: /logs/NAME/" } else { "" };
+    Error::NotFound(format!("there is nothing at {}: a log is at /logs/NAME{hint}", uri.path())).into()
 }
 
 pub(super) async fn no_such_method(method: Method, uri: Uri) -> Response {

@@ -110,6 +110,19 @@ fn clients_that_ask_for_a_version_of_the_protocol_are_answered() {
 }
 
 #[test]
+fn a_client_that_resolves_its_paths_is_told_of_the_slash_that_its_url_lacks() {
+    let rig = Rig::new();
+    let call = |path: &str| rig.service.call("POST", path, "", br#"{"requests":[]}"#);
+    for path in ["/logs/v2/pipeline", "/logs/v3/pipeline", "/logs/v3/cursor"] {
+        let refused = call(path);
+        assert_eq!(refused.refusal(), (404, "not-found".to_owned()));
+        assert!(refused.text().contains("slash at the end of its URL: /logs/NAME/"), "{}", refused.text());
+    }
+    assert!(!call("/v2/elsewhere").text().contains("slash"));
+    assert_eq!(call("/logs/app//v2/pipeline").status, 200);
+}
+
+#[test]
 fn a_compressed_body_is_refused_in_so_many_words() {
     let rig = Rig::new();
     for path in ["v2/pipeline", "v3/pipeline", "v3/cursor", "pull-updates"] {

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::support::service::Wire;
-use super::{Rig, execute, plain};
+use super::{Rig, execute, execute_with, plain};
 
 /// The lines that a cursor is answered with.
 #[track_caller]
@@ -123,4 +123,21 @@ fn a_cursor_with_a_baton_that_is_none_is_refused() {
     assert_eq!(rig.post("v3/cursor", body.as_bytes()).refusal(), (404, "not-found".to_owned()));
     assert_eq!(lines(&rig, &Value::Null, &json!([])).len(), 1);
     rig.results(&json!([execute("SELECT 1")]));
+}
+
+#[test]
+fn a_line_is_one_for_readers_with_unicodes_idea_of_lines_too() {
+    let rig = Rig::new();
+    let text = "a\u{85}\u{2028}ü\u{2029}\r\n\u{b}\u{c}\u{1c}\u{1d}\u{1e}😀\u{2027}";
+    rig.results(&json!([
+        execute("CREATE TABLE t(v)"),
+        execute_with("INSERT INTO t VALUES (?)", &json!([{"type": "text", "value": text}])),
+    ]));
+    let body = json!({"batch": {"steps": [{"stmt": {"sql": "SELECT v FROM t"}}]}}).to_string();
+    let answer = rig.post("v3/cursor", body.as_bytes()).text();
+    let ends = ['\u{85}', '\u{2028}', '\u{2029}', '\r', '\u{b}', '\u{c}', '\u{1c}', '\u{1d}', '\u{1e}'];
+    assert!(!answer.contains(ends), "{answer:?}");
+    let lines: Vec<Value> = answer.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.iter().any(|line| line["row"][0]["value"] == text), "{answer}");
+    assert_eq!(rig.rows("SELECT v FROM t"), json!([[text]]));
 }

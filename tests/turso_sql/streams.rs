@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Rig, error, execute};
+use super::{Rig, error, execute, plain, result};
 
 /// Short, for tests in which something expires.
 const SHORT: Duration = Duration::from_millis(300);
@@ -236,6 +236,42 @@ fn a_begin_that_wrote_nothing_holds_up_nobody_and_one_that_wants_to_does() {
     assert!(begun.elapsed() >= std::time::Duration::from_secs(1), "it did not wait");
     assert_eq!(rig.try_call(&locks.baton, &json!([execute("COMMIT")])).status, 404);
     assert_eq!(rig.rows("SELECT count(*) FROM t"), json!([["3"]]));
+}
+
+#[test]
+fn stored_sql_holds_up_others_only_if_it_wants_to() {
+    let rig = Rig::new();
+    rig.results(&json!([execute("CREATE TABLE t(a)"), execute("INSERT INTO t VALUES (1)")]));
+    let by_id = |id: i32| json!({"type": "execute", "stmt": {"sql_id": id}});
+    let store = |id: i32, sql: &str| json!({"type": "store_sql", "sql_id": id, "sql": sql});
+    // As clients begin to read that store every text.
+    let mut reader = rig.stream();
+    let steps = json!([{"stmt": {"sql": "BEGIN TRANSACTION READONLY"}},
+        {"condition": {"type": "ok", "step": 0}, "stmt": {"sql_id": 0}}]);
+    let read = json!({"type": "batch", "batch": {"steps": steps}});
+    reader.call(&json!([store(0, "SELECT count(*) FROM t"), read]));
+    for row in 2..4 {
+        rig.run(&format!("INSERT INTO t VALUES ({row})"));
+        assert_eq!(plain(&result(&reader.call(&json!([by_id(0)]))[0])["rows"]), json!([["1"]]), "its snapshot");
+    }
+    reader.run("COMMIT");
+    // One that wants to keeps others from writing, whatever becomes of the text, until it commits.
+    for stored in ["BEGIN IMMEDIATE", "SELECT 1; BEGIN EXCLUSIVE"] {
+        let mut holder = rig.stream();
+        let begin = if stored.starts_with('B') { by_id(1) } else { json!({"type": "sequence", "sql_id": 1}) };
+        holder.call(
+            &json!([store(1, stored), begin, {"type": "close_sql", "sql_id": 1}, execute("SELECT count(*) FROM t")]),
+        );
+        std::thread::scope(|scope| {
+            let other = scope.spawn(|| rig.run("INSERT INTO t SELECT count(*) FROM t WHERE a = 'held'"));
+            holder.call(&json!([execute("INSERT INTO t VALUES ('held')"), execute("COMMIT")]));
+            other.join().unwrap();
+        });
+    }
+    assert_eq!(
+        rig.rows("SELECT a FROM t WHERE a <> 'held' ORDER BY rowid"),
+        json!([["1"], ["2"], ["3"], ["1"], ["2"]])
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The requests of a call, one after the other. What one of them fails with is its result, and the next ones run.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 
 use turso_core::Connection;
@@ -14,7 +15,42 @@ use crate::mirror::Error;
 use crate::sync::turso::Value;
 
 /// SQL texts that a client stored on a stream.
-pub(super) type Stored = HashMap<i32, String>;
+#[derive(Debug, Default)]
+pub(super) struct Stored {
+    texts: HashMap<i32, StoredText>,
+    /// See [`locks`](Self::locks).
+    locks: Cell<bool>,
+}
+
+#[derive(Debug)]
+struct StoredText {
+    sql: String,
+    /// Some of it is a `BEGIN IMMEDIATE` or `EXCLUSIVE`.
+    locks: bool,
+}
+
+impl Stored {
+    pub(super) fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
+    /// Whether a text that was used since the last [`unlock`](Self::unlock) wants that nobody else writes from then on.
+    pub(super) fn locks(&self) -> bool {
+        self.locks.get()
+    }
+
+    /// What was open is over.
+    pub(super) fn unlock(&mut self) {
+        self.locks.set(false);
+    }
+
+    /// The text for use.
+    fn get(&self, id: i32) -> Option<&str> {
+        let text = self.texts.get(&id)?;
+        self.locks.set(self.locks.get() || text.locks);
+        Some(&text.sql)
+    }
+}
 
 /// What became of the steps so far, for the conditions of the next ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,9 +122,9 @@ impl Foreseen {
     }
 
     fn add(&mut self, text: &Text) {
-        // Stored SQL may be a BEGIN IMMEDIATE as well. What is no one statement fails when it comes to run.
+        // Whether stored SQL locks shows when it is used. What is no one statement fails when it comes to run.
         match text.sql.as_deref().map(guard::inspect) {
-            None => (self.locks, self.personal, self.leaves, self.recalls) = (true, true, Leaves::Settings, true),
+            None => (self.personal, self.leaves, self.recalls) = (true, Leaves::Settings, true),
             Some(Ok(inspected)) => self.add_inspected(inspected),
             Some(Err(_)) => {}
         }
@@ -96,7 +132,7 @@ impl Foreseen {
 
     fn add_sequence(&mut self, text: &Text) {
         if text.sql.is_none() {
-            (self.locks, self.leaves, self.recalls) = (true, Leaves::Settings, true);
+            (self.leaves, self.recalls) = (Leaves::Settings, true);
         }
         self.personal = true;
         let statements = text.sql.as_deref().and_then(|sql| guard::split(sql).ok()).unwrap_or_default();
@@ -142,7 +178,7 @@ pub(super) fn resolve<'a>(text: &'a Text, stored: &'a Stored) -> Result<&'a str,
         (Some(sql), None) => Ok(sql),
         (None, Some(id)) => {
             let missing = || SqlError::of("SQL_NOT_FOUND", format!("no SQL is stored under {id} on this stream"));
-            stored.get(&id).map(String::as_str).ok_or_else(missing)
+            stored.get(id).ok_or_else(missing)
         }
         (Some(_), Some(_)) => Err(SqlError::of("SQL_INVALID", "give either sql or sql_id")),
         (None, None) => Err(SqlError::of("SQL_INVALID", "sql or sql_id is missing")),
@@ -194,7 +230,7 @@ impl Requests<'_> {
                 Ok(Response::StoreSql)
             }
             Request::CloseSql { id } => {
-                self.stored.remove(id);
+                self.stored.texts.remove(id);
                 Ok(Response::CloseSql)
             }
             Request::GetAutocommit => {
@@ -234,13 +270,15 @@ impl Requests<'_> {
     }
 
     fn store(&mut self, id: i32, sql: &str) -> Result<(), SqlError> {
-        let others = self.stored.iter().filter(|(other, _)| **other != id);
-        let (count, bytes) = others.fold((0, 0), |(count, bytes), (_, sql)| (count + 1, bytes + sql.len()));
+        let others = self.stored.texts.iter().filter(|(other, _)| **other != id);
+        let (count, bytes) = others.fold((0, 0), |(count, bytes), (_, text)| (count + 1, bytes + text.sql.len()));
         if count >= SQL_STORED_MAX || bytes + sql.len() > SQL_STORED_BYTES_MAX {
             let text = format!("a stream stores {SQL_STORED_MAX} texts of {SQL_STORED_BYTES_MAX} bytes at most");
             return Err(SqlError::of("SQL_STORE_TOO_LARGE", text));
         }
-        self.stored.insert(id, sql.to_owned());
+        let statements = guard::split(sql).unwrap_or_default();
+        let locks = statements.into_iter().any(|one| guard::inspect(one).is_ok_and(|inspected| inspected.locks));
+        self.stored.texts.insert(id, StoredText { sql: sql.to_owned(), locks });
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! Infinities in JSON, which has a number for each but no word: one that no float is large enough for. Readers of JSON in
 //! JavaScript, Python and SQLite take it for an infinity; that of `serde_json` does not, and writes no such number.
+//! And line separators in texts, which are escaped: clients read answers line by line, some with Unicode's idea of a line.
 
 use std::borrow::Cow;
 use std::io;
@@ -15,10 +16,29 @@ pub(super) fn write(out: impl io::Write, answer: &impl Serialize) -> serde_json:
     answer.serialize(&mut serde_json::Serializer::with_formatter(out, Infinite))
 }
 
+/// What ends a line besides the control characters, which JSON escapes anyway.
+const LINE_ENDS: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
+
 /// Integers of 128 bits, of which an answer has no others, stand for the infinities.
 struct Infinite;
 
 impl Formatter for Infinite {
+    fn write_string_fragment<W: ?Sized + io::Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+        if fragment.is_ascii() {
+            return out.write_all(fragment.as_bytes());
+        }
+        for piece in fragment.split_inclusive(LINE_ENDS) {
+            match piece.chars().next_back().filter(|last| LINE_ENDS.contains(last)) {
+                None => out.write_all(piece.as_bytes())?,
+                Some(end) => {
+                    out.write_all(&piece.as_bytes()[..piece.len() - end.len_utf8()])?;
+                    write!(out, "\\u{:04x}", u32::from(end))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn write_u128<W: ?Sized + io::Write>(&mut self, out: &mut W, _infinity: u128) -> io::Result<()> {
         out.write_all(b"1e999")
     }

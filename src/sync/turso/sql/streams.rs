@@ -46,7 +46,7 @@ impl Stream {
     /// A new one.
     pub(super) fn new(session: Session) -> Stream {
         let (turn, locks, leaves, forgot, keys_after) = (None, false, Leaves::Nothing, false, None);
-        Stream { session, turn, locks, stored: Stored::new(), leaves, forgot, keys_after }
+        Stream { session, turn, locks, stored: Stored::default(), leaves, forgot, keys_after }
     }
 
     /// Nothing would be lost but the state of its connection.
@@ -102,7 +102,8 @@ impl Stream {
         let connection = self.session.connection();
         if connection.get_auto_commit() {
             (self.turn, self.locks) = (None, false);
-        } else if !connection.is_in_write_tx() && !self.locks {
+            self.stored.unlock();
+        } else if !connection.is_in_write_tx() && !self.locks && !self.stored.locks() {
             self.turn = None;
         }
     }
