@@ -115,7 +115,7 @@ impl Logs for WorkerLogs {
         Box::pin(async move {
             let generation = log.generation();
             if let Some(appended) = lane::append(generation, at, &bytes) {
-                return Ok(self.update(appended?).map(drop)?);
+                return self.update(appended?).map(drop);
             }
             let (call, name) = (CALL.try_with(|call| *call).unwrap_or_default(), log.name().to_owned());
             self.ask(|id| FromWorker::Append { id, call, log: name, generation, at }, &bytes).await
