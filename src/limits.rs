@@ -557,7 +557,7 @@ pub const ALL_BUSY_EVERY: Duration = Duration::from_secs(60);
 /// What is read at once of the messages between a service and an SQL worker.
 pub const WORKER_READ_BYTES: usize = 64 << 10;
 /// Calls that a worker runs each on a thread that reads them itself.
-pub const WORKER_LANES: usize = 8;
+pub const WORKER_LANES: usize = 2;
 /// What is read at once on such a thread.
 pub const WORKER_LANE_READ_BYTES: usize = 16 << 10;
 /// Longest head of a message between a service and an SQL worker: an update of a log with a hundred thousand segments.
