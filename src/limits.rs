@@ -594,5 +594,7 @@ pub const WORKER_STRIKES_KEPT: Duration = Duration::from_secs(600);
 pub const WORKERS_ALONE_MAX: usize = 8;
 /// How long a worker may take to start.
 pub const WORKER_START_WAIT: Duration = Duration::from_secs(20);
+/// Longest line of what a worker says that is passed on as one.
+pub const WORKER_LINE_BYTES_MAX: u64 = 16 << 10;
 /// What is kept of the last that a worker said before it ended.
 pub const WORKER_LAST_WORDS_BYTES: usize = 2 << 10;

@@ -196,6 +196,10 @@ impl SyncEngine {
         let store = blocking(move || {
             let files = Files::at(&path)?;
             let Some((info, held)) = known_beside(&files)? else { return Ok(None) };
+            // Its frames are still to be counted.
+            if info.fetched_whole.is_some() {
+                return Ok(None);
+            }
             Store::beside(files, info, held).map(Some)
         });
         let Some(store) = store.await? else { return Ok(None) };

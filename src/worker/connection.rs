@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -66,6 +66,8 @@ pub(super) struct Connection {
     /// None once it has ended.
     calls: Mutex<Option<HashMap<Id, Call>>>,
     ids: AtomicU64,
+    /// It ends once it runs no calls.
+    closing: AtomicBool,
     heard: Mutex<Instant>,
     /// Why it was ended.
     killed_for: Mutex<Option<String>>,
@@ -113,6 +115,7 @@ impl Connection {
             updates: Mutex::default(),
             calls: Mutex::new(Some(HashMap::new())),
             ids: AtomicU64::new(1),
+            closing: AtomicBool::new(false),
             heard: Mutex::new(Instant::now()),
             killed_for: Mutex::default(),
             appending: Arc::default(),
@@ -147,7 +150,7 @@ impl Connection {
         locked(&self.calls).is_none()
     }
 
-    /// Begins a call on a log. Its events end without [`Event::Ended`] only if the connection ended before it began.
+    /// Begins a call on a log. Its events end without [`Event::Ended`] only if the service ends.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the connection has ended.
@@ -197,6 +200,14 @@ impl Connection {
 
     /// Has it end once it runs no calls.
     pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        self.end_if_unused();
+    }
+
+    fn end_if_unused(&self) {
+        if !self.closing.load(Ordering::Acquire) {
+            return;
+        }
         // In one step: a call that began meanwhile would be lost.
         let ended = locked(&self.calls).take_if(|calls| calls.is_empty());
         if ended.is_some() {
@@ -204,11 +215,18 @@ impl Connection {
         }
     }
 
+    /// Ends it, and with it the calls that it runs. Nobody is told.
+    pub(super) fn end(&self) {
+        locked(&self.calls).take();
+        self.process.kill();
+    }
+
     /// Ends a call.
     pub(super) fn forget(&self, id: Id) {
         if let Some(calls) = &mut *locked(&self.calls) {
             calls.remove(&id);
         }
+        self.end_if_unused();
     }
 
     /// Ends the worker.
@@ -236,8 +254,8 @@ impl Connection {
         // One that ended by itself breaks the connection as well.
         let broken = broken.filter(|error| error.kind() == io::ErrorKind::InvalidData).map(|error| error.to_string());
         let cause = locked(&self.killed_for).take().or(broken).unwrap_or(cause);
-        // What is appended now is known then.
-        drop(self.appending.write().await);
+        // What is appended now is known then, and nothing after it.
+        let _nothing = self.appending.write().await;
         let Some(calls) = locked(&self.calls).take() else { return };
         let logs: Vec<_> = calls.values().map(|call| call.log.clone()).collect();
         died(Death { cause: cause.clone(), logs });
@@ -269,10 +287,10 @@ impl Connection {
                     let (connection, log) = (self.clone(), self.registry.get(&log));
                     tokio::spawn(async move { connection.answer(id, log).await });
                 }
-                FromWorker::Append { id, call, log, generation, at } => {
-                    let (connection, held) = (self.clone(), self.appends().await);
+                FromWorker::Append { id, call, log, log_id, generation, at } => {
+                    let (connection, Some(held)) = (self.clone(), self.appends().await) else { return Ok(()) };
                     tokio::spawn(async move {
-                        let appended = connection.append(call, (&log, generation), at, body).await;
+                        let appended = connection.append(call, (&log, &log_id, generation), at, body).await;
                         drop(held);
                         connection.answer(id, appended).await;
                     });
@@ -301,13 +319,15 @@ impl Connection {
 
     fn answered(&self, id: Id, outcome: Result<(), WireError>, body: Bytes) {
         let call = locked(&self.calls).as_mut().and_then(|calls| calls.remove(&id));
+        self.end_if_unused();
         let Some(Call { log, events, .. }) = call else { return };
         let _nobody_waits = events.try_send(Event::Ended(answer(log, outcome, body)));
     }
 
-    /// To be held while something is appended: the worker has not ended before.
-    pub(super) async fn appends(&self) -> OwnedRwLockReadGuard<()> {
-        self.appending.clone().read_owned().await
+    /// To be held while something is appended for a call; none once the worker has ended: its calls have their answers then.
+    pub(super) async fn appends(&self) -> Option<OwnedRwLockReadGuard<()>> {
+        let held = self.appending.clone().read_owned().await;
+        (!self.has_ended()).then_some(held)
     }
 
     /// Answers a question about a log.
@@ -323,12 +343,13 @@ impl Connection {
     pub(super) async fn append(
         &self,
         call: Id,
-        (name, generation): (&str, Generation),
+        (name, log_id, generation): (&str, &str, Generation),
         at: Option<Offset>,
         bytes: Bytes,
     ) -> Result<Arc<Log>, Error> {
         let log = self.registry.get(name)?;
-        if log.generation() != generation {
+        // Another log may have the name now.
+        if log.id() != log_id || log.generation() != generation {
             return Err(Error::Ended { generation });
         }
         let frame = (FRAME_HEADER_LEN + LIBSQL_PAGE_SIZE as usize) as u64;

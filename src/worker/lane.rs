@@ -16,8 +16,8 @@ use super::run::Worker;
 use super::wire::{self, FromLane, ToLane};
 use super::wire_error::WireError;
 use crate::limits::{WORKER_LANE_READ_BYTES, WORKER_LANES, WORKER_STACK_BYTES};
-use crate::mirror::LogUpdate;
-use crate::offset::{Generation, Offset};
+use crate::mirror::{Log, LogUpdate};
+use crate::offset::Offset;
 use crate::sync::turso::sql::{AtOnce, CALL, is_lowered, may_be_lowered};
 
 thread_local! {
@@ -43,16 +43,12 @@ impl Lane {
         wire::write_blocking(self.socket.get_mut(), message, body)
     }
 
-    fn append(
-        &mut self,
-        generation: Generation,
-        at: Option<Offset>,
-        bytes: &[u8],
-    ) -> io::Result<Result<LogUpdate, WireError>> {
-        let answer = self.offered.take();
-        self.is_answered = answer.is_some();
-        let answer = answer.unwrap_or_default();
-        self.send(&FromLane::Append { generation, at, answer: answer.len() }, &[bytes, &answer].concat())?;
+    fn append(&mut self, log: &Log, at: Option<Offset>, bytes: &[u8]) -> io::Result<Result<LogUpdate, WireError>> {
+        let (log_id, generation) = (log.id().to_owned(), log.generation());
+        let offered = self.offered.take();
+        let answer = offered.as_deref().unwrap_or_default();
+        self.send(&FromLane::Append { log_id, generation, at, answer: answer.len() }, &[bytes, answer].concat())?;
+        self.is_answered = offered.is_some();
         match wire::read_blocking(&mut self.socket)? {
             Some((ToLane::Log { outcome }, _)) => Ok(outcome),
             _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the service did not say what became of an append")),
@@ -65,10 +61,10 @@ fn with_lane<T>(work: impl FnOnce(&mut Lane) -> io::Result<T>) -> io::Result<T> 
 }
 
 /// Appends to the log of the call that this thread runs, if it is a lane.
-pub(super) fn append(generation: Generation, at: Option<Offset>, bytes: &[u8]) -> Option<Result<LogUpdate, WireError>> {
+pub(super) fn append(log: &Log, at: Option<Offset>, bytes: &[u8]) -> Option<Result<LogUpdate, WireError>> {
     let is_lane = LANE.with_borrow(Option::is_some);
     is_lane.then(|| {
-        let appended = with_lane(|lane| lane.append(generation, at, bytes));
+        let appended = with_lane(|lane| lane.append(log, at, bytes));
         appended.unwrap_or_else(|error| Err(WireError::Unavailable(format!("the service cannot be reached: {error}"))))
     })
 }

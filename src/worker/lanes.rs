@@ -9,6 +9,7 @@ use tokio::io::BufReader;
 use tokio::net::UnixStream;
 
 use super::connection::{Connection, Event, answer};
+use super::pool::just_ended;
 use super::wire::{self, FromLane, Id, ToLane, ToWorker};
 use super::wire_error::WireError;
 use crate::engine::of_append;
@@ -58,22 +59,18 @@ struct Call<'a> {
 }
 
 impl Connection {
-    /// Runs a pipeline, on a lane if one is free; none if the connection ended before it began. To be awaited to its end: a part of
-    /// a message would be the last.
+    /// Runs a pipeline, on a lane if one is free. To be awaited to its end: a part of a message would be the last.
     ///
     /// # Errors
     /// As [`Sql::pipeline`](crate::sync::turso::sql::Sql::pipeline); [`Error::Aborted`] when the worker ended.
-    pub(super) async fn pipeline(&self, log: &Arc<Log>, body: &[u8], lasting: bool) -> Option<Result<Bytes, Error>> {
-        let (id, mut events) = match self.begin(log) {
-            Ok(begun) => begun,
-            Err(error) => return Some(Err(error)),
-        };
+    pub(super) async fn pipeline(&self, log: &Arc<Log>, body: &[u8], lasting: bool) -> Result<Bytes, Error> {
+        let (id, mut events) = self.begin(log)?;
         if let Some((mut lane, share)) = self.lanes.take(log) {
             match self.on_lane(&mut lane, &Call { id, log, body, lasting }).await {
                 Ok(answer) => {
                     self.lanes.free().push(lane);
                     drop(share);
-                    if answer.is_some() {
+                    if let Some(answer) = answer {
                         self.forget(id);
                         return answer;
                     }
@@ -83,13 +80,11 @@ impl Connection {
             }
         } else {
             let message = |id, update| ToWorker::Pipeline { id, update, lasting };
-            if let Err(error) = self.call((id, log), message, body).await {
-                return Some(Err(error));
-            }
+            self.call((id, log), message, body).await?;
         }
         match events.recv().await {
-            Some(Event::Ended(answer)) => Some(answer),
-            _ => None,
+            Some(Event::Ended(answer)) => answer,
+            _ => Err(just_ended()),
         }
     }
 
@@ -108,10 +103,11 @@ impl Connection {
             match message {
                 FromLane::Answer { outcome } => return Ok(Some(answer(log.clone(), outcome, body))),
                 FromLane::Waits => return Ok(None),
-                FromLane::Append { generation, at, answer } => {
+                FromLane::Append { log_id, generation, at, answer } => {
                     let answer = body.split_off(body.len().saturating_sub(answer));
-                    let held = self.appends().await;
-                    let appended = self.append(id, (log.name(), generation), at, body).await;
+                    // The call is answered already, as one that appended nothing.
+                    let held = self.appends().await.ok_or(io::ErrorKind::BrokenPipe)?;
+                    let appended = self.append(id, (log.name(), &log_id, generation), at, body).await;
                     let outcome = match &appended {
                         Ok(log) => self.update(log).map_err(WireError::from),
                         Err(error) => Err(WireError::from(error.clone())),

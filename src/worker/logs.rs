@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::net::unix::OwnedWriteHalf;
-use tokio::sync::{Mutex as AsyncMutex, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot};
 
 use super::lane;
 use super::wire::{self, FromWorker, Id};
@@ -22,6 +22,7 @@ pub(super) struct WorkerLogs {
     logs: Mutex<HashMap<String, Known>>,
     /// Notified when something was taken in.
     taken_in: Condvar,
+    taken_in_for_tasks: Notify,
     out: AsyncMutex<OwnedWriteHalf>,
     asked: Mutex<HashMap<Id, oneshot::Sender<Result<(), WireError>>>>,
     questions: AtomicU64,
@@ -46,8 +47,16 @@ fn no_service() -> Error {
 
 impl WorkerLogs {
     pub(super) fn new(out: OwnedWriteHalf, transaction_bytes_max: u64) -> WorkerLogs {
-        let (logs, taken_in, asked, questions) = Default::default();
-        WorkerLogs { logs, taken_in, out: AsyncMutex::new(out), asked, questions, transaction_bytes_max }
+        let (logs, taken_in, taken_in_for_tasks, asked, questions) = Default::default();
+        WorkerLogs {
+            logs,
+            taken_in,
+            taken_in_for_tasks,
+            out: AsyncMutex::new(out),
+            asked,
+            questions,
+            transaction_bytes_max,
+        }
     }
 
     /// Sends a message. To be awaited to its end: a part of a message would be the last.
@@ -57,17 +66,36 @@ impl WorkerLogs {
         }
     }
 
-    /// Takes in what the service says of a log, and returns its name. One that came before the one ahead of it waits for that: it is
-    /// about to be read from another socket.
+    /// Takes in what the service says of a log, and returns its name. One that came before the one ahead of it waits for that, which
+    /// blocks: it is about to be read from another socket.
     ///
     /// # Errors
     /// When the directory of the log cannot be opened.
     pub(super) fn update(&self, update: LogUpdate) -> Result<String, Error> {
-        let (name, (number, after)) = (update.name().to_owned(), update.numbers());
         let mut logs = locked(&self.logs);
-        while logs.get(&name).map_or(0, |known| known.number) < after {
+        while logs.get(update.name()).map_or(0, |known| known.number) < update.numbers().1 {
             logs = self.taken_in.wait(logs).unwrap_or_else(PoisonError::into_inner);
         }
+        self.take_in(&mut logs, update)
+    }
+
+    /// The same for a task.
+    pub(super) async fn updated(&self, update: LogUpdate) -> Result<String, Error> {
+        loop {
+            // From here on: one that is taken in after the attempt must not be missed.
+            let taken_in = self.taken_in_for_tasks.notified();
+            {
+                let mut logs = locked(&self.logs);
+                if logs.get(update.name()).map_or(0, |known| known.number) >= update.numbers().1 {
+                    return self.take_in(&mut logs, update);
+                }
+            }
+            taken_in.await;
+        }
+    }
+
+    fn take_in(&self, logs: &mut HashMap<String, Known>, update: LogUpdate) -> Result<String, Error> {
+        let (name, (number, _)) = (update.name().to_owned(), update.numbers());
         let known = logs.entry(name.clone()).or_default();
         // Of an older log of this name, which is deleted.
         if known.number > number {
@@ -77,12 +105,16 @@ impl WorkerLogs {
         known.number = number;
         known.log = taken.as_ref().ok().cloned();
         self.taken_in.notify_all();
+        self.taken_in_for_tasks.notify_waiters();
         taken.map(|_| name)
     }
 
     /// Hands the answer to a question to the one who asked.
-    pub(super) fn answered(&self, id: Id, outcome: Result<LogUpdate, WireError>) {
-        let outcome = outcome.and_then(|update| self.update(update).map(drop).map_err(WireError::from));
+    pub(super) async fn answered(&self, id: Id, outcome: Result<LogUpdate, WireError>) {
+        let outcome = match outcome {
+            Ok(update) => self.updated(update).await.map(drop).map_err(WireError::from),
+            Err(error) => Err(error),
+        };
         if let Some(asked) = locked(&self.asked).remove(&id) {
             let _nobody_waits = asked.send(outcome);
         }
@@ -114,11 +146,12 @@ impl Logs for WorkerLogs {
     fn append<'a>(&'a self, log: &'a Arc<Log>, at: Option<Offset>, bytes: Bytes) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
             let generation = log.generation();
-            if let Some(appended) = lane::append(generation, at, &bytes) {
+            if let Some(appended) = lane::append(log, at, &bytes) {
                 return self.update(appended?).map(drop);
             }
             let (call, name) = (CALL.try_with(|call| *call).unwrap_or_default(), log.name().to_owned());
-            self.ask(|id| FromWorker::Append { id, call, log: name, generation, at }, &bytes).await
+            let log_id = log.id().to_owned();
+            self.ask(|id| FromWorker::Append { id, call, log: name, log_id, generation, at }, &bytes).await
         })
     }
 }

@@ -87,6 +87,19 @@ impl Seat {
     }
 }
 
+impl Drop for Workers {
+    fn drop(&mut self) {
+        for seat in self.shared.iter().chain(locked(&self.alone).values()) {
+            // One that is being started ends with its socket.
+            if let Ok(worker) = seat.worker.try_lock()
+                && let Some(worker) = &*worker
+            {
+                worker.end();
+            }
+        }
+    }
+}
+
 impl StrikeRecord {
     /// How long no worker runs SQL of the log from its last strike on.
     fn pause(&self) -> Duration {
@@ -119,7 +132,7 @@ impl Workers {
     /// As that; [`Error::Aborted`] when the worker ended.
     pub(super) async fn pipeline(&self, log: &str, body: Bytes, lasting: bool) -> Result<Bytes, Error> {
         let (log, worker) = self.worker_of(log).await?;
-        worker.pipeline(&log, &body, lasting).await.unwrap_or_else(|| Err(just_ended()))
+        worker.pipeline(&log, &body, lasting).await
     }
 
     /// As [`Sql::touched`](crate::sync::turso::sql::Sql::touched). To be awaited to its end.
@@ -199,22 +212,23 @@ impl Workers {
     }
 
     fn seat(&self, log: &Log) -> Result<Arc<Seat>, Error> {
-        let record = {
-            let mut records = locked(&self.records);
+        let (record, old) = {
+            let (mut records, alone) = (locked(&self.records), locked(&self.alone));
             records.retain(|_, record| !record.is_old());
-            records.get(log.id()).cloned()
+            let old: Vec<_> = alone.keys().filter(|id| !records.contains_key(*id)).cloned().collect();
+            (records.get(log.id()).cloned(), old)
         };
-        let lane = log.id().bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-        let shared = || self.shared[lane % self.shared.len()].clone();
+        let seat = log.id().bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let shared = || self.shared[seat % self.shared.len()].clone();
         let mut alone = locked(&self.alone);
+        for seat in old.iter().filter_map(|id| alone.remove(id)) {
+            tokio::spawn(async move {
+                if let Some(worker) = &*seat.worker.lock().await {
+                    worker.close();
+                }
+            });
+        }
         let Some(record) = record.filter(|record| record.strikes >= WORKER_STRIKES_ALONE) else {
-            if let Some(seat) = alone.remove(log.id()) {
-                tokio::spawn(async move {
-                    if let Some(worker) = &*seat.worker.lock().await {
-                        worker.close();
-                    }
-                });
-            }
             return Ok(shared());
         };
         let refused = |what: &str| {
@@ -234,6 +248,10 @@ impl Workers {
             alone.retain(|_, seat| !seat.is_free());
         }
         if !alone.contains_key(log.id()) && alone.len() >= WORKERS_ALONE_MAX {
+            // It may have been another's statement, both times.
+            if record.strikes == WORKER_STRIKES_ALONE {
+                return Ok(shared());
+            }
             return Err(refused("there are too many such logs: SQL on it goes on in a few minutes"));
         }
         Ok(alone.entry(log.id().to_owned()).or_default().clone())
@@ -244,7 +262,7 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn just_ended() -> Error {
+pub(super) fn just_ended() -> Error {
     Error::Unavailable("the SQL worker has just ended: try again".into())
 }
 

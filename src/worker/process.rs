@@ -1,9 +1,9 @@
 //! The process of a worker: started, listened to, ended.
 
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::descriptors;
 use super::pool::WorkerProgram;
-use crate::limits::{WORKER_LANES, WORKER_LAST_WORDS_BYTES};
+use crate::limits::{WORKER_LANES, WORKER_LAST_WORDS_BYTES, WORKER_LINE_BYTES_MAX};
 
 /// A process that runs. It ends when its connection is closed.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ impl Process {
         descriptors::send(&ours, &ends)?;
         let mut command = Command::new(&program.path);
         command.args(&program.args).stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::piped());
+        // What a terminal sends to the service is not for it.
+        command.process_group(0);
         let mut child = command.spawn()?;
         let stderr = child.stderr.take();
         let child = Arc::new(Mutex::new(child));
@@ -86,8 +88,11 @@ struct LastWords {
 /// Passes on what a worker logs, and returns the last of it.
 fn listen(stderr: ChildStderr) -> LastWords {
     let (mut last, mut cause) = (String::new(), None);
-    for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-        let line = String::from_utf8_lossy(&line);
+    let (mut stderr, mut line) = (BufReader::new(stderr), Vec::new());
+    // Of a line that is too long the rest is another.
+    while (&mut stderr).take(WORKER_LINE_BYTES_MAX).read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+        let bytes = std::mem::take(&mut line);
+        let line = String::from_utf8_lossy(bytes.strip_suffix(b"\n").unwrap_or(&bytes));
         let (level, text) = match line.split_once(' ') {
             Some(("ERROR", text)) => (log::Level::Error, text),
             Some(("WARN", text)) => (log::Level::Warn, text),
@@ -104,9 +109,8 @@ fn listen(stderr: ChildStderr) -> LastWords {
             }
         };
         log::log!(level, "SQL worker: {text}");
-        while last.len() > WORKER_LAST_WORDS_BYTES {
-            last.remove(0);
-        }
+        let over = last.len().saturating_sub(WORKER_LAST_WORDS_BYTES);
+        last.drain(..last.ceil_char_boundary(over));
     }
     LastWords { cause, last: last.trim_end().to_owned() }
 }

@@ -14,6 +14,7 @@ use tokio::io::BufReader;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::interval;
 
@@ -25,7 +26,7 @@ use crate::engine::{Engines, Logs};
 use crate::limits::{
     SQL_THREADS_MAX, WORKER_CHECK_EVERY, WORKER_LANES, WORKER_READ_BYTES, WORKER_STACK_BYTES, WORKER_THREADS_MIN,
 };
-use crate::mirror::Error;
+use crate::mirror::{Error, LogUpdate};
 use crate::sync::turso::sql::{CALL, Pieces, Sql, SqlSettings};
 
 /// Runs SQL for the service at the other end of the standard input, a socket, until that closes it.
@@ -50,7 +51,16 @@ pub fn run_worker() -> io::Result<()> {
     served
 }
 
+/// What asks the service to end is not for its workers: it drains first. And a file that may not be so large is an error for the
+/// statement that writes it.
+fn ignore_signals() -> io::Result<[Signal; 4]> {
+    let too_large = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    let [interrupt, terminate, hangup] = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    Ok([signal(interrupt)?, signal(terminate)?, signal(hangup)?, signal(too_large)?])
+}
+
 async fn serve(socket: StdUnixStream, lanes: Vec<StdUnixStream>) -> io::Result<()> {
+    let _ignored = ignore_signals()?;
     let (input, out) = UnixStream::from_std(socket)?.into_split();
     let mut input = BufReader::with_capacity(WORKER_READ_BYTES, input);
     let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidData, text.to_owned());
@@ -142,7 +152,10 @@ impl Worker {
                     let worker = self.clone();
                     tokio::spawn(async move { worker.logs.send(&FromWorker::Pong, &[]).await });
                 }
-                ToWorker::Log { id, outcome } => self.logs.answered(id, outcome),
+                ToWorker::Log { id, outcome } => {
+                    let worker = self.clone();
+                    tokio::spawn(async move { worker.logs.answered(id, outcome).await });
+                }
                 ToWorker::More { id } => {
                     if let Some(reader) = self.cursors().get(&id) {
                         reader.wants_more.notify_one();
@@ -153,43 +166,45 @@ impl Worker {
                         reader.is_gone.notify_one();
                     }
                 }
-                // What is said of a log is taken in before anything after it is read.
                 ToWorker::Pipeline { id, update, lasting } => {
-                    let (log, worker) = (self.logs.update(update), self.clone());
-                    tokio::spawn(CALL.scope(id, async move {
-                        let answer = match &log {
-                            Ok(log) => worker.pipeline(log, body, lasting).await,
-                            Err(error) => Err(error.clone()),
-                        };
-                        worker.answer(id, log.ok().as_deref(), answer).await;
-                    }));
+                    self.spawn(
+                        (id, update),
+                        move |worker, log| async move { worker.pipeline(&log, body, lasting).await },
+                    );
                 }
                 ToWorker::Touched { id, update } => {
-                    let (log, worker) = (self.logs.update(update), self.clone());
-                    tokio::spawn(CALL.scope(id, async move {
-                        let answer = match &log {
-                            Ok(log) => worker.touched(log, &body).await,
-                            Err(error) => Err(error.clone()),
-                        };
-                        worker.answer(id, log.ok().as_deref(), answer).await;
-                    }));
+                    self.spawn((id, update), move |worker, log| async move { worker.touched(&log, &body).await });
                 }
                 ToWorker::Cursor { id, update } => {
-                    let (log, worker) = (self.logs.update(update), self.clone());
                     let reader = Arc::<Reader>::default();
                     self.cursors().insert(id, reader.clone());
-                    tokio::spawn(CALL.scope(id, async move {
-                        let ended = match &log {
-                            Ok(log) => worker.cursor((id, &reader), log, body).await,
-                            Err(error) => Err(error.clone()),
-                        };
-                        worker.cursors().remove(&id);
-                        worker.answer(id, log.ok().as_deref(), ended.map(|()| Bytes::new())).await;
-                    }));
+                    self.spawn((id, update), move |worker, log| async move {
+                        worker.cursor((id, &reader), &log, body).await.map(|()| Bytes::new())
+                    });
                 }
             }
         }
         Ok(())
+    }
+
+    /// Runs a call in a task, once what the service says of its log is taken in.
+    fn spawn<F>(
+        self: &Arc<Self>,
+        (id, update): (Id, LogUpdate),
+        run: impl FnOnce(Arc<Worker>, String) -> F + Send + 'static,
+    ) where
+        F: Future<Output = Result<Bytes, Error>> + Send,
+    {
+        let worker = self.clone();
+        tokio::spawn(CALL.scope(id, async move {
+            let log = worker.logs.updated(update).await;
+            let answer = match &log {
+                Ok(log) => run(worker.clone(), log.clone()).await,
+                Err(error) => Err(error.clone()),
+            };
+            worker.cursors().remove(&id);
+            worker.answer(id, log.ok().as_deref(), answer).await;
+        }));
     }
 
     /// Answers a call over the first socket.

@@ -67,7 +67,7 @@ pub(super) enum FromWorker {
     /// A piece of its answer: the body. No more are sent before they are asked for.
     Piece { id: Id },
     /// Append transactions to a log that ends before `at`, for a call: the body.
-    Append { id: Id, call: Id, log: String, generation: Generation, at: Option<Offset> },
+    Append { id: Id, call: Id, log: String, log_id: String, generation: Generation, at: Option<Offset> },
     /// How far is a log durable?
     Renew { id: Id, log: String },
     /// These calls have run one statement for longer than any may, and cannot be interrupted.
@@ -94,7 +94,7 @@ pub(super) enum FromLane {
     Waits,
     /// Append transactions to its log, which ends before `at`: the body but for its last `answer` bytes, which are the answer to
     /// the call once that is done; where there are none, the answer comes later.
-    Append { generation: Generation, at: Option<Offset>, answer: usize },
+    Append { log_id: String, generation: Generation, at: Option<Offset>, answer: usize },
 }
 
 /// Reads a message and its body; `None` at the end.

@@ -16,12 +16,22 @@ pub mod wire;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use logmirror::format::name;
 use logmirror::offset::Generation;
 use logmirror::repo::Repo;
 use serde::Deserialize;
 use tempfile::TempDir;
+
+/// Sets a flag when dropped, also in a panic.
+pub struct SetOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// What a correct reader finds in a specimen.
 #[derive(Debug, Deserialize)]

@@ -12,9 +12,9 @@ use logmirror::worker::{WorkerProgram, WorkerSettings};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::support::assert_bytes;
 use super::support::service::{Answer, Service, Setup};
 use super::support::sqlite::{connect, rows};
+use super::support::{SetOnDrop, assert_bytes};
 use super::{PAGE, Pulled, Rig, between, real, selector, short};
 
 const ONE_ROW: &str = "SELECT * FROM keyed WHERE key = 1000";
@@ -145,6 +145,8 @@ fn an_answer_is_of_the_state_that_the_query_read_though_others_write() {
     rig.run(&["CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT)", "INSERT INTO t VALUES (1, '')"]);
     let (sql, done) = ("SELECT a, b FROM t", AtomicBool::new(false));
     std::thread::scope(|scope| {
+        // Also when this fails: the thread would go on for ever.
+        let _done = SetOnDrop(&done);
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 rig.run(&[
@@ -162,7 +164,6 @@ fn an_answer_is_of_the_state_that_the_query_read_though_others_write() {
                 seen.push(pulled.revision);
             }
         }
-        done.store(true, Ordering::Relaxed);
     });
 }
 

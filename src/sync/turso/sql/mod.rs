@@ -157,7 +157,8 @@ impl Sql {
             }
         };
         if stream.forgot && foreseen.recalls && foreseen.leaves == Leaves::Nothing {
-            let text = "this stream was unused for a while and goes on with a new connection: what changes() and                         last_insert_rowid() say of its statements before is lost";
+            let text = "this stream was unused for a while and goes on with a new connection: what changes() and \
+                        last_insert_rowid() say of its statements before is lost";
             return Err(Error::NotFound(text.into()));
         }
         if foreseen.changes {

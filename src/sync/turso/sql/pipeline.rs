@@ -13,7 +13,8 @@ use super::batch::{self, Foreseen, NeedsTurn, Ran};
 use super::execute::Runner;
 use super::request::{self, Pipeline, Request};
 use super::streams::{Stream, Taken};
-use super::{MemoryShare, Sql, numbers};
+use super::threads::{caught, panicked};
+use super::{MemoryShare, Sql, numbers, whole};
 use crate::limits::SQL_ROWS_AT_ONCE;
 use crate::mirror::Error;
 
@@ -70,7 +71,7 @@ impl Sql {
     }
 
     /// As [`pipeline`](Self::pipeline), on this thread, which must have the stack for that, and be in the context of `runtime`. It
-    /// waits for nothing but its own commit. An answer that holds if what it committed becomes durable is handed to `offer`
+    /// waits for commits, its own and those that it has seen, and for nothing that a client does. An answer that holds if what it committed becomes durable is handed to `offer`
     /// before that is appended.
     pub(crate) fn pipeline_at_once(
         self: &Arc<Self>,
@@ -88,8 +89,11 @@ impl Sql {
             None => None,
         };
         match begun {
-            Some(Ok(Ok((call, Some(Ok(ran)))))) => AtOnce::Ended(runtime.block_on(self.end(call, ran, offer))),
-            Some(Ok(Ok((call, first)))) => AtOnce::Waits(self.clone().go_on(call, first).boxed()),
+            Some(Ok(Ok((call, Some(Ok(ran)))))) => {
+                let ended = caught(|| runtime.block_on(self.end(call, ran, offer)));
+                AtOnce::Ended(ended.unwrap_or_else(|| Err(panicked())))
+            }
+            Some(Ok(Ok((call, first)))) => AtOnce::Waits(whole(self.clone().go_on(call, first)).boxed()),
             Some(Ok(Err(error)) | Err(error)) => AtOnce::Ended(Err(error)),
             None => {
                 let (sql, log) = (self.clone(), log.to_owned());
@@ -98,7 +102,7 @@ impl Sql {
                     share.cover(body.len()).await?;
                     sql.run_pipeline(log, (body, share), lasting).await
                 };
-                AtOnce::Waits(all.boxed())
+                AtOnce::Waits(whole(all).boxed())
             }
         }
     }

@@ -1,7 +1,7 @@
 //! [`LogShares`]: how many threads the statements of one log may have at once.
 //!
 //! Each log gets half of what the others leave, and one at least. So the first log may have half of all threads, and however long
-//! its statements run, the next finds some free.
+//! its statements run, the next finds some free, while there are fewer such logs than threads.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

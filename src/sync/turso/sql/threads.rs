@@ -95,12 +95,12 @@ impl Drop for Watched {
 }
 
 /// What work came to; none if it panicked. What it had in hand is dropped with it.
-fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
+pub(super) fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
     let result = catch_unwind(AssertUnwindSafe(work));
     result.inspect_err(|_| log::error!("the SQL engine failed")).ok()
 }
 
-fn panicked() -> Error {
+pub(super) fn panicked() -> Error {
     Error::Unavailable("the SQL engine failed over this call: see the log of the service".into())
 }
 

@@ -16,8 +16,11 @@ use crate::mirror::Error;
 use crate::offset::Offset;
 use crate::sync::turso::TouchedPages;
 
-/// What every client reads when it opens a database: all of the schema, and the statistics by which queries are planned.
-const READ_AT_OPENING: [&str; 2] = ["SELECT * FROM sqlite_schema", "SELECT tbl, idx, stat FROM sqlite_stat1"];
+/// What every client reads when it opens a database: all of the schema, and the statistics by which queries are planned, where
+/// there are some.
+const SCHEMA: &str = "SELECT * FROM sqlite_schema";
+/// See [`SCHEMA`].
+const STATISTICS: &str = "SELECT tbl, idx, stat FROM sqlite_stat1";
 
 impl Sql {
     /// The pages that a query reads, all in one durable state of the log. It runs to its end, and its rows are dropped.
@@ -84,7 +87,11 @@ fn read(session: &Session, query: &str) -> Result<TouchedPages, Error> {
         connection.execute("BEGIN").map_err(SqlError::from)?;
         let mut prepared = runner.prepare(query)?;
         while prepared.step()?.is_some() {}
-        READ_AT_OPENING.iter().try_for_each(|sql| read_all(connection, sql))
+        read_all(connection, SCHEMA)?;
+        match read_all(connection, STATISTICS) {
+            Err(Stopped::Failed(error)) if error.message.contains("no such table") => Ok(()),
+            read => read,
+        }
     });
     match done {
         Ok(()) => {}
@@ -97,9 +104,9 @@ fn read(session: &Session, query: &str) -> Result<TouchedPages, Error> {
     Ok(TouchedPages { generation, frame: Offset(frame), pages })
 }
 
-/// Reads what a query of ours finds, if there is such a table.
+/// Reads what a query of ours finds.
 fn read_all(connection: &Arc<Connection>, sql: &str) -> Result<(), Stopped> {
-    let Ok(mut statement) = connection.prepare(sql) else { return Ok(()) };
+    let mut statement = connection.prepare(sql).map_err(SqlError::from)?;
     let step = |statement: &mut turso_core::Statement| {
         Ok::<_, SqlError>(statement.run_one_step_blocking(|| Ok(()), || Ok(()))?.is_some())
     };
