@@ -392,3 +392,17 @@ fn aborted(cause: &str, appended: Option<Appended>) -> Error {
         "the SQL worker that ran this has ended: {cause}; {kept}; transactions left open are rolled back"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_for_a_call_whose_worker_ended_says_what_of_it_is_in_the_log() {
+        let text = |appended| aborted("signal 9", appended).to_string();
+        assert!(text(None).contains("signal 9; nothing of this request is in the log"));
+        let appended = Appended { first: Offset(5), end: Offset(9), transactions: 2 };
+        let text = text(Some(appended));
+        assert!(text.contains("up to frame 8 is in the log (frames 5 on; its first 2 transactions"), "{text}");
+    }
+}

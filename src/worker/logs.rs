@@ -168,8 +168,8 @@ mod tests {
     use crate::mirror::{LogUpdates, Registry, Settings};
     use crate::repo::FsRepo;
 
-    #[tokio::test]
-    async fn updates_of_a_log_are_taken_in_in_their_order_whichever_socket_is_read_first() {
+    #[test]
+    fn updates_of_a_log_are_taken_in_in_their_order_whichever_socket_is_read_first() {
         let dir = tempfile::tempdir().expect("a directory");
         let repo = Arc::new(FsRepo::open(dir.path()).expect("that directory"));
         let registry = Registry::open(repo, Settings::default()).expect("an empty data directory");
@@ -181,6 +181,8 @@ mod tests {
         let (app, other, mut updates) = (log("app"), log("other"), LogUpdates::default());
         let mut next = |log: &Arc<Log>| updates.next(log).expect("an update");
         let (first, second, of_other, third) = (next(&app), next(&app), next(&other), next(&app));
+        let runtime = tokio::runtime::Runtime::new().expect("threads");
+        let _context = runtime.enter();
         let (_service, worker) = UnixStream::pair().expect("a pair");
         let (_, out) = worker.into_split();
         let logs = WorkerLogs::new(out, 1 << 20);

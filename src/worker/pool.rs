@@ -291,25 +291,32 @@ mod tests {
     use crate::mirror::Settings;
     use crate::repo::MemRepo;
 
+    /// Strikes of a log that ended a worker of its own.
+    const MORE: u32 = WORKER_STRIKES_ALONE + 1;
+
     #[test]
     fn logs_that_ended_their_workers_leave_the_places_that_they_do_not_use() {
         let registry = Arc::new(Registry::open(Arc::new(MemRepo::default()), Settings::default()).expect("a registry"));
         let program = WorkerProgram { path: PathBuf::new(), args: Vec::new() };
         let workers = Workers::new(registry.clone(), WorkerSettings::of(program), SqlSettings::default());
-        let struck = |number: usize| {
+        let struck = |number: usize, strikes: u32| {
             let wal = CreateLog { format: LogFormat::Wal, first: None, checkpoint: None, foreign_keys: None };
             let (log, _) = registry.create(&format!("log-{number}"), wal).expect("a log");
-            let record = StrikeRecord { strikes: WORKER_STRIKES_ALONE, last: Instant::now(), cause: String::new() };
+            // Its pause is over.
+            let last = Instant::now().checked_sub(2 * WORKER_PAUSE).expect("a time");
+            let record = StrikeRecord { strikes, last, cause: String::new() };
             locked(&workers.records).insert(log.id().to_owned(), record);
             workers.seat(&log)
         };
         for number in 0..2 * WORKERS_ALONE_MAX {
-            assert!(struck(number).is_ok(), "{number}");
+            assert!(struck(number, MORE).is_ok(), "{number}");
         }
         // Those that are in use stay.
-        let used: Vec<_> = (0..WORKERS_ALONE_MAX).map(|number| struck(100 + number).expect("a place")).collect();
-        assert!(struck(200).is_err());
+        let used: Vec<_> = (0..WORKERS_ALONE_MAX).map(|number| struck(100 + number, MORE).expect("a place")).collect();
+        assert!(struck(200, MORE).is_err());
+        // Both may have been another's statements.
+        assert!(struck(201, WORKER_STRIKES_ALONE).is_ok());
         drop(used);
-        assert!(struck(201).is_ok());
+        assert!(struck(202, MORE).is_ok());
     }
 }
