@@ -28,7 +28,7 @@ use report::Seen;
 use service::{Peaks, Service};
 
 /// Statements of a quick run, and of one that is not.
-const QUICK: u64 = 300;
+const QUICK: u64 = 100;
 /// See [`QUICK`].
 const ALL: u64 = 10_000;
 /// Statements between two quiet times.
@@ -102,7 +102,8 @@ fn attack(dir: &Path, count: u64, seed: u64) -> Result<()> {
     })?;
     service.ensure_runs()?;
     let copied = commitlog.finish()?;
-    let seen = Seen { deaths: service.deaths()?, peaks: peaks.of(service.id()), streams, copied };
+    let seen =
+        Seen { deaths: service.deaths()?, peaks: peaks.of(service.id()), streams, copied, waits_count: count > QUICK };
     report::print(&attack, &innocents, &seen)
 }
 

@@ -13,10 +13,6 @@ use crate::service::{Death, Peak, SERVICE_BYTES_MAX, WORKER_BYTES_MAX};
 const DEATHS_SHARED: u32 = 2;
 /// What of the quiet p99 the innocent statements may wait beside hostile ones.
 const TIMES_QUIET_MAX: u32 = 3;
-/// What they may wait in any case where there are few of them: the hundredth part of them is then a handful.
-const P99_OF_FEW: Duration = Duration::from_millis(20);
-/// See [`P99_OF_FEW`].
-const FEW: usize = 5000;
 const OUTCOMES: [Outcome; 5] =
     [Outcome::Answered, Outcome::Refused, Outcome::Interrupted, Outcome::Ended, Outcome::NotRun];
 
@@ -28,6 +24,8 @@ pub struct Seen {
     pub streams: Vec<usize>,
     /// Bytes of the commitlog.
     pub copied: u64,
+    /// Whether the waits count: not in a quick run, where the hundredth part of the statements is a handful.
+    pub waits_count: bool,
 }
 
 /// Prints all of it.
@@ -41,7 +39,7 @@ pub fn print(attack: &Attack, innocents: &Innocents, seen: &Seen) -> Result<()> 
     }
     statements(attack, &mut broken);
     deaths(innocents, &seen.deaths, &mut broken);
-    waits(innocents, &mut broken);
+    waits(innocents, seen.waits_count, &mut broken);
     memory(seen.peaks, &mut broken);
     println!("streams open on logs that open many: {:?}", seen.streams);
     println!("commitlog: {} bytes written, pushed and followed, identical", seen.copied);
@@ -139,15 +137,14 @@ fn kind(cause: &str) -> &str {
     known.iter().find(|(words, _)| cause.contains(words)).map_or(cause, |(_, kind)| kind)
 }
 
-fn waits(innocents: &Innocents, broken: &mut Vec<String>) {
+fn waits(innocents: &Innocents, they_count: bool, broken: &mut Vec<String>) {
     println!("\n{:10}{:>12}{:>12}{:>12}{:>12}", "innocent", "statements", "p50 ms", "p99 ms", "longest ms");
     let ms = |time: Duration| format!("{:>12.1}", time.as_secs_f64() * 1000.0);
     let quiet = innocents.waits(Phase::Quiet);
     for phase in [Phase::Quiet, Phase::Streams, Phase::Crowd, Phase::Hostile] {
         let Waits { count, median, p99, longest } = innocents.waits(phase);
         println!("{:10}{count:>12}{}{}{}", format!("{phase:?}").to_lowercase(), ms(median), ms(p99), ms(longest));
-        let least = if count < FEW { P99_OF_FEW } else { Duration::ZERO };
-        if p99 > (quiet.p99 * TIMES_QUIET_MAX).max(least) {
+        if they_count && p99 > quiet.p99 * TIMES_QUIET_MAX {
             broken.push(format!("{phase:?}: the p99 of innocent statements is {p99:?}, quiet {:?}", quiet.p99));
         }
     }
