@@ -169,6 +169,18 @@ impl Config {
         let patience = Timeouts::default();
         let min_rate = NonZeroU64::new(bytes(flags.min_rate, file.min_rate, patience.min_rate.get()));
         let min_rate = min_rate.ok_or("--min-rate must be at least 1")?;
+        if flags.statement_timeout.or(file.statement_timeout) == Some(0) {
+            let named = named("statement-timeout", flags.statement_timeout.is_some(), true);
+            return Err(format!("{named} must be at least 1 s"));
+        }
+        let sql_memory_max = bytes(flags.sql_memory_max, file.sql_memory_max, limits::WORKER_MEMORY_BYTES_MAX);
+        if sql_memory_max < limits::WORKER_MEMORY_BYTES_MIN {
+            let (named, least) =
+                (named("sql-memory-max", flags.sql_memory_max.is_some(), true), limits::WORKER_MEMORY_BYTES_MIN >> 20);
+            return Err(format!(
+                "{named} must be at least {least} MiB: a process that runs SQL needs that for its stacks"
+            ));
+        }
         Ok(Config {
             data: flags.data.or(file.data).unwrap_or_else(|| DATA_DEFAULT.into()),
             listen,
@@ -184,7 +196,7 @@ impl Config {
                 ..patience
             },
             sql_workers: flags.sql_workers.or(file.sql_workers).unwrap_or_default(),
-            sql_memory_max: bytes(flags.sql_memory_max, file.sql_memory_max, limits::WORKER_MEMORY_BYTES_MAX),
+            sql_memory_max,
             connections_max,
             token,
             routing: Routing { root_log, by_host },

@@ -573,6 +573,8 @@ pub const WORKER_STACK_BYTES: usize = 64 << 20;
 /// Memory of an SQL worker: the caches of its databases, what its statements sort, and the stacks of its threads but those of the
 /// [`WORKER_LANES`].
 pub const WORKER_MEMORY_BYTES_MAX: u64 = 3 << 30;
+/// The least that an SQL worker may have.
+pub const WORKER_MEMORY_BYTES_MIN: u64 = 512 << 20;
 /// Largest temporary file of an SQL worker.
 pub const WORKER_FILE_BYTES_MAX: u64 = 4 << 30;
 /// A worker looks so often for statements that should have ended.

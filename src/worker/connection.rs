@@ -178,7 +178,7 @@ impl Connection {
         let update = self.update(log).inspect_err(|_| self.forget(id))?;
         if let Err(error) = wire::write(&mut *out, &message(id, update), body).await {
             // With the worker ends the call.
-            self.kill(format!("it cannot be called: {error}"));
+            self.lost("it cannot be called", &error);
         }
         Ok(())
     }
@@ -227,6 +227,16 @@ impl Connection {
             calls.remove(&id);
         }
         self.end_if_unused();
+    }
+
+    /// Ends the worker, over a socket that is broken.
+    pub(super) fn lost(&self, what: &str, error: &io::Error) {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        match error.kind() {
+            // It has ended: how is said elsewhere.
+            UnexpectedEof | ConnectionReset | BrokenPipe => self.process.kill(),
+            _ => self.kill(format!("{what}: {error}")),
+        }
     }
 
     /// Ends the worker.
@@ -335,7 +345,7 @@ impl Connection {
         let mut out = self.out.lock().await;
         let outcome = log.and_then(|log| self.update(&log)).map_err(WireError::from);
         if let Err(error) = wire::write(&mut *out, &ToWorker::Log { id, outcome }, &[]).await {
-            self.kill(format!("it cannot be told of its log: {error}"));
+            self.lost("it cannot be told of its log", &error);
         }
     }
 

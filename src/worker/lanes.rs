@@ -76,7 +76,7 @@ impl Connection {
                     }
                 }
                 // With the worker ends the call.
-                Err(error) => self.kill(format!("a lane is broken: {error}")),
+                Err(error) => self.lost("a lane is broken", &error),
             }
         } else {
             let message = |id, update| ToWorker::Pipeline { id, update, lasting };
@@ -122,7 +122,7 @@ impl Connection {
                     self.forget(id);
                     drop(held);
                     if let Err(error) = told {
-                        self.kill(format!("it cannot be told of its log: {error}"));
+                        self.lost("it cannot be told of its log", &error);
                     }
                     return Ok(Some(appended.map(|_| answer).map_err(of_append)));
                 }

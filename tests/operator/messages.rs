@@ -158,6 +158,16 @@ fn a_wrong_setting_is_named_with_its_file() {
     }
     fails(&["serve", "--data", arg(&data), "--listen", ":7171"], 2, &["--listen: ", "127.0.0.1:7171", "0.0.0.0:7171"]);
     fails(&["serve", "--data", arg(&data), "--connections-max", "0"], 2, &["--connections-max must be at least 1"]);
+    fails(
+        &["serve", "--data", arg(&data), "--statement-timeout", "0"],
+        2,
+        &["--statement-timeout must be at least 1 s"],
+    );
+    fails(
+        &["serve", "--data", arg(&data), "--sql-memory-max", "64MiB"],
+        2,
+        &["--sql-memory-max must be at least 512 MiB"],
+    );
     fails(&["serve", "--data", arg(&data), "--config", "/nowhere.toml"], 2, &["/nowhere.toml: "]);
 }
 

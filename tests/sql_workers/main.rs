@@ -148,6 +148,7 @@ fn a_statement_that_takes_all_memory_ends_its_worker_and_nothing_else() {
     for round in 0..5 {
         let answer = rig.try_run("app", &[&hostile]);
         assert_eq!(answer.refusal(), (500, "sql-aborted".into()), "{}", answer.text());
+        assert!(answer.text().contains("used up the memory that a worker may have"), "{}", answer.text());
         paused += usize::from(answer.text().contains("goes on in"));
         rig.run("other", &[&format!("INSERT INTO t VALUES ({round})")]);
     }
