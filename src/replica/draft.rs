@@ -2,6 +2,7 @@
 //! put under what the application sees; and how it is read beside other programs that have it open.
 
 use std::io;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use super::files::{Files, Held};
 use super::image::{PAGE_SIZE, image};
 use super::info::Mark;
 use super::io::{Latch, RepoIo};
+use super::pipeline::{MAKE_BOOKKEEPING, SET_BOOKKEEPING};
 use crate::engine::features;
 use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN, WalHeader};
 use crate::limits::ENGINE_CACHE_PAGES;
@@ -20,6 +22,7 @@ use crate::sqlite::btree::{PAGE_LEN, Page, Pages};
 use crate::sqlite::image::Image;
 use crate::sqlite::wal_frames::heads;
 use crate::sqlite::{DatabaseError, Snapshot, take};
+use crate::sync::turso::Value;
 use crate::sync::{FRAME_LEN, SyncError};
 
 /// The draft, open.
@@ -190,6 +193,22 @@ impl Draft {
         image.read(1, &mut page)?;
         locked.write(1, &page, image.count())?;
         locked.end().map(Some)
+    }
+
+    /// Writes into the bookkeeping table that nothing was pulled yet for `client`, by which the draft is known from then on.
+    pub(super) fn name(&self, client: &str) -> Result<(), ReplicaError> {
+        let connection = self.connect()?;
+        connection.execute("BEGIN IMMEDIATE")?;
+        connection.execute(MAKE_BOOKKEEPING)?;
+        let mut row = connection.prepare(SET_BOOKKEEPING)?;
+        let values = [Value::Text(client.to_owned()), Value::Integer(0), Value::Integer(0)];
+        for (number, value) in (1..).filter_map(NonZero::new).zip(&values) {
+            row.bind_at(number, value.into())?;
+        }
+        row.run_ignore_rows()?;
+        drop(row);
+        connection.execute("COMMIT")?;
+        Ok(connection.close()?)
     }
 
     /// Keeps all others from writing, once those before have ended their transactions.

@@ -59,6 +59,9 @@ pub(super) struct Info {
     /// It was made empty, without the remote, whose state has to be fetched whole.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) unmade: bool,
+    /// The draft has had a row of this replica in its bookkeeping table since it was made: one without is another database.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) draft_is_named: bool,
     /// Of a remote that speaks of updates only: what `P-synced` has of it, in its own words. Frames are made and counted here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) revision: Option<String>,
@@ -119,6 +122,7 @@ impl Info {
             untold: Vec::new(),
             fetched_whole: None,
             unmade: false,
+            draft_is_named: false,
             revision: None,
         }
     }

@@ -84,8 +84,11 @@ impl Store {
         let mut store = Store::open(files, info, held)?;
         let (_, now) = store.draft.now()?;
         if let Some(mark) = store.draft.mark_anew(now)? {
-            let marked = Some(mark);
-            store.store(Info { draft_wal_match_watermark: marked, clean: marked, ..store.info.clone() })?;
+            // After the mark: the pages of that row are not the remote's.
+            store.draft.name(&store.info.client_unique_id)?;
+            let (_, named) = store.draft.now()?;
+            let (draft_wal_match_watermark, clean) = (Some(mark), Some(named));
+            store.store(Info { draft_wal_match_watermark, clean, draft_is_named: true, ..store.info.clone() })?;
         }
         Ok(store)
     }
@@ -93,6 +96,11 @@ impl Store {
     /// Finds out whether the draft was brought to the state it was to be brought to.
     fn settle(&mut self) -> Result<(), ReplicaError> {
         let said = self.draft.look(|draft, _| reached(draft, &self.info.client_unique_id))?;
+        if said.is_none() && self.info.draft_is_named {
+            let (draft, info) = (self.files.draft(), self.files.info());
+            let what = format!("{draft} is another database than the one that was made with {info}");
+            return Err(ReplicaError::Mismatch { what });
+        }
         let said = said.map_or(0, |reached| reached.pull_gen);
         match &self.info.rebasing {
             _ if said == self.info.pull_gen => Ok(()),

@@ -219,3 +219,33 @@ fn an_older_copy_of_any_file_is_refused_or_harmless() {
     }
     assert!(refused + harmless > 4, "{refused} {harmless}");
 }
+
+/// Applications make their tables where there are none.
+#[test]
+fn a_draft_that_was_made_anew_is_refused_before_and_after_the_first_pull_and_empties_no_remote() {
+    for pulls in 0..2 {
+        let rig = Rig::new();
+        rig.ask("CREATE TABLE todo(id INTEGER PRIMARY KEY, t)");
+        rig.ask("INSERT INTO todo VALUES (1, 'a'), (2, 'b')");
+        rig.ask("CREATE TABLE other(x)");
+        let one = rig.open("one");
+        for _ in 0..pulls {
+            rig.ask("INSERT INTO other VALUES (1)");
+            one.sync();
+        }
+        drop(one);
+        let before = rig.dump();
+        for suffix in ["", "-wal", "-shm"] {
+            let _none = fs::remove_file(rig.path(&format!("one-draft{suffix}")));
+        }
+        let anew = rusqlite::Connection::open(rig.path("one-draft")).unwrap();
+        anew.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE todo(id INTEGER PRIMARY KEY, t)").unwrap();
+        drop(anew);
+        match rig.try_open("one", Options::default()) {
+            Err(ReplicaError::Mismatch { what }) => assert!(what.contains("one-draft"), "{what}"),
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("after {pulls} pulls it is taken for the replica's"),
+        }
+        assert_eq!(rig.dump(), before);
+    }
+}
