@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use super::pool::WorkerProgram;
 use super::process::{Process, Started};
 use super::wire::{self, FromWorker, Id, ToWorker, WorkerStart};
 use super::wire_error::WireError;
+use super::{just_ended, locked};
 use crate::engine::Logs;
 use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN};
 use crate::limits::{LIBSQL_PAGE_SIZE, WORKER_PING_EVERY, WORKER_READ_BYTES, WORKER_SILENCE_MAX, WORKER_START_WAIT};
@@ -81,10 +82,6 @@ pub(super) struct Death {
     pub(super) cause: String,
     /// The logs whose calls it ran.
     pub(super) logs: Vec<Arc<Log>>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn cannot_start(error: &io::Error) -> Error {
@@ -157,9 +154,8 @@ impl Connection {
     pub(super) fn begin(&self, log: &Arc<Log>) -> Result<(Id, mpsc::Receiver<Event>), Error> {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let (events, received) = mpsc::channel(EVENTS);
-        let ended = || Error::Unavailable("the SQL worker has just ended: try again".into());
         let call = Call { log: log.clone(), events, appended: None };
-        locked(&self.calls).as_mut().ok_or_else(ended)?.insert(id, call);
+        locked(&self.calls).as_mut().ok_or_else(just_ended)?.insert(id, call);
         Ok((id, received))
     }
 

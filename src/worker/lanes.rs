@@ -9,7 +9,7 @@ use tokio::io::BufReader;
 use tokio::net::UnixStream;
 
 use super::connection::{Connection, Event, answer};
-use super::pool::just_ended;
+use super::just_ended;
 use super::wire::{self, FromLane, Id, ToLane, ToWorker};
 use super::wire_error::WireError;
 use crate::engine::of_append;

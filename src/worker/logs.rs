@@ -2,16 +2,16 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot};
 
-use super::lane;
 use super::wire::{self, FromWorker, Id};
 use super::wire_error::WireError;
+use super::{lane, locked};
 use crate::engine::Logs;
 use crate::mirror::{Error, Log, LogUpdate};
 use crate::offset::Offset;
@@ -34,10 +34,6 @@ pub(super) struct WorkerLogs {
 struct Known {
     number: u64,
     log: Option<Arc<Log>>,
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The service is gone, and this process ends.

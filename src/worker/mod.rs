@@ -18,6 +18,19 @@ mod service;
 mod wire;
 mod wire_error;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::mirror::Error;
 pub use pool::{WorkerProgram, WorkerSettings, Workers};
 pub use run::run_worker;
 pub use service::SqlService;
+
+/// What a mutex guards, also after a panic of another thread that held it.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The error for a call whose worker has ended before the call began.
+fn just_ended() -> Error {
+    Error::Unavailable("the SQL worker has just ended: try again".into())
+}

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
 use super::connection::{Connection, Death, Event};
 use super::wire::{ToWorker, WorkerStart};
+use super::{just_ended, locked};
 use crate::engine::transaction_bytes_max;
 use crate::limits::{
     SQL_WORKERS_MAX, WORKER_FILE_BYTES_MAX, WORKER_MEMORY_BYTES_MAX, WORKER_PAUSE, WORKER_PAUSE_MAX,
@@ -112,10 +113,6 @@ impl StrikeRecord {
     fn is_old(&self) -> bool {
         self.last.elapsed() > WORKER_STRIKES_KEPT + self.pause()
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Workers {
@@ -260,10 +257,6 @@ impl Workers {
 
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-pub(super) fn just_ended() -> Error {
-    Error::Unavailable("the SQL worker has just ended: try again".into())
 }
 
 /// Records the end of a worker.

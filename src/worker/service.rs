@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::pool::Workers;
 use crate::mirror::Error;
 use crate::sync::turso::TouchedPages;
-use crate::sync::turso::sql::{Memory, MemoryShare, Pieces, Sql};
+use crate::sync::turso::sql::{Memory, MemoryShare, Pieces, Sql, whole};
 
 /// SQL over HTTP, for all logs of a service.
 #[derive(Debug)]
@@ -98,10 +98,4 @@ impl SqlService {
             }
         }
     }
-}
-
-/// Runs work to its end, whether or not its caller is dropped.
-async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T, Error>> + Send + 'static) -> Result<T, Error> {
-    let done = tokio::spawn(work).await;
-    done.unwrap_or_else(|_| Err(Error::Unavailable("the call was interrupted".into())))
 }

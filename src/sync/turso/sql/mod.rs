@@ -316,7 +316,9 @@ impl Sql {
 }
 
 /// Runs work to its end, whether or not its caller is dropped.
-async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T, Error>> + Send + 'static) -> Result<T, Error> {
+pub(crate) async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
     let done = threads::spawn(work).await;
     done.unwrap_or_else(|_| Err(Error::Unavailable("the call was interrupted".into())))
 }
