@@ -556,10 +556,10 @@ pub const ALL_BUSY_AFTER: Duration = Duration::from_secs(1);
 pub const ALL_BUSY_EVERY: Duration = Duration::from_secs(60);
 /// What is read at once of the messages between a service and an SQL worker.
 pub const WORKER_READ_BYTES: usize = 64 << 10;
-/// Calls that a worker runs each on a thread that reads them itself.
-pub const WORKER_LANES: usize = 2;
-/// What is read at once on such a thread.
-pub const WORKER_LANE_READ_BYTES: usize = 16 << 10;
+/// Longest message between a service and an SQL worker that is one packet.
+pub const WORKER_PACKET_BYTES_MAX: usize = 64 << 10;
+/// Threads of a worker that receive packets, and run the calls in them.
+pub const WORKER_CALL_THREADS: usize = 2;
 /// Longest head of a message between a service and an SQL worker: an update of a log with a hundred thousand segments.
 pub const WORKER_HEAD_BYTES_MAX: usize = 64 << 20;
 /// Its longest body: rows of [`SQL_ANSWER_BYTES_MAX`] as JSON, or a transaction.
@@ -571,7 +571,7 @@ pub const WORKER_THREADS_MIN: usize = 2;
 /// Stack of a thread that runs SQL in a worker: one that overflows ends the worker only.
 pub const WORKER_STACK_BYTES: usize = 64 << 20;
 /// Memory of an SQL worker: the caches of its databases, what its statements sort, and the stacks of its threads but those of the
-/// [`WORKER_LANES`].
+/// [`WORKER_CALL_THREADS`].
 pub const WORKER_MEMORY_BYTES_MAX: u64 = 3 << 30;
 /// The least that an SQL worker may have.
 pub const WORKER_MEMORY_BYTES_MIN: u64 = 512 << 20;

@@ -16,6 +16,7 @@ use super::error::Error;
 use super::log::{Log, Meta, State, View};
 use super::writers::Writers;
 use crate::format::Framing;
+use crate::format::wal::Chain;
 use crate::offset::{Epoch, Generation, Offset};
 use crate::repo::{ReadOnlyRepo, Repo};
 use crate::stream::SegmentInfo;
@@ -24,21 +25,43 @@ use crate::stream::SegmentInfo;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LogUpdate {
     name: String,
+    /// That of the one before, if nothing has changed.
     number: u64,
     /// The number of the one before; 0 if the receiver need not have one.
     after: u64,
+    change: Change,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Change {
+    Nothing,
+    /// Only that more frames are durable.
+    Growth(Growth),
+    #[serde(with = "as_json")]
+    More(Box<WholeLog>),
+}
+
+/// How far the open segment of a WAL is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Growth {
+    end: Offset,
+    bytes: u64,
+    /// The checksum up to there.
+    chain: [u8; 8],
+}
+
+/// All of a log, but for what the receiver has.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct WholeLog {
     /// Which log it is, if that is new to the receiver.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     identity: Option<LogIdentity>,
-    /// Who may write it, if that changed: as `log.json` says it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    writers: Option<Writers>,
+    /// Who may write it: as `log.json` says it.
+    writers: Writers,
     /// How many of the sealed segments that the receiver knows are still so.
     kept: usize,
     /// Those after them.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     sealed: Vec<SegmentUpdate>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     head: Option<SegmentUpdate>,
     first: Offset,
     durable: Offset,
@@ -49,6 +72,21 @@ pub(crate) struct LogUpdate {
     cut_short: bool,
     openings: u64,
     foreign_keys: bool,
+}
+
+/// As text, whatever the format around it: some of it leaves out what is not there.
+mod as_json {
+    use serde::de::{DeserializeOwned, Error as _};
+    use serde::ser::Error as _;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&serde_json::to_string(value).map_err(S::Error::custom)?)
+    }
+
+    pub(super) fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+        serde_json::from_str(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -100,8 +138,59 @@ struct SentLog {
     log: Weak<Log>,
     number: u64,
     writers: Writers,
-    sealed: Arc<[SegmentInfo]>,
-    openings: u64,
+    foreign_keys: bool,
+    view: View,
+}
+
+impl SentLog {
+    /// What to send where the log is so now and was so `before`, if that is short.
+    fn change(&self, before: &SentLog) -> Option<Change> {
+        let (was, is) = (Growth::of(&before.view)?, Growth::of(&self.view)?);
+        let same = Weak::ptr_eq(&before.log, &self.log)
+            && (&before.writers, before.foreign_keys) == (&self.writers, self.foreign_keys)
+            && is_grown(&before.view, &self.view);
+        let change = || if was == is { Change::Nothing } else { Change::Growth(is) };
+        same.then(change)
+    }
+}
+
+/// Whether `now` differs from `before` in its [`Growth`] only.
+fn is_grown(before: &View, now: &View) -> bool {
+    let header = |view: &View| match view.framing {
+        Framing::Wal(Some(start)) => Some(start.header),
+        _ => None,
+    };
+    let segment = |head: SegmentInfo| SegmentInfo { end: Offset::ZERO, bytes: 0, ..head };
+    let rest = |view: &View| {
+        let View { first, head, epoch, opened, cut_short, openings, .. } = view;
+        (*first, head.map(segment), *epoch, *opened, *cut_short, *openings, header(view))
+    };
+    rest(before) == rest(now)
+        && Arc::ptr_eq(&before.sealed, &now.sealed)
+        && (&before.state, &now.state) == (&State::Ok, &State::Ok)
+}
+
+impl Growth {
+    /// That of a WAL with frames in its open segment.
+    fn of(view: &View) -> Option<Growth> {
+        match (view.framing, view.head) {
+            (Framing::Wal(Some(start)), Some(head)) if head.end == view.durable => {
+                Some(Growth { end: head.end, bytes: head.bytes, chain: start.chain.encode() })
+            }
+            _ => None,
+        }
+    }
+
+    fn apply(self, view: &mut View) {
+        let Growth { end, bytes, chain } = self;
+        view.durable = end;
+        if let Some(head) = &mut view.head {
+            (head.end, head.bytes) = (end, bytes);
+        }
+        if let Framing::Wal(Some(start)) = &mut view.framing {
+            start.chain = Chain::decode(chain);
+        }
+    }
 }
 
 impl LogUpdates {
@@ -110,51 +199,28 @@ impl LogUpdates {
     /// # Errors
     /// [`Error::Unavailable`] when its files cannot be opened by a path.
     pub(crate) fn next(&mut self, log: &Arc<Log>) -> Result<LogUpdate, Error> {
-        let (view, writers) = (log.view(), log.writers());
         let before = self.sent.get(log.name());
         let after = before.map_or(0, |sent| sent.number);
-        let known = before.filter(|sent| Weak::ptr_eq(&sent.log, &Arc::downgrade(log)));
-        let kept = match known {
-            Some(sent) if sent.openings == view.openings => kept(&sent.sealed, &view.sealed),
-            _ => 0,
-        };
-        let identity = match known {
-            Some(_) => None,
-            None => Some(LogIdentity { dir: directory(log)?, meta: log.described() }),
-        };
-        let has_writers = known.is_some_and(|sent| sent.writers == writers);
         let number = self.made + 1;
-        let update = LogUpdate {
-            name: log.name().to_owned(),
-            number,
-            after,
-            identity,
-            writers: if has_writers { None } else { Some(writers.clone()) },
-            kept,
-            sealed: view.sealed[kept..].iter().map(SegmentUpdate::from).collect(),
-            head: view.head.as_ref().map(SegmentUpdate::from),
-            first: view.first,
-            durable: view.durable,
-            epoch: view.epoch,
-            framing: view.framing.to_string(),
-            state: match view.state {
-                State::Ok => LogCondition::Ok,
-                State::Failed(cause) => LogCondition::Failed(cause.as_ref().to_owned()),
-                State::Damaged(cause) => LogCondition::Damaged(cause.as_ref().to_owned()),
-                State::Ended(next) => LogCondition::Ended(next),
-            },
-            opened: view.opened,
-            cut_short: view.cut_short,
-            openings: view.openings,
-            foreign_keys: log.foreign_keys(),
+        let (writers, foreign_keys) = (log.writers(), log.foreign_keys());
+        let now = SentLog { log: Arc::downgrade(log), number, writers, foreign_keys, view: log.view() };
+        let change = match before.and_then(|before| now.change(before)) {
+            Some(Change::Nothing) => {
+                return Ok(LogUpdate { name: log.name().to_owned(), number: after, after, change: Change::Nothing });
+            }
+            Some(change) => change,
+            None => {
+                let known = before.filter(|before| Weak::ptr_eq(&before.log, &now.log));
+                let (is_new, whole) = (known.is_none(), WholeLog::of(log, &now, known)?);
+                if is_new {
+                    self.sent.retain(|_, sent| sent.log.strong_count() > 0);
+                }
+                Change::More(Box::new(whole))
+            }
         };
-        if known.is_none() {
-            self.sent.retain(|_, sent| sent.log.strong_count() > 0);
-        }
         self.made = number;
-        let sent = SentLog { log: Arc::downgrade(log), number, writers, sealed: view.sealed, openings: view.openings };
-        self.sent.insert(log.name().to_owned(), sent);
-        Ok(update)
+        self.sent.insert(log.name().to_owned(), now);
+        Ok(LogUpdate { name: log.name().to_owned(), number, after, change })
     }
 }
 
@@ -187,6 +253,56 @@ impl LogUpdate {
     /// # Errors
     /// When its directory cannot be opened, or the update does not follow the one before.
     pub(crate) fn apply(self, known: Option<Arc<Log>>) -> Result<Arc<Log>, Error> {
+        let known = match self.change {
+            Change::More(whole) => return whole.apply(self.name, known),
+            _ => known.ok_or_else(|| unknown(&self.name))?,
+        };
+        if let Change::Growth(growth) = self.change {
+            known.publish(|view| growth.apply(view));
+        }
+        Ok(known)
+    }
+}
+
+fn unknown(name: &str) -> Error {
+    Error::Unavailable(format!("nothing is known of log {name:?}"))
+}
+
+impl WholeLog {
+    fn of(log: &Arc<Log>, now: &SentLog, known: Option<&SentLog>) -> Result<WholeLog, Error> {
+        let view = &now.view;
+        let kept = match known {
+            Some(known) if known.view.openings == view.openings => kept(&known.view.sealed, &view.sealed),
+            _ => 0,
+        };
+        let identity = match known {
+            Some(_) => None,
+            None => Some(LogIdentity { dir: directory(log)?, meta: log.described() }),
+        };
+        Ok(WholeLog {
+            identity,
+            writers: now.writers.clone(),
+            kept,
+            sealed: view.sealed[kept..].iter().map(SegmentUpdate::from).collect(),
+            head: view.head.as_ref().map(SegmentUpdate::from),
+            first: view.first,
+            durable: view.durable,
+            epoch: view.epoch,
+            framing: view.framing.to_string(),
+            state: match &view.state {
+                State::Ok => LogCondition::Ok,
+                State::Failed(cause) => LogCondition::Failed(cause.as_ref().to_owned()),
+                State::Damaged(cause) => LogCondition::Damaged(cause.as_ref().to_owned()),
+                State::Ended(next) => LogCondition::Ended(*next),
+            },
+            opened: view.opened,
+            cut_short: view.cut_short,
+            openings: view.openings,
+            foreign_keys: now.foreign_keys,
+        })
+    }
+
+    fn apply(self, name: String, known: Option<Arc<Log>>) -> Result<Arc<Log>, Error> {
         let log = match self.identity {
             Some(LogIdentity { dir, meta }) => {
                 let repo = ReadOnlyRepo::open(dir).map_err(|error: io::Error| {
@@ -199,13 +315,11 @@ impl LogUpdate {
                 }
                 // Nothing is ever sent to a writer thread.
                 let (queue, _) = mpsc::channel(1);
-                Arc::new(Log::new(self.name, meta, (repo.clone(), repo), (0, queue.downgrade())))
+                Arc::new(Log::new(name, meta, (repo.clone(), repo), (0, queue.downgrade())))
             }
-            None => known.ok_or_else(|| Error::Unavailable(format!("nothing is known of log {:?}", self.name)))?,
+            None => known.ok_or_else(|| unknown(&name))?,
         };
-        if let Some(writers) = self.writers {
-            log.set_writers(writers);
-        }
+        log.set_writers(self.writers);
         log.set_foreign_keys(self.foreign_keys);
         let known = log.view().sealed;
         let sealed = match known.get(..self.kept) {

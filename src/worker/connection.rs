@@ -8,22 +8,23 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::io::BufReader;
-use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Mutex as AsyncMutex, OwnedRwLockReadGuard, RwLock, mpsc, oneshot};
+use tokio::net::{UnixDatagram, UnixStream};
+use tokio::sync::{Mutex as AsyncMutex, RwLock, mpsc, oneshot};
 use tokio::time::{interval, timeout};
 
-use super::lanes::Lanes;
+use super::packets::{PacketBuffer, Packets, Sent};
 use super::pool::WorkerProgram;
 use super::process::{Process, Started};
 use super::wire::{self, FromWorker, Id, ToWorker, WorkerStart};
 use super::wire_error::WireError;
 use super::{just_ended, locked};
-use crate::engine::Logs;
+use crate::engine::{Logs, of_append};
 use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN};
 use crate::limits::{LIBSQL_PAGE_SIZE, WORKER_PING_EVERY, WORKER_READ_BYTES, WORKER_SILENCE_MAX, WORKER_START_WAIT};
 use crate::mirror::{Error, Log, LogUpdate, LogUpdates, Registry};
 use crate::offset::{Generation, Offset};
+use crate::sync::turso::sql::MemoryShare;
 
 /// What is received of the answer to a call.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ struct Call {
     log: Arc<Log>,
     events: mpsc::Sender<Event>,
     appended: Option<Appended>,
+    /// Of the memory for its body and its answer; a cursor needs none once it has begun.
+    share: Option<MemoryShare>,
 }
 
 /// What a call has appended.
@@ -60,9 +63,10 @@ struct Appended {
 pub(super) struct Connection {
     registry: Arc<Registry>,
     process: Process,
-    pub(super) lanes: Lanes,
+    /// The second socket.
+    packets: Packets<UnixDatagram>,
     out: AsyncMutex<OwnedWriteHalf>,
-    /// Those that are sent over the first socket are made while `out` is held: in the order in which they are sent.
+    /// Held while a packet with an update is sent: none is received before the one ahead of it.
     updates: Mutex<LogUpdates>,
     /// None once it has ended.
     calls: Mutex<Option<HashMap<Id, Call>>>,
@@ -100,14 +104,14 @@ impl Connection {
         died: impl FnOnce(Death) + Send + 'static,
     ) -> Result<Arc<Connection>, Error> {
         let started = Process::start(program).map_err(|error| cannot_start(&error))?;
-        let Started { process, socket, lanes, ended } = started;
+        let Started { process, socket, packets, ended } = started;
         socket.set_nonblocking(true).map_err(|error| cannot_start(&error))?;
         let (input, half) = UnixStream::from_std(socket).map_err(|error| cannot_start(&error))?.into_split();
         let mut input = BufReader::with_capacity(WORKER_READ_BYTES, input);
         let connection = Arc::new(Connection {
             registry,
             process,
-            lanes: Lanes::new(lanes).map_err(|error| cannot_start(&error))?,
+            packets: packets.watched().map_err(|error| cannot_start(&error))?,
             out: AsyncMutex::new(half),
             updates: Mutex::default(),
             calls: Mutex::new(Some(HashMap::new())),
@@ -151,47 +155,83 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::Unavailable`] when the connection has ended.
-    pub(super) fn begin(&self, log: &Arc<Log>) -> Result<(Id, mpsc::Receiver<Event>), Error> {
+    pub(super) fn begin(&self, log: &Arc<Log>, share: MemoryShare) -> Result<(Id, mpsc::Receiver<Event>), Error> {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let (events, received) = mpsc::channel(EVENTS);
-        let call = Call { log: log.clone(), events, appended: None };
+        let call = Call { log: log.clone(), events, appended: None, share: Some(share) };
         locked(&self.calls).as_mut().ok_or_else(just_ended)?.insert(id, call);
         Ok((id, received))
     }
 
-    /// Sends a call that has begun, where `message` has its number and what is new of the log. To be awaited to its end: a part of a
-    /// message would be the last.
+    /// Sends a call that has begun, where `message` has its number and what is new of the log.
     ///
     /// # Errors
     /// When the log has no files that the worker can open: then the call has ended.
-    pub(super) async fn call(
-        &self,
+    pub(super) fn call(
+        self: &Arc<Self>,
         (id, log): (Id, &Arc<Log>),
         message: impl FnOnce(Id, LogUpdate) -> ToWorker,
-        body: &[u8],
+        body: Bytes,
     ) -> Result<(), Error> {
-        let mut out = self.out.lock().await;
-        let update = self.update(log).inspect_err(|_| self.forget(id))?;
-        if let Err(error) = wire::write(&mut *out, &message(id, update), body).await {
-            // With the worker ends the call.
-            self.lost("it cannot be called", &error);
+        self.send_update(log, |update| message(id, update), body).inspect_err(|_| self.forget(id))
+    }
+
+    /// Sends a message with what is new of a log. With the worker ends what waits for it.
+    ///
+    /// # Errors
+    /// When the log has no files that the worker can open.
+    fn send_update(
+        self: &Arc<Self>,
+        log: &Arc<Log>,
+        message: impl FnOnce(LogUpdate) -> ToWorker,
+        body: Bytes,
+    ) -> Result<(), Error> {
+        let mut updates = locked(&self.updates);
+        let message = message(updates.next(log)?);
+        match self.packets.send(&message, [&body, &[]]) {
+            Ok(Sent::Whole) => {}
+            Ok(Sent::Not) => self.send_later(message, body),
+            Err(error) => self.lost("nothing can be sent to it", &error),
         }
         Ok(())
     }
 
-    /// What is new of a log. To be sent at once: those after it wait for it.
-    pub(super) fn update(&self, log: &Arc<Log>) -> Result<LogUpdate, Error> {
-        locked(&self.updates).next(log)
+    /// Sends a message over the first socket, behind those sent so before.
+    fn send_later(self: &Arc<Self>, message: ToWorker, body: Bytes) {
+        let connection = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = connection.send(&message, &body).await {
+                connection.lost("nothing can be sent to it", &error);
+            }
+        });
+    }
+
+    /// Runs a call on a log, and returns its answer. It runs to its end, whether or not that is awaited.
+    ///
+    /// # Errors
+    /// Those of the call; [`Error::Aborted`] when the worker ended.
+    pub(super) async fn run_call(
+        self: &Arc<Self>,
+        log: &Arc<Log>,
+        message: impl FnOnce(Id, LogUpdate) -> ToWorker,
+        (body, share): (Bytes, MemoryShare),
+    ) -> Result<Bytes, Error> {
+        let (id, mut events) = self.begin(log, share)?;
+        self.call((id, log), message, body)?;
+        match events.recv().await {
+            Some(Event::Ended(answer)) => answer,
+            _ => Err(just_ended()),
+        }
     }
 
     /// Asks for the next piece of a cursor.
-    pub(super) async fn more(&self, id: Id) {
-        let _ends = self.send(&ToWorker::More { id }, &[]).await;
+    pub(super) fn more(self: &Arc<Self>, id: Id) {
+        self.send_later(ToWorker::More { id }, Bytes::new());
     }
 
     /// Ends a cursor that has no reader any more.
-    pub(super) async fn gone(&self, id: Id) {
-        let _ends = self.send(&ToWorker::Gone { id }, &[]).await;
+    pub(super) fn gone(self: &Arc<Self>, id: Id) {
+        self.send_later(ToWorker::Gone { id }, Bytes::new());
     }
 
     /// Has it end once it runs no calls.
@@ -218,7 +258,7 @@ impl Connection {
     }
 
     /// Ends a call.
-    pub(super) fn forget(&self, id: Id) {
+    fn forget(&self, id: Id) {
         if let Some(calls) = &mut *locked(&self.calls) {
             calls.remove(&id);
         }
@@ -226,7 +266,7 @@ impl Connection {
     }
 
     /// Ends the worker, over a socket that is broken.
-    pub(super) fn lost(&self, what: &str, error: &io::Error) {
+    fn lost(&self, what: &str, error: &io::Error) {
         use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
         match error.kind() {
             // It has ended: how is said elsewhere.
@@ -249,9 +289,11 @@ impl Connection {
     ) {
         let mut pings = interval(WORKER_PING_EVERY);
         let mut reading = std::pin::pin!(self.read(&mut input));
+        let mut receiving = std::pin::pin!(self.receive());
         let broken = loop {
             tokio::select! {
                 read = &mut reading => break read.err(),
+                received = &mut receiving => break received.err(),
                 _ = pings.tick() => self.ping(),
             }
         };
@@ -276,45 +318,76 @@ impl Connection {
         if silent > WORKER_SILENCE_MAX {
             return self.kill(format!("it said nothing for {:.0} s", silent.as_secs_f64()));
         }
-        let connection = self.clone();
-        tokio::spawn(async move { connection.send(&ToWorker::Ping, &[]).await });
+        self.send_later(ToWorker::Ping, Bytes::new());
     }
 
-    /// Reads to the end. It never waits for something to be sent: the worker may be waiting for the same.
+    /// Reads to the end.
     async fn read(self: &Arc<Self>, input: &mut BufReader<OwnedReadHalf>) -> io::Result<()> {
         while let Some((message, body)) = wire::read(input).await? {
-            *locked(&self.heard) = Instant::now();
-            match message {
-                FromWorker::Pong => {}
-                FromWorker::Started { id } => self.notify(id, Event::Started),
-                FromWorker::Piece { id } => self.notify(id, Event::Piece(body)),
-                FromWorker::Answer { id, outcome } => self.answered(id, outcome, body),
-                FromWorker::Renew { id, log } => {
-                    let (connection, log) = (self.clone(), self.registry.get(&log));
-                    tokio::spawn(async move { connection.answer(id, log).await });
-                }
-                FromWorker::Append { id, call, log, log_id, generation, at } => {
-                    let (connection, Some(held)) = (self.clone(), self.appends().await) else { return Ok(()) };
-                    tokio::spawn(async move {
-                        let appended = connection.append(call, (&log, &log_id, generation), at, body).await;
-                        drop(held);
-                        connection.answer(id, appended).await;
-                    });
-                }
-                FromWorker::Stuck { calls } => {
-                    let logs: Vec<_> = {
-                        let all = locked(&self.calls);
-                        let call = |id| Some(all.as_ref()?.get(id)?.log.name().to_owned());
-                        calls.iter().filter_map(call).collect()
-                    };
-                    self.kill(format!(
-                        "a statement on log {} did not end within the time that it may take, and could not be interrupted",
-                        logs.join(", ")
-                    ));
-                }
-            }
+            self.take(message, body);
         }
         Ok(())
+    }
+
+    /// Receives packets to the end.
+    async fn receive(self: &Arc<Self>) -> io::Result<()> {
+        let mut buffer = PacketBuffer::new();
+        while let Some((message, body)) = self.packets.next(&mut buffer).await? {
+            self.take(message, body);
+        }
+        Ok(())
+    }
+
+    /// Takes a message. That never waits for something to be sent: the worker may be waiting for the same.
+    fn take(self: &Arc<Self>, message: FromWorker, body: Bytes) {
+        *locked(&self.heard) = Instant::now();
+        match message {
+            FromWorker::Pong => {}
+            FromWorker::Started { id } => self.started(id),
+            FromWorker::Piece { id } => self.notify(id, Event::Piece(body)),
+            FromWorker::Answer { id, outcome } => self.answered(id, outcome, body),
+            FromWorker::Renew { id, log } => self.answer(id, self.registry.get(&log)),
+            FromWorker::Append { id, call, log, log_id, generation, at, answer } => {
+                // Once the worker has ended its calls have their answers.
+                let Ok(held) = self.appending.clone().try_read_owned() else { return };
+                if self.has_ended() {
+                    return;
+                }
+                let connection = self.clone();
+                tokio::spawn(async move {
+                    let mut frames = body;
+                    let answer = frames.split_off(frames.len().saturating_sub(answer));
+                    let appended = connection.append(call, (&log, &log_id, generation), at, frames).await;
+                    if !answer.is_empty() {
+                        // It has its answer, even if the worker ends now.
+                        let answer = appended.as_ref().map(|_| answer).map_err(|error| of_append(error.clone()));
+                        connection.ended(call, |_| answer);
+                    }
+                    drop(held);
+                    connection.answer(id, appended);
+                });
+            }
+            FromWorker::Stuck { calls } => {
+                let mut logs: Vec<_> = {
+                    let all = locked(&self.calls);
+                    let call = |id| Some(all.as_ref()?.get(id)?.log.name().to_owned());
+                    calls.iter().filter_map(call).collect()
+                };
+                logs.sort_unstable();
+                logs.dedup();
+                self.kill(format!(
+                    "a statement on log {} did not end within the time that it may take, and could not be interrupted",
+                    logs.join(", ")
+                ));
+            }
+        }
+    }
+
+    fn started(&self, id: Id) {
+        if let Some(call) = locked(&self.calls).as_mut().and_then(|calls| calls.get_mut(&id)) {
+            call.share = None;
+        }
+        self.notify(id, Event::Started);
     }
 
     fn notify(&self, id: Id, event: Event) {
@@ -324,29 +397,27 @@ impl Connection {
     }
 
     fn answered(&self, id: Id, outcome: Result<(), WireError>, body: Bytes) {
+        self.ended(id, |log| answer(log, outcome, body));
+    }
+
+    /// Ends a call with its answer.
+    fn ended(&self, id: Id, answer: impl FnOnce(Arc<Log>) -> Result<Bytes, Error>) {
         let call = locked(&self.calls).as_mut().and_then(|calls| calls.remove(&id));
         self.end_if_unused();
         let Some(Call { log, events, .. }) = call else { return };
-        let _nobody_waits = events.try_send(Event::Ended(answer(log, outcome, body)));
-    }
-
-    /// To be held while something is appended for a call; none once the worker has ended: its calls have their answers then.
-    pub(super) async fn appends(&self) -> Option<OwnedRwLockReadGuard<()>> {
-        let held = self.appending.clone().read_owned().await;
-        (!self.has_ended()).then_some(held)
+        let _nobody_waits = events.try_send(Event::Ended(answer(log)));
     }
 
     /// Answers a question about a log.
-    async fn answer(&self, id: Id, log: Result<Arc<Log>, Error>) {
-        let mut out = self.out.lock().await;
-        let outcome = log.and_then(|log| self.update(&log)).map_err(WireError::from);
-        if let Err(error) = wire::write(&mut *out, &ToWorker::Log { id, outcome }, &[]).await {
-            self.lost("it cannot be told of its log", &error);
+    fn answer(self: &Arc<Self>, id: Id, log: Result<Arc<Log>, Error>) {
+        let update = |log| self.send_update(&log, |update| ToWorker::Log { id, outcome: Ok(update) }, Bytes::new());
+        if let Err(error) = log.and_then(update) {
+            self.send_later(ToWorker::Log { id, outcome: Err(WireError::from(error)) }, Bytes::new());
         }
     }
 
     /// Appends what a call committed.
-    pub(super) async fn append(
+    async fn append(
         &self,
         call: Id,
         (name, log_id, generation): (&str, &str, Generation),
@@ -375,7 +446,7 @@ impl Connection {
 }
 
 /// The answer to a call on a log, as it was sent.
-pub(super) fn answer(log: Arc<Log>, outcome: Result<(), WireError>, body: Bytes) -> Result<Bytes, Error> {
+fn answer(log: Arc<Log>, outcome: Result<(), WireError>, body: Bytes) -> Result<Bytes, Error> {
     if let Err(WireError::Damaged(_, Some(at))) = &outcome {
         // It is found here as well, and kept.
         let at = *at;

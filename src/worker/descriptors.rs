@@ -1,4 +1,4 @@
-//! The sockets of a worker's lanes, handed to it over its first one before anything else is sent there.
+//! The second socket of a worker, handed to it over the first one before anything else is sent there.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -10,22 +10,17 @@ use rustix::net::{
     recvmsg, sendmsg,
 };
 
-use crate::limits::WORKER_LANES;
+const SPACE: usize = cmsg_space!(ScmRights(1));
 
-const SPACE: usize = cmsg_space!(ScmRights(WORKER_LANES));
-
-/// Sends at most [`WORKER_LANES`] descriptors.
+/// Sends a descriptor.
 ///
 /// # Errors
-/// When they cannot be sent.
-pub(super) fn send(socket: impl AsFd, descriptors: &[OwnedFd]) -> io::Result<()> {
-    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
-    let mut space = [MaybeUninit::uninit(); SPACE];
+/// When it cannot be sent.
+pub(super) fn send(socket: impl AsFd, descriptor: impl AsFd) -> io::Result<()> {
+    let (mut space, descriptors) = ([MaybeUninit::uninit(); SPACE], [descriptor.as_fd()]);
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors for one message"));
-    }
-    // Some byte must go with them.
+    ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+    // Some byte must go with it; a message without the descriptor would be refused by the other side.
     sendmsg(socket, &[IoSlice::new(&[0])], &mut ancillary, SendFlags::empty())?;
     Ok(())
 }
@@ -34,19 +29,15 @@ pub(super) fn send(socket: impl AsFd, descriptors: &[OwnedFd]) -> io::Result<()>
 ///
 /// # Errors
 /// `InvalidData` when that does not come first.
-pub(super) fn receive(socket: impl AsFd) -> io::Result<Vec<OwnedFd>> {
+pub(super) fn receive(socket: impl AsFd) -> io::Result<OwnedFd> {
     let mut space = [MaybeUninit::uninit(); SPACE];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     recvmsg(socket, &mut [IoSliceMut::new(&mut [0])], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
-    let received = ancillary.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+    let received = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     });
-    let descriptors: Vec<_> = received.flatten().collect();
-    if descriptors.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the service handed over no sockets"));
-    }
-    Ok(descriptors)
+    received.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the service handed over no socket"))
 }
 
 #[cfg(test)]
@@ -57,16 +48,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_other_side_gets_the_descriptors_and_the_connection_goes_on_behind_them() {
+    fn the_other_side_gets_the_descriptor_and_the_connection_goes_on_behind_it() {
         let (mut one, mut other) = UnixStream::pair().expect("a pair");
-        let (lane, mut end) = UnixStream::pair().expect("a pair");
-        send(&one, &[lane.into()]).expect("sent");
+        let (second, mut end) = UnixStream::pair().expect("a pair");
+        send(&one, second).expect("sent");
         one.write_all(b"next").expect("written");
-        let mut received = receive(&other).expect("received");
+        let received = receive(&other).expect("received");
         let mut next = [0; 4];
         other.read_exact(&mut next).expect("what came after");
-        assert_eq!((&next, received.len()), (b"next", 1));
-        UnixStream::from(received.remove(0)).write_all(b"x").expect("written");
+        assert_eq!(&next, b"next");
+        UnixStream::from(received).write_all(b"x").expect("written");
         assert_eq!(end.read(&mut next).expect("read"), 1);
         drop(one);
         assert_eq!(receive(&other).expect_err("none").kind(), io::ErrorKind::InvalidData);

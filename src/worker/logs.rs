@@ -9,9 +9,11 @@ use futures::future::BoxFuture;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{Mutex as AsyncMutex, Notify, oneshot};
 
+use super::call_threads::take_offered;
+use super::locked;
+use super::packets::{Packets, Sent};
 use super::wire::{self, FromWorker, Id};
 use super::wire_error::WireError;
-use super::{lane, locked};
 use crate::engine::Logs;
 use crate::mirror::{Error, Log, LogUpdate};
 use crate::offset::Offset;
@@ -24,6 +26,7 @@ pub(super) struct WorkerLogs {
     taken_in: Condvar,
     taken_in_for_tasks: Notify,
     out: AsyncMutex<OwnedWriteHalf>,
+    packets: Arc<Packets>,
     asked: Mutex<HashMap<Id, oneshot::Sender<Result<(), WireError>>>>,
     questions: AtomicU64,
     transaction_bytes_max: u64,
@@ -42,20 +45,30 @@ fn no_service() -> Error {
 }
 
 impl WorkerLogs {
-    pub(super) fn new(out: OwnedWriteHalf, transaction_bytes_max: u64) -> WorkerLogs {
+    pub(super) fn new((out, packets): (OwnedWriteHalf, Arc<Packets>), transaction_bytes_max: u64) -> WorkerLogs {
         let (logs, taken_in, taken_in_for_tasks, asked, questions) = Default::default();
         WorkerLogs {
             logs,
             taken_in,
             taken_in_for_tasks,
             out: AsyncMutex::new(out),
+            packets,
             asked,
             questions,
             transaction_bytes_max,
         }
     }
 
-    /// Sends a message. To be awaited to its end: a part of a message would be the last.
+    /// Sends a message that has no order with others, as a packet if it is short, and its body in two pieces. As [`send`](Self::send).
+    pub(super) async fn send_any(&self, message: &FromWorker, body: [&[u8]; 2]) {
+        match self.packets.send(message, body) {
+            Ok(Sent::Whole) => {}
+            Ok(Sent::Not) => self.send(message, &body.concat()).await,
+            Err(error) => log::error!("nothing can be sent to the service: {error}"),
+        }
+    }
+
+    /// Sends a message, behind those sent so before. To be awaited to its end: a part of a message would be the last.
     pub(super) async fn send(&self, message: &FromWorker, body: &[u8]) {
         if let Err(error) = wire::write(&mut *self.out.lock().await, message, body).await {
             log::error!("nothing can be sent to the service: {error}");
@@ -105,22 +118,32 @@ impl WorkerLogs {
         taken.map(|_| name)
     }
 
-    /// Hands the answer to a question to the one who asked.
-    pub(super) async fn answered(&self, id: Id, outcome: Result<LogUpdate, WireError>) {
+    /// Hands the answer to a question to the one who asked. Blocks as [`update`](Self::update) does.
+    pub(super) fn answered(&self, id: Id, outcome: Result<LogUpdate, WireError>) {
+        self.hand(id, outcome.and_then(|update| self.update(update).map(drop).map_err(WireError::from)));
+    }
+
+    /// The same for a task.
+    pub(super) async fn answered_later(&self, id: Id, outcome: Result<LogUpdate, WireError>) {
         let outcome = match outcome {
             Ok(update) => self.updated(update).await.map(drop).map_err(WireError::from),
             Err(error) => Err(error),
         };
-        if let Some(asked) = locked(&self.asked).remove(&id) {
+        self.hand(id, outcome);
+    }
+
+    fn hand(&self, id: Id, outcome: Result<(), WireError>) {
+        let asked = locked(&self.asked).remove(&id);
+        if let Some(asked) = asked {
             let _nobody_waits = asked.send(outcome);
         }
     }
 
-    async fn ask(&self, question: impl FnOnce(Id) -> FromWorker, body: &[u8]) -> Result<(), Error> {
+    async fn ask(&self, question: impl FnOnce(Id) -> FromWorker, body: [&[u8]; 2]) -> Result<(), Error> {
         let id = self.questions.fetch_add(1, Ordering::Relaxed);
         let (asked, answer) = oneshot::channel();
         locked(&self.asked).insert(id, asked);
-        self.send(&question(id), body).await;
+        self.send_any(&question(id), body).await;
         Ok(answer.await.map_err(|_| no_service())??)
     }
 }
@@ -136,18 +159,17 @@ impl Logs for WorkerLogs {
     }
 
     fn renew<'a>(&'a self, log: &'a Arc<Log>) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(self.ask(|id| FromWorker::Renew { id, log: log.name().to_owned() }, &[]))
+        Box::pin(self.ask(|id| FromWorker::Renew { id, log: log.name().to_owned() }, [&[], &[]]))
     }
 
     fn append<'a>(&'a self, log: &'a Arc<Log>, at: Option<Offset>, bytes: Bytes) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
-            let generation = log.generation();
-            if let Some(appended) = lane::append(log, at, &bytes) {
-                return self.update(appended?).map(drop);
-            }
-            let (call, name) = (CALL.try_with(|call| *call).unwrap_or_default(), log.name().to_owned());
-            let log_id = log.id().to_owned();
-            self.ask(|id| FromWorker::Append { id, call, log: name, log_id, generation, at }, &bytes).await
+            let (call, generation) = (CALL.try_with(|call| *call).unwrap_or_default(), log.generation());
+            let (log, log_id, offered) =
+                (log.name().to_owned(), log.id().to_owned(), take_offered().unwrap_or_default());
+            let answer = offered.len();
+            let append = |id| FromWorker::Append { id, call, log, log_id, generation, at, answer };
+            self.ask(append, [&bytes, &offered]).await
         })
     }
 }
@@ -181,7 +203,8 @@ mod tests {
         let _context = runtime.enter();
         let (_service, worker) = UnixStream::pair().expect("a pair");
         let (_, out) = worker.into_split();
-        let logs = WorkerLogs::new(out, 1 << 20);
+        let (packets, _) = Packets::pair().expect("a pair");
+        let logs = WorkerLogs::new((out, Arc::new(packets)), 1 << 20);
         // Nothing is known of the log before its first update: taken in before that, the others would be refused.
         thread::scope(|scope| {
             let late = [third, second].map(|update| scope.spawn(|| logs.update(update)));

@@ -2,15 +2,14 @@
 //! without an end) ends a worker and never the service.
 //!
 //! A worker is a program that calls [`run_worker`], connected to the service by a pair of sockets. It reads the files of the logs
-//! itself; the service is the only one that appends to them, and sends with each call what is durable of the log. A usual call
-//! goes over a lane: a socket of its own, whose thread runs it. Owns the messages, the processes, and which worker runs what; knows
-//! no HTTP.
+//! itself; the service is the only one that appends to them, and sends with each call what is durable of the log. A usual call is
+//! a packet, and runs on the thread that receives it. Owns the messages, the processes, and which worker runs what; knows no HTTP.
 
+mod call_threads;
 mod connection;
 mod descriptors;
-mod lane;
-mod lanes;
 mod logs;
+mod packets;
 mod pool;
 mod process;
 mod run;

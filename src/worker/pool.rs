@@ -23,7 +23,7 @@ use crate::limits::{
 };
 use crate::mirror::{Error, Log, Registry};
 use crate::sync::turso::TouchedPages;
-use crate::sync::turso::sql::{Pieces, SqlSettings};
+use crate::sync::turso::sql::{MemoryShare, Pieces, SqlSettings};
 
 /// The program of a worker: this one as `logmirror sql-worker`, or another that calls [`run_worker`](super::run_worker).
 #[derive(Clone, Debug)]
@@ -123,38 +123,33 @@ impl Workers {
         Workers { registry, settings, sql, shared, alone: Mutex::default(), records: Arc::default() }
     }
 
-    /// As [`Sql::pipeline`](crate::sync::turso::sql::Sql::pipeline). To be awaited to its end.
+    /// As [`Sql::pipeline`](crate::sync::turso::sql::Sql::pipeline).
     ///
     /// # Errors
     /// As that; [`Error::Aborted`] when the worker ended.
-    pub(super) async fn pipeline(&self, log: &str, body: Bytes, lasting: bool) -> Result<Bytes, Error> {
+    pub(super) async fn pipeline(&self, log: &str, body: (Bytes, MemoryShare), lasting: bool) -> Result<Bytes, Error> {
         let (log, worker) = self.worker_of(log).await?;
-        worker.pipeline(&log, &body, lasting).await
+        worker.run_call(&log, |id, update| ToWorker::Pipeline { id, update, lasting }, body).await
     }
 
-    /// As [`Sql::touched`](crate::sync::turso::sql::Sql::touched). To be awaited to its end.
+    /// As [`Sql::touched`](crate::sync::turso::sql::Sql::touched).
     ///
     /// # Errors
     /// As that; [`Error::Aborted`] when the worker ended.
-    pub(super) async fn touched(&self, log: &str, query: &str) -> Result<TouchedPages, Error> {
+    pub(super) async fn touched(&self, log: &str, query: (Bytes, MemoryShare)) -> Result<TouchedPages, Error> {
         let (log, worker) = self.worker_of(log).await?;
-        let message = |id, update| ToWorker::Touched { id, update };
-        let (id, mut events) = worker.begin(&log)?;
-        worker.call((id, &log), message, query.as_bytes()).await?;
-        match events.recv().await {
-            Some(Event::Ended(answer)) => TouchedPages::decode(&answer?),
-            _ => Err(just_ended()),
-        }
+        let answer = worker.run_call(&log, |id, update| ToWorker::Touched { id, update }, query).await;
+        TouchedPages::decode(&answer?)
     }
 
     /// As [`Sql::cursor`](crate::sync::turso::sql::Sql::cursor). To be awaited to its end.
     ///
     /// # Errors
     /// As [`pipeline`](Self::pipeline), for what is known before the first statement.
-    pub(super) async fn cursor(&self, log: &str, body: Bytes) -> Result<Pieces, Error> {
+    pub(super) async fn cursor(&self, log: &str, (body, share): (Bytes, MemoryShare)) -> Result<Pieces, Error> {
         let (log, worker) = self.worker_of(log).await?;
-        let (id, mut events) = worker.begin(&log)?;
-        worker.call((id, &log), |id, update| ToWorker::Cursor { id, update }, &body).await?;
+        let (id, mut events) = worker.begin(&log, share)?;
+        worker.call((id, &log), |id, update| ToWorker::Cursor { id, update }, body)?;
         match events.recv().await {
             Some(Event::Started) => {}
             Some(Event::Ended(Err(error))) => return Err(error),
@@ -163,11 +158,11 @@ impl Workers {
         let (pieces, answer) = mpsc::channel(1);
         tokio::spawn(async move {
             loop {
-                let Ok(place) = pieces.reserve().await else { return worker.gone(id).await };
-                worker.more(id).await;
+                let Ok(place) = pieces.reserve().await else { return worker.gone(id) };
+                worker.more(id);
                 let event = tokio::select! {
                     event = events.recv() => event,
-                    () = pieces.closed() => return worker.gone(id).await,
+                    () = pieces.closed() => return worker.gone(id),
                 };
                 match event {
                     Some(Event::Piece(piece)) => place.send(Ok(piece)),

@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
 use super::descriptors;
+use super::packets::Packets;
 use super::pool::WorkerProgram;
-use crate::limits::{WORKER_LANES, WORKER_LAST_WORDS_BYTES, WORKER_LINE_BYTES_MAX};
+use crate::limits::{WORKER_LAST_WORDS_BYTES, WORKER_LINE_BYTES_MAX};
 
 /// A process that runs. It ends when its connection is closed.
 #[derive(Debug)]
@@ -24,22 +25,21 @@ pub(super) struct Started {
     pub(super) process: Process,
     /// The other end of its standard input.
     pub(super) socket: UnixStream,
-    /// The other ends of its lanes.
-    pub(super) lanes: Vec<UnixStream>,
+    /// The other end of its second socket.
+    pub(super) packets: Packets,
     /// How it ended, in words, once it has.
     pub(super) ended: oneshot::Receiver<String>,
 }
 
 impl Process {
-    /// Starts `program` with a socket as its standard input, over which it gets those of its lanes.
+    /// Starts `program` with a socket as its standard input, over which it gets its second one.
     ///
     /// # Errors
     /// When it cannot be started.
     pub(super) fn start(program: &WorkerProgram) -> io::Result<Started> {
         let (ours, theirs) = UnixStream::pair()?;
-        let pairs = (0..WORKER_LANES).map(|_| UnixStream::pair()).collect::<io::Result<Vec<_>>>()?;
-        let (lanes, ends): (Vec<_>, Vec<_>) = pairs.into_iter().map(|(lane, end)| (lane, OwnedFd::from(end))).unzip();
-        descriptors::send(&ours, &ends)?;
+        let (packets, end) = Packets::pair()?;
+        descriptors::send(&ours, end)?;
         let mut command = Command::new(&program.path);
         command.args(&program.args).stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::piped());
         // What a terminal sends to the service is not for it.
@@ -60,7 +60,7 @@ impl Process {
             };
             let _nobody_asks = tell.send(ended);
         })?;
-        Ok(Started { process: Process { child }, socket: ours, lanes, ended })
+        Ok(Started { process: Process { child }, socket: ours, packets, ended })
     }
 
     /// Ends it at once.

@@ -18,13 +18,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::time::interval;
 
+use super::call_threads::CallThreads;
+use super::descriptors;
 use super::logs::WorkerLogs;
+use super::packets::Packets;
 use super::wire::{self, FromWorker, Id, ToWorker, WorkerStart};
 use super::wire_error::WireError;
-use super::{descriptors, lane};
 use crate::engine::{Engines, Logs};
 use crate::limits::{
-    SQL_THREADS_MAX, WORKER_CHECK_EVERY, WORKER_LANES, WORKER_READ_BYTES, WORKER_STACK_BYTES, WORKER_THREADS_MIN,
+    SQL_THREADS_MAX, WORKER_CALL_THREADS, WORKER_CHECK_EVERY, WORKER_READ_BYTES, WORKER_STACK_BYTES, WORKER_THREADS_MIN,
 };
 use crate::mirror::{Error, LogUpdate};
 use crate::sync::turso::sql::{CALL, Pieces, Sql, SqlSettings};
@@ -41,11 +43,11 @@ pub fn run_worker() -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     let socket = StdUnixStream::from(input);
-    let lanes = descriptors::receive(&socket)?.into_iter().map(StdUnixStream::from).collect();
+    let packets = Arc::new(Packets::from(descriptors::receive(&socket)?));
     socket.set_nonblocking(true)?;
     // One thread: a message that wakes another costs more than what is done with it.
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    let served = runtime.block_on(serve(socket, lanes));
+    let served = runtime.block_on(serve(socket, packets));
     // Statements that still run are of no use to anyone.
     runtime.shutdown_background();
     served
@@ -59,7 +61,7 @@ fn ignore_signals() -> io::Result<[Signal; 4]> {
     Ok([signal(interrupt)?, signal(terminate)?, signal(hangup)?, signal(too_large)?])
 }
 
-async fn serve(socket: StdUnixStream, lanes: Vec<StdUnixStream>) -> io::Result<()> {
+async fn serve(socket: StdUnixStream, packets: Arc<Packets>) -> io::Result<()> {
     let _ignored = ignore_signals()?;
     let (input, out) = UnixStream::from_std(socket)?.into_split();
     let mut input = BufReader::with_capacity(WORKER_READ_BYTES, input);
@@ -68,7 +70,7 @@ async fn serve(socket: StdUnixStream, lanes: Vec<StdUnixStream>) -> io::Result<(
         return Err(invalid("the service sent something else than what a worker may do"));
     };
     limit(&start)?;
-    let logs = Arc::new(WorkerLogs::new(out, start.transaction_bytes_max));
+    let logs = Arc::new(WorkerLogs::new((out, packets.clone()), start.transaction_bytes_max));
     let engines = Arc::new(Engines::new(logs.clone()));
     let settings = SqlSettings {
         stream_idle: Duration::from_millis(start.stream_idle_ms),
@@ -78,9 +80,12 @@ async fn serve(socket: StdUnixStream, lanes: Vec<StdUnixStream>) -> io::Result<(
     };
     let sql = Arc::new(Sql::with(engines, settings)?);
     let worker = Arc::new(Worker { logs, sql, cursors: Mutex::default() });
-    lane::start(lanes, &worker)?;
+    let mut broken = CallThreads::start(packets, worker.clone())?;
     tokio::spawn(watch(worker.clone()));
-    worker.read(&mut input).await
+    tokio::select! {
+        read = worker.read(&mut input) => read,
+        Some(error) = broken.recv() => Err(error),
+    }
 }
 
 /// How many threads run SQL: their stacks take two thirds of the memory at most.
@@ -91,7 +96,7 @@ fn threads_max(memory_bytes_max: u64) -> usize {
 
 /// What the system lets this process have.
 fn limit(start: &WorkerStart) -> io::Result<()> {
-    let data = start.memory_bytes_max.saturating_add((WORKER_LANES * WORKER_STACK_BYTES) as u64);
+    let data = start.memory_bytes_max.saturating_add((WORKER_CALL_THREADS * WORKER_STACK_BYTES) as u64);
     for (resource, most) in [(Resource::Data, data), (Resource::Fsize, start.file_bytes_max), (Resource::Core, 0)] {
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
     }
@@ -143,48 +148,49 @@ impl Worker {
         self.cursors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads to the end. It never waits for something to be sent: the service may be waiting for the same.
     async fn read(self: &Arc<Self>, input: &mut BufReader<OwnedReadHalf>) -> io::Result<()> {
         while let Some((message, body)) = wire::read(input).await? {
-            match message {
-                ToWorker::WorkerStart(_) => {}
-                ToWorker::Ping => {
-                    let worker = self.clone();
-                    tokio::spawn(async move { worker.logs.send(&FromWorker::Pong, &[]).await });
-                }
-                ToWorker::Log { id, outcome } => {
-                    let worker = self.clone();
-                    tokio::spawn(async move { worker.logs.answered(id, outcome).await });
-                }
-                ToWorker::More { id } => {
-                    if let Some(reader) = self.cursors().get(&id) {
-                        reader.wants_more.notify_one();
-                    }
-                }
-                ToWorker::Gone { id } => {
-                    if let Some(reader) = self.cursors().remove(&id) {
-                        reader.is_gone.notify_one();
-                    }
-                }
-                ToWorker::Pipeline { id, update, lasting } => {
-                    self.spawn(
-                        (id, update),
-                        move |worker, log| async move { worker.pipeline(&log, body, lasting).await },
-                    );
-                }
-                ToWorker::Touched { id, update } => {
-                    self.spawn((id, update), move |worker, log| async move { worker.touched(&log, &body).await });
-                }
-                ToWorker::Cursor { id, update } => {
-                    let reader = Arc::<Reader>::default();
-                    self.cursors().insert(id, reader.clone());
-                    self.spawn((id, update), move |worker, log| async move {
-                        worker.cursor((id, &reader), &log, body).await.map(|()| Bytes::new())
-                    });
-                }
-            }
+            self.take(message, body);
         }
         Ok(())
+    }
+
+    /// Takes a message. That never waits for something to be sent: the service may be waiting for the same.
+    pub(super) fn take(self: &Arc<Self>, message: ToWorker, body: Bytes) {
+        match message {
+            ToWorker::WorkerStart(_) => {}
+            ToWorker::Ping => {
+                let worker = self.clone();
+                tokio::spawn(async move { worker.logs.send(&FromWorker::Pong, &[]).await });
+            }
+            ToWorker::Log { id, outcome } => {
+                let worker = self.clone();
+                tokio::spawn(async move { worker.logs.answered_later(id, outcome).await });
+            }
+            ToWorker::More { id } => {
+                if let Some(reader) = self.cursors().get(&id) {
+                    reader.wants_more.notify_one();
+                }
+            }
+            ToWorker::Gone { id } => {
+                if let Some(reader) = self.cursors().remove(&id) {
+                    reader.is_gone.notify_one();
+                }
+            }
+            ToWorker::Pipeline { id, update, lasting } => {
+                self.spawn((id, update), move |worker, log| async move { worker.pipeline(&log, body, lasting).await });
+            }
+            ToWorker::Touched { id, update } => {
+                self.spawn((id, update), move |worker, log| async move { worker.touched(&log, &body).await });
+            }
+            ToWorker::Cursor { id, update } => {
+                let reader = Arc::<Reader>::default();
+                self.cursors().insert(id, reader.clone());
+                self.spawn((id, update), move |worker, log| async move {
+                    worker.cursor((id, &reader), &log, body).await.map(|()| Bytes::new())
+                });
+            }
+        }
     }
 
     /// Runs a call in a task, once what the service says of its log is taken in.
@@ -207,23 +213,18 @@ impl Worker {
         }));
     }
 
-    /// Answers a call over the first socket.
+    /// Answers a call.
     pub(super) async fn answer(&self, id: Id, log: Option<&str>, answer: Result<Bytes, Error>) {
-        let (outcome, body) = self.outcome(log.unwrap_or_default(), answer);
-        self.logs.send(&FromWorker::Answer { id, outcome }, &body).await;
-    }
-
-    /// The answer to a call on a log, as it is sent.
-    pub(super) fn outcome(&self, log: &str, answer: Result<Bytes, Error>) -> (Result<(), WireError>, Bytes) {
-        match answer {
+        let (outcome, body) = match answer {
             Ok(body) => (Ok(()), body),
             // The service is to know where, so that its status says so.
             Err(Error::Damaged(cause)) => {
-                let at = self.logs.get(log).ok().and_then(|log| log.base_fault_at());
+                let at = log.and_then(|log| self.logs.get(log).ok()?.base_fault_at());
                 (Err(WireError::Damaged(cause.as_ref().to_owned(), at)), Bytes::new())
             }
             Err(error) => (Err(WireError::from(error)), Bytes::new()),
-        }
+        };
+        self.logs.send_any(&FromWorker::Answer { id, outcome }, [&body, &[]]).await;
     }
 
     async fn pipeline(&self, log: &str, body: Bytes, lasting: bool) -> Result<Bytes, Error> {

@@ -51,14 +51,7 @@ impl SqlService {
     pub async fn pipeline(&self, log: &str, body: Bytes, share: MemoryShare, lasting: bool) -> Result<Bytes, Error> {
         match &self.executor {
             Executor::Here(sql) => sql.pipeline(log, (body, share), lasting).await,
-            Executor::Workers(workers) => {
-                let (workers, log) = (workers.clone(), log.to_owned());
-                whole(async move {
-                    let _held = share;
-                    workers.pipeline(&log, body, lasting).await
-                })
-                .await
-            }
+            Executor::Workers(workers) => workers.pipeline(log, (body, share), lasting).await,
         }
     }
 
@@ -71,11 +64,7 @@ impl SqlService {
             Executor::Here(sql) => sql.cursor(log, body, share).await,
             Executor::Workers(workers) => {
                 let (workers, log) = (workers.clone(), log.to_owned());
-                whole(async move {
-                    let _held = share;
-                    workers.cursor(&log, body).await
-                })
-                .await
+                whole(async move { workers.cursor(&log, (body, share)).await }).await
             }
         }
     }
@@ -88,13 +77,9 @@ impl SqlService {
         match &self.executor {
             Executor::Here(sql) => sql.touched(log, query).await,
             Executor::Workers(workers) => {
-                let (workers, log) = (workers.clone(), log.to_owned());
-                let mut share = self.memory.share(&log);
-                whole(async move {
-                    share.cover(query.len()).await?;
-                    workers.touched(&log, &query).await
-                })
-                .await
+                let mut share = self.memory.share(log);
+                share.cover(query.len()).await?;
+                workers.touched(log, (query.into(), share)).await
             }
         }
     }

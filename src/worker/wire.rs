@@ -1,12 +1,12 @@
-//! Messages between a service and its SQL workers, over a pair of sockets; and over a pair for each [lane](super::lane).
+//! Messages between a service and its SQL workers, over a pair of sockets; short ones as [packets](super::packets) over another.
 //!
 //! ```text
-//! | head bytes (u32 LE) | body bytes (u32 LE) | head: JSON | body: raw bytes |
+//! | head bytes (u32 LE) | body bytes (u32 LE) | head: Postcard | body: raw bytes |
 //! ```
 //!
 //! Both ends are this program in one version, so a message that cannot be read is a fault: the connection ends.
 
-use std::io::{self, Read, Write};
+use std::io;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -66,35 +66,15 @@ pub(super) enum FromWorker {
     Started { id: Id },
     /// A piece of its answer: the body. No more are sent before they are asked for.
     Piece { id: Id },
-    /// Append transactions to a log that ends before `at`, for a call: the body.
-    Append { id: Id, call: Id, log: String, log_id: String, generation: Generation, at: Option<Offset> },
+    /// Append transactions to a log that ends before `at`, for a call: the body but for its last `answer` bytes. These are the answer
+    /// to the call once that is done; where there are none, the answer comes later.
+    Append { id: Id, call: Id, log: String, log_id: String, generation: Generation, at: Option<Offset>, answer: usize },
     /// How far is a log durable?
     Renew { id: Id, log: String },
     /// These calls have run one statement for longer than any may, and cannot be interrupted.
     Stuck { calls: Vec<Id> },
     /// The answer to [`ToWorker::Ping`].
     Pong,
-}
-
-/// What a service sends over a lane.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum ToLane {
-    /// Run the requests of a pipeline: the body.
-    Pipeline { id: Id, update: LogUpdate, lasting: bool },
-    /// The answer to [`FromLane::Append`].
-    Log { outcome: Result<LogUpdate, WireError> },
-}
-
-/// What a worker sends over a lane, where one call is under way at most.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) enum FromLane {
-    /// The call has ended; the body is its answer.
-    Answer { outcome: Result<(), WireError> },
-    /// The call goes on elsewhere: it is answered by [`FromWorker::Answer`].
-    Waits,
-    /// Append transactions to its log, which ends before `at`: the body but for its last `answer` bytes, which are the answer to
-    /// the call once that is done; where there are none, the answer comes later.
-    Append { log_id: String, generation: Generation, at: Option<Offset>, answer: usize },
 }
 
 /// Reads a message and its body; `None` at the end.
@@ -109,22 +89,8 @@ pub(super) async fn read<T: DeserializeOwned>(from: &mut (impl AsyncRead + Unpin
     };
     let (head, mut bytes) = room(lengths)?;
     from.read_exact(&mut bytes).await?;
-    message(head, bytes)
-}
-
-/// The same where that may block.
-///
-/// # Errors
-/// As [`read`].
-pub(super) fn read_blocking<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<(T, Bytes)>> {
-    let mut lengths = [0; 8];
-    match from.read_exact(&mut lengths) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        read => read?,
-    };
-    let (head, mut bytes) = room(lengths)?;
-    from.read_exact(&mut bytes)?;
-    message(head, bytes)
+    let bytes = Bytes::from(bytes);
+    Ok(Some((message(&bytes[..head])?, bytes.slice(head..))))
 }
 
 /// The length of a head, and room for it and its body.
@@ -139,10 +105,22 @@ fn room(lengths: [u8; 8]) -> io::Result<(usize, Vec<u8>)> {
     Ok((head, vec![0; head + body]))
 }
 
-fn message<T: DeserializeOwned>(head: usize, bytes: Vec<u8>) -> io::Result<Option<(T, Bytes)>> {
-    let bytes = Bytes::from(bytes);
-    let message = serde_json::from_slice(&bytes[..head])?;
-    Ok(Some((message, bytes.slice(head..))))
+/// Reads the head of a message.
+///
+/// # Errors
+/// `InvalidData` when it is none.
+pub(super) fn message<T: DeserializeOwned>(head: &[u8]) -> io::Result<T> {
+    postcard::from_bytes(head).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// The head of a message, behind `room` bytes of 0.
+///
+/// # Errors
+/// When something of it cannot be written.
+pub(super) fn head<T: Serialize>(message: &T, room: usize) -> io::Result<Vec<u8>> {
+    let mut head = Vec::with_capacity(HEAD_BYTES_USUAL);
+    head.resize(room, 0);
+    postcard::to_extend(message, head).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
 }
 
 /// Writes a message with its body.
@@ -159,20 +137,9 @@ pub(super) async fn write<T: Serialize>(
     to.write_all(rest).await
 }
 
-/// The same where that may block.
-///
-/// # Errors
-/// As [`write`].
-pub(super) fn write_blocking<T: Serialize>(to: &mut impl Write, message: &T, body: &[u8]) -> io::Result<()> {
-    let (joined, rest) = written(message, body)?;
-    to.write_all(&joined)?;
-    to.write_all(rest)
-}
-
 /// The bytes of a message, with its body unless that is long; and the rest of it. So a usual message is one call to the system.
 fn written<'a, T: Serialize>(message: &T, body: &'a [u8]) -> io::Result<(Vec<u8>, &'a [u8])> {
-    let mut bytes = vec![0; 8];
-    serde_json::to_writer(&mut bytes, message)?;
+    let mut bytes = self::head(message, 8)?;
     let head = bytes.len() - 8;
     if head > WORKER_HEAD_BYTES_MAX || body.len() > WORKER_BODY_BYTES_MAX {
         return Err(io::Error::new(
@@ -188,6 +155,9 @@ fn written<'a, T: Serialize>(message: &T, body: &'a [u8]) -> io::Result<(Vec<u8>
     bytes.extend_from_slice(body);
     Ok((bytes, &[]))
 }
+
+/// Most heads are no longer.
+const HEAD_BYTES_USUAL: usize = 256;
 
 /// A body up to this length is copied to its head.
 const JOINED_BYTES_MAX: usize = 64 << 10;

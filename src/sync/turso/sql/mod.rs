@@ -45,7 +45,6 @@ pub use memory::MemoryShare;
 pub(crate) use pipeline::AtOnce;
 pub(crate) use priority::{is_lowered, may_be_lowered};
 use request::CursorCall;
-pub(crate) use shares::{LogShares, ThreadShare};
 use streams::{Found, Stream, Streams, Taken};
 pub(crate) use threads::CALL;
 use threads::Threads;

@@ -1,19 +1,19 @@
 //! A pipeline, from its body to its answer.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::runtime::Handle;
 
 use super::answer::{Outcome, PipelineAnswer, Response};
 use super::batch::{self, Foreseen, NeedsTurn, Ran};
 use super::execute::Runner;
 use super::request::{self, Pipeline, Request};
 use super::streams::{Stream, Taken};
-use super::threads::{caught, panicked};
+use super::threads::panicked;
 use super::{MemoryShare, Sql, numbers, whole};
 use crate::limits::SQL_ROWS_AT_ONCE;
 use crate::mirror::Error;
@@ -22,8 +22,8 @@ use crate::mirror::Error;
 pub(crate) enum AtOnce {
     /// To its end.
     Ended(Result<Bytes, Error>),
-    /// It has to wait; the rest of it.
-    Waits(BoxFuture<'static, Result<Bytes, Error>>),
+    /// It may have to wait; the rest of it.
+    GoesOn(BoxFuture<'static, Result<Bytes, Error>>),
 }
 
 /// A pipeline that has begun.
@@ -70,15 +70,13 @@ impl Sql {
         self.go_on(call, first).await
     }
 
-    /// As [`pipeline`](Self::pipeline), on this thread, which must have the stack for that, and be in the context of `runtime`. It
-    /// waits for commits, its own and those that it has seen, and for nothing that a client does. An answer that holds if what it committed becomes durable is handed to `offer`
-    /// before that is appended.
+    /// As [`pipeline`](Self::pipeline), on this thread, which must have the stack for that; in the context of a runtime. An answer that
+    /// holds if what it committed becomes durable is handed to `offer`, in the task that goes on, before that is appended.
     pub(crate) fn pipeline_at_once(
         self: &Arc<Self>,
         log: &str,
         (body, lasting): (Bytes, bool),
-        runtime: &Handle,
-        offer: impl FnOnce(&Bytes),
+        offer: impl FnOnce(&Bytes) + Send + 'static,
     ) -> AtOnce {
         let mut share = self.share(log);
         let covered = share.cover(body.len()).now_or_never();
@@ -88,21 +86,23 @@ impl Sql {
             Some(Err(error)) => return AtOnce::Ended(Err(error)),
             None => None,
         };
+        let sql = self.clone();
         match begun {
             Some(Ok(Ok((call, Some(Ok(ran)))))) => {
-                let ended = caught(|| runtime.block_on(self.end(call, ran, offer)));
-                AtOnce::Ended(ended.unwrap_or_else(|| Err(panicked())))
+                let ends = async move { sql.end(call, ran, offer).await };
+                let ends = AssertUnwindSafe(ends).catch_unwind();
+                AtOnce::GoesOn(ends.map(|ended| ended.unwrap_or_else(|_| Err(panicked()))).boxed())
             }
-            Some(Ok(Ok((call, first)))) => AtOnce::Waits(whole(self.clone().go_on(call, first)).boxed()),
+            Some(Ok(Ok((call, first)))) => AtOnce::GoesOn(whole(sql.go_on(call, first)).boxed()),
             Some(Ok(Err(error)) | Err(error)) => AtOnce::Ended(Err(error)),
             None => {
-                let (sql, log) = (self.clone(), log.to_owned());
+                let log = log.to_owned();
                 let all = async move {
                     let mut share = sql.share(&log);
                     share.cover(body.len()).await?;
                     sql.run_pipeline(log, (body, share), lasting).await
                 };
-                AtOnce::Waits(whole(all).boxed())
+                AtOnce::GoesOn(whole(all).boxed())
             }
         }
     }

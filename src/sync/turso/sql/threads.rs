@@ -146,7 +146,8 @@ impl Pool {
     fn start_usual(self: &Arc<Self>) -> std::io::Result<()> {
         self.usual.fetch_add(1, Ordering::Relaxed);
         let started = self.start(|pool| {
-            may_be_lowered(true);
+            let replaced = pool.clone();
+            may_be_lowered(move || replaced.replace_usual());
             for job in &pool.todo {
                 job();
                 let is_missed = || pool.usual.load(Ordering::Relaxed) < pool.usual_wanted;
@@ -173,7 +174,7 @@ impl Pool {
     /// A thread for what waits.
     fn start_helper(self: &Arc<Self>) -> std::io::Result<()> {
         self.start(|pool| {
-            may_be_lowered(false);
+            may_be_lowered(|| {});
             for job in pool.todo.try_iter() {
                 job();
                 if is_lowered() {
@@ -196,8 +197,7 @@ impl Threads {
         for _ in 0..usual_wanted {
             pool.start_usual()?;
         }
-        let replaced = pool.clone();
-        let lowering = Lowering::start(move || replaced.replace_usual())?;
+        let lowering = Lowering::start()?;
         let (running, shares) = (Arc::default(), Arc::new(LogShares::new(most)));
         Ok(Threads { jobs, pool, statement_time_max, running, shares, lowering })
     }
