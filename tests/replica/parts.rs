@@ -161,52 +161,61 @@ fn sync(rig: &Rig, engine: &SyncEngine) -> Result<Report, ReplicaError> {
 }
 
 /// The nth request of a push in parts is lost, or its answer. The same engine goes on, or another, with a push, or with a pull
-/// first; meanwhile both sides write.
+/// first; meanwhile both sides write. Whether the push was whole before, and whether it was cut between two parts.
+fn cut_at(nth: u64, lost: Lost) -> (bool, bool) {
+    let context = format!("{lost:?} {nth}");
+    let rig = Rig::with_commits_of(128 << 10);
+    let wire = Wire::to(rig.service.address);
+    let mut one = open(&rig, &wire);
+    SCHEMA.iter().for_each(|sql| one.run(sql));
+    insert(&one, 0, 8, 3000);
+    sync(&rig, &one.engine).unwrap();
+    // Some of each kind.
+    one.run("UPDATE k SET v = randomblob(3000)");
+    one.run("DELETE FROM n WHERE x > 5");
+    insert(&one, 100, 24, 3000);
+    let end = one.dump();
+    wire.set(Left { nth: Some((nth, lost)), ..Left::default() });
+    let is_past_the_end = sync(&rig, &one.engine).is_ok();
+    wire.set(Left::default());
+    let there = number(&rig.ask(COUNTS));
+    assert_eq!(rig.ask("SELECT name FROM sqlite_schema WHERE type = 'trigger'").len(), 1, "{context}");
+    let is_in_parts = there != 8_008 && there != 30_032;
+    rig.ask("INSERT INTO n VALUES (-1, 'there')");
+    one.run("INSERT INTO n VALUES (-2, 'here')");
+    one.run("UPDATE k SET v = 'later' WHERE id IN (3, 103)");
+    if nth % 2 == 1 {
+        let Replica { connection, engine, .. } = one;
+        drop((connection, engine));
+        one = open(&rig, &wire);
+    }
+    if nth % 4 > 1 {
+        assert_eq!(one.pull().conflicts, [], "{context}");
+    }
+    let report = one.sync();
+    assert_eq!(report.conflicts, [], "{context}");
+    all_once(&rig, &one, &context);
+    assert_eq!(number(&rig.ask(COUNTS)), 32_032, "{context}");
+    assert_eq!(rig.dump()["rows of seen"], end["rows of seen"], "{context}");
+    assert_eq!(number(&rig.ask("SELECT count(*) FROM k WHERE v = 'later'")), 2, "{context}");
+    assert_eq!(one.sync().requests, 1, "{context}");
+    (is_past_the_end, is_in_parts)
+}
+
 #[test]
 fn a_push_that_is_cut_between_its_parts_goes_on_where_the_last_one_ended() {
     let (mut cuts, mut in_parts) = (0, 0);
-    for nth in 0.. {
-        let mut is_past_the_end = false;
-        for lost in [Lost::Request, Lost::Answer] {
-            let context = format!("{lost:?} {nth}");
-            let rig = Rig::with_commits_of(128 << 10);
-            let wire = Wire::to(rig.service.address);
-            let mut one = open(&rig, &wire);
-            SCHEMA.iter().for_each(|sql| one.run(sql));
-            insert(&one, 0, 8, 3000);
-            sync(&rig, &one.engine).unwrap();
-            // Some of each kind.
-            one.run("UPDATE k SET v = randomblob(3000)");
-            one.run("DELETE FROM n WHERE x > 5");
-            insert(&one, 100, 24, 3000);
-            let end = one.dump();
-            wire.set(Left { nth: Some((nth, lost)), ..Left::default() });
-            is_past_the_end = sync(&rig, &one.engine).is_ok();
-            wire.set(Left::default());
-            let there = number(&rig.ask(COUNTS));
-            assert_eq!(rig.ask("SELECT name FROM sqlite_schema WHERE type = 'trigger'").len(), 1, "{context}");
-            in_parts += usize::from(there != 8_008 && there != 30_032);
-            rig.ask("INSERT INTO n VALUES (-1, 'there')");
-            one.run("INSERT INTO n VALUES (-2, 'here')");
-            one.run("UPDATE k SET v = 'later' WHERE id IN (3, 103)");
-            if nth % 2 == 1 {
-                let Replica { connection, engine, .. } = one;
-                drop((connection, engine));
-                one = open(&rig, &wire);
-            }
-            if nth % 4 > 1 {
-                assert_eq!(one.pull().conflicts, [], "{context}");
-            }
-            let report = one.sync();
-            assert_eq!(report.conflicts, [], "{context}");
-            all_once(&rig, &one, &context);
-            assert_eq!(number(&rig.ask(COUNTS)), 32_032, "{context}");
-            assert_eq!(rig.dump()["rows of seen"], end["rows of seen"], "{context}");
-            assert_eq!(number(&rig.ask("SELECT count(*) FROM k WHERE v = 'later'")), 2, "{context}");
-            assert_eq!(one.sync().requests, 1, "{context}");
-            cuts += 1;
-        }
-        if is_past_the_end {
+    // Most of the time the service waits for the transaction that was cut.
+    const AT_ONCE: u64 = 8;
+    for first in (0..).step_by(AT_ONCE as usize) {
+        let outcomes: Vec<(bool, bool)> = std::thread::scope(|scope| {
+            let each = (first..first + AT_ONCE).flat_map(|nth| [(nth, Lost::Request), (nth, Lost::Answer)]);
+            let running: Vec<_> = each.map(|(nth, lost)| scope.spawn(move || cut_at(nth, lost))).collect();
+            running.into_iter().map(|case| case.join().unwrap()).collect()
+        });
+        cuts += outcomes.len();
+        in_parts += outcomes.iter().filter(|(_, is_in_parts)| *is_in_parts).count();
+        if outcomes.iter().any(|(is_past_the_end, _)| *is_past_the_end) {
             break;
         }
     }
