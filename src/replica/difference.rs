@@ -411,7 +411,7 @@ impl<'a> Changes<'a> {
     /// Whether its changes may have to be made by a rewrite of the table, which are not told one by one.
     fn is_one(&self) -> bool {
         let has_rowids = self.pair.old.is_none_or(|(_, old)| old.has_rowids);
-        !has_rowids && !(self.diff.deleted.is_empty() && self.diff.updated.is_empty())
+        !(has_rowids || self.diff.deleted.is_empty() && self.diff.updated.is_empty())
     }
 
     /// How the table is rewritten where its rows cannot be changed otherwise, and have to be.
