@@ -236,6 +236,40 @@ fn status_sends_nothing_and_makes_nothing() {
 }
 
 #[test]
+fn a_log_that_is_not_there_leaves_nothing_and_the_next_run_makes_the_replica() {
+    let scene = Scene::new();
+    for flags in [&[][..], &["pull"], &["push"], &["--start-offline"], &["--rebuild"]] {
+        let ended = start(&scene.path("one"), &scene.service.url("apq"), flags).ended();
+        assert!(ended.code != Some(0) && only(&ended)["message"].as_str().unwrap().contains("apq"), "{ended:?}");
+        assert_eq!(scene.files(), [""; 0], "{flags:?}");
+    }
+    assert_eq!(scene.sync("one")["made"], true);
+}
+
+#[test]
+fn a_missing_info_is_refused_by_every_action_and_the_draft_keeps_its_rows() {
+    let scene = Scene::new();
+    scene.sync("one");
+    scene.sql("one", &format!("{TABLE} INSERT INTO t VALUES (1, 'pushed')"));
+    scene.sync("one");
+    scene.sql("one", "INSERT INTO t VALUES (2, 'only here')");
+    fs::remove_file(scene.path("one-info")).unwrap();
+    let before = scene.files();
+    for action in ["sync", "pull", "push", "status"] {
+        let ended = scene.replica("one", &[action, "--every=1h"]);
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        let error = only(&ended)["message"].as_str().unwrap();
+        assert!(error.starts_with("one-info is missing, though one-draft") && error.contains("--rebuild"), "{error}");
+    }
+    assert_eq!((scene.files(), scene.sql("one", ALL)), (before, "1|pushed\n2|only here\n".to_owned()));
+    let ended = scene.replica("one", &["--rebuild"]);
+    assert!(ended.code == Some(0) && ended.errors.contains("set aside as one.set-aside."), "{ended:?}");
+    let files = scene.files();
+    let aside = files.iter().find(|name| name.starts_with("one.set-aside.") && name.ends_with("-draft")).unwrap();
+    assert_eq!(sqlite::run(&scene.path(aside), ALL).unwrap(), "1|pushed\n2|only here\n");
+}
+
+#[test]
 fn each_step_is_logged_by_its_module_and_with_its_numbers() {
     let scene = Scene::new();
     let steps = |flags: &[&str], wanted: &[&str]| {

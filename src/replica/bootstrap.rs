@@ -51,6 +51,11 @@ impl Parts {
         Ok(Parts { files: files.clone(), both, names, held })
     }
 
+    /// Leaves nothing of them.
+    fn remove(self) -> Result<(), ReplicaError> {
+        self.names.iter().try_for_each(|name| self.files.remove(name))
+    }
+
     /// The same, with a database without a table in each.
     fn create_empty(files: &Files) -> Result<Parts, ReplicaError> {
         let parts = Parts::create(files)?;
@@ -76,13 +81,14 @@ impl Parts {
                 files.remove(&format!("{database}{ending}"))?;
             }
         }
-        files.forget_pushed(None)?;
+        files.forget_pushed(&[])?;
         let dir = files.dir.place();
         files.dir.sync_dir().map_err(ReplicaError::io("syncing", &dir))?;
+        // The draft comes last: one without the other would be taken for an application's.
         for (part, name) in names.iter().zip([files.synced(), files.draft()]) {
             files.dir.rename(part, &name).map_err(ReplicaError::io("naming", &name))?;
+            files.dir.sync_dir().map_err(ReplicaError::io("syncing", &dir))?;
         }
-        files.dir.sync_dir().map_err(ReplicaError::io("syncing", &dir))?;
         Ok(held)
     }
 }
@@ -103,10 +109,11 @@ pub(super) async fn bootstrap(
     let create = move || Parts::create(&ours);
     let create_empty = move || Parts::create_empty(&of_none);
     let client = format!("{}-{}", options.client_name, Uuid::new_v4());
-    let (parts, info) = match download(remote, options.wal_pull_batch_size, tell, create, |parts| &parts.both).await {
-        Ok((parts, Remotely { generation, frame, last_frame })) => {
+    let making = Making { create, files: |parts: &Parts| &parts.both[..], remove: Parts::remove };
+    let (parts, info) = match download(remote, options.wal_pull_batch_size, tell, making).await {
+        Ok((parts, Remotely { generation, frame, last_frame }, base)) => {
             log::info!("{}: made of generation {generation} of the remote, up to frame {frame}", files.name());
-            (parts, Info::new(client, generation, frame, last_frame))
+            (parts, Info { base: Some(base), ..Info::new(client, generation, frame, last_frame) })
         }
         Err(ReplicaError::Remote(SyncError::Status { status: 404, .. })) if updates::are_spoken(remote).await => {
             log::info!("{}: made for a remote that speaks of updates only", files.name());
@@ -127,7 +134,7 @@ pub(super) async fn bootstrap(
     Ok((info, held.await?))
 }
 
-/// The remote's state now, in `file`, which `create` makes empty.
+/// The remote's state now, in `file`, which `create` makes empty, and `remove` removes after an error.
 ///
 /// # Errors
 /// As of [`bootstrap`].
@@ -136,35 +143,60 @@ pub(super) async fn refetch(
     batch: u32,
     tell: &Arc<Tell>,
     create: impl Fn() -> Result<[Arc<dyn RepoFile>; 1], ReplicaError> + Clone + Send + 'static,
+    remove: impl FnOnce() -> Result<(), ReplicaError> + Send + 'static,
 ) -> Result<(Arc<dyn RepoFile>, Remotely), ReplicaError> {
-    let ([file], remotely) = download(remote, batch, tell, create, |file| file).await?;
+    let making = Making { create, files: |file: &[_; 1]| &file[..], remove: |_| remove() };
+    let ([file], remotely, _) = download(remote, batch, tell, making).await?;
     Ok((file, remotely))
 }
 
-/// Brings the remote's state into the files of what `create` makes anew for each attempt.
+/// What a remote's state is brought into.
+struct Making<T, C, R> {
+    /// Makes it, anew for each attempt.
+    create: C,
+    files: fn(&T) -> &[Arc<dyn RepoFile>],
+    /// Removes it after an error.
+    remove: R,
+}
+
+/// Brings the remote's state into the files of what is made, with the digest of the base it was made of. After an error they
+/// are gone.
 async fn download<T: Send + 'static>(
     remote: &Remote,
     batch: u32,
     tell: &Arc<Tell>,
-    create: impl Fn() -> Result<T, ReplicaError> + Clone + Send + 'static,
-    files: impl Fn(&T) -> &[Arc<dyn RepoFile>],
-) -> Result<(T, Remotely), ReplicaError> {
+    making: Making<
+        T,
+        impl Fn() -> Result<T, ReplicaError> + Clone + Send + 'static,
+        impl FnOnce(T) -> Result<(), ReplicaError> + Send + 'static,
+    >,
+) -> Result<(T, Remotely, String), ReplicaError> {
     let mut generation = remote.info().await?.unwrap_or(1);
     let mut until = u32::MAX;
     loop {
-        let made = blocking(create.clone()).await?;
-        match fill(remote, files(&made), Wanted { generation, until, batch }, tell).await {
-            Ok(Filled::Whole(frame, last_frame)) => return Ok((made, Remotely { generation, frame, last_frame })),
-            // What is behind the last commit is an unfinished transaction: once more, without.
-            Ok(Filled::Cut { after }) => until = after,
-            // Only the current generation is exported, and it may have ended meanwhile.
-            Err(ReplicaError::Remote(SyncError::Status { status: 404 | 410, .. }))
-                if remote.info().await?.is_some_and(|current| current > generation) =>
-            {
-                (generation, until) = (remote.info().await?.unwrap_or(1), u32::MAX);
+        let made = blocking(making.create.clone()).await?;
+        let filled = fill(remote, (making.files)(&made), Wanted { generation, until, batch }, tell).await;
+        let error = match filled {
+            Ok(Filled::Whole { frame, last_frame, base }) => {
+                return Ok((made, Remotely { generation, frame, last_frame }, base));
             }
-            Err(error) => return Err(error),
+            // What is behind the last commit is an unfinished transaction: once more, without.
+            Ok(Filled::Cut { after }) => {
+                until = after;
+                continue;
+            }
+            Err(error) => error,
+        };
+        // Only the current generation is exported, and it may have ended meanwhile.
+        if matches!(error, ReplicaError::Remote(SyncError::Status { status: 404 | 410, .. }))
+            && let Ok(Some(current)) = remote.info().await
+            && current > generation
+        {
+            (generation, until) = (current, u32::MAX);
+            continue;
         }
+        blocking(move || (making.remove)(made)).await?;
+        return Err(error);
     }
 }
 
@@ -179,8 +211,8 @@ struct Wanted {
 }
 
 enum Filled {
-    /// Up to this frame, and what tells it from others.
-    Whole(u32, Option<u32>),
+    /// Up to this frame, and what tells it from others; the digest of the base, empty without one.
+    Whole { frame: u32, last_frame: Option<u32>, base: String },
     /// Frames came after this one, which ended the last transaction.
     Cut { after: u32 },
 }
@@ -216,30 +248,31 @@ async fn fill(
     let streamed = stream(remote, wanted, tell, to_write).await;
     let written = writing.await.map_err(|error| ReplicaError::Interrupted(error.to_string()))?;
     // What ended the thread is the cause of what ended the stream.
-    let (written, ()) = (written?, streamed?);
+    let (written, base) = (written?, streamed?);
     let ended = written.commit.map_or(0, |(frame, _)| frame);
     if written.frames > ended {
         return Ok(Filled::Cut { after: ended });
     }
-    Ok(Filled::Whole(ended, written.last))
+    Ok(Filled::Whole { frame: ended, last_frame: written.last, base })
 }
 
-/// Sends all that comes to the thread that writes.
+/// Sends all that comes to the thread that writes. The digest of the base, empty without one.
 async fn stream(
     remote: &Remote,
     wanted: Wanted,
     tell: &Arc<Tell>,
     to_write: mpsc::Sender<Piece>,
-) -> Result<(), ReplicaError> {
+) -> Result<String, ReplicaError> {
     let (told, sender) = (tell.clone(), to_write.clone());
     let gone = || SyncError::Interrupted("the new replica cannot be written".into());
     let write = move |piece: Bytes, at| {
         told(piece.len() as u64);
         sender.blocking_send(Piece::Base(piece, at)).map_err(|_| gone())
     };
-    let base = remote.export(wanted.generation, write).await?;
-    to_write.send(Piece::BaseEnds(base)).await.map_err(|_| gone())?;
-    frames(remote, wanted, &**tell, to_write).await
+    let (bytes, digest) = remote.export_with_digest(wanted.generation, write).await?;
+    to_write.send(Piece::BaseEnds(bytes)).await.map_err(|_| gone())?;
+    frames(remote, wanted, &**tell, to_write).await?;
+    Ok(if bytes > 0 { digest.to_string() } else { String::new() })
 }
 
 /// Writes all files alike.

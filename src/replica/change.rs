@@ -54,6 +54,12 @@ impl Statement {
         self.about.doing == Doing::Schema && others.iter().any(may_be_followed)
     }
 
+    /// The bytes of its values, and of what there is besides in the row of a database.
+    pub(super) fn bytes(&self) -> usize {
+        const BESIDES: usize = 16;
+        BESIDES + self.args.iter().map(Value::bytes).sum::<usize>()
+    }
+
     /// Why it is given up wherever it is to run: its values are larger than can be sent.
     pub(super) fn too_large(&self) -> Option<String> {
         let bytes: usize = self.args.iter().map(Value::bytes).sum();

@@ -24,6 +24,44 @@ use crate::sync::turso::Value;
 /// Takes statements as they are found.
 pub(super) type Take<'a> = dyn FnMut(Statement) -> Result<(), ReplicaError> + 'a;
 
+/// Which of the changes are told: they are counted in the order in which they are found, from what is done to the schema
+/// first, over each row, or each table that is rewritten, to what is done to the schema last.
+pub(super) struct Portion {
+    /// Those before are not told.
+    skip: u64,
+    /// No more are told when their values have so many bytes.
+    bytes: usize,
+    seen: u64,
+    told: usize,
+    /// How many were told, and skipped, when it was enough.
+    end: Option<u64>,
+}
+
+impl Portion {
+    /// Those after the first `skip`, one at least, until their values have so many bytes.
+    pub(super) fn after(skip: u64, bytes: usize) -> Portion {
+        Portion { skip, bytes, seen: 0, told: 0, end: None }
+    }
+
+    /// Whether the next change is told.
+    fn next(&mut self) -> bool {
+        if self.end.is_none() && self.seen >= self.skip && self.told >= self.bytes {
+            self.end = Some(self.seen);
+        }
+        self.seen += 1;
+        self.end.is_none() && self.seen > self.skip
+    }
+
+    fn count(&mut self, statement: &Statement) {
+        self.told += statement.bytes();
+    }
+
+    /// How many were told or skipped; `None` when these were all.
+    pub(super) fn end(&self) -> Option<u64> {
+        self.end
+    }
+}
+
 /// Numbers on the first page that are the application's, by the pragma that sets them, and where they are.
 const NUMBERS: [(&str, usize); 2] = [("user_version", 60), ("application_id", 68)];
 
@@ -99,7 +137,8 @@ impl<'a> Kept<'a> {
 }
 
 /// What was changed from `old` to `new`, which differ in `differing`, for `there`. `shared` is the state that the third one
-/// descends from, if that is not `old`: rows without a key that were not in it have other rowids in the third.
+/// descends from, if that is not `old`: rows without a key that were not in it have other rowids in the third. A `portion` of it
+/// is whole as far as the schema is concerned: triggers that it takes out of the way are there again after it.
 ///
 /// # Errors
 /// When a state cannot be read, or as `take` says.
@@ -108,6 +147,7 @@ pub(super) fn statements(
     differing: &Differing,
     shared: Option<State<'_>>,
     there: &Catalog,
+    portion: &mut Portion,
     take: &mut Take<'_>,
 ) -> Result<(), ReplicaError> {
     let (before, after) = (old.catalog, new.catalog);
@@ -115,49 +155,72 @@ pub(super) fn statements(
     let mut views = Kept { kind: "VIEW", states: [&before.views, &after.views, &there.views], out: BTreeSet::new() };
     let mut triggers =
         Kept { kind: "TRIGGER", states: [&before.triggers, &after.triggers, &there.triggers], out: BTreeSet::new() };
-    let alters = !gone.is_empty() || pairs.iter().any(|pair| !pair.alteration.statements.is_empty());
-    views.drop(|_| alters, take)?;
-    triggers.drop(|_| alters, take)?;
     // An index goes with its table, and is rewritten when that is altered.
     let stays = |name: &str| {
         let (Some(was), Some(is)) = (before.indexes.get(name), after.indexes.get(name)) else { return false };
         let pair = pairs.iter().find(|pair| pair.name().eq_ignore_ascii_case(&is.of));
         pair.is_some_and(|pair| pair.old.is_some() && is_renamed(&was.sql, &is.sql, &pair.alteration.renamed))
     };
-    for name in before.indexes.keys().filter(|name| !stays(name)) {
-        take(Statement::schema(format!("DROP INDEX IF EXISTS {}", quoted(name)), name))?;
-    }
-    for table in gone {
-        take(Statement::schema(format!("DROP TABLE IF EXISTS {}", quoted(&table.name)), &table.name))?;
-    }
-    for pair in &pairs {
-        for sql in &pair.alteration.statements {
-            take(Statement::schema(sql.clone(), pair.name()))?;
+    if portion.next() {
+        let take: &mut Take<'_> = &mut |statement| {
+            portion.count(&statement);
+            take(statement)
+        };
+        let alters = !gone.is_empty() || pairs.iter().any(|pair| !pair.alteration.statements.is_empty());
+        views.drop(|_| alters, take)?;
+        triggers.drop(|_| alters, take)?;
+        for name in before.indexes.keys().filter(|name| !stays(name)) {
+            take(Statement::schema(format!("DROP INDEX IF EXISTS {}", quoted(name)), name))?;
         }
-    }
-    for pair in pairs.iter().filter(|pair| pair.old.is_none()) {
-        let create = Statement::schema(create(&pair.new.1.sql), pair.name());
-        // Without it all rows would be given up.
-        let is_free = !there.has(&folded(pair.name())) || before.tables.contains_key(&folded(pair.name()));
-        take(if is_free { Statement { otherwise: Otherwise::Fail, ..create } } else { create })?;
+        for table in gone {
+            take(Statement::schema(format!("DROP TABLE IF EXISTS {}", quoted(&table.name)), &table.name))?;
+        }
+        for pair in &pairs {
+            for sql in &pair.alteration.statements {
+                take(Statement::schema(sql.clone(), pair.name()))?;
+            }
+        }
+        for pair in pairs.iter().filter(|pair| pair.old.is_none()) {
+            let create = Statement::schema(create(&pair.new.1.sql), pair.name());
+            // Without it all rows would be given up.
+            let is_free = !there.has(&folded(pair.name())) || before.tables.contains_key(&folded(pair.name()));
+            take(if is_free { Statement { otherwise: Otherwise::Fail, ..create } } else { create })?;
+        }
     }
     for pair in &pairs {
         let changes = Changes::of((old, new), pair, differing, shared)?;
         changes.check_all()?;
+        // Counted alike, whatever the table is there.
+        let is_one = changes.is_one();
+        if is_one && !portion.next() {
+            continue;
+        }
         match changes.rewrite([there, after], before) {
             Some(rewrite) => {
                 views.drop(|_| true, take)?;
                 triggers.drop(|_| true, take)?;
+                let take: &mut Take<'_> = &mut |statement| {
+                    portion.count(&statement);
+                    take(statement)
+                };
                 changes.rewritten(&rewrite, take)?;
                 for (name, made) in there.indexes.iter().filter(|(_, made)| pair.is_called(&made.of)) {
                     take(Statement::schema(create(&made.sql), name))?;
                 }
             }
             None => changes.told(&mut |statement| {
+                if !is_one && !portion.next() {
+                    return Ok(());
+                }
                 triggers.drop(|made| pair.is_called(&made.of), take)?;
+                portion.count(&statement);
                 take(statement)
             })?,
         }
+    }
+    if !portion.next() {
+        views.make(take)?;
+        return triggers.make(take);
     }
     count(&pairs, (old, new), take)?;
     for (name, made) in after.indexes.iter().filter(|(name, _)| !stays(name)) {
@@ -345,12 +408,15 @@ impl<'a> Changes<'a> {
         })
     }
 
+    /// Whether its changes may have to be made by a rewrite of the table, which are not told one by one.
+    fn is_one(&self) -> bool {
+        let has_rowids = self.pair.old.is_none_or(|(_, old)| old.has_rowids);
+        !(has_rowids || self.diff.deleted.is_empty() && self.diff.updated.is_empty())
+    }
+
     /// How the table is rewritten where its rows cannot be changed otherwise, and have to be.
     fn rewrite(&self, [there, after]: [&'a Catalog; 2], before: &Catalog) -> Option<Rewrite<'_>> {
-        let (_, old) = self.pair.old?;
-        if old.has_rowids || self.diff.deleted.is_empty() && self.diff.updated.is_empty() {
-            return None;
-        }
+        let (_, old) = self.pair.old.filter(|_| self.is_one())?;
         let (_, table) = there.tables.get(&folded(&old.name))?;
         let is_taken = |name: &str| there.has(name) || after.has(name);
         let altered = !self.pair.alteration.statements.is_empty();

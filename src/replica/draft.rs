@@ -110,6 +110,14 @@ impl Draft {
         }
     }
 
+    /// After Ok what is committed survives power loss, also what others wrote without a sync.
+    pub(super) fn sync(&self) -> Result<(), ReplicaError> {
+        let name = self.files.draft();
+        let database = self.files.dir.open(&name).map_err(ReplicaError::io("opening", &name))?;
+        let mut files = std::iter::once(database).chain(self.wal()?);
+        files.try_for_each(|file| file.sync()).map_err(ReplicaError::io("syncing", &name))
+    }
+
     /// The place of a frame of the WAL as it is now.
     fn mark(&self, frame: u64) -> Result<Mark, ReplicaError> {
         let mut header = [0; HEADER_LEN];

@@ -58,11 +58,14 @@ pub enum ReplicaError {
     },
     /// A file of the replica is gone while the others are there.
     #[error(
-        "{file} is missing, though the other files of the replica are there: restore it, or start over with --rebuild, which sets what is there aside"
+        "{file} is missing, though {there} is there, which may have changes that were not pushed: restore it, or start over \
+         with --rebuild, which sets what is there aside"
     )]
     Missing {
         /// The file.
         file: String,
+        /// One that is there.
+        there: String,
     },
     /// The file that says how far the replica is cannot be believed.
     #[error(
@@ -149,6 +152,18 @@ pub enum ReplicaError {
         /// What it said.
         error: String,
     },
+    /// The remote takes no transaction of that size, and it cannot be made in parts.
+    #[error(
+        "the remote takes no transaction as large as {}: {error}. Nothing of it was kept; raise the limit there, or make the \
+         change there yourself",
+        what.as_deref().unwrap_or("this push")
+    )]
+    TooLarge {
+        /// What was to be done, where that is known.
+        what: Option<String>,
+        /// What it said.
+        error: String,
+    },
     /// The remote ended the transaction of a push before it was whole.
     #[error("the remote ended the push before it was whole: {0}; nothing of it was kept")]
     Ended(String),
@@ -189,7 +204,7 @@ impl ReplicaError {
             ReplicaError::Absent { .. } | ReplicaError::Unfinished { .. } => true,
             ReplicaError::Missing { .. } | ReplicaError::Info { .. } | ReplicaError::Mismatch { .. } => true,
             ReplicaError::Diverged { .. } | ReplicaError::Copied { .. } | ReplicaError::Tree(_) => true,
-            ReplicaError::Record { .. } | ReplicaError::Schema { .. } => true,
+            ReplicaError::Record { .. } | ReplicaError::Schema { .. } | ReplicaError::TooLarge { .. } => true,
             ReplicaError::KeyNotFirst { .. } | ReplicaError::NotUtf8 { .. } | ReplicaError::Unsupported(_) => true,
             ReplicaError::Io { .. }
             | ReplicaError::Latched { .. }

@@ -152,9 +152,9 @@ impl Files {
         Ok(names.iter().filter_map(|name| name.strip_prefix(&start)?.parse().ok()).collect())
     }
 
-    /// Removes what pushes left, but for this one.
-    pub(super) fn forget_pushed(&self, but: Option<i64>) -> Result<(), ReplicaError> {
-        let others = self.pushes()?.into_iter().filter(|number| Some(*number) != but);
+    /// Removes what pushes left, but for these.
+    pub(super) fn forget_pushed(&self, but: &[i64]) -> Result<(), ReplicaError> {
+        let others = self.pushes()?.into_iter().filter(|number| !but.contains(number));
         others.map(|number| self.pushed(number)).try_for_each(|name| self.remove(&name))
     }
 
@@ -186,9 +186,23 @@ impl Files {
         Ok(moved.then_some(aside))
     }
 
+    /// A file that has something of the application's, or may have, where there is no info; none where a crash has left
+    /// parts of a replica in the making.
+    pub(super) fn used(&self) -> Result<Option<String>, ReplicaError> {
+        if self.is_there(&self.draft())? {
+            return Ok((!self.is_pristine()?).then(|| self.draft()));
+        }
+        for beside in [format!("{}-wal", self.draft()), self.journal()] {
+            if self.is_there(&beside)? {
+                return Ok(Some(beside));
+            }
+        }
+        Ok(self.pushes()?.first().map(|number| self.pushed(*number)))
+    }
+
     /// Whether `P-draft` is there and nothing but a copy of `P-synced` that nobody has used: then it is what a crash left of
     /// a replica in the making, or nothing is lost with it.
-    pub(super) fn is_pristine(&self) -> Result<bool, ReplicaError> {
+    fn is_pristine(&self) -> Result<bool, ReplicaError> {
         for beside in [format!("{}-wal", self.draft()), format!("{}-wal", self.synced()), self.journal()] {
             if self.is_there(&beside)? {
                 return Ok(false);

@@ -32,6 +32,9 @@ pub(super) struct Info {
     pub(super) folded: u32,
     /// What tells the last frame from another at its place.
     pub(super) last_frame: Option<u32>,
+    /// The digest of the database that the generation starts from, empty if that is none, as far as it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) base: Option<String>,
     /// How often changes of the remote were brought into the draft. The draft says so too, in its bookkeeping table.
     pub(super) pull_gen: i64,
     /// The frame of the remote whose state the draft was made from, with the local changes on top.
@@ -48,6 +51,12 @@ pub(super) struct Info {
     pub(super) push_in_doubt: bool,
     /// Number of the last push that the remote took, in this `pull_gen`.
     pub(super) pushed: Option<i64>,
+    /// What of the draft the remote has after that push, where it was not all of what the draft was then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) parts: Option<Parts>,
+    /// What `parts` is if the push in doubt was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) parts_of_push: Option<Parts>,
     /// Conflicts of the last push, which count if it was made.
     pub(super) of_push: Vec<Conflict>,
     /// Conflicts that nobody has been told of yet.
@@ -82,6 +91,28 @@ pub(super) struct Mark {
     pub(super) frame: u64,
 }
 
+/// How much the remote has of changes that it took in several transactions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Parts {
+    /// `P-pushed.N` of this number has the state that they lead from; without one it is what the draft was made from.
+    pub(super) from: Option<i64>,
+    /// `P-pushed.N` of this number has the state that they lead to.
+    pub(super) to: i64,
+    /// How many of them the remote has, in the order in which they are found; all if there is no number.
+    pub(super) done: Option<u64>,
+    /// Where the draft had that state.
+    pub(super) now: Mark,
+}
+
+/// What of the draft the remote has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OnRemote {
+    /// All of `P-pushed.N` of this number; without one, what the draft was made from.
+    pub(super) base: Option<i64>,
+    /// On top of it the first changes that lead to another `P-pushed.N`, with their number.
+    pub(super) begun: Option<(Parts, u64)>,
+}
+
 /// What the draft will be once it says so.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Rebasing {
@@ -110,6 +141,7 @@ impl Info {
             synced_frame_no: frame,
             folded: frame,
             last_frame,
+            base: None,
             pull_gen: 0,
             synced_wal_match_watermark: frame,
             draft_wal_match_watermark: None,
@@ -118,6 +150,8 @@ impl Info {
             change_id: 0,
             push_in_doubt: false,
             pushed: None,
+            parts: None,
+            parts_of_push: None,
             of_push: Vec::new(),
             untold: Vec::new(),
             fetched_whole: None,
@@ -140,6 +174,8 @@ impl Info {
             change_id: 0,
             push_in_doubt: false,
             pushed: None,
+            parts: None,
+            parts_of_push: None,
             of_push: Vec::new(),
             untold: [&self.untold[..], &conflicts].concat(),
             ..self.clone()
@@ -149,6 +185,21 @@ impl Info {
     /// Frames of the remote that are in the WAL of `P-synced`.
     pub(super) fn in_wal(&self) -> u64 {
         u64::from(self.synced_frame_no.saturating_sub(self.folded))
+    }
+
+    /// What of the draft the remote has after the last push that it took.
+    pub(super) fn on_remote(&self) -> OnRemote {
+        match self.parts {
+            None => OnRemote { base: self.pushed, begun: None },
+            Some(Parts { to, done: None, .. }) => OnRemote { base: Some(to), begun: None },
+            Some(parts @ Parts { from, done: Some(done), .. }) => OnRemote { base: from, begun: Some((parts, done)) },
+        }
+    }
+
+    /// The numbers of those `P-pushed.N` that are needed.
+    pub(super) fn images(&self) -> Vec<i64> {
+        let OnRemote { base, begun } = self.on_remote();
+        base.into_iter().chain(begun.map(|(parts, _)| parts.to)).collect()
     }
 
     /// As it is stored.

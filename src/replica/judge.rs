@@ -28,6 +28,14 @@ impl From<&turso_core::LimboError> for Failure {
 }
 
 impl Failure {
+    /// Whether the transaction has become larger, or taken longer, than the remote lets one: parts of it may not.
+    pub(super) fn is_of_the_size(&self) -> bool {
+        const WORDS: [&str; 5] = ["larger than", "too large", "too big", "timed out", "timed-out"];
+        let message = self.message.to_lowercase();
+        let of_a_row = self.code.starts_with("SQLITE_TOOBIG");
+        !of_a_row && message.contains("transaction") && WORDS.iter().any(|words| message.contains(words))
+    }
+
     fn is_of_a_constraint(&self) -> bool {
         self.code.starts_with("SQLITE_CONSTRAINT") || self.message.contains("UNIQUE constraint failed")
     }

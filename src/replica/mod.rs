@@ -8,7 +8,8 @@
 //! What holds:
 //! - Nothing that was committed to the draft is lost but what is reported as a [`Conflict`]. A crash at any moment repeats
 //!   what was under way, or finds it done.
-//! - A push is one transaction on the remote, together with a row that says that it was made; it is never made twice.
+//! - A push is one transaction on the remote, together with a row that says that it was made; it is never made twice. Only where
+//!   the remote takes no transaction of that size it is several, each with such a row.
 //! - The draft changes as a whole: the application sees it before a pull or after.
 //! - Where two replicas changed the same row, the last push wins, column by column. A row that one changed and another removed
 //!   is there again; of two that were added with the same key the last one stays. Both are told, as is each change that
@@ -66,7 +67,7 @@ use bootstrap::{blocking, bootstrap};
 use files::{Files, Held};
 use info::Info;
 use pull::{Then, fetch, with};
-use push::{Channel, make_certain, push};
+use push::{Capacity, Channel, make_certain, push};
 use store::Store;
 use whole::fetch_whole;
 
@@ -181,6 +182,19 @@ impl SyncEngine {
         .await
     }
 
+    /// What is to be said where there is no replica at `path`.
+    pub(super) async fn absent(path: &Path) -> ReplicaError {
+        let path = path.to_owned();
+        let absent = blocking(move || {
+            let files = Files::at(&path)?;
+            Ok(match files.used()? {
+                Some(there) => ReplicaError::Missing { file: files.info(), there },
+                None => ReplicaError::Absent { path: path.display().to_string() },
+            })
+        });
+        absent.await.unwrap_or_else(|error| error)
+    }
+
     /// A push beside programs that have the draft open: readers and writers of it wait for nothing. `None` when there is no
     /// replica, or the remote is in another generation, for which the draft has to be changed first.
     ///
@@ -207,18 +221,24 @@ impl SyncEngine {
         let mut report = replica.start().await?;
         make_certain(&replica.remote, &replica.store).await?;
         let (batch, tell) = (replica.options.wal_pull_batch_size, &*replica.tell);
-        let fetched = fetch(&replica.remote, &replica.store, batch, tell).await?;
-        report.frames_pulled += fetched.frames;
-        if fetched.then != Then::Nothing {
-            return Ok(None);
+        let channel = Channel { remote: &replica.remote, store: &replica.store, batch, tell };
+        let mut capacity = Capacity::default();
+        loop {
+            let fetched = fetch(&replica.remote, &replica.store, batch, tell).await?;
+            report.frames_pulled += fetched.frames;
+            if fetched.then != Then::Nothing {
+                return Ok(None);
+            }
+            let pushed = push(&channel, &mut capacity).await?;
+            if pushed.is_over {
+                return Ok(None);
+            }
+            report.frames_pulled += pushed.frames;
+            report.changes_pushed += pushed.changes;
+            if !pushed.is_part {
+                return replica.end(report).await.map(Some);
+            }
         }
-        let pushed = push(&Channel { remote: &replica.remote, store: &replica.store, batch, tell }).await?;
-        if pushed.is_over {
-            return Ok(None);
-        }
-        report.frames_pulled += pushed.frames;
-        report.changes_pushed = pushed.changes;
-        replica.end(report).await.map(Some)
     }
 
     async fn of(files: Files, remote: Remote, options: Options, tell: Arc<Tell>) -> Result<SyncEngine, ReplicaError> {
@@ -347,15 +367,16 @@ impl SyncEngine {
     async fn send(&self, report: &mut Report) -> Result<bool, ReplicaError> {
         let (batch, tell) = (self.options.wal_pull_batch_size, &*self.tell);
         let channel = Channel { remote: &self.remote, store: &self.store, batch, tell };
+        let (mut capacity, mut any) = (Capacity::default(), false);
         loop {
-            let pushed = push(&channel).await?;
+            let pushed = push(&channel, &mut capacity).await?;
             report.frames_pulled += pushed.frames;
-            if pushed.is_over {
-                self.fetch(report).await?;
-                continue;
-            }
             report.changes_pushed += pushed.changes;
-            return Ok(pushed.any);
+            any |= pushed.any;
+            if !pushed.is_over && !pushed.is_part {
+                return Ok(any);
+            }
+            self.fetch(report).await?;
         }
     }
 }
@@ -379,24 +400,23 @@ fn known_beside(files: &Files) -> Result<Option<(Info, Held)>, ReplicaError> {
     Ok(load()?.map(|info| (info, held)))
 }
 
-/// The replica that is there, with others kept out of it. What is there and is none makes room for one.
+/// The replica that is there, with others kept out of it; `None` when there is none, or what is there was set aside.
 fn known(files: &Files, rebuild: bool) -> Result<Option<(Info, Held)>, ReplicaError> {
-    let set_aside = |why: &str| -> Result<(), ReplicaError> {
+    if rebuild {
         if files.is_there(&files.draft())? {
             drop(files.hold(&files.draft())?);
         }
         if let Some(aside) = files.set_aside()? {
-            log::warn!("{why}: the files of the replica are set aside as {aside}-…");
+            log::warn!("the replica is made anew: its files are set aside as {aside}-…");
         }
-        Ok(())
-    };
-    if rebuild {
-        set_aside("the replica is made anew")?;
         return Ok(None);
     }
     let load = || Info::load(&*files.dir, &files.info());
     if load()?.is_some() {
-        let missing = |file: String| if files.is_there(&file)? { Ok(()) } else { Err(ReplicaError::Missing { file }) };
+        let missing = |file: String| match files.is_there(&file)? {
+            true => Ok(()),
+            false => Err(ReplicaError::Missing { file, there: files.info() }),
+        };
         missing(files.draft())?;
         let held = files.hold(&files.draft())?;
         missing(files.synced())?;
@@ -406,8 +426,8 @@ fn known(files: &Files, rebuild: bool) -> Result<Option<(Info, Held)>, ReplicaEr
             return Ok(Some((info, held)));
         }
     }
-    if files.is_there(&files.draft())? && !files.is_pristine()? {
-        set_aside(&format!("{} is missing", files.info()))?;
+    match files.used()? {
+        Some(there) => Err(ReplicaError::Missing { file: files.info(), there }),
+        None => Ok(None),
     }
-    Ok(None)
 }

@@ -76,6 +76,12 @@ impl From<Told> for Failure {
     }
 }
 
+impl Failure {
+    fn too_large(&self) -> Option<ReplicaError> {
+        self.is_of_the_size().then(|| ReplicaError::TooLarge { what: None, error: self.message.clone() })
+    }
+}
+
 /// What became of a step: the rows it changed and those it found; nothing when it was skipped.
 type Stepped = Option<Result<(u64, Vec<Vec<Value>>), Failure>>;
 
@@ -99,25 +105,29 @@ async fn run(
     let call = serde_json::to_vec(&json!({"baton": baton, "requests": requests}));
     let call = call.map_err(|error| ReplicaError::Interrupted(error.to_string()))?;
     let protocol = |reason: String| SyncError::Protocol { call: format!("SQL on {}", remote.url()), reason };
-    let answer = remote.pipeline(Bytes::from(call), REPLICA_ANSWER_BYTES_MAX).await?;
+    let answer = remote.pipeline(Bytes::from(call), REPLICA_ANSWER_BYTES_MAX).await.map_err(|error| match error {
+        SyncError::Status { status: 413, .. } => ReplicaError::TooLarge { what: None, error: error.to_string() },
+        error => error.into(),
+    })?;
     let answer: Answer = serde_json::from_slice(&answer).map_err(|error| protocol(error.to_string()))?;
     *baton = answer.baton;
     let mut results = answer.results.into_iter();
     let first = results.next().ok_or_else(|| protocol("no result".into()))?;
     if let Some(error) = first.error {
-        return Err(ReplicaError::Ended(error.message));
+        let failure = Failure::from(error);
+        return Err(failure.too_large().unwrap_or(ReplicaError::Ended(failure.message)));
     }
     let result = first.response.and_then(|response| response.result).ok_or_else(|| protocol("no result".into()))?;
     if result.step_results.len() != steps.len() || result.step_errors.len() != steps.len() {
         return Err(protocol(format!("another number of steps than {}", steps.len())).into());
     }
     let both = result.step_results.into_iter().zip(result.step_errors);
-    let stepped = both.map(|(ran, error)| match (ran, error) {
-        (_, Some(error)) => Some(Err(error.into())),
-        (Some(ran), None) => Some(Ok((ran.affected_row_count, ran.rows))),
-        (None, None) => None,
+    let stepped = both.map(|(ran, error)| match (ran, error.map(Failure::from)) {
+        (_, Some(failure)) => failure.too_large().map_or(Ok(Some(Err(failure))), Err),
+        (Some(ran), None) => Ok(Some(Ok((ran.affected_row_count, ran.rows)))),
+        (None, None) => Ok(None),
     });
-    Ok(stepped.collect())
+    stepped.collect()
 }
 
 fn step<'a>(sql: &'a str, args: &'a [Value]) -> Step<'a> {

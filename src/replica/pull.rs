@@ -90,6 +90,20 @@ impl Store {
         Ok(())
     }
 
+    /// Makes sure that the generation starts from the database that it started from, where no frame can tell.
+    fn compare_base(&mut self, there: &str) -> Result<(), ReplicaError> {
+        match &self.info.base {
+            _ if self.info.synced_frame_no > 0 => Ok(()),
+            Some(ours) if ours == there => Ok(()),
+            Some(_) => {
+                let generation = self.info.synced_generation;
+                let what = format!("generation {generation} starts from another database there");
+                Err(ReplicaError::Diverged { what })
+            }
+            None => self.store(Info { base: Some(there.to_owned()), ..self.info.clone() }),
+        }
+    }
+
     fn note_fetched(&self, fetched: Fetched) {
         let (name, frames) = (self.files.name(), fetched.frames);
         let (last, generation) = (self.info.synced_frame_no, self.info.synced_generation);
@@ -139,7 +153,14 @@ pub(super) async fn fetch(
         let (generation, last) = (info.synced_generation, info.synced_frame_no);
         let start = last.saturating_add(begun).saturating_add(1);
         let end = start.saturating_add(batch.max(1));
-        let mut stream = match remote.stream(Range { generation, start, end }).await {
+        let streamed = match remote.stream_with_base(Range { generation, start, end }).await {
+            Ok((streamed, Some(base))) => {
+                with(store, move |store| store.compare_base(&base.to_string())).await?;
+                Ok(streamed)
+            }
+            streamed => streamed.map(|(streamed, _)| streamed),
+        };
+        let mut stream = match streamed {
             // Generations are deleted from the oldest on.
             Err(error @ SyncError::Status { status: 404 | 410, .. }) => match remote.info().await? {
                 Some(current) if current > generation => return Ok(Fetched { then: Then::FetchWhole, ..fetched }),

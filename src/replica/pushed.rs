@@ -36,7 +36,9 @@ impl Store {
     pub(super) fn pushed(&self, shared: &Image, change_id: i64) -> Result<(Image, RoaringBitmap), ReplicaError> {
         let name = self.files.pushed(change_id);
         let file = match self.files.dir.open(&name) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(ReplicaError::Missing { file: name }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(ReplicaError::Missing { file: name, there: self.files.draft() });
+            }
             file => file.map_err(ReplicaError::io("opening", &name))?,
         };
         let io = |error| ReplicaError::io("reading", &name)(error);

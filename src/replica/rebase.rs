@@ -10,13 +10,15 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
+use roaring::RoaringBitmap;
+
 use super::catalog::{Catalog, Reached, reached};
 use super::change::Statement;
-use super::difference::statements;
+use super::difference::{Portion, statements};
 use super::draft;
 use super::error::ReplicaError;
 use super::image::differing;
-use super::info::{Info, Mark, Rebasing};
+use super::info::{Info, Mark, OnRemote, Rebasing};
 use super::judge::{Verdict, judge};
 use super::pipeline::{MAKE_BOOKKEEPING, SET_BOOKKEEPING};
 use super::report::{Conflict, Doing, During};
@@ -115,11 +117,11 @@ impl Store {
         self.replace(info)?;
         log::debug!("{}: the draft was changed as a whole, up to frame {} of its WAL", self.files.name(), end.frame);
         self.synced.reset(self.info.in_wal()).map_err(ReplicaError::io("cutting", &file))?;
-        self.files.forget_pushed(None)
+        self.files.forget_pushed(&[])
     }
 
-    /// Which push of ours the remote has on top of what the draft was made from.
-    fn pushed_there(&self, reached: Option<Reached>) -> Result<Option<i64>, ReplicaError> {
+    /// What the remote has of ours on top of what the draft was made from.
+    fn pushed_there(&self, reached: Option<Reached>) -> Result<OnRemote, ReplicaError> {
         let info = &self.info;
         let copied = || ReplicaError::Copied { client: info.client_unique_id.clone() };
         match reached {
@@ -133,13 +135,14 @@ impl Store {
                 if change_id > info.change_id {
                     return Err(copied());
                 }
-                Ok(Some(change_id))
+                let is_last = Some(change_id) == info.pushed;
+                Ok(if is_last { info.on_remote() } else { OnRemote { base: Some(change_id), begun: None } })
             }
             // Its changes would be made a second time.
             _ if info.pushed.is_some() => Err(ReplicaError::Diverged {
                 what: format!("push {} of {}, which it had taken, is gone", info.change_id, info.client_unique_id),
             }),
-            _ => Ok(None),
+            _ => Ok(OnRemote { base: None, begun: None }),
         }
     }
 
@@ -148,23 +151,45 @@ impl Store {
     fn replay(
         &self,
         upstream: &Image,
-        (shared, pushed): (&Image, Option<i64>),
+        (shared, there): (&Image, OnRemote),
         (ours, now): (&Image, Mark),
     ) -> Result<Replayed, ReplicaError> {
-        let base = pushed.map(|change_id| self.pushed(shared, change_id)).transpose()?;
-        let (before, overlay) = base.as_ref().map_or((shared, None), |(image, pages)| (image, Some(pages)));
-        let pages = self.differing((before, overlay), (ours, now))?;
+        let kept = |number: Option<i64>| number.map(|number| self.pushed(shared, number)).transpose();
+        let base = kept(there.base)?;
+        let begun = kept(there.begun.map(|(parts, _)| parts.to))?;
+        let shared_catalog = (base.is_some() || begun.is_some()).then(|| Catalog::of(shared)).transpose()?;
+        let shared_state = shared_catalog.as_ref().map(|catalog| State { pages: shared, catalog });
+        let of =
+            |kept: &Option<(Image, RoaringBitmap)>| kept.as_ref().map(|(image, pages)| (image.clone(), pages.clone()));
+        let (mut before, mut overlay) = of(&base).map_or((shared.clone(), None), |(image, pages)| (image, Some(pages)));
+        let mut upstream = Catalog::of(upstream)?;
         let mut target = Target::open(self)?;
-        if !pages.is_empty() {
-            let catalogs = [Catalog::of(before)?, Catalog::of(ours)?];
-            let [old, new] =
-                [State { pages: before, catalog: &catalogs[0] }, State { pages: ours, catalog: &catalogs[1] }];
-            let shared_catalog = base.is_some().then(|| Catalog::of(shared)).transpose()?;
-            let shared = shared_catalog.as_ref().map(|catalog| State { pages: shared, catalog });
-            let differing = Differing::of(pages, [old, new])?;
-            let there = Catalog::of(upstream)?;
-            statements((old, new), &differing, shared, &there, &mut |statement| target.run(&statement))?;
+        let mut step =
+            |[before, after]: [&Image; 2], pages: RoaringBitmap, skip: u64, shared, upstream: &mut Catalog| {
+                if pages.is_empty() {
+                    return Ok(());
+                }
+                let catalogs = [Catalog::of(before)?, Catalog::of(after)?];
+                let [old, new] =
+                    [State { pages: before, catalog: &catalogs[0] }, State { pages: after, catalog: &catalogs[1] }];
+                let differing = Differing::of(pages, [old, new])?;
+                let mut portion = Portion::after(skip, usize::MAX);
+                statements((old, new), &differing, shared, upstream, &mut portion, &mut |statement| {
+                    target.run(&statement)
+                })?;
+                let [old, new] = catalogs;
+                upstream.indexes.extend(new.indexes.into_iter().filter(|(name, _)| !old.indexes.contains_key(name)));
+                Ok::<_, ReplicaError>(())
+            };
+        // What was begun is brought to its end first: what follows is told from there on.
+        if let (Some((image, pages)), Some((_, done))) = (of(&begun), there.begun) {
+            let differing = differing(&before, &image, Some(&overlay.map_or(pages.clone(), |before| before | &pages)))?;
+            let shared = shared_state.filter(|_| base.is_some());
+            step([&before, &image], differing, done, shared, &mut upstream)?;
+            (before, overlay) = (image, Some(pages));
         }
+        let pages = self.differing((&before, overlay.as_ref()), (ours, now))?;
+        step([&before, ours], pages, 0, shared_state, &mut upstream)?;
         target.commit(&self.info.client_unique_id, Reached { pull_gen: self.info.pull_gen + 1, change_id: 0 })
     }
 }

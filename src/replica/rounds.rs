@@ -99,7 +99,7 @@ pub async fn run(rounds: &Rounds, watch: Arc<Watch>) -> Result<(), ReplicaError>
 async fn round(rounds: &Rounds, options: &mut Options, watch: &Arc<Watch>) -> Result<Outcome, ReplicaError> {
     let is_there = SyncEngine::exists(&rounds.path).await?;
     if rounds.action == Action::Status && !is_there {
-        return Err(ReplicaError::Absent { path: rounds.path.display().to_string() });
+        return Err(SyncEngine::absent(&rounds.path).await);
     }
     let watch = watch.clone();
     let tell: Arc<Tell> = Arc::new(move |bytes| watch(Event::Came(bytes)));

@@ -15,6 +15,24 @@ use super::synced::Synced;
 use crate::limits::REPLICA_FOLD_FRAMES;
 use crate::sqlite::image::Image;
 
+/// How often the draft was pulled, as it says itself: as often as the info says, or as it was to be once the pull that was
+/// interrupted is complete.
+fn pulled(files: &Files, info: &Info, draft: &Draft) -> Result<i64, ReplicaError> {
+    let said = draft.look(|draft, _| reached(draft, &info.client_unique_id))?;
+    let (draft, file) = (files.draft(), files.info());
+    if said.is_none() && info.draft_is_named {
+        let what = format!("{draft} is another database than the one that was made with {file}");
+        return Err(ReplicaError::Mismatch { what });
+    }
+    let said = said.map_or(0, |reached| reached.pull_gen);
+    let rebasing = info.rebasing.as_ref().map(|rebasing| rebasing.pull_gen);
+    if said == info.pull_gen || Some(said) == rebasing {
+        return Ok(said);
+    }
+    let what = format!("{draft} says that it was pulled {said} times, {file} that it was {}", info.pull_gen);
+    Err(ReplicaError::Mismatch { what })
+}
+
 /// An open replica.
 pub(super) struct Store {
     pub(super) files: Files,
@@ -54,19 +72,28 @@ impl Store {
     ) -> Result<Store, ReplicaError> {
         for name in [files.draft(), files.synced()] {
             if !files.is_there(&name)? {
-                return Err(ReplicaError::Missing { file: name });
+                return Err(ReplicaError::Missing { file: name, there: files.info() });
             }
         }
+        // Before anything is cut: an info that is not of this draft says nothing of the other files.
+        let draft = draft(&files)?;
+        let pulled = pulled(&files, &info, &draft)?;
         let what = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                ReplicaError::Missing { file: format!("{}-wal", files.synced()), there: files.info() }
+            }
             std::io::ErrorKind::InvalidData => {
                 ReplicaError::Mismatch { what: format!("{}-wal: {error}", files.synced()) }
             }
             _ => ReplicaError::io("opening", &files.synced())(error),
         };
         let synced = Synced::open(files.dir.clone(), &files.synced(), info.in_wal()).map_err(what)?;
-        let draft = draft(&files)?;
         let mut store = Store { files, info, synced, draft, taken: Taken::default(), failed: false };
-        store.settle()?;
+        if pulled != store.info.pull_gen {
+            log::info!("{}: the pull that was interrupted was complete", store.files.name());
+            let info = store.info.rebased(None, None);
+            store.store(info)?;
+        }
         let Info { synced_generation, synced_frame_no, synced_wal_match_watermark, pull_gen, .. } = &store.info;
         log::debug!(
             "{}: open at frame {synced_frame_no} of generation {synced_generation}; the draft is at frame \
@@ -91,33 +118,6 @@ impl Store {
             store.store(Info { draft_wal_match_watermark, clean, draft_is_named: true, ..store.info.clone() })?;
         }
         Ok(store)
-    }
-
-    /// Finds out whether the draft was brought to the state it was to be brought to.
-    fn settle(&mut self) -> Result<(), ReplicaError> {
-        let said = self.draft.look(|draft, _| reached(draft, &self.info.client_unique_id))?;
-        if said.is_none() && self.info.draft_is_named {
-            let (draft, info) = (self.files.draft(), self.files.info());
-            let what = format!("{draft} is another database than the one that was made with {info}");
-            return Err(ReplicaError::Mismatch { what });
-        }
-        let said = said.map_or(0, |reached| reached.pull_gen);
-        match &self.info.rebasing {
-            _ if said == self.info.pull_gen => Ok(()),
-            Some(rebasing) if said == rebasing.pull_gen => {
-                log::info!("{}: the pull that was interrupted was complete", self.files.name());
-                let info = self.info.rebased(None, None);
-                self.store(info)
-            }
-            _ => Err(ReplicaError::Mismatch {
-                what: format!(
-                    "{} says that it was pulled {said} times, {} that it was {}",
-                    self.files.draft(),
-                    self.files.info(),
-                    self.info.pull_gen
-                ),
-            }),
-        }
     }
 
     /// # Errors
@@ -230,6 +230,7 @@ impl Store {
             synced_frame_no: 0,
             folded: 0,
             last_frame: None,
+            base: None,
             synced_wal_match_watermark: 0,
             ..self.info.clone()
         };

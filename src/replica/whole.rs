@@ -83,6 +83,7 @@ impl Store {
             synced_frame_no: frame,
             folded: frame,
             last_frame,
+            base: None,
             synced_wal_match_watermark: frame,
             fetched_whole: None,
             ..self.info.clone()
@@ -104,7 +105,7 @@ pub(super) async fn fetch_whole(
     tell: &Arc<Tell>,
 ) -> Result<u64, ReplicaError> {
     let (files, info) = with(store, |store| Ok((store.files.clone(), store.info.clone()))).await?;
-    let (name, generation) = (files.name(), info.synced_generation);
+    let (name, generation) = (files.name().to_owned(), info.synced_generation);
     match info.unmade {
         true => log::info!("{name}: fetching the remote's state, of which there is nothing yet"),
         false => log::info!("{name}: the remote has deleted generation {generation}: fetching its state whole"),
@@ -115,6 +116,7 @@ pub(super) async fn fetch_whole(
         ours.remove(&name)?;
         Ok([ours.dir.create(&name).map_err(ReplicaError::io("making", &name))?])
     };
-    let (file, remotely) = refetch(remote, batch, tell, create).await?;
+    let remove = move || files.remove(&files.whole());
+    let (file, remotely) = refetch(remote, batch, tell, create, remove).await?;
     with(store, move |store| store.add_whole(&file, remotely)).await
 }

@@ -295,6 +295,22 @@ impl Remote {
         }
     }
 
+    /// The same, and the digest of what was handed over.
+    ///
+    /// # Errors
+    /// As [`export`](Self::export).
+    #[cfg(feature = "turso")]
+    pub(crate) async fn export_with_digest<W>(&self, generation: u32, write: W) -> Result<(u64, BaseDigest), SyncError>
+    where
+        W: Fn(Bytes, u64) -> Result<(), SyncError> + Clone + Send + 'static,
+    {
+        let exported = self.export_with_facts(generation, write).await?;
+        match exported.is_as_promised() {
+            Ok(()) => Ok((exported.bytes, exported.found)),
+            Err(reason) => Err(SyncError::Protocol { call: exported.call, reason }),
+        }
+    }
+
     /// The same without a comparison, and what is said with it.
     pub(super) async fn export_with_facts<W>(&self, generation: u32, write: W) -> Result<Exported, SyncError>
     where
@@ -390,6 +406,17 @@ impl Remote {
     /// See [`SyncError`].
     pub async fn stream(&self, range: Range) -> Result<Streamed, SyncError> {
         Ok(self.stream_with_facts(range).await?.0)
+    }
+
+    /// The same, and the digest of the database that the generation starts from, where the server says it.
+    ///
+    /// # Errors
+    /// As [`stream`](Self::stream).
+    #[cfg(feature = "turso")]
+    pub(crate) async fn stream_with_base(&self, range: Range) -> Result<(Streamed, Option<BaseDigest>), SyncError> {
+        let (streamed, said) = self.stream_with_facts(range).await?;
+        let facts = said.and_then(Result::ok).filter(|facts| facts.generation == u64::from(range.generation));
+        Ok((streamed, facts.and_then(|facts| facts.base)))
     }
 
     async fn stream_with_facts(&self, range: Range) -> Result<(Streamed, Said), SyncError> {

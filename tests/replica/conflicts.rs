@@ -71,6 +71,33 @@ fn conflicts_of_a_pull_are_told() {
     assert_eq!(two.dump(), rig.dump());
 }
 
+/// Of a table, or a column, that somebody else gave another name or dropped.
+#[test]
+fn changes_of_what_is_not_there_any_more_are_told_and_all_others_come_home() {
+    for (sql, table) in [
+        ("ALTER TABLE t RENAME TO u", "t"),
+        ("DROP TABLE t", "t"),
+        ("ALTER TABLE t RENAME COLUMN name TO label", "t"),
+        ("ALTER TABLE t DROP COLUMN extra", "t"),
+    ] {
+        let rig = Rig::new();
+        rig.ask("CREATE TABLE t(id INTEGER PRIMARY KEY, name TEXT, extra)");
+        rig.ask("CREATE TABLE other(x)");
+        rig.ask("INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 2)");
+        let one = rig.open("one");
+        one.run("UPDATE t SET name = 'changed', extra = 3 WHERE id = 1");
+        one.run("INSERT INTO t VALUES (3, 'new', 4)");
+        one.run("INSERT INTO other VALUES ('here')");
+        rig.ask(sql);
+        let report = one.sync();
+        assert_eq!(report.conflicts.len(), 2, "{sql}: {:?}", report.conflicts);
+        assert!(report.conflicts.iter().all(|conflict| conflict.about.table == table), "{sql}: {report:?}");
+        assert_eq!(one.dump(), rig.dump(), "{sql}");
+        assert_eq!(rig.dump()["rows of other"].len(), 1, "{sql}");
+        assert_eq!(one.sync().conflicts, [], "{sql}");
+    }
+}
+
 #[test]
 fn a_row_that_both_added_is_overwritten_by_the_last_and_told() {
     let rig = Rig::new();

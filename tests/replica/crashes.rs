@@ -196,6 +196,27 @@ fn pulls_and_pushes_survive_power_loss_at_every_step() {
     assert!(cases > 110, "{cases}");
 }
 
+/// Applications may commit without a sync, as SQLite does in WAL mode with `synchronous = NORMAL`.
+#[test]
+fn a_commit_without_a_sync_that_was_pushed_is_not_taken_for_removed_after_power_loss() {
+    let rig = Rig::new();
+    let mut case = Case::new(&rig, "unsynced");
+    prepare(&case);
+    let engine = case.open().unwrap();
+    case.sync(&engine).unwrap();
+    let connection = engine.connect().unwrap();
+    connection.execute("PRAGMA synchronous = OFF").unwrap();
+    connection.execute("INSERT INTO n VALUES (1, 'pushed')").unwrap();
+    rig.service.runtime.block_on(engine.push()).unwrap();
+    drop((connection, engine));
+    case.disk = case.disk.after_power_loss(Loss::All);
+    let engine = case.open().unwrap();
+    case.sync(&engine).unwrap();
+    assert_eq!(case.ask("SELECT y FROM n WHERE x = 1"), [[Value::Text("pushed".into())]]);
+    let connection = engine.connect().unwrap();
+    assert_eq!(dump(|sql| super::rows(&connection, sql)), case.dump());
+}
+
 #[test]
 fn steps_through_generations_survive_power_loss_at_every_step() {
     let set_up = |case: &Case<'_>, inserted: &mut Inserted| {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use logmirror::replica::{Options, ReplicaError, Value};
+use logmirror::replica::{Options, ReplicaError, SyncEngine, Value};
+use logmirror::sync::Remote;
 
 use super::Rig;
 
@@ -138,14 +139,113 @@ fn a_replica_whose_info_cannot_be_used_is_made_anew_and_nothing_is_thrown_away()
     assert_eq!(super::support::sqlite::run(&dir.join(draft), "SELECT x FROM n ORDER BY x").unwrap(), "1\n3\n4\n");
 }
 
+/// Whatever else is gone with it: what the application wrote is in one of those that are left.
 #[test]
-fn a_replica_without_its_info_is_set_aside_with_its_changes() {
+fn files_of_a_replica_without_its_info_are_refused_and_stay_and_rebuild_keeps_the_rows() {
+    let rebuild = || Options { rebuild: true, ..Options::default() };
+    for (gone, named) in [
+        (&["one-info"][..], "one-draft"),
+        (&["one-info", "one-synced", "one-synced-wal"], "one-draft"),
+        (&["one-info", "one-draft"], "one-draft-wal"),
+        (&["one-info", "one-draft", "one-draft-wal"], "one-pushed.1"),
+    ] {
+        let rig = Rig::new();
+        used(&rig);
+        for file in gone {
+            fs::remove_file(rig.path(file)).unwrap();
+        }
+        let (before, there) = (files(&rig), rig.dump());
+        match rig.try_open("one", Options::default()) {
+            Err(error @ ReplicaError::Missing { .. }) => {
+                let text = error.to_string();
+                assert!(text.contains("one-info is missing") && text.contains(named), "{text}");
+                assert!(text.contains("--rebuild") && error.is_data(), "{text}");
+            }
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("without {gone:?} it is made from scratch"),
+        }
+        assert!(files(&rig) == before, "{gone:?}: a file was changed");
+        let one = rig.try_open("one", rebuild()).unwrap();
+        assert_eq!((one.dump(), rig.dump()), (there.clone(), there), "{gone:?}");
+        let kept: Vec<_> =
+            files(&rig).into_iter().filter(|(path, _)| path.to_str().unwrap().contains("set-aside")).collect();
+        for (path, content) in before {
+            assert!(kept.iter().any(|(_, kept)| *kept == content), "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn what_a_crash_leaves_of_a_replica_in_the_making_is_no_replica() {
+    let rig = Rig::new();
+    rig.ask("CREATE TABLE n(x)");
+    rig.ask("INSERT INTO n VALUES (1)");
+    drop(rig.open("other"));
+    let database = fs::read(rig.path("other-synced")).unwrap();
+    for left in [&["one-synced"][..], &["one-synced", "one-draft"], &["one-synced.part", "one-draft.part"]] {
+        for file in left {
+            fs::write(rig.path(file), &database).unwrap();
+        }
+        let one = rig.try_open("one", Options::default()).unwrap_or_else(|error| panic!("{left:?}: {error}"));
+        assert_eq!(one.dump(), rig.dump());
+        drop(one);
+        for (path, _) in files(&rig).iter().filter(|(path, _)| path.to_str().unwrap().contains("/one-")) {
+            fs::remove_file(path).unwrap();
+        }
+    }
+}
+
+/// The info of another replica of the same log, and of another log.
+#[test]
+fn the_info_of_another_replica_is_refused_and_nothing_changes() {
     let rig = Rig::new();
     used(&rig);
-    fs::remove_file(rig.path("one-info")).unwrap();
-    let one = rig.open("one");
-    assert_eq!(one.dump(), rig.dump());
-    assert!(files(&rig).keys().any(|path| path.to_str().unwrap().contains("set-aside")));
+    drop(rig.open("other"));
+    let own = fs::read(rig.path("one-info")).unwrap();
+    fs::copy(rig.path("other-info"), rig.path("one-info")).unwrap();
+    let (before, there) = (files(&rig), rig.dump());
+    match rig.try_open("one", Options::default()) {
+        Err(ReplicaError::Mismatch { .. }) => {}
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it is taken for its own"),
+    }
+    assert!(files(&rig) == before, "a file was changed");
+    assert_eq!(rig.dump(), there);
+    fs::write(rig.path("one-info"), own).unwrap();
+    goes_on(&rig, "its own info");
+}
+
+/// Two logs whose generations have the same number, with no frame or as many.
+#[test]
+fn a_replica_of_one_log_changes_nothing_of_another_and_takes_nothing_from_it() {
+    for frames in 0..2 {
+        let rig = Rig::new();
+        assert_eq!(rig.service.put("/logs/b", r#"{"format":"wal"}"#).status, 201);
+        for log in ["app", "b"] {
+            rig.execute(log, "CREATE TABLE n(x)");
+            rig.execute(log, &format!("INSERT INTO n VALUES ('{log}')"));
+            assert_eq!(rig.service.call("POST", &format!("/logs/{log}/checkpoint"), "", b"").status, 200);
+            for frame in 0..frames {
+                rig.execute(log, &format!("INSERT INTO n VALUES ('{log} {frame}')"));
+            }
+        }
+        let one = rig.open("one");
+        one.run("INSERT INTO n VALUES ('offline')");
+        drop(one);
+        rig.execute("b", "INSERT INTO n VALUES ('more')");
+        let (before, own) = (rig.ask_log("b", "SELECT x FROM n"), rig.dump());
+        let remote = Remote::new(&rig.service.url("/logs/b"), None).unwrap();
+        let path = rig.path("one");
+        let opening = SyncEngine::open(&path, remote, Options::default());
+        let outcome = rig.service.runtime.block_on(async { opening.await?.sync().await });
+        let error = outcome.expect_err("the other log is taken for its own");
+        assert!(error.is_data(), "{error}");
+        assert_eq!((rig.ask_log("b", "SELECT x FROM n"), rig.dump()), (before, own));
+        let one = rig.open("one");
+        one.sync();
+        assert_eq!(one.dump(), rig.dump());
+        assert_eq!(rig.dump()["rows of n"].len(), 2 + frames);
+    }
 }
 
 #[test]
@@ -155,7 +255,26 @@ fn a_missing_database_is_a_clear_error() {
         used(&rig);
         fs::remove_file(rig.path(file)).unwrap();
         let error = rig.try_open("one", Options::default()).err().unwrap();
-        assert!(matches!(&error, ReplicaError::Missing { file: missing } if missing == file), "{error}");
+        assert!(matches!(&error, ReplicaError::Missing { file: missing, .. } if missing == file), "{error}");
+    }
+}
+
+#[test]
+fn a_missing_wal_is_refused_and_takes_nothing_from_the_remote() {
+    for file in ["one-draft-wal", "one-synced-wal"] {
+        let rig = Rig::new();
+        used(&rig);
+        fs::remove_file(rig.path(file)).unwrap();
+        let (before, there) = (files(&rig), rig.dump());
+        match rig.try_open("one", Options::default()) {
+            Err(error) => assert!(error.is_data(), "{file}: {error}"),
+            Ok(_) => panic!("without {file} it is taken for whole"),
+        }
+        // The engine may have made an empty one.
+        for (path, content) in before {
+            assert!(fs::read(&path).unwrap() == content, "{}", path.display());
+        }
+        assert_eq!(rig.dump(), there, "{file}");
     }
 }
 

@@ -16,6 +16,7 @@ mod faults;
 mod foreign;
 mod journals;
 mod kills;
+mod parts;
 mod seeds;
 mod wire;
 

@@ -42,14 +42,24 @@ export async function plainRows(url, sql) {
     return result.response.result.rows.map((row) => row.map((value) => value.value ?? value.base64 ?? null));
 }
 
-/** The checks of one client. */
+/** The checks of one client, of which there must be so many: one that did not run is a failure when the program ends. */
 export class Checks {
     #client;
     #version;
+    #ran = 0;
 
-    constructor(client, packageName) {
+    constructor(client, packageName, expected) {
         this.#client = client;
         this.#version = versionOf(packageName);
+        process.on('exit', () => {
+            if (this.#ran === expected) return;
+            this.#print('(the number of checks)', `${this.#ran} ran, ${expected} are expected`);
+            process.exitCode ||= 1;
+        });
+    }
+
+    #print(check, error) {
+        console.log(JSON.stringify({ client: this.#client, version: this.#version, check, error }));
     }
 
     /** Run `body` with the URL of a new log and a directory; its result is printed, and never thrown. */
@@ -69,7 +79,8 @@ export class Checks {
             clearTimeout(timer);
             rmSync(home, { recursive: true, force: true });
         }
-        console.log(JSON.stringify({ client: this.#client, version: this.#version, check, error }));
+        this.#ran += 1;
+        this.#print(check, error);
     }
 }
 

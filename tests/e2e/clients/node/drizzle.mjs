@@ -58,8 +58,8 @@ export const posts = sqliteTable('posts', {
 }, (table) => [uniqueIndex('posts_title').on(table.user, table.title)]);
 `;
 
-const kit = new Checks('drizzle-kit', 'drizzle-kit');
-const orm = new Checks('drizzle-orm', 'drizzle-orm');
+const kit = new Checks('drizzle-kit', 'drizzle-kit', 5);
+const orm = new Checks('drizzle-orm', 'drizzle-orm', 8);
 
 /** Make a project of a user in `home`. */
 function project(home, url, more = '') {

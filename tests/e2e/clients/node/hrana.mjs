@@ -3,14 +3,14 @@
 
 import assert from 'node:assert/strict';
 import { Checks, errorOf, load } from './checks.mjs';
-import { plain, sqlChecks } from './common.mjs';
+import { SQL_CHECKS, plain, sqlChecks } from './common.mjs';
 
 const hrana = await load('@libsql/hrana-client');
 
 const statement = (sql, args) => (args?.length ? [sql, args.map((arg) => arg)] : sql);
 
 for (const version of [2, 3]) {
-    const checks = new Checks(`hrana-client, protocol ${version}`, '@libsql/hrana-client');
+    const checks = new Checks(`hrana-client, protocol ${version}`, '@libsql/hrana-client', SQL_CHECKS + version + 1);
     const connect = async (url) => {
         const client = hrana.openHttp(url, undefined, undefined, undefined, version);
         client.intMode = 'bigint';

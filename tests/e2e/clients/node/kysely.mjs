@@ -8,7 +8,7 @@ const { Kysely, sql } = await load('kysely');
 const { Migrator } = await load('kysely/migration');
 const { LibsqlDialect } = await load('@libsql/kysely-libsql');
 
-const checks = new Checks('kysely (libsql dialect)', '@libsql/kysely-libsql');
+const checks = new Checks('kysely (libsql dialect)', '@libsql/kysely-libsql', 6);
 const connect = (url) => new Kysely({ dialect: new LibsqlDialect({ url }) });
 
 const provider = {

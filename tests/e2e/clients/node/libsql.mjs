@@ -3,11 +3,11 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { Checks, createLog, errorOf, load, plainRows } from './checks.mjs';
-import { plain, sqlChecks } from './common.mjs';
+import { SQL_CHECKS, plain, sqlChecks } from './common.mjs';
 
 const libsql = await load('libsql');
 const Database = libsql.default ?? libsql;
-const checks = new Checks('libsql (npm)', 'libsql');
+const checks = new Checks('libsql (npm)', 'libsql', SQL_CHECKS - 2 + 4);
 
 const driver = (database) => ({
     rows: async (sql, args) => database.prepare(sql).safeIntegers(true).raw().all(args ?? []),
@@ -17,13 +17,12 @@ const driver = (database) => ({
         const end = (sql) => async () => database.exec(sql);
         return { ...driver(database), commit: end('COMMIT'), rollback: end('ROLLBACK') };
     },
-    // One thread that waits in a call: a second transaction would wait for the first for ever.
-    blocks: true,
     code: (error) => error.code,
     close: async () => database.close(),
 });
 
-await sqlChecks(checks, async (url) => driver(new Database(url)));
+// One thread that waits in a call: a second transaction would wait for the first for ever.
+await sqlChecks(checks, async (url) => driver(new Database(url)), { batch: false, blocks: true });
 
 await checks.check('transaction() commits, and rolls back when its function fails', async (url) => {
     const database = new Database(url);

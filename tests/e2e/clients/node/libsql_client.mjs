@@ -3,10 +3,10 @@
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { Checks, errorOf, load, plainRows } from './checks.mjs';
-import { plain, sqlChecks } from './common.mjs';
+import { SQL_CHECKS, plain, sqlChecks } from './common.mjs';
 
 const { createClient } = await load('@libsql/client');
-const checks = new Checks('@libsql/client', '@libsql/client');
+const checks = new Checks('@libsql/client', '@libsql/client', SQL_CHECKS + 6);
 
 const statement = ([sql, args]) => ({ sql, args: args ?? [] });
 const arrays = (result) => result.rows.map((row) => Array.from(row));

@@ -5,7 +5,7 @@ import { Checks, errorOf, load, plainRows } from './checks.mjs';
 
 const { MikroORM, defineEntity, p, UniqueConstraintViolationException, ForeignKeyConstraintViolationException, TableNotFoundException } = await load('@mikro-orm/libsql');
 
-const checks = new Checks('MikroORM (libsql)', '@mikro-orm/libsql');
+const checks = new Checks('MikroORM (libsql)', '@mikro-orm/libsql', 6);
 
 /** Three tables; `more` are columns of the last. */
 function entities(more = {}) {

@@ -73,7 +73,7 @@ execFileSync(process.execPath, [join(PACKAGES, 'node_modules/prisma/build/index.
 const { PrismaClient, Prisma } = await import(join(home, 'client/client.ts'));
 const { PrismaLibSql } = await load('@prisma/adapter-libsql');
 
-const checks = new Checks('prisma (adapter-libsql)', '@prisma/adapter-libsql');
+const checks = new Checks('prisma (adapter-libsql)', '@prisma/adapter-libsql', 7);
 const connect = (url) => new PrismaClient({ adapter: new PrismaLibSql({ url, intMode: 'bigint' }) });
 
 const check = (name, body) =>

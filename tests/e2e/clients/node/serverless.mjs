@@ -2,13 +2,13 @@
 
 import assert from 'node:assert/strict';
 import { Checks, errorOf, load } from './checks.mjs';
-import { plain, sqlChecks } from './common.mjs';
+import { SQL_CHECKS, plain, sqlChecks } from './common.mjs';
 
 const { connect } = await load('@tursodatabase/serverless');
 const { createClient } = await load('@tursodatabase/serverless/compat');
 const PACKAGE = '@tursodatabase/serverless';
 
-const checks = new Checks(PACKAGE, PACKAGE);
+const checks = new Checks(PACKAGE, PACKAGE, SQL_CHECKS + 3);
 
 const on = (connection) => ({
     async rows(sql, args) {
@@ -83,7 +83,7 @@ await checks.check('inTransaction and a statement that took too long', async (ur
     await connection.close();
 });
 
-const compat = new Checks('@tursodatabase/serverless/compat', PACKAGE);
+const compat = new Checks('@tursodatabase/serverless/compat', PACKAGE, SQL_CHECKS);
 const statement = ([sql, args]) => ({ sql, args: args ?? [] });
 const compatOn = (target) => ({
     rows: async (sql, args) => (await target.execute(statement([sql, args]))).rows.map((row) => Array.from(row)),

@@ -6,7 +6,7 @@ import { Checks, errorOf, load, plainRows } from './checks.mjs';
 import { BLOBS, FLOATS, INTEGERS, allOfUnicode, bytes, plain } from './common.mjs';
 
 const { connect } = await load('@tursodatabase/sync');
-const checks = new Checks('@tursodatabase/sync', '@tursodatabase/sync');
+const checks = new Checks('@tursodatabase/sync', '@tursodatabase/sync', 3);
 
 const check = (name, body) =>
     checks.check(name, async (url, home) => {
