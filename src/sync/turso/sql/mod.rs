@@ -150,7 +150,7 @@ impl Sql {
             None => (self.streams.begin(log)?, Found::Idle { forgot: false }),
         };
         let (stream, opened) = match found {
-            Found::Kept(stream) => (stream, false),
+            Found::Kept(stream) => (*stream, false),
             Found::Idle { forgot } => {
                 // A client that comes back has one of its own.
                 let personal = foreseen.personal || baton.is_some();

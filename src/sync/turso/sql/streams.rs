@@ -165,7 +165,7 @@ pub(super) struct Taken {
 /// What a baton led to.
 pub(super) enum Found {
     /// The stream.
-    Kept(Stream),
+    Kept(Box<Stream>),
     /// One that ended with nothing open: it goes on with a new connection. See [`Stream::forgot`].
     Idle { forgot: bool },
 }
@@ -311,7 +311,7 @@ impl Streams {
         let ending = if stream.is_replaceable() { stream.gone(secret, Duration::ZERO) } else { Gone::Failed };
         let log = log.to_owned();
         let taken = Taken { streams: self.clone(), log, stream: baton.stream, ending: Some(ending), parked: false };
-        Ok((taken, Found::Kept(stream)))
+        Ok((taken, Found::Kept(Box::new(stream))))
     }
 
     /// Keeps a stream for its next call, and returns the baton for that.
