@@ -65,7 +65,7 @@ pub struct Layer {
     /// Bytes a second that a commit must keep once it took longer than that [default: 16KiB]
     #[arg(long, value_name = "BYTES", env = "LOGMIRROR_MIN_RATE")]
     min_rate: Option<ByteSize>,
-    /// Longest time that a statement of SQL may run [default: 60]
+    /// Longest time that a statement of SQL may run, or the reader of a cursor take nothing [default: 60]
     #[arg(long, value_name = "SECONDS", env = "LOGMIRROR_STATEMENT_TIMEOUT")]
     statement_timeout: Option<u64>,
     /// Patience for a reader that takes nothing [default: 60]

@@ -426,6 +426,10 @@ pub const JSON_DEPTH_MAX: usize = 127;
 pub const SQL_MEMORY_MAX: usize = 3 * SQL_BODY_BYTES_MAX;
 /// What of it the requests to one log may take, beside what is set aside: others must be served meanwhile.
 pub const SQL_LOG_MEMORY_MAX: usize = (SQL_MEMORY_MAX - SQL_BODY_BYTES_MAX) / 4 * 3;
+/// What of either of the two is left to requests that are there, by bodies that are being received.
+pub const SQL_RECEIVED_MEMORY_MIN: usize = 32 << 20;
+/// A body of so many bytes takes nothing of it while it is received: it is part of what its connection may hold.
+pub const SQL_BODY_BYTES_SMALL: usize = 64 << 10;
 /// Rows of one answer, in bytes of memory: what a client can be expected to take at once. A cursor has no such cap.
 pub const SQL_ANSWER_BYTES_MAX: usize = 16 << 20;
 /// An answer of so many rows is written where it is sent; a longer one elsewhere.

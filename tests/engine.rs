@@ -223,6 +223,18 @@ async fn nobody_hears_of_a_row_that_is_not_durable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_call_that_broke_off_had_committed_is_not_stored_with_the_next_commit() {
+    let bench = block_in_place(Bench::new);
+    write(&bench.session(), "CREATE TABLE t(a)").await;
+    let session = bench.session();
+    let turn = session.turn().await.unwrap();
+    session.connection().execute("INSERT INTO t VALUES ('broken off')").unwrap();
+    drop((session, turn));
+    write(&bench.session(), "INSERT INTO t VALUES ('next')").await;
+    assert_eq!(rows(&bench.session(), "SELECT a FROM t"), ["next"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_engine_goes_on_in_the_next_generation() {
     let bench = block_in_place(Bench::new);
     let session = bench.session();

@@ -77,6 +77,10 @@ fn closed() -> Error {
 pub(crate) fn of_append(error: Error) -> Error {
     match error {
         Error::Fork { .. } | Error::Gap { .. } | Error::Ended { .. } => closed(),
+        Error::InDoubt(cause) => Error::Aborted(format!(
+            "the log failed while it stored what this committed ({cause}): whether it is stored is known once the log is reopened, \
+             which happens automatically; read then, and send again what is not there"
+        )),
         error => error,
     }
 }
@@ -228,6 +232,10 @@ impl Engine {
         // Where a change of the schema was undone in the middle, what the engine knows of it is not what it is.
         if self.schema.end() && self.unusable.was_met() {
             self.close(&Error::Unavailable("a change of the schema was undone".into()));
+        }
+        // A call that failed in the middle committed it: the next commit must not bring it along.
+        if self.wal.has_pending() {
+            self.close(&Error::Unavailable("a call ended before what it had committed was appended".into()));
         }
         self.holder.store(0, Ordering::Release);
     }

@@ -27,7 +27,7 @@ pub trait Logs: Send + Sync {
     /// durable, and `log` says so.
     ///
     /// # Errors
-    /// When the log took none of it: as those of [`Registry::append_whole`].
+    /// As those of [`Registry::append_whole`]. The log took none of it, unless that is [`Error::InDoubt`].
     fn append<'a>(&'a self, log: &'a Arc<Log>, at: Option<Offset>, bytes: Bytes) -> BoxFuture<'a, Result<(), Error>>;
 }
 

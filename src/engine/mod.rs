@@ -351,7 +351,8 @@ impl Session {
     /// Appends what was committed to the log. After Ok all that this session has seen or committed is durable.
     ///
     /// # Errors
-    /// When the log did not take it: it was not committed then, and the session is of no use any more.
+    /// When the log did not take it: it was not committed then, or with [`Error::Aborted`] that is not known, and the session is of
+    /// no use any more.
     pub async fn settle(&self) -> Result<(), Error> {
         self.engine.settle(self.id, &self.connection).await
     }

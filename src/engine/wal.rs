@@ -204,6 +204,11 @@ impl Wal {
         (frames > 0).then(|| Pending { behind, bytes: Bytes::copy_from_slice(&written.tail[..bytes]), frames })
     }
 
+    /// Whether there is any.
+    pub(super) fn has_pending(&self) -> bool {
+        self.written().committed().1 > 0
+    }
+
     /// Takes note that the log holds what was pending.
     pub(super) fn hold(&self, pending: &Pending) {
         let mut written = self.written();

@@ -77,7 +77,7 @@ fn status(error: &Error) -> StatusCode {
         Error::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
         Error::Corrupt { .. } | Error::Truncated { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         Error::Damaged(_) | Error::Aborted(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        Error::Unavailable(_) | Error::Failed(_) => StatusCode::SERVICE_UNAVAILABLE,
+        Error::Unavailable(_) | Error::Failed(_) | Error::InDoubt(_) => StatusCode::SERVICE_UNAVAILABLE,
     }
 }
 

@@ -111,7 +111,7 @@ async fn take_commits(
     match &appended {
         Ok(outcome) => discard(std::mem::replace(&mut *progress, UploadProgress::Done(last, Some(*outcome)))).await,
         // The last part may be sent again: the others are kept for it.
-        Err(Failure { error: Error::Unavailable(_) | Error::Failed(_), .. }) => {}
+        Err(Failure { error: Error::Unavailable(_) | Error::Failed(_) | Error::InDoubt(_), .. }) => {}
         Err(_) => discard(std::mem::replace(&mut *progress, UploadProgress::Empty)).await,
     }
     Ok(Json(appended?).into_response())

@@ -163,7 +163,7 @@ pub enum Error {
     /// Our own files are damaged.
     #[error("this log is damaged on disk: {0}")]
     Damaged(Arc<str>),
-    /// The process that ran a statement has ended: what is known of the cause, and of what was stored.
+    /// A statement has ended in a way that it must not be sent again as it is: what is known of the cause, and of what was stored.
     #[error("{0}")]
     Aborted(String),
     /// Come back later.
@@ -172,6 +172,10 @@ pub enum Error {
     /// This log could not be opened, or a write or sync of it failed: it is reopened automatically.
     #[error("this log has failed, and is reopened automatically as soon as that works: {0}")]
     Failed(Arc<str>),
+    /// The same, and of what was sent some was written that is not durable: whether it is stored is known once the log is reopened.
+    /// It may be sent again where its offsets are sent with it.
+    #[error("this log has failed, and is reopened automatically as soon as that works: {0}")]
+    InDoubt(Arc<str>),
 }
 
 fn last(since: Duration) -> String {
@@ -201,7 +205,7 @@ impl Error {
             Error::Damaged(_) => "corrupt-log",
             Error::Aborted(_) => "sql-aborted",
             Error::Unavailable(_) => "unavailable",
-            Error::Failed(_) => "failed",
+            Error::Failed(_) | Error::InDoubt(_) => "failed",
         }
     }
 }

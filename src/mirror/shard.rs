@@ -52,6 +52,8 @@ struct SessionProgress {
     end: Offset,
     /// What must be durable before an append that failed is answered.
     until: Offset,
+    /// Where its first commit that was stored starts.
+    first: Option<Offset>,
     error: Option<Error>,
 }
 
@@ -72,6 +74,14 @@ impl Session {
 
     fn progress(&self) -> std::sync::MutexGuard<'_, SessionProgress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The error of this append to a log whose files may hold what is before `written`: it says whether that is any of it.
+    fn doubted(&self, error: Error, written: Offset) -> Error {
+        match error {
+            Error::Failed(cause) if self.progress().first.is_some_and(|first| first < written) => Error::InDoubt(cause),
+            error => error,
+        }
     }
 
     fn fail(&self, error: Error) {
@@ -688,11 +698,14 @@ impl Slot {
             return session.fail(error);
         }
         // Others look at the progress, and a large commit takes long.
-        let before = session.progress().done;
+        let (before, first) = (session.progress().done, self.writer.next());
         let mut done = before;
         let result = self.writer.append_batch(batch, &mut done);
         let mut progress = session.progress();
         progress.done = done;
+        if done.commits > 0 {
+            progress.first.get_or_insert(first);
+        }
         self.unsynced += progress.done.bytes - before.bytes;
         self.shares.push(share);
         match result {
@@ -706,7 +719,7 @@ impl Slot {
             Err(error) => {
                 progress.until = self.writer.next();
                 drop(progress);
-                session.fail(error.clone().into());
+                session.fail(session.doubted(error.clone().into(), self.writer.written()));
                 self.poison(&error);
             }
         }
@@ -836,15 +849,16 @@ impl Slot {
         };
         self.failed = true;
         self.postponed = None;
-        let durable = self.writer.durable();
+        let (durable, written) = (self.writer.durable(), self.writer.written());
         for session in self.sessions.drain(..).filter_map(|session| session.upgrade()) {
-            session.fail(error.clone());
+            session.fail(session.doubted(error.clone(), written));
             // Nothing of it after that will ever be durable.
             let mut progress = session.progress();
             (progress.end, progress.until) = (progress.end.min(durable), progress.until.min(durable));
         }
         for (_, session, reply) in self.waiting.drain(..) {
-            let error = session.progress().error.clone().unwrap_or(error.clone());
+            let known = session.progress().error.clone();
+            let error = known.unwrap_or_else(|| session.doubted(error.clone(), written));
             let _nobody_waits = reply.send(Err((error, durable)));
         }
     }

@@ -60,6 +60,8 @@ pub struct StreamWriter {
     /// What was staged or written.
     reached: Frontier,
     durable: Frontier,
+    /// The end of what its files may hold.
+    written: Offset,
     staged: Vec<Bytes>,
     staged_bytes: u64,
     staged_marks: Vec<Entry>,
@@ -217,6 +219,7 @@ impl StreamWriter {
             first,
             reached,
             durable: reached,
+            written: reached.next,
             staged: Vec::new(),
             staged_bytes: 0,
             staged_marks: Vec::new(),
@@ -264,6 +267,12 @@ impl StreamWriter {
     #[must_use]
     pub fn durable(&self) -> Offset {
         self.durable.next
+    }
+
+    /// The end of what its files may hold, also after a failure: what was taken at this offset or after it is not stored then.
+    #[must_use]
+    pub fn written(&self) -> Offset {
+        self.written
     }
 
     /// The last commit known durable.
@@ -396,6 +405,9 @@ impl StreamWriter {
         let mut slices: Vec<IoSlice<'_>> = self.staged.iter().map(|bytes| IoSlice::new(bytes)).collect();
         let written = head.append(&mut slices, self.staged_bytes);
         drop(slices);
+        if written.is_ok() || !head.is_cut() {
+            self.written = self.reached.next;
+        }
         head.note(self.staged_marks.drain(..));
         self.staged.clear();
         let (bytes, commits) = (std::mem::take(&mut self.staged_bytes), std::mem::take(&mut self.staged_commits));
@@ -560,6 +572,7 @@ impl StreamWriter {
         let segment = Some((head.start(), head.end()));
         self.first.get_or_insert(run.first);
         self.reached = Frontier { next: run.end, epoch: run.last.epoch, last: Some(run.last), segment };
+        self.written = run.end;
         done.commits += run.commits;
         done.bytes += run.bytes;
         if let Some(told) = &mut self.on_progress {

@@ -1,6 +1,6 @@
 //! [`Connection`]: one worker as the service has it, and the calls that it runs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -368,16 +368,14 @@ impl Connection {
                 });
             }
             FromWorker::Stuck { calls } => {
-                let mut logs: Vec<_> = {
+                let logs: BTreeSet<_> = {
                     let all = locked(&self.calls);
                     let call = |id| Some(all.as_ref()?.get(id)?.log.name().to_owned());
                     calls.iter().filter_map(call).collect()
                 };
-                logs.sort_unstable();
-                logs.dedup();
                 self.kill(format!(
                     "a statement on log {} did not end within the time that it may take, and could not be interrupted",
-                    logs.join(", ")
+                    Vec::from_iter(logs).join(", ")
                 ));
             }
         }

@@ -20,6 +20,8 @@ pub(super) enum WireError {
     /// The log is damaged; in its base at this byte, if that is known.
     Damaged(String, Option<u64>),
     Failed(String),
+    InDoubt(String),
+    Aborted(String),
     Unavailable(String),
 }
 
@@ -37,6 +39,8 @@ impl From<Error> for WireError {
             Error::TooLarge(text) => WireError::TooLarge(text),
             Error::Damaged(cause) => WireError::Damaged(cause.as_ref().to_owned(), None),
             Error::Failed(cause) => WireError::Failed(cause.as_ref().to_owned()),
+            Error::InDoubt(cause) => WireError::InDoubt(cause.as_ref().to_owned()),
+            Error::Aborted(text) => WireError::Aborted(text),
             error => WireError::Unavailable(error.to_string()),
         }
     }
@@ -56,6 +60,8 @@ impl From<WireError> for Error {
             WireError::TooLarge(text) => Error::TooLarge(text),
             WireError::Damaged(cause, _) => Error::Damaged(cause.into()),
             WireError::Failed(cause) => Error::Failed(cause.into()),
+            WireError::InDoubt(cause) => Error::InDoubt(cause.into()),
+            WireError::Aborted(text) => Error::Aborted(text),
             WireError::Unavailable(text) => Error::Unavailable(text),
         }
     }

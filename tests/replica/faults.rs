@@ -9,6 +9,8 @@ use logmirror::replica::{Options, ReplicaError, Report, SyncEngine, Value};
 use logmirror::repo::{Faults, MemRepo, Op};
 use logmirror::sync::Remote;
 
+use super::support::failing::{Failing, Trouble};
+use super::support::service::Service;
 use super::wire::{Left, Lost, Wire};
 use super::{Rig, rows};
 
@@ -327,4 +329,27 @@ fn no_row_is_doubled_or_lost_whichever_call_of_a_step_through_generations_failed
         },
         |case| case.sync().map(drop),
     );
+}
+
+#[test]
+fn a_push_of_which_the_remote_cannot_say_whether_it_is_stored_is_looked_up_and_made_once() {
+    let (disk, plan) = Failing::new(Arc::new(MemRepo::default()));
+    let rig = Rig { service: Service::start(disk), dir: tempfile::tempdir().unwrap() };
+    assert_eq!(rig.service.put("/logs/app", r#"{"format":"wal"}"#).status, 201);
+    rig.execute("app", "CREATE TABLE n(x)");
+    let replica = rig.open("app");
+    replica.sync();
+    for (number, trouble) in (1..).zip([Trouble::SyncFails, Trouble::DiskFull]) {
+        replica.run(&format!("INSERT INTO n VALUES ({number})"));
+        plan.set("logs/app", trouble);
+        let error = replica.wait(replica.engine.push()).unwrap_err();
+        assert!(error.is_transient(), "{error}");
+        plan.clear();
+        rig.service.wait_state("app", "ok");
+        replica.sync();
+        assert_eq!(
+            rig.ask("SELECT count(*), count(DISTINCT x) FROM n"),
+            [[Value::Integer(number), Value::Integer(number)]]
+        );
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use logmirror::repo::{Repo, RepoFile, RepoLock, RepoMap};
@@ -147,6 +148,10 @@ impl Failing {
 impl Repo for Failing {
     fn place(&self) -> String {
         self.inner.place()
+    }
+
+    fn path(&self) -> Option<&Path> {
+        self.inner.path()
     }
 
     fn list(&self) -> io::Result<Vec<String>> {

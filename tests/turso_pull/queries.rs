@@ -208,6 +208,16 @@ fn a_query_ends_within_the_time_that_a_statement_may_take() {
 }
 
 #[test]
+fn a_query_with_parameters_is_refused_for_a_pull_has_no_arguments() {
+    let rig = Rig::new();
+    rig.run(&["CREATE TABLE t(a)"]);
+    for sql in ["SELECT * FROM t WHERE a = ?", "SELECT * FROM t WHERE a = :a", "SELECT * FROM t LIMIT ?2"] {
+        let refusal = rig.refusal(&query(sql));
+        assert!(refusal.contains("has parameters"), "{sql}: {refusal}");
+    }
+}
+
+#[test]
 fn a_query_narrows_what_else_is_asked_for() {
     let rig = Rig::new();
     fill(&rig);

@@ -1,8 +1,11 @@
 //! `/v3/cursor`.
 
+use std::time::{Duration, Instant};
+
+use logmirror::http::Timeouts;
 use serde_json::{Value, json};
 
-use super::support::service::Wire;
+use super::support::service::{PATIENCE, Wire};
 use super::{Rig, execute, execute_with, plain};
 
 /// The lines that a cursor is answered with.
@@ -15,7 +18,11 @@ fn lines(rig: &Rig, baton: &Value, steps: &Value) -> Vec<Value> {
 }
 
 fn begin(rig: &Rig, sql: &str) -> Wire {
-    let body = json!({"batch": {"steps": [{"stmt": {"sql": sql}}]}}).to_string();
+    begin_on(rig, &Value::Null, sql)
+}
+
+fn begin_on(rig: &Rig, baton: &Value, sql: &str) -> Wire {
+    let body = json!({"baton": baton, "batch": {"steps": [{"stmt": {"sql": sql}}]}}).to_string();
     let mut wire = rig.service.connect();
     let head = format!("POST /logs/app/v3/cursor HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
     wire.send(head.as_bytes());
@@ -107,13 +114,34 @@ fn rows_come_while_they_are_found_and_without_a_cap() {
 
 #[test]
 fn a_reader_that_is_slow_while_others_wait_to_write_is_given_up() {
-    let rig = Rig::with_idle(std::time::Duration::from_millis(300));
+    let rig = Rig::with_idle(Duration::from_millis(300));
     rig.run("CREATE TABLE t(a)");
     let numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000)";
     let mut slow = begin(&rig, &format!("INSERT INTO t {numbers} SELECT zeroblob(10000) FROM n RETURNING a"));
     assert_eq!(slow.head().status, 200);
     rig.run("INSERT INTO t VALUES (1)");
     assert_eq!(rig.rows("SELECT count(*) FROM t"), json!([["1"]]));
+}
+
+#[test]
+fn a_reader_that_takes_nothing_loses_its_cursor_also_where_it_holds_up_nobody() {
+    let rig = Rig::with_timeouts(|timeouts| Timeouts { statement: Duration::from_secs(1), ..timeouts });
+    let mut stream = rig.stream();
+    stream.run("BEGIN");
+    let endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT zeroblob(30000) FROM n";
+    let mut slow = begin_on(&rig, &stream.baton, endless);
+    assert_eq!(slow.head().status, 200);
+    let deadline = Instant::now() + PATIENCE / 2;
+    // Until then another call has the stream.
+    while rig.try_call(&stream.baton, &json!([])).status == 400 {
+        assert!(Instant::now() < deadline, "it keeps its stream");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let refused = rig.try_call(&stream.baton, &json!([])).text();
+    assert!(refused.contains("its last call failed"), "{refused}");
+    // And sees in the answer that it is not whole.
+    while !matches!(slow.next_chunk(), Err(_) | Ok(None)) {}
+    assert!(slow.wait_closed().is_empty());
 }
 
 #[test]

@@ -1,12 +1,16 @@
 //! Bodies that make no sense, are too large, or mean harm.
 
-use std::time::Instant;
+use std::io::Write;
+use std::time::{Duration, Instant};
 
 use logmirror::limits::SQL_BODY_BYTES_MAX;
 use serde_json::{Value, json};
 
 use super::support::service::PATIENCE;
 use super::{Rig, execute};
+
+/// How long bodies are held.
+const HELD: Duration = Duration::from_secs(4);
 
 #[test]
 fn bodies_that_cannot_be_read_are_told_why() {
@@ -46,6 +50,38 @@ fn bodies_that_cannot_be_read_are_told_why() {
     assert_eq!(rig.post("v2/pipeline", b"{\"requests\":[],\"\xff\":1}").status, 400);
     assert_eq!(rig.post("v2/pipeline", deep(40).as_bytes()).status, 200);
     rig.run("SELECT 1");
+}
+
+#[test]
+fn bodies_whose_ends_are_not_sent_keep_nobody_from_what_is_sent_whole() {
+    let rig = Rig::new();
+    rig.run("CREATE TABLE t(a)");
+    let begun = |announced: usize| {
+        let mut wire = rig.service.connect();
+        let head = format!("POST /logs/app/v3/pipeline HTTP/1.1\r\nhost: x\r\ncontent-length: {announced}\r\n\r\n");
+        wire.send(head.as_bytes());
+        wire
+    };
+    let _announced: Vec<_> = (0..8).map(|_| begun(SQL_BODY_BYTES_MAX)).collect();
+    let sent = [b' '].repeat(20 << 20);
+    std::thread::scope(|scope| {
+        for _ in 0..10 {
+            let (mut wire, sent) = (begun(sent.len() + 1), &sent);
+            scope.spawn(move || {
+                wire.stream.set_write_timeout(Some(HELD)).unwrap();
+                // It ends here where the service takes no more for now.
+                let _is_taken = wire.stream.write_all(sent);
+                std::thread::sleep(HELD);
+            });
+        }
+        let since = Instant::now();
+        while since.elapsed() < HELD {
+            let call = Instant::now();
+            rig.run("INSERT INTO t VALUES (1)");
+            rig.run("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10) SELECT zeroblob(100000) FROM n");
+            assert!(call.elapsed() < PATIENCE / 3, "{:?}", call.elapsed());
+        }
+    });
 }
 
 #[test]

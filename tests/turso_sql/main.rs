@@ -9,6 +9,7 @@ mod batches;
 mod batons;
 mod clients;
 mod cursors;
+mod failures;
 mod foreign_keys;
 mod hostile;
 mod prepared;
@@ -18,6 +19,7 @@ mod requests;
 mod rot;
 mod schema;
 mod streams;
+mod transactions;
 mod unusual;
 
 use std::num::NonZeroUsize;
@@ -25,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use logmirror::http::Timeouts;
-use logmirror::repo::{FsRepo, MemRepo};
+use logmirror::repo::{FsRepo, MemRepo, Repo};
 use logmirror::worker::{WorkerProgram, WorkerSettings};
 use serde_json::{Value, json};
 use support::service::{Answer, PATIENCE, Service, Setup};
@@ -44,11 +46,16 @@ fn is_in_workers() -> bool {
 
 /// A service whose SQL runs where this test program is to test it.
 fn start(setup: Setup) -> (Service, Option<TempDir>) {
+    start_on(setup, |disk| disk)
+}
+
+/// The same, whose disk does what `adjust` makes of it.
+fn start_on(setup: Setup, adjust: impl FnOnce(Arc<dyn Repo>) -> Arc<dyn Repo>) -> (Service, Option<TempDir>) {
     if !is_in_workers() {
-        return (Service::start_with(Arc::new(MemRepo::default()), setup), None);
+        return (Service::start_with(adjust(Arc::new(MemRepo::default())), setup), None);
     }
     let data = tempfile::tempdir().unwrap();
-    let repo = Arc::new(FsRepo::open(data.path()).unwrap());
+    let repo = adjust(Arc::new(FsRepo::open(data.path()).unwrap()));
     let program = WorkerProgram { path: env!("CARGO_BIN_EXE_logmirror").into(), args: vec!["sql-worker".into()] };
     let service = Service::start_as(repo, setup, |server| {
         server.with_sql_workers(WorkerSettings { count: NonZeroUsize::MIN, ..WorkerSettings::of(program) })
@@ -69,9 +76,16 @@ impl Rig {
 
     /// Streams are kept for `idle` between calls.
     fn with_idle(idle: Duration) -> Rig {
+        Rig::with_timeouts(|timeouts| Timeouts { stream: idle, ..timeouts })
+    }
+
+    fn with_timeouts(adjust: impl FnOnce(Timeouts) -> Timeouts) -> Rig {
         let setup = Setup::default();
-        let setup = Setup { timeouts: Timeouts { stream: idle, ..setup.timeouts }, ..setup };
-        let (service, _data) = start(setup);
+        Rig::of(start(Setup { timeouts: adjust(setup.timeouts), ..setup }))
+    }
+
+    /// On this service, with the log.
+    fn of((service, _data): (Service, Option<TempDir>)) -> Rig {
         let answer = service.put("/logs/app", r#"{"format":"wal"}"#);
         assert_eq!(answer.status, 201, "{}", answer.text());
         Rig { service, _data }

@@ -92,13 +92,15 @@ async fn take(app: &App, log: &str, body: Body, length: usize) -> Result<(Bytes,
     let pace = Pace::new(app.timeouts.commit, app.timeouts.min_rate);
     let (mut room, received) = (SqlRoom(app.sql.share(log)), BytesMut::with_capacity(length.min(BODY_BYTES_ROOM)));
     let body = body::whole(body, (pace, "--commit-timeout"), received, &mut room).await?;
-    Ok((body.freeze(), room.0))
+    let SqlRoom(mut share) = room;
+    share.cover(body.len()).await?;
+    Ok((body.freeze(), share))
 }
 
 struct SqlRoom(MemoryShare);
 
 impl Room for SqlRoom {
     async fn cover(&mut self, bytes: usize) -> Result<(), Error> {
-        if bytes > SQL_BODY_BYTES_MAX { Err(too_large()) } else { self.0.cover(bytes).await }
+        if bytes > SQL_BODY_BYTES_MAX { Err(too_large()) } else { self.0.receive(bytes).await }
     }
 }

@@ -119,6 +119,11 @@ impl SqlError {
     }
 }
 
+/// Whether a transaction is larger than the engine takes.
+pub(super) fn is_too_large(error: &LimboError) -> bool {
+    matches!(error, LimboError::CompletionError(CompletionError::IOError(io::ErrorKind::FileTooLarge, _)))
+}
+
 impl From<LimboError> for SqlError {
     fn from(error: LimboError) -> SqlError {
         let code = match error.sqlite_result_code() {
@@ -137,7 +142,7 @@ impl From<LimboError> for SqlError {
         };
         let message = match error {
             LimboError::ParseError(text) | LimboError::TxError(text) => text,
-            LimboError::CompletionError(CompletionError::IOError(io::ErrorKind::FileTooLarge, _)) => {
+            error if is_too_large(&error) => {
                 "the transaction is larger than the SQL engine takes (64 MiB, a quarter of --memory-max or \
                  --commit-bytes-max, whatever is the least): nothing of it was stored; write it in several"
                     .to_owned()

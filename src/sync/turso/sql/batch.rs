@@ -3,8 +3,6 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 
-use turso_core::Connection;
-
 use super::answer::{BatchResult, Outcome, Response, SqlError};
 use super::execute::{Room, Runner, Stopped, cut};
 use super::guard::{self, Leaves};
@@ -233,9 +231,7 @@ impl Requests<'_> {
                 self.stored.texts.remove(id);
                 Ok(Response::CloseSql)
             }
-            Request::GetAutocommit => {
-                Ok(Response::GetAutocommit { is_autocommit: self.runner.session.connection().get_auto_commit() })
-            }
+            Request::GetAutocommit => Ok(Response::GetAutocommit { is_autocommit: self.runner.is_autocommit() }),
             Request::Close => Ok(Response::Close),
             Request::Unknown(kind) => {
                 Err(SqlError::of("UNKNOWN_REQUEST", format!("there is no request of type {kind:?}")).into())
@@ -251,7 +247,7 @@ impl Requests<'_> {
     fn batch(&mut self, batch: &Batch) -> Result<BatchResult, Stopped> {
         let (mut states, mut step_results, mut step_errors) = (Vec::new(), Vec::new(), Vec::new());
         for step in &batch.steps {
-            let runs = holds(step.condition.as_ref(), &states, self.runner.session.connection());
+            let runs = holds(step.condition.as_ref(), &states, &self.runner);
             let (result, error) = match runs.then(|| self.execute(&step.stmt)) {
                 None => (None, None),
                 Some(Ok(result)) => (Some(result), None),
@@ -292,15 +288,15 @@ pub(super) fn told<T>(sql: &str, result: Result<T, Stopped>) -> Result<T, Stoppe
 }
 
 /// Whether a step runs. A step that was skipped, or is to come, is neither ok nor an error.
-pub(super) fn holds(cond: Option<&Cond>, states: &[StepState], connection: &Connection) -> bool {
+pub(super) fn holds(cond: Option<&Cond>, states: &[StepState], runner: &Runner<'_>) -> bool {
     let Some(cond) = cond else { return true };
-    let holds = |cond| holds(Some(cond), states, connection);
+    let holds = |cond| holds(Some(cond), states, runner);
     match cond {
         Cond::Ok(step) => states.get(*step) == Some(&StepState::Ok),
         Cond::Error(step) => states.get(*step) == Some(&StepState::Failed),
         Cond::Not(cond) => !holds(cond),
         Cond::And(conds) => conds.iter().all(holds),
         Cond::Or(conds) => conds.iter().any(holds),
-        Cond::IsAutocommit => connection.get_auto_commit(),
+        Cond::IsAutocommit => runner.is_autocommit(),
     }
 }

@@ -56,7 +56,7 @@ impl fmt::Display for Gone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // One with this secret goes on: the caller has another one.
-            Gone::Idle { .. } => f.write_str(USED),
+            Gone::Idle { .. } => f.write_str(OTHER),
             Gone::Closed => f.write_str("the stream of this baton was closed"),
             Gone::RolledBack(after) => write!(
                 f,
@@ -74,9 +74,8 @@ impl fmt::Display for Gone {
     }
 }
 
-/// Of a baton that was good once.
-pub(super) const USED: &str =
-    "this baton was used before: it is good for one call, and each answer brings the next one";
+/// Of a baton that is not the one for the next call on its stream.
+pub(super) const OTHER: &str = "this baton is not the one of the last answer on its stream: it was used before, or is damaged; each is good for one call";
 
 /// Streams that ended, for [`SQL_GONE_TIME_MAX`] and [`SQL_GONE_PER_LOG_MAX`] a log, those that were closed apart from those that
 /// were not: a client that closes its streams makes many, and comes back to none.

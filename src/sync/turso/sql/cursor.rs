@@ -68,7 +68,7 @@ impl Cursor {
         let Some(step) = self.batch.steps.get(number) else { return Ok(Some(StepState::Skipped)) };
         let mut prepared = match self.open.take() {
             Some(prepared) => prepared,
-            None if !holds(step.condition.as_ref(), &self.states, runner.session.connection()) => {
+            None if !holds(step.condition.as_ref(), &self.states, runner) => {
                 return Ok(Some(StepState::Skipped));
             }
             None => {
@@ -84,7 +84,7 @@ impl Cursor {
             let sql = resolve(&step.stmt.text, stored).unwrap_or_default();
             told::<()>(sql, Err(Stopped::Failed(error.clone()))).err().unwrap_or(Stopped::Failed(error))
         };
-        while let Some(row) = prepared.step().map_err(failed)? {
+        while let Some(row) = prepared.step(runner).map_err(failed)? {
             if step.stmt.want_rows {
                 let row: Vec<Value> = row.get_values().map(Value::from).collect();
                 line(out, &Line::Row { row: &row });

@@ -7,20 +7,22 @@ use std::time::Instant;
 
 use turso_core::{Connection, Statement};
 
-use super::answer::{Col, Description, Param, SqlError, StmtResult};
+use super::answer::{Col, Description, Param, SqlError, StmtResult, is_too_large};
 use super::decltype;
 use super::guard::{self, Inspected};
 use super::memory::MemoryShare;
 use super::request::{NamedArg, Stmt};
 use super::spelling::respelled;
 use super::threads::{statement_is_prepared, statement_runs};
+use super::transaction::Transaction;
 use crate::engine::Session;
 use crate::limits::{SQL_ANSWER_BYTES_MAX, SQL_LOGGED_CHARS};
 use crate::sync::turso::Value;
 
-/// What runs statements: a session, and whether it is its turn to write.
+/// What runs statements: a session, what its client believes of the transaction there, and whether it is its turn to write.
 pub(super) struct Runner<'a> {
     pub(super) session: &'a Session,
+    pub(super) transaction: &'a Transaction,
     pub(super) may_write: bool,
 }
 
@@ -43,6 +45,8 @@ impl From<SqlError> for Stopped {
 pub(super) struct Prepared {
     pub(super) statement: Statement,
     pub(super) inspected: Inspected,
+    /// It runs in a transaction that is open.
+    in_transaction: bool,
 }
 
 /// What an answer may still take.
@@ -77,9 +81,12 @@ impl Runner<'_> {
     pub(super) fn prepare(&self, sql: &str) -> Result<Prepared, Stopped> {
         log::debug!("SQL: {}", cut(sql));
         let inspected = guard::inspect(sql)?;
+        self.transaction.check(&inspected)?;
         if inspected.may_write && !self.may_write {
             return Err(Stopped::NeedsTurn);
         }
+        let connection = self.session.connection();
+        self.transaction.begin(sql, &inspected, connection)?;
         // Whoever has the turn need not lock: BEGIN IMMEDIATE would also make a temporary database, of files, each time.
         let sql = if inspected.begins { Cow::Borrowed("BEGIN") } else { spelled(sql, &inspected) };
         let alters = |statement: &Statement| inspected.alters && !(inspected.clean && does_nothing(statement));
@@ -94,7 +101,12 @@ impl Runner<'_> {
         if alters(&statement) {
             self.session.alters_schema();
         }
-        Ok(Prepared { statement, inspected })
+        Ok(Prepared { statement, inspected, in_transaction: !connection.get_auto_commit() })
+    }
+
+    /// Whether no transaction is open, as far as the client knows.
+    pub(super) fn is_autocommit(&self) -> bool {
+        self.transaction.is_over(self.session.connection())
     }
 
     /// Runs a statement whole.
@@ -104,7 +116,7 @@ impl Runner<'_> {
         prepared.bind(stmt)?;
         let mut result = StmtResult { cols: prepared.cols(), ..StmtResult::default() };
         let (writes, mut refused) = (writes(&prepared.statement, &prepared.inspected), None);
-        while let Some(row) = prepared.step()? {
+        while let Some(row) = prepared.step(self)? {
             if !stmt.want_rows || refused.is_some() {
                 continue;
             }
@@ -129,7 +141,7 @@ impl Runner<'_> {
     pub(super) fn sequence(&self, sql: &str) -> Result<(), Stopped> {
         for sql in guard::split(sql)? {
             let mut prepared = self.prepare(sql)?;
-            while prepared.step()?.is_some() {}
+            while prepared.step(self)?.is_some() {}
         }
         Ok(())
     }
@@ -145,7 +157,7 @@ impl Runner<'_> {
         let numbers = (1..=parameters.count()).filter_map(NonZero::new);
         let params = numbers.map(|number| Param { name: parameters.name(number) }).collect();
         let is_readonly = !inspected.may_write && !writes(&statement, &inspected);
-        let prepared = Prepared { statement, inspected };
+        let prepared = Prepared { statement, inspected, in_transaction: false };
         Ok(Description { params, cols: prepared.cols(), is_explain: inspected.explains, is_readonly })
     }
 }
@@ -211,8 +223,15 @@ impl Prepared {
     }
 
     /// The next row. Blocks.
-    pub(super) fn step(&mut self) -> Result<Option<&turso_core::Row>, SqlError> {
-        Ok(self.statement.run_one_step_blocking(|| Ok(()), || Ok(()))?)
+    pub(super) fn step(&mut self, runner: &Runner<'_>) -> Result<Option<&turso_core::Row>, SqlError> {
+        self.statement.run_one_step_blocking(|| Ok(()), || Ok(())).map_err(|error| {
+            let (is_too_large, error) = (is_too_large(&error), SqlError::from(error));
+            // What ends it has its own answer.
+            if self.in_transaction && !self.inspected.controls {
+                runner.transaction.failed(&error, is_too_large, runner.session.connection());
+            }
+            error
+        })
     }
 
     /// How many rows it changed, once it is at its end.

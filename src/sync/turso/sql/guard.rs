@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::{LazyLock, PoisonError, RwLock};
 
-use turso_parser::ast::{Cmd, Expr, Literal, PragmaBody, PragmaName, Stmt, TransactionType};
+use turso_parser::ast::{Cmd, Expr, Literal, Name, PragmaBody, PragmaName, Stmt, TransactionType};
 use turso_parser::lexer::Lexer;
 use turso_parser::parser::Parser;
 use turso_parser::token::TokenType;
@@ -100,6 +100,35 @@ fn judged(sql: &str) -> Result<Inspected, SqlError> {
     let clean = found.clean && !(words.recalls || words.temporary);
     let Words { recalls, bookkeeping, .. } = words;
     Ok(Inspected { clean, leaves, recalls, bookkeeping, respells, ..found })
+}
+
+/// What a statement does to the transaction that it is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Control {
+    Begin,
+    Commit,
+    /// Of all of it.
+    Rollback,
+    RollbackTo,
+    /// By this name, in lower case.
+    Savepoint(String),
+    /// As [`Savepoint`](Self::Savepoint).
+    Release(String),
+}
+
+/// What the one statement in `sql` does to the transaction that it is in; nothing for one of another kind.
+pub(super) fn control(sql: &str) -> Option<Control> {
+    let Some(Cmd::Stmt(stmt)) = next(&mut Parser::new(sql.as_bytes())).ok()? else { return None };
+    let lower = |name: &Name| name.as_str().to_ascii_lowercase();
+    Some(match &stmt {
+        Stmt::Begin { .. } => Control::Begin,
+        Stmt::Commit { .. } => Control::Commit,
+        Stmt::Rollback { savepoint_name: None, .. } => Control::Rollback,
+        Stmt::Rollback { .. } => Control::RollbackTo,
+        Stmt::Savepoint { name } => Control::Savepoint(lower(name)),
+        Stmt::Release { name } => Control::Release(lower(name)),
+        _ => return None,
+    })
 }
 
 /// The statements of a text and where each ends in it; the engine takes them one by one. A statement that cannot be parsed

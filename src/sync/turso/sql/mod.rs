@@ -22,6 +22,7 @@ mod spelling;
 mod streams;
 mod threads;
 mod touched;
+mod transaction;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,7 +65,7 @@ pub struct Sql {
 pub struct SqlSettings {
     /// How long a stream is kept between two calls, and the reader of a cursor is waited for that holds up writers.
     pub stream_idle: Duration,
-    /// Longest time that a statement may run.
+    /// Longest time that a statement may run, and that the reader of a cursor may take for one piece.
     pub statement_time_max: Duration,
     /// Stack of a thread that runs SQL.
     pub stack_bytes: usize,
@@ -148,7 +149,7 @@ impl Sql {
             None => (self.streams.begin(log)?, Found::Idle { forgot: false }),
         };
         let (stream, opened) = match found {
-            Found::Kept(stream) => (stream, false),
+            Found::Kept(stream) => (*stream, false),
             Found::Idle { forgot } => {
                 // A client that comes back has one of its own.
                 let personal = foreseen.personal || baton.is_some();
@@ -197,11 +198,17 @@ impl Sql {
         let (pieces, answer) = mpsc::channel(1);
         let sql = self.clone();
         threads::spawn(async move {
-            if let Err(error) = sql.run_cursor(taken, stream, Cursor::new(batch), &pieces).await {
-                log::error!("a cursor failed: {error}");
-                let _nobody_reads = pieces.send(Err(error)).await;
-            }
+            let log = taken.log.clone();
+            let ended = sql.run_cursor(taken, stream, Cursor::new(batch), &pieces).await;
             drop(share);
+            match ended {
+                Ok(()) => {}
+                Err(_) if pieces.is_closed() => log::debug!("{log}: a cursor was given up by its reader"),
+                Err(error) => {
+                    log::error!("{log}: a cursor has ended: {error}");
+                    let _nobody_reads = pieces.send(Err(error)).await;
+                }
+            }
         });
         Ok(answer)
     }
@@ -215,7 +222,8 @@ impl Sql {
     ) -> Result<(), Error> {
         let (since, log, steps) = (Instant::now(), taken.log.clone(), cursor.batch().steps.len());
         let connection = stream.session.connection().clone();
-        let mut patience = self.streams.idle();
+        // For all pieces while others may wait, and otherwise for each.
+        let (mut patience, patience_with_one) = (self.streams.idle(), self.settings.statement_time_max);
         let (mut out, next) = (Vec::with_capacity(SQL_CURSOR_PIECE), taken.next());
         cursor::line(&mut out, &CursorHead { baton: next.to_string(), base_url: None });
         loop {
@@ -234,13 +242,19 @@ impl Sql {
                         return Err(error);
                     }
                     let piece = std::mem::replace(&mut out, Vec::with_capacity(SQL_CURSOR_PIECE));
-                    let (asked, sent) = (Instant::now(), pieces.send(Ok(piece.into())));
-                    // Who only reads holds nobody up.
-                    let sent = if stream.turn.is_some() { timeout(patience, sent).await } else { Ok(sent.await) };
-                    patience = patience.saturating_sub(asked.elapsed());
+                    let (asked, writes) = (Instant::now(), stream.turn.is_some());
+                    let longest = if writes { patience } else { patience_with_one };
+                    let sent = timeout(longest, pieces.send(Ok(piece.into()))).await;
+                    if writes {
+                        patience = patience.saturating_sub(asked.elapsed());
+                    }
                     if !matches!(sent, Ok(Ok(()))) {
                         self.threads.end((cursor, stream)).await;
-                        return Err(Error::Unavailable("its reader is gone, or too slow while others wait".into()));
+                        let waited = asked.elapsed().as_secs_f64();
+                        let for_whom = if writes { ", while others may wait to write" } else { "" };
+                        return Err(Error::Unavailable(format!(
+                            "its reader took nothing for {waited:.1} s{for_whom}: read faster, or ask for fewer rows"
+                        )));
                     }
                 }
             }

@@ -50,8 +50,8 @@ type First = Option<Result<Ran, NeedsTurn>>;
 impl Begun {
     /// Runs its requests. Blocks.
     fn run(&mut self) -> Result<Ran, NeedsTurn> {
-        let Stream { session, turn, stored, .. } = &mut self.stream;
-        let runner = Runner { session, may_write: turn.is_some() };
+        let Stream { session, transaction, turn, stored, .. } = &mut self.stream;
+        let runner = Runner { session, transaction, may_write: turn.is_some() };
         batch::run(runner, &self.requests, stored, &mut self.share)
     }
 }
@@ -196,7 +196,8 @@ impl Sql {
             let baton = self.streams.park(taken, stream).to_string();
             (frame, answer(Some(baton)).await)
         };
-        let written = written?;
+        let stored = |error: Error| Error::Aborted(format!("{error}; what this committed is stored"));
+        let written = written.map_err(stored)?;
         let (sent, ms) = (written.len(), since.elapsed().as_secs_f64() * 1000.0);
         log::debug!(
             "POST /logs/{log}: pipeline of {count} requests up to frame {frame}, {rows} rows, {failed} failed, \

@@ -13,10 +13,11 @@ use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 use super::batch::{Foreseen, Stored};
-use super::batons::{Baton, Gone, GoneStreams, USED};
+use super::batons::{Baton, Gone, GoneStreams, OTHER};
 use super::execute::Runner;
 use super::guard::Leaves;
 use super::threads::Threads;
+use super::transaction::Transaction;
 use crate::engine::{Session, Turn};
 use crate::limits::{
     SQL_STREAMS_MAX, SQL_STREAMS_MORE_MAX, SQL_STREAMS_PER_LOG_MAX, SQL_STREAMS_WARM_MAX, SQL_TURN_IDLE,
@@ -27,6 +28,7 @@ use crate::mirror::Error;
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) session: Session,
+    pub(super) transaction: Transaction,
     /// Held from a statement that may write until the connection is in autocommit again. A transaction that has not
     /// written holds nobody up, unless it was begun to.
     pub(super) turn: Option<Turn>,
@@ -46,7 +48,8 @@ impl Stream {
     /// A new one.
     pub(super) fn new(session: Session) -> Stream {
         let (turn, locks, leaves, forgot, keys_after) = (None, false, Leaves::Nothing, false, None);
-        Stream { session, turn, locks, stored: Stored::default(), leaves, forgot, keys_after }
+        let (transaction, stored) = Default::default();
+        Stream { session, transaction, turn, locks, stored, leaves, forgot, keys_after }
     }
 
     /// Nothing would be lost but the state of its connection.
@@ -56,7 +59,12 @@ impl Stream {
 
     /// The same once the turn is given up, if it has that.
     pub(super) fn is_plain_without_turn(&self) -> bool {
-        self.stored.is_empty() && self.session.connection().get_auto_commit()
+        self.stored.is_empty() && self.is_over()
+    }
+
+    /// No transaction is open, as far as its client knows.
+    fn is_over(&self) -> bool {
+        self.transaction.is_over(self.session.connection())
     }
 
     /// Another connection would do as well, but for counts of its last statements.
@@ -71,7 +79,7 @@ impl Stream {
 
     /// What runs its statements.
     pub(super) fn runner(&self) -> Runner<'_> {
-        Runner { session: &self.session, may_write: self.turn.is_some() }
+        Runner { session: &self.session, transaction: &self.transaction, may_write: self.turn.is_some() }
     }
 
     /// Prepares for its next call, and notes what that leaves behind.
@@ -90,7 +98,7 @@ impl Stream {
     fn gone(&self, secret: Uuid, unused: Duration) -> Gone {
         if self.is_replaceable() {
             Gone::Idle { secret, forgot: self.forgot || self.leaves == Leaves::Counts }
-        } else if self.session.connection().get_auto_commit() {
+        } else if self.is_over() {
             Gone::Expired(unused)
         } else {
             Gone::RolledBack(unused)
@@ -157,7 +165,7 @@ pub(super) struct Taken {
 /// What a baton led to.
 pub(super) enum Found {
     /// The stream.
-    Kept(Stream),
+    Kept(Box<Stream>),
     /// One that ended with nothing open: it goes on with a new connection. See [`Stream::forgot`].
     Idle { forgot: bool },
 }
@@ -295,7 +303,7 @@ impl Streams {
         };
         let secret = place.secret;
         if place.parked.is_some() && secret != baton.secret {
-            return none(USED);
+            return none(OTHER);
         }
         let busy = || Error::Invalid("another call has this stream: a stream takes one call at a time".into());
         let Parked { stream, expiry, .. } = place.parked.take().ok_or_else(busy)?;
@@ -303,7 +311,7 @@ impl Streams {
         let ending = if stream.is_replaceable() { stream.gone(secret, Duration::ZERO) } else { Gone::Failed };
         let log = log.to_owned();
         let taken = Taken { streams: self.clone(), log, stream: baton.stream, ending: Some(ending), parked: false };
-        Ok((taken, Found::Kept(stream)))
+        Ok((taken, Found::Kept(Box::new(stream))))
     }
 
     /// Keeps a stream for its next call, and returns the baton for that.
@@ -316,7 +324,7 @@ impl Streams {
     /// Keeps a stream under a baton that was told already.
     pub(super) fn park_as(self: &Arc<Self>, mut taken: Taken, mut stream: Stream, baton: Baton) {
         stream.session.keep_nothing();
-        let over = stream.session.connection().get_auto_commit();
+        let over = stream.is_over();
         if let Some(checked) = stream.keys_after.take_if(|_| over) {
             stream.session.check_keys(checked);
         }

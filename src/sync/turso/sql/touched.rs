@@ -9,6 +9,7 @@ use turso_parser::parser::Parser;
 
 use super::answer::SqlError;
 use super::execute::{Runner, Stopped};
+use super::transaction::Transaction;
 use super::{Sql, guard, whole};
 use crate::engine::{Session, record_page_reads};
 use crate::limits::{SQL_ATTEMPTS_MAX, WRITE_TURN_WAIT};
@@ -79,14 +80,18 @@ fn check(query: &str) -> Result<(), Error> {
 
 /// Runs it in a transaction, which is left open: what the connection has seen is what it read. Blocks.
 fn read(session: &Session, query: &str) -> Result<TouchedPages, Error> {
-    let runner = Runner { session, may_write: false };
+    let runner = Runner { session, transaction: &Transaction::default(), may_write: false };
     let connection = session.connection();
     // It reads the first page when it is made, and some of the schema.
     session.drop_cache();
     let (done, mut pages) = record_page_reads(|| {
         connection.execute("BEGIN").map_err(SqlError::from)?;
         let mut prepared = runner.prepare(query)?;
-        while prepared.step()?.is_some() {}
+        if prepared.statement.parameters_count() > 0 {
+            let text = "it has parameters, for which a pull has no arguments: write the values into it";
+            return Err(SqlError::of("ARGS_INVALID", text).into());
+        }
+        while prepared.step(&runner)?.is_some() {}
         read_all(connection, SCHEMA)?;
         match read_all(connection, STATISTICS) {
             Err(Stopped::Failed(error)) if error.message.contains("no such table") => Ok(()),
