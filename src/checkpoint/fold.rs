@@ -105,7 +105,9 @@ impl From<io::Error> for FoldError {
 fn around(before: &Offset, after: &Option<Offset>) -> String {
     match after {
         Some(after) => format!("{before} and {after} are the nearest commits"),
-        None => format!("{before} is the last commit"),
+        None => format!(
+            "{before} is the last commit of this generation (frames count from 1 in each: --generation names an earlier one)"
+        ),
     }
 }
 

@@ -356,7 +356,7 @@ impl Connection {
         let log = self.registry.get(name)?;
         // Another log may have the name now.
         if log.id() != log_id || log.generation() != generation {
-            return Err(Error::Ended { generation });
+            return Err(Error::Ended { generation, current: log.generation() });
         }
         let frame = (FRAME_HEADER_LEN + LIBSQL_PAGE_SIZE as usize) as u64;
         let header = if at.is_some() { 0 } else { HEADER_LEN as u64 };
