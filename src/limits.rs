@@ -482,11 +482,7 @@ pub const SQL_STREAMS_PER_LOG_MAX: usize = 256;
 pub const SQL_STREAMS_MAX: usize = 1024;
 /// Streams beside those: one for each log that has none.
 pub const SQL_STREAMS_MORE_MAX: usize = 1024;
-/// How long it is remembered what became of a stream that ended: the baton of one in which nothing was open is good for so long.
-pub const SQL_GONE_TIME_MAX: Duration = Duration::from_secs(3600);
-/// Streams that ended and are remembered: of a log, those that were closed apart from others, and of all logs. Some 200 bytes each.
-pub const SQL_GONE_PER_LOG_MAX: usize = 4096;
-/// See [`SQL_GONE_PER_LOG_MAX`].
+/// Streams that ended of which is remembered how, for those who come back. Some 100 bytes each.
 pub const SQL_GONE_MAX: usize = 16384;
 /// What is logged of a value that a client chose, such as a path.
 pub const LOG_VALUE_CHARS_MAX: usize = 500;

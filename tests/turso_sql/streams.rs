@@ -80,9 +80,21 @@ fn a_baton_is_good_for_one_call_on_its_log() {
     let elsewhere = json!({"baton": first, "requests": []}).to_string();
     assert_eq!(rig.service.call("POST", "/logs/other/v2/pipeline", "", elsewhere.as_bytes()).status, 404);
     let (second, _) = rig.call(&first, &json!([execute("SELECT 1")]));
-    for (baton, says) in
-        [(&first, "used before"), (&json!("nix"), "no stream of this log"), (&json!(""), "no stream of this log")]
-    {
+    // One that was never given out was not used before.
+    let guessed = |at: usize| {
+        let text = second.as_str().unwrap();
+        let digit = if text[at..].starts_with('0') { "1" } else { "0" };
+        json!(format!("{}{digit}{}", &text[..at], &text[at + 1..]))
+    };
+    let last = second.as_str().unwrap().len() - 1;
+    let unknown = "no stream of this log";
+    for (baton, says) in [
+        (&first, "used before"),
+        (&guessed(0), unknown),
+        (&guessed(last), unknown),
+        (&json!("nix"), unknown),
+        (&json!(""), unknown),
+    ] {
         let refused = rig.try_call(baton, &json!([execute("SELECT 1")]));
         assert_eq!(refused.refusal(), (404, "not-found".to_owned()), "{}", refused.text());
         assert!(refused.text().contains(says), "{}", refused.text());
@@ -168,6 +180,31 @@ fn a_call_on_a_new_stream_does_not_notice_that_the_database_was_opened_anew() {
     }
     // One that was there before, with nothing open, sees what all see.
     assert_eq!(old.rows("SELECT count(*) FROM t"), json!([["3"]]));
+}
+
+#[test]
+fn a_stream_goes_on_when_the_generation_ends_and_one_with_an_open_transaction_is_told_what_became_of_it() {
+    let rig = Rig::new();
+    rig.run("CREATE TABLE t(a)");
+    let (mut counted, mut counting, mut open) = (rig.stream(), rig.stream(), rig.stream());
+    counted.run("INSERT INTO t VALUES (1)");
+    counting.run("INSERT INTO t VALUES (2)");
+    open.call(&json!([execute("BEGIN"), execute("INSERT INTO t VALUES (3)")]));
+    assert_eq!(rig.service.call("POST", "/logs/app/checkpoint", "", b"").status, 200);
+    let refused = rig.try_call(&open.baton, &json!([execute("COMMIT")]));
+    assert_eq!(refused.refusal(), (503, "unavailable".to_owned()));
+    for part in
+        ["generation 1 of the log has ended", "an open transaction, is not kept", "begin again, without a baton"]
+    {
+        assert!(refused.text().contains(part), "{}", refused.text());
+    }
+    // The others have another connection, and invent no counts.
+    counted.run("SELECT 1");
+    let refused = rig.try_call(&counted.baton, &json!([execute("SELECT changes()")]));
+    assert_eq!(refused.refusal(), (404, "not-found".to_owned()), "{}", refused.text());
+    counting.run("INSERT INTO t VALUES (4), (5)");
+    assert_eq!(counting.rows("SELECT changes()"), json!([["2"]]));
+    assert_eq!(rig.rows("SELECT a FROM t"), json!([["1"], ["2"], ["4"], ["5"]]));
 }
 
 #[test]

@@ -78,6 +78,8 @@ pub(super) struct Foreseen {
     pub(super) writes: bool,
     /// Some of it wants that nobody else writes from then on.
     pub(super) locks: bool,
+    /// Some of it may begin a transaction.
+    pub(super) opens: bool,
     /// Some of it may change the database, or says that it will.
     pub(super) changes: bool,
     /// Some of it may leave something behind on its connection, or ask for what was left there.
@@ -142,6 +144,7 @@ impl Foreseen {
     fn add_inspected(&mut self, inspected: guard::Inspected) {
         self.writes |= inspected.may_write;
         self.locks |= inspected.locks;
+        self.opens |= inspected.controls;
         self.changes |= inspected.locks || inspected.may_write && !inspected.controls;
         self.personal |= !inspected.clean;
         self.leaves = self.leaves.max(inspected.leaves);
