@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::str::FromStr;
-use std::sync::{LazyLock, PoisonError, RwLock};
+use std::sync::{LazyLock, RwLock};
 
 use turso_parser::ast::{Cmd, Expr, Literal, PragmaBody, PragmaName, Stmt, TransactionType};
 use turso_parser::lexer::Lexer;
@@ -62,7 +62,8 @@ pub(super) struct Inspected {
     pub(super) respells: bool,
 }
 
-/// What was found of texts that come again and again: clients make theirs from few patterns.
+/// What was found of texts that come again and again: clients make theirs from few patterns. Never waited for: a thread of a low
+/// priority may have it.
 static SEEN: LazyLock<RwLock<HashMap<String, Inspected>>> = LazyLock::new(RwLock::default);
 
 /// Judges the one statement in `sql`.
@@ -70,12 +71,15 @@ static SEEN: LazyLock<RwLock<HashMap<String, Inspected>>> = LazyLock::new(RwLock
 /// # Errors
 /// When it is refused, is none, is more than one, or cannot be parsed.
 pub(super) fn inspect(sql: &str) -> Result<Inspected, SqlError> {
-    if let Some(seen) = SEEN.read().unwrap_or_else(PoisonError::into_inner).get(sql) {
-        return Ok(*seen);
+    if let Ok(seen) = SEEN.try_read()
+        && let Some(found) = seen.get(sql)
+    {
+        return Ok(*found);
     }
     let found = judged(sql)?;
-    if sql.len() <= SQL_SEEN_BYTES_MAX {
-        let mut seen = SEEN.write().unwrap_or_else(PoisonError::into_inner);
+    if sql.len() <= SQL_SEEN_BYTES_MAX
+        && let Ok(mut seen) = SEEN.try_write()
+    {
         if seen.len() >= SQL_SEEN_MAX {
             seen.clear();
         }
