@@ -550,6 +550,8 @@ pub const MAKE_ROOM_EVERY: Duration = Duration::from_millis(50);
 pub const ALL_BUSY_AFTER: Duration = Duration::from_secs(1);
 /// It is reported again after so long.
 pub const ALL_BUSY_EVERY: Duration = Duration::from_secs(60);
+/// A log that was not used for so long in another process of the service is forgotten there.
+pub const LOG_UNUSED: Duration = Duration::from_secs(600);
 /// What is read at once of the messages between a service and an SQL worker.
 pub const WORKER_READ_BYTES: usize = 64 << 10;
 /// Calls that a worker runs each on a thread that reads them itself.

@@ -2,12 +2,13 @@
 //!
 //! The process that owns the log keeps a [`LogUpdates`] for each process that it sends updates to, and sends in each what changed
 //! since the one before. They are numbered: those of one log must be [taken in](LogUpdate::apply) in the order in which they
-//! were made.
+//! were made. The next one of a log that was said to be [unused](LogUpdate::unused) has all of it: the receiver may have forgotten it.
 
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -16,6 +17,7 @@ use super::error::Error;
 use super::log::{Log, Meta, State, View};
 use super::writers::Writers;
 use crate::format::Framing;
+use crate::limits::LOG_UNUSED;
 use crate::offset::{Epoch, Generation, Offset};
 use crate::repo::{ReadOnlyRepo, Repo};
 use crate::stream::SegmentInfo;
@@ -49,6 +51,9 @@ pub(crate) struct LogUpdate {
     cut_short: bool,
     openings: u64,
     foreign_keys: bool,
+    /// Logs that are deleted or were not used for long, and the number of the last update of each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    unused: Vec<(String, u64)>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,6 +61,8 @@ struct LogIdentity {
     /// The directory of its generation.
     dir: PathBuf,
     meta: Meta,
+    /// It is the one of the update with this number; 0 if it is another one.
+    same_as: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -87,11 +94,21 @@ fn parse(framing: &str) -> Result<Framing, Error> {
 }
 
 /// What one other process knows of the logs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LogUpdates {
     sent: HashMap<String, SentLog>,
     /// How many were made.
     made: u64,
+    /// A log of which none was made for so long is said to be unused.
+    unused_after: Duration,
+    /// When it was last seen which are.
+    seen: Instant,
+}
+
+impl Default for LogUpdates {
+    fn default() -> LogUpdates {
+        LogUpdates::new(LOG_UNUSED)
+    }
 }
 
 #[derive(Debug)]
@@ -99,28 +116,57 @@ struct SentLog {
     /// Not held, so that its generation can be deleted.
     log: Weak<Log>,
     number: u64,
+    made: Instant,
+    /// It was said that it is unused.
+    is_unused: bool,
     writers: Writers,
     sealed: Arc<[SegmentInfo]>,
     openings: u64,
 }
 
 impl LogUpdates {
+    /// For a process that knows nothing yet. A log of which no update was made for `unused_after` is said to be unused.
+    pub(crate) fn new(unused_after: Duration) -> LogUpdates {
+        LogUpdates { sent: HashMap::new(), made: 0, unused_after, seen: Instant::now() }
+    }
+
+    /// The logs but `log` that are unused, and are not said to be so yet.
+    fn unused(&mut self, log: &str) -> Vec<(String, u64)> {
+        if self.seen.elapsed() < self.unused_after / 10 {
+            return Vec::new();
+        }
+        self.seen = Instant::now();
+        let mut unused = Vec::new();
+        for (name, sent) in self.sent.iter_mut().filter(|(name, sent)| *name != log && !sent.is_unused) {
+            sent.is_unused = sent.log.strong_count() == 0 || sent.made.elapsed() >= self.unused_after;
+            if sent.is_unused {
+                unused.push((name.clone(), sent.number));
+            }
+        }
+        self.sent.retain(|name, sent| name == log || sent.log.strong_count() > 0);
+        unused
+    }
+
     /// The update by which the receiver knows of `log` what is durable of it now.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when its files cannot be opened by a path.
     pub(crate) fn next(&mut self, log: &Arc<Log>) -> Result<LogUpdate, Error> {
         let (view, writers) = (log.view(), log.writers());
+        let dir = directory(log)?;
+        let unused = self.unused(log.name());
         let before = self.sent.get(log.name());
-        let after = before.map_or(0, |sent| sent.number);
-        let known = before.filter(|sent| Weak::ptr_eq(&sent.log, &Arc::downgrade(log)));
+        let same = before.filter(|sent| Weak::ptr_eq(&sent.log, &Arc::downgrade(log)));
+        let same_as = same.map_or(0, |sent| sent.number);
+        let after = before.map_or(0, |sent| if sent.is_unused { 0 } else { sent.number });
+        let known = same.filter(|sent| !sent.is_unused);
         let kept = match known {
             Some(sent) if sent.openings == view.openings => kept(&sent.sealed, &view.sealed),
             _ => 0,
         };
         let identity = match known {
             Some(_) => None,
-            None => Some(LogIdentity { dir: directory(log)?, meta: log.described() }),
+            None => Some(LogIdentity { dir: dir.to_owned(), meta: log.described(), same_as }),
         };
         let has_writers = known.is_some_and(|sent| sent.writers == writers);
         let number = self.made + 1;
@@ -147,12 +193,18 @@ impl LogUpdates {
             cut_short: view.cut_short,
             openings: view.openings,
             foreign_keys: log.foreign_keys(),
+            unused,
         };
-        if known.is_none() {
-            self.sent.retain(|_, sent| sent.log.strong_count() > 0);
-        }
         self.made = number;
-        let sent = SentLog { log: Arc::downgrade(log), number, writers, sealed: view.sealed, openings: view.openings };
+        let sent = SentLog {
+            log: Arc::downgrade(log),
+            number,
+            made: Instant::now(),
+            is_unused: false,
+            writers,
+            sealed: view.sealed,
+            openings: view.openings,
+        };
         self.sent.insert(log.name().to_owned(), sent);
         Ok(update)
     }
@@ -166,9 +218,10 @@ fn kept(before: &Arc<[SegmentInfo]>, now: &Arc<[SegmentInfo]>) -> usize {
     before.iter().zip(now.iter()).take_while(|(before, now)| before == now).count()
 }
 
-fn directory(log: &Log) -> Result<PathBuf, Error> {
-    let path = log.repo().path().map(PathBuf::from);
-    path.ok_or_else(|| Error::Unavailable("the files of this log are not in a directory of the system".into()))
+fn directory(log: &Log) -> Result<&Path, Error> {
+    log.repo()
+        .path()
+        .ok_or_else(|| Error::Unavailable("the files of this log are not in a directory of the system".into()))
 }
 
 impl LogUpdate {
@@ -182,13 +235,20 @@ impl LogUpdate {
         (self.number, self.after)
     }
 
-    /// The log after the update, where `known` is what the receiver had. Another generation is another log.
+    /// Logs that the receiver may forget, if nothing there uses them, and the number of its last update of each is this.
+    pub(crate) fn unused(&mut self) -> Vec<(String, u64)> {
+        std::mem::take(&mut self.unused)
+    }
+
+    /// The log after the update, where `known` is what the receiver had as of the update with a number. Another generation is
+    /// another log.
     ///
     /// # Errors
     /// When its directory cannot be opened, or the update does not follow the one before.
-    pub(crate) fn apply(self, known: Option<Arc<Log>>) -> Result<Arc<Log>, Error> {
-        let log = match self.identity {
-            Some(LogIdentity { dir, meta }) => {
+    pub(crate) fn apply(self, (number, known): (u64, Option<Arc<Log>>)) -> Result<Arc<Log>, Error> {
+        let identity = self.identity.filter(|identity| known.is_none() || identity.same_as != number);
+        let log = match identity {
+            Some(LogIdentity { dir, meta, .. }) => {
                 let repo = ReadOnlyRepo::open(dir).map_err(|error: io::Error| {
                     Error::Unavailable(format!("the directory of the log cannot be opened: {error}"))
                 })?;
