@@ -534,6 +534,10 @@ pub const FILES_RESERVED_MAX: u64 = 1024;
 pub const FILES_OWN: u64 = 16;
 /// Files that a connection may need: its socket, and those of the log that it appends to or reads.
 pub const FILES_PER_CONNECTION: u64 = 4;
+/// Threads that a service must be able to start when it begins, for what blocks.
+pub const THREADS_SPARE: usize = 16;
+/// Files that a process for SQL needs in the service: its sockets, its standard error, and as many while it starts.
+pub const FILES_PER_SQL_WORKER: u64 = 8;
 /// How long a read waits for a file while the process has as many open as it may: before its answer begins, and after.
 pub const FILES_WAIT: Duration = Duration::from_secs(5);
 /// See [`FILES_WAIT`].
@@ -562,6 +566,8 @@ pub const WORKER_LANE_READ_BYTES: usize = 16 << 10;
 pub const WORKER_HEAD_BYTES_MAX: usize = 64 << 20;
 /// Its longest body: rows of [`SQL_ANSWER_BYTES_MAX`] as JSON, or a transaction.
 pub const WORKER_BODY_BYTES_MAX: usize = 256 << 20;
+/// Processes for SQL that may be asked for.
+pub const SQL_WORKERS_ASKED_MAX: usize = 256;
 /// Processes that run SQL, unless told otherwise: one a core, and no more than this.
 pub const SQL_WORKERS_MAX: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 /// Fewest threads that run SQL in a worker, however little memory it has.

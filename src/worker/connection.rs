@@ -24,6 +24,7 @@ use crate::format::wal::{FRAME_HEADER_LEN, FrameHeader, HEADER_LEN};
 use crate::limits::{LIBSQL_PAGE_SIZE, WORKER_PING_EVERY, WORKER_READ_BYTES, WORKER_SILENCE_MAX, WORKER_START_WAIT};
 use crate::mirror::{Error, Log, LogUpdate, LogUpdates, Registry};
 use crate::offset::{Generation, Offset};
+use crate::system_limits;
 
 /// What is received of the answer to a call.
 #[derive(Debug)]
@@ -85,7 +86,8 @@ pub(super) struct Death {
 }
 
 fn cannot_start(error: &io::Error) -> Error {
-    Error::Unavailable(format!("no SQL worker can be started: {error}"))
+    let what = system_limits::met(error).map(|what| format!("{what}: ")).unwrap_or_default();
+    Error::Unavailable(format!("no SQL worker can be started: {what}{error}"))
 }
 
 impl Connection {
