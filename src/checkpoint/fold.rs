@@ -105,9 +105,7 @@ impl From<io::Error> for FoldError {
 fn around(before: &Offset, after: &Option<Offset>) -> String {
     match after {
         Some(after) => format!("{before} and {after} are the nearest commits"),
-        None => format!(
-            "{before} is the last commit of this generation (frames count from 1 in each: --generation names an earlier one)"
-        ),
+        None => format!("{before} is the last commit"),
     }
 }
 
