@@ -276,6 +276,30 @@ fn a_begin_that_wrote_nothing_holds_up_nobody_and_one_that_wants_to_does() {
 }
 
 #[test]
+fn a_transaction_that_only_reads_waits_for_no_writer_and_ends_none() {
+    let rig = Rig::with_idle(Duration::from_secs(600));
+    rig.results(&json!([execute("CREATE TABLE t(a)"), execute("INSERT INTO t VALUES (1)")]));
+    let mut writer = rig.stream();
+    writer.call(&json!([execute("BEGIN IMMEDIATE"), execute("INSERT INTO t VALUES (2)")]));
+    let mut reader = rig.stream();
+    reader.run("BEGIN");
+    assert_eq!(reader.rows("SELECT a FROM t"), json!([["1"]]));
+    reader.run("COMMIT");
+    let whole = json!([execute("BEGIN DEFERRED"), execute("SELECT a FROM t"), execute("COMMIT")]);
+    assert_eq!(plain(&result(&reader.call(&whole)[1])["rows"]), json!([["1"]]));
+    reader.call(&json!([execute("BEGIN"), execute("SELECT a FROM t"), execute("ROLLBACK")]));
+    // Had one of them waited, it would have outlasted the writer, which would be rolled back.
+    writer.run("COMMIT");
+    assert_eq!(rig.rows("SELECT a FROM t"), json!([["1"], ["2"]]));
+    // One that is found to write when it runs begins again, in its turn.
+    let store = json!({"type": "store_sql", "sql_id": 1, "sql": "INSERT INTO t VALUES (3)"});
+    let stored = json!({"type": "execute", "stmt": {"sql_id": 1}});
+    let results = rig.results(&json!([store, execute("BEGIN"), execute("SELECT a FROM t"), stored, execute("COMMIT")]));
+    assert!(results.iter().all(|outcome| outcome["type"] == "ok"), "{results:?}");
+    assert_eq!(rig.rows("SELECT count(*) FROM t"), json!([["3"]]));
+}
+
+#[test]
 fn stored_sql_holds_up_others_only_if_it_wants_to() {
     let rig = Rig::new();
     rig.results(&json!([execute("CREATE TABLE t(a)"), execute("INSERT INTO t VALUES (1)")]));

@@ -77,7 +77,7 @@ impl Runner<'_> {
     pub(super) fn prepare(&self, sql: &str) -> Result<Prepared, Stopped> {
         log::debug!("SQL: {}", cut(sql));
         let inspected = guard::inspect(sql)?;
-        if inspected.may_write && !self.may_write {
+        if inspected.needs_turn() && !self.may_write {
             return Err(Stopped::NeedsTurn);
         }
         // Whoever has the turn need not lock: BEGIN IMMEDIATE would also make a temporary database, of files, each time.

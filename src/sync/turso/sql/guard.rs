@@ -46,6 +46,8 @@ pub(super) struct Inspected {
     pub(super) begins: bool,
     /// It begins or ends a transaction, or a part of one, and changes nothing by itself.
     pub(super) controls: bool,
+    /// It ends a transaction: one that has written has the turn.
+    pub(super) ends: bool,
     /// It wants that nobody else writes from then on, and does not wait for its first write.
     pub(super) locks: bool,
     /// It may change the schema, or what the engine knows beside it.
@@ -60,6 +62,13 @@ pub(super) struct Inspected {
     pub(super) bookkeeping: bool,
     /// It has another spelling, which the engine is given: see [`respelled`].
     pub(super) respells: bool,
+}
+
+impl Inspected {
+    /// Whether it is run only when it is the caller's turn to write. Reading transactions begin and end without that.
+    pub(super) fn needs_turn(&self) -> bool {
+        self.may_write && !(self.begins && !self.locks) && !self.ends
+    }
 }
 
 /// What was found of texts that come again and again: clients make theirs from few patterns. Never waited for: a thread of a low
@@ -210,6 +219,7 @@ fn judge(cmd: &Cmd) -> Result<Inspected, SqlError> {
             | Stmt::Savepoint { .. }
             | Stmt::Release { .. }
     );
+    let ends = !explains && matches!(stmt, Stmt::Commit { .. } | Stmt::Rollback { savepoint_name: None, .. });
     // What it has to do with the schema, and with its connection.
     let (alters, clean) = match stmt {
         Stmt::Select(_)
@@ -237,6 +247,7 @@ fn judge(cmd: &Cmd) -> Result<Inspected, SqlError> {
         explains,
         begins,
         controls,
+        ends,
         locks,
         alters,
         clean,
