@@ -534,7 +534,7 @@ pub const FILES_RESERVED_MAX: u64 = 1024;
 pub const FILES_OWN: u64 = 16;
 /// Files that a connection may need: its socket, and those of the log that it appends to or reads.
 pub const FILES_PER_CONNECTION: u64 = 4;
-/// Threads that a service must be able to start when it begins, for what blocks.
+/// Threads that a service must be able to start when it begins, beside one a core: for SQL, and for what blocks.
 pub const THREADS_SPARE: usize = 16;
 /// Files that a process for SQL needs in the service: its sockets, its standard error, and as many while it starts.
 pub const FILES_PER_SQL_WORKER: u64 = 8;

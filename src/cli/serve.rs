@@ -1,10 +1,10 @@
 //! `logmirror serve`: the service.
 
 use std::io;
-#[cfg(feature = "turso")]
-use std::num::NonZeroUsize;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 use clap::Args;
 use logmirror::config::{Config, Layer};
@@ -65,12 +65,14 @@ async fn serve(config: Config, registry: Arc<Registry>) -> Exit {
         Ok(bound) => bound,
         Err(error) => return Exit::Io.because(listen_error(&config.listen, &error)),
     };
-    let server = Server::on(listener, registry.clone(), config.timeouts, config.connections_max);
-    let server = match server.and_then(|server| can_start_threads(THREADS_SPARE).map(|()| server)) {
+    // Before anything runs that would find none left meanwhile.
+    let threads = can_start_threads(THREADS_SPARE + available_parallelism().map_or(1, NonZero::get));
+    let on = |()| Server::on(listener, registry.clone(), config.timeouts, config.connections_max);
+    let server = match threads.and_then(on) {
         Ok(server) => {
             let server = server.with_token(config.token).with_routing(config.routing);
             #[cfg(feature = "turso")]
-            let server = match NonZeroUsize::new(config.sql_workers) {
+            let server = match NonZero::new(config.sql_workers) {
                 Some(count) => {
                     let memory_bytes_max = config.sql_memory_max;
                     server.with_sql_workers(WorkerSettings { program: worker_program(), count, memory_bytes_max })
