@@ -346,6 +346,9 @@ pub struct ErrorBody {
     /// The durable end of the log: where a sender goes on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<Offset>,
+    /// The generation that the log is in, where another one was named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
     /// Where a fork is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<Offset>,

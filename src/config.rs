@@ -173,12 +173,31 @@ impl Config {
             let named = named("statement-timeout", flags.statement_timeout.is_some(), true);
             return Err(format!("{named} must be at least 1 s"));
         }
+        let sql_workers = flags.sql_workers.or(file.sql_workers).unwrap_or_default();
+        if sql_workers > limits::SQL_WORKERS_ASKED_MAX {
+            let (named, most) =
+                (named("sql-workers", flags.sql_workers.is_some(), true), limits::SQL_WORKERS_ASKED_MAX);
+            return Err(format!(
+                "{named}: {sql_workers} processes are too many: {most} at most, as many as there are processors is best"
+            ));
+        }
         let sql_memory_max = bytes(flags.sql_memory_max, file.sql_memory_max, limits::WORKER_MEMORY_BYTES_MAX);
         if sql_memory_max < limits::WORKER_MEMORY_BYTES_MIN {
             let (named, least) =
                 (named("sql-memory-max", flags.sql_memory_max.is_some(), true), limits::WORKER_MEMORY_BYTES_MIN >> 20);
             return Err(format!(
                 "{named} must be at least {least} MiB: a process that runs SQL needs that for its stacks"
+            ));
+        }
+        if let Some(asked) = flags.sql_memory_max.or(file.sql_memory_max)
+            && let all = memory_of_machine()
+            && asked.as_u64() > all
+        {
+            let (named, all) = (named("sql-memory-max", flags.sql_memory_max.is_some(), true), all >> 20);
+            return Err(format!(
+                "{named}: {} MiB are more than this machine has ({all} MiB): a process that runs SQL would take all memory before it is \
+                 stopped",
+                asked.as_u64() >> 20
             ));
         }
         Ok(Config {
@@ -195,7 +214,7 @@ impl Config {
                 drain: seconds(flags.drain_timeout, file.drain_timeout, patience.drain),
                 ..patience
             },
-            sql_workers: flags.sql_workers.or(file.sql_workers).unwrap_or_default(),
+            sql_workers,
             sql_memory_max,
             connections_max,
             token,
@@ -253,10 +272,33 @@ fn in_file(text: &str, error: &toml::de::Error) -> String {
     let key =
         text.lines().nth(line).and_then(|line| line.split_once('=')).map(|(key, _)| key.trim()).unwrap_or_default();
     let place = format!(", line {}", line + 1);
+    let what = match meant(error.message()) {
+        Some((unknown, meant)) => format!("unknown field `{unknown}`: is `{meant}` meant?"),
+        None => error.message().to_owned(),
+    };
     match key {
-        "" => format!("{place}: {}", error.message()),
-        key => format!("{place}: {key}: {}", error.message()),
+        "" => format!("{place}: {what}"),
+        key => format!("{place}: {key}: {what}"),
     }
+}
+
+/// The setting that there is not, of an error that says so, and the one that was probably meant.
+fn meant(message: &str) -> Option<(&str, &str)> {
+    let mut names = message.strip_prefix("unknown field `")?.split('`').step_by(2);
+    let unknown = names.next()?;
+    let spelled = unknown.to_lowercase().replace('_', "-");
+    let distances = names.map(|name| (strsim::damerau_levenshtein(&spelled, name), name));
+    let (distance, name) = distances.min()?;
+    (distance <= TYPING_ERRORS).then_some((unknown, name))
+}
+
+/// Letters in which a name may differ from the one that was meant.
+const TYPING_ERRORS: usize = 2;
+
+/// Bytes.
+fn memory_of_machine() -> u64 {
+    let system = rustix::system::sysinfo();
+    system.totalram.saturating_mul(system.mem_unit.into())
 }
 
 #[cfg(test)]

@@ -41,6 +41,7 @@ pub mod server;
 pub mod sqlite;
 pub mod stream;
 pub mod sync;
+pub mod system_limits;
 pub mod token;
 mod transport;
 pub mod verify;

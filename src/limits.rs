@@ -486,11 +486,7 @@ pub const SQL_STREAMS_PER_LOG_MAX: usize = 256;
 pub const SQL_STREAMS_MAX: usize = 1024;
 /// Streams beside those: one for each log that has none.
 pub const SQL_STREAMS_MORE_MAX: usize = 1024;
-/// How long it is remembered what became of a stream that ended: the baton of one in which nothing was open is good for so long.
-pub const SQL_GONE_TIME_MAX: Duration = Duration::from_secs(3600);
-/// Streams that ended and are remembered: of a log, those that were closed apart from others, and of all logs. Some 200 bytes each.
-pub const SQL_GONE_PER_LOG_MAX: usize = 4096;
-/// See [`SQL_GONE_PER_LOG_MAX`].
+/// Streams that ended of which is remembered how, for those who come back. Some 100 bytes each.
 pub const SQL_GONE_MAX: usize = 16384;
 /// What is logged of a value that a client chose, such as a path.
 pub const LOG_VALUE_CHARS_MAX: usize = 500;
@@ -542,6 +538,10 @@ pub const FILES_RESERVED_MAX: u64 = 1024;
 pub const FILES_OWN: u64 = 16;
 /// Files that a connection may need: its socket, and those of the log that it appends to or reads.
 pub const FILES_PER_CONNECTION: u64 = 4;
+/// Threads that a service must be able to start when it begins, beside one a core: for SQL, and for what blocks.
+pub const THREADS_SPARE: usize = 16;
+/// Files that a process for SQL needs in the service: its sockets, its standard error, and as many while it starts.
+pub const FILES_PER_SQL_WORKER: u64 = 8;
 /// How long a read waits for a file while the process has as many open as it may: before its answer begins, and after.
 pub const FILES_WAIT: Duration = Duration::from_secs(5);
 /// See [`FILES_WAIT`].
@@ -558,6 +558,8 @@ pub const MAKE_ROOM_EVERY: Duration = Duration::from_millis(50);
 pub const ALL_BUSY_AFTER: Duration = Duration::from_secs(1);
 /// It is reported again after so long.
 pub const ALL_BUSY_EVERY: Duration = Duration::from_secs(60);
+/// A log that was not used for so long in another process of the service is forgotten there.
+pub const LOG_UNUSED: Duration = Duration::from_secs(600);
 /// What is read at once of the messages between a service and an SQL worker.
 pub const WORKER_READ_BYTES: usize = 64 << 10;
 /// Longest message between a service and an SQL worker that is one packet.
@@ -568,6 +570,8 @@ pub const WORKER_CALL_THREADS: usize = 2;
 pub const WORKER_HEAD_BYTES_MAX: usize = 64 << 20;
 /// Its longest body: rows of [`SQL_ANSWER_BYTES_MAX`] as JSON, or a transaction.
 pub const WORKER_BODY_BYTES_MAX: usize = 256 << 20;
+/// Processes for SQL that may be asked for.
+pub const SQL_WORKERS_ASKED_MAX: usize = 256;
 /// Processes that run SQL, unless told otherwise: one a core, and no more than this.
 pub const SQL_WORKERS_MAX: NonZeroUsize = NonZeroUsize::new(4).unwrap();
 /// Fewest threads that run SQL in a worker, however little memory it has.

@@ -42,14 +42,26 @@ impl Server {
     /// Binds `listen` (port 0 takes a free one).
     ///
     /// # Errors
-    /// When the address cannot be had.
+    /// When the address cannot be had, or the system has no thread to spare.
     pub async fn bind(
         listen: &str,
         registry: Arc<Registry>,
         timeouts: Timeouts,
         connections_max: usize,
     ) -> io::Result<Server> {
-        let listener = TcpListener::bind(listen).await?;
+        Server::on(TcpListener::bind(listen).await?, registry, timeouts, connections_max)
+    }
+
+    /// The same on a socket that is bound.
+    ///
+    /// # Errors
+    /// When the system has no thread to spare.
+    pub fn on(
+        listener: TcpListener,
+        registry: Arc<Registry>,
+        timeouts: Timeouts,
+        connections_max: usize,
+    ) -> io::Result<Server> {
         let libsql = Arc::new(LibSql::new(registry.clone()));
         let checkpoints = Checkpoints::start(&registry, registry.settings().checkpoint_concurrency);
         #[cfg(feature = "turso")]

@@ -78,7 +78,12 @@ fn those_who_write_and_follow_are_told_and_the_ended_generation_is_still_read() 
     assert_eq!((&rolled["done"], &rolled["base_bytes"]), (&true.into(), &(4 * 4096).into()));
     assert_eq!(follower.next_chunk().unwrap(), None, "the stream ends");
     writer.send_chunk(b"");
-    assert_eq!(writer.answer().refusal(), (409, "ended".into()));
+    let refused = writer.answer();
+    assert_eq!(refused.refusal(), (409, "ended".into()));
+    assert_eq!((&refused.json()["generation"], &refused.json()["next"]), (&2.into(), &serde_json::Value::Null));
+    assert!(refused.text().contains("generation 1 of this log has ended"), "{}", refused.text());
+    let unused = service.call("PUT", "/logs/app/generations/2", "", &log.base);
+    assert!(!unused.text().contains("has ended"), "{}", unused.text());
     let check = |service: &Service| {
         assert_eq!(service.status("app")["generation"], 2);
         assert_eq!(service.get("/logs/app?generation=1").json()["durable"], 9);

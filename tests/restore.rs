@@ -149,7 +149,7 @@ fn a_frame_that_is_no_commit_is_an_error_that_names_its_neighbours() {
     assert_eq!((&told["error"], &told["before"], &told["after"]), (&json!("not-a-commit"), &json!(2), &json!(10)));
     assert!(errors.contains("no transaction ends with frame 7; 2 and 10 are the nearest commits"), "{errors}");
     let (code, _, errors) = restore(&[place, &out, "--to", "99"]);
-    assert!(code == 2 && errors.contains("13 is the last commit"), "{errors}");
+    assert!(code == 2 && errors.contains("13 is the last commit; frames count from 1 in each generation"), "{errors}");
     assert!(!Path::new(&out).exists());
 }
 

@@ -100,6 +100,7 @@ fn run() -> exit::Exit {
     if let Err(exit) = log.start() {
         return exit;
     }
+    stop::outlive_large_files();
     match command {
         Command::Serve(args) => serve::run(*args),
         Command::Mirror(args) => mirror::run(args),

@@ -129,7 +129,15 @@ fn failed(error: &RestoreError) -> Exit {
             let text = format!("{error}{advice}; --to {last} restores what is whole");
             exit.because_code(error.code(), text, more)
         }
-        None => exit.because_code(error.code(), error, more),
+        None => {
+            let advice = match error {
+                RestoreError::Fold(FoldError::NotACommit { after: None, .. }) => {
+                    "; frames count from 1 in each generation, and --generation names an earlier one"
+                }
+                _ => "",
+            };
+            exit.because_code(error.code(), format_args!("{error}{advice}"), more)
+        }
     }
 }
 

@@ -1,22 +1,26 @@
 //! `logmirror serve`: the service.
 
 use std::io;
-#[cfg(feature = "turso")]
-use std::num::NonZeroUsize;
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 
 use clap::Args;
 use logmirror::config::{Config, Layer};
+use logmirror::limits::THREADS_SPARE;
 use logmirror::mirror::Registry;
 use logmirror::repo::FsRepo;
 use logmirror::server::Server;
+use logmirror::system_limits;
 #[cfg(feature = "turso")]
 use logmirror::worker::{WorkerProgram, WorkerSettings};
 use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::net::TcpListener;
 
 use super::exit::Exit;
 use super::output;
+use super::stop::can_start_threads;
 use super::wrong_place;
 
 /// Run the service: keep logs in a directory, take appends and serve them
@@ -39,6 +43,9 @@ pub(crate) fn run(args: ServeArgs) -> Exit {
         return Exit::Usage.because(wrong);
     }
     raise_open_files_limit();
+    if let Err(error) = system_limits::open_files_suffice(config.sql_workers) {
+        return Exit::Io.because(error);
+    }
     let place = config.data.display().to_string();
     let data = match FsRepo::create(&config.data) {
         Ok(data) => Arc::new(data),
@@ -53,12 +60,19 @@ pub(crate) fn run(args: ServeArgs) -> Exit {
 }
 
 async fn serve(config: Config, registry: Arc<Registry>) -> Exit {
-    let server = Server::bind(&config.listen, registry.clone(), config.timeouts, config.connections_max).await;
-    let server = match server.and_then(|server| Ok((server.address()?, server))) {
-        Ok((address, server)) => {
+    let listener = TcpListener::bind(&config.listen).await;
+    let (address, listener) = match listener.and_then(|listener| Ok((listener.local_addr()?, listener))) {
+        Ok(bound) => bound,
+        Err(error) => return Exit::Io.because(listen_error(&config.listen, &error)),
+    };
+    // Before anything runs that would find none left meanwhile.
+    let threads = can_start_threads(THREADS_SPARE + available_parallelism().map_or(1, NonZero::get));
+    let on = |()| Server::on(listener, registry.clone(), config.timeouts, config.connections_max);
+    let server = match threads.and_then(on) {
+        Ok(server) => {
             let server = server.with_token(config.token).with_routing(config.routing);
             #[cfg(feature = "turso")]
-            let server = match NonZeroUsize::new(config.sql_workers) {
+            let server = match NonZero::new(config.sql_workers) {
                 Some(count) => {
                     let memory_bytes_max = config.sql_memory_max;
                     server.with_sql_workers(WorkerSettings { program: worker_program(), count, memory_bytes_max })
@@ -69,7 +83,10 @@ async fn serve(config: Config, registry: Arc<Registry>) -> Exit {
             log::info!("{} logs in {}", registry.logs().len(), config.data.display());
             server
         }
-        Err(error) => return Exit::Io.because(listen_error(&config.listen, &error)),
+        Err(error) => {
+            let what = system_limits::met(&error).unwrap_or_default();
+            return Exit::Io.because(format_args!("the service cannot start its threads: {what} ({error})"));
+        }
     };
     let stop = match super::asked_to_drain() {
         Ok(stop) => {
@@ -93,6 +110,9 @@ fn worker_program() -> WorkerProgram {
 
 /// Why a data directory cannot be used, and what to do about it.
 fn data_error(place: &str, error: &io::Error) -> String {
+    if let Some(what) = system_limits::met(error) {
+        return format!("{place}: {what} ({error})");
+    }
     let what = match error.kind() {
         io::ErrorKind::WouldBlock => {
             "in use by another process: is another `logmirror serve` running on it? end that, or give another with --data"
@@ -110,6 +130,9 @@ fn data_error(place: &str, error: &io::Error) -> String {
 
 /// Why an address cannot be listened on, and what to do about it.
 fn listen_error(listen: &str, error: &io::Error) -> String {
+    if let Some(what) = system_limits::met(error) {
+        return format!("{listen}: cannot listen there: {what} ({error})");
+    }
     let what = match error.kind() {
         io::ErrorKind::AddrInUse => {
             "another process listens there already, maybe another `logmirror serve`: end it, or give another address with --listen"

@@ -1,7 +1,12 @@
 //! How a command is asked to end, and how it does end although something in it may be stuck.
 
+use std::io;
+use std::num::NonZero;
+use std::sync::RwLock;
+use std::thread::Builder;
 use std::time::Duration;
 
+use logmirror::system_limits;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::Exit;
@@ -19,14 +24,41 @@ const BUSY_WAIT: Duration = Duration::from_secs(5);
 
 /// Runs async work to its end. Threads that are still at work afterwards are waited for only for a moment.
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Exit> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let runtime =
+        can_start_threads(workers + 1).and_then(|()| tokio::runtime::Builder::new_multi_thread().enable_all().build());
     match runtime {
         Ok(runtime) => {
             let done = runtime.block_on(work);
             runtime.shutdown_timeout(THREADS_WAIT);
             Ok(done)
         }
-        Err(error) => Err(Exit::Io.because(format_args!("cannot start threads: {error}"))),
+        Err(error) => {
+            let what = system_limits::met(&error).unwrap_or_default();
+            Err(Exit::Io.because(format_args!("cannot start threads: {what} ({error})")))
+        }
+    }
+}
+
+/// Whether there can be so many more threads at once. A runtime panics where it cannot start one.
+pub(crate) fn can_start_threads(count: usize) -> io::Result<()> {
+    let gate = RwLock::new(());
+    let closed = gate.write();
+    std::thread::scope(|scope| {
+        // All at once: each waits until the last has started.
+        let wait = || drop(gate.read());
+        let started = (0..count).try_for_each(|_| Builder::new().spawn_scoped(scope, wait).map(drop));
+        drop(closed);
+        started
+    })
+}
+
+/// Has a write that makes a file larger than the process may (`ulimit -f`) fail as on a full disk: it would end the process.
+pub(crate) fn outlive_large_files() {
+    let too_large = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    if let Err(error) = runtime.and_then(|runtime| runtime.block_on(async { signal(too_large).map(drop) })) {
+        log::debug!("a file that is too large will end this process: {error}");
     }
 }
 

@@ -70,13 +70,27 @@ impl Drop for Waiting<'_> {
 
 /// Why a session has to be given up.
 fn closed() -> Error {
-    Error::Unavailable("the database was changed by another writer in the same moment; try again".into())
+    gone("the database was changed by another writer in the same moment")
+}
+
+/// Why a session of a generation that has ended has to be given up.
+fn rolled_over(generation: Generation) -> Error {
+    gone(&format!(
+        "generation {generation} of the log has ended in the same moment, and the database goes on in the next one"
+    ))
+}
+
+fn gone(what: &str) -> Error {
+    Error::Unavailable(format!(
+        "{what}: what was not answered yet, of this call and of an open transaction, is not kept; begin again, without a baton"
+    ))
 }
 
 /// Why a commit was not taken by the log, as the client of the engine is told.
 pub(crate) fn of_append(error: Error) -> Error {
     match error {
-        Error::Fork { .. } | Error::Gap { .. } | Error::Ended { .. } => closed(),
+        Error::Fork { .. } | Error::Gap { .. } => closed(),
+        Error::Ended { generation, .. } => rolled_over(generation),
         Error::InDoubt(cause) => Error::Aborted(format!(
             "the log failed while it stored what this committed ({cause}): whether it is stored is known once the log is reopened, \
              which happens automatically; read then, and send again what is not there"
@@ -278,7 +292,7 @@ impl Engine {
     /// When that cannot be: the engine is closed then.
     pub(super) fn absorb(&self) -> Result<(), Error> {
         if self.closed.load(Ordering::Acquire) {
-            return Err(closed());
+            return Err(self.given_up());
         }
         let view = self.log.view();
         let last = view.durable.0.saturating_sub(1);
@@ -296,7 +310,7 @@ impl Engine {
             // One that takes no more is read as far as it goes.
             (State::Ok | State::Failed(_), _) => Ok(()),
             (State::Damaged(cause), _) => Err(Error::Damaged(cause.clone())),
-            (State::Ended(_), _) => Err(closed()),
+            (State::Ended(_), _) => Err(rolled_over(self.log.generation())),
         };
         absorbed.inspect_err(|error| self.close(error))
     }
@@ -367,7 +381,7 @@ impl Engine {
     /// Appends to the log what was committed. After Ok all that `connection` has seen is durable.
     pub(super) async fn settle(&self, session: u64, connection: &Connection) -> Result<(), Error> {
         if self.closed.load(Ordering::Acquire) {
-            return Err(closed());
+            return Err(self.given_up());
         }
         if self.holder.load(Ordering::Acquire) == session {
             return self.append().await.inspect_err(|error| self.close(error));
@@ -378,7 +392,7 @@ impl Engine {
             timeout(SETTLE_WAIT, view.wait_for(|view| view.durable.0 > seen || view.state != State::Ok)).await;
         match durable {
             Ok(Ok(view)) if view.durable.0 > seen => Ok(()),
-            _ => Err(closed()),
+            _ => Err(self.given_up()),
         }
     }
 
@@ -393,6 +407,14 @@ impl Engine {
                 Ok(())
             }
             Err(error) => Err(of_append(error)),
+        }
+    }
+
+    /// Why nobody uses it any more.
+    fn given_up(&self) -> Error {
+        match self.log.view().state {
+            State::Ended(_) => rolled_over(self.log.generation()),
+            _ => closed(),
         }
     }
 

@@ -44,8 +44,8 @@ pub(crate) fn features() -> DatabaseOpts {
 pub struct Engines {
     logs: Arc<dyn Logs>,
     open: Mutex<HashMap<String, Arc<Engine>>>,
-    /// One at a time is opened of each log; few logs share one of these.
-    opening: [Mutex<()>; 16],
+    /// By log: one at a time is opened of each. No other log waits for that: a thread to which it takes long has a low priority.
+    opening: Mutex<HashMap<String, Arc<Mutex<()>>>>,
     sessions: AtomicU64,
     /// Whether somebody looks after those that nobody uses.
     tended: AtomicBool,
@@ -152,17 +152,25 @@ impl Engines {
         if let Some(engine) = self.sound(log) {
             return Ok(engine);
         }
-        let lane = log.name().bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
-        let opening = self.opening[lane % self.opening.len()].lock();
-        let _one_at_a_time = opening.unwrap_or_else(PoisonError::into_inner);
+        let opening = self.opening(log);
+        let _one_at_a_time = opening.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(engine) = self.sound(log) {
             return Ok(engine);
         }
         let engine = Arc::new(Engine::open(self.logs.clone(), log.clone())?);
         let mut open = self.open();
-        close_idle(&mut open);
-        open.insert(log.id().to_owned(), engine.clone());
+        let mut closed = take_idle(&mut open);
+        closed.extend(open.insert(log.id().to_owned(), engine.clone()));
+        drop(open);
+        drop(closed);
         Ok(engine)
+    }
+
+    /// What is held while the database of a log is opened.
+    fn opening(&self, log: &Log) -> Arc<Mutex<()>> {
+        let mut opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
+        opening.retain(|_, one| Arc::strong_count(one) > 1);
+        opening.entry(log.id().to_owned()).or_default().clone()
     }
 
     /// The open engine of a log, if it can go on from there.
@@ -189,25 +197,33 @@ async fn tend(engines: Weak<Engines>) {
     loop {
         tokio::time::sleep(ENGINE_IDLE / 4).await;
         let Some(engines) = engines.upgrade() else { return };
-        let mut open = engines.open();
-        close_idle(&mut open);
-        if open.is_empty() {
-            engines.tended.store(false, Ordering::Release);
+        let (closed, is_empty) = {
+            let mut open = engines.open();
+            let closed = take_idle(&mut open);
+            if open.is_empty() {
+                engines.tended.store(false, Ordering::Release);
+            }
+            (closed, open.is_empty())
+        };
+        drop(closed);
+        if is_empty {
             return;
         }
     }
 }
 
-/// Closes the engines that nobody has used for a while, and more when too many are open.
-fn close_idle(open: &mut HashMap<String, Arc<Engine>>) {
-    open.retain(|_, engine| Arc::strong_count(engine) > 1 || engine.idle() < ENGINE_IDLE);
+/// Takes out the engines that nobody has used for a while, and more when too many are open. Dropped they are closed, which takes
+/// its time: not while `open` is locked.
+fn take_idle(open: &mut HashMap<String, Arc<Engine>>) -> Vec<Arc<Engine>> {
+    let is_idle = |engine: &Arc<Engine>| Arc::strong_count(engine) == 1 && engine.idle() >= ENGINE_IDLE;
+    let mut idle: Vec<_> = open.extract_if(|_, engine| is_idle(engine)).map(|(_, engine)| engine).collect();
     while open.len() >= ENGINES_MAX {
         let unused = open.iter().filter(|(_, engine)| Arc::strong_count(engine) == 1);
-        let Some(longest) = unused.max_by_key(|(_, engine)| engine.idle()).map(|(id, _)| id.clone()) else {
-            return;
-        };
-        open.remove(&longest);
+        let longest = unused.max_by_key(|(_, engine)| engine.idle()).map(|(id, _)| id.clone());
+        let Some(engine) = longest.and_then(|id| open.remove(&id)) else { break };
+        idle.push(engine);
     }
+    idle
 }
 
 impl Session {
@@ -372,5 +388,88 @@ impl Drop for Session {
         if let Err(error) = self.connection.close() {
             log::warn!("a connection was not closed: {error}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use futures::future::BoxFuture;
+
+    use super::*;
+    use crate::api::CreateLog;
+    use crate::format::LogFormat;
+    use crate::mirror::{Registry, Settings};
+    use crate::offset::Offset;
+    use crate::repo::MemRepo;
+
+    /// Logs of which the first that is opened takes until `goes_on` is dropped.
+    struct Slow {
+        registry: Registry,
+        begun: mpsc::Sender<()>,
+        goes_on: Mutex<Option<mpsc::Receiver<()>>>,
+    }
+
+    impl Logs for Slow {
+        fn get(&self, name: &str) -> Result<Arc<Log>, Error> {
+            self.registry.get(name)
+        }
+
+        fn transaction_bytes_max(&self) -> u64 {
+            let waits = self.goes_on.lock().expect("no panic").take();
+            if let Some(waits) = waits {
+                self.begun.send(()).expect("it is received");
+                waits.recv().expect_err("only dropped");
+            }
+            1 << 20
+        }
+
+        fn renew<'a>(&'a self, log: &'a Arc<Log>) -> BoxFuture<'a, Result<(), Error>> {
+            self.registry.renew(log)
+        }
+
+        fn append<'a>(
+            &'a self,
+            log: &'a Arc<Log>,
+            at: Option<Offset>,
+            bytes: Bytes,
+        ) -> BoxFuture<'a, Result<(), Error>> {
+            Logs::append(&self.registry, log, at, bytes)
+        }
+    }
+
+    #[test]
+    fn a_log_that_takes_long_to_open_holds_up_no_other() {
+        let registry = Registry::open(Arc::new(MemRepo::default()), Settings::default()).expect("a registry");
+        let names: Vec<String> = ('a'..='z').map(String::from).collect();
+        for name in &names {
+            let wal = CreateLog { format: LogFormat::Wal, first: None, checkpoint: None, foreign_keys: None };
+            registry.create(name, wal).expect("a log");
+        }
+        let (begun, begins) = mpsc::channel();
+        let (go_on, goes_on) = mpsc::channel();
+        let goes_on = Mutex::new(Some(goes_on));
+        let engines = Arc::new(Engines::new(Arc::new(Slow { registry, begun, goes_on })));
+        let (opened, openings) = mpsc::channel();
+        let open = |name: &String| {
+            let (engines, opened, name) = (engines.clone(), opened.clone(), name.clone());
+            // Detached: where one waits for the first this test must come to its end.
+            thread::spawn(move || opened.send(engines.session(&name, true).map(|_| name)));
+        };
+        open(&names[0]);
+        begins.recv().expect("it begins");
+        names[1..].iter().for_each(open);
+        let others: HashSet<String> = names[1..]
+            .iter()
+            .map(|_| openings.recv_timeout(Duration::from_secs(60)).expect("it waits for no other").expect("a session"))
+            .collect();
+        assert_eq!(others.len(), names.len() - 1);
+        drop(go_on);
+        assert_eq!(openings.recv().expect("an opening").expect("a session"), names[0]);
     }
 }

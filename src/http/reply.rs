@@ -49,6 +49,8 @@ impl Failure {
             Error::Ahead { next, .. } => body.next = Some(*next),
             Error::Fork { at } | Error::StaleEpoch { at, .. } => body.at = Some(*at),
             Error::Pruned { first, .. } => body.first = Some(*first),
+            // Its end is not where the current one goes on.
+            Error::Ended { current, .. } => (body.next, body.generation) = (None, Some(*current)),
             Error::PartMissing { received } => body.received = Some(*received),
             Error::Corrupt { offset, .. } | Error::Truncated { offset, .. } => body.offset = *offset,
             _ => {}

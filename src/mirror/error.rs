@@ -1,5 +1,6 @@
 //! What a caller of a log may get instead of an answer.
 
+use std::cmp::Ordering;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,12 +43,14 @@ pub enum Error {
         found: Epoch,
     },
     /// The reader asks for what is not there yet.
-    #[error("offset {from} is ahead of this log, which ends at offset {next}")]
+    #[error("offset {from} is ahead of this log, which ends at offset {next} of generation {generation}")]
     Ahead {
         /// What was asked for.
         from: Offset,
         /// The durable end.
         next: Offset,
+        /// The generation that was read.
+        generation: Generation,
     },
     /// Parts of an upload are missing before the one that was sent.
     #[error("of this upload {received} bytes were received: send the part that starts there")]
@@ -118,11 +121,13 @@ pub enum Error {
         /// The first offset.
         first: Offset,
     },
-    /// The log went on to another generation: see where it stands now.
-    #[error("generation {generation} of this log has ended: it goes on in another")]
+    /// The log is in another generation than the one that was named, or uses that already: its status says where it goes on.
+    #[error("{}", ended(*.generation, *.current))]
     Ended {
-        /// The one that ended.
+        /// The one that was named.
         generation: Generation,
+        /// The one that the log is in.
+        current: Generation,
     },
     /// The sender's database is not the one that the generation starts from: somebody must decide.
     #[error(
@@ -176,6 +181,19 @@ pub enum Error {
     /// It may be sent again where its offsets are sent with it.
     #[error("this log has failed, and is reopened automatically as soon as that works: {0}")]
     InDoubt(Arc<str>),
+}
+
+fn ended(generation: Generation, current: Generation) -> String {
+    match generation.cmp(&current) {
+        Ordering::Less => format!(
+            "generation {generation} of this log has ended, and takes nothing more: the log is in generation {current} now, and its \
+             status says where that goes on"
+        ),
+        Ordering::Equal => {
+            format!("the log is in generation {current}, and uses it: the next one that can be started is a later one")
+        }
+        Ordering::Greater => format!("the log is in generation {current}, and generation {generation} has not begun"),
+    }
 }
 
 fn last(since: Duration) -> String {

@@ -79,7 +79,7 @@ impl Feed {
             return Err(view.trouble());
         }
         if from > view.durable {
-            return Err(Error::Ahead { from, next: view.durable });
+            return Err(Error::Ahead { from, next: view.durable, generation: log.generation() });
         }
         if to.is_some_and(|to| to < from) {
             return Err(Error::Invalid(format!("the range ends (to) before it starts (from {from})")));

@@ -96,7 +96,7 @@ impl Registry {
         // A generation that nothing was put into may still be given its base.
         let unused = generation == log.generation() && log.view().durable == log.first();
         if generation <= log.generation() && !unused {
-            return Err(Error::Ended { generation });
+            return Err(Error::Ended { generation, current: log.generation() });
         }
         self.draft(log, generation)
     }
@@ -132,13 +132,14 @@ impl Registry {
         make: impl FnOnce(&Arc<Log>, &Arc<dyn Repo>) -> Result<Option<LogSource>, Error>,
     ) -> Result<Arc<Log>, Error> {
         self.exclusively(log.name(), || {
-            if !Arc::ptr_eq(&self.get(log.name())?, log) {
-                return Err(Error::Ended { generation: log.generation() });
+            let held = self.get(log.name())?;
+            if !Arc::ptr_eq(&held, log) {
+                return Err(Error::Ended { generation: log.generation(), current: held.generation() });
             }
             self.close(log, draft.generation)?;
             let unused = || match draft.generation == log.generation() && log.view().durable > log.first() {
                 // It was put to use while its other base was received.
-                true => Err(Error::Ended { generation: log.generation() }),
+                true => Err(Error::Ended { generation: draft.generation, current: log.generation() }),
                 false => Ok(()),
             };
             let made = unused().and_then(|()| make(log, &draft.dir)).map_err(NotBegun::Certain);

@@ -601,7 +601,7 @@ impl Log {
             State::Ok => Ok(()),
             State::Failed(cause) => Err(Error::Failed(cause.clone())),
             State::Damaged(cause) => Err(Error::Damaged(cause.clone())),
-            State::Ended(_) => Err(Error::Ended { generation: self.generation() }),
+            State::Ended(next) => Err(Error::Ended { generation: self.generation(), current: *next }),
         }
     }
 

@@ -2,12 +2,13 @@
 //!
 //! The process that owns the log keeps a [`LogUpdates`] for each process that it sends updates to, and sends in each what changed
 //! since the one before. They are numbered: those of one log must be [taken in](LogUpdate::apply) in the order in which they
-//! were made.
+//! were made. The next one of a log that was said to be [unused](LogUpdate::unused) has all of it: the receiver may have forgotten it.
 
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -17,6 +18,7 @@ use super::log::{Log, Meta, State, View};
 use super::writers::Writers;
 use crate::format::Framing;
 use crate::format::wal::Chain;
+use crate::limits::LOG_UNUSED;
 use crate::offset::{Epoch, Generation, Offset};
 use crate::repo::{ReadOnlyRepo, Repo};
 use crate::stream::SegmentInfo;
@@ -30,6 +32,8 @@ pub(crate) struct LogUpdate {
     /// The number of the one before; 0 if the receiver need not have one.
     after: u64,
     change: Change,
+    /// Logs that are deleted or were not used for long, and the number of the last update of each.
+    unused: Vec<(String, u64)>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -94,6 +98,8 @@ struct LogIdentity {
     /// The directory of its generation.
     dir: PathBuf,
     meta: Meta,
+    /// It is the one of the update with this number; 0 if it is another one.
+    same_as: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -125,11 +131,21 @@ fn parse(framing: &str) -> Result<Framing, Error> {
 }
 
 /// What one other process knows of the logs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LogUpdates {
     sent: HashMap<String, SentLog>,
     /// How many were made.
     made: u64,
+    /// A log of which none was made for so long is said to be unused.
+    unused_after: Duration,
+    /// When it was last seen which are.
+    seen: Instant,
+}
+
+impl Default for LogUpdates {
+    fn default() -> LogUpdates {
+        LogUpdates::new(LOG_UNUSED)
+    }
 }
 
 #[derive(Debug)]
@@ -137,6 +153,9 @@ struct SentLog {
     /// Not held, so that its generation can be deleted.
     log: Weak<Log>,
     number: u64,
+    made: Instant,
+    /// It was said that it is unused.
+    is_unused: bool,
     writers: Writers,
     foreign_keys: bool,
     view: View,
@@ -146,7 +165,8 @@ impl SentLog {
     /// What to send where the log is so now and was so `before`, if that is short.
     fn change(&self, before: &SentLog) -> Option<Change> {
         let (was, is) = (Growth::of(&before.view)?, Growth::of(&self.view)?);
-        let same = Weak::ptr_eq(&before.log, &self.log)
+        let same = !before.is_unused
+            && Weak::ptr_eq(&before.log, &self.log)
             && (&before.writers, before.foreign_keys) == (&self.writers, self.foreign_keys)
             && is_grown(&before.view, &self.view);
         let change = || if was == is { Change::Nothing } else { Change::Growth(is) };
@@ -194,33 +214,57 @@ impl Growth {
 }
 
 impl LogUpdates {
+    /// For a process that knows nothing yet. A log of which no update was made for `unused_after` is said to be unused.
+    pub(crate) fn new(unused_after: Duration) -> LogUpdates {
+        LogUpdates { sent: HashMap::new(), made: 0, unused_after, seen: Instant::now() }
+    }
+
+    /// The logs but `log` that are unused, and are not said to be so yet.
+    fn unused(&mut self, log: &str) -> Vec<(String, u64)> {
+        if self.seen.elapsed() < self.unused_after / 10 {
+            return Vec::new();
+        }
+        self.seen = Instant::now();
+        let mut unused = Vec::new();
+        for (name, sent) in self.sent.iter_mut().filter(|(name, sent)| *name != log && !sent.is_unused) {
+            sent.is_unused = sent.log.strong_count() == 0 || sent.made.elapsed() >= self.unused_after;
+            if sent.is_unused {
+                unused.push((name.clone(), sent.number));
+            }
+        }
+        self.sent.retain(|name, sent| name == log || sent.log.strong_count() > 0);
+        unused
+    }
+
     /// The update by which the receiver knows of `log` what is durable of it now.
     ///
     /// # Errors
     /// [`Error::Unavailable`] when its files cannot be opened by a path.
     pub(crate) fn next(&mut self, log: &Arc<Log>) -> Result<LogUpdate, Error> {
-        let before = self.sent.get(log.name());
-        let after = before.map_or(0, |sent| sent.number);
-        let number = self.made + 1;
-        let (writers, foreign_keys) = (log.writers(), log.foreign_keys());
-        let now = SentLog { log: Arc::downgrade(log), number, writers, foreign_keys, view: log.view() };
-        let change = match before.and_then(|before| now.change(before)) {
-            Some(Change::Nothing) => {
-                return Ok(LogUpdate { name: log.name().to_owned(), number: after, after, change: Change::Nothing });
-            }
-            Some(change) => change,
-            None => {
-                let known = before.filter(|before| Weak::ptr_eq(&before.log, &now.log));
-                let (is_new, whole) = (known.is_none(), WholeLog::of(log, &now, known)?);
-                if is_new {
-                    self.sent.retain(|_, sent| sent.log.strong_count() > 0);
-                }
-                Change::More(Box::new(whole))
-            }
+        let unused = self.unused(log.name());
+        let before = self.sent.get_mut(log.name());
+        let after = before.as_ref().map_or(0, |sent| if sent.is_unused { 0 } else { sent.number });
+        let (name, number) = (log.name().to_owned(), self.made + 1);
+        let now = SentLog {
+            log: Arc::downgrade(log),
+            number,
+            made: Instant::now(),
+            is_unused: false,
+            writers: log.writers(),
+            foreign_keys: log.foreign_keys(),
+            view: log.view(),
         };
+        let change = match before.as_ref().and_then(|before| now.change(before)) {
+            Some(change) => change,
+            None => Change::More(Box::new(WholeLog::of(log, &now, before.as_deref())?)),
+        };
+        if let (Change::Nothing, Some(before)) = (&change, before) {
+            before.made = now.made;
+            return Ok(LogUpdate { name, number: after, after, change, unused });
+        }
         self.made = number;
-        self.sent.insert(log.name().to_owned(), now);
-        Ok(LogUpdate { name: log.name().to_owned(), number, after, change })
+        self.sent.insert(name.clone(), now);
+        Ok(LogUpdate { name, number, after, change, unused })
     }
 }
 
@@ -232,9 +276,10 @@ fn kept(before: &Arc<[SegmentInfo]>, now: &Arc<[SegmentInfo]>) -> usize {
     before.iter().zip(now.iter()).take_while(|(before, now)| before == now).count()
 }
 
-fn directory(log: &Log) -> Result<PathBuf, Error> {
-    let path = log.repo().path().map(PathBuf::from);
-    path.ok_or_else(|| Error::Unavailable("the files of this log are not in a directory of the system".into()))
+fn directory(log: &Log) -> Result<&Path, Error> {
+    log.repo()
+        .path()
+        .ok_or_else(|| Error::Unavailable("the files of this log are not in a directory of the system".into()))
 }
 
 impl LogUpdate {
@@ -248,13 +293,19 @@ impl LogUpdate {
         (self.number, self.after)
     }
 
-    /// The log after the update, where `known` is what the receiver had. Another generation is another log.
+    /// Logs that the receiver may forget, if nothing there uses them, and the number of its last update of each is this.
+    pub(crate) fn unused(&mut self) -> Vec<(String, u64)> {
+        std::mem::take(&mut self.unused)
+    }
+
+    /// The log after the update, where `known` is what the receiver had as of the update with a number. Another generation is
+    /// another log.
     ///
     /// # Errors
     /// When its directory cannot be opened, or the update does not follow the one before.
-    pub(crate) fn apply(self, known: Option<Arc<Log>>) -> Result<Arc<Log>, Error> {
+    pub(crate) fn apply(self, (number, known): (u64, Option<Arc<Log>>)) -> Result<Arc<Log>, Error> {
         let known = match self.change {
-            Change::More(whole) => return whole.apply(self.name, known),
+            Change::More(whole) => return whole.apply(self.name, (number, known)),
             _ => known.ok_or_else(|| unknown(&self.name))?,
         };
         if let Change::Growth(growth) = self.change {
@@ -269,15 +320,19 @@ fn unknown(name: &str) -> Error {
 }
 
 impl WholeLog {
-    fn of(log: &Arc<Log>, now: &SentLog, known: Option<&SentLog>) -> Result<WholeLog, Error> {
+    /// Of a log as it is now, for a receiver that got what is `before`.
+    fn of(log: &Arc<Log>, now: &SentLog, before: Option<&SentLog>) -> Result<WholeLog, Error> {
         let view = &now.view;
+        let same = before.filter(|before| Weak::ptr_eq(&before.log, &now.log));
+        let same_as = same.map_or(0, |sent| sent.number);
+        let known = same.filter(|sent| !sent.is_unused);
         let kept = match known {
             Some(known) if known.view.openings == view.openings => kept(&known.view.sealed, &view.sealed),
             _ => 0,
         };
         let identity = match known {
             Some(_) => None,
-            None => Some(LogIdentity { dir: directory(log)?, meta: log.described() }),
+            None => Some(LogIdentity { dir: directory(log)?.to_owned(), meta: log.described(), same_as }),
         };
         Ok(WholeLog {
             identity,
@@ -302,9 +357,10 @@ impl WholeLog {
         })
     }
 
-    fn apply(self, name: String, known: Option<Arc<Log>>) -> Result<Arc<Log>, Error> {
-        let log = match self.identity {
-            Some(LogIdentity { dir, meta }) => {
+    fn apply(self, name: String, (number, known): (u64, Option<Arc<Log>>)) -> Result<Arc<Log>, Error> {
+        let identity = self.identity.filter(|identity| known.is_none() || identity.same_as != number);
+        let log = match identity {
+            Some(LogIdentity { dir, meta, .. }) => {
                 let repo = ReadOnlyRepo::open(dir).map_err(|error: io::Error| {
                     Error::Unavailable(format!("the directory of the log cannot be opened: {error}"))
                 })?;

@@ -662,7 +662,7 @@ impl Shard {
         synced?;
         if let Some(mut slot) = self.slots.remove(log.name()) {
             for session in slot.sessions.drain(..).filter_map(|session| session.upgrade()) {
-                session.fail(Error::Ended { generation: log.generation() });
+                session.fail(Error::Ended { generation: log.generation(), current: next });
             }
         }
         log.publish(|view| view.state = State::Ended(next));

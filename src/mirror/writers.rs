@@ -128,7 +128,7 @@ impl Registry {
             check_wal(&log)?;
             check_identity(&source.identity)?;
             if source.generation != log.generation() {
-                return Err(Error::Ended { generation: source.generation });
+                return Err(Error::Ended { generation: source.generation, current: log.generation() });
             }
             let before = log.writers();
             if let Some(from) = before.promoted_from.clone().filter(|_| !adopt) {

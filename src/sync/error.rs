@@ -166,7 +166,9 @@ pub enum SyncError {
     },
     /// The server has another generation.
     #[error(
-        "the server is at generation {server} and this database at {ours}: pull it to the server's generation, or rebuild it"
+        "the server is in generation {server}, which is not known to go on from what this database holds of generation {ours}: another \
+         client pushed before that ended, or it was started from another database. Keep this database: push it to a log of its own; or \
+         pull the server's into another file, and bring what is only here into that one"
     )]
     Generation {
         /// That of the database.

@@ -25,6 +25,7 @@ use crate::limits::{LIBSQL_PAGE_SIZE, WORKER_PING_EVERY, WORKER_READ_BYTES, WORK
 use crate::mirror::{Error, Log, LogUpdate, LogUpdates, Registry};
 use crate::offset::{Generation, Offset};
 use crate::sync::turso::sql::MemoryShare;
+use crate::system_limits;
 
 /// What is received of the answer to a call.
 #[derive(Debug)]
@@ -89,7 +90,8 @@ pub(super) struct Death {
 }
 
 fn cannot_start(error: &io::Error) -> Error {
-    Error::Unavailable(format!("no SQL worker can be started: {error}"))
+    let what = system_limits::met(error).map(|what| format!("{what}: ")).unwrap_or_default();
+    Error::Unavailable(format!("no SQL worker can be started: {what}{error}"))
 }
 
 impl Connection {
@@ -425,7 +427,7 @@ impl Connection {
         let log = self.registry.get(name)?;
         // Another log may have the name now.
         if log.id() != log_id || log.generation() != generation {
-            return Err(Error::Ended { generation });
+            return Err(Error::Ended { generation, current: log.generation() });
         }
         let frame = (FRAME_HEADER_LEN + LIBSQL_PAGE_SIZE as usize) as u64;
         let header = if at.is_some() { 0 } else { HEADER_LEN as u64 };

@@ -19,7 +19,7 @@ use crate::mirror::{Error, Log, LogUpdate};
 use crate::offset::Offset;
 use crate::sync::turso::sql::CALL;
 
-/// The logs that this worker has heard of, and the way to the service that owns them.
+/// The logs that this worker has heard of and that are in use, and the way to the service that owns them.
 pub(super) struct WorkerLogs {
     logs: Mutex<HashMap<String, Known>>,
     /// Notified when something was taken in.
@@ -37,6 +37,8 @@ pub(super) struct WorkerLogs {
 struct Known {
     number: u64,
     log: Option<Arc<Log>>,
+    /// The service says so: it is forgotten when nothing here uses it.
+    is_unused: bool,
 }
 
 /// The service is gone, and this process ends.
@@ -103,16 +105,25 @@ impl WorkerLogs {
         }
     }
 
-    fn take_in(&self, logs: &mut HashMap<String, Known>, update: LogUpdate) -> Result<String, Error> {
+    fn take_in(&self, logs: &mut HashMap<String, Known>, mut update: LogUpdate) -> Result<String, Error> {
         let (name, (number, _)) = (update.name().to_owned(), update.numbers());
+        let unused = update.unused();
+        if !unused.is_empty() {
+            for (name, last) in unused {
+                if let Some(known) = logs.get_mut(&name).filter(|known| known.number == last) {
+                    known.is_unused = true;
+                }
+            }
+            let is_used = |log: &Option<Arc<Log>>| log.as_ref().is_some_and(|log| Arc::strong_count(log) > 1);
+            logs.retain(|_, known| !known.is_unused || is_used(&known.log));
+        }
         let known = logs.entry(name.clone()).or_default();
         // Of an older log of this name, which is deleted.
         if known.number > number {
             return Ok(name);
         }
-        let taken = update.apply(known.log.take());
-        known.number = number;
-        known.log = taken.as_ref().ok().cloned();
+        let taken = update.apply((known.number, known.log.take()));
+        *known = Known { number, log: taken.as_ref().ok().cloned(), is_unused: false };
         self.taken_in.notify_all();
         self.taken_in_for_tasks.notify_waiters();
         taken.map(|_| name)
@@ -177,34 +188,75 @@ impl Logs for WorkerLogs {
 #[cfg(test)]
 mod tests {
     use std::thread;
+    use std::time::Duration;
 
     use tokio::net::UnixStream;
 
     use super::*;
     use crate::api::CreateLog;
     use crate::format::LogFormat;
-    use crate::mirror::{LogUpdates, Registry, Settings};
+    use crate::mirror::{LogUpdates, Registry, Settings, State};
     use crate::repo::FsRepo;
+
+    fn registry(dir: &tempfile::TempDir) -> Registry {
+        let repo = Arc::new(FsRepo::open(dir.path()).expect("that directory"));
+        Registry::open(repo, Settings::default()).expect("an empty data directory")
+    }
+
+    fn created(registry: &Registry, name: &str) -> Arc<Log> {
+        let wal = CreateLog { format: LogFormat::Wal, first: None, checkpoint: None, foreign_keys: None };
+        registry.create(name, wal).expect("a new log");
+        registry.get(name).expect("that log")
+    }
+
+    /// Logs of a worker that nothing is sent to but by hand. Needs a runtime.
+    fn worker_logs() -> (WorkerLogs, UnixStream) {
+        let (service, worker) = UnixStream::pair().expect("a pair");
+        let (_, out) = worker.into_split();
+        let (packets, _) = Packets::pair().expect("a pair");
+        (WorkerLogs::new((out, Arc::new(packets)), 1 << 20), service)
+    }
+
+    #[test]
+    fn a_log_that_is_unused_is_forgotten_unless_something_uses_it_and_known_again_when_it_is_used() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let registry = registry(&dir);
+        let (one, two) = (created(&registry, "one"), created(&registry, "two"));
+        let runtime = tokio::runtime::Runtime::new().expect("threads");
+        let _context = runtime.enter();
+        let (logs, _service) = worker_logs();
+        // Each is unused as soon as another is used.
+        let mut updates = LogUpdates::new(Duration::ZERO);
+        let mut use_of = |log: &Arc<Log>| logs.update(updates.next(log).expect("an update")).expect("taken in");
+        use_of(&one);
+        use_of(&two);
+        assert!(logs.get("one").is_err() && logs.get("two").is_ok());
+        assert_eq!(locked(&logs.logs).len(), 1);
+        // What is in use stays, and is the same afterwards.
+        let used = logs.get("two").expect("that log");
+        use_of(&one);
+        assert!(Arc::ptr_eq(&used, &logs.get("two").expect("that log")));
+        use_of(&two);
+        assert!(Arc::ptr_eq(&used, &logs.get("two").expect("that log")));
+        assert_eq!(used.view().state, State::Ok);
+        use_of(&one);
+        use_of(&one);
+        drop(used);
+        use_of(&two);
+        use_of(&two);
+        assert_eq!(logs.get("two").expect("that log").id(), two.id());
+    }
 
     #[test]
     fn updates_of_a_log_are_taken_in_in_their_order_whichever_socket_is_read_first() {
         let dir = tempfile::tempdir().expect("a directory");
-        let repo = Arc::new(FsRepo::open(dir.path()).expect("that directory"));
-        let registry = Registry::open(repo, Settings::default()).expect("an empty data directory");
-        let wanted = || CreateLog { format: LogFormat::Wal, first: None, checkpoint: None, foreign_keys: None };
-        let log = |name: &str| {
-            registry.create(name, wanted()).expect("a new log");
-            registry.get(name).expect("that log")
-        };
-        let (app, other, mut updates) = (log("app"), log("other"), LogUpdates::default());
+        let registry = registry(&dir);
+        let (app, other, mut updates) = (created(&registry, "app"), created(&registry, "other"), LogUpdates::default());
         let mut next = |log: &Arc<Log>| updates.next(log).expect("an update");
         let (first, second, of_other, third) = (next(&app), next(&app), next(&other), next(&app));
         let runtime = tokio::runtime::Runtime::new().expect("threads");
         let _context = runtime.enter();
-        let (_service, worker) = UnixStream::pair().expect("a pair");
-        let (_, out) = worker.into_split();
-        let (packets, _) = Packets::pair().expect("a pair");
-        let logs = WorkerLogs::new((out, Arc::new(packets)), 1 << 20);
+        let (logs, _service) = worker_logs();
         // Nothing is known of the log before its first update: taken in before that, the others would be refused.
         thread::scope(|scope| {
             let late = [third, second].map(|update| scope.spawn(|| logs.update(update)));

@@ -1,4 +1,4 @@
-//! A service that may open few files, and many clients that ask for nothing.
+//! A service that may open few files, and many clients that ask for nothing; and one whose files may not be large.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::support::log::{commits, header};
-use crate::support::service::{PATIENCE, Wire, request};
+use crate::support::service::{Answer, PATIENCE, Wire, request};
 
 struct Killed(Child);
 
@@ -27,17 +27,22 @@ fn put(address: &str, log: &str) -> u16 {
 }
 
 fn append(address: &str, log: &str, body: &[u8]) -> u16 {
+    appended(address, log, body).status
+}
+
+fn appended(address: &str, log: &str, body: &[u8]) -> Answer {
     let mut wire = Wire::connect(address.parse().unwrap());
     let length = format!("content-length: {}\r\n", body.len());
     wire.send(request("POST", &format!("/logs/{log}/commits"), &length).as_bytes());
     wire.send(body);
-    wire.answer().status
+    wire.answer()
 }
 
-/// A service that may open 64 files, and its address.
-fn start(data: &Path) -> (Killed, String) {
+/// A service under a limit as `ulimit` takes it, and its address.
+fn start(data: &Path, limit: &str) -> (Killed, String) {
     let mut command = Command::new("/bin/sh");
-    command.args(["-c", "ulimit -n 64 && exec \"$@\"", "sh", env!("CARGO_BIN_EXE_logmirror"), "serve", "--data"]);
+    let limited = format!("ulimit {limit} && exec \"$@\"");
+    command.args(["-c", &limited, "sh", env!("CARGO_BIN_EXE_logmirror"), "serve", "--data"]);
     command.arg(data).args(["--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut service = Killed(command.spawn().unwrap());
     let mut line = String::new();
@@ -49,7 +54,7 @@ fn start(data: &Path) -> (Killed, String) {
 #[test]
 fn a_service_with_64_descriptors_appends_and_serves_beside_idle_connections() {
     let data = tempfile::tempdir().unwrap();
-    let (mut service, address) = start(data.path());
+    let (mut service, address) = start(data.path(), "-n 64");
     let logs = ["a", "b", "c", "d"];
     for log in logs {
         assert_eq!(put(&address, log), 201);
@@ -83,7 +88,7 @@ fn a_service_with_64_descriptors_appends_and_serves_beside_idle_connections() {
 #[test]
 fn thirty_readers_and_twelve_logs_share_64_descriptors() {
     let data = tempfile::tempdir().unwrap();
-    let (mut service, address) = start(data.path());
+    let (mut service, address) = start(data.path(), "-n 64");
     let logs: Vec<String> = (0..12).map(|at| format!("log-{at}")).collect();
     let content = [header(), commits(0, 20, 50, 0)].concat();
     for log in &logs {
@@ -113,4 +118,33 @@ fn thirty_readers_and_twelve_logs_share_64_descriptors() {
         }
     }
     assert!(service.0.try_wait().unwrap().is_none());
+}
+
+#[test]
+fn an_append_that_makes_a_file_larger_than_it_may_be_is_refused_as_on_a_full_disk_and_the_service_goes_on() {
+    let data = tempfile::tempdir().unwrap();
+    // 512 KiB, or 1 MiB: shells count in other units.
+    let (mut service, address) = start(data.path(), "-f 1024");
+    for log in ["large", "small"] {
+        assert_eq!(put(&address, log), 201);
+        assert_eq!(append(&address, log, &[header(), commits(0, 1, 50, 0)].concat()), 200);
+    }
+    let (refused, held) = (1..100)
+        .find_map(|round| {
+            let answer = appended(&address, "large", &commits(round, 1, 50_000, 0));
+            (answer.status != 200).then_some((answer, round))
+        })
+        .expect("some commit does not fit");
+    assert_eq!(refused.refusal(), (503, "failed".to_owned()), "{}", refused.text());
+    assert!(refused.text().contains("File too large"), "{}", refused.text());
+    assert!(service.0.try_wait().unwrap().is_none());
+    assert_eq!(append(&address, "small", &commits(1, 1, 50, 0)), 200);
+    // What was acknowledged is there, and what fits is taken.
+    let since = Instant::now();
+    while append(&address, "large", &commits(held, 1, 50, 0)) != 200 {
+        assert!(since.elapsed() < PATIENCE);
+    }
+    let mut wire = Wire::connect(address.parse().unwrap());
+    wire.send(request("GET", "/logs/large", "").as_bytes());
+    assert_eq!(wire.answer().json()["durable"], held + 1);
 }

@@ -45,10 +45,25 @@ pub(crate) fn run(args: &[&str]) -> Ended {
 /// The same with variables of the environment.
 pub(crate) fn run_with(args: &[&str], env: &[(&str, &str)]) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_logmirror"));
+    command.args(args).envs(env.iter().copied());
+    ended(command)
+}
+
+/// The same under a limit of the system, as `ulimit` takes it.
+pub(crate) fn run_under(limit: &str, args: &[&str]) -> Ended {
+    let mut command = Command::new("/bin/sh");
+    let limited = format!("ulimit {limit} && exec \"$@\"");
+    command.args(["-c", &limited, "sh", env!("CARGO_BIN_EXE_logmirror")]).args(args);
+    ended(command)
+}
+
+fn ended(mut command: Command) -> Ended {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LOGMIRROR_")) {
-        command.env_remove(name);
+        if !command.get_envs().any(|(given, _)| given == name.as_str()) {
+            command.env_remove(name);
+        }
     }
-    command.args(args).envs(env.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().unwrap();
     let id = rustix::process::Pid::from_child(&child);
     let (done, is_done) = std::sync::mpsc::channel::<()>();
@@ -61,7 +76,7 @@ pub(crate) fn run_with(args: &[&str], env: &[(&str, &str)]) -> Ended {
     });
     let output = child.wait_with_output().unwrap();
     let _ = done.send(());
-    assert!(!watch.join().unwrap(), "{args:?} did not end in time");
+    assert!(!watch.join().unwrap(), "{command:?} did not end in time");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Ended { code: output.status.code(), out: text(output.stdout), errors: text(output.stderr) }
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use crate::support::process::{Service, arg, free_address};
 use crate::support::{copy_of, specimen};
-use crate::{Ended, run};
+use crate::{Ended, run, run_under};
 
 /// A command failed with this exit code and a message that has all of these parts, and says the same as JSON.
 #[track_caller]
@@ -149,7 +149,11 @@ fn a_wrong_setting_is_named_with_its_file() {
     for (text, parts) in [
         ("commit-timeout = 'soon'", &["logmirror.toml, line 1: commit-timeout: "][..]),
         ("\nmemory-max = 'much'", &["logmirror.toml, line 2: memory-max: "]),
-        ("listn = '127.0.0.1:7171'", &["logmirror.toml, line 1: listn: unknown field `listn`", "listen"]),
+        ("listn = '127.0.0.1:7171'", &["logmirror.toml, line 1: listn: unknown field `listn`: is `listen` meant?"]),
+        ("sql_workers = 2", &["line 1: sql_workers: unknown field `sql_workers`: is `sql-workers` meant?"]),
+        ("SQL-worker = 2", &["line 1: SQL-worker: unknown field `SQL-worker`: is `sql-workers` meant?"]),
+        ("nonsense = 2", &["unknown field `nonsense`, expected one of `data`"]),
+        ("sql-workers = 1000000", &["sql-workers in ", "logmirror.toml: 1000000 processes are too many: 256 at most"]),
         ("connections-max = 0", &["connections-max in ", "logmirror.toml must be at least 1"]),
         ("listen = 'localhost'", &["listen in ", "logmirror.toml: \"localhost\" has no port", "localhost:7171"]),
     ] {
@@ -168,7 +172,33 @@ fn a_wrong_setting_is_named_with_its_file() {
         2,
         &["--sql-memory-max must be at least 512 MiB"],
     );
+    fails(
+        &["serve", "--data", arg(&data), "--sql-memory-max", "1000TiB"],
+        2,
+        &["--sql-memory-max: 1048576000 MiB are more than this machine has"],
+    );
     fails(&["serve", "--data", arg(&data), "--config", "/nowhere.toml"], 2, &["/nowhere.toml: "]);
+}
+
+#[test]
+fn a_limit_of_the_system_that_is_too_low_is_named_with_what_raises_it() {
+    let data = tempfile::tempdir().unwrap();
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--data", arg(data.path())];
+    for (limit, args, parts) in [
+        (
+            "-n 12",
+            &[][..],
+            &["this process may have 12 files open (ulimit -n)", "needs 20 at least", "LimitNOFILE="][..],
+        ),
+        ("-n 64", &["--sql-workers", "8"], &["this process may have 64 files open (ulimit -n)", "needs 84 at least"]),
+        ("-v 400000", &[], &["no further thread, process or memory", "ulimit -v: 409600000"]),
+    ] {
+        let ended = run_under(limit, &[&serve, args].concat());
+        assert_eq!(ended.code, Some(3), "{limit}: {ended:?}");
+        for part in parts {
+            assert!(ended.errors.contains(part), "{part:?}: {limit}: {ended:?}");
+        }
+    }
 }
 
 #[test]

@@ -170,28 +170,92 @@ fn what_a_pipeline_ran_before_its_worker_ended_is_not_in_the_log_and_the_error_s
     assert_eq!(rig.count("app"), 0);
 }
 
+/// Ends the workers of the services of this process.
+fn kill_workers() {
+    let me = std::process::id().to_string();
+    let workers: Vec<i32> = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_string_lossy().parse().ok())
+        .filter(|pid: &i32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let parent = stat.rsplit(')').next().unwrap_or_default().split_whitespace().nth(1).unwrap_or_default();
+            let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            parent == me && line.contains("sql-worker")
+        })
+        .collect();
+    assert!(!workers.is_empty());
+    for pid in workers {
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        // One of the test before may just have ended.
+        let _has_ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+#[test]
+fn a_baton_stays_good_when_its_process_ends_if_nothing_is_lost_and_says_so_if_something_is() {
+    let rig = Rig::new(1);
+    rig.run("app", &["CREATE TABLE t (a)"]);
+    let execute = |sql: &str| json!({"type": "execute", "stmt": {"sql": sql}});
+    let call = |rig: &Rig, baton: &Value, requests: Value| {
+        rig.post("/logs/app/v3/pipeline", &json!({"baton": baton, "requests": requests}))
+    };
+    let begin = |rig: &Rig, requests: Value| {
+        let answer = call(rig, &Value::Null, requests);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()["baton"].clone()
+    };
+    let streams = |rig: &Rig| {
+        let batch = json!({"baton": null, "batch": {"steps": [{"stmt": {"sql": "SELECT 1"}}]}});
+        let cursor = rig.post("/logs/app/v3/cursor", &batch).text();
+        let cursor: Value = serde_json::from_str(cursor.lines().next().unwrap()).unwrap();
+        let idle = [begin(rig, json!([execute("SELECT 1")])), cursor["baton"].clone()];
+        let counted = begin(rig, json!([execute("INSERT INTO t VALUES (1), (2)")]));
+        let stored = begin(rig, json!([{"type": "store_sql", "sql_id": 1, "sql": "SELECT 1"}]));
+        let open = begin(rig, json!([execute("BEGIN"), execute("INSERT INTO t VALUES (3)")]));
+        (idle, counted, [stored, open])
+    };
+    let check = |rig: &Rig, (idle, counted, lost): ([Value; 2], Value, [Value; 2])| {
+        let refused = |baton: &Value, requests: Value, says: &str| {
+            let answer = call(rig, baton, requests);
+            assert_eq!(answer.refusal(), (404, "not-found".into()), "{}", answer.text());
+            assert!(answer.text().contains(says), "{}", answer.text());
+        };
+        for baton in &idle {
+            let answer = call(rig, baton, json!([execute("INSERT INTO t VALUES (4)")]));
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            // It is good for one call still.
+            refused(baton, json!([execute("INSERT INTO t VALUES (4)")]), "used before");
+        }
+        refused(&counted, json!([execute("SELECT changes()")]), "last_insert_rowid");
+        assert_eq!(call(rig, &counted, json!([execute("SELECT 1")])).status, 200);
+        for baton in &lost {
+            refused(baton, json!([execute("COMMIT")]), "the process that ran the stream of this baton has ended");
+        }
+    };
+    let before = streams(&rig);
+    kill_workers();
+    let since = Instant::now();
+    while rig.try_run("app", &["SELECT 1"]).status != 200 {
+        assert!(since.elapsed() < Duration::from_secs(20));
+    }
+    check(&rig, before);
+    assert_eq!(rig.count("app"), 4);
+    // A service that was started again may have no workers.
+    let before = streams(&rig);
+    let Rig { data, service, _alone } = rig;
+    service.stop();
+    let service = Service::start(Arc::new(FsRepo::open(data.path()).unwrap()));
+    let rig = Rig { data, service, _alone };
+    check(&rig, before);
+    assert_eq!(rig.count("app"), 8);
+}
+
 #[test]
 fn a_worker_that_is_killed_is_started_again() {
     let rig = Rig::new(1);
     rig.run("app", &["CREATE TABLE t (a)"]);
     for round in 1..=3 {
-        let me = std::process::id().to_string();
-        let workers: Vec<i32> = std::fs::read_dir("/proc")
-            .unwrap()
-            .filter_map(|entry| entry.unwrap().file_name().to_string_lossy().parse().ok())
-            .filter(|pid: &i32| {
-                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-                let parent = stat.rsplit(')').next().unwrap_or_default().split_whitespace().nth(1).unwrap_or_default();
-                let line = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                parent == me && line.contains("sql-worker")
-            })
-            .collect();
-        assert!(!workers.is_empty());
-        for pid in workers {
-            let pid = rustix::process::Pid::from_raw(pid).unwrap();
-            // One of the test before may just have ended.
-            let _has_ended = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-        }
+        kill_workers();
         let since = Instant::now();
         // The service may not have heard of it yet.
         while rig.try_run("app", &[&format!("INSERT INTO t VALUES ({round})")]).status != 200 {

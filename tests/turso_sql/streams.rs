@@ -80,9 +80,21 @@ fn a_baton_is_good_for_one_call_on_its_log() {
     let elsewhere = json!({"baton": first, "requests": []}).to_string();
     assert_eq!(rig.service.call("POST", "/logs/other/v2/pipeline", "", elsewhere.as_bytes()).status, 404);
     let (second, _) = rig.call(&first, &json!([execute("SELECT 1")]));
-    for (baton, says) in
-        [(&first, "used before"), (&json!("nix"), "no stream of this log"), (&json!(""), "no stream of this log")]
-    {
+    // One that was never given out was not used before.
+    let guessed = |at: usize| {
+        let text = second.as_str().unwrap();
+        let digit = if text[at..].starts_with('0') { "1" } else { "0" };
+        json!(format!("{}{digit}{}", &text[..at], &text[at + 1..]))
+    };
+    let last = second.as_str().unwrap().len() - 1;
+    let unknown = "no stream of this log";
+    for (baton, says) in [
+        (&first, "used before"),
+        (&guessed(0), unknown),
+        (&guessed(last), unknown),
+        (&json!("nix"), unknown),
+        (&json!(""), unknown),
+    ] {
         let refused = rig.try_call(baton, &json!([execute("SELECT 1")]));
         assert_eq!(refused.refusal(), (404, "not-found".to_owned()), "{}", refused.text());
         assert!(refused.text().contains(says), "{}", refused.text());
@@ -171,6 +183,31 @@ fn a_call_on_a_new_stream_does_not_notice_that_the_database_was_opened_anew() {
 }
 
 #[test]
+fn a_stream_goes_on_when_the_generation_ends_and_one_with_an_open_transaction_is_told_what_became_of_it() {
+    let rig = Rig::new();
+    rig.run("CREATE TABLE t(a)");
+    let (mut counted, mut counting, mut open) = (rig.stream(), rig.stream(), rig.stream());
+    counted.run("INSERT INTO t VALUES (1)");
+    counting.run("INSERT INTO t VALUES (2)");
+    open.call(&json!([execute("BEGIN"), execute("INSERT INTO t VALUES (3)")]));
+    assert_eq!(rig.service.call("POST", "/logs/app/checkpoint", "", b"").status, 200);
+    let refused = rig.try_call(&open.baton, &json!([execute("COMMIT")]));
+    assert_eq!(refused.refusal(), (503, "unavailable".to_owned()));
+    for part in
+        ["generation 1 of the log has ended", "an open transaction, is not kept", "begin again, without a baton"]
+    {
+        assert!(refused.text().contains(part), "{}", refused.text());
+    }
+    // The others have another connection, and invent no counts.
+    counted.run("SELECT 1");
+    let refused = rig.try_call(&counted.baton, &json!([execute("SELECT changes()")]));
+    assert_eq!(refused.refusal(), (404, "not-found".to_owned()), "{}", refused.text());
+    counting.run("INSERT INTO t VALUES (4), (5)");
+    assert_eq!(counting.rows("SELECT changes()"), json!([["2"]]));
+    assert_eq!(rig.rows("SELECT a FROM t"), json!([["1"], ["2"], ["4"], ["5"]]));
+}
+
+#[test]
 fn a_call_runs_to_its_end_though_its_client_is_gone() {
     let rig = Rig::new();
     rig.run("CREATE TABLE t(a)");
@@ -235,6 +272,30 @@ fn a_begin_that_wrote_nothing_holds_up_nobody_and_one_that_wants_to_does() {
     rig.run("INSERT INTO t VALUES (4)");
     assert!(begun.elapsed() >= std::time::Duration::from_secs(1), "it did not wait");
     assert_eq!(rig.try_call(&locks.baton, &json!([execute("COMMIT")])).status, 404);
+    assert_eq!(rig.rows("SELECT count(*) FROM t"), json!([["3"]]));
+}
+
+#[test]
+fn a_transaction_that_only_reads_waits_for_no_writer_and_ends_none() {
+    let rig = Rig::with_idle(Duration::from_secs(600));
+    rig.results(&json!([execute("CREATE TABLE t(a)"), execute("INSERT INTO t VALUES (1)")]));
+    let mut writer = rig.stream();
+    writer.call(&json!([execute("BEGIN IMMEDIATE"), execute("INSERT INTO t VALUES (2)")]));
+    let mut reader = rig.stream();
+    reader.run("BEGIN");
+    assert_eq!(reader.rows("SELECT a FROM t"), json!([["1"]]));
+    reader.run("COMMIT");
+    let whole = json!([execute("BEGIN DEFERRED"), execute("SELECT a FROM t"), execute("COMMIT")]);
+    assert_eq!(plain(&result(&reader.call(&whole)[1])["rows"]), json!([["1"]]));
+    reader.call(&json!([execute("BEGIN"), execute("SELECT a FROM t"), execute("ROLLBACK")]));
+    // Had one of them waited, it would have outlasted the writer, which would be rolled back.
+    writer.run("COMMIT");
+    assert_eq!(rig.rows("SELECT a FROM t"), json!([["1"], ["2"]]));
+    // One that is found to write when it runs begins again, in its turn.
+    let store = json!({"type": "store_sql", "sql_id": 1, "sql": "INSERT INTO t VALUES (3)"});
+    let stored = json!({"type": "execute", "stmt": {"sql_id": 1}});
+    let results = rig.results(&json!([store, execute("BEGIN"), execute("SELECT a FROM t"), stored, execute("COMMIT")]));
+    assert!(results.iter().all(|outcome| outcome["type"] == "ok"), "{results:?}");
     assert_eq!(rig.rows("SELECT count(*) FROM t"), json!([["3"]]));
 }
 

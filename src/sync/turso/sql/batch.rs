@@ -65,7 +65,8 @@ pub(super) struct Ran {
     pub(super) closed: bool,
 }
 
-/// It turned out that something writes. All that has run before only read, and may run again.
+/// It turned out that something writes. All that has run before only read, and may run again: a transaction that it began is rolled
+/// back.
 #[derive(Debug)]
 pub(super) struct NeedsTurn;
 
@@ -76,6 +77,10 @@ pub(super) struct Foreseen {
     pub(super) writes: bool,
     /// Some of it wants that nobody else writes from then on.
     pub(super) locks: bool,
+    /// Some of it may begin a transaction.
+    pub(super) opens: bool,
+    /// Some of it ends a transaction.
+    pub(super) ends: bool,
     /// Some of it may change the database, or says that it will.
     pub(super) changes: bool,
     /// Some of it may leave something behind on its connection, or ask for what was left there.
@@ -122,7 +127,10 @@ impl Foreseen {
     fn add(&mut self, text: &Text) {
         // Whether stored SQL locks shows when it is used. What is no one statement fails when it comes to run.
         match text.sql.as_deref().map(guard::inspect) {
-            None => (self.personal, self.leaves, self.recalls) = (true, Leaves::Settings, true),
+            None => {
+                (self.personal, self.leaves, self.recalls) = (true, Leaves::Settings, true);
+                self.writes |= self.ends;
+            }
             Some(Ok(inspected)) => self.add_inspected(inspected),
             Some(Err(_)) => {}
         }
@@ -138,8 +146,11 @@ impl Foreseen {
     }
 
     fn add_inspected(&mut self, inspected: guard::Inspected) {
-        self.writes |= inspected.may_write;
+        // What comes after the end of a transaction cannot be found to write only then: the end would run again.
+        self.writes |= inspected.needs_turn() || self.ends && !inspected.ends;
+        self.ends |= inspected.ends;
         self.locks |= inspected.locks;
+        self.opens |= inspected.controls;
         self.changes |= inspected.locks || inspected.may_write && !inspected.controls;
         self.personal |= !inspected.clean;
         self.leaves = self.leaves.max(inspected.leaves);
@@ -190,13 +201,22 @@ pub(super) fn run(
     stored: &mut Stored,
     share: &mut MemoryShare,
 ) -> Result<Ran, NeedsTurn> {
+    let (connection, was_over) = (runner.session.connection(), runner.session.connection().get_auto_commit());
     let mut runner = Requests { runner, stored, room: Room::new(share) };
     let mut outcomes = Vec::with_capacity(requests.len());
     for request in requests {
         outcomes.push(match runner.request(request) {
             Ok(response) => Outcome::Ok { response },
             Err(Stopped::Failed(error)) => Outcome::Error { error },
-            Err(Stopped::NeedsTurn) => return Err(NeedsTurn),
+            Err(Stopped::NeedsTurn) => {
+                if was_over
+                    && !connection.get_auto_commit()
+                    && let Err(error) = connection.execute("ROLLBACK")
+                {
+                    log::warn!("a transaction that has only read was not rolled back: {error}");
+                }
+                return Err(NeedsTurn);
+            }
         });
     }
     let closed = matches!(requests.last(), Some(Request::Close));

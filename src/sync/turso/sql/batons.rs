@@ -1,47 +1,106 @@
-//! [`Baton`]: what a client names a stream by, for one call; and [`GoneStreams`]: what is remembered of streams that ended, so
-//! that a baton of theirs is answered with what became of them, or goes on where nothing was lost.
+//! [`Batons`]: what a client names a stream by, for one call; and [`GoneStreams`]: how streams ended, for those who come back.
+//!
+//! A baton says itself what would be lost with its stream: one with which nothing is lost goes on with a new connection, whatever
+//! became of the stream, and of the process that ran it.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
-use crate::limits::{SQL_GONE_MAX, SQL_GONE_PER_LOG_MAX, SQL_GONE_TIME_MAX};
+use crate::limits::SQL_GONE_MAX;
 
-/// The name of a stream, and a secret that is good for its next call.
+/// What is lost with a stream that ends before its next call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Loss {
+    /// Nothing: another connection does as well.
+    Nothing,
+    /// The counts of its last statements (`changes()`, `last_insert_rowid()`).
+    Counts,
+    /// A transaction, stored SQL, settings or temporary tables.
+    More,
+}
+
+impl Loss {
+    const ALL: [Loss; 3] = [Loss::Nothing, Loss::Counts, Loss::More];
+}
+
+/// A baton.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Baton {
     pub(super) stream: Uuid,
-    pub(super) secret: Uuid,
+    /// How many there were for this stream before.
+    pub(super) number: u64,
+    pub(super) loss: Loss,
+    /// Made by this process. One that was not has a stream here that only this baton leads to, with the number 0.
+    pub(super) is_ours: bool,
 }
 
-impl Baton {
-    /// For the next call on a stream. It cannot be guessed.
-    pub(super) fn next(stream: Uuid) -> Baton {
-        Baton { stream, secret: Uuid::new_v4() }
-    }
-
-    /// Reads what a client sent; none when it is no baton of ours.
-    pub(super) fn read(text: &str) -> Option<Baton> {
-        let (stream, secret) = text.split_at_checked(text.len() / 2)?;
-        let part = |part: &str| Uuid::try_parse(part).ok().filter(|_| part.len() == uuid::fmt::Simple::LENGTH);
-        Some(Baton { stream: part(stream)?, secret: part(secret)? })
-    }
+/// Writes and reads the batons of a process.
+///
+/// One of its own that was never given out is none, and none is good for another log. Of one that another process made, nothing
+/// can be known: it leads to nothing but a new stream, which its client can have without it.
+///
+/// ```text
+/// | stream: 32 digits | process: 16 | number: 16 | loss: 1 | seal: 32 |
+/// ```
+#[derive(Debug)]
+pub(super) struct Batons {
+    process: u64,
+    key: [Uuid; 2],
 }
 
-impl fmt::Display for Baton {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.stream.simple(), self.secret.simple())
+/// Digits before the seal.
+const SEALED: usize = 65;
+
+impl Batons {
+    pub(super) fn new() -> Batons {
+        Batons { process: Uuid::new_v4().as_u64_pair().0, key: [Uuid::new_v4(), Uuid::new_v4()] }
+    }
+
+    /// Cannot be guessed.
+    fn seal(&self, log: &str, text: &str) -> Uuid {
+        let [one, two] = self.key;
+        let sum = [one.as_bytes(), two.as_bytes(), text.as_bytes(), log.as_bytes()]
+            .into_iter()
+            .fold(Sha256::new(), Digest::chain_update)
+            .finalize();
+        Uuid::from_bytes(sum.first_chunk().copied().unwrap_or_default())
+    }
+
+    /// A baton for a stream of `log`.
+    pub(super) fn write(&self, log: &str, stream: Uuid, number: u64, loss: Loss) -> String {
+        let text = format!("{}{:016x}{number:016x}{}", stream.simple(), self.process, loss as u8);
+        let seal = self.seal(log, &text);
+        format!("{text}{}", seal.simple())
+    }
+
+    /// Reads what a client of `log` sent; none when it is no baton.
+    pub(super) fn read(&self, log: &str, text: &str) -> Option<Baton> {
+        if !text.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+            return None;
+        }
+        let (sealed, seal) = text.split_at_checked(SEALED)?;
+        let number = |from: usize| u64::from_str_radix(sealed.get(from..from + 16)?, 16).ok();
+        let seal = Uuid::try_parse(seal).ok()?;
+        let loss = *Loss::ALL.get(usize::from_str_radix(&sealed[64..], 16).ok()?)?;
+        if number(32)? != self.process {
+            return Some(Baton { stream: self.seal(log, text), number: 0, loss, is_ours: false });
+        }
+        let is_ours: bool = self.seal(log, sealed).as_bytes().ct_eq(seal.as_bytes()).into();
+        let stream = Uuid::try_parse(&sealed[..32]).ok()?;
+        is_ours.then_some(Baton { stream, number: number(48)?, loss, is_ours })
     }
 }
 
 /// What became of a stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Gone {
-    /// Nothing was open in it. A call with this secret goes on with a new connection, where `forgot` says that the counts of
-    /// its last statements (`changes()`, `last_insert_rowid()`) are lost.
-    Idle { secret: Uuid, forgot: bool },
+    /// Nothing was open in it: it goes on with a new connection.
+    Idle,
     /// Its client closed it.
     Closed,
     /// A transaction was open in it for so long between two calls, and was rolled back.
@@ -50,13 +109,20 @@ pub(super) enum Gone {
     Expired(Duration),
     /// Its last call failed in a way that ended it.
     Failed,
+    /// It was so long ago that nothing else is known of it.
+    Forgotten,
+    /// Its process ended.
+    WithItsProcess,
 }
+
+/// What is lost with [`Loss::More`], where it is not known what there was.
+const LOST: &str = "its stored SQL, settings and temporary tables are gone, and a transaction that was open in it is rolled back, \
+                    unless a call with this baton committed it";
 
 impl fmt::Display for Gone {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // One with this secret goes on: the caller has another one.
-            Gone::Idle { .. } => f.write_str(OTHER),
+            Gone::Idle => f.write_str("the stream of this baton has ended"),
             Gone::Closed => f.write_str("the stream of this baton was closed"),
             Gone::RolledBack(after) => write!(
                 f,
@@ -70,88 +136,40 @@ impl fmt::Display for Gone {
                 after.as_secs_f64()
             ),
             Gone::Failed => f.write_str("the stream of this baton has ended: its last call failed"),
+            Gone::Forgotten => write!(f, "the stream of this baton ended long ago: {LOST}"),
+            Gone::WithItsProcess => write!(f, "the process that ran the stream of this baton has ended: {LOST}"),
         }
     }
 }
 
-/// Of a baton that is not the one for the next call on its stream.
-pub(super) const OTHER: &str = "this baton is not the one of the last answer on its stream: it was used before, or is damaged; each is good for one call";
+/// Of a baton that was good once.
+pub(super) const USED: &str =
+    "this baton was used before: it is good for one call, and each answer brings the next one";
 
-/// Streams that ended, for [`SQL_GONE_TIME_MAX`] and [`SQL_GONE_PER_LOG_MAX`] a log, those that were closed apart from those that
-/// were not: a client that closes its streams makes many, and comes back to none.
+/// The last [`SQL_GONE_MAX`] streams that ended under the eyes of a client.
 #[derive(Debug, Default)]
 pub(super) struct GoneStreams {
-    logs: HashMap<String, [Ring; 2]>,
-    count: usize,
-}
-
-/// In the order in which they ended.
-#[derive(Debug, Default)]
-struct Ring {
-    order: VecDeque<(Instant, Uuid)>,
-    gone: HashMap<Uuid, Gone>,
-}
-
-impl Ring {
-    fn remove(&mut self, stream: Uuid) -> Option<Gone> {
-        let gone = self.gone.remove(&stream)?;
-        self.order.retain(|(_, other)| *other != stream);
-        Some(gone)
-    }
-
-    /// Forgets the first ones until `enough` says so; returns how many.
-    fn forget(&mut self, enough: impl Fn(usize, Duration) -> bool) -> usize {
-        let before = self.order.len();
-        while let Some((since, stream)) = self.order.front().copied()
-            && !enough(self.order.len(), since.elapsed())
-        {
-            self.order.pop_front();
-            self.gone.remove(&stream);
-        }
-        before - self.order.len()
-    }
+    order: VecDeque<Uuid>,
+    gone: HashMap<Uuid, (u64, Gone)>,
 }
 
 impl GoneStreams {
-    /// Remembers a stream of a log.
-    pub(super) fn remember(&mut self, log: &str, stream: Uuid, gone: Gone) {
-        let rings = match self.logs.get_mut(log) {
-            Some(rings) => rings,
-            None => self.logs.entry(log.to_owned()).or_default(),
-        };
-        let ring = &mut rings[usize::from(gone == Gone::Closed)];
-        ring.order.push_back((Instant::now(), stream));
-        ring.gone.insert(stream, gone);
-        self.count += 1;
-        self.count -= ring.forget(|count, age| count <= SQL_GONE_PER_LOG_MAX && age < SQL_GONE_TIME_MAX);
-        if self.count > SQL_GONE_MAX {
-            self.forget_one();
+    /// Remembers how a stream ended, and the number of the baton that its client had then.
+    pub(super) fn remember(&mut self, stream: Uuid, number: u64, gone: Gone) {
+        if self.gone.insert(stream, (number, gone)).is_some() {
+            return;
+        }
+        self.order.push_back(stream);
+        if self.order.len() > SQL_GONE_MAX
+            && let Some(first) = self.order.pop_front()
+        {
+            self.gone.remove(&first);
         }
     }
 
-    /// Takes what is remembered of a stream that may go on under this baton; what became of another one stays.
-    pub(super) fn take(&mut self, log: &str, baton: Baton) -> Option<Gone> {
-        let rings = self.logs.get_mut(log)?;
-        for ring in rings.iter_mut() {
-            self.count -= ring.forget(|_, age| age < SQL_GONE_TIME_MAX);
-        }
-        let goes_on = |gone: &Gone| matches!(gone, Gone::Idle { secret, .. } if *secret == baton.secret);
-        let ring = rings.iter_mut().find(|ring| ring.gone.contains_key(&baton.stream))?;
-        let gone = *ring.gone.get(&baton.stream)?;
-        if goes_on(&gone) {
-            ring.remove(baton.stream);
-            self.count -= 1;
-        }
-        Some(gone)
-    }
-
-    /// Forgets the first one of the log that has most.
-    fn forget_one(&mut self) {
-        let rings = self.logs.values_mut().flatten();
-        let Some(most) = rings.max_by_key(|ring| ring.order.len()) else { return };
-        let length = most.order.len();
-        self.count -= most.forget(|count, _| count < length);
-        self.logs.retain(|_, rings| rings.iter().any(|ring| !ring.order.is_empty()));
+    /// What is remembered of a stream.
+    pub(super) fn get(&self, stream: Uuid) -> Option<(u64, Gone)> {
+        self.gone.get(&stream).copied()
     }
 }
 
@@ -159,49 +177,47 @@ impl GoneStreams {
 mod tests {
     use super::*;
 
-    fn idle(secret: Uuid) -> Gone {
-        Gone::Idle { secret, forgot: false }
-    }
-
     #[test]
     fn a_baton_is_read_as_it_was_written_and_nothing_else_is() {
-        let baton = Baton::next(Uuid::new_v4());
-        assert_eq!(Baton::read(&baton.to_string()), Some(baton));
-        let hyphens = format!("{}{}", baton.stream, baton.secret);
-        for text in ["", "nix", "ä", &baton.stream.to_string(), &hyphens, &format!("{baton}0")] {
-            assert_eq!(Baton::read(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_stream_goes_on_once_and_only_on_its_log_with_its_secret() {
-        let mut gone = GoneStreams::default();
-        let baton = Baton::next(Uuid::new_v4());
-        gone.remember("a", baton.stream, idle(baton.secret));
-        assert_eq!(gone.take("b", baton), None);
-        assert_eq!(gone.take("a", Baton::next(baton.stream)), Some(idle(baton.secret)));
-        assert_eq!(gone.take("a", baton), Some(idle(baton.secret)));
-        assert_eq!(gone.take("a", baton), None);
-        assert_eq!(gone.count, 0);
-    }
-
-    #[test]
-    fn what_is_remembered_is_bounded_and_closing_drives_nothing_else_out() {
-        let mut gone = GoneStreams::default();
-        let kept = Baton::next(Uuid::new_v4());
-        gone.remember("a", kept.stream, idle(kept.secret));
-        for _ in 0..SQL_GONE_PER_LOG_MAX + 10 {
-            gone.remember("a", Uuid::new_v4(), Gone::Closed);
-        }
-        assert_eq!(gone.count, SQL_GONE_PER_LOG_MAX + 1);
-        for log in 0..=SQL_GONE_MAX / SQL_GONE_PER_LOG_MAX {
-            for _ in 0..SQL_GONE_PER_LOG_MAX {
-                gone.remember(&format!("{log}"), Uuid::new_v4(), Gone::Failed);
+        let (batons, stream) = (Batons::new(), Uuid::new_v4());
+        for (number, loss) in [(1, Loss::Nothing), (2, Loss::Counts), (u64::MAX, Loss::More)] {
+            let text = batons.write("a", stream, number, loss);
+            assert_eq!(batons.read("a", &text), Some(Baton { stream, number, loss, is_ours: true }));
+            assert_eq!(batons.read("b", &text), None);
+            // Whatever is changed in it, it is not one of this process any more.
+            for at in 0..text.len() {
+                let other = if text[at..].starts_with('0') { "1" } else { "0" };
+                let changed = format!("{}{other}{}", &text[..at], &text[at + 1..]);
+                assert!(batons.read("a", &changed).is_none_or(|baton| !baton.is_ours), "{changed}");
+            }
+            for text in [String::new(), "nix".into(), "ä".repeat(49), text.to_uppercase(), format!("{text}0")] {
+                assert_eq!(batons.read("a", &text), None, "{text}");
             }
         }
-        assert_eq!(gone.count, SQL_GONE_MAX);
-        assert_eq!(gone.take("a", kept), Some(idle(kept.secret)));
-        let held: usize = gone.logs.values().flatten().map(|ring| ring.gone.len()).sum();
-        assert_eq!(held, gone.count);
+    }
+
+    #[test]
+    fn a_baton_of_another_process_leads_to_a_stream_that_no_other_baton_leads_to() {
+        let (before, now, stream) = (Batons::new(), Batons::new(), Uuid::new_v4());
+        let read = |number, loss| now.read("a", &before.write("a", stream, number, loss)).expect("a baton");
+        let (one, two) = (read(1, Loss::Nothing), read(2, Loss::More));
+        assert_eq!((one.number, one.loss, one.is_ours), (0, Loss::Nothing, false));
+        assert_eq!((two.number, two.loss, two.is_ours), (0, Loss::More, false));
+        assert_eq!(one, read(1, Loss::Nothing));
+        assert!(one.stream != two.stream && one.stream != stream);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut gone = GoneStreams::default();
+        let first = Uuid::new_v4();
+        gone.remember(first, 1, Gone::Idle);
+        gone.remember(first, 2, Gone::Closed);
+        assert_eq!(gone.get(first), Some((2, Gone::Closed)));
+        for _ in 0..SQL_GONE_MAX {
+            gone.remember(Uuid::new_v4(), 1, Gone::Failed);
+        }
+        assert_eq!(gone.get(first), None);
+        assert_eq!((gone.order.len(), gone.gone.len()), (SQL_GONE_MAX, SQL_GONE_MAX));
     }
 }

@@ -82,7 +82,7 @@ impl Runner<'_> {
         log::debug!("SQL: {}", cut(sql));
         let inspected = guard::inspect(sql)?;
         self.transaction.check(&inspected)?;
-        if inspected.may_write && !self.may_write {
+        if inspected.needs_turn() && !self.may_write {
             return Err(Stopped::NeedsTurn);
         }
         let connection = self.session.connection();

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::str::FromStr;
-use std::sync::{LazyLock, PoisonError, RwLock};
+use std::sync::{LazyLock, RwLock};
 
 use turso_parser::ast::{Cmd, Expr, Literal, Name, PragmaBody, PragmaName, Stmt, TransactionType};
 use turso_parser::lexer::Lexer;
@@ -46,6 +46,8 @@ pub(super) struct Inspected {
     pub(super) begins: bool,
     /// It begins or ends a transaction, or a part of one, and changes nothing by itself.
     pub(super) controls: bool,
+    /// It ends a transaction: one that has written has the turn.
+    pub(super) ends: bool,
     /// It wants that nobody else writes from then on, and does not wait for its first write.
     pub(super) locks: bool,
     /// It may change the schema, or what the engine knows beside it.
@@ -62,7 +64,15 @@ pub(super) struct Inspected {
     pub(super) respells: bool,
 }
 
-/// What was found of texts that come again and again: clients make theirs from few patterns.
+impl Inspected {
+    /// Whether it is run only when it is the caller's turn to write. Reading transactions begin and end without that.
+    pub(super) fn needs_turn(&self) -> bool {
+        self.may_write && !self.ends && (self.locks || !self.begins)
+    }
+}
+
+/// What was found of texts that come again and again: clients make theirs from few patterns. Never waited for: a thread of a low
+/// priority may have it.
 static SEEN: LazyLock<RwLock<HashMap<String, Inspected>>> = LazyLock::new(RwLock::default);
 
 /// Judges the one statement in `sql`.
@@ -70,12 +80,15 @@ static SEEN: LazyLock<RwLock<HashMap<String, Inspected>>> = LazyLock::new(RwLock
 /// # Errors
 /// When it is refused, is none, is more than one, or cannot be parsed.
 pub(super) fn inspect(sql: &str) -> Result<Inspected, SqlError> {
-    if let Some(seen) = SEEN.read().unwrap_or_else(PoisonError::into_inner).get(sql) {
-        return Ok(*seen);
+    if let Ok(seen) = SEEN.try_read()
+        && let Some(found) = seen.get(sql)
+    {
+        return Ok(*found);
     }
     let found = judged(sql)?;
-    if sql.len() <= SQL_SEEN_BYTES_MAX {
-        let mut seen = SEEN.write().unwrap_or_else(PoisonError::into_inner);
+    if sql.len() <= SQL_SEEN_BYTES_MAX
+        && let Ok(mut seen) = SEEN.try_write()
+    {
         if seen.len() >= SQL_SEEN_MAX {
             seen.clear();
         }
@@ -235,6 +248,7 @@ fn judge(cmd: &Cmd) -> Result<Inspected, SqlError> {
             | Stmt::Savepoint { .. }
             | Stmt::Release { .. }
     );
+    let ends = !explains && matches!(stmt, Stmt::Commit { .. } | Stmt::Rollback { savepoint_name: None, .. });
     // What it has to do with the schema, and with its connection.
     let (alters, clean) = match stmt {
         Stmt::Select(_)
@@ -262,6 +276,7 @@ fn judge(cmd: &Cmd) -> Result<Inspected, SqlError> {
         explains,
         begins,
         controls,
+        ends,
         locks,
         alters,
         clean,

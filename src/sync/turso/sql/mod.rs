@@ -39,6 +39,7 @@ use crate::limits::{
 use crate::mirror::Error;
 use answer::CursorHead;
 use batch::Foreseen;
+use batons::Loss;
 use cursor::{Came, Cursor};
 use guard::Leaves;
 pub(crate) use memory::Memory;
@@ -188,9 +189,12 @@ impl Sql {
             let foreseen = Foreseen { personal: true, ..Foreseen::of_batch(&batch) };
             let (taken, mut stream, opened) = sql.stream(&name, baton.as_deref(), &foreseen)?;
             stream.locks |= foreseen.locks;
-            let fresh = opened || stream.is_unused();
+            let fresh = opened || stream.is_fresh_for(&foreseen);
             stream.expects(&foreseen);
-            Ok::<_, Error>((taken, stream, fresh, batch, foreseen.writes))
+            // What it is at the end is not known before that.
+            let loss = if foreseen.opens { Loss::More } else { stream.loss() };
+            let baton = taken.next(loss);
+            Ok::<_, Error>(((taken, baton), stream, fresh, batch, foreseen.writes))
         };
         let (taken, stream, fresh, batch, writes) = self.threads.run_for(log, begin).await??;
         let stream = self.ready(stream, writes, fresh).await?;
@@ -198,7 +202,7 @@ impl Sql {
         let (pieces, answer) = mpsc::channel(1);
         let sql = self.clone();
         threads::spawn(async move {
-            let log = taken.log.clone();
+            let log = taken.0.log.clone();
             let ended = sql.run_cursor(taken, stream, Cursor::new(batch), &pieces).await;
             drop(share);
             match ended {
@@ -215,7 +219,7 @@ impl Sql {
 
     async fn run_cursor(
         self: &Arc<Self>,
-        taken: Taken,
+        (taken, baton): (Taken, String),
         mut stream: Stream,
         mut cursor: Cursor,
         pieces: &mpsc::Sender<Result<Bytes, Error>>,
@@ -224,8 +228,8 @@ impl Sql {
         let connection = stream.session.connection().clone();
         // For all pieces while others may wait, and otherwise for each.
         let (mut patience, patience_with_one) = (self.streams.idle(), self.settings.statement_time_max);
-        let (mut out, next) = (Vec::with_capacity(SQL_CURSOR_PIECE), taken.next());
-        cursor::line(&mut out, &CursorHead { baton: next.to_string(), base_url: None });
+        let mut out = Vec::with_capacity(SQL_CURSOR_PIECE);
+        cursor::line(&mut out, &CursorHead { baton, base_url: None });
         loop {
             let work = move || {
                 let came = cursor.advance(&stream.runner(), &stream.stored, &mut out);
@@ -260,7 +264,7 @@ impl Sql {
             }
         }
         stream = self.settled(stream).await?;
-        self.streams.park_as(taken, stream, next);
+        self.streams.park_as(taken, stream);
         let (rows, ms) = (cursor.rows, since.elapsed().as_secs_f64() * 1000.0);
         log::debug!("{log}: cursor of {steps} steps, {rows} rows, {ms:.1} ms");
         let _nobody_reads = pieces.send(Ok(out.into())).await;
@@ -282,8 +286,8 @@ impl Sql {
         running.await
     }
 
-    /// Has the database as the log is, and the turn to write if that is needed. A stream that is `fresh` is replaced when
-    /// its engine was closed under it because others appended to the log: nothing has run on it.
+    /// Has the database as the log is, and the turn to write if that is needed. A stream that is `fresh` gets another connection
+    /// when its engine was closed under it, because others appended to the log or its generation ended: nothing is lost with it.
     async fn ready(self: &Arc<Self>, mut stream: Stream, writes: bool, fresh: bool) -> Result<Stream, Error> {
         let (since, mut attempts) = (Instant::now(), 1);
         loop {
@@ -297,10 +301,10 @@ impl Sql {
                 Err(Error::Unavailable(_)) if again => {
                     attempts += 1;
                     let (sql, log) = (self.clone(), stream.session.log_name().to_owned());
-                    let (leaves, forgot, keys_after) = (stream.leaves, stream.forgot, stream.keys_after);
+                    let (leaves, forgot, keys_after) = (stream.leaves, stream.counts_before, stream.keys_after);
                     self.threads.end_later(stream);
                     let opened = self.threads.run(move || sql.open(&log, true, keys_after.is_some())).await??;
-                    stream = Stream { leaves, forgot, keys_after, ..opened };
+                    stream = Stream { leaves, forgot, counts_before: forgot, keys_after, ..opened };
                 }
                 ready => return self.kept(stream, ready).await,
             }

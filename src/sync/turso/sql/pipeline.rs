@@ -124,7 +124,7 @@ impl Sql {
         let (taken, mut stream, opened) = self.stream(log, baton.as_deref(), &foreseen)?;
         // With the session came all that others appended.
         let ready = opened && (!foreseen.writes || self.turned(&mut stream));
-        let fresh = opened || stream.is_unused();
+        let fresh = opened || stream.is_fresh_for(&foreseen);
         stream.expects(&foreseen);
         let (lasting, came) = (lasting || !new, body.len());
         let mut begun = Begun { taken, stream, new, lasting, fresh, requests, share, foreseen, since, came };
@@ -193,7 +193,7 @@ impl Sql {
         } else {
             stream = self.settled(stream).await?;
             let frame = stream.session.frame();
-            let baton = self.streams.park(taken, stream).to_string();
+            let baton = self.streams.park(taken, stream);
             (frame, answer(Some(baton)).await)
         };
         let stored = |error: Error| Error::Aborted(format!("{error}; what this committed is stored"));

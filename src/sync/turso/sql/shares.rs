@@ -1,12 +1,16 @@
-//! [`LogShares`]: how many threads the statements of one log may have at once.
-//!
-//! Each log gets half of what the others leave, and one at least. So the first log may have half of all threads, and however long
-//! its statements run, the next finds some free, while there are fewer such logs than threads.
+//! What one log may have of that which logs share: half of what the others leave, and one at least. So the first log may have half of
+//! all, and the next finds some free, while there are fewer such logs than there is to share. [`LogShares`]: of the threads that run
+//! statements.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+
+/// How many a log may have of `most`, where others have `of_others`.
+pub(super) fn share(most: usize, of_others: usize) -> usize {
+    (most.saturating_sub(of_others) / 2).max(1)
+}
 
 /// The threads that are in use, by log.
 #[derive(Debug)]
@@ -51,7 +55,7 @@ impl LogShares {
         let mut used = self.used();
         let of_log = used.get(log).copied().unwrap_or(0);
         let of_others = used.values().sum::<usize>() - of_log;
-        if of_log >= (self.most.saturating_sub(of_others) / 2).max(1) {
+        if of_log >= share(self.most, of_others) {
             return None;
         }
         match used.get_mut(log) {

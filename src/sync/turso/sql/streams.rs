@@ -1,8 +1,8 @@
 //! [`Streams`]: connections to databases that live on between calls, each under a name that only its client knows.
 //!
 //! A baton names a stream for one call; the answer brings the next one. Between calls a stream is kept for a while, and then
-//! rolled back and gone. One in which nothing is open goes earlier when there are too many, and its baton stays good: the next
-//! call has a new connection. Clients of the sync protocol start a stream with each call, never come back to it, and never
+//! rolled back and gone. One in which nothing is open goes earlier when there are too many, and its baton stays good, also where
+//! its process has ended: the next call has a new connection. Clients of the sync protocol start a stream with each call, never come back to it, and never
 //! close it; others keep one for each of their connections, and come back at any time.
 
 use std::collections::HashMap;
@@ -13,9 +13,10 @@ use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 use super::batch::{Foreseen, Stored};
-use super::batons::{Baton, Gone, GoneStreams, OTHER};
+use super::batons::{Baton, Batons, Gone, GoneStreams, Loss, USED};
 use super::execute::Runner;
 use super::guard::Leaves;
+use super::shares;
 use super::threads::Threads;
 use super::transaction::Transaction;
 use crate::engine::{Session, Turn};
@@ -39,6 +40,8 @@ pub(super) struct Stream {
     pub(super) leaves: Leaves,
     /// The counts of its statements were lost with an earlier connection.
     pub(super) forgot: bool,
+    /// There are counts of earlier calls, which this one does not replace.
+    pub(super) counts_before: bool,
     /// While its calls push rows of a client of the sync protocol, which did not check foreign keys: whether they are checked
     /// again afterwards.
     pub(super) keys_after: Option<bool>,
@@ -47,9 +50,10 @@ pub(super) struct Stream {
 impl Stream {
     /// A new one.
     pub(super) fn new(session: Session) -> Stream {
-        let (turn, locks, leaves, forgot, keys_after) = (None, false, Leaves::Nothing, false, None);
+        let (turn, locks, leaves, forgot, counts_before, keys_after) =
+            (None, false, Leaves::Nothing, false, false, None);
         let (transaction, stored) = Default::default();
-        Stream { session, transaction, turn, locks, stored, leaves, forgot, keys_after }
+        Stream { session, transaction, turn, locks, stored, leaves, forgot, counts_before, keys_after }
     }
 
     /// Nothing would be lost but the state of its connection.
@@ -72,9 +76,9 @@ impl Stream {
         self.is_plain() && self.leaves < Leaves::Settings
     }
 
-    /// It has run nothing that another connection would not know of.
-    pub(super) fn is_unused(&self) -> bool {
-        self.is_plain() && self.leaves == Leaves::Nothing
+    /// For a call, before it runs, another connection would do as well.
+    pub(super) fn is_fresh_for(&self, foreseen: &Foreseen) -> bool {
+        self.is_plain() && (self.leaves == Leaves::Nothing || self.is_replaceable() && !foreseen.recalls)
     }
 
     /// What runs its statements.
@@ -90,14 +94,24 @@ impl Stream {
             self.keys_after = Some(connection.foreign_keys_enabled());
             self.session.check_keys(false);
         }
+        self.counts_before = (self.forgot || self.leaves == Leaves::Counts) && foreseen.leaves == Leaves::Nothing;
         self.leaves = self.leaves.max(foreseen.leaves);
         self.forgot &= foreseen.leaves == Leaves::Nothing;
     }
 
-    /// What is to be remembered of it if it ends now, unused for so long; one that goes on does so with `secret`.
-    fn gone(&self, secret: Uuid, unused: Duration) -> Gone {
+    /// What is lost if it ends now.
+    pub(super) fn loss(&self) -> Loss {
+        match self.is_replaceable() {
+            false => Loss::More,
+            true if self.forgot || self.leaves == Leaves::Counts => Loss::Counts,
+            true => Loss::Nothing,
+        }
+    }
+
+    /// What is to be remembered of it if it ends now, unused for so long.
+    fn gone(&self, unused: Duration) -> Gone {
         if self.is_replaceable() {
-            Gone::Idle { secret, forgot: self.forgot || self.leaves == Leaves::Counts }
+            Gone::Idle
         } else if self.is_over() {
             Gone::Expired(unused)
         } else {
@@ -121,6 +135,7 @@ impl Stream {
 #[derive(Debug)]
 pub(super) struct Streams {
     table: Mutex<Table>,
+    batons: Batons,
     threads: Arc<Threads>,
     idle: Duration,
 }
@@ -136,8 +151,8 @@ struct Table {
 #[derive(Debug)]
 struct Place {
     log: String,
-    /// What the next call says.
-    secret: Uuid,
+    /// The number of the baton that the next call has, or that a call under way had.
+    number: u64,
     /// None while a call has it.
     parked: Option<Parked>,
 }
@@ -157,6 +172,8 @@ pub(super) struct Taken {
     streams: Arc<Streams>,
     pub(super) log: String,
     stream: Uuid,
+    /// The number of the baton that led to it.
+    number: u64,
     /// What is remembered of the stream if it is not parked; nothing where no client knows it.
     ending: Option<Gone>,
     parked: bool,
@@ -171,9 +188,9 @@ pub(super) enum Found {
 }
 
 impl Taken {
-    /// A baton for the next call.
-    pub(super) fn next(&self) -> Baton {
-        Baton::next(self.stream)
+    /// The baton for the next call, where so much is lost with the stream then.
+    pub(super) fn next(&self, loss: Loss) -> String {
+        self.streams.batons.write(&self.log, self.stream, self.number + 1, loss)
     }
 
     /// Ends the stream's name: its client closed it.
@@ -188,7 +205,7 @@ impl Drop for Taken {
             let mut table = self.streams.table();
             table.places.remove(&self.stream);
             if let Some(gone) = self.ending {
-                table.gone.remember(&self.log, self.stream, gone);
+                table.gone.remember(self.stream, self.number, gone);
             }
         }
     }
@@ -205,11 +222,9 @@ impl Table {
         replaceable.min().map(|(_, _, stream)| stream)
     }
 
-    /// How many streams a log may have, that has `of_log`: half of what the other logs leave, and one at least. What is given up for
-    /// another one is left.
+    /// How many streams a log may have, that has `of_log`. What is given up for another one is left by the other logs.
     fn share(&self, log: &str, of_log: usize) -> usize {
-        let share =
-            |of_others: usize| (SQL_STREAMS_MAX.saturating_sub(of_others) / 2).clamp(1, SQL_STREAMS_PER_LOG_MAX);
+        let share = |of_others: usize| shares::share(SQL_STREAMS_MAX, of_others).min(SQL_STREAMS_PER_LOG_MAX);
         let least = share(self.places.len() - of_log);
         if of_log < least {
             return least;
@@ -224,10 +239,10 @@ impl Table {
 
     /// Ends a parked stream that was unused for so long, and remembers what became of it.
     fn end(&mut self, stream: Uuid, unused: Duration) -> Option<(String, Stream)> {
-        let Place { log, secret, parked } = self.places.remove(&stream)?;
+        let Place { log, number, parked } = self.places.remove(&stream)?;
         let parked = parked?;
         parked.expiry.abort();
-        self.gone.remember(&log, stream, parked.stream.gone(secret, unused));
+        self.gone.remember(stream, number, parked.stream.gone(unused));
         Some((log, parked.stream))
     }
 }
@@ -235,7 +250,7 @@ impl Table {
 impl Streams {
     /// Streams that are kept for `idle` between calls.
     pub(super) fn new(threads: Arc<Threads>, idle: Duration) -> Streams {
-        Streams { table: Mutex::default(), threads, idle }
+        Streams { table: Mutex::default(), batons: Batons::new(), threads, idle }
     }
 
     pub(super) fn idle(&self) -> Duration {
@@ -251,14 +266,14 @@ impl Streams {
     /// # Errors
     /// [`Error::Unavailable`] when all that the log may have have something open, or are in a call.
     pub(super) fn begin(self: &Arc<Self>, log: &str) -> Result<Taken, Error> {
-        self.place(&mut self.table(), log, Uuid::new_v4(), None)
+        self.place(&mut self.table(), log, (Uuid::new_v4(), 0), None)
     }
 
     fn place(
         self: &Arc<Self>,
         table: &mut Table,
         log: &str,
-        stream: Uuid,
+        (stream, number): (Uuid, u64),
         ending: Option<Gone>,
     ) -> Result<Taken, Error> {
         let (of_log, most) = (table.of(log).count(), SQL_STREAMS_MAX + SQL_STREAMS_MORE_MAX);
@@ -275,8 +290,8 @@ impl Streams {
                 None => return Err(Error::Unavailable("too many SQL streams are in use, try again later".into())),
             }
         }
-        table.places.insert(stream, Place { log: log.to_owned(), secret: Uuid::new_v4(), parked: None });
-        Ok(Taken { streams: self.clone(), log: log.to_owned(), stream, ending, parked: false })
+        table.places.insert(stream, Place { log: log.to_owned(), number, parked: None });
+        Ok(Taken { streams: self.clone(), log: log.to_owned(), stream, number, ending, parked: false })
     }
 
     /// The stream of a baton, for one call.
@@ -285,44 +300,44 @@ impl Streams {
     /// [`Error::NotFound`] when there is none, or its baton is another one now; [`Error::Invalid`] when a call has it.
     pub(super) fn take(self: &Arc<Self>, log: &str, text: &str) -> Result<(Taken, Found), Error> {
         let none = |text: &str| Err(Error::NotFound(format!("{text}: begin a stream with a call without a baton")));
-        let unknown = "no stream of this log has this baton, or it ended long ago";
-        let Some(baton) = Baton::read(text) else { return none(unknown) };
+        let baton = self.batons.read(log, text);
+        let Some(Baton { stream: id, number, loss, is_ours }) = baton else {
+            return none("no stream of this log has this baton");
+        };
         let mut table = self.table();
-        let Some(place) = table.places.get_mut(&baton.stream).filter(|place| place.log == log) else {
-            return match table.gone.take(log, baton) {
-                Some(gone @ Gone::Idle { secret, forgot }) if secret == baton.secret => {
-                    let taken = self.place(&mut table, log, baton.stream, Some(gone));
-                    if taken.is_err() {
-                        table.gone.remember(log, baton.stream, gone);
-                    }
-                    Ok((taken?, Found::Idle { forgot }))
+        let Some(place) = table.places.get_mut(&id) else {
+            let unknown = if is_ours { Gone::Forgotten } else { Gone::WithItsProcess };
+            return match table.gone.get(id) {
+                Some((last, _)) if number < last => none(USED),
+                None if loss == Loss::More => none(&unknown.to_string()),
+                Some((_, Gone::Idle)) | None => {
+                    let taken = self.place(&mut table, log, (id, number), Some(Gone::Idle))?;
+                    Ok((taken, Found::Idle { forgot: loss != Loss::Nothing }))
                 }
-                Some(gone) => none(&gone.to_string()),
-                None => none(unknown),
+                Some((_, gone)) => none(&gone.to_string()),
             };
         };
-        let secret = place.secret;
-        if place.parked.is_some() && secret != baton.secret {
-            return none(OTHER);
+        if number < place.number {
+            return none(USED);
         }
         let busy = || Error::Invalid("another call has this stream: a stream takes one call at a time".into());
         let Parked { stream, expiry, .. } = place.parked.take().ok_or_else(busy)?;
         expiry.abort();
-        let ending = if stream.is_replaceable() { stream.gone(secret, Duration::ZERO) } else { Gone::Failed };
+        let ending = if stream.is_replaceable() { Gone::Idle } else { Gone::Failed };
         let log = log.to_owned();
-        let taken = Taken { streams: self.clone(), log, stream: baton.stream, ending: Some(ending), parked: false };
+        let taken = Taken { streams: self.clone(), log, stream: id, number, ending: Some(ending), parked: false };
         Ok((taken, Found::Kept(Box::new(stream))))
     }
 
     /// Keeps a stream for its next call, and returns the baton for that.
-    pub(super) fn park(self: &Arc<Self>, taken: Taken, stream: Stream) -> Baton {
-        let baton = taken.next();
-        self.park_as(taken, stream, baton);
+    pub(super) fn park(self: &Arc<Self>, taken: Taken, stream: Stream) -> String {
+        let baton = taken.next(stream.loss());
+        self.park_as(taken, stream);
         baton
     }
 
-    /// Keeps a stream under a baton that was told already.
-    pub(super) fn park_as(self: &Arc<Self>, mut taken: Taken, mut stream: Stream, baton: Baton) {
+    /// Keeps a stream whose [`next`](Taken::next) baton was told already.
+    pub(super) fn park_as(self: &Arc<Self>, mut taken: Taken, mut stream: Stream) {
         stream.session.keep_nothing();
         let over = stream.is_over();
         if let Some(checked) = stream.keys_after.take_if(|_| over) {
@@ -335,10 +350,10 @@ impl Streams {
         }
         let mut table = self.table();
         table.parked += 1;
-        let order = table.parked;
-        let expiry = tokio::spawn(expire(Arc::downgrade(self), (baton.stream, order), self.idle)).abort_handle();
+        let (order, id, number) = (table.parked, taken.stream, taken.number + 1);
+        let expiry = tokio::spawn(expire(Arc::downgrade(self), (id, order), self.idle)).abort_handle();
         let parked = Some(Parked { stream, order, warm, expiry });
-        table.places.insert(baton.stream, Place { log: taken.log.clone(), secret: baton.secret, parked });
+        table.places.insert(id, Place { log: taken.log.clone(), number, parked });
         taken.parked = true;
     }
 }
