@@ -182,7 +182,7 @@ mod tests {
             (0..1000).take_while(|_| ours.send(&FromWorker::Pong, [&body, &[]]).expect("a connection") == Sent::Whole);
         assert!((1..1000).contains(&sent.count()));
         for packet in [&b"abc"[..], &[9, 0, 0, 0, 1], &[1, 0, 0, 0, 99]] {
-            send(&theirs, packet, SendFlags::empty()).expect("sent");
+            send(&theirs.0, packet, SendFlags::empty()).expect("sent");
             let error = ours.receive::<FromWorker>(&mut buffer).expect_err("no message");
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         }
