@@ -44,7 +44,8 @@ pub struct Layer {
     /// Checkpoints at once, of logs whose policy asks for them [default: 2]
     #[arg(long, value_name = "N", env = "LOGMIRROR_CHECKPOINT_CONCURRENCY")]
     checkpoint_concurrency: Option<NonZeroUsize>,
-    /// Processes that run SQL, so that no statement can end the service; 0 to run it in the service itself [default: 0]
+    /// Processes that run SQL, so that no statement can end the service; 0 to run it in the service itself [default: one a processor,
+    /// 4 at most]
     #[arg(long, value_name = "N", env = "LOGMIRROR_SQL_WORKERS")]
     sql_workers: Option<usize>,
     /// Memory of each of them, stacks included [default: 3GiB]
@@ -173,7 +174,7 @@ impl Config {
             let named = named("statement-timeout", flags.statement_timeout.is_some(), true);
             return Err(format!("{named} must be at least 1 s"));
         }
-        let sql_workers = flags.sql_workers.or(file.sql_workers).unwrap_or_default();
+        let sql_workers = flags.sql_workers.or(file.sql_workers).unwrap_or_else(|| limits::sql_workers().get());
         if sql_workers > limits::SQL_WORKERS_ASKED_MAX {
             let (named, most) =
                 (named("sql-workers", flags.sql_workers.is_some(), true), limits::SQL_WORKERS_ASKED_MAX);
@@ -181,7 +182,9 @@ impl Config {
                 "{named}: {sql_workers} processes are too many: {most} at most, as many as there are processors is best"
             ));
         }
-        let sql_memory_max = bytes(flags.sql_memory_max, file.sql_memory_max, limits::WORKER_MEMORY_BYTES_MAX);
+        let half = (memory_of_machine() / 2).max(limits::WORKER_MEMORY_BYTES_MIN);
+        let sql_memory_max =
+            bytes(flags.sql_memory_max, file.sql_memory_max, limits::WORKER_MEMORY_BYTES_MAX.min(half));
         if sql_memory_max < limits::WORKER_MEMORY_BYTES_MIN {
             let (named, least) =
                 (named("sql-memory-max", flags.sql_memory_max.is_some(), true), limits::WORKER_MEMORY_BYTES_MIN >> 20);

@@ -574,6 +574,11 @@ pub const WORKER_BODY_BYTES_MAX: usize = 256 << 20;
 pub const SQL_WORKERS_ASKED_MAX: usize = 256;
 /// Processes that run SQL, unless told otherwise: one a core, and no more than this.
 pub const SQL_WORKERS_MAX: NonZeroUsize = NonZeroUsize::new(4).unwrap();
+/// Processes that run SQL, unless told otherwise.
+#[must_use]
+pub fn sql_workers() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(SQL_WORKERS_MAX)
+}
 /// Fewest threads that run SQL in a worker, however little memory it has.
 pub const WORKER_THREADS_MIN: usize = 2;
 /// Stack of a thread that runs SQL in a worker: one that overflows ends the worker only.

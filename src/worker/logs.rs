@@ -194,8 +194,9 @@ mod tests {
 
     use super::*;
     use crate::api::CreateLog;
+    use crate::engine::Engines;
     use crate::format::LogFormat;
-    use crate::mirror::{LogUpdates, Registry, Settings, State};
+    use crate::mirror::{LogUpdates, Registry, Settings, State, View};
     use crate::repo::FsRepo;
 
     fn registry(dir: &tempfile::TempDir) -> Registry {
@@ -267,5 +268,44 @@ mod tests {
             }
         });
         assert!(logs.get("app").is_ok() && logs.get("other").is_ok());
+    }
+
+    #[test]
+    fn a_worker_knows_of_a_log_what_the_service_knows_however_little_an_update_says() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let registry = Arc::new(registry(&dir));
+        let app = created(&registry, "app");
+        let runtime = tokio::runtime::Runtime::new().expect("threads");
+        let _context = runtime.enter();
+        let (logs, _service) = worker_logs();
+        let engines = Arc::new(Engines::new(registry));
+        let session = engines.session("app", false).expect("a session");
+        let mut updates = LogUpdates::default();
+        let mut sizes = Vec::new();
+        let mut is_known = || {
+            let update = updates.next(&app).expect("an update");
+            let sent = wire::head(&update, 0).expect("bytes");
+            logs.update(wire::message(&sent).expect("an update")).expect("taken in");
+            let known = |view: View| {
+                let View { first, sealed, head, durable, epoch, framing, state, opened, cut_short, openings, .. } =
+                    view;
+                (first, sealed, head, durable, epoch, framing, state, opened, cut_short, openings)
+            };
+            let theirs = logs.get("app").expect("that log");
+            assert_eq!(known(theirs.view()), known(app.view()));
+            assert_eq!(theirs.foreign_keys(), app.foreign_keys());
+            sizes.push(sent.len());
+        };
+        is_known();
+        for sql in ["CREATE TABLE t(a)", "INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (2)", "DELETE FROM t"] {
+            let turn = runtime.block_on(session.turn()).expect("the turn");
+            session.connection().execute(sql).expect("it runs");
+            runtime.block_on(session.settle()).expect("durable");
+            drop(turn);
+            is_known();
+            is_known();
+        }
+        // All, and all once there are frames; then nothing and growth by turns.
+        assert!(sizes[2..].iter().all(|size| size * 4 < sizes[0].min(sizes[1])), "{sizes:?}");
     }
 }

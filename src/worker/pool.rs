@@ -7,7 +7,6 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,8 +17,8 @@ use super::wire::{ToWorker, WorkerStart};
 use super::{just_ended, locked};
 use crate::engine::transaction_bytes_max;
 use crate::limits::{
-    SQL_WORKERS_MAX, WORKER_FILE_BYTES_MAX, WORKER_MEMORY_BYTES_MAX, WORKER_PAUSE, WORKER_PAUSE_MAX,
-    WORKER_STRIKES_ALONE, WORKER_STRIKES_KEPT, WORKERS_ALONE_MAX,
+    WORKER_FILE_BYTES_MAX, WORKER_MEMORY_BYTES_MAX, WORKER_PAUSE, WORKER_PAUSE_MAX, WORKER_STRIKES_ALONE,
+    WORKER_STRIKES_KEPT, WORKERS_ALONE_MAX, sql_workers,
 };
 use crate::mirror::{Error, Log, Registry};
 use crate::sync::turso::TouchedPages;
@@ -49,8 +48,7 @@ impl WorkerSettings {
     /// The defaults for a program.
     #[must_use]
     pub fn of(program: WorkerProgram) -> WorkerSettings {
-        let count = available_parallelism().unwrap_or(NonZeroUsize::MIN).min(SQL_WORKERS_MAX);
-        WorkerSettings { program, count, memory_bytes_max: WORKER_MEMORY_BYTES_MAX }
+        WorkerSettings { program, count: sql_workers(), memory_bytes_max: WORKER_MEMORY_BYTES_MAX }
     }
 }
 

@@ -94,8 +94,11 @@ fn threads_max(memory_bytes_max: u64) -> usize {
     (stacks / WORKER_STACK_BYTES).clamp(WORKER_THREADS_MIN, SQL_THREADS_MAX)
 }
 
-/// What the system lets this process have.
+/// What the system lets this process have. Where all of the machine's memory is used up, it ends this process before others.
 fn limit(start: &WorkerStart) -> io::Result<()> {
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", "1000") {
+        log::debug!("this process is ended for memory in its turn only: {error}");
+    }
     let data = start.memory_bytes_max.saturating_add((WORKER_CALL_THREADS * WORKER_STACK_BYTES) as u64);
     for (resource, most) in [(Resource::Data, data), (Resource::Fsize, start.file_bytes_max), (Resource::Core, 0)] {
         setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
