@@ -564,8 +564,8 @@ pub const LOG_UNUSED: Duration = Duration::from_secs(600);
 pub const WORKER_READ_BYTES: usize = 64 << 10;
 /// Longest message between a service and an SQL worker that is one packet.
 pub const WORKER_PACKET_BYTES_MAX: usize = 64 << 10;
-/// Threads of a worker that receive packets, and run the calls in them.
-pub const WORKER_CALL_THREADS: usize = 2;
+/// Threads of a worker that receive packets, and run the calls in them but for one at a time, which goes on receiving.
+pub const WORKER_CALL_THREADS: usize = 3;
 /// Longest head of a message between a service and an SQL worker: an update of a log with a hundred thousand segments.
 pub const WORKER_HEAD_BYTES_MAX: usize = 64 << 20;
 /// Its longest body: rows of [`SQL_ANSWER_BYTES_MAX`] as JSON, or a transaction.

@@ -138,9 +138,9 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Whether its file is known to end where the next commit goes.
+    /// Whether its file is known to end where the next commit goes, also after a power failure. Blocks.
     pub(crate) fn is_cut(&self) -> bool {
-        self.file.bytes().is_ok_and(|bytes| bytes <= self.end.0)
+        self.file.bytes().is_ok_and(|bytes| bytes <= self.end.0) && self.file.sync().is_ok()
     }
 
     /// Writes a part of a commit `at` bytes after the end, which it does not move: nobody reads there, and recovery cuts it.

@@ -2,13 +2,15 @@
 //!
 //! To wake a thread costs as much as a small statement. So a call is received, run and answered by one thread, and what it commits
 //! goes to the service together with the answer, which the service passes on once that is durable. Meanwhile the thread receives
-//! the next packet; the one that receives what became of the commit goes on with the call.
+//! the next packet; the one that receives what became of the commit goes on with the call. While all others run calls, the last one
+//! runs none itself: it hands those that it receives to the [threads](crate::sync::turso::sql) of all other work.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{AcqRel, Acquire};
 
 use async_task::Runnable;
 use bytes::Bytes;
@@ -56,13 +58,25 @@ pub(super) fn take_offered() -> Option<Bytes> {
     OFFERED.try_with(take).ok().flatten()
 }
 
+/// See the module.
 pub(super) struct CallThreads {
     packets: Arc<Packets>,
     broken: mpsc::UnboundedSender<io::Error>,
     worker: Arc<Worker>,
     runtime: Handle,
-    /// Those that were not lowered.
-    usual: AtomicUsize,
+    /// How many run no call.
+    free: AtomicUsize,
+}
+
+/// Reports the end of a thread by a panic: without it, calls would be received by fewer, and in the end by none.
+struct EndsWithPanic<'a>(&'a CallThreads);
+
+impl Drop for EndsWithPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ends_already = self.0.broken.send(io::Error::other("a thread that runs calls has failed"));
+        }
+    }
 }
 
 impl CallThreads {
@@ -72,34 +86,25 @@ impl CallThreads {
     /// When the system has no thread to spare.
     pub(super) fn start(packets: Arc<Packets>, worker: Arc<Worker>) -> io::Result<mpsc::UnboundedReceiver<io::Error>> {
         let (broken, errors) = mpsc::unbounded_channel();
-        let (runtime, usual) = (Handle::current(), AtomicUsize::new(0));
-        let threads = Arc::new(CallThreads { packets, broken, worker, runtime, usual });
+        let (runtime, free) = (Handle::current(), AtomicUsize::new(WORKER_CALL_THREADS));
+        let threads = Arc::new(CallThreads { packets, broken, worker, runtime, free });
         (0..WORKER_CALL_THREADS).try_for_each(|_| threads.start_one())?;
         Ok(errors)
     }
 
     fn start_one(self: &Arc<Self>) -> io::Result<()> {
-        self.usual.fetch_add(1, Ordering::Relaxed);
-        let (threads, replaced) = (self.clone(), self.clone());
+        let threads = self.clone();
         let thread = std::thread::Builder::new().name("sql-call".into()).stack_size(WORKER_STACK_BYTES);
-        let started = thread.spawn(move || {
+        let run = move || {
+            let _ends_with_panic = EndsWithPanic(&threads);
             let _context = threads.runtime.enter();
-            may_be_lowered(move || replaced.replace_one());
+            may_be_lowered(false);
             READY.set(Some(VecDeque::new()));
             if let Err(error) = threads.receive() {
                 let _ends_already = threads.broken.send(error);
             }
-        });
-        if started.is_err() {
-            self.usual.fetch_sub(1, Ordering::Relaxed);
-        }
-        started.map(drop)
-    }
-
-    /// Another in the place of one that was lowered, which still works.
-    fn replace_one(self: &Arc<Self>) {
-        self.usual.fetch_sub(1, Ordering::Relaxed);
-        let _is_replaced_later = self.start_one();
+        };
+        thread.spawn(run).map(drop)
     }
 
     /// Receives packets to the end, or until another thread does so instead of this one, which was lowered.
@@ -107,15 +112,22 @@ impl CallThreads {
         let mut buffer = PacketBuffer::new();
         while let Some((message, body)) = self.packets.receive(&mut buffer)? {
             match message {
-                ToWorker::Pipeline { id, update, lasting } => self.pipeline(id, update, (body, lasting)),
+                ToWorker::Pipeline { id, update, lasting } => {
+                    // One goes on receiving, however long the calls of the others take.
+                    let runs =
+                        self.free.try_update(AcqRel, Acquire, |free| free.checked_sub(1).filter(|left| *left > 0));
+                    if runs.is_ok() {
+                        self.pipeline(id, update, (body, lasting));
+                        self.free.fetch_add(1, AcqRel);
+                    } else {
+                        self.worker.take(ToWorker::Pipeline { id, update, lasting }, body);
+                    }
+                }
                 ToWorker::Log { id, outcome } => self.worker.logs.answered(id, outcome),
                 message => self.worker.take(message, body),
             }
-            while let Some(runnable) = READY.with_borrow_mut(|ready| ready.as_mut()?.pop_front()) {
-                runnable.run();
-            }
-            let is_missed = || self.usual.load(Ordering::Relaxed) < WORKER_CALL_THREADS;
-            if is_lowered() && (!is_missed() || self.start_one().is_ok()) {
+            run_ready();
+            if is_lowered() && self.start_one().is_ok() {
                 break;
             }
         }
@@ -128,17 +140,22 @@ impl CallThreads {
             Ok(log) => log,
             Err(error) => return self.go_on(async move { worker.answer(id, None, Err(error)).await }),
         };
-        match CALL.sync_scope(id, || self.worker.sql.pipeline_at_once(&log, call, offer)) {
+        // What waited for the update, and what gets ready meanwhile, does not wait for this call.
+        run_ready();
+        let ready = READY.take();
+        let ran = CALL.sync_scope(id, || self.worker.sql.pipeline_at_once(&log, call, offer));
+        READY.set(ready);
+        match ran {
             AtOnce::Ended(answer) => self.go_on(async move { worker.answer(id, Some(&log), answer).await }),
-            AtOnce::GoesOn(rest) => self.go_on(OFFERED.scope(
-                RefCell::default(),
-                CALL.scope(id, async move {
+            AtOnce::GoesOn(rest) => {
+                let rest = async move {
                     let answer = rest.await;
                     if !OFFERED.with(|offer| matches!(*offer.borrow(), Offer::Sent)) {
                         worker.answer(id, Some(&log), answer).await;
                     }
-                }),
-            )),
+                };
+                self.go_on(OFFERED.scope(RefCell::default(), CALL.scope(id, rest)));
+            }
         }
     }
 
@@ -159,6 +176,13 @@ impl CallThreads {
         };
         let (runnable, task) = async_task::spawn(task, schedule);
         task.detach();
+        runnable.run();
+    }
+}
+
+/// Goes on with what is ready on this thread.
+fn run_ready() {
+    while let Some(runnable) = READY.with_borrow_mut(|ready| ready.as_mut()?.pop_front()) {
         runnable.run();
     }
 }

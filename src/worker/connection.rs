@@ -47,6 +47,8 @@ struct Call {
     log: Arc<Log>,
     events: mpsc::Sender<Event>,
     appended: Option<Appended>,
+    /// Whether an append failed of which nobody knows whether it is stored.
+    in_doubt: bool,
     /// Of the memory for its body and its answer; a cursor needs none once it has begun.
     share: Option<MemoryShare>,
 }
@@ -160,7 +162,7 @@ impl Connection {
     pub(super) fn begin(&self, log: &Arc<Log>, share: MemoryShare) -> Result<(Id, mpsc::Receiver<Event>), Error> {
         let id = self.ids.fetch_add(1, Ordering::Relaxed);
         let (events, received) = mpsc::channel(EVENTS);
-        let call = Call { log: log.clone(), events, appended: None, share: Some(share) };
+        let call = Call { log: log.clone(), events, appended: None, in_doubt: false, share: Some(share) };
         locked(&self.calls).as_mut().ok_or_else(just_ended)?.insert(id, call);
         Ok((id, received))
     }
@@ -301,6 +303,7 @@ impl Connection {
         };
         self.process.kill();
         let cause = ended.await.unwrap_or_default();
+        self.receive_last_answers();
         // One that ended by itself breaks the connection as well.
         let broken = broken.filter(|error| error.kind() == io::ErrorKind::InvalidData).map(|error| error.to_string());
         let cause = locked(&self.killed_for).take().or(broken).unwrap_or(cause);
@@ -310,7 +313,17 @@ impl Connection {
         let logs: Vec<_> = calls.values().map(|call| call.log.clone()).collect();
         died(Death { cause: cause.clone(), logs });
         for call in calls.into_values() {
-            let _nobody_waits = call.events.try_send(Event::Ended(Err(aborted(&cause, call.appended))));
+            let _nobody_waits = call.events.try_send(Event::Ended(Err(aborted(&cause, call.appended, call.in_doubt))));
+        }
+    }
+
+    /// Receives the answers that a worker which has ended sent before that.
+    fn receive_last_answers(&self) {
+        let mut buffer = PacketBuffer::new();
+        while let Ok(Some((message, body))) = self.packets.receive(&mut buffer) {
+            if let FromWorker::Answer { id, outcome } = message {
+                self.answered(id, outcome, body);
+            }
         }
     }
 
@@ -435,13 +448,17 @@ impl Connection {
         let frames = bytes.get(header as usize..).unwrap_or_default().chunks_exact(frame as usize);
         let ends = |frame: &&[u8]| frame.first_chunk().is_some_and(|head| FrameHeader::decode(head).size > 0);
         let transactions = frames.filter(ends).count();
-        Logs::append(&*self.registry, &log, at, bytes).await?;
+        let appended = Logs::append(&*self.registry, &log, at, bytes).await;
         if let Some(call) = locked(&self.calls).as_mut().and_then(|calls| calls.get_mut(&call)) {
+            if let Err(error) = appended {
+                call.in_doubt = matches!(error, Error::InDoubt(_));
+                return Err(error);
+            }
             let end = Offset(first.0 + count);
             let before = call.appended.unwrap_or(Appended { first, end, transactions: 0 });
             call.appended = Some(Appended { end, transactions: before.transactions + transactions, ..before });
         }
-        Ok(log)
+        appended.map(|()| log)
     }
 }
 
@@ -456,12 +473,18 @@ fn answer(log: Arc<Log>, outcome: Result<(), WireError>, body: Bytes) -> Result<
 }
 
 /// The error for a call whose worker ended.
-fn aborted(cause: &str, appended: Option<Appended>) -> Error {
+fn aborted(cause: &str, appended: Option<Appended>, in_doubt: bool) -> Error {
+    let rest = if in_doubt {
+        "whether what it committed last is there is known once the log is reopened"
+    } else {
+        "nothing after that is"
+    };
     let kept = match appended {
+        None if in_doubt => rest.to_owned(),
         None => "nothing of this request is in the log".to_owned(),
         Some(Appended { first, end, transactions }) => format!(
             "what it committed up to frame {} is in the log (frames {first} on; its first {transactions} transactions that \
-             changed something), nothing after that is",
+             changed something), {rest}",
             end.0 - 1
         ),
     };
@@ -476,10 +499,15 @@ mod tests {
 
     #[test]
     fn the_error_for_a_call_whose_worker_ended_says_what_of_it_is_in_the_log() {
-        let text = |appended| aborted("signal 9", appended).to_string();
-        assert!(text(None).contains("signal 9; nothing of this request is in the log"));
-        let appended = Appended { first: Offset(5), end: Offset(9), transactions: 2 };
-        let text = text(Some(appended));
-        assert!(text.contains("up to frame 8 is in the log (frames 5 on; its first 2 transactions"), "{text}");
+        let text = |appended, in_doubt| aborted("signal 9", appended, in_doubt).to_string();
+        assert!(text(None, false).contains("signal 9; nothing of this request is in the log"));
+        let (appended, doubt) =
+            (Appended { first: Offset(5), end: Offset(9), transactions: 2 }, "known once the log is reopened");
+        let known = "up to frame 8 is in the log (frames 5 on; its first 2 transactions that changed something), ";
+        let (certain, doubtful) = (text(Some(appended), false), text(Some(appended), true));
+        assert!(certain.contains(&format!("{known}nothing after that is")), "{certain}");
+        assert!(doubtful.contains(known) && doubtful.contains(doubt), "{doubtful}");
+        let doubtful = text(None, true);
+        assert!(doubtful.contains(doubt) && !doubtful.contains("nothing of this request"), "{doubtful}");
     }
 }

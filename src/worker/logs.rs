@@ -27,10 +27,13 @@ pub(super) struct WorkerLogs {
     taken_in_for_tasks: Notify,
     out: AsyncMutex<OwnedWriteHalf>,
     packets: Arc<Packets>,
-    asked: Mutex<HashMap<Id, oneshot::Sender<Result<(), WireError>>>>,
+    asked: Mutex<HashMap<Id, oneshot::Sender<Result<TakenIn, WireError>>>>,
     questions: AtomicU64,
     transaction_bytes_max: u64,
 }
+
+/// What became of the update that an answer brought. Without it the service did what it was asked for all the same.
+type TakenIn = Result<String, Error>;
 
 /// A log, as of the update with this number; none where that could not be taken in.
 #[derive(Default)]
@@ -114,8 +117,6 @@ impl WorkerLogs {
                     known.is_unused = true;
                 }
             }
-            let is_used = |log: &Option<Arc<Log>>| log.as_ref().is_some_and(|log| Arc::strong_count(log) > 1);
-            logs.retain(|_, known| !known.is_unused || is_used(&known.log));
         }
         let known = logs.entry(name.clone()).or_default();
         // Of an older log of this name, which is deleted.
@@ -131,31 +132,37 @@ impl WorkerLogs {
 
     /// Hands the answer to a question to the one who asked. Blocks as [`update`](Self::update) does.
     pub(super) fn answered(&self, id: Id, outcome: Result<LogUpdate, WireError>) {
-        self.hand(id, outcome.and_then(|update| self.update(update).map(drop).map_err(WireError::from)));
+        self.hand(id, outcome.map(|update| self.update(update)));
     }
 
     /// The same for a task.
     pub(super) async fn answered_later(&self, id: Id, outcome: Result<LogUpdate, WireError>) {
         let outcome = match outcome {
-            Ok(update) => self.updated(update).await.map(drop).map_err(WireError::from),
+            Ok(update) => Ok(self.updated(update).await),
             Err(error) => Err(error),
         };
         self.hand(id, outcome);
     }
 
-    fn hand(&self, id: Id, outcome: Result<(), WireError>) {
+    fn hand(&self, id: Id, outcome: Result<TakenIn, WireError>) {
         let asked = locked(&self.asked).remove(&id);
         if let Some(asked) = asked {
             let _nobody_waits = asked.send(outcome);
         }
     }
 
-    async fn ask(&self, question: impl FnOnce(Id) -> FromWorker, body: [&[u8]; 2]) -> Result<(), Error> {
+    async fn ask(&self, question: impl FnOnce(Id) -> FromWorker, body: [&[u8]; 2]) -> Result<TakenIn, Error> {
         let id = self.questions.fetch_add(1, Ordering::Relaxed);
         let (asked, answer) = oneshot::channel();
         locked(&self.asked).insert(id, asked);
         self.send_any(&question(id), body).await;
         Ok(answer.await.map_err(|_| no_service())??)
+    }
+
+    /// Forgets logs that the service said are unused, and that nothing here uses any more.
+    pub(super) fn forget_unused(&self) {
+        let is_used = |log: &Option<Arc<Log>>| log.as_ref().is_some_and(|log| Arc::strong_count(log) > 1);
+        locked(&self.logs).retain(|_, known| !known.is_unused || is_used(&known.log));
     }
 }
 
@@ -170,7 +177,10 @@ impl Logs for WorkerLogs {
     }
 
     fn renew<'a>(&'a self, log: &'a Arc<Log>) -> BoxFuture<'a, Result<(), Error>> {
-        Box::pin(self.ask(|id| FromWorker::Renew { id, log: log.name().to_owned() }, [&[], &[]]))
+        Box::pin(async move {
+            let renewed = self.ask(|id| FromWorker::Renew { id, log: log.name().to_owned() }, [&[], &[]]).await?;
+            renewed.map(drop)
+        })
     }
 
     fn append<'a>(&'a self, log: &'a Arc<Log>, at: Option<Offset>, bytes: Bytes) -> BoxFuture<'a, Result<(), Error>> {
@@ -180,7 +190,9 @@ impl Logs for WorkerLogs {
                 (log.name().to_owned(), log.id().to_owned(), take_offered().unwrap_or_default());
             let answer = offered.len();
             let append = |id| FromWorker::Append { id, call, log, log_id, generation, at, answer };
-            self.ask(append, [&bytes, &offered]).await
+            let appended = self.ask(append, [&bytes, &offered]).await?;
+            // It is stored: to say that it is not would have it sent again.
+            appended.map(drop).map_err(|error| Error::InDoubt(error.to_string().into()))
         })
     }
 }

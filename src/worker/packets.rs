@@ -80,6 +80,8 @@ impl Packets<UnixDatagram> {
     /// # Errors
     /// As [`receive`](Packets::receive).
     pub(super) async fn next<T: DeserializeOwned>(&self, buffer: &mut PacketBuffer) -> io::Result<Option<(T, Bytes)>> {
+        // However many there are, what else its task looks after gets its turn.
+        tokio::task::consume_budget().await;
         loop {
             match self.0.try_io(Interest::READABLE, || self.receive(buffer)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.0.readable().await?,
@@ -106,7 +108,7 @@ impl<S: AsFd> Packets<S> {
         head[..LENGTH].copy_from_slice(&length.to_le_bytes());
         let (pieces, mut nothing) = ([&head, one, other].map(IoSlice::new), SendAncillaryBuffer::default());
         loop {
-            return match sendmsg(&self.0, &pieces, &mut nothing, SendFlags::NOSIGNAL) {
+            return match sendmsg(&self.0, &pieces, &mut nothing, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
                 Ok(_) => Ok(Sent::Whole),
                 Err(Errno::INTR) => continue,
                 // The system has no room for one that is so long, or for one more.

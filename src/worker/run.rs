@@ -106,11 +106,12 @@ fn limit(start: &WorkerStart) -> io::Result<()> {
     Ok(())
 }
 
-/// Reports calls that do not end.
+/// Reports calls that do not end, and forgets logs that are unused.
 async fn watch(worker: Arc<Worker>) {
     let mut looks = interval(WORKER_CHECK_EVERY);
     loop {
         looks.tick().await;
+        worker.logs.forget_unused();
         let calls = worker.sql.overdue_calls();
         if !calls.is_empty() {
             worker.logs.send(&FromWorker::Stuck { calls }, &[]).await;

@@ -2,10 +2,10 @@
 //! short one.
 //!
 //! A thread cannot get its priority back without privileges, so a thread that is to be lowered must be one that ends after its
-//! work: it [says so](may_be_lowered) when it starts, and how another takes its place at once, and asks [whether it was](is_lowered) after
-//! each piece of work.
+//! work: it [says so](may_be_lowered) when it starts, and asks [whether it was](is_lowered) after each piece of work. Another takes
+//! its place at once.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, Thread};
@@ -22,27 +22,24 @@ const IDLE_LOOKS: u32 = 40;
 
 thread_local! {
     /// This thread, if it may be lowered.
-    static REPLACEABLE: RefCell<Option<Replaceable>> = const { RefCell::new(None) };
+    static REPLACEABLE: Cell<Option<Replaceable>> = const { Cell::new(None) };
     static LOWERED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A thread that may be lowered.
-#[derive(Clone)]
+#[derive(Clone, Copy, Debug)]
 struct Replaceable {
     thread: Pid,
-    replace: Replace,
+    /// Another is to take its place.
+    is_missed: bool,
 }
 
-/// Has another thread take the place of one that was lowered.
-type Replace = Arc<dyn Fn() + Send + Sync>;
-
-/// Says that this thread ends once it [was lowered](is_lowered), which `replace` is called for.
-pub(crate) fn may_be_lowered(replace: impl Fn() + Send + Sync + 'static) {
+/// Says that this thread ends once it [was lowered](is_lowered), and whether another is to take its place then.
+pub(crate) fn may_be_lowered(is_missed: bool) {
     // PID/task/TID; without it the priority stays.
     let link = std::fs::read_link("/proc/thread-self").ok();
     let id = link.and_then(|link| link.file_name()?.to_str()?.parse().ok());
-    let replaceable = |thread| Replaceable { thread, replace: Arc::new(replace) };
-    REPLACEABLE.set(id.and_then(Pid::from_raw).map(replaceable));
+    REPLACEABLE.set(id.and_then(Pid::from_raw).map(|thread| Replaceable { thread, is_missed }));
 }
 
 /// Whether this thread was lowered: it is to end, and another to take its place.
@@ -51,6 +48,7 @@ pub(crate) fn is_lowered() -> bool {
 }
 
 /// Work under way on a thread that may be lowered.
+#[derive(Debug)]
 struct Work {
     on: Replaceable,
     since: Instant,
@@ -62,27 +60,24 @@ struct Work {
 const STEPS: [(Duration, i32); 2] = [(SQL_LONG, SQL_LONG_NICE), (SQL_VERY_LONG, SQL_VERY_LONG_NICE)];
 
 /// Lowers threads whose work takes long.
+#[derive(Debug)]
 pub(super) struct Lowering {
     works: Mutex<Vec<Work>>,
     rests: AtomicBool,
     watch: Thread,
 }
 
-impl std::fmt::Debug for Lowering {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lowering").field("works", &self.works().len()).finish_non_exhaustive()
-    }
-}
-
 impl Lowering {
+    /// Calls `replace` when a thread was lowered that is missed.
+    ///
     /// # Errors
     /// When the system has no thread to spare.
-    pub(super) fn start() -> std::io::Result<Arc<Lowering>> {
+    pub(super) fn start(replace: impl Fn() + Send + 'static) -> std::io::Result<Arc<Lowering>> {
         let base = getpriority_process(None).unwrap_or_default();
         let (send, receive) = std::sync::mpsc::channel::<Weak<Lowering>>();
         let watch = thread::Builder::new().name("sql-watch".into()).spawn(move || {
             if let Ok(lowering) = receive.recv() {
-                watch(&lowering, base);
+                watch(&lowering, base, replace);
             }
         })?;
         let watch = watch.thread().clone();
@@ -93,29 +88,26 @@ impl Lowering {
 
     /// Watches the work of this thread, for as long as the result lives; none if the thread [may not be lowered](may_be_lowered).
     pub(super) fn watched(self: &Arc<Self>) -> Option<WatchedWork> {
-        let on = REPLACEABLE.with_borrow(Clone::clone)?;
-        let thread = on.thread;
+        let on = REPLACEABLE.get()?;
         self.works().push(Work { on, since: Instant::now(), lowered: 0 });
         if self.rests.swap(false, Ordering::Relaxed) {
             self.watch.unpark();
         }
-        Some(WatchedWork { lowering: self.clone(), thread })
+        Some(WatchedWork { lowering: self.clone(), thread: on.thread })
     }
 
     fn works(&self) -> std::sync::MutexGuard<'_, Vec<Work>> {
         self.works.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lowers what has run long, and returns who is to replace it; none if nothing runs.
-    fn look(&self, base: i32) -> Option<Vec<Replace>> {
+    /// Lowers what has run long, and returns how many threads are missed from now on; none if nothing runs.
+    fn look(&self, base: i32) -> Option<usize> {
         // In the lock: a thread whose work has ended must not be lowered.
-        let (mut works, mut missed) = (self.works(), Vec::new());
+        let (mut works, mut missed) = (self.works(), 0);
         for work in works.iter_mut() {
             let Some((after, nice)) = STEPS.get(work.lowered) else { continue };
             if work.since.elapsed() >= *after {
-                if work.lowered == 0 {
-                    missed.push(work.on.replace.clone());
-                }
+                missed += usize::from(work.lowered == 0 && work.on.is_missed);
                 work.lowered += 1;
                 if let Err(error) = setpriority_process(Some(work.on.thread), base + nice) {
                     log::debug!("the priority of a thread for SQL stays: {error}");
@@ -132,12 +124,12 @@ impl Drop for Lowering {
     }
 }
 
-fn watch(lowering: &Weak<Lowering>, base: i32) {
+fn watch(lowering: &Weak<Lowering>, base: i32, replace: impl Fn()) {
     let mut idle = 0;
     while let Some(lowering) = lowering.upgrade() {
         let missed = lowering.look(base);
+        (0..missed.unwrap_or(0)).for_each(|_| replace());
         idle = if missed.is_some() { 0 } else { idle + 1 };
-        missed.into_iter().flatten().for_each(|replace| replace());
         let rests = idle > IDLE_LOOKS;
         lowering.rests.store(rests, Ordering::Relaxed);
         // What began meanwhile did not see that.
@@ -175,11 +167,11 @@ mod tests {
     #[test]
     fn a_thread_whose_work_takes_long_is_lowered_and_one_whose_work_is_short_is_not() {
         let (replaced, replacements) = std::sync::mpsc::channel();
-        let lowering = Lowering::start().expect("a thread");
+        let lowering = Lowering::start(move || replaced.send(()).expect("it is received")).expect("a thread");
         let worker = |work: fn(i32)| {
-            let (lowering, replaced) = (lowering.clone(), replaced.clone());
+            let lowering = lowering.clone();
             let thread = thread::spawn(move || {
-                may_be_lowered(move || replaced.send(()).expect("it is received"));
+                may_be_lowered(true);
                 let before = nice();
                 let watched = lowering.watched();
                 assert!(watched.is_some());
@@ -207,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_others_rely_on_is_never_lowered() {
-        let lowering = Lowering::start().expect("a thread");
+        let lowering = Lowering::start(|| {}).expect("a thread");
         assert!(lowering.watched().is_none());
         assert!(!is_lowered());
     }

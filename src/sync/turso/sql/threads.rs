@@ -146,8 +146,7 @@ impl Pool {
     fn start_usual(self: &Arc<Self>) -> std::io::Result<()> {
         self.usual.fetch_add(1, Ordering::Relaxed);
         let started = self.start(|pool| {
-            let replaced = pool.clone();
-            may_be_lowered(move || replaced.replace_usual());
+            may_be_lowered(true);
             for job in &pool.todo {
                 job();
                 let is_missed = || pool.usual.load(Ordering::Relaxed) < pool.usual_wanted;
@@ -174,7 +173,7 @@ impl Pool {
     /// A thread for what waits.
     fn start_helper(self: &Arc<Self>) -> std::io::Result<()> {
         self.start(|pool| {
-            may_be_lowered(|| {});
+            may_be_lowered(false);
             for job in pool.todo.try_iter() {
                 job();
                 if is_lowered() {
@@ -197,7 +196,8 @@ impl Threads {
         for _ in 0..usual_wanted {
             pool.start_usual()?;
         }
-        let lowering = Lowering::start()?;
+        let replaced = pool.clone();
+        let lowering = Lowering::start(move || replaced.replace_usual())?;
         let (running, shares) = (Arc::default(), Arc::new(LogShares::new(most)));
         Ok(Threads { jobs, pool, statement_time_max, running, shares, lowering })
     }
