@@ -4,13 +4,13 @@
 //! merely moved come out as equal. A long record may change on the pages it goes on on while its own page stays: where
 //! pages differ that nothing else explains, all rows with long records are looked at.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use roaring::RoaringBitmap;
 
 use super::catalog::Catalog;
 use super::error::ReplicaError;
-use super::table::Table;
+use super::table::{Key, Table};
 use crate::sqlite::btree::{self, PAGE_LEN, Pages, Taken, Tree};
 use crate::sqlite::record::{Stored, values};
 
@@ -161,7 +161,54 @@ impl<'a> RowDiff<'a> {
                 Ok(())
             })?;
         }
-        Ok(RowDiff { deleted: gone.into_values().collect(), updated, known, new: new.map(|side| (side, new_pages)) })
+        let deleted = gone.into_values().collect();
+        let mut diff = RowDiff { deleted, updated, known, new: new.map(|side| (side, new_pages)) };
+        // `VACUUM` gives rows other rowids unless a column is the rowid.
+        if moved.is_none()
+            && new.is_some_and(|Side { table, .. }| table.has_rowids && !matches!(table.key, Key::Named(_)))
+        {
+            diff.leave_out_renumbered()?;
+        }
+        Ok(diff)
+    }
+
+    /// Leaves out rows that are there before and after under other rowids.
+    fn leave_out_renumbered(&mut self) -> Result<(), ReplicaError> {
+        let olds = self.deleted.iter().chain(self.updated.iter().map(|change| &change.old));
+        let (mut places, mut is_left_out) = (HashMap::<&[u8], Vec<usize>>::new(), Vec::new());
+        for (at, old) in olds.enumerate() {
+            places.entry(&old.record).or_default().push(at);
+            is_left_out.push(false);
+        }
+        let mut leave_out = |new: &Row| {
+            let place = places.get_mut(&*new.record).and_then(Vec::pop);
+            place.inspect(|at| is_left_out[*at] = true).is_some()
+        };
+        let is_new_left_out: Vec<bool> = self.updated.iter().map(|change| leave_out(&change.new)).collect();
+        let mut known = HashSet::new();
+        if !(self.deleted.is_empty() && self.updated.is_empty()) {
+            self.inserted(|row| {
+                if leave_out(&row) {
+                    known.insert(row.rowid);
+                }
+                Ok(())
+            })?;
+        }
+        let identity = |rowid: i64| Identity::from(rowid.to_be_bytes());
+        self.known.extend(known.into_iter().map(identity));
+        let mut is_old_left_out = is_left_out.into_iter();
+        self.deleted.retain(|_| is_old_left_out.next() != Some(true));
+        for ((change, is_old), is_new) in
+            std::mem::take(&mut self.updated).into_iter().zip(is_old_left_out).zip(is_new_left_out)
+        {
+            match (is_old, is_new) {
+                (false, false) => self.updated.push(change),
+                (false, true) => self.deleted.push(change.old),
+                (true, false) => drop(self.known.remove(&identity(change.new.rowid))),
+                (true, true) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Tells each row that was not there before.

@@ -187,7 +187,7 @@ fn a_limit_of_the_system_that_is_too_low_is_named_with_what_raises_it() {
     for (limit, args, parts) in [
         (
             "-n 12",
-            &[][..],
+            &["--sql-workers", "0"][..],
             &["this process may have 12 files open (ulimit -n)", "needs 20 at least", "LimitNOFILE="][..],
         ),
         ("-n 64", &["--sql-workers", "8"], &["this process may have 64 files open (ulimit -n)", "needs 84 at least"]),

@@ -210,3 +210,48 @@ fn files_set_aside_in_the_same_second_keep_apart() {
     }
     assert_eq!(rows, BTreeSet::from(["[[0]]".to_owned(), "[[1]]".to_owned(), "[[2]]".to_owned()]));
 }
+
+#[test]
+fn a_draft_that_was_vacuumed_has_changed_nothing_whatever_numbers_its_rows_have_now() {
+    let rig = Rig::new();
+    rig.ask("CREATE TABLE t(a, b)");
+    rig.ask("CREATE TABLE k(id TEXT PRIMARY KEY, b)");
+    for table in ["t", "k"] {
+        rig.ask(&format!("INSERT INTO {table} VALUES ('r1', 1), ('r2', 2), ('r3', 3), ('r4', 4), ('r5', 5)"));
+        rig.ask(&format!("DELETE FROM {table} WHERE b IN (1)"));
+    }
+    drop(rig.open("one"));
+    let look = "SELECT a, b FROM t UNION ALL SELECT 'k' || id, b FROM k ORDER BY 1, 2";
+    // What is changed here beside it goes home as it is.
+    for (here, there, rows) in [
+        (&["VACUUM"][..], "DELETE FROM t WHERE a = 'r4'; UPDATE t SET b = 30 WHERE a = 'r3'", 3),
+        (
+            &["DELETE FROM t WHERE a = 'r2'", "VACUUM", "INSERT INTO t VALUES ('r2', 2)"],
+            "UPDATE k SET b = 20 WHERE id = 'r2'",
+            3,
+        ),
+        (
+            &[
+                "DELETE FROM t WHERE a = 'r2'",
+                "VACUUM",
+                "INSERT INTO t VALUES ('r6', 6)",
+                "UPDATE t SET b = 50 WHERE a = 'r5'",
+            ],
+            "DELETE FROM k WHERE id = 'r3'",
+            3,
+        ),
+    ] {
+        with_sqlite(&rig, "one", here);
+        there.split("; ").for_each(|sql| drop(rig.ask(sql)));
+        let one = rig.open("one");
+        let report = one.wait(one.engine.sync()).expect("in step");
+        assert!(report.conflicts.is_empty(), "{here:?}: {report:?}");
+        drop(one);
+        let log = rig.ask(look);
+        assert_eq!(number(&rig.ask("SELECT count(*) FROM t")), rows, "{here:?}: {log:?}");
+        assert_eq!(format!("{:?}", rig.ask("SELECT a FROM t GROUP BY a HAVING count(*) > 1")), "[]");
+        assert_eq!(sqlite_rows(&rig, "one", look).as_array().map(Vec::len), Some(log.len()), "{here:?}");
+    }
+    assert_eq!(number(&rig.ask("SELECT count(*) FROM t WHERE (a, b) IN (('r3', 30), ('r5', 50), ('r6', 6))")), 3);
+    assert_eq!(number(&rig.ask("SELECT count(*) FROM k WHERE (id, b) IN (('r2', 20), ('r4', 4), ('r5', 5))")), 3);
+}
