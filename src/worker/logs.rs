@@ -240,7 +240,10 @@ mod tests {
         let (logs, _service) = worker_logs();
         // Each is unused as soon as another is used.
         let mut updates = LogUpdates::new(Duration::ZERO);
-        let mut use_of = |log: &Arc<Log>| logs.update(updates.next(log).expect("an update")).expect("taken in");
+        let mut use_of = |log: &Arc<Log>| {
+            logs.update(updates.next(log).expect("an update")).expect("taken in");
+            logs.forget_unused();
+        };
         use_of(&one);
         use_of(&two);
         assert!(logs.get("one").is_err() && logs.get("two").is_ok());
