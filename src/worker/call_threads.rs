@@ -34,7 +34,7 @@ tokio::task_local! {
     static OFFERED: RefCell<Offer>;
 }
 
-/// See [`offered`].
+/// See [`take_offered`].
 #[derive(Debug, Default)]
 enum Offer {
     #[default]
