@@ -572,9 +572,9 @@ pub const WORKER_HEAD_BYTES_MAX: usize = 64 << 20;
 pub const WORKER_BODY_BYTES_MAX: usize = 256 << 20;
 /// Processes for SQL that may be asked for.
 pub const SQL_WORKERS_ASKED_MAX: usize = 256;
-/// Processes that run SQL, unless told otherwise: one a core, and no more than this.
+/// Most processes that run SQL where none were asked for.
 pub const SQL_WORKERS_MAX: NonZeroUsize = NonZeroUsize::new(4).unwrap();
-/// Processes that run SQL, unless told otherwise.
+/// Processes that run SQL where none were asked for: one a processor, up to [`SQL_WORKERS_MAX`].
 #[must_use]
 pub fn sql_workers() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN).min(SQL_WORKERS_MAX)

@@ -24,28 +24,28 @@ use crate::sync::turso::Value;
 /// Takes statements as they are found.
 pub(super) type Take<'a> = dyn FnMut(Statement) -> Result<(), ReplicaError> + 'a;
 
-/// Which of the changes are told: they are counted in the order in which they are found, from what is done to the schema
+/// Which of the changes are reported: they are counted in the order in which they are found, from what is done to the schema
 /// first, over each row, or each table that is rewritten, to what is done to the schema last.
 pub(super) struct Portion {
-    /// Those before are not told.
+    /// Those before are not reported.
     skip: u64,
-    /// No more are told when their values have so many bytes.
+    /// No more are reported when their values have so many bytes.
     bytes: usize,
     seen: u64,
-    told: usize,
-    /// How many were told, and skipped, when it was enough.
+    reported_bytes: usize,
+    /// How many were reported or skipped when it was enough.
     end: Option<u64>,
 }
 
 impl Portion {
     /// Those after the first `skip`, one at least, until their values have so many bytes.
     pub(super) fn after(skip: u64, bytes: usize) -> Portion {
-        Portion { skip, bytes, seen: 0, told: 0, end: None }
+        Portion { skip, bytes, seen: 0, reported_bytes: 0, end: None }
     }
 
-    /// Whether the next change is told.
+    /// Whether the next change is reported.
     fn next(&mut self) -> bool {
-        if self.end.is_none() && self.seen >= self.skip && self.told >= self.bytes {
+        if self.end.is_none() && self.seen >= self.skip && self.reported_bytes >= self.bytes {
             self.end = Some(self.seen);
         }
         self.seen += 1;
@@ -53,10 +53,10 @@ impl Portion {
     }
 
     fn count(&mut self, statement: &Statement) {
-        self.told += statement.bytes();
+        self.reported_bytes += statement.bytes();
     }
 
-    /// How many were told or skipped; `None` when these were all.
+    /// How many were reported or skipped; `None` when these were all.
     pub(super) fn end(&self) -> Option<u64> {
         self.end
     }
@@ -408,7 +408,7 @@ impl<'a> Changes<'a> {
         })
     }
 
-    /// Whether its changes may have to be made by a rewrite of the table, which are not told one by one.
+    /// Whether its changes may have to be made by a rewrite of the table, which are not reported one by one.
     fn is_one(&self) -> bool {
         let has_rowids = self.pair.old.is_none_or(|(_, old)| old.has_rowids);
         !(has_rowids || self.diff.deleted.is_empty() && self.diff.updated.is_empty())

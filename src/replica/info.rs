@@ -110,7 +110,7 @@ pub(super) struct OnRemote {
     /// All of `P-pushed.N` of this number; without one, what the draft was made from.
     pub(super) base: Option<i64>,
     /// On top of it the first changes that lead to another `P-pushed.N`, with their number.
-    pub(super) begun: Option<(Parts, u64)>,
+    pub(super) unfinished: Option<(Parts, u64)>,
 }
 
 /// What the draft will be once it says so.
@@ -190,16 +190,18 @@ impl Info {
     /// What of the draft the remote has after the last push that it took.
     pub(super) fn on_remote(&self) -> OnRemote {
         match self.parts {
-            None => OnRemote { base: self.pushed, begun: None },
-            Some(Parts { to, done: None, .. }) => OnRemote { base: Some(to), begun: None },
-            Some(parts @ Parts { from, done: Some(done), .. }) => OnRemote { base: from, begun: Some((parts, done)) },
+            None => OnRemote { base: self.pushed, unfinished: None },
+            Some(Parts { to, done: None, .. }) => OnRemote { base: Some(to), unfinished: None },
+            Some(parts @ Parts { from, done: Some(done), .. }) => {
+                OnRemote { base: from, unfinished: Some((parts, done)) }
+            }
         }
     }
 
     /// The numbers of those `P-pushed.N` that are needed.
     pub(super) fn images(&self) -> Vec<i64> {
-        let OnRemote { base, begun } = self.on_remote();
-        base.into_iter().chain(begun.map(|(parts, _)| parts.to)).collect()
+        let OnRemote { base, unfinished } = self.on_remote();
+        base.into_iter().chain(unfinished.map(|(parts, _)| parts.to)).collect()
     }
 
     /// As it is stored.

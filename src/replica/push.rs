@@ -104,11 +104,11 @@ impl Store {
     /// What may have to be pushed, kept for the next push; `None` when nothing has.
     fn to_push(&self) -> Result<Option<Draft>, ReplicaError> {
         let shared = self.shared()?;
-        let OnRemote { base: from, begun } = self.info.on_remote();
+        let OnRemote { base: from, unfinished } = self.info.on_remote();
         let pushed = from.map(|number| self.pushed(&shared, number)).transpose()?;
         let base = pushed.as_ref().map_or((&shared, None), |(image, pages)| (image, Some(pages)));
-        let (number, done) = begun.map_or((self.info.change_id + 1, 0), |(parts, done)| (parts.to, done));
-        let (draft, now, differing) = if let Some((Parts { now, .. }, _)) = begun {
+        let (number, done) = unfinished.map_or((self.info.change_id + 1, 0), |(parts, done)| (parts.to, done));
+        let (draft, now, differing) = if let Some((Parts { now, .. }, _)) = unfinished {
             let (draft, pages) = self.pushed(&shared, number)?;
             let pages = pushed.as_ref().map_or(pages.clone(), |(_, pushed)| pushed | &pages);
             let differing = differing(base.0, &draft, Some(&pages))?;

@@ -136,13 +136,13 @@ impl Store {
                     return Err(copied());
                 }
                 let is_last = Some(change_id) == info.pushed;
-                Ok(if is_last { info.on_remote() } else { OnRemote { base: Some(change_id), begun: None } })
+                Ok(if is_last { info.on_remote() } else { OnRemote { base: Some(change_id), unfinished: None } })
             }
             // Its changes would be made a second time.
             _ if info.pushed.is_some() => Err(ReplicaError::Diverged {
                 what: format!("push {} of {}, which it had taken, is gone", info.change_id, info.client_unique_id),
             }),
-            _ => Ok(OnRemote { base: None, begun: None }),
+            _ => Ok(OnRemote { base: None, unfinished: None }),
         }
     }
 
@@ -156,8 +156,8 @@ impl Store {
     ) -> Result<Replayed, ReplicaError> {
         let kept = |number: Option<i64>| number.map(|number| self.pushed(shared, number)).transpose();
         let base = kept(there.base)?;
-        let begun = kept(there.begun.map(|(parts, _)| parts.to))?;
-        let shared_catalog = (base.is_some() || begun.is_some()).then(|| Catalog::of(shared)).transpose()?;
+        let unfinished = kept(there.unfinished.map(|(parts, _)| parts.to))?;
+        let shared_catalog = (base.is_some() || unfinished.is_some()).then(|| Catalog::of(shared)).transpose()?;
         let shared_state = shared_catalog.as_ref().map(|catalog| State { pages: shared, catalog });
         let of =
             |kept: &Option<(Image, RoaringBitmap)>| kept.as_ref().map(|(image, pages)| (image.clone(), pages.clone()));
@@ -181,8 +181,8 @@ impl Store {
                 upstream.indexes.extend(new.indexes.into_iter().filter(|(name, _)| !old.indexes.contains_key(name)));
                 Ok::<_, ReplicaError>(())
             };
-        // What was begun is brought to its end first: what follows is told from there on.
-        if let (Some((image, pages)), Some((_, done))) = (of(&begun), there.begun) {
+        // The push that is under way is finished first: what follows is compared from there on.
+        if let (Some((image, pages)), Some((_, done))) = (of(&unfinished), there.unfinished) {
             let differing = differing(&before, &image, Some(&overlay.map_or(pages.clone(), |before| before | &pages)))?;
             let shared = shared_state.filter(|_| base.is_some());
             step([&before, &image], differing, done, shared, &mut upstream)?;

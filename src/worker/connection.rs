@@ -200,7 +200,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends a message over the first socket, behind those sent so before.
+    /// Sends a message over the first socket, after those that were sent so before.
     fn send_later(self: &Arc<Self>, message: ToWorker, body: Bytes) {
         let connection = self.clone();
         tokio::spawn(async move {
@@ -255,7 +255,7 @@ impl Connection {
         }
     }
 
-    /// Ends it, and with it the calls that it runs. Nobody is told.
+    /// Ends it, and with it the calls that it runs, which is not reported.
     pub(super) fn end(&self) {
         locked(&self.calls).take();
         self.process.kill();

@@ -73,7 +73,7 @@ impl WorkerLogs {
         }
     }
 
-    /// Sends a message, behind those sent so before. To be awaited to its end: a part of a message would be the last.
+    /// Sends a message, after those that were sent so before. To be awaited to its end: a part of a message would be the last.
     pub(super) async fn send(&self, message: &FromWorker, body: &[u8]) {
         if let Err(error) = wire::write(&mut *self.out.lock().await, message, body).await {
             log::error!("nothing can be sent to the service: {error}");

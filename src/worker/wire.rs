@@ -113,7 +113,7 @@ pub(super) fn message<T: DeserializeOwned>(head: &[u8]) -> io::Result<T> {
     postcard::from_bytes(head).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
-/// The head of a message, behind `room` bytes of 0.
+/// The head of a message, after `room` bytes of 0.
 ///
 /// # Errors
 /// When something of it cannot be written.

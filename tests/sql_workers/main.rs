@@ -229,7 +229,7 @@ fn a_baton_stays_good_when_its_process_ends_if_nothing_is_lost_and_says_so_if_so
         refused(&counted, json!([execute("SELECT changes()")]), "last_insert_rowid");
         assert_eq!(call(rig, &counted, json!([execute("SELECT 1")])).status, 200);
         for baton in &lost {
-            refused(baton, json!([execute("COMMIT")]), "the process that ran the stream of this baton has ended");
+            refused(baton, json!([execute("COMMIT")]), "the process that ran its stream has ended");
         }
     };
     let before = streams(&rig);

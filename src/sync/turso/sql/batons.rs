@@ -111,7 +111,7 @@ pub(super) enum Gone {
     Failed,
     /// It was so long ago that nothing else is known of it.
     Forgotten,
-    /// Its process ended.
+    /// Its process ended, or it is of a log whose SQL another process runs.
     WithItsProcess,
 }
 
@@ -137,7 +137,9 @@ impl fmt::Display for Gone {
             ),
             Gone::Failed => f.write_str("the stream of this baton has ended: its last call failed"),
             Gone::Forgotten => write!(f, "the stream of this baton ended long ago: {LOST}"),
-            Gone::WithItsProcess => write!(f, "the process that ran the stream of this baton has ended: {LOST}"),
+            Gone::WithItsProcess => {
+                write!(f, "this baton is of another log, or the process that ran its stream has ended: then {LOST}")
+            }
         }
     }
 }
